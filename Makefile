@@ -1,0 +1,75 @@
+# make run: build the environment and open the prompt.   make test: run every test that is fast.
+# make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
+# make check: all that CI runs.   make demos: the casts and pictures of docs/demos, anew.
+# make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
+# PYTHON chooses the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMOS := $(basename $(wildcard docs/demos/*.hmp))
+
+# As many rows as the story fills.
+ROWS := 24
+docs/demos/fresh: ROWS := 23
+docs/demos/hang: ROWS := 17
+docs/demos/stopcont: ROWS := 15
+
+.PHONY: run test test-all check format bench demos docs man fuzz clean $(DEMOS)
+
+run: $(STAMP)
+	@exec $(BIN)/hmp
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow and not external"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demos: $(DEMOS)
+
+$(DEMOS): $(STAMP)
+	$(BIN)/hmp --clock warp --size 80x$(ROWS) --overwrite --record $@.cast $@.hmp >/dev/null
+	$(BIN)/hmp-cast2svg --overwrite $@.cast $@.svg
+
+# Nothing is fetched, and a warning is an error.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
+
+man: $(STAMP)
+	$(BIN)/python docs/_ext/hmp_man.py docs/hmp.1
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench
+
+T ?= 60
+
+# atheris has wheels for fewer Pythons than hmp: it is installed only here. Corpora and findings are kept in .fuzz/.
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(T)
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .import_linter_cache
+
+# pip first: the start-up scripts that old versions write import more. setuptools would add a hook to every start.
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("hmp needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --compile --editable '.[dev]'
+	$(BIN)/python -m pip uninstall --quiet --yes setuptools
+	$(BIN)/python -m compileall -q hmp device
+	touch $(STAMP)

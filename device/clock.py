@@ -1,0 +1,171 @@
+"""Host clocks, the VM's clock and timers.
+
+Times are integers in nanoseconds. The core reads no clock of its own: a SystemClock is handed the functions to
+call, a SimulatedClock is moved by its owner.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from device.errors import MisuseError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+SIMULATED_EPOCH = 1263236975 * SECOND
+"""2010-01-11 19:09:35 UTC: the wall clock of a simulated clock at its zero."""
+
+
+class Clock:
+    """A host clock: `now` is monotonic, `wall` is nanoseconds since the Unix epoch."""
+
+    __slots__ = ("name", "now", "wall")
+
+    simulated = False
+    warps = False
+    """Whether a waiting monitor makes the clock jump to the next timer."""
+
+    def __init__(self, name: str, now: Callable[[], int], wall: Callable[[], int]) -> None:
+        self.name = name
+        self.now = now
+        self.wall = wall
+
+
+class SimulatedClock(Clock):
+    """A clock that stands still until it is told to move. With `warps`, waiting monitors move it."""
+
+    __slots__ = ("_time", "warps")
+
+    simulated = True
+
+    def __init__(self, *, warps: bool = True, start: int = 0) -> None:
+        super().__init__("warp" if warps else "manual", self._now, self._wall)
+        self.warps = warps
+        self._time = start
+
+    def _now(self) -> int:
+        return self._time
+
+    def _wall(self) -> int:
+        return SIMULATED_EPOCH + self._time
+
+    def move_to(self, when: int) -> None:
+        """Move the clock forward to `when` (ns). Raises MisuseError if that is in the past."""
+        if when < self._time:
+            raise MisuseError(f"a clock cannot go back from {self._time} to {when} ns")
+        self._time = when
+
+
+class VmClock:
+    """The guest's time: runs with the host clock while the VM runs, stands still while it is stopped."""
+
+    __slots__ = ("_base", "_host_now", "_since", "running")
+
+    def __init__(self, host: Clock, *, start: int = 0) -> None:
+        self._host_now = host.now
+        self._base = start
+        self._since = 0
+        self.running = False
+
+    def now(self) -> int:
+        """Return the VM time in ns."""
+        if self.running:
+            return self._base + self._host_now() - self._since
+        return self._base
+
+    def start(self) -> None:
+        """Let VM time run; nothing if it does."""
+        if not self.running:
+            self._since = self._host_now()
+            self.running = True
+
+    def stop(self) -> None:
+        """Freeze VM time; nothing if it is frozen."""
+        if self.running:
+            self._base = self.now()
+            self.running = False
+
+    def set(self, when: int) -> None:
+        """Set a stopped clock, as a snapshot does."""
+        self._base = when
+
+    def to_host(self, when: int) -> int:
+        """Return the host time at which VM time `when` comes if the VM keeps running."""
+        return self._host_now() + when - self.now()
+
+
+class Timer:
+    """A callback due at a time. `cancel()` it, or let it fire once."""
+
+    __slots__ = ("_queue", "callback", "due")
+
+    def __init__(self, queue: TimerQueue, due: int, callback: Callable[[], None]) -> None:
+        self._queue: TimerQueue | None = queue
+        self.due = due
+        self.callback = callback
+
+    @property
+    def armed(self) -> bool:
+        """Whether the timer still waits for its time."""
+        return self._queue is not None
+
+    def cancel(self) -> None:
+        """Disarm; nothing if it fired or was cancelled."""
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue._cancelled()
+
+    def _fire(self) -> None:
+        self._queue = None
+        self.callback()
+
+
+class TimerQueue:
+    """Timers of one clock, in order of time; those of the same instant fire in the order they were set."""
+
+    __slots__ = ("_dead", "_heap", "_serial")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Timer]] = []
+        self._serial = 0
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._dead
+
+    def at(self, due: int, callback: Callable[[], None]) -> Timer:
+        """Arm a timer for `due` (ns on this queue's clock) and return it."""
+        timer = Timer(self, due, callback)
+        self._serial += 1
+        heappush(self._heap, (due, self._serial, timer))
+        return timer
+
+    def next_due(self) -> int | None:
+        """Return when the next timer is due, or None."""
+        heap = self._heap
+        while heap:
+            due, _, timer = heap[0]
+            if timer._queue is not None:
+                return due
+            heappop(heap)
+            self._dead -= 1
+        return None
+
+    def fire_next(self) -> None:
+        """Fire the next timer, due or not. Call only after next_due() said that there is one."""
+        _, _, timer = heappop(self._heap)
+        timer._fire()
+
+    def _cancelled(self) -> None:
+        # Cancelled timers are dropped when they come up; when most of the heap is dead it is swept, so that a long
+        # run of requests that were answered in time does not grow it.
+        self._dead += 1
+        if self._dead > 64 and self._dead * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2]._queue is not None]
+            heapify(self._heap)
+            self._dead = 0

@@ -1,0 +1,67 @@
+"""A cpio archive in the "newc" format, which Linux unpacks as its first root file system.
+
+The format is the kernel's Documentation/driver-api/early-userspace/buffer-format.rst: for each file a header of
+thirteen 8-digit hexadecimal numbers behind a magic word, the name with its zero byte, the content; name and content
+are each padded to four bytes; a file called TRAILER!!! ends it.
+"""
+
+from __future__ import annotations
+
+import stat
+
+_MAGIC = b"070701"
+_TRAILER = "TRAILER!!!"
+_BLOCK = 512
+"""The whole is padded to this, as archivers do."""
+
+
+class Archive:
+    """Collects files; `bytes()` of it is the archive. Directories come before what is in them: add them first.
+
+    Everything belongs to root and dates from 1970, so the same files make the same bytes.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._inode = 0
+
+    def directory(self, name: str, mode: int = 0o755) -> None:
+        """Add a directory. `name` is relative, without a slash at either end."""
+        self._add(name, stat.S_IFDIR | mode, b"")
+
+    def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        """Add a regular file of at most 4 GiB."""
+        self._add(name, stat.S_IFREG | mode, content)
+
+    def link(self, name: str, target: str) -> None:
+        """Add a symbolic link."""
+        self._add(name, stat.S_IFLNK | 0o777, target.encode())
+
+    def device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
+        """Add a character device."""
+        self._add(name, stat.S_IFCHR | mode, b"", major, minor)
+
+    def _add(self, name: str, mode: int, content: bytes, major: int = 0, minor: int = 0) -> None:
+        self._inode += 1
+        self._entry(name, self._inode, mode, content, major, minor)
+
+    def _entry(self, name: str, inode: int, mode: int, content: bytes, major: int, minor: int) -> None:
+        path = name.encode() + b"\0"
+        links = 2 if stat.S_ISDIR(mode) else 1
+        # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
+        numbers = (inode, mode, 0, 0, links, 0, len(content), 0, 0, major, minor, len(path), 0)
+        self._append(_MAGIC + b"".join(b"%08x" % number for number in numbers) + path)
+        self._append(content)
+
+    def _append(self, data: bytes) -> None:
+        data += bytes(-len(data) % 4)  # every part is padded, so padding each by itself is padding by offset
+        self._parts.append(data)
+        self._size += len(data)
+
+    def __bytes__(self) -> bytes:
+        """Return the archive with its trailer."""
+        end = Archive()
+        end._entry(_TRAILER, 0, 0, b"", 0, 0)
+        end._append(bytes(-(self._size + end._size) % _BLOCK))
+        return b"".join(self._parts + end._parts)

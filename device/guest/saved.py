@@ -1,0 +1,91 @@
+"""A modelled guest's own memory as plain data, and back."""
+
+from __future__ import annotations
+
+from device.guest.kernel import Kernel
+from device.plain import SnapshotError
+from device.spec import U16, U64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.guest.modelled import ModelledGuest
+    from device.plain import Fields
+
+_FLAGS = ("hung", "dead", "_latched", "_release_wanted", "_plugged", "_holding")
+_MAX_PINS = U16 + 1
+_FAR = 1 << 62
+
+
+def save_guest(guest: ModelledGuest) -> dict[str, object]:
+    """Return the guest's state."""
+    now = guest.machine.vm_clock.now()
+    return {
+        **{name.lstrip("_"): getattr(guest, name) for name in _FLAGS},
+        "delay": guest.delay,
+        "loss": guest.loss,
+        "pace": guest.pace,
+        "answers": guest.answers + 1,  # -1 is for ever; a snapshot holds no negative numbers
+        "drops": guest.drops,
+        "draws": guest._draws,
+        "boots": guest.boots,
+        "worked": guest.inflation.worked,
+        "pinned": [[tag, value] for tag, value in guest.pinned.items()],
+        "timers": {name: max(0, timer.due - now) for name, timer in guest.timers.items() if timer.armed},
+        "kernel": None if guest.kernel is None else guest.kernel.state(),
+        "driver": None if guest.driver is None else guest.driver.state(),
+    }
+
+
+def load_guest(guest: ModelledGuest, fields: Fields) -> None:
+    """Give `guest`, which is attached to the restored machine, its memory back. Raises SnapshotError."""
+    for name in _FLAGS:
+        setattr(guest, name, fields.flag(name.lstrip("_")))
+    guest.delay = fields.integer("delay", 0, _FAR)
+    guest.loss = fields.integer("loss", 0, 1_000_000)
+    guest.pace = fields.integer("pace", 4096, 1 << 50)
+    guest.answers = fields.integer("answers", 0, 1 << 40) - 1
+    guest.drops = fields.integer("drops", 0, 1 << 40)
+    guest._draws = fields.integer("draws")
+    guest.boots = fields.integer("boots")
+    guest.inflation.worked = fields.integer("worked", 0, guest.machine.vm_clock.now())
+    for tag, value in fields.pairs("pinned", _MAX_PINS):
+        if tag > U16:
+            raise fields.refuse("pinned", "names a tag beyond 16 bits")
+        guest.pinned[tag] = value
+    guest.layout()
+    timers = fields.counters("timers", 8, _FAR)
+    kernel, driver = fields.maybe("kernel"), fields.maybe("driver")
+    fields.done()
+    if kernel is not None:
+        guest.kernel = _load_kernel(kernel, guest)
+    if driver is not None:
+        _load_driver(guest, driver, fields)
+    actions = guest.timer_actions()
+    for name, remaining in timers.items():
+        if name not in actions:
+            raise fields.refuse("timers", f"names the unknown timer '{name}'")
+        if guest.driver is not None:
+            guest.timers[name] = guest.machine.vm_timers.at(guest.machine.vm_clock.now() + remaining, actions[name])
+
+
+def _load_kernel(state: Fields, guest: ModelledGuest) -> Kernel:
+    try:
+        kernel = Kernel.restore(state.rest(U64))
+    except ValueError as error:
+        raise SnapshotError(str(error)) from None
+    if kernel.ram != guest.machine.ram:
+        raise state.refuse("ram", "is not the machine's")
+    return kernel
+
+
+def _load_driver(guest: ModelledGuest, state: Fields, fields: Fields) -> None:
+    machine = guest.machine
+    device, kernel = machine.device, guest.kernel
+    if device is None or kernel is None:
+        raise fields.refuse("driver", "needs a device and a kernel")
+    driver = guest.make_driver(device)
+    driver.restore(state)
+    if driver.ballooned << 12 != kernel.ballooned:
+        raise state.refuse("ballooned", "is not what the kernel gave away")
+    guest.driver = driver
+    guest.driver_loaded = True

@@ -1,0 +1,85 @@
+"""Which pages are in the balloon: one bit a page, in memory that costs nothing until a page is set."""
+
+from __future__ import annotations
+
+import mmap
+
+
+class PageSet:
+    """A set of page numbers below `limit`, worked on in runs of neighbours.
+
+    A lazily populated bitmap: its cost is bounded by 1/32768 of the guest's RAM however a guest scatters its pages.
+    """
+
+    __slots__ = ("_bits", "_high", "_low", "count", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._reset()
+
+    def _reset(self) -> None:
+        size = max(1, (self.limit + 7) // 8)
+        self._bits = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.count = 0
+        self._low, self._high = size, 0  # bytes that may hold set bits
+
+    def add(self, first: int, length: int) -> int:
+        """Put pages [first, first+length) in; return how many were new. The range must be below `limit`."""
+        start, stop, mask = _span(first, length)
+        bits = int.from_bytes(self._bits[start:stop], "little")
+        new = length - (bits & mask).bit_count()
+        if new:
+            self._bits[start:stop] = (bits | mask).to_bytes(stop - start, "little")
+            self.count += new
+            if start < self._low:
+                self._low = start
+            if stop > self._high:
+                self._high = stop
+        return new
+
+    def remove(self, first: int, length: int) -> int:
+        """Take pages [first, first+length) out; return how many were in. The range must be below `limit`."""
+        start, stop, mask = _span(first, length)
+        bits = int.from_bytes(self._bits[start:stop], "little")
+        old = (bits & mask).bit_count()
+        if old:
+            self._bits[start:stop] = (bits & ~mask).to_bytes(stop - start, "little")
+            self.count -= old
+        return old
+
+    def __contains__(self, page: int) -> bool:
+        return 0 <= page < self.limit and bool(self._bits[page >> 3] >> (page & 7) & 1)
+
+    def clear(self) -> None:
+        """Take every page out, and give the bitmap's memory back."""
+        if self.count:
+            self._bits.close()
+            self._reset()
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Return the pages as sorted (first, length) runs."""
+        found: list[tuple[int, int]] = []
+        step = 1024  # shifting a longer number a bit at a time would cost the square of its length
+        for base in range(self._low, self._high, step):
+            chunk = self._bits[base : min(base + step, self._high)]
+            if not chunk.strip(b"\0"):
+                continue
+            bits = int.from_bytes(chunk, "little")
+            page = base * 8
+            while bits:
+                gap = (bits & -bits).bit_length() - 1
+                bits >>= gap
+                page += gap
+                length = (~bits & (bits + 1)).bit_length() - 1
+                bits >>= length
+                if found and found[-1][0] + found[-1][1] == page:
+                    found[-1] = (found[-1][0], found[-1][1] + length)
+                else:
+                    found.append((page, length))
+                page += length
+        return found
+
+
+def _span(first: int, length: int) -> tuple[int, int, int]:
+    """Return the bytes [start, stop) that hold the bits of a run, and the run's mask in them."""
+    return first >> 3, (first + length + 7) >> 3, ((1 << length) - 1) << (first & 7)

@@ -1,0 +1,105 @@
+"""Requests for fresh statistics: any number pending, each with its own deadline, all ended by one answer."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from device.clock import Clock, Timer, TimerQueue
+
+PENDING = "pending"
+ANSWERED = "answered"
+TIMED_OUT = "timed out"
+UNSUPPORTED = "unsupported"
+NO_DEVICE = "no device"
+CANCELLED = "cancelled"
+
+
+class StatsRequest:
+    """One asker's wait. `state` is PENDING until the request ends, once, in one of the other states.
+
+    `on_done`, if given, is called with the request when it ends otherwise than by `cancel`. A request that ends
+    inside `StatsRequests.open` has ended when that returns: look at `state`, then set `on_done`.
+    """
+
+    # Defaults of the class: nearly all requests end before any of these but the state is touched.
+    state = PENDING
+    deadline: int | None = None
+    on_done: Callable[[StatsRequest], None] | None = None
+    _timer: Timer | None = None
+
+
+def _ended(state: str) -> StatsRequest:
+    request = StatsRequest()
+    request.state = state
+    return request
+
+
+_ENDED = {state: _ended(state) for state in (ANSWERED, UNSUPPORTED, NO_DEVICE)}
+"""Requests that ended before they began: nothing of them can change any more, so one of each kind does."""
+
+
+class StatsRequests:
+    """The pending requests of a machine, whatever becomes of its devices and guests meanwhile: look, don't touch."""
+
+    __slots__ = ("_clock", "_timers", "answered", "pending", "timed_out")
+
+    def __init__(self, clock: Clock, timers: TimerQueue) -> None:
+        self._clock = clock
+        self._timers = timers
+        self.pending: list[StatsRequest] = []
+        self.answered = 0
+        self.timed_out = 0
+
+    def open(self, timeout: int | None) -> StatsRequest:
+        """Open a request that waits `timeout` ns (None: until the next sample) for what the caller has asked."""
+        request = StatsRequest()
+        self.pending.append(request)
+        if timeout is not None:
+            request.deadline = self._clock.now() + timeout
+            request._timer = self._timers.at(request.deadline, lambda: self._expire(request))
+        return request
+
+    def ended(self, state: str) -> StatsRequest:
+        """Return a request that has ended in `state` from the start."""
+        return _ENDED[state]
+
+    def end_all(self, state: str) -> None:
+        """End every pending request in `state`, in the order they were opened.
+
+        Requests opened by their callbacks are new ones and stay.
+        """
+        ending, self.pending = self.pending, []
+        for request in ending:
+            if request.state is PENDING:  # else a callback of an earlier one cancelled it
+                if state is ANSWERED:
+                    self.answered += 1
+                self._end(request, state)
+
+    def cancel(self, request: StatsRequest) -> None:
+        """Drop a request whose asker has gone; nothing if it has ended."""
+        if request.state is PENDING:
+            self._drop(request)
+            request.on_done = None
+            self._end(request, CANCELLED)
+
+    def _expire(self, request: StatsRequest) -> None:
+        self._drop(request)
+        self.timed_out += 1
+        self._end(request, TIMED_OUT)
+
+    def _drop(self, request: StatsRequest) -> None:
+        if request in self.pending:  # not while `end_all` is on its way to it
+            self.pending.remove(request)
+
+    @staticmethod
+    def _end(request: StatsRequest, state: str) -> None:
+        request.state = state
+        if request._timer is not None:
+            request._timer.cancel()
+            request._timer = None
+        on_done = request.on_done
+        if on_done is not None:
+            request.on_done = None
+            on_done(request)

@@ -1,0 +1,67 @@
+"""Sizes, durations and shares as people write them."""
+
+from __future__ import annotations
+
+from device.errors import MisuseError
+
+_SUFFIXES = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+"""Power of two of each suffix; a plain number is MiB, as for QEMU's -m."""
+
+
+def _decimal(text: str) -> tuple[int, int] | None:
+    """Return the number as (value, divisor), a power of ten, or None if it is not a plain decimal."""
+    whole, dot, fraction = text.partition(".")
+    digits = whole + fraction
+    if not digits or len(digits) > 30 or not (digits.isascii() and digits.isdigit()) or (dot and not fraction):
+        return None
+    return int(digits), 10 ** len(fraction)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `text` means: a number with an optional suffix B, K, M, G or T; plain is MiB.
+
+    Raises MisuseError for anything else, and where it is no whole number of bytes.
+    """
+    suffix = text[-1:].upper()
+    number = text[:-1] if suffix in _SUFFIXES and suffix else text
+    parts = _decimal(number)
+    if parts is None:
+        raise MisuseError(f"'{text}' is not a size (a number with K, M, G or T; plain is MiB)")
+    value, divisor = parts
+    size, rest = divmod(value << _SUFFIXES[suffix if number != text else ""], divisor)
+    if rest:
+        raise MisuseError(f"'{text}' is not a whole number of bytes")
+    return size
+
+
+def parse_seconds(text: str) -> int:
+    """Return the ns of a duration in seconds, such as 2 or 0.25. Raises MisuseError for anything else."""
+    parts = _decimal(text)
+    if parts is None:
+        raise MisuseError(f"'{text}' is not a number of seconds")
+    value, divisor = parts
+    return value * 1_000_000_000 // divisor
+
+
+def parse_share(text: str) -> int:
+    """Return a share from 0 to 1 in millionths. Raises MisuseError for anything else."""
+    parts = _decimal(text)
+    if parts is None or parts[0] > parts[1]:
+        raise MisuseError(f"'{text}' is not a share from 0 to 1")
+    return parts[0] * 1_000_000 // parts[1]
+
+
+def format_size(size: int) -> str:
+    """Return bytes for a person: the largest unit that keeps it at 1 or more, one decimal where it is not whole."""
+    for shift, suffix in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
+        if size >= 1 << shift:
+            tenths = (size * 10 + (1 << shift - 1)) >> shift
+            return f"{tenths // 10}{suffix}" if tenths % 10 == 0 else f"{tenths // 10}.{tenths % 10}{suffix}"
+    return f"{size}B"
+
+
+def format_seconds(duration: int) -> str:
+    """Return ns as seconds without needless digits."""
+    whole, rest = divmod(duration, 1_000_000_000)
+    fraction = f"{rest:09}".rstrip("0")
+    return f"{whole}.{fraction}" if fraction else str(whole)

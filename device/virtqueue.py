@@ -1,0 +1,307 @@
+"""The device's side of a split virtqueue (virtio 1.2, 2.7). Everything read here is hostile input."""
+
+from __future__ import annotations
+
+from device.errors import GuestFault
+from device.spec import (
+    AVAIL_NO_INTERRUPT,
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_SIZE,
+    DESC_WRITE,
+    MAX_QUEUE_SIZE,
+    U16,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.memory import Memory, Region
+
+    Segment = tuple[Region, int, int]
+
+
+class Element:
+    """A buffer that the driver made available: `head` names it, `out` is readable to us, `into` is writable.
+
+    Segments are (region, offset, length), checked to lie inside guest memory.
+    """
+
+    __slots__ = ("head", "into", "out")
+
+    def __init__(self, head: int, out: list[Segment], into: list[Segment]) -> None:
+        self.head = head
+        self.out = out
+        self.into = into
+
+    def readable(self) -> int:
+        """Return how many bytes there are to read."""
+        out = self.out
+        if len(out) == 1:
+            return out[0][2]
+        return sum([segment[2] for segment in out])
+
+    def read(self, limit: int) -> bytes:
+        """Return the first `limit` readable bytes, or all there are."""
+        out = self.out
+        if len(out) == 1:
+            region, offset, length = out[0]
+            return region.buffer[offset : offset + (length if length < limit else limit)]
+        parts = []
+        for region, offset, length in out:
+            take = min(length, limit)
+            parts.append(region.buffer[offset : offset + take])
+            limit -= take
+            if not limit:
+                break
+        return b"".join(parts)
+
+
+class VirtQueue:
+    """One queue as the device sees it.
+
+    `size`, `desc`, `avail`, `used` are what the driver configured; `start` checks them and makes the queue live.
+    `pop` takes the next available buffer, `push` returns one, `wants_interrupt` says whether the driver asked to be
+    told. Faults of the driver come out as GuestFault; the caller decides what becomes of the device.
+    """
+
+    __slots__ = (
+        "_avail_event",
+        "_flags",
+        "_idx",
+        "_memory",
+        "_region",
+        "_table",
+        "_used",
+        "avail",
+        "desc",
+        "enabled",
+        "event_idx",
+        "in_use",
+        "index",
+        "indirect",
+        "last_avail",
+        "maximum",
+        "more",
+        "signalled",
+        "signalled_valid",
+        "size",
+        "used",
+        "used_idx",
+    )
+
+    def __init__(self, index: int, size: int, maximum: int = MAX_QUEUE_SIZE) -> None:
+        self.index = index
+        self.maximum = maximum
+        self.clear(size)
+
+    def clear(self, size: int) -> None:
+        """Forget everything, as a device reset does; `size` is what the device offers again."""
+        self.size = size
+        self.desc = self.avail = self.used = 0
+        self.enabled = False
+        self.event_idx = self.indirect = False
+        self.last_avail = self.used_idx = self.signalled = 0
+        self.signalled_valid = False
+        self.in_use = 0
+        self.more = False
+        """Whether, at the last `pop`, another buffer was waiting already."""
+        self._memory: Memory | None = None
+
+    def configure(self, size: int, desc: int, avail: int, used: int) -> None:
+        """Take the ring addresses that the driver wrote. Raises GuestFault if the queue is live."""
+        if self.enabled:
+            raise GuestFault("queue-live", f"queue {self.index} was configured while live")
+        self.size, self.desc, self.avail, self.used = size, desc, avail, used
+
+    def start(self, memory: Memory, *, event_idx: bool, indirect: bool, last_avail: int = 0) -> None:
+        """Check the rings and go live from `last_avail`.
+
+        Raises GuestFault where the size is no power of two up to `maximum`, or a ring is misaligned (virtio 1.2, 2.7:
+        16, 2 and 4 bytes) or not wholly inside one region of `memory`.
+        """
+        size = self.size
+        if not 0 < size <= self.maximum or size & (size - 1):
+            raise GuestFault("bad-ring", f"queue {self.index} of {size} entries")
+        if self.desc % 16 or self.avail % 2 or self.used % 4:
+            raise GuestFault("bad-ring", f"queue {self.index}: {self.desc:#x} {self.avail:#x} {self.used:#x}")
+        try:
+            self._table = memory.find(self.desc, size * DESC_SIZE)
+            avail_region, avail = memory.find(self.avail, 6 + 2 * size)
+            used_region, used = memory.find(self.used, 6 + 8 * size)
+        except GuestFault as fault:
+            raise GuestFault("bad-ring", f"queue {self.index}: {fault.detail}") from None
+        if (self._table[1] % 16) or (avail % 2) or (used % 4):
+            raise GuestFault("bad-ring", f"queue {self.index}: misaligned in its region")
+        self._memory = memory
+        self._region = (avail_region, used_region)
+        self._flags = avail // 2
+        self._idx = avail // 2 + 1
+        self._used = used
+        self._avail_event = (used + 4 + 8 * size) // 2
+        self.event_idx = event_idx
+        self.indirect = indirect
+        self.last_avail = last_avail & U16
+        self.used_idx = used_region.u16[used // 2 + 1]
+        self.signalled = self.used_idx
+        self.signalled_valid = False
+        self.in_use = 0
+        self.enabled = True
+
+    def stop(self) -> None:
+        """Take the queue out of service, keeping its configuration and indices."""
+        self.enabled = False
+        self._memory = None
+
+    def pop(self) -> Element | None:
+        """Take the next available buffer, or None if there is none. Raises GuestFault for a bad ring or chain."""
+        memory = self._memory
+        if memory is None:
+            return None
+        u16 = self._region[0].u16
+        last = self.last_avail
+        pending = (u16[self._idx] - last) & U16
+        if not pending:
+            return None
+        size = self.size
+        if pending > size:
+            raise GuestFault("avail-overrun", f"queue {self.index}: {pending} available, {size} entries")
+        head = u16[self._idx + 1 + (last & (size - 1))]
+        if head >= size:
+            raise GuestFault("bad-head", f"queue {self.index}: head {head} of {size}")
+        if self.in_use >= size:
+            raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
+        table, at = self._table
+        offset = at + head * DESC_SIZE
+        word = offset >> 2
+        flags = table.u16[(offset + 12) >> 1]
+        if flags & (DESC_NEXT | DESC_INDIRECT):
+            element = self._chain(memory, head)
+        else:
+            length = table.u32[word + 2]
+            if not length:
+                raise GuestFault("zero-length", f"queue {self.index}: descriptor {head}")
+            region, where = memory.find(table.u64[offset >> 3], length)
+            if flags & DESC_WRITE:
+                element = Element(head, [], [(region, where, length)])
+            else:
+                element = Element(head, [(region, where, length)], [])
+        last = (last + 1) & U16
+        self.last_avail = last
+        self.more = pending > 1
+        self.in_use += 1
+        if self.event_idx:
+            self._region[1].u16[self._avail_event] = last
+        return element
+
+    def idle(self) -> bool:
+        """Return whether there is nothing to pop: cheaper than trying."""
+        return self._memory is None or self._region[0].u16[self._idx] == self.last_avail
+
+    def _chain(self, memory: Memory, head: int) -> Element:
+        """Walk a chain, direct or indirect, never further than the queue is long."""
+        table, base = self._table
+        entries = limit = self.size
+        index = head
+        steps = 0
+        out: list[Segment] = []
+        into: list[Segment] = []
+        nested = False
+        while True:
+            offset = base + index * DESC_SIZE
+            address = table.u64[offset >> 3]
+            length = table.u32[(offset >> 2) + 2]
+            flags = table.u16[(offset >> 1) + 6]
+            following = table.u16[(offset >> 1) + 7]
+            if flags & DESC_INDIRECT:
+                # Chained descriptors before the table are unusual and allowed (2.7.5.3.2).
+                if not self.indirect or nested or flags & DESC_NEXT:
+                    raise GuestFault("bad-indirect", f"queue {self.index}: descriptor {index} flags {flags:#x}")
+                if not length or length % DESC_SIZE or length // DESC_SIZE > self.size or address % DESC_SIZE:
+                    raise GuestFault("bad-indirect", f"queue {self.index}: table of {length} bytes at {address:#x}")
+                table, base = memory.find(address, length)
+                if base % DESC_SIZE:
+                    raise GuestFault("bad-indirect", f"queue {self.index}: table at {address:#x} is misaligned")
+                entries = length // DESC_SIZE
+                limit = min(limit, steps + entries)
+                index = 0
+                nested = True
+                continue
+            if not length:
+                raise GuestFault("zero-length", f"queue {self.index}: descriptor {index}")
+            region, where = memory.find(address, length)
+            if flags & DESC_WRITE:
+                into.append((region, where, length))
+            elif into:
+                raise GuestFault("direction", f"queue {self.index}: descriptor {index} is readable behind a writable")
+            else:
+                out.append((region, where, length))
+            steps += 1
+            if not flags & DESC_NEXT:
+                return Element(head, out, into)
+            if steps >= limit:
+                raise GuestFault("chain-loop", f"queue {self.index}: more than {limit} descriptors from {head}")
+            if following >= entries:
+                raise GuestFault("bad-head", f"queue {self.index}: next {following} of {entries}")
+            index = following
+
+    def push(self, element: Element, length: int = 0) -> None:
+        """Return a buffer to the driver with `length` bytes written into it."""
+        if self._memory is None or not self.in_use:  # stopped or started anew meanwhile: not a buffer of this ring
+            return
+        region = self._region[1]
+        used = self.used_idx
+        entry = (self._used + 4 + ((used & (self.size - 1)) << 3)) >> 2
+        region.u32[entry] = element.head
+        region.u32[entry + 1] = length
+        used = (used + 1) & U16
+        self.used_idx = used
+        # The entry first, then the index, in one 16 bit store: the driver may look at any moment.
+        region.u16[(self._used >> 1) + 1] = used
+        self.in_use -= 1
+
+    def wants_interrupt(self) -> bool:
+        """Return whether the driver is to be interrupted for what was pushed since it was last (2.7.7)."""
+        if self._memory is None:
+            return False
+        u16 = self._region[0].u16
+        if not self.event_idx:
+            return not u16[self._flags] & AVAIL_NO_INTERRUPT
+        old, new = self.signalled, self.used_idx
+        valid = self.signalled_valid
+        self.signalled = new
+        self.signalled_valid = True
+        event = u16[self._idx + 1 + self.size]
+        return not valid or (new - event - 1) & U16 < (new - old) & U16
+
+    def available(self) -> int:
+        """Return how many buffers wait to be popped, bounded by nothing: for display only."""
+        if self._memory is None:
+            return 0
+        return (self._region[0].u16[self._idx] - self.last_avail) & U16
+
+    def peek(self, position: int) -> tuple[int, int, int, int, int, int]:
+        """Return the head index and (address, length, flags), plus avail flags and idx, of an available slot.
+
+        For `info virtio-queue-element`. `position` counts modulo the queue's size. Raises GuestFault when not live.
+        """
+        if self._memory is None:
+            raise GuestFault("notify-dead", f"queue {self.index} is not set up")
+        u16 = self._region[0].u16
+        head = u16[self._idx + 1 + (position % self.size)] % self.size
+        table, base = self._table
+        offset = base + head * DESC_SIZE
+        return (
+            head,
+            table.u64[offset >> 3],
+            table.u32[(offset >> 2) + 2],
+            table.u16[(offset >> 1) + 6],
+            u16[self._flags],
+            u16[self._idx],
+        )
+
+    def used_state(self) -> tuple[int, int]:
+        """Return the used ring's flags and index, for display; zeros when not live."""
+        if self._memory is None:
+            return 0, 0
+        u16 = self._region[1].u16
+        return u16[self._used >> 1], u16[(self._used >> 1) + 1]

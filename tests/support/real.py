@@ -1,0 +1,149 @@
+"""A machine with a real guest on the real clock, and a loop to drive it: what a front end does, for tests."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from device.balloon import BalloonDevice
+from device.clock import SECOND, Clock
+from device.errors import MisuseError
+from device.guest.profiles import make_guest
+from device.guest.uml_parts import find_parts
+from device.machine import Machine
+from device.spec import MIB
+
+
+class Real:
+    """A machine with the guest `spec` that was started. Use as a context manager."""
+
+    def __init__(
+        self, spec: str, *, memory: int = 128, paused: bool = False, timeout: float = 5.0, **switches: bool
+    ) -> None:
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.guest: Any = make_guest(spec)
+        self.machine = Machine(
+            Clock("real", time.monotonic_ns, time.time_ns),
+            ram=memory * MIB,
+            guest=self.guest,
+            switches=switches,
+            timeout=round(timeout * SECOND),
+        )
+        self.machine.subscribe(lambda name, data: self.events.append((name, data)))
+        self.machine.start(paused=paused)
+
+    def __enter__(self) -> Real:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.machine.close()
+
+    @property
+    def device(self) -> BalloonDevice:
+        assert self.machine.device is not None
+        return self.machine.device
+
+    @property
+    def sample(self) -> dict[int, int]:
+        """The values of the last sample by tag."""
+        assert self.device.stats.sample is not None
+        return dict(self.device.stats.sample.values)
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Wait that long at the most for the guest or a timer, and serve it."""
+        machine = self.machine
+        due = machine.time.next_deadline()
+        if due is not None:
+            seconds = min(seconds, max(0.0, (due - machine.clock.now()) / SECOND))
+        poller = select.poll()
+        for fd in machine.descriptors():
+            poller.register(fd, select.POLLIN)
+        if poller.poll(seconds * 1000):
+            machine.guest.serve()
+        machine.time.run_due()
+
+    def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+        """Serve until `condition` holds; fails after that long."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, (
+                f"not within {seconds} s; events: {self.events[-5:]}, {self.guest.controls()}"
+            )
+            self.turn(0.05)
+
+    def idle(self, seconds: float) -> None:
+        """Serve for that long."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.turn(left)
+
+    def ask(self, timeout: float = 5.0) -> tuple[str, float]:
+        """Ask for statistics; returns how the request ended and after how many seconds."""
+        start = time.perf_counter()
+        request = self.machine.request_stats(round(timeout * SECOND))
+        while request.state == "pending":
+            self.turn(timeout)
+        return request.state, time.perf_counter() - start
+
+    def named(self, *names: str) -> list[Any]:
+        return [data for name, data in self.events if name in names]
+
+
+def open_descriptors() -> dict[int, str]:
+    """Return this process's descriptors and what they are, to see that none stays."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the one of the listing itself
+    return found
+
+
+def living(group: int) -> list[int]:
+    """Return the processes of a process group that are not dead; dead ones may still wait for their parent."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] not in "ZX":
+                found.append(int(name))
+    return found
+
+
+def nobody_lives(groups: list[int]) -> None:
+    """Killed processes take a moment to be dead."""
+    end = time.monotonic() + 5
+    while any(living(group) for group in groups):
+        assert time.monotonic() < end, [living(group) for group in groups]
+        time.sleep(0.01)
+
+
+def booted(real: Real) -> Real:
+    """Wait for the kernel, its driver and its shell."""
+    real.until(lambda: real.guest.process.console.up is not None)
+    assert real.guest.process.console.up == 0
+    assert real.guest.driver_loaded
+    return real
+
+
+def _missing() -> str:
+    try:
+        find_parts({})
+    except MisuseError as error:
+        return str(error)
+    return ""
+
+
+MISSING = _missing()
+needs_kernel = pytest.mark.skipif(bool(MISSING), reason=MISSING or "there")
+"""For tests of a real kernel: skipped, saying what to install, where its packages are missing."""
