@@ -1,0 +1,121 @@
+"""A machine's time driven from an asyncio loop, for the typed monitor and for sockets, which share one loop.
+
+On the real clock the loop wakes up for the next timer and for the guest's descriptors. The warp clock jumps from timer
+to timer while some monitor waits for a reply, and only then. The manual clock is left alone.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Handle
+
+    from device.machine import Machine
+
+_SLICE = 0.01
+"""Seconds of loop time that the warp clock may jump on before the loop's other business gets its turn."""
+
+
+class MachineDriver:
+    """Runs what is due on `machine`. Everything here is called from within the loop's own callbacks.
+
+    Whoever did something to the machine (ran a command, served a client) calls `kick` in the same callback, because a
+    nearer timer or another descriptor may have come of it. Whoever waits for a reply calls `suspend`, and `resume`
+    from within the reply's `on_done`: later, and the warp clock would have gone on without anybody waiting.
+    """
+
+    __slots__ = ("_handle", "_loop", "_machine", "_started", "_waiting", "_watched")
+
+    def __init__(self, machine: Machine, loop: AbstractEventLoop) -> None:
+        self._machine = machine
+        self._loop = loop
+        self._handle: Handle | None = None
+        self._watched: list[int] = []
+        self._started = False
+        self._waiting = 0
+
+    def start(self) -> None:
+        """Drive from now on."""
+        self._started = True
+        self.kick()
+
+    def stop(self) -> None:
+        """Leave the machine alone; call before it is closed."""
+        self._started = False
+        self._disarm()
+        self._unwatch()
+
+    def suspend(self) -> None:
+        """One more monitor waits for its reply."""
+        self._waiting += 1
+        self.kick()
+
+    def resume(self) -> None:
+        """One monitor less waits."""
+        self._waiting -= 1
+
+    def kick(self) -> None:
+        """Look again when something is due, and which descriptors matter."""
+        if not self._started:
+            return
+        machine, loop = self._machine, self._loop
+        self._watch()
+        self._disarm()
+        if machine.over:
+            return
+        if machine.clock.simulated:
+            if machine.clock.warps and self._waiting:
+                self._handle = loop.call_soon(self._warp)
+            return
+        due = machine.time.next_deadline()
+        if due is not None:
+            self._handle = loop.call_later(max(0, due - machine.clock.now()) / 1e9, self._run_due)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _run_due(self) -> None:
+        self._handle = None
+        self._machine.time.run_due()
+        self.kick()
+
+    def _warp(self) -> None:
+        self._handle = None
+        machine, loop = self._machine, self._loop
+        end = loop.time() + _SLICE
+        while self._waiting and not machine.over:
+            if not machine.time.warp():
+                self._watch()
+                return  # no timer left: only another monitor, and its kick, can bring one
+            if loop.time() >= end:
+                break
+        self.kick()
+
+    # The guest's descriptors.
+
+    def _watch(self) -> None:
+        """Watch what the guest has open now.
+
+        Registered anew each time: a guest may have closed a descriptor and opened another of the same number, and the
+        kernel forgot the first without the selector knowing.
+        """
+        wanted = self._machine.descriptors()
+        if not wanted and not self._watched:
+            return
+        self._unwatch()
+        for descriptor in wanted:
+            self._loop.add_reader(descriptor, self._serve)
+        self._watched = list(wanted)
+
+    def _unwatch(self) -> None:
+        for descriptor in self._watched:
+            self._loop.remove_reader(descriptor)
+        self._watched = []
+
+    def _serve(self) -> None:
+        self._machine.guest.serve()
+        if not self._machine.clock.simulated:
+            self._machine.time.run_due()
+        self.kick()

@@ -1,0 +1,163 @@
+"""Where hmp starts: picks the front end and the exit status. Imports only what the way of use needs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from device.errors import MisuseError
+from hmp.errors import UsageError
+from hmp.escape import escape
+from hmp.streams import complain, fill_standard_descriptors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from device.machine import Machine
+    from hmp.config import Config
+    from hmp.listeners import Listener
+    from hmp.recorder import Recorder
+
+
+def main() -> int:
+    """Run hmp with the command line of this process; returns the exit status, or ends the process with it."""
+    # Collecting as often as Python does by default costs a millisecond of start-up: nearly all we make lives on.
+    gc.set_threshold(50_000, 20, 20)
+    status = _run_guarded(sys.argv[1:])
+    if "asyncio" not in sys.modules:
+        # On the piped path nothing is left to do: what was printed is written, the kernel takes the rest back. The
+        # interpreter's own way out would cost a sixth of all that a piped command adds to bare Python.
+        os._exit(status)
+    return status
+
+
+def _run_guarded(argv: list[str]) -> int:
+    """Run, with every way to end made a status and at most one line."""
+    try:
+        fill_standard_descriptors()
+        status = run(argv)
+        if sys.stdout is not None:  # as it is where stdout was closed; click prints through it
+            sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except UsageError as error:
+        complain(str(error))
+        return 2
+    except BrokenPipeError:
+        return _silence(141)
+    except OSError as error:
+        complain(f"cannot write output: {error.strerror}")
+        return _silence(1)
+
+
+def _silence(status: int) -> int:
+    """Let nothing be flushed to a stdout that is gone when the interpreter ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError:
+        pass
+    return status
+
+
+def run(argv: list[str]) -> int:
+    """Do what the arguments say. Raises UsageError, OSError for stdout, KeyboardInterrupt."""
+    from hmp.config import Config, make_machine
+
+    config = Config()
+    asked = os.environ.get("_HMP_COMPLETE")  # a shell wants to know what can be typed next
+    if asked:
+        from hmp.options import complete
+
+        return complete(asked)
+    if argv:  # without options even click stays unimported
+        from hmp.options import parse
+
+        parsed = parse(argv)
+        if parsed is None:
+            return 0
+        config = parsed
+    typed = not config.scripted and not config.headless and os.isatty(0) and os.isatty(1)
+    if config.record is not None:
+        from hmp.record import check
+
+        check(config, typed=typed)
+    try:
+        machine = make_machine(config)
+    except MisuseError as error:
+        raise UsageError(str(error)) from None
+    listeners: list[Listener] = []
+    try:
+        if config.addresses:
+            from hmp.listeners import listen
+
+            listeners = listen(config.addresses, allow_remote=config.allow_remote)
+        return _serve(config, machine, listeners, typed=typed)
+    finally:
+        machine.close()
+        for listener in listeners:
+            listener.close()
+
+
+def _gone(data: Mapping[str, object]) -> str:
+    return escape(f"the guest is gone: {data.get('why')}")
+
+
+def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed: bool) -> int:
+    from hmp.dialects import DIALECTS
+    from hmp.monitor import Monitor
+    from hmp.pipe import Runner
+
+    monitor = Monitor(machine, DIALECTS[config.dialect])
+    monitor.sole = not listeners
+    runner = Runner(machine, monitor, echo=config.echo, stop_on_error=config.exit_on_error)
+    sources = config.sources if config.scripted or config.headless else [("<stdin>", 0)]
+    if typed or (config.interactive and os.isatty(0) and os.isatty(1)):
+        from hmp.terminal import run as run_terminal
+
+        services = []
+        if listeners:
+            from hmp.service import beside
+
+            services.append(beside(machine, listeners, config.dialect, paused=config.paused or not typed))
+        if not typed or not listeners:  # else the machine starts once the clients came that are waited for
+            machine.start(paused=config.paused)
+        if not typed and not runner.run(config.sources):
+            return runner.status(fail_stale=config.fail_stale)
+
+        def session(recorder: Recorder | None = None) -> int:
+            return run_terminal(machine, monitor, services=services, recorder=recorder, on_reply=runner.note)
+
+        if config.record is not None:
+            from hmp.record import record_typed
+
+            status = record_typed(config, config.record, session)
+        else:
+            status = session()
+        return status or runner.status(fail_stale=config.fail_stale)
+    if machine.guest.real:  # a person at the prompt is told there
+        machine.subscribe(lambda name, data: complain(_gone(data)) if name == "GUEST_GONE" else None)
+    if config.interactive:
+        sources = [*sources, ("<stdin>", 0)]
+    if listeners:
+        from hmp.service import run_service
+
+        return run_service(
+            machine,
+            listeners,
+            runner,
+            sources,
+            dialect=config.dialect,
+            paused=config.paused,
+            headless=config.headless,
+            fail_stale=config.fail_stale,
+        )
+    if config.record is not None:
+        from hmp.record import record_script
+
+        return record_script(config, config.record, machine, runner, sources)
+    machine.start(paused=config.paused)
+    runner.run(sources)
+    return runner.status(fail_stale=config.fail_stale)

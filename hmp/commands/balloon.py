@@ -1,0 +1,59 @@
+"""`info balloon` and `balloon`: what the project exists for."""
+
+from __future__ import annotations
+
+from device.requests import ANSWERED, NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED
+from hmp.dialects import AGELESS
+from hmp.errors import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.requests import StatsRequest
+    from hmp.grammar import Arguments
+    from hmp.monitor import Monitor, Reply
+
+NO_BALLOON = "No balloon device has been activated"
+
+STANDSTILL = "the manual clock stands still while this monitor waits: only sim sleep moves it"
+
+
+def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
+    """Ask the guest and wait, where the dialect does; else print what is known."""
+    machine = monitor.machine
+    if monitor.dialect.waits:
+        request = machine.request_stats(machine.timeout)
+        state = request.state
+        if state is not ANSWERED:
+            if state is PENDING:
+                if not machine.clock.warps and machine.clock.simulated and monitor.sole:
+                    machine.requests.cancel(request)
+                    raise CommandError(STANDSTILL)
+                reply.suspend(lambda: machine.requests.cancel(request))
+                reply.until = request.deadline
+                request.on_done = lambda ended: _ended(monitor, reply, ended)
+                return None
+            if state is NO_DEVICE:
+                raise CommandError(NO_BALLOON)
+            if machine.device is not None:  # and nobody behind it who could tell
+                return monitor.dialect.line(machine.device, AGELESS)
+    device = machine.device
+    if device is None:
+        raise CommandError(NO_BALLOON)
+    return monitor.dialect.line(device, machine.timeout)
+
+
+def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
+    machine = monitor.machine
+    if request.state is NO_DEVICE or machine.device is None:
+        reply.finish(f"Error: {NO_BALLOON}\n", failed=True)
+    else:
+        timeout = AGELESS if request.state is UNSUPPORTED else machine.timeout
+        reply.finish(monitor.dialect.line(machine.device, timeout), stale=request.state is TIMED_OUT)
+
+
+def balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Set the target."""
+    value = arguments["value"]
+    assert isinstance(value, int)  # noqa: S101 - the type M makes it one
+    monitor.machine.set_balloon(value)
+    return ""

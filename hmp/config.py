@@ -1,0 +1,82 @@
+"""What the command line says, as data; and the machine made from it."""
+
+from __future__ import annotations
+
+import time
+
+from device.clock import Clock, SimulatedClock
+from device.guest.profiles import make_guest
+from device.machine import DEFAULT_TIMEOUT, NIL_UUID, Machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hmp.addresses import Address
+    from hmp.pipe import Source
+
+DEFAULT_RAM = 1 << 30
+DEFAULT_GUEST = "linux"
+DEFAULT_DEVICE = "virtio-balloon-pci,id=balloon0"
+
+
+class Config:
+    """The options, with their defaults. Sizes in bytes, times in ns."""
+
+    def __init__(self) -> None:
+        self.ram = DEFAULT_RAM
+        self.guest = DEFAULT_GUEST
+        self.timeout = DEFAULT_TIMEOUT
+        self.clock = "real"
+        self.seed = 0
+        self.paused = False
+        self.balloon = True
+        self.device_id = "balloon0"
+        self.switches: dict[str, bool] = {}
+        self.name: str | None = None
+        self.uuid = NIL_UUID
+        self.dialect = "seed"
+        self.sources: list[Source] = []
+        self.scripted = False
+        self.exit_on_error = False
+        self.interactive = False
+        self.echo = False
+        self.fail_stale = False
+        self.snapshot_dir: str | None = None
+        self.addresses: list[Address] = []
+        self.allow_remote = False
+        self.headless = False
+        self.record: str | None = None
+        self.size: tuple[int, int] | None = None
+        self.overwrite = False
+
+
+CLOCKS: dict[str, tuple[Callable[[], Clock], str]] = {
+    "real": (lambda: Clock("real", time.monotonic_ns, time.time_ns), "real time"),
+    "warp": (lambda: SimulatedClock(warps=True), "simulated: jumps while a monitor waits"),
+    "manual": (lambda: SimulatedClock(warps=False), "simulated: moved by sim sleep only"),
+}
+"""The clocks: how each is made, and what it is."""
+
+
+def make_machine(config: Config) -> Machine:
+    """Build the machine. Raises MisuseError for what the options alone could not tell, such as a guest's keys."""
+    store = None
+    if config.snapshot_dir is not None:
+        from hmp.snapshots import DirectoryStore
+
+        store = DirectoryStore(config.snapshot_dir)
+    machine = Machine(
+        CLOCKS[config.clock][0](),
+        ram=config.ram,
+        guest=make_guest(config.guest),
+        device_id=config.device_id,
+        switches=config.switches,
+        balloon=config.balloon,
+        timeout=config.timeout,
+        seed=config.seed,
+        name=config.name,
+        uuid=config.uuid,
+    )
+    machine.store = store
+    return machine

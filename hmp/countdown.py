@@ -1,0 +1,29 @@
+"""What a person sees while a monitor is suspended: the words, for the typed monitor and for recordings of one."""
+
+from __future__ import annotations
+
+from device.clock import MS, SECOND
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.machine import Machine
+
+AFTER = 300 * MS
+"""How long (ns) a wait goes on before it is counted down: most answers come sooner."""
+
+STEP = 100 * MS
+
+_TENTH = SECOND // 10
+
+
+def waits_for_guest(machine: Machine, until: int | None) -> bool:
+    """Whether what ends at host time `until` is a request for statistics."""
+    return any(request.deadline == until for request in machine.requests.pending)
+
+
+def countdown_line(now: int, since: int, until: int | None, *, guest: bool) -> str:
+    """Return what is waited for, and how much longer or, where nobody knows, for how long already."""
+    waiting = "waiting for the guest" if guest else "waiting"
+    # Rounded up, so that 0.0 stands for the end only.
+    tenths = -(-max(0, until - now) // _TENTH) if until is not None else (now - since) // _TENTH
+    return f"{waiting} ... {tenths // 10}.{tenths % 10} s"

@@ -1,0 +1,90 @@
+"""What the typed monitor prints between prompts: text, and one transient line that leaves no trace."""
+
+from __future__ import annotations
+
+import os
+
+from hmp.escape import escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TextIO
+
+DUMB = frozenset({"", "dumb", "unknown", "emacs"})
+"""Values of TERM that promise no control sequences at all; "" is an unset one."""
+
+_STYLES = {"error": "\x1b[31m", "event": "\x1b[36m", "dim": "\x1b[2m"}
+_PLAIN = "\x1b[0m"
+
+
+class Screen:
+    """The terminal's output. `write` takes text and shows it at once; it raises OSError for a terminal that is gone.
+
+    `ansi` says whether it knows control sequences, `color` whether to use colours; `width` asks for its columns.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        ansi: bool = True,
+        color: bool = True,
+        width: Callable[[], int] | None = None,
+    ) -> None:
+        self.ansi = ansi
+        self.color = color and ansi
+        self.width = width if width is not None else lambda: 80
+        self._write = write
+        self._transient = False
+
+    def write(self, text: str) -> None:
+        """Show text of our own as it is, in place of the transient line if there is one."""
+        self.clear()
+        self._write(text)
+
+    def show(self, text: str, style: str = "") -> None:
+        """Show what a command or an event says: whole lines, escaped, coloured line by line where colour is wanted."""
+        if not text:
+            return
+        text = escape(text)
+        before = _STYLES.get(style, "") if self.color else ""
+        if before:
+            text = "".join([f"{before}{line}{_PLAIN}\n" for line in text.removesuffix("\n").split("\n")])
+        self.write(text)
+
+    def transient(self, text: str) -> None:
+        """Show one line that the next output replaces. The cursor stays at its start.
+
+        There it stays when the window is made narrower and the line comes to lie on two rows, so that erasing from the
+        cursor on leaves nothing behind.
+        """
+        if self.ansi:
+            text = text[: max(0, self.width() - 1)]
+            shown = f"{_STYLES['dim']}{text}{_PLAIN}" if self.color else text
+            self._write(f"\r{shown}\x1b[J\r")
+            self._transient = True
+
+    def clear(self) -> None:
+        """Take the transient line away."""
+        if self._transient:
+            self._transient = False
+            self._write("\r\x1b[J")
+
+
+def standard_screen(stdout: TextIO) -> Screen:
+    """Return the screen that `stdout`, a terminal, is, as TERM and NO_COLOR say."""
+    stream, encoding = stdout.buffer, stdout.encoding or "utf-8"
+
+    def write(text: str) -> None:
+        stream.write(text.encode(encoding, "backslashreplace"))
+        stream.flush()
+
+    def width() -> int:
+        try:
+            return os.get_terminal_size(stdout.fileno()).columns or 80
+        except OSError:
+            return 80
+
+    ansi = os.environ.get("TERM", "").lower() not in DUMB
+    return Screen(write, ansi=ansi, color=not os.environ.get("NO_COLOR"), width=width)

@@ -1,0 +1,203 @@
+"""The command line: what every option takes, and how it refuses what is wrong in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from device.clock import SECOND
+from device.guest.profiles import PROFILES
+from hmp import __version__
+from hmp.config import CLOCKS, Config
+from hmp.dialects import DIALECTS
+from hmp.errors import UsageError
+from hmp.options import OPTIONS, guest_table, parse
+from tests.support.shell import hmp
+
+GIB = 1 << 30
+
+
+def parsed(*arguments: str) -> Config:
+    config = parse(list(arguments))
+    assert config is not None
+    return config
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse(list(arguments))
+    return str(caught.value)
+
+
+# Every option with values that it takes.
+
+GOOD = [
+    (["-m", "4M"], "ram", 4 << 20),
+    (["-m", "512"], "ram", 512 << 20),
+    (["--memory", "16T"], "ram", 16 << 40),
+    (["--memory=1.5g"], "ram", 3 * GIB // 2),
+    (["-m1G", "-m2G"], "ram", 2 * GIB),
+    (["--guest", "windows,delay=2,loss=0.1"], "guest", "windows,delay=2,loss=0.1"),
+    (["--timeout", "0.1"], "timeout", SECOND // 10),
+    (["--timeout", "3600"], "timeout", 3600 * SECOND),
+    (["--clock", "manual"], "clock", "manual"),
+    (["--seed", "9223372036854775807"], "seed", (1 << 63) - 1),
+    (["-S"], "paused", True),
+    (["--no-balloon"], "balloon", False),
+    (["--device", "virtio-balloon,id=b.1"], "device_id", "b.1"),
+    (["--device", "virtio-balloon-pci"], "device_id", ""),
+    (["--device", "virtio-balloon-pci,deflate-on-oom=on"], "switches", {"deflate_on_oom": True}),
+    (["--name", "any thing"], "name", "any thing"),
+    (["--uuid", "123E4567-E89B-12D3-A456-426614174000"], "uuid", "123e4567-e89b-12d3-a456-426614174000"),
+    (["--dialect", "pve"], "dialect", "pve"),
+    (["-c", "a", "--command", "-b"], "sources", [("-c", ["a", "-b"])]),
+    (["-e"], "exit_on_error", True),
+    (["-i"], "interactive", True),
+    (["--echo"], "echo", True),
+    (["--fail-stale"], "fail_stale", True),
+    (["-"], "sources", [("<stdin>", 0)]),
+    ([], "sources", []),
+    ([], "scripted", False),
+    (["-c", ""], "scripted", True),
+    ([], "ram", GIB),
+    ([], "timeout", 5 * SECOND),
+    ([], "guest", "linux"),
+    ([], "device_id", "balloon0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "field", "value"), GOOD)
+def test_what_the_options_mean(arguments: list[str], field: str, value: object) -> None:
+    assert getattr(parsed(*arguments), field) == value
+
+
+def test_no_option_is_the_same_as_no_arguments() -> None:
+    assert vars(parsed()) == vars(Config())
+
+
+# Every option with values that it does not take: the option and the value are named.
+
+BAD: dict[str, list[str]] = {
+    "--memory": ["", "x", "0", "-1", "3M", "16.1T", "17T", "1GB", "1e9", "1 G", "٣", "0.3", "nan", "4095K", "9" * 40],
+    "--guest": ["", "nosuch", "linux,", "linux,x", "linux,delay", "linux,delay=", "linux,delay=x", "linux,delay=-1",
+                "linux,loss=2", "linux,loss=-0.1", "linux,stats=nosuch", "linux,answers=-1", "linux,pace=0",
+                "linux,delay=1,delay=2", "uml,delay=1", "linux,delay=3601", " linux", "LINUX", "linux;delay=1"],
+    "--timeout": ["", "x", "0", "0.09", "3600.1", "-1", "5s", "inf", "1e2", "\u0665"],
+    "--clock": ["", "fast", "REAL", "real "],
+    "--seed": ["", "x", "-1", "1.5", "9223372036854775808", "9" * 20, "٣", "1_000", " 1"],
+    "--device": ["", "nosuch", "virtio-balloon-pci,id=", "virtio-balloon-pci,id=1", "virtio-balloon-pci,x=1",
+                 "virtio-balloon-pci,page-poison=maybe", "id=x", "virtio-balloon-pci,id=a b", "help"],
+    "--uuid": ["", "1", "123e4567e89b12d3a456426614174000", "123e4567-e89b-12d3-a456-42661417400g",
+               "{123e4567-e89b-12d3-a456-426614174000}", "123e4567-e89b-12d3-a456-4266141740000"],
+    "--dialect": ["", "QEMU", "vmware"],
+    "--size": ["", "80", "80x", "x24", "80x24x1", "-80x24", "80X24", "0x0", "9999x9999", "٨x٨"],
+    "--snapshot-dir": ["", "/nosuch/dir", "/dev/null"],
+    "--monitor": ["", "nosuch", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:65536", "unix:", "stdio"],
+    "--qmp": ["", "nosuch", "tcp:127.0.0.1:0,x=1", "unix:a,dialect=x"],
+}  # fmt: skip
+
+NEEDED = {"--size": ["--record", "x.cast"]}
+"""What else must be given, so that the value is what is wrong."""
+
+CASES = [(option, value) for option, values in BAD.items() for value in values]
+
+
+@pytest.mark.parametrize(("option", "value"), CASES)
+def test_a_wrong_value_is_refused_with_option_and_value_in_one_line(option: str, value: str) -> None:
+    told = refused(f"{option}={value}", *NEEDED.get(option, []))
+    assert told.startswith(option)
+    assert f"'{value}'" in told
+    assert "\n" not in told
+
+
+def test_every_option_that_reads_its_value_is_tested() -> None:
+    free = {"--name", "--command", "--record", "--list-guests"}
+    flags = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option) and each.is_flag}
+    named = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option)}
+    assert named - free - flags == set(BAD)
+
+
+# What does not go together, or is no option.
+
+CONFLICTS = [
+    (["-c", "x", "-"], "-c", "SCRIPT"),
+    (["-m", "1G", "--guest", "uml,mem=512M"], "-m", "mem=512M"),
+    (["--headless"], "--headless", "--monitor"),
+    (["--headless", "-i", "--qmp", "unix:x"], "--headless", "-i"),
+    (["--size", "80x24"], "--size", "--record"),
+    (["--overwrite"], "--overwrite", "--record"),
+    (["--record", "x.cast", "--headless", "--qmp", "unix:x"], "--record", "--headless"),
+    (["--nosuch"], "--nosuch", ""),
+    (["--paus"], "--paus", ""),
+    (["-x"], "-x", ""),
+    (["--paused=1"], "--paused", ""),
+    (["-m"], "-m", ""),
+    (["--guest"], "--guest", ""),
+]
+
+
+@pytest.mark.parametrize(("arguments", "one", "other"), CONFLICTS)
+def test_what_does_not_go_together_is_refused_by_name(arguments: list[str], one: str, other: str) -> None:
+    told = refused(*arguments)
+    assert one in told
+    assert other in told
+    assert "\n" not in told
+    assert "Usage" not in told
+
+
+# As a program.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--timeout", "0"], "--timeout: '0' is not between 0.1 and 3600 seconds"),
+        (["-m", "3"], "--memory '3': "),
+        (["--guest", "a\x1b[31m\nb"], "--guest: no guest is called 'a\\x1b[31m\\x0ab' (one of "),
+        (["-c", "info status", "nosuch"], "-c: not together with SCRIPT"),
+        (["nosuch", "--clock", "warped"], "--clock: 'warped' is not one of real, warp, manual"),
+        (["--nosuch\n"], "No such option"),
+        (["--clock", "warp", "--guest", "uml"], ""),
+        (["--clock", "manual", "--guest", "vhost-user,path=x"], ""),
+    ],
+)
+def test_a_usage_error_is_one_line_on_stderr_and_status_2(arguments: list[str], line: str, tmp_path: Path) -> None:
+    ended = hmp(*arguments, text="info status\n", cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith(f"hmp: {line}")
+    assert ended.err.endswith("\n")
+    assert ended.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_help_and_guests_go_to_stdout() -> None:
+    assert hmp("--version") == (0, f"hmp {__version__}\n", "")
+    assert hmp("--list-guests") == (0, guest_table(), "")
+    told = hmp("--help")
+    assert hmp("-h") == told
+    assert (told.status, told.err) == (0, "")
+    assert told.out.startswith("Usage: hmp [OPTIONS] [SCRIPT]...\n")
+    assert "\x1b" not in told.out
+
+
+def test_help_names_every_option_choice_and_default() -> None:
+    text = " ".join(hmp("--help").out.split())
+    for option in OPTIONS:
+        if isinstance(option, click.Option):
+            assert option.help
+            assert ", ".join(option.opts) in text
+    for choices in (CLOCKS, DIALECTS):
+        assert all(f"{name}: " in text for name in choices)
+    for default in ("[default: linux]", "[default: 5]", "[default: real]", "[default: 0]", "[default: seed]"):
+        assert default in text
+
+
+def test_the_guest_table_names_every_guest_and_key() -> None:
+    lines = guest_table().splitlines()
+    names = [line.split()[0] for line in lines if line and not line.endswith(":")]
+    assert set(PROFILES) <= set(names)
+    for profile in PROFILES.values():
+        assert set(profile.keys) <= set(names)
+    assert all(len(line) <= 120 for line in lines)

@@ -1,0 +1,151 @@
+"""Bytes into lines, text onto descriptors, and unknown characters made visible."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmp.escape import escape, escape_controls
+from hmp.streams import CHUNK, MAX_LINE, LineSplitter, Output, complain, read_chunk
+
+LIMIT = MAX_LINE * 4
+
+
+def split(chunks: list[bytes]) -> list[bytes | None]:
+    splitter = LineSplitter()
+    return [line for chunk in chunks for line in splitter.feed(chunk)] + splitter.close()
+
+
+PIECES = st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"x" * LIMIT, b"y" * 10]), max_size=30)
+
+
+@given(PIECES, st.lists(st.integers(1, 20_000), max_size=60))
+def test_lines_are_the_same_however_they_are_cut_into_chunks(pieces: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(pieces)
+    chunks, at = [], 0
+    for cut in cuts:
+        chunks.append(data[at : at + cut])
+        at += cut
+    chunks.append(data[at:])
+    whole = data.split(b"\n")
+    expected = [line.removesuffix(b"\r") for line in whole[:-1]] + (
+        [whole[-1].removesuffix(b"\r")] if whole[-1] else []
+    )
+    found = split([chunk for chunk in chunks if chunk])
+    assert len(found) == len(expected)
+    for line, told in zip(expected, found, strict=True):
+        assert told == line or (told is None and len(line) > LIMIT - 1)
+
+
+def test_a_line_that_is_too_long_is_told_once_and_takes_one_number() -> None:
+    long = b"x" * CHUNK
+    assert split([long, long, b"\n", b"next\n"]) == [None, b"next"]
+    assert split([long, long, b"end\r\nnext\r\n"]) == [None, b"next"]
+    assert split([long + b"\n", b"next\n"]) == [None, b"next"]
+    assert split([long]) == [None]
+    assert split([long, b"\n\n", b"next"]) == [None, b"", b"next"]
+
+
+def test_a_line_without_end_is_not_kept() -> None:
+    splitter, chunk = LineSplitter(), b"x" * CHUNK
+    splitter.feed(chunk)
+    tracemalloc.start()
+    for _ in range(100):
+        splitter.feed(chunk)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * CHUNK
+
+
+# Descriptors.
+
+
+def test_what_cannot_be_read_is_at_its_end() -> None:
+    reading, writing = os.pipe()
+    assert read_chunk(writing) == b""
+    os.close(writing)
+    assert read_chunk(reading) == b""
+    os.close(reading)
+
+
+def test_output_is_collected_until_it_is_large_or_flushed() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    output = Output(writing)
+    output.add("one\n")
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 100)
+    output.flush()
+    output.flush()
+    assert os.read(reading, 100) == b"one\n"
+    output.add("x" * CHUNK)
+    assert len(os.read(reading, 2 * CHUNK)) == CHUNK
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
+def test_output_that_cannot_be_written_is_told_once() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    output = Output(full)
+    output.add("one\n")
+    with pytest.raises(OSError, match="No space left"):
+        output.flush()
+    output.flush()
+    os.close(full)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain", "plain"),
+        ("two\nlines", "two\\x0alines"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("\udcff", "\\xff"),
+        ("ä", "ä"),
+    ],
+)
+def test_a_complaint_is_one_line_whatever_is_in_it(text: str, line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    complain(text)
+    assert capfd.readouterr().err == f"hmp: {line}\n"
+
+
+# Escapes.
+
+ESCAPES = [
+    ("plain text\n", "plain text\n"),
+    ("tab\tand\nnewline", "tab\tand\nnewline"),
+    ("\0\a\b\v\f\r\x1b", "\\x00\\x07\\x08\\x0b\\x0c\\x0d\\x1b"),
+    ("\x7f\x80\x9b\x9f\xa0", "\\x7f\\x80\\x9b\\x9f\\xa0"),
+    ("\udc80\udcff", "\\x80\\xff"),
+    ("äß€😀", "äß€😀"),
+    ("\u202e\u2066\ufeff\u2028", "\\u202e\\u2066\\ufeff\\u2028"),
+    ("\U000e0041", "\\U000e0041"),
+    ("\ud800", "\\ud800"),
+    ("", ""),
+    ("\\x1b", "\\x1b"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), ESCAPES)
+def test_what_would_drive_a_terminal_is_spelled_out(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+@given(st.text(st.characters(codec=None)))
+def test_escaped_text_is_printable_and_stays_as_it_is(text: str) -> None:
+    shown = escape(text)
+    assert all(char in "\n\t" or char.isprintable() for char in shown)
+    assert escape(shown) == shown
+    assert shown.count("\n") == text.count("\n")
+    shown.encode()
+
+
+@given(st.text(st.characters(max_codepoint=0xFF)))
+def test_sockets_get_bytes_from_0x80_up_unchanged(text: str) -> None:
+    shown = escape_controls(text)
+    assert [char for char in shown if char >= "\x80"] == [char for char in text if char >= "\x80"]
+    assert not [char for char in shown if (char < " " and char not in "\n\t") or char == "\x7f"]

@@ -1,0 +1,95 @@
+"""Which modules may import which libraries, by pattern; the other half is import-linter's, in pyproject.toml."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+ONLY_IN: dict[str, list[str]] = {
+    "asyncio": ["hmp.server", "hmp.service", "hmp.connection", "hmp.aio*", "hmp.terminal*"],
+    "click": ["hmp.options"],
+    "prompt_toolkit": ["hmp.terminal*"],
+    "rich": ["hmp.terminal*"],
+    "select": ["hmp.streams", "hmp.hangups", "hmp.aiostreams", "hmp.terminal*", "device.guest.uml*", "device.guest.vhost_*"],
+    "socket": ["hmp.listeners", "hmp.server", "device.guest.unixlistener", "device.guest.vhost_*", "device.guest.wakeup"],
+    "subprocess": ["device.guest.uml*"],
+    "threading": [],
+    "multiprocessing": [],
+    "concurrent": [],
+}  # fmt: skip
+
+PIPED = ["device", "device.[!g]*", "device.guest", "device.guest.[!uv]*", "hmp.cli", "hmp.config", "hmp.pipe",
+         "hmp.streams", "hmp.escape", "hmp.monitor", "hmp.grammar", "hmp.registry", "hmp.dialects", "hmp.history",
+         "hmp.errors", "hmp.commands.*"]  # fmt: skip
+NEVER_PIPED = {"device.snapshot"}
+"""Imported by the commands that need it."""
+
+SLOW_TO_IMPORT = ["dataclasses", "inspect", "enum", "typing", "re", "json", "logging", "argparse", "pathlib"]
+"""What no module that a pipe may run through imports at its top."""
+
+
+def modules() -> list[str]:
+    paths = [path for package in ("device", "hmp") for path in (ROOT / package).rglob("*.py")]
+    return sorted(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths)
+
+
+def source(module: str) -> str:
+    path = ROOT.joinpath(*module.split("."))
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
+def imports(tree: ast.AST, *, deep: bool = True) -> Iterator[str]:
+    """The modules that are imported when this runs, not those of type checkers; with `deep`, inside functions too."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for rest in node.orelse:
+                yield from imports(ast.Module([rest], []), deep=deep)
+        elif isinstance(node, ast.Import):
+            yield from [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "no relative imports"
+            yield node.module or ""
+        elif deep or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from imports(node, deep=deep)
+
+
+IMPORTS = {module: set(imports(ast.parse(source(module)))) for module in modules()}
+
+
+@pytest.mark.parametrize("library", list(ONLY_IN))
+def test_a_library_is_imported_in_its_rooms_only(library: str) -> None:
+    users = [name for name, used in IMPORTS.items() if any(each.split(".")[0] == library for each in used)]
+    strangers = [name for name in users if not any(fnmatchcase(name, room) for room in ONLY_IN[library])]
+    assert strangers == []
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] == "device"])
+def test_the_core_never_imports_the_monitor(module: str) -> None:
+    assert not [each for each in IMPORTS[module] if each.split(".")[0] == "hmp"]
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] == "device"])
+def test_the_core_needs_nothing_but_the_standard_library(module: str) -> None:
+    tops = {each.split(".")[0] for each in IMPORTS[module]}
+    assert tops - {"device", "__future__"} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    "module",
+    [name for name in modules() if name not in NEVER_PIPED and any(fnmatchcase(name, each) for each in PIPED)],
+)
+def test_the_piped_path_imports_nothing_slow_at_the_top(module: str) -> None:
+    at_once = {each.split(".")[0] for each in imports(ast.parse(source(module)), deep=False)}
+    assert not at_once & set(SLOW_TO_IMPORT)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_room_is_over_400_lines(module: str) -> None:
+    assert source(module).count("\n") <= 400
