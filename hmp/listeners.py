@@ -1,0 +1,193 @@
+"""Listening sockets: made all or none, never at the cost of a file or a live server, and cleaned up."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import socket
+import stat
+import time
+
+from hmp.addresses import Address
+from hmp.errors import UsageError
+from hmp.escape import escape
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a thousand clients may come at once."""
+
+
+_STREAM = socket.SOCK_STREAM
+
+
+def raise_file_limit() -> None:
+    """Raise the soft limit on open files to the hard one: a thousand clients exceed the usual 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass
+
+
+LOCK_PATIENCE = 2.0
+"""Seconds to wait for another hmp that is just making a socket in the same directory: it needs milliseconds."""
+
+
+class Listener:
+    """A bound, listening socket and the address it serves."""
+
+    __slots__ = ("_inode", "address", "socket")
+
+    def __init__(self, address: Address) -> None:
+        """Bind and listen. Raises UsageError naming the address and the reason; then nothing was created."""
+        self.address = address
+        self._inode: tuple[int, int] | None = None
+        try:
+            self.socket = self._make_unix() if address.scheme == "unix" else self._make_tcp()
+        except socket.gaierror:
+            raise self._refuse("unknown host") from None
+        except UnicodeError:  # from the encoding of international names
+            raise self._refuse("not a host name") from None
+        except OSError as error:
+            raise self._refuse(error.strerror or str(error)) from None
+        self.socket.setblocking(False)
+
+    def _refuse(self, why: str) -> UsageError:
+        return UsageError(f"--{self.address.kind}: '{escape(self.address.spec)}': {why}")
+
+    def _make_unix(self) -> socket.socket:
+        path = self.address.host
+        try:
+            # Between finding a stale socket and removing it, another hmp could put a live one in its place.
+            lock = _lock(os.path.dirname(path) or ".")
+        except FileNotFoundError:
+            raise self._refuse("the directory does not exist") from None
+        try:
+            self._clear_stale(path)
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            mask = os.umask(0o177)
+            try:
+                made.bind(path)
+                made.listen(BACKLOG)
+                status = os.stat(path)
+            except OSError:
+                made.close()
+                raise
+            finally:
+                os.umask(mask)
+        finally:
+            if lock >= 0:
+                os.close(lock)
+        self._inode = (status.st_dev, status.st_ino)
+        return made
+
+    def _clear_stale(self, path: str) -> None:
+        """Remove a socket that nobody listens on; refuse a live one and everything that is no socket."""
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return  # nothing there, or a reason that bind() will name
+        if not stat.S_ISSOCK(status.st_mode):
+            raise self._refuse("the path exists and is not a socket; it is left alone")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+                return
+            except PermissionError:
+                raise self._refuse("another user's socket is there; it is left alone") from None
+            except OSError:  # a queue that is full, a socket of another type: somebody has it open
+                pass
+        raise self._refuse("a live server uses it")
+
+    def _make_tcp(self) -> socket.socket:
+        """Listen on the first of the host's addresses that can be bound: `localhost` may have one without a network."""
+        host, port = self.address.host, self.address.port
+        failure = OSError("no address")
+        flags = socket.AI_PASSIVE
+        for family, kind, protocol, _, where in socket.getaddrinfo(host or None, port, type=_STREAM, flags=flags):
+            try:
+                made = socket.socket(family, kind, protocol)
+            except OSError as error:  # a family that this kernel lacks
+                failure = error
+                continue
+            try:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                made.bind(where)
+                made.listen(BACKLOG)
+            except OSError as error:
+                made.close()
+                failure = error
+                if error.errno != errno.EADDRNOTAVAIL:
+                    break
+            else:
+                return made
+        raise failure
+
+    @property
+    def name(self) -> str:
+        """The address as clients can use it: with the port that was picked for 0."""
+        if self.address.scheme == "unix":
+            return f"unix:{self.address.host}"
+        host, port = self.socket.getsockname()[:2]
+        return f"{self.address.scheme}:[{host}]:{port}" if ":" in host else f"{self.address.scheme}:{host}:{port}"
+
+    def close(self) -> None:
+        """Stop listening; a unix socket's file goes if it still is the one we made."""
+        self.socket.close()
+        if self._inode is not None:
+            try:
+                status = os.lstat(self.address.host)
+                if (status.st_dev, status.st_ino) == self._inode:
+                    os.unlink(self.address.host)
+            except OSError:
+                pass
+            self._inode = None
+
+
+def _lock(directory: str) -> int:
+    """Lock a directory against other hmps; returns the descriptor to close, -1 where it cannot be locked.
+
+    Whoever holds the lock for long is no hmp, and is not waited for. Raises FileNotFoundError.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return -1  # nothing to read there; bind() will say whether a socket can be made
+    end = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return descriptor
+            time.sleep(0.005)
+        except OSError:  # a file system without locks
+            return descriptor
+
+
+def listen(addresses: list[Address], *, allow_remote: bool) -> list[Listener]:
+    """Listen on all addresses, or on none. Raises UsageError naming the address and the reason."""
+    for address in addresses:
+        if not address.loopback and not allow_remote:
+            raise UsageError(
+                f"--{address.kind}: '{escape(address.spec)}': a monitor has no password; "
+                "--allow-remote lets other hosts than loopback reach it"
+            )
+    raise_file_limit()
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            listeners.append(Listener(address))
+    except UsageError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners

@@ -1,0 +1,139 @@
+"""Events for QMP's clients: what the machine says, in QEMU's words and at QEMU's rate."""
+
+from __future__ import annotations
+
+from device.clock import SECOND
+from device.requests import ANSWERED, PENDING, UNSUPPORTED
+from device.spec import SEED_STATS, STATS_TABLE
+from hmp.qmp import codec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from device.clock import Timer
+    from device.machine import Machine
+    from device.requests import StatsRequest
+    from hmp.qmp.protocol import QmpSession
+
+PLAIN_EVENTS = frozenset({"STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN", "DEVICE_DELETED", "GUEST_PANICKED"})
+"""The machine's events that go out as they are."""
+
+CHANGE_INTERVAL = SECOND
+"""Host time between two BALLOON_CHANGE: the first goes at once, the last is never lost (QEMU 7.2)."""
+
+
+class EventHub:
+    """Sends events to the clients of one machine that finished their negotiation. `close` it at the end."""
+
+    __slots__ = ("_held", "_hold_from", "_latest", "_machine", "_request", "_sessions", "_throttle", "_unsubscribe")
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._sessions: list[QmpSession] = []
+        self._request: StatsRequest | None = None
+        self._latest: tuple[int, Mapping[str, object]] | None = None  # when, and what, for the end of the interval
+        self._throttle: Timer | None = None
+        self._hold_from = ""
+        self._held: list[bytes] = []
+        self._unsubscribe = machine.subscribe(self._machine_event)
+
+    def close(self) -> None:
+        """Listen to the machine no more."""
+        self._unsubscribe()
+        self._sessions.clear()
+        if self._throttle is not None:
+            self._throttle.cancel()
+            self._throttle = None
+        if self._request is not None:
+            self._machine.requests.cancel(self._request)
+            self._request = None
+
+    def join(self, session: QmpSession) -> None:
+        """Send events to `session` from now on."""
+        self._sessions.append(session)
+
+    def leave(self, session: QmpSession) -> None:
+        """Send it none any more."""
+        if session in self._sessions:
+            self._sessions.remove(session)
+
+    def encode(self, name: str, data: Mapping[str, object], wall: int | None = None) -> bytes:
+        """Return the wire form of an event that happened at `wall` (ns since the epoch), or happens now."""
+        seconds, rest = divmod(self._machine.clock.wall() if wall is None else wall, SECOND)
+        event: dict[str, object] = {"timestamp": {"seconds": seconds, "microseconds": rest // 1000}, "event": name}
+        if data:
+            event["data"] = data
+        return codec.encode(event)
+
+    def hold(self, name: str) -> None:
+        """Keep event `name`, and whatever follows it, for `release`: they are to be told after a reply."""
+        self._hold_from = name
+
+    def release(self) -> None:
+        """Send what was kept."""
+        self._hold_from = ""
+        held, self._held = self._held, []
+        for message in held:
+            self._broadcast(message)
+
+    def _broadcast(self, message: bytes, *, balloon: bool = False) -> None:
+        for session in tuple(self._sessions):
+            if not balloon or session.dialect.balloon_event:
+                session.send(message)
+
+    def _machine_event(self, name: str, data: Mapping[str, object]) -> None:
+        if name in PLAIN_EVENTS:
+            if self._sessions:
+                message = self.encode(name, data)
+                if self._held or name == self._hold_from:
+                    self._held.append(message)
+                else:
+                    self._broadcast(message)
+        elif name == "BALLOON_CHANGE":
+            self._changed(data)
+
+    def _changed(self, data: Mapping[str, object]) -> None:
+        if self._throttle is None:
+            self._tell_change(self._machine.clock.wall(), data)
+        else:
+            self._latest = (self._machine.clock.wall(), data)  # the latest wins, with its own timestamp
+
+    def _tell_change(self, wall: int, data: Mapping[str, object]) -> None:
+        self._throttle = self._machine.time.after(CHANGE_INTERVAL, self._interval_over)
+        if self._sessions:
+            self._broadcast(self.encode("BALLOON_CHANGE", data, wall))
+
+    def _interval_over(self) -> None:
+        self._throttle = None
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            self._tell_change(*latest)
+
+    # Statistics asked for by query-balloon.
+
+    def ask(self) -> None:
+        """Ask the guest for fresh statistics, for all clients at once; BALLOON follows if and when it answers."""
+        if self._request is not None:
+            device = self._machine.device
+            if device is not None:  # the guest may have missed the notification: say it again
+                device.stats.ask()
+            return
+        request = self._machine.request_stats(None)
+        if request.state is PENDING:
+            self._request = request
+            request.on_done = self._answered
+        else:
+            self._answered(request)
+
+    def _answered(self, request: StatsRequest) -> None:
+        self._request = None
+        device = self._machine.device
+        if device is None or request.state not in (ANSWERED, UNSUPPORTED):
+            return
+        data: dict[str, object] = {"actual": device.actual}
+        sample = device.stats.sample
+        if sample is not None:
+            values = sample.values
+            data.update((STATS_TABLE[tag].name, values[tag]) for tag in SEED_STATS if tag in values)
+        self._broadcast(self.encode("BALLOON", data), balloon=True)

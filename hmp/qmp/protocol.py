@@ -1,0 +1,196 @@
+"""One QMP client's conversation: bytes in, bytes out, no socket in sight."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hmp.errors import CommandError
+from hmp.qmp import codec
+from hmp.qmp.codec import Decoder, ParseFailure
+from hmp.qmp.commands import COMMANDS, PENDING, QmpCommand, run, version
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from device.machine import Machine
+    from hmp.dialects import Dialect
+    from hmp.qmp.events import EventHub
+
+_NEGOTIATE = "qmp_capabilities"
+
+
+class QmpSession:
+    """The protocol of one client.
+
+    How a server drives one session per client:
+
+        write(session.greeting())
+        session.feed(received)
+        while session.step():                 # handle one message: replies go to `send`, events too
+            ...                               # a caller may stop here while its client does not read
+        if session.suspended:                 # a command waits for a guest; what was fed behind it is kept
+            ...                               # read no more, until on_resume() is called; then go on with step()
+
+    `send` is also called between the steps, with events and with the reply of a command that waited. `close` when the
+    client is gone: what it waits for is cancelled.
+    """
+
+    __slots__ = (
+        "_after",
+        "_cancel",
+        "_decoder",
+        "_id",
+        "_in_command_mode",
+        "_messages",
+        "_oob",
+        "dialect",
+        "hub",
+        "machine",
+        "on_resume",
+        "send",
+        "suspended",
+    )
+
+    def __init__(self, machine: Machine, dialect: Dialect, hub: EventHub, send: Callable[[bytes], None]) -> None:
+        self.machine = machine
+        self.dialect = dialect
+        self.hub = hub
+        self.send = send
+        self.suspended = False
+        self.on_resume: Callable[[], None] | None = None
+        self._decoder = Decoder()
+        self._messages: deque[object] = deque()  # read, not yet handled
+        self._in_command_mode = False
+        self._oob = False
+        self._id: dict[str, object] = {}
+        self._cancel: Callable[[], None] | None = None
+        self._after: list[Callable[[], None]] = []
+
+    def greeting(self) -> bytes:
+        """Return the greeting."""
+        return codec.encode({"QMP": {"version": version(self.machine), "capabilities": ["oob"]}})
+
+    def feed(self, data: bytes) -> None:
+        """Take what the client sent. Each byte may become a message to be answered: do not feed much at once."""
+        self._messages += self._decoder.feed(data)
+
+    def step(self) -> bool:
+        """Handle the next message; False if there is none, the client is suspended, or the machine ended."""
+        if self.suspended or not self._messages or self.machine.over:
+            return False
+        self._handle(self._messages.popleft())
+        return True
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether part of a message was fed, and the rest is missing."""
+        return self._decoder.held > 0
+
+    def give_up(self, why: str) -> None:
+        """Answer an unfinished message with an error, and read afresh."""
+        self._decoder = Decoder()
+        self._id = {}
+        self._fail(CommandError(f"JSON parse error, {why}"))
+
+    def _handle(self, message: object) -> None:
+        self._id = {}
+        try:
+            value = self._dispatch(message)
+        except CommandError as error:
+            self._fail(error)
+            return
+        if value is not PENDING:
+            self.send(codec.encode({"return": value, **self._id}))
+            if self._after:
+                after, self._after = self._after, []
+                for action in after:
+                    action()
+
+    def _fail(self, error: CommandError) -> None:
+        self._after.clear()
+        self.send(codec.encode({**self._id, "error": {"class": error.kind, "desc": error.desc}}))
+
+    def _dispatch(self, message: object) -> object:
+        if isinstance(message, ParseFailure):
+            raise CommandError(message.desc)
+        if not isinstance(message, dict):
+            raise CommandError("QMP input must be a JSON object")
+        if "id" in message:
+            self._id = {"id": message["id"]}
+        name, arguments, oob = self._members(message)
+        command = self._find(name)
+        if oob:
+            raise CommandError(f"The command {name} does not support OOB")
+        return run(command, self, arguments)
+
+    def _members(self, message: dict[str, object]) -> tuple[str, Mapping[str, object], bool]:
+        """Return (command, arguments, out of band) of a message. Raises CommandError in QEMU's words."""
+        name = ""
+        verb = ""
+        arguments: Mapping[str, object] = {}
+        for key, value in message.items():
+            if key == "execute" or (key == "exec-oob" and self._oob):
+                if verb:
+                    raise CommandError("QMP input member 'execute' clashes with 'exec-oob'")
+                if not isinstance(value, str):
+                    raise CommandError(f"QMP input member '{key}' must be a string")
+                name, verb = value, key
+            elif key == "arguments":
+                if not isinstance(value, dict):
+                    raise CommandError("QMP input member 'arguments' must be an object")
+                arguments = value
+            elif key != "id":
+                raise CommandError(f"QMP input member '{key}' is unexpected")
+        if not verb:
+            raise CommandError("QMP input lacks member 'execute'")
+        return name, arguments, verb == "exec-oob"
+
+    def _find(self, name: str) -> QmpCommand:
+        if not self._in_command_mode and name != _NEGOTIATE:
+            raise CommandError(f"Expecting capabilities negotiation with '{_NEGOTIATE}'", "CommandNotFound")
+        if self._in_command_mode and name == _NEGOTIATE:
+            raise CommandError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
+        command = COMMANDS.get(name)
+        if command is None:
+            raise CommandError(f"The command {name} has not been found", "CommandNotFound")
+        return command
+
+    # For the commands.
+
+    def negotiated(self, *, oob: bool) -> None:
+        """Go into command mode: events are sent from now on."""
+        self._in_command_mode = True
+        self._oob = oob
+        self.hub.join(self)
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do `action` once the reply to the command under way was sent."""
+        self._after.append(action)
+
+    def suspend(self, cancel: Callable[[], None]) -> None:
+        """Wait with this client's next commands; `cancel` takes back what is waited for."""
+        self.suspended = True
+        self._cancel = cancel
+
+    def resume(self, value: object) -> None:
+        """Answer the command that suspended this client; what was kept is for the next `step`.
+
+        Not handled here: the caller may be in the middle of another client's command, or of the device.
+        """
+        if not self.suspended:
+            return
+        self.suspended = False
+        self._cancel = None
+        self.send(codec.encode({"return": value, **self._id}))
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def close(self) -> None:
+        """The client is gone: nothing is sent any more, what it waits for is cancelled."""
+        self.hub.leave(self)
+        self.suspended = False
+        self._messages.clear()
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()

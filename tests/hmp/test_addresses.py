@@ -1,0 +1,132 @@
+"""What --monitor and --qmp take."""
+
+from __future__ import annotations
+
+import pytest
+
+from hmp.addresses import UNIX_PATH_LIMIT, Address
+from hmp.dialects import DIALECTS
+from hmp.errors import UsageError
+
+READ = {
+    "unix:m.sock": ("unix", "m.sock", 0),
+    "unix:/run/a b/m": ("unix", "/run/a b/m", 0),
+    "unix:with,,comma": ("unix", "with,comma", 0),
+    "unix:with:colon": ("unix", "with:colon", 0),
+    "unix:" + "x" * UNIX_PATH_LIMIT: ("unix", "x" * UNIX_PATH_LIMIT, 0),
+    "tcp:127.0.0.1:0": ("tcp", "127.0.0.1", 0),
+    "tcp:localhost:65535": ("tcp", "localhost", 65535),
+    "tcp:[::1]:4444": ("tcp", "::1", 4444),
+    "tcp:::1:4444": ("tcp", "::1", 4444),
+    "tcp::4444": ("tcp", "", 4444),
+    "telnet:localhost:23": ("telnet", "localhost", 23),
+}
+
+
+@pytest.mark.parametrize("spec", READ)
+def test_what_is_read(spec: str) -> None:
+    address = Address("monitor", spec)
+    assert (address.scheme, address.host, address.port) == READ[spec]
+    assert (address.kind, address.spec, address.wait, address.dialect) == ("monitor", spec, False, None)
+
+
+WAITS = {
+    "": False,
+    ",server=on,wait=off": False,
+    ",server,nowait": False,
+    ",server": False,
+    ",server=on": False,
+    ",wait=on": True,
+    ",wait": True,
+    ",server,wait": True,
+    ",server=yes,wait=true": True,
+    ",wait=y,wait=n": False,
+    ",wait=on,nowait": False,
+    ",nowait,wait=on": True,
+}
+
+
+@pytest.mark.parametrize("options", WAITS)
+@pytest.mark.parametrize("place", ["unix:m", "tcp:localhost:0"])
+def test_qemus_trailing_options(place: str, options: str) -> None:
+    assert Address("qmp", place + options).wait is WAITS[options]
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_dialect(name: str) -> None:
+    address = Address("qmp", f"unix:m,server=on,dialect={name},wait=off")
+    assert (address.dialect, address.host) == (name, "m")
+
+
+WRONG = {
+    "": "is not unix:PATH",
+    "m.sock": "is not unix:PATH",
+    "udp:localhost:1": "is not unix:PATH",
+    "UNIX:m": "is not unix:PATH",
+    "unix:": "a path is missing",
+    "unix:,server": "a path is missing",
+    "unix:" + "x" * (UNIX_PATH_LIMIT + 1): "the path has 108 bytes",
+    "unix:" + "é" * 54: "the path has 108 bytes",
+    "unix:a\0b": "cannot contain NUL",
+    "tcp:": "a port from 0 to 65535",
+    "tcp:localhost": "a port from 0 to 65535",
+    "tcp:4444": "a port from 0 to 65535",
+    "tcp:localhost:": "a port from 0 to 65535",
+    "tcp:localhost:65536": "a port from 0 to 65535",
+    "tcp:localhost:-1": "a port from 0 to 65535",
+    "tcp:localhost:+1": "a port from 0 to 65535",
+    "tcp:localhost:1x": "a port from 0 to 65535",
+    "tcp:localhost:٤": "a port from 0 to 65535",
+    "tcp:localhost:000000": "a port from 0 to 65535",
+    "unix:m,": "'' is not an option",
+    "unix:m,x": "'x' is not an option",
+    "unix:m,server=off": "'server=off' is not an option",
+    "unix:m,server=maybe": "'server=maybe' is not an option",
+    "unix:m,wait=maybe": "'wait=maybe' is not an option",
+    "unix:m,nowait=on": "'nowait=on' is not an option",
+    "unix:m,dialect=": "'' is not a dialect (seed, qemu, pve)",
+    "unix:m,dialect=xen": "'xen' is not a dialect (seed, qemu, pve)",
+    "unix:m,dialect=\x1b[2J": r"'\x1b[2J' is not a dialect",
+}
+
+
+@pytest.mark.parametrize("kind", ["monitor", "qmp"])
+@pytest.mark.parametrize("spec", WRONG)
+def test_a_wrong_one_is_refused_in_one_line_that_names_option_and_value(kind: str, spec: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Address(kind, spec)
+    text = str(caught.value)
+    assert text.startswith(f"--{kind}: '")
+    assert WRONG[spec] in text
+    assert text.isprintable()
+
+
+def test_telnet_is_for_people_only() -> None:
+    with pytest.raises(UsageError) as caught:
+        Address("qmp", "telnet:localhost:1")
+    assert str(caught.value) == "--qmp: 'telnet:localhost:1' is not unix:PATH, tcp:HOST:PORT"
+    with pytest.raises(UsageError, match=r"or telnet:HOST:PORT$"):
+        Address("monitor", "nosuch:x")
+
+
+LOOPBACK = {
+    "unix:/any/where": True,
+    "tcp:localhost:1": True,
+    "tcp:127.0.0.1:1": True,
+    "tcp:127.255.0.9:1": True,
+    "tcp:[::1]:1": True,
+    "tcp::1": False,
+    "tcp:0.0.0.0:1": False,
+    "tcp:[::]:1": False,
+    "tcp:10.0.0.1:1": False,
+    "tcp:127.0.0.1.example.org:1": False,
+    "tcp:127.0.0.256:1": False,
+    "tcp:127.1:1": False,
+    "tcp:localhost.example.org:1": False,
+    "tcp:[::ffff:127.0.0.1]:1": False,
+}
+
+
+@pytest.mark.parametrize("spec", LOOPBACK)
+def test_what_only_this_machine_can_reach(spec: str) -> None:
+    assert Address("qmp", spec).loopback is LOOPBACK[spec]

@@ -1,0 +1,375 @@
+"""One QMP conversation, bytes in and bytes out; no socket, no loop, simulated time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.machine import Machine
+from hmp import __version__
+from hmp.dialects import DIALECTS
+from hmp.qmp.events import EventHub
+from hmp.qmp.protocol import QmpSession
+from tests.support.machines import build
+
+SCENES = sorted((Path(__file__).parents[1] / "conformance" / "scenes").glob("qmp-*.json"))
+
+
+class Talk:
+    """A session and what it sent."""
+
+    def __init__(
+        self, machine: Machine, dialect: str = "seed", *, hub: EventHub | None = None, negotiate: bool = True
+    ) -> None:
+        self.machine = machine
+        self.hub = hub or EventHub(machine)
+        self.sent = b""
+        self.session = QmpSession(machine, DIALECTS[dialect], self.hub, self._take)
+        if negotiate:
+            assert self.ask("qmp_capabilities") == {"return": {}}
+
+    def _take(self, data: bytes) -> None:
+        self.sent += data
+
+    def send(self, data: bytes | str) -> list[dict[str, Any]]:
+        """Feed bytes, handle all that came of them, and return everything sent since the last time."""
+        self.session.feed(data.encode() if isinstance(data, str) else data)
+        while self.session.step():
+            pass
+        return self.heard()
+
+    def heard(self) -> list[dict[str, Any]]:
+        sent, self.sent = self.sent, b""
+        *lines, rest = sent.split(b"\r\n")
+        assert rest == b""
+        return [json.loads(line) for line in lines]
+
+    def ask(self, name: str, **arguments: object) -> dict[str, Any]:
+        """Run a command; the one reply, without the events."""
+        message: dict[str, object] = {"execute": name}
+        if arguments:
+            message["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
+        (reply,) = [each for each in self.send(json.dumps(message)) if "event" not in each]
+        return reply
+
+    def fails(self, name: str, **arguments: object) -> tuple[str, str]:
+        reply = self.ask(name, **arguments)
+        return reply["error"]["class"], reply["error"]["desc"]
+
+
+def error(desc: str, kind: str = "GenericError", **id: object) -> dict[str, Any]:
+    return {**id, "error": {"class": kind, "desc": desc}}
+
+
+@pytest.mark.parametrize("path", SCENES, ids=lambda path: path.stem)
+def test_every_exchange_of_a_recorded_scene_is_repeated_word_for_word(path: Path) -> None:
+    scene = json.loads(path.read_text())
+    setting = scene["machine"]
+    machine = build(
+        "linux" if setting["driver"] else "nodriver",
+        memory=setting["memory"],
+        paused=setting["paused"],
+        balloon=setting["balloon"],
+    )
+    talk = Talk(machine, "qemu", negotiate=False)
+    compared = 0
+    for step in scene["steps"]:
+        replies = talk.send(step["send"])
+        for reply in replies:
+            reply.pop("timestamp", None)
+        if "skip" not in step:
+            assert (step["send"], replies) == (step["send"], step["reply"])
+            compared += 1
+    assert compared
+
+
+def test_the_scenes_are_there() -> None:
+    assert len(SCENES) == 5
+
+
+class TestNegotiation:
+    def test_the_greeting_names_the_emulated_version_and_ours(self) -> None:
+        greeting = Talk(build(), negotiate=False).session.greeting()
+        assert greeting.endswith(b"\r\n")
+        assert json.loads(greeting) == {
+            "QMP": {
+                "version": {
+                    "qemu": {"micro": 0, "minor": 2, "major": 7},
+                    "package": f"hmp-emulator {__version__}",
+                },
+                "capabilities": ["oob"],
+            }
+        }
+
+    @pytest.mark.parametrize("name", ["query-balloon", "quit", "nosuch", "human-monitor-command"])
+    def test_nothing_runs_before_it(self, name: str) -> None:
+        talk = Talk(build(), negotiate=False)
+        expected = "Expecting capabilities negotiation with 'qmp_capabilities'"
+        assert talk.fails(name) == ("CommandNotFound", expected)
+        assert not talk.machine.over
+
+    def test_it_cannot_be_repeated(self) -> None:
+        expected = "Capabilities negotiation is already complete, command ignored"
+        assert Talk(build()).fails("qmp_capabilities") == ("CommandNotFound", expected)
+
+    def test_a_capability_that_is_not_offered_is_refused_and_negotiation_goes_on(self) -> None:
+        talk = Talk(build(), negotiate=False)
+        assert talk.fails("qmp_capabilities", enable=["x"])[1] == "Parameter 'null' does not accept value 'x'"
+        assert talk.fails("query-name")[0] == "CommandNotFound"
+        assert talk.ask("qmp_capabilities", enable=[]) == {"return": {}}
+        assert talk.ask("query-name") == {"return": {}}
+
+    def test_oob_is_accepted_and_no_command_here_supports_it(self) -> None:
+        talk = Talk(build(), negotiate=False)
+        assert talk.ask("qmp_capabilities", enable=["oob"]) == {"return": {}}
+        assert talk.send('{"exec-oob": "stop", "id": 4}') == [error("The command stop does not support OOB", id=4)]
+        assert talk.machine.running
+
+    def test_without_oob_its_member_is_unexpected(self) -> None:
+        talk = Talk(build())
+        assert talk.send('{"exec-oob": "stop"}') == [error("QMP input member 'exec-oob' is unexpected")]
+
+
+class TestStream:
+    QUERY = b'{"execute": "query-uuid", "id": 5}'
+
+    def reply(self) -> dict[str, Any]:
+        return {"return": {"UUID": "00000000-0000-0000-0000-000000000000"}, "id": 5}
+
+    def test_no_newline_is_needed(self) -> None:
+        assert Talk(build()).send(self.QUERY) == [self.reply()]
+
+    def test_byte_by_byte(self) -> None:
+        talk = Talk(build())
+        heard = [talk.send(self.QUERY[at : at + 1]) for at in range(len(self.QUERY))]
+        assert heard == [[]] * (len(self.QUERY) - 1) + [[self.reply()]]
+        assert not talk.session.unfinished
+
+    def test_several_in_one_packet(self) -> None:
+        assert Talk(build()).send(self.QUERY * 3 + b"\n" + self.QUERY) == [self.reply()] * 4
+
+    def test_single_quotes(self) -> None:
+        assert Talk(build()).send(self.QUERY.replace(b'"', b"'")) == [self.reply()]
+
+    def test_a_reply_has_return_before_id_and_an_error_id_before_error(self) -> None:
+        talk = Talk(build())
+        talk.session.feed(b'{"id": [1, {"a": "\xc3\xa9"}], "execute": "query-name"}{"id": null, "execute": "nosuch"}')
+        while talk.session.step():
+            pass
+        assert talk.sent == (
+            b'{"return": {}, "id": [1, {"a": "\\u00E9"}]}\r\n'
+            b'{"id": null, "error": {"class": "CommandNotFound", "desc": "The command nosuch has not been found"}}\r\n'
+        )
+
+    MALFORMED = (
+        b"}",
+        b"[",
+        b'{"execute": "query-name"',
+        b"xyz\n",
+        b'"\xff"\n',
+        b"'\n",
+        b"{{}}",
+        b'{"execute" "x"}',
+        b"[" * 2000,
+        b'{"execute": "\\ud800"}',
+        b"\0",
+        b"5 ",
+        b"null ",
+        b'{"execute": 5}',
+        b"{}",
+        b'{"execute": "query-name", "execute": "query-name"}',
+    )
+
+    @pytest.mark.parametrize("sent", MALFORMED)
+    def test_after_anything_malformed_a_good_message_is_answered(self, sent: bytes) -> None:
+        talk = Talk(build())
+        talk.send(sent)
+        talk.send(b"\xff\xff")  # what a client sends to be understood again, whatever came before
+        talk.send(b"\n")
+        assert talk.send(self.QUERY) == [self.reply()]
+
+    def test_an_unfinished_message_is_known_and_can_be_given_up(self) -> None:
+        talk = Talk(build())
+        talk.send(b'{"execute": ')
+        assert talk.session.unfinished
+        talk.session.give_up("too late")
+        assert talk.heard() == [error("JSON parse error, too late")]
+        assert not talk.session.unfinished
+        assert talk.send(self.QUERY) == [self.reply()]
+
+    def test_one_step_handles_one_message(self) -> None:
+        talk = Talk(build())
+        talk.session.feed(self.QUERY * 2)
+        assert talk.session.step()
+        assert talk.heard() == [self.reply()]
+        assert talk.session.step()
+        assert not talk.session.step()
+
+
+class TestHumanMonitorCommand:
+    def test_the_text_comes_with_crlf(self) -> None:
+        talk = Talk(build(name="vm"))
+        assert talk.ask("human-monitor-command", command_line="info name") == {"return": "vm\r\n"}
+
+    def test_a_failing_command_is_text_too(self) -> None:
+        reply = Talk(build()).ask("human-monitor-command", command_line="nosuch")
+        assert reply == {"return": "unknown command: 'nosuch'\r\n"}
+
+    def test_it_has_no_history(self) -> None:
+        talk = Talk(build())
+        talk.ask("human-monitor-command", command_line="info name")
+        assert talk.ask("human-monitor-command", command_line="info history") == {"return": ""}
+
+    def test_a_suspending_command_holds_up_its_client_only_and_keeps_the_id(self) -> None:
+        machine = build("silent")
+        one = Talk(machine)
+        other = Talk(machine, hub=one.hub)
+        waits = '{"execute": "human-monitor-command", "arguments": {"command-line": "info balloon"}, "id": "a"}'
+        assert one.send(waits + '{"execute": "query-name", "id": "b"}') == []
+        assert one.session.suspended
+        assert one.send('{"execute": "query-kvm", "id": "c"}') == []
+        assert other.ask("query-name") == {"return": {}}
+        woken: list[bool] = []
+        one.session.on_resume = lambda: woken.append(one.session.suspended)
+        assert machine.time.warp()
+        assert woken == [False]
+        assert one.heard() == [{"return": "balloon: actual=512,age=5000\r\n", "id": "a"}]
+        assert one.send(b"") == [
+            {"return": {}, "id": "b"},
+            {"return": {"enabled": False, "present": True}, "id": "c"},
+        ]
+
+    def test_what_was_kept_does_not_run_inside_anothers_command(self) -> None:
+        machine = build("hung")
+        one = Talk(machine)
+        assert one.ask("human-monitor-command", command_line="info balloon")["return"].count("free_mem")
+        one.send('{"execute": "human-monitor-command", "arguments": {"command-line": "info balloon"}}')
+        one.send('{"execute": "device_del", "arguments": {"id": "balloon0"}}')
+        machine.reset()  # the new driver answers within
+        assert [each for each in one.heard() if "return" in each]
+        assert machine.device is not None
+        assert one.session.step()
+        assert machine.device is None
+
+    def test_closing_cancels_what_it_waits_for(self) -> None:
+        machine = build("silent")
+        talk = Talk(machine)
+        talk.send('{"execute": "human-monitor-command", "arguments": {"command-line": "info balloon"}}')
+        assert len(machine.requests.pending) == 1
+        talk.session.close()
+        assert not machine.requests.pending
+        machine.time.advance(10**10)
+        assert talk.heard() == []
+
+    def test_in_the_clients_own_dialect(self) -> None:
+        reply = Talk(build("silent"), "qemu").ask("human-monitor-command", command_line="info balloon")
+        assert reply == {"return": "balloon: actual=512\r\n"}
+
+    def test_there_is_one_cpu(self) -> None:
+        talk = Talk(build())
+        assert talk.ask("human-monitor-command", command_line="", cpu_index=0) == {"return": ""}
+        failure = talk.fails("human-monitor-command", command_line="", cpu_index=1)
+        assert failure == ("GenericError", "Parameter 'cpu-index' expects a CPU number")
+
+
+class TestEnding:
+    def test_quit_is_answered_and_nothing_behind_it_runs(self) -> None:
+        talk = Talk(build())
+        heard = talk.send('{"execute": "quit", "id": 1}{"execute": "query-name", "id": 2}')
+        assert [each.get("event", each.get("id")) for each in heard] == ["SHUTDOWN", 1]
+        assert heard[0]["data"] == {"guest": False, "reason": "host-qmp-quit"}
+        assert talk.machine.over
+
+    def test_the_event_of_an_unplugged_device_is_behind_the_reply(self) -> None:
+        heard = Talk(build()).send('{"execute": "device_del", "arguments": {"id": "balloon0"}}')
+        assert heard[0] == {"return": {}}
+        assert heard[1]["event"] == "DEVICE_DELETED"
+        assert heard[1]["data"] == {"device": "balloon0", "path": "/machine/peripheral/balloon0"}
+
+    def test_so_is_the_end_of_a_guest_that_shuts_down(self) -> None:
+        heard = Talk(build()).send('{"execute": "system_powerdown"}')
+        assert [each.get("event", "reply") for each in heard] == ["POWERDOWN", "reply", "SHUTDOWN"]
+        assert heard[2]["data"] == {"guest": True, "reason": "guest-shutdown"}
+
+    def test_a_device_is_not_unplugged_twice(self) -> None:
+        talk = Talk(build("nodriver"))
+        assert talk.ask("device_del", id="balloon0") == {"return": {}}
+        assert talk.fails("device_del", id="balloon0")[1].endswith("is already in the process of unplug")
+        talk.machine.stop()
+        assert talk.heard()[-1]["event"] == "STOP"  # nothing was kept back
+
+
+GOOD: dict[str, dict[str, object]] = {
+    "balloon": {"value": 1 << 28},
+    "qom-list": {"path": "/machine"},
+    "qom-get": {"path": "/machine/peripheral/balloon0", "property": "type"},
+    "qom-set": {
+        "path": "/machine/peripheral/balloon0",
+        "property": "guest-stats-polling-interval",
+        "value": 2,
+    },
+    "device_add": {"driver": "virtio-balloon-pci", "id": "b1"},
+    "device_del": {"id": "balloon0"},
+    "human-monitor-command": {"command-line": "info status"},
+}
+"""Arguments for the commands that need some."""
+
+
+def commands() -> list[str]:
+    return [
+        each["name"] for each in Talk(build()).ask("query-commands")["return"] if each["name"] != "qmp_capabilities"
+    ]
+
+
+class TestEveryCommand:
+    @pytest.mark.parametrize("name", commands())
+    def test_it_answers(self, name: str) -> None:
+        talk = Talk(build(balloon=name != "device_add"))
+        assert "return" in talk.ask(name, **GOOD.get(name, {}))
+
+    @pytest.mark.parametrize("name", commands())
+    def test_an_unknown_argument_is_refused_and_nothing_happens(self, name: str) -> None:
+        talk = Talk(build())
+        before = talk.machine.run_state
+        kind, desc = talk.fails(name, **GOOD.get(name, {}), nosuch=1)
+        expected = (
+            "Only one balloon device is supported" if name == "device_add" else "Parameter 'nosuch' is unexpected"
+        )
+        assert (kind, desc) in (
+            ("GenericError", expected),
+            ("GenericError", "Property 'virtio-balloon-pci.nosuch' not found"),
+        )
+        assert (talk.machine.run_state, talk.machine.over) == (before, False)
+
+    @pytest.mark.parametrize("name", [name for name in commands() if name in GOOD])
+    def test_an_argument_is_missed(self, name: str) -> None:
+        needed = next(iter(GOOD[name]))
+        assert Talk(build()).fails(name) == ("GenericError", f"Parameter '{needed}' is missing")
+
+    def test_hmp_and_qmp_act_on_the_same_machine(self) -> None:
+        talk = Talk(build())
+        assert talk.ask("stop") == {"return": {}}
+        reply = talk.ask("human-monitor-command", command_line="info status")
+        assert reply == {"return": "VM status: paused\r\n"}
+        talk.ask("human-monitor-command", command_line="cont")
+        assert talk.ask("query-status") == {"return": {"status": "running", "singlestep": False, "running": True}}
+
+    def test_without_a_device(self) -> None:
+        talk = Talk(build(balloon=False))
+        expected = ("DeviceNotActive", "No balloon device has been activated")
+        assert talk.fails("query-balloon") == expected
+        assert talk.fails("balloon", value=1) == expected
+
+    def test_statistics_and_polling_through_qom(self) -> None:
+        talk = Talk(build())
+        path = "/machine/peripheral/balloon0"
+        talk.ask("qom-set", path=path, property="guest-stats-polling-interval", value=2)
+        talk.machine.time.advance(3 * 10**9)
+        stats = talk.ask("qom-get", path=path, property="guest-stats")["return"]
+        assert stats["last-update"] > 0
+        assert stats["stats"]["stat-total-memory"] < 512 << 20
+        interval = talk.ask("qom-get", path=path, property="guest-stats-polling-interval")
+        assert interval == {"return": 2}
