@@ -1,0 +1,33 @@
+"""How the site is built: `make docs`. Nothing is fetched, neither while it is built nor by its pages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+from hmp import __version__  # noqa: E402 - found by the line above
+
+project = "hmp"
+author = "the authors of hmp"
+copyright = f"2026, {author}"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx_click", "hmp_reference"]
+exclude_patterns = ["_build", "_ext"]
+nitpicky = True
+suppress_warnings: list[str] = []
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+highlight_language = "none"
+smartquotes_action = "qe"  # no dashes: two hyphens begin an option
+
+html_theme = "furo"
+html_title = "hmp"
+html_static_path = ["_static"]
+html_css_files = ["hmp.css"]
+html_copy_source = False
+html_show_sourcelink = False

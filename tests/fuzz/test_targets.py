@@ -1,0 +1,36 @@
+"""The fuzz targets on their seeds, on what was found with them, and on a few random inputs: without atheris."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.fuzz.__main__ import NAMES
+from tests.fuzz.targets import TARGETS, respell_state
+
+FOUND: dict[str, tuple[bytes, ...]] = dict.fromkeys(TARGETS, ())
+"""Inputs that once broke something, by target."""
+
+
+def test_every_target_has_its_name_where_it_is_started() -> None:
+    assert tuple(TARGETS) == NAMES
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_findings_and_a_few_random_inputs(name: str) -> None:
+    target, seeds, longest = TARGETS[name]
+    dice = random.Random(name)
+    inputs = [*seeds(), *FOUND[name], b"", b"\0"]
+    for data in tuple(inputs):
+        for _ in range(20):
+            spoiled = bytearray(data[:longest])
+            for _ in range(dice.randrange(8)):
+                if spoiled:
+                    spoiled[dice.randrange(len(spoiled))] = dice.randrange(256)
+            inputs.append(bytes(spoiled))
+            if name == "snapshot":
+                inputs.append(respell_state(data, 1 << 16, dice.randrange(1 << 32)))
+    inputs += [dice.randbytes(dice.randrange(longest // 4)) for _ in range(50)]
+    for data in inputs:
+        target(data)

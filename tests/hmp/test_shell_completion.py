@@ -1,0 +1,103 @@
+"""What a shell is told when it asks what can be typed next (docs/completion.md)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from device.guest.profiles import PROFILES
+from hmp.config import CLOCKS
+from hmp.dialects import DIALECTS
+from tests.support.shell import environment, shell
+
+SHELLS = ["bash", "zsh", "fish"]
+
+
+def ask(words: str, *, instruction: str = "bash_complete", cword: int | str | None = None) -> list[str]:
+    """What hmp answers a shell whose line is `words`, with the cursor at its end."""
+    at = len(words.split(" ")) - 1 if cword is None else cword
+    asked = {"_HMP_COMPLETE": instruction, "COMP_WORDS": words, "COMP_CWORD": str(at)}
+    ended = subprocess.run(
+        ["hmp"], env=environment() | asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return [line for line in ended.stdout.splitlines() if line]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("hmp --guest ", list(PROFILES)),
+        ("hmp --guest linux-", ["linux-2.6.34", "linux-6.12"]),
+        ("hmp --guest linux,", []),
+        ("hmp --clock ", list(CLOCKS)),
+        ("hmp --dialect ", list(DIALECTS)),
+        ("hmp -m 512 --echo --dialect p", ["pve"]),
+        ("hmp --no", ["--no-balloon"]),
+        ("hmp --uuid ", []),
+    ],
+)
+def test_names_are_offered(words: str, offered: list[str]) -> None:
+    assert [line.removeprefix("plain,") for line in ask(words)] == offered
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"), [("hmp ", "file"), ("hmp --record d", "file"), ("hmp --snapshot-dir d", "dir")]
+)
+def test_the_shell_is_told_to_look_for_files_itself(words: str, kind: str) -> None:
+    assert ask(words) == [f"{kind},{words.split(' ')[-1]}"]
+
+
+def test_each_guest_comes_with_what_it_is() -> None:
+    lines = ask("hmp --guest s", instruction="zsh_complete")
+    assert lines == [
+        part for name in ("silent", "slow") for part in ("plain", name, PROFILES[name].help.replace(":", "\\:"))
+    ]
+    assert ask("hmp --clock w", instruction="fish_complete", cword="w") == [f"plain,warp\t{CLOCKS['warp'][1]}"]
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_what_teaches_a_shell_is_in_its_language(name: str, tmp_path: Path) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"needs {name}")
+    ended = shell(f"_HMP_COMPLETE={name}_source hmp > script && {name} -n script", cwd=tmp_path, merged=True)
+    assert ended == (0, "", "")
+    assert "_hmp_completion" in (tmp_path / "script").read_text()
+
+
+def test_bash_completes() -> None:
+    line = """
+        eval "$(_HMP_COMPLETE=bash_source hmp)"
+        complete -p hmp
+        COMP_WORDS=(hmp --guest slo) COMP_CWORD=2
+        _hmp_completion hmp slo --guest
+        echo "${COMPREPLY[@]}"
+    """
+    assert shell(line).out.split() == ["complete", "-o", "nosort", "-F", "_hmp_completion", "hmp", "slow"]
+
+
+def test_zsh_completes() -> None:
+    if shutil.which("zsh") is None:
+        pytest.skip("needs zsh")
+    line = """
+        compdef() { :; }; compadd() { print -r -- "$@"; }; _describe() { print -r -- ${(P)3}; }
+        eval "$(_HMP_COMPLETE=zsh_source hmp)"
+        words=(hmp --guest slo) CURRENT=3
+        _hmp_completion
+    """
+    assert f"slow:{PROFILES['slow'].help}" in shell(f"zsh -fc '{line.replace(chr(39), chr(34))}'").out
+
+
+def test_fish_completes() -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("needs fish")
+    line = "_HMP_COMPLETE=fish_source hmp | source; complete -C 'hmp --guest slo'"
+    assert shell(f'fish --no-config -c "{line}"').out == f"slow\t{PROFILES['slow'].help}\n"
+
+
+def test_a_question_that_is_none_is_answered_by_nothing() -> None:
+    assert shell("_HMP_COMPLETE=nonsense hmp; echo $?") == (0, "1\n", "")
+    assert shell("printf 'info status\\n' | _HMP_COMPLETE= hmp").out == "VM status: running\n"
