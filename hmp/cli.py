@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from device.machine import Machine
     from hmp.config import Config
-    from hmp.listeners import Listener
-    from hmp.recorder import Recorder
+    from hmp.recording.recorder import Recorder
+    from hmp.sockets.listeners import Listener
 
 
 def main() -> int:
@@ -81,7 +81,7 @@ def run(argv: list[str]) -> int:
         config = parsed
     typed = not config.scripted and not config.headless and os.isatty(0) and os.isatty(1)
     if config.record is not None:
-        from hmp.record import check
+        from hmp.recording.record import check
 
         check(config, typed=typed)
     try:
@@ -91,7 +91,7 @@ def run(argv: list[str]) -> int:
     listeners: list[Listener] = []
     try:
         if config.addresses:
-            from hmp.listeners import listen
+            from hmp.sockets.listeners import listen
 
             listeners = listen(config.addresses, allow_remote=config.allow_remote)
         return _serve(config, machine, listeners, typed=typed)
@@ -115,11 +115,11 @@ def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed
     runner = Runner(machine, monitor, echo=config.echo, stop_on_error=config.exit_on_error)
     sources = config.sources if config.scripted or config.headless else [("<stdin>", 0)]
     if typed or (config.interactive and os.isatty(0) and os.isatty(1)):
-        from hmp.terminal import run as run_terminal
+        from hmp.terminal.app import run as run_terminal
 
         services = []
         if listeners:
-            from hmp.service import beside
+            from hmp.sockets.service import beside
 
             services.append(beside(machine, listeners, config.dialect, paused=config.paused or not typed))
         if not typed or not listeners:  # else the machine starts once the clients came that are waited for
@@ -131,7 +131,7 @@ def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed
             return run_terminal(machine, monitor, services=services, recorder=recorder, on_reply=runner.note)
 
         if config.record is not None:
-            from hmp.record import record_typed
+            from hmp.recording.record import record_typed
 
             status = record_typed(config, config.record, session)
         else:
@@ -142,7 +142,7 @@ def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed
     if config.interactive:
         sources = [*sources, ("<stdin>", 0)]
     if listeners:
-        from hmp.service import run_service
+        from hmp.sockets.service import run_service
 
         return run_service(
             machine,
@@ -155,7 +155,7 @@ def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed
             fail_stale=config.fail_stale,
         )
     if config.record is not None:
-        from hmp.record import record_script
+        from hmp.recording.record import record_script
 
         return record_script(config, config.record, machine, runner, sources)
     machine.start(paused=config.paused)

@@ -19,7 +19,7 @@ from hmp.commands.machine import check_driver, parse_switches, split_device, val
 from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, Config
 from hmp.dialects import DIALECTS
 from hmp.errors import CommandError, UsageError
-from hmp.record import check_options, read_terminal_size
+from hmp.recording.record import check_options, read_terminal_size
 
 TYPE_CHECKING = False
 

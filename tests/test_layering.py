@@ -13,12 +13,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
-    "asyncio": ["hmp.server", "hmp.service", "hmp.connection", "hmp.aio*", "hmp.terminal*"],
+    "asyncio": ["hmp.aiodrive", "hmp.sockets.aiostreams", "hmp.sockets.connection", "hmp.sockets.server",
+                "hmp.sockets.service", "hmp.terminal.*"],
     "click": ["hmp.options"],
-    "prompt_toolkit": ["hmp.terminal*"],
-    "rich": ["hmp.terminal*"],
-    "select": ["hmp.streams", "hmp.hangups", "hmp.aiostreams", "hmp.terminal*", "device.guest.uml*", "device.guest.vhost_*"],
-    "socket": ["hmp.listeners", "hmp.server", "device.guest.unixlistener", "device.guest.vhost_*", "device.guest.wakeup"],
+    "prompt_toolkit": ["hmp.terminal.*"],
+    "rich": ["hmp.terminal.*"],
+    "select": ["hmp.streams", "hmp.sockets.aiostreams", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml*",
+               "device.guest.vhost_*"],
+    "socket": ["hmp.sockets.listeners", "hmp.sockets.server", "device.guest.unixlistener", "device.guest.vhost_*",
+               "device.guest.wakeup"],
     "subprocess": ["device.guest.uml*"],
     "threading": [],
     "multiprocessing": [],

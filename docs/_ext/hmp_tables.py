@@ -22,7 +22,7 @@ from hmp.pipe import BROKEN_PIPE, FAILED, INTERRUPTED, NO_CONNECTION, OK, STALE,
 from hmp.qmp.commands import COMMANDS as QMP_COMMANDS
 from hmp.qmp.schema import EVENTS, OBJECTS
 from hmp.registry import COMMANDS, Command
-from hmp.service import HUNG_UP, TERMINATED
+from hmp.sockets.service import HUNG_UP, TERMINATED
 
 
 class Table(NamedTuple):

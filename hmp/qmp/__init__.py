@@ -1,0 +1,1 @@
+"""QMP without a socket: its JSON, its commands and events, and the schema that describes them."""

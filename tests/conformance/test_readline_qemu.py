@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from hmp.history import History
-from hmp.readline import PROMPT, Line, LineEditor
-from hmp.telnet import OPENING, TelnetFilter
+from hmp.sockets.readline import PROMPT, Line, LineEditor
+from hmp.sockets.telnet import OPENING, TelnetFilter
 
 QEMU = shutil.which("qemu-system-x86_64")
 pytestmark = [

@@ -68,14 +68,14 @@ def test_commands_import_what_they_need_and_none_of_it_is_a_loop() -> None:
     found = imported(text=EVERYTHING)
     heavy = NEVER - {"json", "typing"}  # snapshots are checked and dated: those may cost something
     assert not {name.partition(".")[0] for name in found} & (heavy | {"click"})
-    assert not [name for name in found if name.startswith(("hmp.terminal", "hmp.server", "hmp.service", "hmp.qmp"))]
+    assert not [name for name in found if name.startswith(("hmp.terminal", "hmp.sockets", "hmp.recording", "hmp.qmp"))]
 
 
 def test_click_comes_with_options_and_brings_no_terminal() -> None:
     found = imported("--clock", "warp", text="info balloon\n")
     assert "click" in found
     assert not {name.partition(".")[0] for name in found} & {"asyncio", "prompt_toolkit", "rich"}
-    assert not [name for name in found if name.startswith(("hmp.terminal", "hmp.server", "hmp.service"))]
+    assert not [name for name in found if name.startswith(("hmp.terminal", "hmp.sockets"))]
 
 
 def seconds(*arguments: str) -> float:

@@ -23,8 +23,8 @@ from device.machine import Machine
 from device.spec import MIB
 from hmp.addresses import Address
 from hmp.aiodrive import MachineDriver
-from hmp.listeners import listen
-from hmp.server import Server
+from hmp.sockets.listeners import listen
+from hmp.sockets.server import Server
 from tests.support.loop import VirtualLoop
 from tests.support.screen import render
 

@@ -1,0 +1,1 @@
+"""Sessions recorded as asciicasts, typed or from a script; and casts drawn as pictures."""

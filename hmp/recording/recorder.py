@@ -1,0 +1,119 @@
+"""A typed session recorded: what goes to the terminal goes into the cast too, at the time it does."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import time
+
+from hmp.recording.cast import OUTPUT, RESIZE, Cast
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TextIO
+
+    from _typeshed import ReadableBuffer
+
+_SIZE = (80, 24)
+
+_WHERE = "\x1b[6n"
+"""Asks the terminal where its cursor is. Played again, the answer would come as if typed."""
+
+
+def terminal_size(descriptor: int) -> tuple[int, int]:
+    """Return columns and rows of a terminal; the usual ones where it does not know."""
+    try:
+        columns, rows = os.get_terminal_size(descriptor)
+    except OSError:
+        return _SIZE
+    return columns or _SIZE[0], rows or _SIZE[1]
+
+
+class _Tee(io.BufferedIOBase):
+    """Writes to `terminal` and tells `record` what was written."""
+
+    def __init__(self, terminal: TextIO, record: Callable[[bytes], None]) -> None:
+        self._terminal = terminal
+        self._record = record
+
+    @property
+    def name(self) -> str:
+        return self._terminal.name
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._terminal.fileno()
+
+    def isatty(self) -> bool:
+        return self._terminal.isatty()
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        written = self._terminal.buffer.write(data)
+        self._record(bytes(data))
+        return written
+
+    def flush(self) -> None:
+        if not self._terminal.closed:  # the last flush comes when this is collected, perhaps behind the terminal's end
+            self._terminal.buffer.flush()
+
+
+class Recorder:
+    """Records what is written to `stdout` into a cast on `descriptor`. Hand its `stdout` to the session.
+
+    When the file can't be written any more `on_failure` is told, once; it may be set later than the failure.
+    """
+
+    def __init__(
+        self, stdout: TextIO, descriptor: int, *, title: str, now: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._now = now
+        self._begin = now()
+        self._descriptor = stdout.fileno()
+        encoding = stdout.encoding or "utf-8"
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._size = columns, rows = terminal_size(self._descriptor)
+        self._reason = ""
+        self._tell: Callable[[str], None] | None = None
+        self._cast = Cast(descriptor, columns=columns, rows=rows, title=title, on_failure=self._failed, live=True)
+        tee = _Tee(stdout, self._record)
+        self.stdout: TextIO = io.TextIOWrapper(tee, encoding, stdout.errors, newline="\n", write_through=True)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the recording ended before the session."""
+        return self._cast.failed
+
+    def on_failure(self, tell: Callable[[str], None]) -> None:
+        """Let `tell` be called with the reason when the recording fails, or now if it has."""
+        self._tell = tell
+        if self._reason:
+            self._failed(self._reason)
+
+    def _failed(self, reason: str) -> None:
+        self._reason = reason
+        if self._tell is not None:
+            self._tell(reason)
+
+    def _record(self, data: bytes) -> None:
+        cast = self._cast
+        if cast.failed:
+            return
+        at = self._now() - self._begin
+        # Asked each time, for no handler of SIGWINCH survives those that come and go with each prompt; whoever changes
+        # the size makes the prompt draw itself anew, so it is not late.
+        size = terminal_size(self._descriptor)
+        if size != self._size:
+            self._size = size
+            cast.event(at, RESIZE, f"{size[0]}x{size[1]}")
+        text = self._decoder.decode(data)
+        if text:
+            # The terminal makes two of a line's end; those who play casts do not.
+            cast.event(at, OUTPUT, text.replace(_WHERE, "").replace("\r\n", "\n").replace("\n", "\r\n"))
+
+    def close(self) -> None:
+        """End the recording; the terminal stays as it is."""
+        self._cast.close()

@@ -1,0 +1,126 @@
+"""Reading an asciicast, distrusting it: a header and events, or one clear error."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from hmp.recording.cast import MARKER, OUTPUT, RESIZE
+
+MAX_SIDE = 1000
+"""Columns or rows of a terminal that can still be drawn."""
+
+MAX_SECONDS = 24 * 3600
+MAX_BYTES = 64 << 20
+
+
+class CastError(Exception):
+    """A cast can't be used; the text says where and why."""
+
+
+class Event:
+    """Something that happened `at` ms after the beginning: OUTPUT, RESIZE (as columns and rows) or MARKER."""
+
+    __slots__ = ("at", "kind", "size", "text")
+
+    def __init__(self, at: int, kind: str, text: str = "", size: tuple[int, int] = (0, 0)) -> None:
+        self.at = at
+        self.kind = kind
+        self.text = text
+        self.size = size
+
+
+class Recording:
+    """A cast that was read: the size it starts with, its title and its events in order of time."""
+
+    __slots__ = ("columns", "events", "rows", "title")
+
+    def __init__(self, columns: int, rows: int, title: str, events: list[Event]) -> None:
+        self.columns = columns
+        self.rows = rows
+        self.title = title
+        self.events = events
+
+    @property
+    def length(self) -> int:
+        """The time of the last event in ms."""
+        return self.events[-1].at if self.events else 0
+
+    @property
+    def chapters(self) -> list[Event]:
+        """The markers."""
+        return [event for event in self.events if event.kind == MARKER]
+
+
+def read_cast(path: str) -> Recording:
+    """Read an asciicast of version 2. Raises CastError naming the line, and OSError."""
+    with open(path, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise CastError(f"more than {MAX_BYTES >> 20} MiB")
+    try:
+        lines = data.decode().split("\n")
+    except UnicodeDecodeError:
+        raise CastError("not UTF-8 text") from None
+    recording = _header(lines[0])
+    at = 0
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        try:
+            event = _event(line)
+        except CastError as error:
+            cut = " (is it cut off?)" if number == len(lines) else ""
+            raise CastError(f"line {number}: {error}{cut}") from None
+        if event is not None:
+            at = event.at = max(at, event.at)  # some recorders let times step back a little
+            recording.events.append(event)
+    return recording
+
+
+def _load(line: str) -> object:
+    try:
+        found: object = json.loads(line)
+    except (ValueError, RecursionError):
+        raise CastError("is not JSON") from None
+    return found
+
+
+def _header(line: str) -> Recording:
+    try:
+        header = _load(line)
+    except CastError:
+        header = None
+    if not isinstance(header, dict) or "version" not in header:
+        raise CastError("line 1: is not the header of an asciicast")
+    if header["version"] != 2:
+        raise CastError(f"line 1: is of version {str(header['version'])[:20]}, and only asciicast 2 can be drawn")
+    size = header.get("width"), header.get("height")
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
+        raise CastError("line 1: says no sensible width and height")
+    title = header.get("title")
+    return Recording(header["width"], header["height"], title if isinstance(title, str) else "", [])
+
+
+def _event(line: str) -> Event | None:
+    """Return what a line says, or None for a kind of event that draws nothing."""
+    event = _load(line)
+    if not isinstance(event, list) or len(event) != 3:
+        raise CastError("is not an event")
+    at, kind, data = event
+    if type(at) not in (int, float) or not isinstance(kind, str) or not isinstance(data, str):
+        raise CastError("is not an event")
+    if not (math.isfinite(at) and 0 <= at <= MAX_SECONDS):
+        raise CastError("its time is not within a day")
+    ms = round(at * 1000)
+    if kind in (OUTPUT, MARKER):
+        return Event(ms, kind, data)
+    if kind != RESIZE:
+        return None
+    sides = data.split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and len(side) < 5 for side in sides):
+        raise CastError("is not a size")
+    size = int(sides[0]), int(sides[1])
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise CastError("says no sensible width and height")
+    return Event(ms, kind, size=size)

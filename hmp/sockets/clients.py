@@ -1,0 +1,177 @@
+"""The two kinds of clients: the line editor and the QMP conversation, behind a connection."""
+
+from __future__ import annotations
+
+from hmp import QEMU_VERSION
+from hmp.completion import complete
+from hmp.escape import escape_controls
+from hmp.monitor import Monitor
+from hmp.qmp.protocol import QmpSession
+from hmp.sockets.connection import BLOCKED, DONE, MORE, STEPS, Connection
+from hmp.sockets.readline import PROMPT, LineEditor, Output
+from hmp.sockets.telnet import OPENING, TelnetFilter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+    from collections.abc import Iterable
+
+    from hmp.dialects import Dialect
+    from hmp.history import History
+    from hmp.monitor import Reply
+    from hmp.sockets.connection import Host
+
+BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()
+
+UNFINISHED_LIMIT = 60.0
+"""Seconds of silence after which an unfinished QMP message is given up: what came of it, up to MAX_MESSAGE_BYTES, is
+not kept for ever, and whoever forgot a bracket is told."""
+
+SLICE = 4096
+"""Bytes of QMP looked at at once: garbage can yield an error message for every byte."""
+
+_CODEC = ("utf-8", "surrogateescape")
+"""How a client's bytes become text and come back unchanged."""
+
+
+class HmpConnection(Connection):
+    """A client of the human monitor: line editing, echo, type-ahead while suspended."""
+
+    def __init__(self, host: Host, dialect: Dialect, history: History, *, telnet: bool) -> None:
+        super().__init__(host)
+        self._telnet = TelnetFilter() if telnet else None
+        self._editor = LineEditor(PROMPT, history, self._complete)
+        self._monitor = Monitor(host.machine, dialect, history)
+        self._monitor.sole = False
+        self._reply: Reply | None = None
+
+    def _complete(self, line: bytes) -> tuple[bytes, Iterable[bytes]]:
+        text = line.decode(*_CODEC)
+        candidates = complete(self.host.machine, text)
+        word = text[candidates[0].start :] if candidates else ""
+        return word.encode(*_CODEC), [candidate.text.encode(*_CODEC) for candidate in candidates]
+
+    def _greet(self) -> None:
+        opening = b"" if self._telnet is None else OPENING
+        self.write(opening + BANNER + self._editor.show_prompt())
+
+    def _incoming(self, data: bytes) -> bytes:
+        return data if self._telnet is None else self._telnet.feed(data)
+
+    def _pump(self) -> int:
+        editor = self._editor
+        for _ in range(STEPS):
+            if self._stalled or self._reply is not None:
+                self._keep()
+                return BLOCKED
+            event = editor.next_event()
+            if event is None:
+                if not self._received:
+                    return DONE
+                self._keep()
+            elif isinstance(event, Output):
+                self.write(event)
+            else:
+                self._run(event)
+                if self.host.machine.over:
+                    return BLOCKED
+        return MORE
+
+    def _keep(self) -> None:
+        """Give the editor what it has room for, so that hanging up is noticed behind it."""
+        room = self._editor.room
+        if room and self._received:
+            self._editor.feed(self._received[:room])
+            self._received = self._received[room:]
+
+    def _run(self, line: bytes) -> None:
+        reply = self._monitor.execute(line.decode(*_CODEC))
+        if reply.pending:
+            self._reply = reply
+            reply.on_done = self._resumed
+            self.host.driver.suspend()
+        elif self.host.machine.over:
+            self.write(self._rendered(reply))  # and no prompt any more
+        else:
+            self.write(self._rendered(reply) + self._editor.show_prompt())
+
+    @staticmethod
+    def _rendered(reply: Reply) -> bytes:
+        return escape_controls(reply.text).replace("\n", "\r\n").encode(*_CODEC)
+
+    def _resumed(self, reply: Reply) -> None:
+        self._reply = None
+        self.host.driver.resume()
+        self.write(self._rendered(reply) + self._editor.show_prompt())
+        self._turn_soon()
+
+    def _close(self) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.cancel()
+            self.host.driver.resume()
+
+
+class QmpConnection(Connection):
+    """A client of QMP."""
+
+    lingers = True
+
+    def __init__(self, host: Host, dialect: Dialect) -> None:
+        super().__init__(host)
+        self._session = QmpSession(host.machine, dialect, host.hub, self.write)
+        self._session.on_resume = self._resumed
+        self._waiting = False
+        self._unfinished: TimerHandle | None = None
+
+    def _greet(self) -> None:
+        self.write(self._session.greeting())
+
+    def _pump(self) -> int:
+        session = self._session
+        for _ in range(STEPS):
+            if self._stalled:
+                return BLOCKED
+            if session.step():
+                continue
+            if session.suspended:
+                if not self._waiting:
+                    self._waiting = True
+                    self.host.driver.suspend()
+                return BLOCKED
+            if self.host.machine.over:
+                return BLOCKED
+            if not self._received:
+                return DONE
+            session.feed(self._received[:SLICE])
+            self._received = self._received[SLICE:]
+            self._watch_unfinished()
+        return MORE
+
+    def _resumed(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self.host.driver.resume()
+        self._turn_soon()
+
+    def _watch_unfinished(self) -> None:
+        if self._unfinished is not None:
+            self._unfinished.cancel()
+            self._unfinished = None
+        if self._session.unfinished and not self._gone:
+            self._unfinished = self._loop.call_later(UNFINISHED_LIMIT, self._give_up)
+
+    def _give_up(self) -> None:
+        self._unfinished = None
+        if self._state != DONE or self._received:  # the rest may be here, unread because of what comes before it
+            self._watch_unfinished()
+        else:
+            self._session.give_up(f"the rest of the message did not come within {UNFINISHED_LIMIT:.0f} seconds")
+
+    def _close(self) -> None:
+        self._session.close()
+        if self._unfinished is not None:
+            self._unfinished.cancel()
+        if self._waiting:
+            self._waiting = False
+            self.host.driver.resume()

@@ -1,0 +1,198 @@
+"""The server: accepts clients on all addresses of one machine, and lets them go."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+
+from hmp.dialects import DIALECTS
+from hmp.history import History
+from hmp.qmp import codec
+from hmp.qmp.events import EventHub
+from hmp.sockets.clients import HmpConnection, QmpConnection
+from hmp.sockets.connection import RECEIVE_SIZE, STEPS
+from hmp.sockets.hangups import HangUps
+from hmp.streams import complain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from device.machine import Machine
+    from hmp.aiodrive import MachineDriver
+    from hmp.dialects import Dialect
+    from hmp.sockets.connection import Connection
+    from hmp.sockets.listeners import Listener
+
+CLIENT_LIMIT = 4096
+"""Clients at once: four times what anybody was seen to need, and with UNSENT_LIMIT still memory that a host has."""
+
+SPARE_DESCRIPTORS = 64
+"""Descriptors that clients leave to the rest of the program: guests, scripts, snapshots, and to refusing a client."""
+
+ACCEPT_PAUSE = 1.0
+"""Seconds until clients are accepted again after the system had no descriptor left for one."""
+
+GRACE = 0.2
+"""Seconds that clients have at the end to take what is still to be sent."""
+
+FAREWELL = 0.05
+"""Seconds that a program whose command ended the machine has to hang up first: qmp-shell reports an error if it cannot
+(with QEMU, which closes at once, it mostly does)."""
+
+TOO_MANY = "too many clients"
+
+
+def client_limit() -> int:
+    """Return how many clients there may be at once."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors == resource.RLIM_INFINITY:
+        return CLIENT_LIMIT
+    return max(1, min(CLIENT_LIMIT, descriptors - SPARE_DESCRIPTORS))
+
+
+class Server:
+    """Serves one machine on listening sockets, inside a running event loop."""
+
+    def __init__(self, machine: Machine, driver: MachineDriver, listeners: list[Listener], dialect: str) -> None:
+        self.machine = machine
+        self.driver = driver
+        self.clients = 0
+        self.connections: set[Connection] = set()
+        self.buffer = memoryview(bytearray(RECEIVE_SIZE))
+        self.ended_by: Connection | None = None
+        self.hub = EventHub(machine)
+        self.stopping = False
+        self._loop = asyncio.get_running_loop()
+        self.hang_ups = HangUps(self._loop)
+        self._ports = [_Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
+        self._awaited = {port for port in self._ports if port.listener.address.wait}
+        self._clients_came = asyncio.Event()
+        self._departure = asyncio.Event()
+        self._limit = client_limit()
+
+    def start(self) -> None:
+        """Accept clients from now on."""
+        for port in self._ports:
+            port.open()
+
+    async def clients_came(self) -> None:
+        """Return once each `wait` address had its first client."""
+        if self._awaited:
+            await self._clients_came.wait()
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many clients as there may be."""
+        return self.clients >= self._limit
+
+    def came(self, port: _Port) -> None:
+        """A client was accepted at `port`."""
+        self.clients += 1
+        self._awaited.discard(port)
+        if not self._awaited:
+            self._clients_came.set()
+
+    def left(self) -> None:
+        """A client is gone."""
+        self.clients -= 1
+        self._departure.set()
+
+    async def stop(self) -> None:
+        """Accept and run nothing more, send what is still to be sent, and let every client go. Once is enough."""
+        if self.stopping:
+            return
+        self.stopping = True
+        for port in self._ports:
+            port.close()
+        asker = self.ended_by if self.ended_by is not None and self.ended_by.lingers else None
+        for connection in tuple(self.connections):
+            if connection is not asker:
+                connection.finish()
+        if asker is not None:
+            await self._until_gone({asker}, FAREWELL)
+            asker.finish()
+        await self._until_gone(set(self.connections), GRACE)
+        if self.connections:
+            for connection in tuple(self.connections):
+                connection.cut_off()
+            await asyncio.sleep(0)  # asyncio closes the sockets in its next round
+        self.hub.close()
+        self.hang_ups.close()
+
+    async def _until_gone(self, these: set[Connection], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while these & self.connections:
+                    self._departure.clear()
+                    await self._departure.wait()
+        except TimeoutError:
+            pass
+
+
+class _Port:
+    """One address: accepts its clients and makes what talks to them.
+
+    Not asyncio's own server: that one tries a thousand more times after it ran out of descriptors, and tells each time.
+    """
+
+    def __init__(self, server: Server, listener: Listener, dialect: Dialect) -> None:
+        self.listener = listener
+        self._server = server
+        self._dialect = dialect
+        self._history = History()
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[object]] = set()
+        self._again: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Accept clients."""
+        self._loop.add_reader(self.listener.socket, self._accept)
+
+    def close(self) -> None:
+        """Accept none any more."""
+        self._loop.remove_reader(self.listener.socket)
+        if self._again is not None:
+            self._again.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(STEPS):
+            try:
+                client, _ = self.listener.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                complain(f"cannot accept a client at {self.listener.name}: {error.strerror}")
+                self.close()
+                self._again = self._loop.call_later(ACCEPT_PAUSE, self.open)
+                return
+            client.setblocking(False)
+            if self._server.full:
+                self._refuse(client)
+                continue
+            self._server.came(self)
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
+            self._opening.add(task)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[object]) -> None:
+        self._opening.discard(task)
+        if task.cancelled() or task.exception() is not None:  # a client that is gone already is no news
+            self._server.left()
+
+    def _refuse(self, client: socket.socket) -> None:
+        if self.listener.address.kind == "qmp":
+            text = codec.encode({"error": {"class": "GenericError", "desc": TOO_MANY}})
+        else:
+            text = f"{TOO_MANY}\r\n".encode()
+        try:
+            client.send(text)
+        except OSError:
+            pass
+        client.close()
+
+    def _make(self) -> Connection:
+        server, address = self._server, self.listener.address
+        if address.kind == "qmp":
+            return QmpConnection(server, self._dialect)
+        return HmpConnection(server, self._dialect, self._history, telnet=address.scheme == "telnet")

@@ -1,0 +1,215 @@
+"""One typed session: ask for a line, run it, wait where it waits. Knows prompts and the machine, draws nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from device.clock import SECOND
+from hmp.streams import MAX_LINE, TOO_LONG
+from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
+from hmp.terminal.events import Announcer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
+
+    from device.machine import Machine
+    from hmp.aiodrive import MachineDriver
+    from hmp.monitor import Monitor, Reply
+    from hmp.terminal.screen import Screen
+
+    class Prompt(Protocol):
+        """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
+
+        @property
+        def asking(self) -> bool:
+            """Whether a prompt takes keys."""
+
+        async def read(self) -> str | None:
+            """Ask for a line."""
+
+        def end(self) -> None:
+            """Take the prompt away."""
+
+        def interrupt(self) -> None:
+            """Clear the line."""
+
+        def drop(self) -> None:
+            """Forget what was typed ahead."""
+
+        def interrupted(self) -> bool:
+            """Whether Ctrl-C was typed ahead."""
+
+        def show(self, text: str, style: str = "") -> None:
+            """Show lines above."""
+
+        def refresh(self) -> None:
+            """Look at the machine again."""
+
+
+class Countdown:
+    """The line that says how long a wait will still take, on a clock that a person can watch."""
+
+    def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, until: int | None) -> None:
+        self._machine = machine
+        self._screen = screen
+        self._loop = loop
+        self._until = until
+        self._since = machine.clock.now()
+        self._handle: asyncio.TimerHandle | None = None
+        if not machine.clock.simulated:
+            self._handle = loop.call_later(AFTER / SECOND, self._step)
+
+    def _step(self) -> None:
+        self._handle = self._loop.call_later(STEP / SECOND, self._step)
+        self._screen.transient(self.text())
+
+    def text(self) -> str:
+        """Return the line: what is waited for, and how much longer or, where nobody knows, how long already."""
+        machine, until = self._machine, self._until
+        return countdown_line(machine.clock.now(), self._since, until, guest=waits_for_guest(machine, until))
+
+    def stop(self) -> None:
+        """End it, without a trace."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._screen.clear()
+
+
+class Session:
+    """A person at a monitor. `run` asks and executes until the machine is over or the input ends.
+
+    `on_reply` is told every reply that was shown. `flush` forgets the keys that nobody has read yet.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        monitor: Monitor,
+        driver: MachineDriver,
+        screen: Screen,
+        prompt: Prompt,
+        *,
+        on_reply: Callable[[Reply], None] | None = None,
+        flush: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._machine = machine
+        self._monitor = monitor
+        self._driver = driver
+        self._screen = screen
+        self._prompt = prompt
+        self._on_reply = on_reply
+        self._flush = flush
+        self._announcer = Announcer(self._announce)
+        self._wait: asyncio.Future[bool] | None = None
+        self._failure: BaseException | None = None
+
+    async def run(self) -> None:
+        """Serve the person. Raises OSError when the terminal is gone, and what goes wrong in the loop's callbacks."""
+        loop = asyncio.get_running_loop()
+        before = loop.get_exception_handler()
+        loop.set_exception_handler(self._failed)
+        unsubscribe = self._machine.subscribe(self._hear)
+        try:
+            while not self._machine.over:
+                try:
+                    line = await self._prompt.read()
+                except EOFError:
+                    self.leave()
+                else:
+                    if line is not None:
+                        await self._run_line(line)
+                if self._failure is not None:
+                    raise self._failure
+        finally:
+            unsubscribe()
+            loop.set_exception_handler(before)
+
+    def leave(self) -> None:
+        """End the machine, and with it the session."""
+        self._announcer.own = True
+        self._machine.quit()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: give the prompt back, or clear its line."""
+        if self._wait is not None:
+            self._flush()
+            self._prompt.drop()
+            self._release(False)
+        else:
+            self._prompt.interrupt()
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """A callback or a background task broke: take the prompt away and let `run` raise the error."""
+        if self._failure is None:
+            error = context.get("exception")
+            self._failure = error if isinstance(error, BaseException) else RuntimeError(str(context.get("message")))
+            self._prompt.end()
+            self._release(False)
+
+    def _release(self, finished: bool) -> None:
+        if self._wait is not None and not self._wait.done():
+            self._wait.set_result(finished)
+
+    # Commands.
+
+    async def _run_line(self, line: str) -> None:
+        if len(line) > MAX_LINE:
+            self._screen.show(f"{TOO_LONG}\n", "error")
+            return
+        machine = self._machine
+        if not machine.clock.simulated:
+            machine.time.run_due()
+        self._monitor.history.add(line)
+        self._announcer.own = True
+        try:
+            reply = self._monitor.execute(line)
+        finally:
+            self._announcer.own = False
+        self._driver.kick()
+        if reply.pending and not await self._finished(reply):
+            return
+        self._screen.show(reply.text, "error" if reply.failed else "")
+        if self._on_reply is not None:
+            self._on_reply(reply)
+
+    async def _finished(self, reply: Reply) -> bool:
+        """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
+        loop = asyncio.get_running_loop()
+        driver = self._driver
+        self._wait = loop.create_future()
+
+        def done(_: Reply) -> None:
+            driver.resume()
+            self._release(True)
+
+        reply.on_done = done
+        driver.suspend()
+        countdown = Countdown(self._machine, self._screen, loop, reply.until)
+        try:
+            if self._prompt.interrupted():
+                self._release(False)
+            return await self._wait
+        finally:
+            self._wait = None
+            countdown.stop()
+            if reply.pending:
+                reply.cancel()
+                driver.resume()
+                driver.kick()
+
+    # Events.
+
+    def _hear(self, name: str, data: Mapping[str, object]) -> None:
+        self._announcer.hear(name, data)
+        if name == "SHUTDOWN":
+            self._prompt.end()
+            self._release(False)
+        else:
+            self._prompt.refresh()
+
+    def _announce(self, line: str) -> None:
+        line = line.replace("\n", "\\n")  # part of it may be the guest's words
+        self._prompt.show(f"[{line}]\n", "event")

@@ -1,0 +1,260 @@
+"""Casts as pictures, and the pictures of the demos."""
+
+from __future__ import annotations
+
+import re
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from hmp.recording import cast2svg
+from hmp.recording.svg_cast import CastError, read_cast
+from hmp.recording.svg_draw import BASE, CELL, LINE
+from tests.support.casts import DEMOS, read, record, run, screen
+
+STORIES = sorted(DEMOS.glob("*.hmp"))
+SVG = "{http://www.w3.org/2000/svg}"
+
+HEADER = '{"version": 2, "width": 20, "height": 4}\n'
+
+
+def write(tmp_path, *events: str, header: str = HEADER):
+    path = tmp_path / "x.cast"
+    path.write_text(header + "".join(f"{event}\n" for event in events))
+    return path
+
+
+def render(path, **options) -> str:
+    return cast2svg.render(read_cast(str(path)), **options)
+
+
+class Viewer:
+    """Looks at a picture as a browser does: what its animations show at a time, or all at rest."""
+
+    def __init__(self, svg: str) -> None:
+        self.root = ElementTree.fromstring(svg)
+        style = self.root.findtext(f"{SVG}style") or ""
+        period = re.search(r"animation:([\d.]+)s step-end infinite", style)
+        self.period = float(period[1]) if period else 0
+        self.steps = {}
+        for name, rule in re.findall(r"@keyframes (\w+)\{((?:[\d.]+%\{[^}]*\})+)\}", style):
+            found = re.findall(r"([\d.]+)%\{transform:translate\((-?\d+)(?:px)?,(-?\d+)(?:px)?\)\}", rule)
+            self.steps[name] = [(float(at), int(x), int(y)) for at, x, y in found]
+
+    def offset(self, group, at: float | None) -> int:
+        name = re.search(r"animation-name:(\w+)", group.get("style", ""))
+        if name and at is not None:
+            return [y for percent, _, y in self.steps[name[1]] if percent <= at * 100 / self.period + 0.004][-1]
+        moved = re.search(r"translate\(-?\d+ (-?\d+)\)", group.get("transform", ""))
+        return int(moved[1]) if moved else 0
+
+    def lines(self, at: float | None = None) -> list[str]:
+        """Return the text lines that show, as `screen` does."""
+        _, window = self.root.findall(f"{SVG}svg")
+        rows = int(window.get("height")) // LINE
+        top = 0
+        content = window
+        if (group := window.find(f"{SVG}g")) is not None and group.find(f"{SVG}svg") is not None:
+            content, top = group, -self.offset(group, at) // LINE
+        shown = [""] * rows
+        for slit in content.findall(f"{SVG}svg"):
+            number = int(slit.get("y")) // LINE - top
+            strip = slit.find(f"{SVG}g")
+            moved = 0 if strip is None else self.offset(strip, at)
+            if 0 <= number < rows:
+                for text in (slit if strip is None else strip).iter(f"{SVG}text"):
+                    if int(text.get("y")) + moved == BASE:
+                        x = int(text.get("x")) // CELL
+                        shown[number] = shown[number].ljust(x) + text.text
+        return "\n".join(shown).rstrip().split("\n")
+
+
+def bars(lines: list[str]) -> list[str]:
+    """Leave out the characters that are drawn as shapes."""
+    return [re.sub("[▁▂▃▄▅▆▇█]", " ", line).rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda path: path.stem)
+class TestDemos:
+    def test_committed_casts_are_what_the_scripts_make(self, story, tmp_path):
+        committed = story.with_suffix(".cast")
+        header, events = read(committed)
+        record(story, tmp_path / "x.cast", "--size", f"{header['width']}x{header['height']}")
+        assert (tmp_path / "x.cast").read_text() == committed.read_text(), "run `make demos`"
+        assert events[-1][0] < 60
+
+    def test_committed_pictures_are_what_the_casts_make(self, story):
+        assert render(story.with_suffix(".cast")) == story.with_suffix(".svg").read_text(), "run `make demos`"
+
+    def test_the_picture_needs_nothing_and_is_small(self, story):
+        svg = story.with_suffix(".svg").read_text()
+        assert len(svg.encode()) < 60_000
+        assert "http" not in svg.replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"<script|@import|@font-face|url\(|<image|href|\son\w+=", svg)
+        assert "@media (prefers-color-scheme:dark)" in svg
+        assert "@media (prefers-reduced-motion:no-preference){g{animation:" in svg
+
+    def test_the_picture_shows_what_the_cast_does_at_any_time(self, story):
+        cast = story.with_suffix(".cast")
+        viewer = Viewer(story.with_suffix(".svg").read_text())
+        times = [at for at, _, _ in read(cast)[1]]
+        for at in (half / 2 for half in range(int(times[-1] * 2))):
+            if not any(at - 0.035 < time < at + 0.035 for time in times):  # changes that close are one
+                assert bars(viewer.lines(at)) == bars(screen(cast, at)), at
+        assert bars(viewer.lines()) == bars(screen(cast))  # without motion: the last
+
+    def test_it_is_told_to_those_who_cannot_see(self, story):
+        root = ElementTree.fromstring(story.with_suffix(".svg").read_text())
+        assert (root.get("role"), root.get("aria-labelledby")) == ("img", "title desc")
+        assert root.findtext(f"{SVG}title") == f"hmp: {story.stem}"
+        assert "Chapters: " in root.findtext(f"{SVG}desc")
+
+
+class TestHangStory:
+    CAST = DEMOS / "hang.cast"
+
+    def still(self, what: str, after: float = 0) -> list[str]:
+        at = next(at for at, _, data in read(self.CAST)[1] if what in data) + after
+        svg = render(self.CAST, at=round(at * 1000))
+        assert "animation" not in svg
+        return Viewer(svg).lines()
+
+    def test_a_still_shows_the_countdown(self):
+        assert self.still("waiting for the guest ... 2.5 s")[-1] == "waiting for the guest ... 2.5 s"
+
+    def test_another_the_line_with_its_age(self):
+        lines = self.still("age=", 1)
+        assert lines[-1].startswith("(qemu)")
+        assert lines[-2].endswith(",age=5000")
+
+    def test_the_last_screen_has_a_fresh_line_again(self):
+        assert "age=" not in screen(self.CAST)[-2]
+
+
+class TestDrawing:
+    def test_colours_styles_and_faint_text(self, tmp_path):
+        path = write(tmp_path, r'[0, "o", "\u001b[1;31mred\u001b[0m \u001b[2mgray\u001b[22m \u001b[7mx\u001b[0m"]')
+        svg = render(path)
+        assert '<text class="B r"' in svg
+        assert re.search(r'<text class="K"[^>]*>gray<', svg)
+        assert re.search(r'<rect class="f" x="81"', svg)
+        assert re.search(r'<text class="b"[^>]*>x<', svg)
+
+    def test_true_colours_and_the_256(self, tmp_path):
+        svg = render(write(tmp_path, r'[0, "o", "\u001b[38;2;1;2;3;48;5;196mx"]'))
+        assert "fill:#010203" in svg
+        assert "fill:#ff0000" in svg
+
+    def test_markup_is_text(self, tmp_path):
+        svg = render(write(tmp_path, '[0, "o", "<b>&amp;</b>"]'), title="<i>")
+        assert Viewer(svg).lines() == ["<b>&amp;</b>"]
+
+    def test_bars_are_shapes_without_gaps(self, tmp_path):
+        svg = render(write(tmp_path, '[0, "o", "|██▄|"]'))
+        assert f'<rect class="f" x="9" y="0" width="18" height="{LINE}"/>' in svg
+        assert f'<rect class="f" x="27" y="{LINE // 2}" width="9" height="{LINE // 2}"/>' in svg
+
+    def test_wide_characters_take_two_cells(self, tmp_path):
+        assert 'textLength="18">漢<' in render(write(tmp_path, '[0, "o", "漢"]'))
+
+    def test_scrolling_moves_the_window(self, tmp_path):
+        lines = [f'[{number}, "o", "line {number}\\r\\n"]' for number in range(1, 9)]
+        svg = render(write(tmp_path, *lines))
+        viewer = Viewer(svg)
+        assert viewer.lines(2.5) == ["line 1", "line 2"]
+        assert viewer.lines(6.5) == ["line 4", "line 5", "line 6"]
+        assert svg.count(">line 3<") == 1
+
+    def test_clearing_and_resizing(self, tmp_path):
+        events = ('[1, "o", "gone"]', r'[2, "o", "\u001b[2J\u001b[Hhere"]', '[3, "r", "30x6"]', '[4, "o", "!"]')
+        svg = render(write(tmp_path, *events))
+        assert Viewer(svg).lines(1.5) == ["gone"]
+        assert Viewer(svg).lines() == ["here!"]
+        assert f'width="{30 * CELL}" height="{6 * LINE}"' in svg
+
+    def test_a_long_chapter_leaves_room_for_the_title(self, tmp_path):
+        svg = render(write(tmp_path, '[0, "m", "a chapter with a name that is too long"]'), title="title")
+        assert ">a chapter w…<" in svg
+
+    def test_an_empty_recording_is_an_empty_screen(self, tmp_path):
+        assert Viewer(render(write(tmp_path))).lines() == [""]
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        ("text", "complaint"),
+        [
+            ("", "line 1: is not the header of an asciicast"),
+            ("hello\n", "line 1: is not the header of an asciicast"),
+            ("[]\n", "line 1: is not the header of an asciicast"),
+            ('{"version": 3}\n', "line 1: is of version 3, and only asciicast 2 can be drawn"),
+            ('{"version": 2}\n', "line 1: says no sensible width and height"),
+            ('{"version": 2, "width": 80, "height": true}\n', "line 1: says no sensible width and height"),
+            ('{"version": 2, "width": 80, "height": 99999}\n', "line 1: says no sensible width and height"),
+            (HEADER + '[0, "o", "x"]\n[1, "o", "y', "line 3: is not JSON (is it cut off?)"),
+            (HEADER + '[0, "o"]\n[1, "o", "y"]\n', "line 2: is not an event"),
+            (HEADER + '["0", "o", ""]\n', "line 2: is not an event"),
+            (HEADER + '[NaN, "o", ""]\n', "line 2: its time is not within a day"),
+            (HEADER + '[-1, "o", ""]\n', "line 2: its time is not within a day"),
+            (HEADER + '[0, "r", "80"]\n', "line 2: is not a size"),
+            (HEADER + '[0, "r", "0x5"]\n', "line 2: says no sensible width and height"),
+            (HEADER + "[" * 100_000 + "\n", "line 2: is not JSON"),
+        ],
+    )
+    def test_a_bad_cast_is_one_clear_error(self, tmp_path, text, complaint):
+        path = tmp_path / "x.cast"
+        path.write_text(text)
+        with pytest.raises(CastError) as info:
+            read_cast(str(path))
+        assert str(info.value) == complaint
+
+    def test_bytes_that_are_no_text(self, tmp_path):
+        path = tmp_path / "x.cast"
+        path.write_bytes(HEADER.encode() + b"\xff\n")
+        with pytest.raises(CastError, match="not UTF-8 text"):
+            read_cast(str(path))
+
+    def test_other_events_are_passed_over(self, tmp_path):
+        assert read_cast(str(write(tmp_path, '[0, "i", "secret"]', '[0, "x", "0"]'))).events == []
+
+
+class TestProgram:
+    def draw(self, *args):
+        return run("hmp.recording.cast2svg", *args)
+
+    def test_makes_a_picture_or_a_still(self, tmp_path):
+        cast = write(tmp_path, '[1, "o", "x"]')
+        assert self.draw(cast, tmp_path / "x.svg").returncode == 0
+        assert "animation" in (tmp_path / "x.svg").read_text()
+        assert self.draw("--at", "2", "--title", "T", cast, tmp_path / "y.svg").returncode == 0
+        assert "animation" not in (tmp_path / "y.svg").read_text()
+
+    @pytest.mark.parametrize(
+        ("args", "status", "complaint"),
+        [
+            (["{dir}/x.cast", "{dir}/there.svg"], 2, "{dir}/there.svg: exists; --overwrite replaces it"),
+            (["{dir}/none.cast", "{dir}/x.svg"], 1, "{dir}/none.cast: No such file or directory"),
+            (["{dir}/x.cast", "{dir}/no/x.svg"], 1, "{dir}/no/x.svg: No such file or directory"),
+            (["{dir}/x.cast", "/dev/full", "--overwrite"], 1, "/dev/full: No space left on device"),
+            (["{dir}/there.svg", "{dir}/x.svg"], 1, "{dir}/there.svg: line 1: is not the header of an asciicast"),
+            (["{dir}/x.cast", "{dir}/x.svg", "--at", "soon"], 2, "argument --at: 'soon' is not a number of seconds"),
+            (["{dir}/x.cast", "{dir}/x.svg", "--at", "inf"], 2, "argument --at: 'inf' is not a number of seconds"),
+            (["{dir}/x.cast"], 2, "the following arguments are required: SVG"),
+        ],
+    )
+    def test_one_line_for_each_mistake(self, tmp_path, args, status, complaint):
+        write(tmp_path, '[1, "o", "x"]')
+        (tmp_path / "there.svg").write_text("precious")
+        done = self.draw(*[arg.replace("{dir}", str(tmp_path)) for arg in args])
+        assert done.returncode == status
+        assert done.stderr == f"hmp-cast2svg: {complaint.replace('{dir}', str(tmp_path))}\n"
+        assert (tmp_path / "there.svg").read_text() == "precious"
+
+    def test_without_pyte_it_says_what_to_install(self, tmp_path, monkeypatch, capsys):
+        for module in ("pyte", "hmp.recording.svg_screen", "hmp.recording.svg_draw"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.setitem(sys.modules, "pyte", None)
+        assert cast2svg.main([str(write(tmp_path)), str(tmp_path / "x.svg")]) == 1
+        assert capsys.readouterr().err == "hmp-cast2svg: needs pyte: pip install 'hmp-emulator[svg]'\n"
+        assert not (tmp_path / "x.svg").exists()

@@ -1,0 +1,332 @@
+"""Scripts recorded as if a person typed them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+
+from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MIN, MS
+from hmp.recording.script import MAX_SCRIPT
+from tests.support.casts import DEMOS, environment, hmp, output, read, record, screen
+
+HANG = "info balloon\nsim hang\ninfo balloon\n"
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(text: str):
+        path = tmp_path / "demo.hmp"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cast(tmp_path):
+    return tmp_path / "demo.cast"
+
+
+class TestTyping:
+    def test_banner_prompt_keys_and_output(self, script, cast):
+        record(script("info status\n"), cast)
+        assert screen(cast) == [
+            screen(cast, 0)[0],
+            "(qemu) info status",
+            "VM status: running",
+            "(qemu)",
+        ]
+        assert re.fullmatch(r"hmp \S+ monitor - type 'help' for more information", screen(cast)[0])
+
+    def test_one_key_at_a_time_at_a_persons_pace(self, script, cast):
+        record(script("info status\n"), cast)
+        _, events = read(cast)
+        start = next(number for number, event in enumerate(events) if event[2].endswith("(qemu)\x1b[0m ")) + 1
+        keys = events[start : start + len("info status") + 1]
+        assert "".join(data for _, _, data in keys) == "info status\r\n"
+        assert keys[0][0] * 1e9 >= LOOK_MIN
+        gaps = {round((after[0] - before[0]) * 1e9) for before, after in pairwise(keys)}
+        assert len(gaps) > 3
+        assert KEY_MIN - MS <= min(gaps) <= max(gaps) <= KEY_MAX + MS
+
+    def test_the_rhythm_comes_from_the_seed(self, script, cast, tmp_path):
+        path = script("info status\n")
+        casts = []
+        for seed in (0, 0, 1):
+            record(path, cast, "--seed", seed, "--overwrite")
+            casts.append(cast.read_bytes())
+        assert casts[0] == casts[1] != casts[2]
+
+    def test_errors_are_red_and_the_age_stands_out(self, script, cast):
+        record(script("nonsense\nsim hang\ninfo balloon\n"), cast)
+        assert "\x1b[31munknown command: 'nonsense'\x1b[0m\r\n" in output(cast)
+        assert ",\x1b[33mage=5000\x1b[0m\r\n" in output(cast)
+
+    def test_what_could_drive_a_terminal_is_spelled_out(self, script, cast):
+        path = script("")
+        path.write_bytes(b"\x1b[2Jevil\xff\n")
+        record(path, cast)
+        assert "(qemu) \\x1b[2Jevil\\xff" in screen(cast)
+
+    def test_events_show_when_they_come(self, script, cast):
+        record(script("balloon 512\nsim sleep 2\n"), cast)
+        assert any("512 MiB]" in line for line in screen(cast))
+
+    def test_the_environment_changes_nothing(self, script, cast):
+        path = script(HANG)
+        made = set()
+        for more in ({}, {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "20"}, {"LC_ALL": "C", "PYTHONHASHSEED": "7"}):
+            subprocess.run(
+                [sys.executable, "-m", "hmp", "--clock", "warp", "--overwrite", "--record", cast, path],
+                env=environment(**more),
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+            made.add(cast.read_bytes())
+        assert len(made) == 1
+
+    def test_a_line_too_long_is_refused_in_the_cast_too(self, script, cast):
+        done = record(script("x" * 5000 + "\ninfo status\n"), cast)
+        assert done.returncode == 1
+        assert "line too long" in output(cast)
+        assert "VM status: running" in screen(cast)
+
+
+class TestWaiting:
+    def test_the_countdown_shows_and_leaves_no_trace(self, script, cast):
+        record(script(HANG), cast)
+        counted = [(at, data) for at, kind, data in read(cast)[1] if "waiting for the guest" in data]
+        assert len(counted) == 47
+        assert "... 4.7 s" in counted[0][1]
+        assert "... 0.1 s" in counted[-1][1]
+        assert screen(cast, counted[20][0])[-1] == "waiting for the guest ... 2.7 s"
+        assert not any("waiting" in line for line in screen(cast))
+        assert "".join(screen(cast)).endswith("age=5000(qemu)")
+
+    def test_sim_sleep_takes_its_time(self, script, cast):
+        record(script("sim sleep 30\n"), cast)
+        assert 30 < read(cast)[1][-1][0] < 36
+
+    def test_the_manual_clock_passes_too(self, script, cast):
+        done = hmp("--clock", "manual", "--record", cast, script("sim sleep 30\n"))
+        assert done.returncode == 0
+        assert 30 < read(cast)[1][-1][0] < 36
+
+    def test_a_minute_is_made_in_under_a_second(self, script, cast):
+        path = script("info balloon\nsim hang\n" + "info balloon\n" * 8)
+        begin = time.monotonic()
+        record(path, cast)
+        took = time.monotonic() - begin
+        assert read(cast)[1][-1][0] > 60
+        assert took < 1.5  # the start of Python included, and machines differ
+
+    def test_an_endless_recording_ends(self, script, cast):
+        done = record(script("sim sleep 100000\ninfo status\n"), cast)
+        assert done.stdout == "VM status: running\n"
+        assert "the recording ends here: it is longer than 3600 seconds" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.returncode == 1
+        assert read(cast)[1][-1][0] <= 3600
+
+
+class TestDirections:
+    def test_chapters_are_markers(self, script, cast):
+        record(script("#! chapter One two\ninfo status\n#!chapter Three\n"), cast)
+        assert [data for _, kind, data in read(cast)[1] if kind == "m"] == ["One two", "Three"]
+
+    def test_hidden_lines_run_and_do_not_show(self, script, cast):
+        done = record(script("#! hide\nsim hang\ninfo balloon\n#! chapter no\n#! show\ninfo status\n"), cast)
+        assert "age=5000" in done.stdout
+        assert screen(cast)[1:] == ["(qemu) info status", "VM status: running", "(qemu)"]
+        assert read(cast)[1][-1][0] < 6
+        assert not any(kind == "m" for _, kind, _ in read(cast)[1])
+
+    def test_pauses_are_of_the_recording_only(self, script, cast, tmp_path):
+        without = record(script("info status\nsim\n"), cast)
+        end = read(cast)[1][-1][0]
+        paused = record(script("info status\n#! pause 2.5\n#! pause 1\nsim\n"), cast, "--overwrite")
+        assert paused.stdout == without.stdout
+        assert read(cast)[1][-1][0] > end + 3
+
+    def test_a_shebang_is_none(self, script, cast):
+        assert record(script("#!/usr/bin/env -S hmp --clock warp\ninfo status\n"), cast).returncode == 0
+
+    @pytest.mark.parametrize(
+        ("line", "complaint"),
+        [
+            ("#! chapte X", "#! chapte: is not chapter, hide, show or pause"),
+            ("#! chapter", "#! chapter: needs a text"),
+            ("#!", "#! : needs a word behind it"),
+            ("#! pause", "#! pause: needs a number of seconds"),
+            ("#! pause soon", "#! pause: 'soon' is not a number of seconds"),
+            ("#! pause 4000", "#! pause: '4000' is more than 3600 seconds"),
+            ("#! hide now", "#! hide: takes nothing, not 'now'"),
+            ("#! show", "#! show: nothing is hidden"),
+            ("#! \x1b[2J", "#! \\x1b[2J: is not chapter, hide, show or pause"),
+            ("#!/bin/sh", "#! /bin/sh: is not chapter, hide, show or pause"),
+        ],
+    )
+    def test_others_are_refused_before_anything_runs(self, script, cast, line, complaint):
+        path = script(f"info status\n{line}\n")
+        done = record(path, cast)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"hmp: {path}:2: {complaint}\n"
+        assert not cast.exists()
+        assert hmp("--clock", "warp", path).stdout == "VM status: running\n"  # without --record it is a comment
+
+    def test_a_script_without_end_is_refused(self, cast):
+        done = hmp("--clock", "warp", "--record", cast, stdin="# x\n" * (MAX_SCRIPT // 4 + 1))
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert not cast.exists()
+
+
+class TestStdout:
+    @pytest.mark.parametrize("options", [(), ("--echo",), ("-e",), ("--fail-stale",)])
+    def test_is_as_without_recording(self, script, cast, options):
+        path = script(HANG + "nonsense\n#! pause 3\nballoon 512\nsim sleep 3\nsim stats\nquit\ninfo status\n")
+        plain = hmp("--clock", "warp", *options, path)
+        recorded = record(path, cast, *options)
+        assert (recorded.stdout, recorded.stderr) == (plain.stdout, plain.stderr)
+        assert recorded.returncode == plain.returncode
+
+    @pytest.mark.parametrize("demo", sorted(DEMOS.glob("*.hmp")), ids=lambda path: path.stem)
+    def test_of_the_demos(self, demo, cast):
+        assert record(demo, cast).stdout == hmp("--clock", "warp", demo).stdout
+
+    def test_commands_and_stdin_are_recorded_as_well(self, cast):
+        hmp("--clock", "warp", "--record", cast, "-c", "info status")
+        assert "(qemu) info status" in screen(cast)
+        hmp("--clock", "warp", "--overwrite", "--record", cast, stdin="info kvm")
+        assert "(qemu) info kvm" in screen(cast)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "complaint"),
+        [
+            (["--record", "{cast}"], "--record: a script is recorded on simulated time: give --clock warp too"),
+            (["--size", "80x24"], "--size: only together with --record"),
+            (["--overwrite"], "--overwrite: only together with --record"),
+            (["--record", "{cast}", "--size", "80"], "--size: '80' is not COLSxROWS, such as 80x24"),
+            (["--record", "{cast}", "--size", "8x24"], "--size: '8x24' is not between 20x4 and 500x200"),
+            (["--record", "{dir}", "--clock", "warp"], "--record: '{dir}': exists; --overwrite replaces it"),
+            (["--record", "{dir}", "--overwrite", "--clock", "warp"], "--record: '{dir}': Is a directory"),
+            (["--record", "{dir}/no/x", "--clock", "warp"], "--record: '{dir}/no/x': No such file or directory"),
+        ],
+    )
+    def test_one_line_and_status_2(self, script, cast, tmp_path, options, complaint):
+        def fill(text: str) -> str:
+            return text.replace("{cast}", str(cast)).replace("{dir}", str(tmp_path))
+
+        done = hmp(*map(fill, options), script("info status\n"))
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"hmp: {fill(complaint)}\n")
+        assert not cast.exists()
+
+    def test_a_file_that_exists_is_left_alone(self, script, cast):
+        cast.write_text("precious")
+        done = record(script("info status\n"), cast)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert cast.read_text() == "precious"
+        assert record(script("info status\n"), cast, "--overwrite").returncode == 0
+        assert "VM status: running" in screen(cast)
+
+    def test_the_script_is_never_overwritten(self, script):
+        path = script("info status\n")
+        done = record(path, path, "--overwrite")
+        assert (done.returncode, done.stderr) == (2, f"hmp: --record: '{path}': is the script itself\n")
+        assert path.read_text() == "info status\n"
+
+    def test_the_size_is_the_headers(self, script, cast):
+        record(script("info status\n"), cast, "--size", "100x30")
+        header, _ = read(cast)
+        assert (header["width"], header["height"], header["title"]) == (100, 30, "hmp: demo")
+        assert not {"timestamp", "env", "command", "theme"} & set(header)
+
+
+class TestCutOff:
+    """The cast is valid up to where the run was stopped."""
+
+    LONG = "#! hide\nsim guest\n#! show\n" + "sim stats\ninfo balloon\n" * 4000
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_by_a_signal(self, script, cast, number):
+        command = [sys.executable, "-m", "hmp", "--clock", "warp", "--record", cast, script(self.LONG)]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+            end = time.monotonic() + 10
+            while not (cast.exists() and cast.stat().st_size > 5000) and time.monotonic() < end:
+                time.sleep(0.005)
+            child.send_signal(number)
+            _, errors = child.communicate(timeout=10)
+        assert child.returncode == (130 if number == signal.SIGINT else -number)
+        assert errors == b""
+        assert len(read(cast)[1]) > 50
+
+    def test_by_a_stdout_that_closes(self, script, cast):
+        command = [sys.executable, "-m", "hmp", "--clock", "warp", "--record", cast, script(self.LONG)]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            child.stdout.close()
+            assert child.wait(10) == 141
+        assert len(read(cast)[1]) > 5
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+    @pytest.mark.slow
+    def test_by_a_full_disk(self, script, tmp_path):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16k", "none", disk], check=False, capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip("no mounting here")
+        try:
+            path = script("sim stats\n" * 60)
+            done = record(path, disk / "x.cast")
+            assert done.returncode == 1
+            assert done.stdout == hmp("--clock", "warp", path).stdout
+            assert done.stderr.count("\n") == 1
+            assert done.stderr.endswith("the recording ends here: No space left on device\n")
+            assert len(read(disk / "x.cast")[1]) > 20
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+    def test_by_a_disk_full_from_the_start(self, script):
+        done = record(script("info status\n"), "/dev/full", "--overwrite")
+        assert done.stdout == "VM status: running\n"
+        assert done.stderr == "hmp: --record: '/dev/full': the recording ends here: No space left on device\n"
+        assert done.returncode == 1
+
+
+class TestImports:
+    def test_recording_a_script_loads_no_library_but_the_option_parser(self, script, cast):
+        code = (
+            "import sys, os\n"
+            "from hmp.cli import run as main\n"
+            f"main(['--clock', 'warp', '--record', {str(cast)!r}, {str(script(HANG))!r}])\n"
+            "bad = {'prompt_toolkit', 'rich', 'asyncio', 'pyte'} & set(sys.modules)\n"
+            "os.write(2, ' '.join(sorted(bad)).encode())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("demo", sorted(DEMOS.glob("*.hmp")), ids=lambda path: path.stem)
+class TestAsciinema:
+    def test_plays_the_demo(self, demo):
+        pytest.importorskip("asciinema", reason="asciinema is not installed")
+        cast = demo.with_suffix(".cast")
+        done = subprocess.run(
+            [sys.executable, "-m", "asciinema", "cat", cast], env=environment(), capture_output=True, check=False
+        )
+        assert (done.returncode, done.stdout.decode()) == (0, output(cast))

@@ -1,0 +1,211 @@
+"""The typed monitor on a real terminal: what a person sees. A handful; the rest is in test_typed.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import termios
+
+import pexpect
+import pyte
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+class Seat:
+    """A person in front of a terminal: `screen` is what they see."""
+
+    def __init__(self, args: list[str], environment: dict[str, str], *, columns: int, rows: int) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.Stream(self.screen)
+        self.raw = ""
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "hmp", *args],
+            env=environment,
+            dimensions=(rows, columns),
+            encoding="utf-8",
+            timeout=8,
+        )
+        # What a program puts back at the end is what was there at its start: read through the master side.
+        self.settings = termios.tcgetattr(self.child.child_fd)
+        self.child.logfile_read = self
+        self.screen.write_process_input = self.child.send  # the terminal's own answers: where its cursor is
+
+    def write(self, text: str) -> None:
+        """Take what the child printed: pexpect's log."""
+        self.raw += text
+        self._stream.feed(text)
+
+    def flush(self) -> None:
+        """pexpect asks for it."""
+
+    def type(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def see(self, pattern: str) -> None:
+        """Wait until the screen shows what matches."""
+        while not re.search(pattern, "\n".join(self.lines)):
+            self.child.expect(r".+")
+
+    def prompt(self) -> None:
+        """Wait for a prompt that takes keys: the cursor is behind it, and the toolbar below."""
+        self.see(r"\(qemu\)[^\n]*\n (running|paused)[^\n]*$")
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display if line.strip()]
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.screen.resize(rows, columns)
+        self.child.setwinsize(rows, columns)
+
+    def ends(self) -> int | None:
+        self.child.expect(pexpect.EOF)
+        self.child.wait()
+        return self.child.exitstatus
+
+
+@pytest.fixture
+def seat(tmp_path):
+    seats: list[Seat] = []
+
+    def sit(*args: str, columns: int = 80, rows: int = 24, **environment: str) -> Seat:
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+        state = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        found = Seat(list(args), {**kept, **state, **environment}, columns=columns, rows=rows)
+        seats.append(found)
+        return found
+
+    yield sit
+    for found in seats:
+        found.child.close(force=True)
+
+
+SILENT = ("--guest", "silent", "--timeout", "1.5")
+COUNTED = r"waiting for the guest \.\.\. \d\.\d s"
+
+
+def test_commands_typed_ahead_run_after_the_wait(seat):
+    desk = seat(*SILENT)
+    desk.prompt()
+    desk.type("info balloon\r")
+    desk.see(COUNTED)
+    desk.type("info status\rinfo na")
+    desk.see(COUNTED)
+    assert "info status" not in desk.raw, "what is typed during the wait is not echoed"
+    desk.type("me\r\x04")
+    assert desk.ends() == 0
+    assert [re.sub(r"age=1\d\d\d$", "age=", line) for line in desk.lines] == [
+        "hmp 0.1.0 monitor - type 'help' for more information",
+        "(qemu) info balloon",
+        "balloon: actual=1024,age=",
+        "(qemu) info status",
+        "VM status: running",
+        "(qemu) info name",
+        "(qemu)",
+    ]
+
+
+@pytest.mark.parametrize(("columns", "narrower"), [(80, 40), (40, 30), (30, 80)])
+def test_the_countdown_leaves_no_trace_also_when_the_window_is_resized(seat, columns, narrower):
+    desk = seat(*SILENT, columns=columns)
+    desk.see("more")
+    desk.type("info balloon\r")
+    desk.see("waiting for the guest")
+    desk.resize(narrower, 24)
+    desk.see("waiting for the guest")
+    desk.see("balloon: actual=1024")
+    desk.type("\x04")
+    assert desk.ends() == 0
+    assert not [line for line in desk.lines if "wait" in line or re.match(r"\d\.\d s", line)]
+
+
+def test_ctrl_c_gives_the_prompt_back_at_once(seat):
+    desk = seat("--guest", "silent", "--timeout", "60")
+    desk.prompt()
+    desk.type("sim sleep 60\r")
+    desk.see(r"waiting \.\.\. 5\d\.\d s")
+    desk.type("info status\r")
+    desk.see(r"waiting")
+    desk.type("\x03")
+    desk.prompt()
+    desk.type("info name\r\x04")
+    assert desk.ends() == 0
+    assert desk.lines[1:] == ["(qemu) sim sleep 60", "(qemu) info name", "(qemu)"]
+
+
+def test_the_terminal_is_as_it_was(seat):
+    desk = seat(*SILENT)
+    desk.prompt()
+    assert termios.tcgetattr(desk.child.child_fd)[3] != desk.settings[3]
+    desk.type("quit\r")
+    assert desk.ends() == 0
+    assert desk.raw.count("\x1b[?2004h") == desk.raw.count("\x1b[?2004l")
+    assert not desk.screen.cursor.hidden
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_it_with_the_terminal_as_it_was(seat, number, status):
+    desk = seat(*SILENT)
+    desk.prompt()
+    desk.type("half a line")
+    desk.see("line")
+    desk.child.kill(number)
+    assert desk.ends() == status
+    assert "Traceback" not in desk.raw
+
+
+def test_without_colour_the_text_is_the_same(seat):
+    texts = []
+    for environment in ({}, {"NO_COLOR": "1"}):
+        desk = seat("--guest", "linux", **environment)
+        desk.prompt()
+        desk.type("nonsense\rinfo name\rquit\r")
+        assert desk.ends() == 0
+        texts.append(desk.lines)
+        colored = re.findall(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|[34]8;[25])[0-9;]*m", desk.raw)
+        assert bool(colored) is not bool(environment)
+    assert texts[0] == texts[1]
+
+
+def test_a_dumb_terminal_gets_no_control_sequence(seat):
+    desk = seat(*SILENT, TERM="dumb")
+    desk.see(r"\(qemu\)")
+    desk.type("info balloon\r")
+    desk.see("info balloon")
+    desk.type("info status\r")
+    desk.see("running")
+    desk.type("\x04")
+    assert desk.ends() == 0
+    assert "\x1b" not in desk.raw
+    assert "waiting" not in desk.raw
+    assert desk.lines[1::2] == ["(qemu) info balloon", "(qemu) info status", "(qemu)"]
+
+
+def test_a_menu_describes_what_it_offers(seat):
+    desk = seat("--guest", "linux")
+    desk.prompt()
+    desk.type("info \t")
+    desk.see("ask the guest for its memory statistics")
+    desk.type("sta\t\r")
+    desk.see("VM status: running")
+    desk.type("\x04")
+    assert desk.ends() == 0
+
+
+def test_an_event_is_printed_above_the_line_being_typed(seat):
+    desk = seat("--guest", "linux")
+    desk.prompt()
+    desk.type("balloon 512\rinfo sta")
+    desk.see("target reached")
+    desk.type("tus\rquit\r")
+    assert desk.ends() == 0
+    assert desk.lines[1:4] == [
+        "(qemu) balloon 512",
+        "[balloon target reached: 512 MiB]",
+        "(qemu) info status",
+    ]

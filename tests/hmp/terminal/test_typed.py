@@ -1,0 +1,447 @@
+"""The typed monitor under a virtual clock: keys in, results out. What is drawn is looked at in test_pty.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from device.clock import SECOND, SimulatedClock
+from device.guest.profiles import make_guest
+from device.machine import Machine
+from device.spec import MIB
+from hmp.aiodrive import MachineDriver
+from hmp.dialects import DIALECTS
+from hmp.monitor import Monitor
+from hmp.streams import TOO_LONG
+from hmp.terminal import toolbar
+from hmp.terminal.events import FAULT_SPACING, Announcer
+from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path
+from hmp.terminal.prompt import LinePrompt
+from hmp.terminal.screen import Screen
+from hmp.terminal.session import Session
+from tests.support.loop import VirtualLoop
+
+
+class Person:
+    """Types at a monitor: `at` says what happens when (seconds of virtual time)."""
+
+    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None) -> None:
+        self.loop = loop
+        self.machine = machine
+        self.pipe = pipe
+        self.written: list[tuple[float, str]] = []
+        self.replies: list[str] = []
+        self.driver = MachineDriver(machine, loop)
+        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=False)
+        self.prompt = LinePrompt(machine, screen, pipe, DummyOutput(), history=history or InMemoryHistory())
+        self.session = Session(
+            machine,
+            Monitor(machine, DIALECTS["seed"]),
+            self.driver,
+            screen,
+            self.prompt,
+            on_reply=lambda reply: self.replies.append(reply.text),
+        )
+
+    def type(self, keys: str, at: float = 0) -> Person:
+        self.loop.call_at(at, self.pipe.send_text, keys)
+        return self
+
+    def does(self, what, at: float) -> Person:
+        self.loop.call_at(at, what)
+        return self
+
+    async def sit(self) -> None:
+        self.driver.start()
+        try:
+            await self.session.run()
+        finally:
+            self.driver.stop()
+
+    @property
+    def shown(self) -> str:
+        """What the session printed, without the countdown."""
+        return "".join(text for _, text in self.written if not text.startswith("\r"))
+
+    @property
+    def countdown(self) -> list[tuple[float, str]]:
+        return [(at, text[1:].partition("\x1b")[0]) for at, text in self.written if text.startswith("\rw")]
+
+
+@pytest.fixture
+def sitting(monkeypatch):
+    """Return a function that runs `script(person)` before a session at a machine, and the person afterwards."""
+    monkeypatch.setenv("TERM", "xterm")
+
+    def sit(script, *, guest: str = "linux", clock=None, **options) -> Person:
+        async def everything() -> Person:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            machine = Machine(clock or loop.machine_clock(), ram=64 * MIB, guest=make_guest(guest))
+            machine.start()
+            try:
+                with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
+                    person = Person(loop, machine, pipe, **options)
+                    script(person)
+                    await person.sit()
+                    assert machine.over
+                    return person
+            finally:
+                machine.close()
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(everything())
+
+    return sit
+
+
+class TestLines:
+    def test_a_command_and_the_end(self, sitting):
+        person = sitting(lambda person: person.type("info status\rquit\r"))
+        assert person.shown == "VM status: running\n"
+
+    def test_ctrl_d_on_an_empty_line_ends_the_machine(self, sitting):
+        assert sitting(lambda person: person.type("info name\r\x04")).shown == ""
+
+    def test_a_closed_input_ends_the_machine(self, sitting):
+        sitting(lambda person: person.does(person.pipe.close, 1))
+
+    def test_ctrl_c_clears_the_line(self, sitting):
+        person = sitting(lambda person: person.type("garbage\x03info status\rquit\r"))
+        assert person.shown == "VM status: running\n"
+
+    def test_a_typed_hash_is_an_unknown_command(self, sitting):
+        assert sitting(lambda person: person.type("# hello\r\x04")).shown == "unknown command: '#'\n"
+
+    def test_a_line_that_is_too_long_is_refused_once(self, sitting):
+        def pasted(length: int) -> str:
+            return "\x1b[200~" + "info status".ljust(length) + "\x1b[201~\r"
+
+        person = sitting(lambda person: person.type(pasted(4096) + pasted(4095) + pasted(30_000) + "\x04"))
+        assert person.shown == f"{TOO_LONG}\nVM status: running\n{TOO_LONG}\n"
+
+    def test_what_was_typed_is_the_monitors_history(self, sitting):
+        person = sitting(lambda person: person.type("info name\rinfo history\r\x04"))
+        assert person.shown.split() == ["0:", "'info", "name'", "1:", "'info", "history'"]
+
+    def test_unprintable_text_is_shown_escaped(self, sitting):
+        person = sitting(lambda person: person.type("\x11\x01\r\x04"))
+        assert person.shown == "unknown command: '\\x01'\n"
+
+    def test_a_paste_of_several_lines_runs_them(self, sitting):
+        person = sitting(lambda person: person.type("\x1b[200~info status\ninfo name\ninfo uu\x1b[201~id\rquit\r"))
+        assert person.replies == ["VM status: running\n", "", "00000000-0000-0000-0000-000000000000\n", ""]
+
+    def test_tab_completes(self, sitting):
+        person = sitting(lambda person: person.type("info statu\t\rinf\tuuid\rqu\t\r"))
+        assert person.replies == ["VM status: running\n", "00000000-0000-0000-0000-000000000000\n", ""]
+
+    def test_ctrl_r_finds_an_earlier_line(self, sitting):
+        person = sitting(lambda person: person.type("info status\rinfo name\r\x12sta", 0).type("\r\r\x04", 1))
+        assert person.replies == ["VM status: running\n", "", "VM status: running\n"]
+
+
+class TestWaiting:
+    def test_a_silent_guest_takes_the_timeout_and_what_was_typed_ahead_runs_then(self, sitting):
+        person = sitting(
+            lambda person: person.type("info balloon\r").type("info status\rinfo na", 1).type("me\rquit\r", 6),
+            guest="silent",
+        )
+        assert person.shown == "balloon: actual=64,age=5000\nVM status: running\n"
+        assert [at for at, text in person.written if text.startswith("balloon")] == [pytest.approx(5, abs=1e-6)]
+
+    def test_the_countdown_appears_late_counts_down_and_goes(self, sitting):
+        person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="silent")
+        times, lines = zip(*person.countdown, strict=True)
+        assert times[0] == pytest.approx(0.3)
+        assert lines[0] == "waiting for the guest ... 4.7 s"
+        assert lines[-1][-5:] in ("0.1 s", "0.0 s")
+        seconds = [float(line.split()[-2]) for line in lines]
+        assert seconds == sorted(seconds, reverse=True)
+        transient = [text for _, text in person.written if text.startswith("\r")]
+        assert transient[-1] == "\r\x1b[J"
+
+    def test_a_quick_answer_shows_no_countdown(self, sitting):
+        person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="linux,delay=0.2")
+        assert person.countdown == []
+        assert "free_mem" in person.shown
+
+    def test_ctrl_c_gives_the_prompt_back_and_drops_what_was_typed_ahead(self, sitting):
+        def script(person):
+            person.type("info balloon\rinfo status\r").does(person.session.interrupt, 2).type("info uuid\rquit\r", 3)
+
+        person = sitting(script, guest="silent")
+        assert person.shown == "00000000-0000-0000-0000-000000000000\n"
+
+    def test_a_ctrl_c_that_came_as_a_key_counts_too(self, sitting):
+        person = sitting(lambda person: person.type("info balloon\rinfo status\r\x03info uuid\rquit\r"), guest="silent")
+        assert person.shown == "00000000-0000-0000-0000-000000000000\n"
+        assert person.loop.time() < 1
+
+    def test_a_late_answer_lands_behind_a_ctrl_c(self, sitting):
+        def script(person):
+            person.type("info balloon\r").does(person.session.interrupt, 1).does(look, 3).type("quit\r", 4)
+            samples.append(person.machine)
+
+        def look() -> None:
+            samples.append(samples[0].device.stats.sample.collected)
+
+        samples: list = []
+        sitting(script, guest="linux,delay=2")
+        assert samples[1] == 2 * SECOND
+
+    def test_ctrl_c_ends_a_sleep(self, sitting):
+        def script(person):
+            person.type("sim sleep 100\r").does(person.session.interrupt, 2).type("info status\rquit\r", 3)
+
+        person = sitting(script)
+        assert person.shown == "VM status: running\n"
+        assert person.countdown[0][1] == "waiting ... 99.7 s"
+
+    def test_the_machine_may_end_while_somebody_waits(self, sitting):
+        person = sitting(
+            lambda person: person.type("info balloon\rinfo status\r").does(person.machine.quit, 1), guest="silent"
+        )
+        assert person.shown == "[the machine was ended from elsewhere]\n"
+
+    def test_the_machine_may_end_while_a_line_is_typed(self, sitting):
+        person = sitting(lambda person: person.type("half a li").does(person.machine.guest_off, 1))
+        assert person.shown == "[the guest switched itself off]\n"
+
+    def test_an_error_in_the_machines_time_is_raised_not_swallowed(self, sitting):
+        def script(person):
+            person.machine.time.after(SECOND, lambda: 1 // 0)
+
+        with pytest.raises(ZeroDivisionError):
+            sitting(script)
+
+
+class TestSimulatedClocks:
+    def test_the_warp_clock_jumps_while_waiting_and_only_then(self, sitting):
+        clock = SimulatedClock()
+        person = sitting(lambda person: person.type("info balloon\r").type("quit\r", 100), guest="silent", clock=clock)
+        assert person.shown == "balloon: actual=64,age=5000\n"
+        assert person.countdown == []
+        assert clock.now() == 5 * SECOND
+
+    def test_it_stops_with_the_reply_not_later(self, sitting):
+        clock = SimulatedClock()
+
+        def script(person):
+            person.machine.device.stats.set_poll_interval(1)
+            person.type("sim sleep 2.5\r").type("quit\r", 100)
+
+        sitting(script, clock=clock)
+        assert clock.now() == 2.5 * SECOND
+
+    def test_the_manual_clock_stands_still(self, sitting):
+        clock = SimulatedClock(warps=False)
+        sitting(lambda person: person.type("balloon 32\r").type("quit\r", 100), clock=clock)
+        assert clock.now() == 0
+
+
+class TestDriver:
+    def test_it_watches_the_guests_descriptors_and_follows_changes(self):
+        served = []
+
+        async def everything() -> None:
+            loop = asyncio.get_running_loop()
+            machine = Machine(loop.machine_clock(), ram=64 * MIB, guest=make_guest("linux"))
+            first, second = os.pipe(), os.pipe()
+            watched = [first[0]]
+            machine.guest.descriptors = lambda: list(watched)
+
+            def serve() -> None:
+                served.append([os.read(descriptor, 9) for descriptor in watched])
+                watched[:] = [second[0]]
+
+            machine.guest.serve = serve
+            driver = MachineDriver(machine, loop)
+            driver.start()
+            os.write(first[1], b"one")
+            await asyncio.sleep(1)
+            os.write(first[1], b"nobody looks")
+            os.write(second[1], b"two")
+            await asyncio.sleep(1)
+            driver.stop()
+            os.write(second[1], b"nobody looks")
+            await asyncio.sleep(1)
+            machine.close()
+            for descriptor in (*first, *second):
+                os.close(descriptor)
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(everything())
+        assert served == [[b"one"], [b"two"]]
+
+
+class TestEvents:
+    def test_the_target_is_told_when_it_is_reached(self, sitting):
+        person = sitting(lambda person: person.type("balloon 32\rhalf").type("\x03quit\r", 2))
+        assert person.shown == "[balloon target reached: 32 MiB]\n"
+
+    def test_what_was_typed_here_is_no_news(self, sitting):
+        assert sitting(lambda person: person.type("stop\rcont\rsystem_reset\rdevice_del balloon0\rquit\r")).shown == ""
+
+    def test_what_others_do_is(self, sitting):
+        person = sitting(
+            lambda person: person.does(person.machine.stop, 1).does(person.machine.cont, 2).type("\x04", 3)
+        )
+        assert person.shown == "[the VM is stopped]\n[the VM runs]\n"
+
+    def test_a_guest_that_breaks_rules_cannot_flood(self):
+        lines: list[str] = []
+        now = [0.0]
+        announcer = Announcer(lines.append, now=lambda: now[0])
+        for _ in range(1000):
+            announcer.hear("GUEST_FAULT", {"rule": "bad-pfn", "detail": "x" * 1000})
+        now[0] = FAULT_SPACING
+        announcer.hear("GUEST_FAULT", {"rule": "bad-actual", "detail": "5"})
+        assert lines == [
+            f"the guest broke a rule: bad-pfn ({'x' * 60})",
+            "the guest broke a rule and 999 times before: bad-actual (5)",
+        ]
+
+
+class TestHistoryFile:
+    @pytest.fixture
+    def path(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        path = history_path()
+        assert path == str(tmp_path / "state" / "hmp" / "history")
+        return path
+
+    def test_lines_are_kept_for_the_next_session_and_for_nobody_else(self, sitting, path):
+        sitting(lambda person: person.type("info status\rinfo status\r \rquit\r"), history=FileHistory(path))
+        assert list(FileHistory(path).load_history_strings()) == ["quit", "info status"]
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        person = sitting(
+            lambda person: person.type("\x1b[A", 1).type("\x1b[A\r", 2).type("\x04", 3), history=FileHistory(path)
+        )
+        assert person.shown == "VM status: running\n"
+
+    def test_a_file_open_to_others_is_closed_to_them(self, path):
+        os.makedirs(os.path.dirname(path))
+        with open(path, "w") as file:
+            file.write("info name\n")
+        os.chmod(path, 0o644)
+        assert list(FileHistory(path).load_history_strings()) == ["info name"]
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+    @pytest.mark.parametrize("what", ["a file in place of the directory", "a FIFO", "a directory", "no place at all"])
+    def test_without_a_file_nothing_is_said(self, sitting, path, what):
+        if what == "a file in place of the directory":
+            os.makedirs(os.path.dirname(os.path.dirname(path)))
+            open(os.path.dirname(path), "w").close()
+        elif what == "a FIFO":
+            os.makedirs(os.path.dirname(path))
+            os.mkfifo(path)
+        elif what == "a directory":
+            os.makedirs(path)
+        else:
+            path = None
+        person = sitting(lambda person: person.type("info status\r\x04"), history=FileHistory(path))
+        assert person.shown == "VM status: running\n"
+
+    def test_it_does_not_grow_for_ever(self, path):
+        history = FileHistory(path)
+        history.store_string("x")
+        with open(path, "a") as file:
+            file.write("an old line\n" * KEEP_BYTES)
+        history.store_string("the last")
+        assert list(history.load_history_strings())[:2] == ["the last", "an old line"]
+        assert os.path.getsize(path) <= KEEP_BYTES
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+    def test_relative_directories_are_ignored(self, monkeypatch):
+        monkeypatch.setenv("XDG_STATE_HOME", "here")
+        monkeypatch.setenv("HOME", "/nowhere")
+        assert history_path() == "/nowhere/.local/state/hmp/history"
+
+
+class TestScreen:
+    def test_colour_changes_no_text(self):
+        written: list[str] = []
+        Screen(written.append, color=True).show("Error: no\nway\n", "error")
+        assert written == ["\x1b[31mError: no\x1b[0m\n\x1b[31mway\x1b[0m\n"]
+
+    def test_without_control_sequences_there_is_no_transient_line(self):
+        written: list[str] = []
+        screen = Screen(written.append, ansi=False)
+        screen.transient("waiting")
+        screen.show("text\n", "error")
+        assert written == ["text\n"]
+
+    def test_a_transient_line_never_fills_the_row(self):
+        written: list[str] = []
+        Screen(written.append, color=False, width=lambda: 10).transient("waiting for the guest")
+        assert written == ["\rwaiting f\x1b[J\r"]
+
+
+class TestToolbar:
+    @pytest.fixture
+    def machine(self):
+        machine = Machine(SimulatedClock(), ram=1024 * MIB, guest=make_guest("linux"))
+        yield machine
+        machine.close()
+
+    def test_it_tells_state_guest_memory_and_age(self, machine):
+        assert toolbar.text(machine, 80) == f" not started │ linux │ {'█' * 20} 1G of 1G │ no statistics"
+        machine.start()
+        machine.time.advance(3 * SECOND)
+        assert toolbar.text(machine, 80) == f" running │ linux │ {'█' * 20} 1G of 1G │ statistics 3 s old"
+        machine.stop()
+        machine.set_balloon(256 * MIB)
+        assert toolbar.text(machine, 80, toolbar.ASCII).startswith(
+            " paused | linux | #################### 1G->256M of 1G |"
+        )
+
+    def test_the_bar_is_actual_of_ram(self, machine):
+        machine.start()
+        machine.set_balloon(512 * MIB)
+        machine.time.advance(2 * SECOND)
+        assert f"{'█' * 10}{'░' * 10} 512M of 1G" in toolbar.text(machine, 80)
+
+    @pytest.mark.parametrize("columns", [*range(1, 12), 20, 30, 40, 60, 80, 200])
+    def test_it_fits(self, machine, columns):
+        machine.start()
+        assert len(toolbar.text(machine, columns)) <= columns
+
+    def test_forty_columns_still_say_everything(self, machine):
+        machine.start()
+        assert toolbar.text(machine, 40) == " running  linux  ██████ 1G/1G  0 s"
+
+    @pytest.mark.parametrize(
+        ("guest", "sign"), [("silent", "no answer"), ("nodriver", "no driver"), ("linux", ""), ("nostats", "")]
+    )
+    def test_signs(self, guest, sign):
+        machine = Machine(SimulatedClock(), ram=64 * MIB, guest=make_guest(guest))
+        machine.start()
+        machine.time.advance(6 * SECOND)
+        assert toolbar.guest_sign(machine) == sign
+        machine.close()
+
+    def test_a_hung_or_dead_guest_shows(self, machine):
+        machine.start()
+        machine.guest.hang()
+        assert "linux hung" in toolbar.text(machine, 80)
+        machine.guest.panic()
+        assert "linux panicked" in toolbar.text(machine, 80)
+
+    def test_without_a_device(self, machine):
+        machine.start()
+        machine.device_del("balloon0")
+        assert toolbar.text(machine, 80) == " running │ linux │ no balloon"
+
+    @pytest.mark.parametrize(
+        ("age", "text"), [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h"), (172_800, "2 days")]
+    )
+    def test_ages(self, age, text):
+        assert toolbar.format_age(int(age * SECOND)) == text
