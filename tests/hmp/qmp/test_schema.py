@@ -9,7 +9,7 @@ import pytest
 from hmp.qmp.commands import COMMANDS
 from hmp.qmp.events import PLAIN_EVENTS
 from hmp.qmp.schema import OBJECTS, schema
-from tests.hmp.test_qmp_protocol import GOOD, Talk
+from tests.hmp.qmp.test_protocol import GOOD, Talk
 from tests.support.machines import build
 
 ENTRIES: dict[str, dict[str, Any]] = {str(entry["name"]): entry for entry in schema(COMMANDS)}

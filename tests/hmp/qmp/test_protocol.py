@@ -15,7 +15,7 @@ from hmp.qmp.events import EventHub
 from hmp.qmp.protocol import QmpSession
 from tests.support.machines import build
 
-SCENES = sorted((Path(__file__).parents[1] / "conformance" / "scenes").glob("qmp-*.json"))
+SCENES = sorted((Path(__file__).parents[2] / "conformance" / "scenes").glob("qmp-*.json"))
 
 
 class Talk:
