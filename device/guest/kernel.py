@@ -20,7 +20,7 @@ from device.spec import PAGE_SIZE as PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 _SHIFT = 12  # bytes to pages
 _ALIGN = -PAGE  # x & _ALIGN rounds down to whole pages
@@ -37,13 +37,14 @@ _FAULTS = 40  # minor faults of an idle guest in a second, on average
 _CLUSTER = 32  # pages that one direct reclaim looks at (the kernel's SWAP_CLUSTER_MAX)
 _VICTIM = 1 << 20  # the OOM killer finds no background process smaller than this
 
-_SIZES = (
+SIZES = (
     "ram", "reserved", "ballooned", "free", "cache", "used", "workload", "workload_swap", "swap_total", "swap_used",
     "free_min", "cache_min", "used_min", "cold", "swap_in", "swap_out",
     "async_scans", "direct_scans", "async_reclaims", "direct_reclaims",
 )  # fmt: skip
 _COUNTS = ("majflt", "minflt", "oom_kills", "alloc_stalls", "boot", "now")
-_FIELDS = (*_SIZES, *_COUNTS, "seed", "deflate_on_oom")
+FIELDS = (*SIZES, *_COUNTS, "seed", "deflate_on_oom")
+"""What a snapshot keeps of a kernel; SIZES are those in whole pages."""
 
 
 def mix(value: int) -> int:
@@ -78,7 +79,7 @@ class Kernel:
     counters since boot. `free_min`, `cache_min` and `used_min` are what nobody can take.
     """
 
-    __slots__ = (*_FIELDS, "_base", "_key", "_life", "_rise", "_start", "_values")
+    __slots__ = (*FIELDS, "_base", "_key", "_life", "_rise", "_start", "_values")
 
     def __init__(
         self,
@@ -128,10 +129,10 @@ class Kernel:
         self.minflt = min(180_000, ram >> 12) + (chance >> 24) % min(60_000, ram >> 13)
         self.deflate_on_oom = int(deflate_on_oom)
         self.boot = self.now = now
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
-        """Derive what is not saved from what is."""
+    def settle(self) -> None:
+        """Derive what is not saved from what is: for whoever sets the fields anew."""
         self._values: tuple[int, ...] | None = None
         self._key = mix(self.seed)
         self._start, self._base, self._rise = self.boot - _SECOND, 0, 0
@@ -366,35 +367,4 @@ class Kernel:
 
     def state(self) -> dict[str, int]:
         """Everything a snapshot must keep, as plain ints by name."""
-        return {name: getattr(self, name) for name in _FIELDS}
-
-    @classmethod
-    def restore(cls, state: Mapping[str, int]) -> Kernel:
-        """A kernel that goes on where `state()` was taken. Trusts nothing: ValueError names the field that is wrong."""
-        for name in sorted(map(str, set(state) ^ set(_FIELDS))):
-            raise ValueError(f"kernel state: {name!r:.40} is missing or unknown")
-        kernel = cls.__new__(cls)
-        for name in _FIELDS:
-            value = state[name]
-            # Half of the range of a statistic for a counter: no guest lives to see the other half.
-            if type(value) is not int or not 0 <= value <= (U64 if name == "seed" else U64 >> 1):
-                raise ValueError(f"kernel state: {name} is not an integer in range")
-            if value % PAGE and name in _SIZES:
-                raise ValueError(f"kernel state: {name} is not in whole pages")
-            setattr(kernel, name, value)
-        for name, right in (
-            ("ram", MIN_RAM <= kernel.ram <= MAX_RAM),
-            ("deflate_on_oom", kernel.deflate_on_oom <= 1),
-            ("now", kernel.now >= kernel.boot),
-            ("free", kernel.free >= kernel.free_min),
-            ("cache", kernel.cache >= kernel.cache_min),
-            ("workload", kernel.workload <= kernel.used - kernel.used_min),
-            ("swap_total", kernel.swap_total <= MAX_RAM),
-            ("swap_used", kernel.swap_used <= kernel.swap_total),
-            ("workload_swap", kernel.workload_swap <= kernel.swap_used),
-            ("ram", kernel.reserved + kernel.ballooned + kernel.free + kernel.cache + kernel.used == kernel.ram),
-        ):
-            if not right:
-                raise ValueError(f"kernel state: {name} does not fit the other fields")
-        kernel._settle()
-        return kernel
+        return {name: getattr(self, name) for name in FIELDS}

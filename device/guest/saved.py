@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from device.guest.kernel import Kernel
+from device.guest.kernel import FIELDS, SIZES, Kernel
 from device.plain import SnapshotError
-from device.spec import U16, U64
+from device.spec import MAX_RAM, MIN_RAM, PAGE_SIZE, U16, U64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from device.guest.modelled import ModelledGuest
     from device.plain import Fields
 
@@ -68,9 +70,43 @@ def load_guest(guest: ModelledGuest, fields: Fields) -> None:
             guest.timers[name] = guest.machine.vm_timers.at(guest.machine.vm_clock.now() + remaining, actions[name])
 
 
+def restore_kernel(state: Mapping[str, int]) -> Kernel:
+    """Return a kernel that goes on where `state()` was taken.
+
+    Trusts nothing: ValueError names the field that is wrong.
+    """
+    for name in sorted(map(str, set(state) ^ set(FIELDS))):
+        raise ValueError(f"kernel state: {name!r:.40} is missing or unknown")
+    kernel = Kernel.__new__(Kernel)
+    for name in FIELDS:
+        value = state[name]
+        # Half of the range of a statistic for a counter: no guest lives to see the other half.
+        if type(value) is not int or not 0 <= value <= (U64 if name == "seed" else U64 >> 1):
+            raise ValueError(f"kernel state: {name} is not an integer in range")
+        if value % PAGE_SIZE and name in SIZES:
+            raise ValueError(f"kernel state: {name} is not in whole pages")
+        setattr(kernel, name, value)
+    for name, right in (
+        ("ram", MIN_RAM <= kernel.ram <= MAX_RAM),
+        ("deflate_on_oom", kernel.deflate_on_oom <= 1),
+        ("now", kernel.now >= kernel.boot),
+        ("free", kernel.free >= kernel.free_min),
+        ("cache", kernel.cache >= kernel.cache_min),
+        ("workload", kernel.workload <= kernel.used - kernel.used_min),
+        ("swap_total", kernel.swap_total <= MAX_RAM),
+        ("swap_used", kernel.swap_used <= kernel.swap_total),
+        ("workload_swap", kernel.workload_swap <= kernel.swap_used),
+        ("ram", kernel.reserved + kernel.ballooned + kernel.free + kernel.cache + kernel.used == kernel.ram),
+    ):
+        if not right:
+            raise ValueError(f"kernel state: {name} does not fit the other fields")
+    kernel.settle()
+    return kernel
+
+
 def _load_kernel(state: Fields, guest: ModelledGuest) -> Kernel:
     try:
-        kernel = Kernel.restore(state.rest(U64))
+        kernel = restore_kernel(state.rest(U64))
     except ValueError as error:
         raise SnapshotError(str(error)) from None
     if kernel.ram != guest.machine.ram:

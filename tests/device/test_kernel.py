@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.guest.kernel import MAX_RAM, MIN_RAM, PAGE, Kernel, mix
+from device.guest.saved import restore_kernel
 
 MIB = 1 << 20
 SECOND = 1_000_000_000
@@ -339,7 +340,7 @@ def test_whatever_happens_the_books_balance(
         elif operation == "free_workload":
             assert kernel.free_workload(amount) == min(had, -(-amount // PAGE) * PAGE)
         else:
-            kernel = Kernel.restore(kernel.state())
+            kernel = restore_kernel(kernel.state())
             assert kernel.values() == before
         check(kernel)
         assert all(kernel.values()[tag] >= before[tag] for tag in COUNTERS)
@@ -360,7 +361,7 @@ def busy() -> Kernel:
 class TestSavedState:
     def test_goes_on_where_it_was_saved(self) -> None:
         kernel = busy()
-        twin = Kernel.restore(kernel.state())
+        twin = restore_kernel(kernel.state())
         for each in (kernel, twin):
             each.tick(20 * SECOND + 123_456_789)
             each.inflate(256)
@@ -373,13 +374,13 @@ class TestSavedState:
         state = busy().state()
         del state[name]
         with pytest.raises(ValueError, match=rf"'{name}' is missing"):
-            Kernel.restore(state)
+            restore_kernel(state)
 
     @pytest.mark.parametrize("name", sorted(busy().state()))
     @pytest.mark.parametrize("spoilt", [-1, 1 << 64, 1.0, True, None, "4096"])
     def test_a_spoilt_field_is_named(self, name: str, spoilt: Any) -> None:
         with pytest.raises(ValueError, match=rf"\b{name}\b"):
-            Kernel.restore({**busy().state(), name: spoilt})
+            restore_kernel({**busy().state(), name: spoilt})
 
     @pytest.mark.parametrize(
         ("name", "change"),
@@ -391,10 +392,10 @@ class TestSavedState:
         state = busy().state()
         state[name] += change
         with pytest.raises(ValueError, match="kernel state: "):
-            Kernel.restore(state)
+            restore_kernel(state)
 
     def test_an_unknown_field_is_refused_in_few_words(self) -> None:
         with pytest.raises(ValueError, match="unknown") as error:
-            Kernel.restore({**busy().state(), "\x1b" * 1000: 1})
+            restore_kernel({**busy().state(), "\x1b" * 1000: 1})
         assert len(str(error.value)) < 100
         assert "\x1b" not in str(error.value)
