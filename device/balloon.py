@@ -48,8 +48,8 @@ if TYPE_CHECKING:
         vm_clock: VmClock
         vm_timers: TimerQueue
 
-        def sample_arrived(self, sample: Sample) -> None:
-            """The guest reported statistics."""
+        def sample_arrived(self, sample: Sample) -> bool:
+            """The guest reported statistics; returns whether some request waits for the next ones."""
 
         def actual_changed(self) -> None:
             """The guest wrote a new `actual`."""
@@ -86,13 +86,15 @@ WORK_AT_ONCE = 1 << 16
 class BalloonDevice(VirtioDevice):
     """The device (virtio 1.2, 5.5). `ram` is the guest's memory in bytes.
 
-    `target` is what the host asked the guest to keep, `actual` what the guest says it keeps, both in bytes.
+    `target` is what the host asked the guest to keep, `actual` what the guest says it keeps, both in bytes: RAM
+    without the balloon. `num_pages` and `actual_pages` are the balloon itself, as the configuration space has them.
     """
 
     __slots__ = (
+        "_actual_pages",
         "_backlog",
         "_roles",
-        "actual_pages",
+        "actual",
         "born",
         "gone",
         "hotplugged",
@@ -137,9 +139,14 @@ class BalloonDevice(VirtioDevice):
     # Size.
 
     @property
-    def actual(self) -> int:
-        """The memory the guest has, in bytes: RAM without the balloon, as the guest reported it."""
-        return self.ram - (self.actual_pages << PAGE_SHIFT)
+    def actual_pages(self) -> int:
+        """The pages that the guest says are in the balloon; `actual` follows."""
+        return self._actual_pages
+
+    @actual_pages.setter
+    def actual_pages(self, pages: int) -> None:
+        self._actual_pages = pages
+        self.actual = self.ram - (pages << PAGE_SHIFT)
 
     @property
     def target(self) -> int:

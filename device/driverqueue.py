@@ -26,10 +26,16 @@ class DriverQueue:
     __slots__ = (
         "_avail",
         "_desc",
+        "_idx",
         "_last_used",
         "_notified",
         "_region",
+        "_ring",
+        "_u16",
+        "_u32",
+        "_u64",
         "_used",
+        "_used_idx",
         "avail",
         "avail_idx",
         "base",
@@ -46,6 +52,8 @@ class DriverQueue:
         With `keep` the ring is there already, as after a snapshot, and is left as it is.
         """
         self._region = region
+        # The views themselves: each is used several times for every buffer.
+        self._u16, self._u32, self._u64 = region.u16, region.u32, region.u64
         self.base = base
         self.size = size
         self.event_idx = event_idx
@@ -55,7 +63,10 @@ class DriverQueue:
         offset = base - region.base
         self._desc = offset
         self._avail = (self.avail - region.base) >> 1
+        self._idx = self._avail + 1
         self._used = self.used - region.base
+        self._used_idx = (self._used >> 1) + 1
+        self._ring = (self._used >> 2) + 1
         self._last_used = 0
         self._notified = 0
         self.avail_idx = 0
@@ -87,15 +98,13 @@ class DriverQueue:
         """As `add` with one piece for the device to read, the common case."""
         head = self.free.pop()
         offset = self._desc + head * DESC_SIZE
-        region = self._region
-        region.u64[offset >> 3] = address
-        region.u32[(offset >> 2) + 2] = length
-        region.u16[(offset >> 1) + 6] = 0
-        idx = self.avail_idx
-        u16 = region.u16
-        u16[self._avail + 2 + (idx & (self.size - 1))] = head
-        self.avail_idx = idx = (idx + 1) & U16
-        u16[self._avail + 1] = idx
+        u16 = self._u16
+        self._u64[offset >> 3] = address
+        self._u32[(offset >> 2) + 2] = length
+        u16[(offset >> 1) + 6] = 0
+        idx, at = self.avail_idx, self._idx
+        u16[at + 1 + (idx & (self.size - 1))] = head
+        self.avail_idx = u16[at] = (idx + 1) & U16
         return head
 
     def write_desc(self, index: int, address: int, length: int, flags: int, following: int) -> None:
@@ -124,19 +133,18 @@ class DriverQueue:
 
         The chain's descriptors are free again.
         """
-        region = self._region
-        u16 = region.u16
+        u16 = self._u16
         last = self._last_used
-        if u16[(self._used >> 1) + 1] == last:
+        if u16[self._used_idx] == last:
             return None
-        entry = (self._used + 4 + ((last & (self.size - 1)) << 3)) >> 2
-        head, length = region.u32[entry], region.u32[entry + 1]
-        last = (last + 1) & U16
-        self._last_used = last
+        size = self.size
+        entry = self._ring + ((last & (size - 1)) << 1)
+        head, length = self._u32[entry], self._u32[entry + 1]
+        self._last_used = last = (last + 1) & U16
         if self.event_idx:  # used_event: interrupt me at the next one
-            u16[self._avail + 2 + self.size] = last
+            u16[self._avail + 2 + size] = last
         index = head
-        free, size = self.free, self.size
+        free = self.free
         while index < size and len(free) < size:  # a damaged ring may name anything, or lead round in circles
             free.append(index)
             at = (self._desc + index * DESC_SIZE) >> 1

@@ -11,7 +11,7 @@ from device.clock import SECOND, Clock
 from device.errors import MisuseError
 from device.history import History
 from device.memory import GuestMemory
-from device.requests import ANSWERED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
+from device.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
 from device.timeline import Timeline
 
 TYPE_CHECKING = False
@@ -334,29 +334,32 @@ class Machine:
         """
         device = self.device
         if device is None:
-            return self.requests.ended(NO_DEVICE)
+            return ENDED[NO_DEVICE]
         if not device.can_report and not self.guest.booting:
-            return self.requests.ended(UNSUPPORTED)
+            return ENDED[UNSUPPORTED]
         stats = device.stats
         before = stats.sample
         stats.ask()
         if stats.sample is not before and stats.sample is not None:
             # The guest answered within the call, as most do: nothing has to be kept, no timer armed.
             self.requests.answered += 1
-            return self.requests.ended(ANSWERED)
+            return ENDED[ANSWERED]
         if self.device is not device:  # unplugged by whoever was told meanwhile
-            return self.requests.ended(NO_DEVICE)
+            return ENDED[NO_DEVICE]
         return self.requests.open(timeout)
 
-    def sample_arrived(self, sample: Sample) -> None:
-        """The device got a sample: note it, answer all who wait."""
+    def sample_arrived(self, sample: Sample) -> bool:
+        """The device got a sample: note it, answer all who wait. Returns whether somebody asked again meanwhile."""
         device = self.device
         assert device is not None  # noqa: S101 - only a plugged device has queues
         self.history.add(sample.collected, device.actual, sample)
         if self._listeners:
             self.emit("BALLOON", {"sample": sample})
-        if self.requests.pending:
-            self.requests.end_all(ANSWERED)
+        requests = self.requests
+        if requests.pending:
+            requests.end_all(ANSWERED)
+            return bool(requests.pending)
+        return False
 
     def actual_changed(self) -> None:
         """The guest wrote a new `actual`."""

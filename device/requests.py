@@ -36,7 +36,7 @@ def _ended(state: str) -> StatsRequest:
     return request
 
 
-_ENDED = {state: _ended(state) for state in (ANSWERED, UNSUPPORTED, NO_DEVICE)}
+ENDED = {state: _ended(state) for state in (ANSWERED, UNSUPPORTED, NO_DEVICE)}
 """Requests that ended before they began: nothing of them can change any more, so one of each kind does."""
 
 
@@ -60,10 +60,6 @@ class StatsRequests:
             request.deadline = self._clock.now() + timeout
             request._timer = self._timers.at(request.deadline, lambda: self._expire(request))
         return request
-
-    def ended(self, state: str) -> StatsRequest:
-        """Return a request that has ended in `state` from the start."""
-        return _ENDED[state]
 
     def end_all(self, state: str) -> None:
         """End every pending request in `state`, in the order they were opened.

@@ -201,7 +201,7 @@ def _load_element(state: Fields, queue: VirtQueue, memory: Memory) -> Element:
     state.done()
     if pieces[1] or not queue.in_use:
         raise state.refuse("head", "cannot be held")
-    return Element(head, pieces[0], pieces[1])
+    return Element(head, tuple(pieces[0]), tuple(pieces[1]))
 
 
 def _load_sample(state: Fields, then: int) -> Sample:

@@ -6,19 +6,20 @@ from struct import Struct
 
 from device.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
 
-_FORMATS: dict[int, Struct] = {}
-"""A packer for each number of records, made on first use: at most MAX_STAT_RECORDS of them."""
-
 WIRE_LIMIT = MAX_STAT_RECORDS * STAT_RECORD
 """Bytes of a statistics buffer that are looked at."""
 
 
-def records_format(count: int) -> Struct:
-    """Return the packer of `count` (tag, value) records, 10 bytes each, without padding."""
-    packer = _FORMATS.get(count)
-    if packer is None:
-        packer = _FORMATS[count] = Struct("<" + "HQ" * count)
-    return packer
+class _Formats(dict[int, Struct]):
+    """Packers by number of (tag, value) records, 10 bytes each, without padding: made when first looked up."""
+
+    def __missing__(self, count: int) -> Struct:
+        packer = self[count] = Struct("<" + "HQ" * count)
+        return packer
+
+
+RECORDS = _Formats()
+"""The packer of so many records: at most MAX_STAT_RECORDS of them are ever asked for."""
 
 
 class Sample:
@@ -67,7 +68,7 @@ def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int
     count = size // STAT_RECORD
     if count > MAX_STAT_RECORDS:
         count = MAX_STAT_RECORDS
-    flat = records_format(count).unpack_from(data)
+    flat = RECORDS[count].unpack_from(data)
     tags = flat[::2]
     numbers = flat[1::2]
     if tags in _PLAIN and size == count * STAT_RECORD and ABSENT not in numbers:
@@ -92,4 +93,4 @@ def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int
 
 def encode(records: list[tuple[int, int]]) -> bytes:
     """Return the wire form of (tag, value) records, in their order."""
-    return records_format(len(records)).pack(*[number for record in records for number in record])
+    return RECORDS[len(records)].pack(*[number for record in records for number in record])

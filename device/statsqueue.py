@@ -136,10 +136,12 @@ class StatsQueue:
                 return False
             if self.poll_interval:
                 self._arm_poll(self.poll_interval)
-            if sample is not None:
+            if sample is None:
+                wanted = owner.answer_wanted()
+            else:
                 self.sample = sample
-                owner.sample_arrived(sample)
-            if self.held is not None and owner.answer_wanted():
+                wanted = owner.sample_arrived(sample)
+            if wanted and self.held is not None:
                 self.ask()
             if returned and queue.wants_interrupt():
                 device.interrupt(queue.index)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Segment = tuple[Region, int, int]
 
 
+_CHAINED = DESC_NEXT | DESC_INDIRECT
+
+
 class Element:
     """A buffer that the driver made available: `head` names it, `out` is readable to us, `into` is writable.
 
@@ -28,7 +31,7 @@ class Element:
 
     __slots__ = ("head", "into", "out")
 
-    def __init__(self, head: int, out: list[Segment], into: list[Segment]) -> None:
+    def __init__(self, head: int, out: tuple[Segment, ...], into: tuple[Segment, ...]) -> None:
         self.head = head
         self.out = out
         self.into = into
@@ -65,13 +68,16 @@ class VirtQueue:
     """
 
     __slots__ = (
+        "_avail16",
         "_avail_event",
         "_flags",
         "_idx",
         "_memory",
-        "_region",
+        "_ring",
         "_table",
-        "_used",
+        "_used16",
+        "_used32",
+        "_used_idx",
         "avail",
         "desc",
         "enabled",
@@ -133,15 +139,18 @@ class VirtQueue:
         if (self._table[1] % 16) or (avail % 2) or (used % 4):
             raise GuestFault("bad-ring", f"queue {self.index}: misaligned in its region")
         self._memory = memory
-        self._region = (avail_region, used_region)
+        # The views themselves: each is looked at several times for every buffer.
+        self._avail16 = avail_region.u16
+        self._used16, self._used32 = used_region.u16, used_region.u32
         self._flags = avail // 2
         self._idx = avail // 2 + 1
-        self._used = used
+        self._used_idx = used // 2 + 1
+        self._ring = used // 4 + 1
         self._avail_event = (used + 4 + 8 * size) // 2
         self.event_idx = event_idx
         self.indirect = indirect
         self.last_avail = last_avail & U16
-        self.used_idx = used_region.u16[used // 2 + 1]
+        self.used_idx = self._used16[self._used_idx]
         self.signalled = self.used_idx
         self.signalled_valid = False
         self.in_use = 0
@@ -157,7 +166,7 @@ class VirtQueue:
         memory = self._memory
         if memory is None:
             return None
-        u16 = self._region[0].u16
+        u16 = self._avail16
         last = self.last_avail
         pending = (u16[self._idx] - last) & U16
         if not pending:
@@ -172,30 +181,29 @@ class VirtQueue:
             raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
         table, at = self._table
         offset = at + head * DESC_SIZE
-        word = offset >> 2
-        flags = table.u16[(offset + 12) >> 1]
-        if flags & (DESC_NEXT | DESC_INDIRECT):
+        flags = table.u16[(offset >> 1) + 6]
+        if flags & _CHAINED:
             element = self._chain(memory, head)
         else:
-            length = table.u32[word + 2]
+            length = table.u32[(offset >> 2) + 2]
             if not length:
                 raise GuestFault("zero-length", f"queue {self.index}: descriptor {head}")
             region, where = memory.find(table.u64[offset >> 3], length)
             if flags & DESC_WRITE:
-                element = Element(head, [], [(region, where, length)])
+                element = Element(head, (), ((region, where, length),))
             else:
-                element = Element(head, [(region, where, length)], [])
+                element = Element(head, ((region, where, length),), ())
         last = (last + 1) & U16
         self.last_avail = last
         self.more = pending > 1
         self.in_use += 1
         if self.event_idx:
-            self._region[1].u16[self._avail_event] = last
+            self._used16[self._avail_event] = last
         return element
 
     def idle(self) -> bool:
         """Return whether there is nothing to pop: cheaper than trying."""
-        return self._memory is None or self._region[0].u16[self._idx] == self.last_avail
+        return self._memory is None or self._avail16[self._idx] == self.last_avail
 
     def _chain(self, memory: Memory, head: int) -> Element:
         """Walk a chain, direct or indirect, never further than the queue is long."""
@@ -237,7 +245,7 @@ class VirtQueue:
                 out.append((region, where, length))
             steps += 1
             if not flags & DESC_NEXT:
-                return Element(head, out, into)
+                return Element(head, tuple(out), tuple(into))
             if steps >= limit:
                 raise GuestFault("chain-loop", f"queue {self.index}: more than {limit} descriptors from {head}")
             if following >= entries:
@@ -248,22 +256,21 @@ class VirtQueue:
         """Return a buffer to the driver with `length` bytes written into it."""
         if self._memory is None or not self.in_use:  # stopped or started anew meanwhile: not a buffer of this ring
             return
-        region = self._region[1]
         used = self.used_idx
-        entry = (self._used + 4 + ((used & (self.size - 1)) << 3)) >> 2
-        region.u32[entry] = element.head
-        region.u32[entry + 1] = length
-        used = (used + 1) & U16
-        self.used_idx = used
+        entry = self._ring + ((used & (self.size - 1)) << 1)
+        u32 = self._used32
+        u32[entry] = element.head
+        u32[entry + 1] = length
+        self.used_idx = used = (used + 1) & U16
         # The entry first, then the index, in one 16 bit store: the driver may look at any moment.
-        region.u16[(self._used >> 1) + 1] = used
+        self._used16[self._used_idx] = used
         self.in_use -= 1
 
     def wants_interrupt(self) -> bool:
         """Return whether the driver is to be interrupted for what was pushed since it was last (2.7.7)."""
         if self._memory is None:
             return False
-        u16 = self._region[0].u16
+        u16 = self._avail16
         if not self.event_idx:
             return not u16[self._flags] & AVAIL_NO_INTERRUPT
         old, new = self.signalled, self.used_idx
@@ -277,7 +284,7 @@ class VirtQueue:
         """Return how many buffers wait to be popped, bounded by nothing: for display only."""
         if self._memory is None:
             return 0
-        return (self._region[0].u16[self._idx] - self.last_avail) & U16
+        return (self._avail16[self._idx] - self.last_avail) & U16
 
     def peek(self, position: int) -> tuple[int, int, int, int, int, int]:
         """Return the head index and (address, length, flags), plus avail flags and idx, of an available slot.
@@ -286,7 +293,7 @@ class VirtQueue:
         """
         if self._memory is None:
             raise GuestFault("notify-dead", f"queue {self.index} is not set up")
-        u16 = self._region[0].u16
+        u16 = self._avail16
         head = u16[self._idx + 1 + (position % self.size)] % self.size
         table, base = self._table
         offset = base + head * DESC_SIZE
@@ -303,5 +310,5 @@ class VirtQueue:
         """Return the used ring's flags and index, for display; zeros when not live."""
         if self._memory is None:
             return 0, 0
-        u16 = self._region[1].u16
-        return u16[self._used >> 1], u16[(self._used >> 1) + 1]
+        u16 = self._used16
+        return u16[self._used_idx - 1], u16[self._used_idx]

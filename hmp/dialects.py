@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Picker = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 AGELESS = 1 << 127
-"""A timeout that no age reaches: for guests that do not report at all, of whom no sample can be too old."""
+"""A timeout that no age reaches: for a sample that came just now, and for guests that do not report at all."""
 
 _NS_PER_MS = 1_000_000
 _NS_PER_SECOND = 1_000_000_000
@@ -47,11 +47,10 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
     """
     stats = device.stats
     sample = stats.sample
-    age = stats.age
     if sample is not None:
         shown = (device.actual, sample.tags, sample.numbers)
         if shown == _LAST[0]:  # asked again at once, a guest says the same again
-            line = _LAST[1]
+            line: str = _LAST[1]
         else:
             layout = _LAYOUTS.get(sample.tags)
             text, pick = layout if layout is not None else _layout(sample.tags)
@@ -59,7 +58,9 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
             _LAST[:] = shown, line
     else:
         line = plain_line(device, timeout)
-    return line if age < timeout else f"{line[:-1]},age={age // _NS_PER_MS}\n"
+    if timeout is AGELESS or (age := stats.age) < timeout:
+        return line
+    return f"{line[:-1]},age={age // _NS_PER_MS}\n"
 
 
 def plain_line(device: BalloonDevice, timeout: int) -> str:

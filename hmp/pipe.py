@@ -145,7 +145,8 @@ class Runner:
             self._out.add(text)
         if reply.failed:
             self._failed(name, number, text.partition("\n")[0])
-        self.note(reply)
+        if reply.stale:
+            self.stale = True
 
     def note(self, reply: Reply) -> None:
         """Note whether a reply had to show old statistics."""

@@ -30,7 +30,7 @@ from device.spec import (
     bit,
     queue_roles,
 )
-from device.stats import records_format
+from device.stats import RECORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,9 +48,14 @@ _PFN_LIST = Struct(f"<{MAX_PFNS_PER_BUFFER}I")
 
 
 class BalloonDriver:
-    """The driver of one boot. `ballooned` counts the pages it gave away: always the topmost ones of RAM."""
+    """The driver of one boot. `ballooned` counts the pages it gave away: always the topmost ones of RAM.
 
-    __slots__ = ("_buffer", "_device", "_lists", "_queues", "_region", "_top", "ballooned", "features", "stats_index")
+    `stats` is its end of the statistics queue, number `stats_index`; None and -1 where that was not negotiated.
+    """
+
+    __slots__ = (
+        "_buffer", "_device", "_lists", "_queues", "_region", "_top", "ballooned", "features", "stats", "stats_index",
+    )  # fmt: skip
 
     def __init__(self, device: BalloonDevice, region: Region, ram: int) -> None:
         self._device = device
@@ -58,6 +63,7 @@ class BalloonDriver:
         self._top = ram >> PAGE_SHIFT
         self.ballooned = 0
         self.features = 0
+        self.stats: DriverQueue | None = None
         self.stats_index = -1
 
     def probe(self, wanted: int) -> bool:
@@ -89,6 +95,7 @@ class BalloonDriver:
         for role in roles:
             self._queues[role] = DriverQueue(self._region, address, QUEUE_SIZE, event_idx=event_idx, keep=keep)
             address += ring_bytes(QUEUE_SIZE)
+        self.stats = self._queues.get(STATS)
         self.stats_index = roles.index(STATS) if STATS in roles else -1
         self._lists = {INFLATE: (0, address), DEFLATE: (1, address + 4 * MAX_PFNS_PER_BUFFER)}
         self._buffer = address + PAGE_SIZE
@@ -178,13 +185,9 @@ class BalloonDriver:
     def report(self, flat: Sequence[int]) -> None:
         """Put a buffer with the records `flat` (tag, value, tag, value...) on the statistics queue."""
         count = len(flat) >> 1
-        buffer = self._buffer
-        queue = self._queues[STATS]
-        if queue.free:
-            records_format(count).pack_into(self._region.buffer, buffer - self._region.base, *flat)
+        queue = self.stats
+        if queue is not None and queue.free:
+            buffer, region = self._buffer, self._region
+            RECORDS[count].pack_into(region.buffer, buffer - region.base, *flat)
             queue.add_out(buffer, count * STAT_RECORD)
             self._device.notify(self.stats_index)
-
-    def asked(self) -> bool:
-        """Return whether the device gave the statistics buffer back since the last time this was asked."""
-        return self._queues[STATS].take() is not None

@@ -79,7 +79,7 @@ class Kernel:
     counters since boot. `free_min`, `cache_min` and `used_min` are what nobody can take.
     """
 
-    __slots__ = (*FIELDS, "_base", "_key", "_life", "_rise", "_start", "_values")
+    __slots__ = (*FIELDS, "_base", "_key", "_life", "_next", "_rise", "_start", "_values")
 
     def __init__(
         self,
@@ -175,7 +175,10 @@ class Kernel:
         return (self.free - self.free_min + self.cache - self.cache_min + hidden) >> _SHIFT
 
     def _lived(self, vm_now: int) -> int:
-        """Page faults of background life from boot to `vm_now`: a pure function of seed and time that only rises."""
+        """Page faults of background life from boot to `vm_now`: a pure function of seed and time that only rises.
+
+        Notes in `_next` until when that stays so.
+        """
         part = vm_now - self._start
         if part >= _SECOND:
             second, part = divmod(vm_now - self.boot, _SECOND)
@@ -184,7 +187,18 @@ class Kernel:
             self._base = _FAULTS * second + chance
             self._rise = _FAULTS - chance
             self._start = vm_now - part
-        return self._base + self._rise * part // _SECOND
+        risen = self._rise * part // _SECOND
+        self._next = self._start + min(_SECOND, -(-(risen + 1) * _SECOND // self._rise))
+        return self._base + risen
+
+    def at(self, vm_now: int) -> tuple[int, ...]:
+        """As `tick`, then `values`."""
+        values = self._values
+        if values is not None and self.now <= vm_now < self._next and not self.swap_used:
+            self.now = vm_now
+            return values
+        self.tick(vm_now)
+        return self.values()
 
     def tick(self, vm_now: int) -> None:
         """Let background life go on until `vm_now` (VM nanoseconds): faults, files read, swapped memory coming back.
@@ -195,11 +209,11 @@ class Kernel:
         last = self.now
         if vm_now <= last:
             return
-        before, self.now = self._life, vm_now
-        life = self._lived(vm_now)
-        if life == before and not self.swap_used:  # within microseconds nothing happens
+        self.now = vm_now
+        if vm_now < self._next and not self.swap_used:  # within microseconds nothing happens
             return
-        self._life = life
+        before = self._life
+        self._life = life = self._lived(vm_now)
         self._values = None
         room = self.free - 2 * self.free_min  # kswapd's high mark: below it nothing new comes in
         if room <= 0:

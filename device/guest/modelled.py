@@ -67,6 +67,7 @@ class ModelledGuest(Guest):
         self._order = [tag for tag in tags if self.pinned.get(tag, 0) is not None] or tags
         self._flat = [0] * (2 * len(self._order))
         self._flat[::2] = self._order
+        self._reported: tuple[int, ...] | None = None
         # The common case, all modelled and nothing pinned, is one pick and one slice assignment.
         plain = not self.pinned and not self.absent and len(self._order) > 1 and all(tag < 16 for tag in self._order)
         self._pick = itemgetter(*self._order) if plain else None
@@ -192,7 +193,7 @@ class ModelledGuest(Guest):
 
     def _asked(self) -> None:
         driver = self.driver
-        if driver is not None and driver.stats_index >= 0 and driver.asked():
+        if driver is not None and driver.stats is not None and driver.stats.take() is not None:
             if not self.answers:
                 self._holding = True
             elif self.delay:
@@ -213,20 +214,20 @@ class ModelledGuest(Guest):
         driver.report(self._records())
 
     def _records(self) -> list[int]:
-        flat = self._flat
-        flat[1::2] = self._odd_values() if self._pick is None else self._pick(self.statistics())
-        return flat
+        values = self.statistics()
+        if values is not self._reported:  # the very tuple: then nothing changed since it was laid out
+            self._reported = values
+            self._flat[1::2] = self._odd_values(values) if self._pick is None else self._pick(values)
+        return self._flat
 
     def statistics(self) -> tuple[int, ...]:
         """Return the sixteen statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
         kernel = self.kernel
         if kernel is None:
             return (ABSENT,) * 16
-        kernel.tick(self.machine.vm_clock.now())
-        return kernel.values()
+        return kernel.at(self.machine.vm_clock.now())
 
-    def _odd_values(self) -> list[int]:
-        values = self.statistics()
+    def _odd_values(self, values: tuple[int, ...]) -> list[int]:
         real = [ABSENT if self.absent else values[tag] if tag < len(values) else 0 for tag in self._order]
         pinned = self.pinned
         chosen = [pinned.get(tag, value) for tag, value in zip(self._order, real, strict=True)]

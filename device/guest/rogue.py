@@ -5,7 +5,7 @@ from __future__ import annotations
 from device.driverqueue import DriverQueue
 from device.guest.driver import BalloonDriver
 from device.spec import DEFLATE, DESC_SIZE, INFLATE, PAGE_SHIFT, STAT_COUNT, STAT_RECORD, STATS
-from device.stats import WIRE_LIMIT, records_format
+from device.stats import RECORDS, WIRE_LIMIT
 from device.virtio import MAX_ROUNDS
 
 TYPE_CHECKING = False
@@ -80,7 +80,7 @@ class HostileDriver(BalloonDriver):
         if not odd:
             super().report(flat)
             return
-        data = ANSWERS[odd](records_format(len(flat) >> 1).pack(*flat), self.roll)
+        data = ANSWERS[odd](RECORDS[len(flat) >> 1].pack(*flat), self.roll)
         self.poke(self._buffer, data)
         if self.ring(STATS).free:
             self.ring(STATS).add_out(self._buffer, len(data))

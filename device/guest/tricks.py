@@ -28,7 +28,7 @@ from device.spec import (
     U32,
     U64,
 )
-from device.stats import records_format
+from device.stats import RECORDS
 from device.virtio import MAX_ROUNDS
 
 TYPE_CHECKING = False
@@ -184,7 +184,7 @@ def _unsolicited_stats(driver: HostileDriver, roll: Roll) -> None:
     ring = driver.ring(STATS)
     for _ in range(2 + roll(3)):
         if ring.free:
-            driver.poke(SCRATCH, records_format(1).pack(roll(STAT_COUNT), roll(1 << 30)))
+            driver.poke(SCRATCH, RECORDS[1].pack(roll(STAT_COUNT), roll(1 << 30)))
             ring.add_out(SCRATCH, STAT_RECORD)
             driver.kick(STATS)
             ring.take()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device.requests import ANSWERED, NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED
+from device.requests import NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED
 from hmp.dialects import AGELESS
 from hmp.errors import CommandError
 
@@ -20,26 +20,22 @@ STANDSTILL = "the manual clock stands still while this monitor waits: only sim s
 def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Ask the guest and wait, where the dialect does; else print what is known."""
     machine = monitor.machine
+    timeout = machine.timeout
     if monitor.dialect.waits:
-        request = machine.request_stats(machine.timeout)
-        state = request.state
-        if state is not ANSWERED:
-            if state is PENDING:
-                if not machine.clock.warps and machine.clock.simulated and monitor.sole:
-                    machine.requests.cancel(request)
-                    raise CommandError(STANDSTILL)
-                reply.suspend(lambda: machine.requests.cancel(request))
-                reply.until = request.deadline
-                request.on_done = lambda ended: _ended(monitor, reply, ended)
-                return None
-            if state is NO_DEVICE:
-                raise CommandError(NO_BALLOON)
-            if machine.device is not None:  # and nobody behind it who could tell
-                return monitor.dialect.line(machine.device, AGELESS)
+        request = machine.request_stats(timeout)
+        if request.state is PENDING:
+            if not machine.clock.warps and machine.clock.simulated and monitor.sole:
+                machine.requests.cancel(request)
+                raise CommandError(STANDSTILL)
+            reply.suspend(lambda: machine.requests.cancel(request))
+            reply.until = request.deadline
+            request.on_done = lambda ended: _ended(monitor, reply, ended)
+            return None
+        timeout = AGELESS  # the numbers came just now, or nobody is there who could tell
     device = machine.device
     if device is None:
         raise CommandError(NO_BALLOON)
-    return monitor.dialect.line(device, machine.timeout)
+    return monitor.dialect.line(device, timeout)
 
 
 def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:

@@ -43,7 +43,7 @@ def test_a_buffer_goes_there_and_back(pair: Pair) -> None:
     assert pair.queue.available() == 1
     assert not pair.queue.idle()
     element = pair.pop()
-    assert (element.head, element.readable(), element.read(100), element.into) == (head, 5, b"hello", [])
+    assert (element.head, element.readable(), element.read(100), element.into) == (head, 5, b"hello", ())
     assert pair.driver.take() is None
     assert pair.queue.in_use == 1
     pair.queue.push(element, 3)
@@ -68,7 +68,7 @@ def test_a_chain_reads_as_one_up_to_a_limit(pair: Pair, limit: int, read: bytes)
 def test_a_lone_writable_buffer_is_writable(pair: Pair) -> None:
     pair.driver.add([], [(DATA, 9)])
     element = pair.pop()
-    assert (element.out, element.readable(), element.read(9)) == ([], 0, b"")
+    assert (element.out, element.readable(), element.read(9)) == ((), 0, b"")
     assert [length for _, _, length in element.into] == [9]
 
 
