@@ -64,35 +64,33 @@ class SimulatedClock(Clock):
 class VmClock:
     """The guest's time: runs with the host clock while the VM runs, stands still while it is stopped."""
 
-    __slots__ = ("_base", "_host_now", "_since", "running")
+    __slots__ = ("_behind", "_host_now", "_stood", "running")
 
     def __init__(self, host: Clock, *, start: int = 0) -> None:
         self._host_now = host.now
-        self._base = start
-        self._since = 0
+        self._stood = start
+        self._behind = 0
         self.running = False
 
     def now(self) -> int:
         """Return the VM time in ns."""
-        if self.running:
-            return self._base + self._host_now() - self._since
-        return self._base
+        return self._host_now() - self._behind if self.running else self._stood
 
     def start(self) -> None:
         """Let VM time run; nothing if it does."""
         if not self.running:
-            self._since = self._host_now()
+            self._behind = self._host_now() - self._stood
             self.running = True
 
     def stop(self) -> None:
         """Freeze VM time; nothing if it is frozen."""
         if self.running:
-            self._base = self.now()
+            self._stood = self.now()
             self.running = False
 
     def set(self, when: int) -> None:
         """Set a stopped clock, as a snapshot does."""
-        self._base = when
+        self._stood = when
 
     def to_host(self, when: int) -> int:
         """Return the host time at which VM time `when` comes if the VM keeps running."""

@@ -26,16 +26,10 @@ class DriverQueue:
     __slots__ = (
         "_avail",
         "_desc",
-        "_idx",
         "_last_used",
         "_notified",
-        "_region",
         "_ring",
-        "_u16",
-        "_u32",
-        "_u64",
         "_used",
-        "_used_idx",
         "avail",
         "avail_idx",
         "base",
@@ -51,28 +45,25 @@ class DriverQueue:
 
         With `keep` the ring is there already, as after a snapshot, and is left as it is.
         """
-        self._region = region
-        # The views themselves: each is used several times for every buffer.
-        self._u16, self._u32, self._u64 = region.u16, region.u32, region.u64
         self.base = base
         self.size = size
         self.event_idx = event_idx
         self.desc = base
         self.avail = base + size * DESC_SIZE
         self.used = (self.avail + 6 + 2 * size + 3) & ~3
-        offset = base - region.base
-        self._desc = offset
-        self._avail = (self.avail - region.base) >> 1
-        self._idx = self._avail + 1
-        self._used = self.used - region.base
-        self._used_idx = (self._used >> 1) + 1
-        self._ring = (self._used >> 2) + 1
+        # Views of the parts, as VirtQueue has them: two words make a descriptor; flags, index, ring and event of the
+        # available and of the used ring as 16 bits each; the used ring's entries as pairs of 32.
+        offset, avail, used = base - region.base, self.avail - region.base, self.used - region.base
+        self._desc = region.u64[offset // 8 :][: 2 * size]
+        self._avail = region.u16[avail // 2 :][: 3 + size]
+        self._used = region.u16[used // 2 :][: 3 + 4 * size]
+        self._ring = region.u32[used // 4 + 1 :][: 2 * size]
         self._last_used = 0
         self._notified = 0
         self.avail_idx = 0
         self.free = list(range(size - 1, -1, -1))
         if not keep:
-            length = self._used + 6 + 8 * size - offset
+            length = used + 6 + 8 * size - offset
             region.buffer[offset : offset + length] = bytes(length)
 
     def add(self, out: list[tuple[int, int]], into: list[tuple[int, int]] | None = None) -> int:
@@ -97,68 +88,55 @@ class DriverQueue:
     def add_out(self, address: int, length: int) -> int:
         """As `add` with one piece for the device to read, the common case."""
         head = self.free.pop()
-        offset = self._desc + head * DESC_SIZE
-        u16 = self._u16
-        self._u64[offset >> 3] = address
-        self._u32[(offset >> 2) + 2] = length
-        u16[(offset >> 1) + 6] = 0
-        idx, at = self.avail_idx, self._idx
-        u16[at + 1 + (idx & (self.size - 1))] = head
-        self.avail_idx = u16[at] = (idx + 1) & U16
+        desc, avail, idx = self._desc, self._avail, self.avail_idx
+        desc[2 * head] = address
+        desc[2 * head + 1] = length  # neither flags nor a next one
+        avail[2 + (idx & (self.size - 1))] = head
+        self.avail_idx = avail[1] = (idx + 1) & U16
         return head
 
     def write_desc(self, index: int, address: int, length: int, flags: int, following: int) -> None:
         """Write descriptor `index` as given; nothing is checked, so that tests can write bad ones."""
-        offset = self._desc + index * DESC_SIZE
-        region = self._region
-        region.u64[offset >> 3] = address
-        region.u32[(offset >> 2) + 2] = length
-        region.u16[(offset >> 1) + 6] = flags
-        region.u16[(offset >> 1) + 7] = following
+        self._desc[2 * index] = address
+        self._desc[2 * index + 1] = length | flags << 32 | following << 48
 
     def expose(self, head: int) -> None:
         """Put `head` on the available ring and move the index."""
-        u16 = self._region.u16
-        u16[self._avail + 2 + (self.avail_idx & (self.size - 1))] = head
-        self.avail_idx = (self.avail_idx + 1) & U16
-        u16[self._avail + 1] = self.avail_idx
+        self._avail[2 + (self.avail_idx & (self.size - 1))] = head
+        self.avail_idx = self._avail[1] = (self.avail_idx + 1) & U16
 
     def set_avail_idx(self, value: int) -> None:
         """Write the available index outright, as a broken driver might."""
-        self.avail_idx = value & U16
-        self._region.u16[self._avail + 1] = self.avail_idx
+        self.avail_idx = self._avail[1] = value & U16
 
     def take(self) -> tuple[int, int] | None:
         """Return (head, written bytes) of the next buffer that the device gave back, or None.
 
         The chain's descriptors are free again.
         """
-        u16 = self._u16
         last = self._last_used
-        if u16[self._used_idx] == last:
+        if self._used[1] == last:
             return None
-        size = self.size
-        entry = self._ring + ((last & (size - 1)) << 1)
-        head, length = self._u32[entry], self._u32[entry + 1]
+        size, ring, desc, free = self.size, self._ring, self._desc, self.free
+        entry = (last & (size - 1)) << 1
+        head, length = ring[entry], ring[entry + 1]
         self._last_used = last = (last + 1) & U16
         if self.event_idx:  # used_event: interrupt me at the next one
-            u16[self._avail + 2 + size] = last
+            self._avail[2 + size] = last
         index = head
-        free = self.free
         while index < size and len(free) < size:  # a damaged ring may name anything, or lead round in circles
             free.append(index)
-            at = (self._desc + index * DESC_SIZE) >> 1
-            if not u16[at + 6] & DESC_NEXT:
+            rest = desc[2 * index + 1]
+            if not rest >> 32 & DESC_NEXT:
                 break
-            index = u16[at + 7]
+            index = rest >> 48
         return head, length
 
     def should_notify(self) -> bool:
         """Return whether the device asked to be notified of what was added since the last time (2.7.10)."""
-        u16 = self._region.u16
         if not self.event_idx:
-            return not u16[self._used >> 1] & USED_NO_NOTIFY
-        event = u16[(self._used + 4 + 8 * self.size) >> 1]
+            return not self._used[0] & USED_NO_NOTIFY
+        event = self._used[2 + 4 * self.size]
         old, self._notified = self._notified, self.avail_idx
         return (self.avail_idx - event - 1) & U16 < (self.avail_idx - old) & U16
 

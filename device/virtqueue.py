@@ -11,6 +11,7 @@ from device.spec import (
     DESC_WRITE,
     MAX_QUEUE_SIZE,
     U16,
+    U32,
 )
 
 TYPE_CHECKING = False
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from device.memory import Memory, Region
 
     Segment = tuple[Region, int, int]
-
-
-_CHAINED = DESC_NEXT | DESC_INDIRECT
 
 
 class Element:
@@ -59,6 +57,9 @@ class Element:
         return b"".join(parts)
 
 
+_NO_VIEW = memoryview(b"")
+
+
 class VirtQueue:
     """One queue as the device sees it.
 
@@ -68,16 +69,11 @@ class VirtQueue:
     """
 
     __slots__ = (
-        "_avail16",
-        "_avail_event",
-        "_flags",
-        "_idx",
+        "_avail",
+        "_desc",
         "_memory",
         "_ring",
-        "_table",
-        "_used16",
-        "_used32",
-        "_used_idx",
+        "_used",
         "avail",
         "desc",
         "enabled",
@@ -111,7 +107,14 @@ class VirtQueue:
         self.in_use = 0
         self.more = False
         """Whether, at the last `pop`, another buffer was waiting already."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Look into no memory any more, so that it can be unmapped."""
         self._memory: Memory | None = None
+        # Views of the parts of the rings, counted from where each begins. Two words make a descriptor; `_avail` and
+        # `_used` are flags, index, ring and event as 16 bits each, `_ring` is the used ring's as pairs of 32.
+        self._desc = self._avail = self._used = self._ring = _NO_VIEW
 
     def configure(self, size: int, desc: int, avail: int, used: int) -> None:
         """Take the ring addresses that the driver wrote. Raises GuestFault if the queue is live."""
@@ -131,26 +134,22 @@ class VirtQueue:
         if self.desc % 16 or self.avail % 2 or self.used % 4:
             raise GuestFault("bad-ring", f"queue {self.index}: {self.desc:#x} {self.avail:#x} {self.used:#x}")
         try:
-            self._table = memory.find(self.desc, size * DESC_SIZE)
+            table_region, table = memory.find(self.desc, size * DESC_SIZE)
             avail_region, avail = memory.find(self.avail, 6 + 2 * size)
             used_region, used = memory.find(self.used, 6 + 8 * size)
         except GuestFault as fault:
             raise GuestFault("bad-ring", f"queue {self.index}: {fault.detail}") from None
-        if (self._table[1] % 16) or (avail % 2) or (used % 4):
+        if table % 16 or avail % 2 or used % 4:
             raise GuestFault("bad-ring", f"queue {self.index}: misaligned in its region")
         self._memory = memory
-        # The views themselves: each is looked at several times for every buffer.
-        self._avail16 = avail_region.u16
-        self._used16, self._used32 = used_region.u16, used_region.u32
-        self._flags = avail // 2
-        self._idx = avail // 2 + 1
-        self._used_idx = used // 2 + 1
-        self._ring = used // 4 + 1
-        self._avail_event = (used + 4 + 8 * size) // 2
+        self._desc = table_region.u64[table // 8 :][: 2 * size]
+        self._avail = avail_region.u16[avail // 2 :][: 3 + size]
+        self._used = used_region.u16[used // 2 :][: 3 + 4 * size]
+        self._ring = used_region.u32[used // 4 + 1 :][: 2 * size]
         self.event_idx = event_idx
         self.indirect = indirect
         self.last_avail = last_avail & U16
-        self.used_idx = self._used16[self._used_idx]
+        self.used_idx = self._used[1]
         self.signalled = self.used_idx
         self.signalled_valid = False
         self.in_use = 0
@@ -159,55 +158,46 @@ class VirtQueue:
     def stop(self) -> None:
         """Take the queue out of service, keeping its configuration and indices."""
         self.enabled = False
-        self._memory = None
+        self._let_go()
 
     def pop(self) -> Element | None:
         """Take the next available buffer, or None if there is none. Raises GuestFault for a bad ring or chain."""
         memory = self._memory
         if memory is None:
             return None
-        u16 = self._avail16
+        avail = self._avail
         last = self.last_avail
-        pending = (u16[self._idx] - last) & U16
+        pending = (avail[1] - last) & U16
         if not pending:
             return None
         size = self.size
         if pending > size:
             raise GuestFault("avail-overrun", f"queue {self.index}: {pending} available, {size} entries")
-        head = u16[self._idx + 1 + (last & (size - 1))]
+        head = avail[2 + (last & (size - 1))]
         if head >= size:
             raise GuestFault("bad-head", f"queue {self.index}: head {head} of {size}")
         if self.in_use >= size:
             raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
-        table, at = self._table
-        offset = at + head * DESC_SIZE
-        flags = table.u16[(offset >> 1) + 6]
-        if flags & _CHAINED:
-            element = self._chain(memory, head)
+        length = self._desc[2 * head + 1]
+        if 0 < length <= U32:  # neither flags nor a next one: a lone buffer for us to read, as nearly all are
+            region, where = memory.find(self._desc[2 * head], length)
+            element = Element(head, ((region, where, length),), ())
         else:
-            length = table.u32[(offset >> 2) + 2]
-            if not length:
-                raise GuestFault("zero-length", f"queue {self.index}: descriptor {head}")
-            region, where = memory.find(table.u64[offset >> 3], length)
-            if flags & DESC_WRITE:
-                element = Element(head, (), ((region, where, length),))
-            else:
-                element = Element(head, ((region, where, length),), ())
-        last = (last + 1) & U16
-        self.last_avail = last
+            element = self._chain(memory, head)
+        self.last_avail = last = (last + 1) & U16
         self.more = pending > 1
         self.in_use += 1
         if self.event_idx:
-            self._used16[self._avail_event] = last
+            self._used[2 + 4 * size] = last
         return element
 
     def idle(self) -> bool:
         """Return whether there is nothing to pop: cheaper than trying."""
-        return self._memory is None or self._avail16[self._idx] == self.last_avail
+        return self._memory is None or self._avail[1] == self.last_avail
 
     def _chain(self, memory: Memory, head: int) -> Element:
         """Walk a chain, direct or indirect, never further than the queue is long."""
-        table, base = self._table
+        table = self._desc
         entries = limit = self.size
         index = head
         steps = 0
@@ -215,20 +205,18 @@ class VirtQueue:
         into: list[Segment] = []
         nested = False
         while True:
-            offset = base + index * DESC_SIZE
-            address = table.u64[offset >> 3]
-            length = table.u32[(offset >> 2) + 2]
-            flags = table.u16[(offset >> 1) + 6]
-            following = table.u16[(offset >> 1) + 7]
+            address, rest = table[2 * index], table[2 * index + 1]
+            length, flags, following = rest & U32, rest >> 32 & U16, rest >> 48
             if flags & DESC_INDIRECT:
                 # Chained descriptors before the table are unusual and allowed (2.7.5.3.2).
                 if not self.indirect or nested or flags & DESC_NEXT:
                     raise GuestFault("bad-indirect", f"queue {self.index}: descriptor {index} flags {flags:#x}")
                 if not length or length % DESC_SIZE or length // DESC_SIZE > self.size or address % DESC_SIZE:
                     raise GuestFault("bad-indirect", f"queue {self.index}: table of {length} bytes at {address:#x}")
-                table, base = memory.find(address, length)
-                if base % DESC_SIZE:
+                region, where = memory.find(address, length)
+                if where % DESC_SIZE:
                     raise GuestFault("bad-indirect", f"queue {self.index}: table at {address:#x} is misaligned")
+                table = region.u64[where // 8 :][: length // 8]
                 entries = length // DESC_SIZE
                 limit = min(limit, steps + entries)
                 index = 0
@@ -257,34 +245,33 @@ class VirtQueue:
         if self._memory is None or not self.in_use:  # stopped or started anew meanwhile: not a buffer of this ring
             return
         used = self.used_idx
-        entry = self._ring + ((used & (self.size - 1)) << 1)
-        u32 = self._used32
-        u32[entry] = element.head
-        u32[entry + 1] = length
+        entry = (used & (self.size - 1)) << 1
+        ring = self._ring
+        ring[entry] = element.head
+        ring[entry + 1] = length
         self.used_idx = used = (used + 1) & U16
         # The entry first, then the index, in one 16 bit store: the driver may look at any moment.
-        self._used16[self._used_idx] = used
+        self._used[1] = used
         self.in_use -= 1
 
     def wants_interrupt(self) -> bool:
         """Return whether the driver is to be interrupted for what was pushed since it was last (2.7.7)."""
         if self._memory is None:
             return False
-        u16 = self._avail16
         if not self.event_idx:
-            return not u16[self._flags] & AVAIL_NO_INTERRUPT
+            return not self._avail[0] & AVAIL_NO_INTERRUPT
         old, new = self.signalled, self.used_idx
         valid = self.signalled_valid
         self.signalled = new
         self.signalled_valid = True
-        event = u16[self._idx + 1 + self.size]
+        event = self._avail[2 + self.size]
         return not valid or (new - event - 1) & U16 < (new - old) & U16
 
     def available(self) -> int:
         """Return how many buffers wait to be popped, bounded by nothing: for display only."""
         if self._memory is None:
             return 0
-        return (self._avail16[self._idx] - self.last_avail) & U16
+        return (self._avail[1] - self.last_avail) & U16
 
     def peek(self, position: int) -> tuple[int, int, int, int, int, int]:
         """Return the head index and (address, length, flags), plus avail flags and idx, of an available slot.
@@ -293,22 +280,13 @@ class VirtQueue:
         """
         if self._memory is None:
             raise GuestFault("notify-dead", f"queue {self.index} is not set up")
-        u16 = self._avail16
-        head = u16[self._idx + 1 + (position % self.size)] % self.size
-        table, base = self._table
-        offset = base + head * DESC_SIZE
-        return (
-            head,
-            table.u64[offset >> 3],
-            table.u32[(offset >> 2) + 2],
-            table.u16[(offset >> 1) + 6],
-            u16[self._flags],
-            u16[self._idx],
-        )
+        avail = self._avail
+        head = avail[2 + position % self.size] % self.size
+        address, rest = self._desc[2 * head], self._desc[2 * head + 1]
+        return head, address, rest & U32, rest >> 32 & U16, avail[0], avail[1]
 
     def used_state(self) -> tuple[int, int]:
         """Return the used ring's flags and index, for display; zeros when not live."""
         if self._memory is None:
             return 0, 0
-        u16 = self._used16
-        return u16[self._used_idx - 1], u16[self._used_idx]
+        return self._used[0], self._used[1]

@@ -184,7 +184,8 @@ def piped(report: Report, hmp: list[str], qemu: list[str] | None, rounds: int) -
     measures = {"hmp": lambda: rate("hmp", hmp)}
     if qemu:
         measures["qemu"] = lambda: rate("qemu", [*qemu, "-monitor", "stdio"])
-    report.ratio("piped info balloon (60,000/s wanted)", "a second", alternately(rounds, measures), 1.0, least=True)
+    # 60,000 a second were asked for where QEMU makes 7,800.
+    report.ratio("piped info balloon", "a second", alternately(rounds, measures), 7.7, least=True)
 
 
 def sockets(report: Report, hmp: list[str], qemu: list[str] | None, rounds: int) -> None:

@@ -21,7 +21,6 @@ from device.spec import (
     PAGE_SHIFT,
     PAGE_SIZE,
     QUEUE_SIZE,
-    STAT_RECORD,
     STATS,
     STATUS_ACKNOWLEDGE,
     STATUS_DRIVER,
@@ -30,12 +29,9 @@ from device.spec import (
     bit,
     queue_roles,
 )
-from device.stats import RECORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from device.balloon import BalloonDevice
     from device.memory import Region
     from device.plain import Fields
@@ -182,12 +178,12 @@ class BalloonDriver:
 
     # Statistics.
 
-    def report(self, flat: Sequence[int]) -> None:
-        """Put a buffer with the records `flat` (tag, value, tag, value...) on the statistics queue."""
-        count = len(flat) >> 1
+    def report(self, records: bytes) -> None:
+        """Put a buffer with `records`, in their wire form, on the statistics queue."""
         queue = self.stats
         if queue is not None and queue.free:
-            buffer, region = self._buffer, self._region
-            RECORDS[count].pack_into(region.buffer, buffer - region.base, *flat)
-            queue.add_out(buffer, count * STAT_RECORD)
+            buffer, size = self._buffer, len(records)
+            offset = buffer - self._region.base
+            self._region.buffer[offset : offset + size] = records
+            queue.add_out(buffer, size)
             self._device.notify(self.stats_index)

@@ -119,10 +119,11 @@ class HostileGuest(ModelledGuest):
             self._play()
         super()._asked()
 
-    def _records(self) -> list[int]:
+    def records(self) -> bytes:
+        """As ModelledGuest.records; the driver is told if it is to spoil them."""
         if self._rule in ANSWERS and isinstance(self.driver, HostileDriver):
             self.driver.odd = self._rule
-        return super()._records()
+        return super().records()
 
     # The simulator's controls, and snapshots.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
-
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.base import Guest
@@ -17,6 +15,7 @@ from device.spec import (
     F_VERSION_1,
     bit,
 )
+from device.stats import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,17 +59,13 @@ class ModelledGuest(Guest):
         self.layout()
 
     def layout(self) -> None:
-        """Lay out the records: tags fixed, values filled in at each report."""
+        """Settle which tags are reported, in which order."""
         tags = list(self.tags)
         tags += [tag for tag, value in self.pinned.items() if value is not None and tag not in tags]
         # With nothing left to report the records go out as "I don't know": a buffer without a byte breaks the device.
         self._order = [tag for tag in tags if self.pinned.get(tag, 0) is not None] or tags
-        self._flat = [0] * (2 * len(self._order))
-        self._flat[::2] = self._order
         self._reported: tuple[int, ...] | None = None
-        # The common case, all modelled and nothing pinned, is one pick and one slice assignment.
-        plain = not self.pinned and not self.absent and len(self._order) > 1 and all(tag < 16 for tag in self._order)
-        self._pick = itemgetter(*self._order) if plain else None
+        self._records = b""
 
     # Life.
 
@@ -138,14 +133,14 @@ class ModelledGuest(Guest):
             if self.profile.service_after:
                 self.arm("service", self.profile.service_after, self._service_up)
             else:
-                driver.report(self._records())
+                driver.report(self.records())
         driver.go()
         self.inflation.start()
 
     def _service_up(self) -> None:
         if self.driver is not None:
             if self.awake():
-                self.driver.report(self._records())
+                self.driver.report(self.records())
             else:
                 self.arm("service", SECOND, self._service_up)
 
@@ -211,14 +206,15 @@ class ModelledGuest(Guest):
         if self.answers > 0:
             self.answers -= 1
         self._holding = False
-        driver.report(self._records())
+        driver.report(self.records())
 
-    def _records(self) -> list[int]:
+    def records(self) -> bytes:
+        """Return what the driver reports now, as it goes into its buffer."""
         values = self.statistics()
-        if values is not self._reported:  # the very tuple: then nothing changed since it was laid out
+        if values is not self._reported:  # the very tuple: then nothing changed since it was packed
             self._reported = values
-            self._flat[1::2] = self._odd_values(values) if self._pick is None else self._pick(values)
-        return self._flat
+            self._records = encode(self._told(values))
+        return self._records
 
     def statistics(self) -> tuple[int, ...]:
         """Return the sixteen statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
@@ -227,11 +223,11 @@ class ModelledGuest(Guest):
             return (ABSENT,) * 16
         return kernel.at(self.machine.vm_clock.now())
 
-    def _odd_values(self, values: tuple[int, ...]) -> list[int]:
+    def _told(self, values: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return (tag, value) records: what is pinned as that, what is not to be told as absent."""
         real = [ABSENT if self.absent else values[tag] if tag < len(values) else 0 for tag in self._order]
-        pinned = self.pinned
-        chosen = [pinned.get(tag, value) for tag, value in zip(self._order, real, strict=True)]
-        return [ABSENT if value is None else value for value in chosen]
+        chosen = [(tag, self.pinned.get(tag, value)) for tag, value in zip(self._order, real, strict=True)]
+        return [(tag, ABSENT if value is None else value) for tag, value in chosen]
 
     def config_changed(self) -> None:
         """The target changed, or the device broke: look at it when awake."""

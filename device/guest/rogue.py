@@ -5,12 +5,12 @@ from __future__ import annotations
 from device.driverqueue import DriverQueue
 from device.guest.driver import BalloonDriver
 from device.spec import DEFLATE, DESC_SIZE, INFLATE, PAGE_SHIFT, STAT_COUNT, STAT_RECORD, STATS
-from device.stats import RECORDS, WIRE_LIMIT
+from device.stats import WIRE_LIMIT
 from device.virtio import MAX_ROUNDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from device.balloon import BalloonDevice
     from device.memory import Region
@@ -74,17 +74,10 @@ class HostileDriver(BalloonDriver):
         self.storm = state.integer("storm", 0, 2 * MAX_ROUNDS)
         super().restore(state)
 
-    def report(self, flat: Sequence[int]) -> None:
+    def report(self, records: bytes) -> None:
         """As BalloonDriver.report; an odd one is sent as the rule in question has it."""
         odd, self.odd = self.odd, ""
-        if not odd:
-            super().report(flat)
-            return
-        data = ANSWERS[odd](RECORDS[len(flat) >> 1].pack(*flat), self.roll)
-        self.poke(self._buffer, data)
-        if self.ring(STATS).free:
-            self.ring(STATS).add_out(self._buffer, len(data))
-            self._device.notify(self.stats_index)
+        super().report(ANSWERS[odd](records, self.roll) if odd else records)
 
     def interrupted(self, queue: int) -> None:
         """A page list came back: go on with a storm or an ambush, if one is on."""

@@ -216,7 +216,7 @@ def test_a_storm_that_never_ends_costs_less_and_less() -> None:
     machine = build("linux")
     there = monitor(machine)
     device, guest = device_of(there), machine.guest
-    guest.driver.report(guest._records())  # type: ignore[attr-defined]
+    guest.driver.report(guest.records())  # type: ignore[attr-defined]
     before = device.refused["unsolicited-stats"]
     guest.hang()
     start = machine.clock.now()

@@ -61,6 +61,7 @@ class FrontEnd:
         if self.memfd >= 0:
             os.close(self.memfd)
             self.memfd = -1
+            self.queues.clear()  # they look into it
             self.region.close()
 
     def serve(self) -> None:
