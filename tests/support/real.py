@@ -17,6 +17,7 @@ from device.guest.profiles import make_guest
 from device.guest.uml_parts import find_parts
 from device.machine import Machine
 from device.spec import MIB
+from tests.support.timing import PATIENCE, until
 
 
 class Real:
@@ -67,7 +68,7 @@ class Real:
             machine.guest.serve()
         machine.time.run_due()
 
-    def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Serve until `condition` holds; fails after that long."""
         end = time.monotonic() + seconds
         while not condition():
@@ -82,7 +83,7 @@ class Real:
         while (left := end - time.monotonic()) > 0:
             self.turn(left)
 
-    def ask(self, timeout: float = 5.0) -> tuple[str, float]:
+    def ask(self, timeout: float = PATIENCE) -> tuple[str, float]:
         """Ask for statistics; returns how the request ended and after how many seconds."""
         start = time.perf_counter()
         request = self.machine.request_stats(round(timeout * SECOND))
@@ -105,27 +106,31 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
+def _status(process: int) -> tuple[str, int] | None:
+    """Return a process's state, as in proc(5), and its process group; None if there is none."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[2])
+
+
+def state(process: int) -> str:
+    """Return what a process does, in a letter of proc(5); nothing if there is none."""
+    found = _status(process)
+    return found[0] if found else ""
+
+
 def living(group: int) -> list[int]:
     """Return the processes of a process group that are not dead; dead ones may still wait for their parent."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
-                    fields = file.read().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] not in "ZX":
-                found.append(int(name))
-    return found
+    every = {int(name): _status(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return [process for process, found in every.items() if found and found[1] == group and found[0] not in "ZX"]
 
 
 def nobody_lives(groups: list[int]) -> None:
     """Killed processes take a moment to be dead."""
-    end = time.monotonic() + 5
-    while any(living(group) for group in groups):
-        assert time.monotonic() < end, [living(group) for group in groups]
-        time.sleep(0.01)
+    until(lambda: not any(living(group) for group in groups))
 
 
 def booted(real: Real) -> Real:
