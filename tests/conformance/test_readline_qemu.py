@@ -19,6 +19,7 @@ import pytest
 from hmp.history import History
 from hmp.sockets.readline import PROMPT, Line, LineEditor
 from hmp.sockets.telnet import OPENING, TelnetFilter
+from tests.support.timing import PATIENCE
 
 QEMU = shutil.which("qemu-system-x86_64")
 pytestmark = [
@@ -26,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(QEMU is None, reason="needs qemu-system-x86_64 on PATH to compare with"),
 ]
 
-TIMEOUT = 20.0  # seconds without a byte; only reached when QEMU sends less than we do
+TIMEOUT = PATIENCE  # seconds without a byte; only reached when QEMU sends less than we do
 
 UP, DOWN, RIGHT, LEFT, DELETE, HOME, END = (b"\x1b[" + key for key in (b"A", b"B", b"C", b"D", b"3~", b"1~", b"4~"))
 

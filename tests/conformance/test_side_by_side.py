@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,17 @@ import pytest
 
 from tests.support.programs import ENVIRONMENT, HMP
 from tests.support.screen import render
+from tests.support.timing import PATIENCE, until
 
 QEMU = "qemu-system-x86_64"
-PROMPT = b"(qemu) "
-QUIET = 0.12
-"""Seconds without output after which a program that does not say when it is done is taken to be."""
+FIRMWARE = re.compile(rb'[^\n]*"reason": "guest-reset"[^\n]*\n')
+"""What QEMU tells, at some time, of a firmware that finds nothing to boot and begins anew."""
+SYNC = {
+    "monitor": (b"zz.sync\r", re.compile(rb"unknown command: 'zz.sync'\r\n\(qemu\) $")),
+    "qmp": (b'\xff\n{"execute": "zz.sync", "id": "zz.sync"}', re.compile(rb'"id": "zz.sync".*\r\n$')),
+}
+"""By kind of monitor, what is sent behind everything, and the end of its answer: nothing else comes after it. What was
+not a whole message is ended by the first byte, at the price of an error from both."""
 
 pytestmark = [
     pytest.mark.external,
@@ -157,44 +162,43 @@ class Pair:
             self.clients.append(self._connect(directory / name))
 
     def _connect(self, path: Path) -> socket.socket:
-        deadline = time.monotonic() + 20
-        while True:
-            client = socket.socket(socket.AF_UNIX)
-            try:
-                client.connect(str(path))
-                return client
-            except OSError:
-                client.close()
-                assert time.monotonic() < deadline, f"{path.name} did not come up"
-                time.sleep(0.02)
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        until(lambda: client.connect_ex(str(path)) == 0)
+        return client
 
     def close(self) -> None:
         for client in self.clients:
             client.close()
         for process in self.processes:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE)
 
-    def read(self, client: socket.socket) -> bytes:
-        """What comes until a prompt, or silence, or the end."""
+    def read(self, client: socket.socket, end: re.Pattern[bytes] | None) -> bytes:
+        """What comes up to what matches `end`, or up to the end of the connection."""
         data = b""
-        client.settimeout(5)
-        while True:
+        while end is None or not end.search(data):
             try:
                 more = client.recv(1 << 16)
-            except (TimeoutError, ConnectionResetError):
-                return data
+            except ConnectionResetError:
+                more = b""
             if not more:
-                return data
+                break
             data += more
-            client.settimeout(0.03 if data.endswith(PROMPT) else QUIET)
+        return data
 
-    def both(self, data: bytes) -> tuple[bytes, bytes]:
-        """Send the same to both; return what QEMU said and what hmp said."""
+    def greetings(self) -> list[bytes]:
+        """What both say first."""
+        end = re.compile(rb"\r\n$" if self.kind == "qmp" else rb"\(qemu\) $")
+        return [self.read(client, end) for client in self.clients]
+
+    def both(self, data: bytes, *, last: bool = False) -> tuple[bytes, bytes]:
+        """Send the same to both; return what QEMU said and what hmp said, to the end if it is the last."""
+        sync, end = SYNC[self.kind]
         for client in self.clients:
-            client.sendall(data)
-        qemu, ours = (self.read(client) for client in self.clients)
-        return qemu, ours
+            client.sendall(data if last else data + sync)
+        qemu, ours = (self.read(client, None if last else end) for client in self.clients)
+        return FIRMWARE.sub(b"", qemu), ours
 
 
 @pytest.fixture
@@ -212,16 +216,16 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Pair]]:
 
 
 def messages(data: bytes) -> list[dict[str, Any]]:
-    """The messages without what is never the same: times, and when the firmware has rebooted."""
+    """The messages without what is never the same, which is times."""
     found = [json.loads(line) for line in data.split(b"\r\n") if line]
     for each in found:
         each.pop("timestamp", None)
-    return [each for each in found if each.get("data", {}).get("reason") != "guest-reset"]
+    return found
 
 
 def test_qmp(start: Callable[[str], Pair]) -> None:
     pair = start("qmp")
-    greetings = [json.loads(pair.read(client)) for client in pair.clients]
+    greetings = [json.loads(each) for each in pair.greetings()]
     for greeting in greetings:
         greeting["QMP"]["version"]["package"] = ""
         greeting["QMP"]["version"]["qemu"]["micro"] = 0
@@ -235,8 +239,7 @@ def test_qmp(start: Callable[[str], Pair]) -> None:
 
 def test_hmp_text(start: Callable[[str], Pair]) -> None:
     pair = start("monitor")
-    for client in pair.clients:
-        pair.read(client)
+    pair.greetings()
     for line in HMP_LINES:
         qemu, ours = (render(data.decode("latin-1")) for data in pair.both(line.encode() + b"\n"))
         assert (line, ours) == (line, qemu)
@@ -245,23 +248,22 @@ def test_hmp_text(start: Callable[[str], Pair]) -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_hmp_bytes(name: str, start: Callable[[str], Pair]) -> None:
     pair = start("monitor")
-    banners = [pair.read(client) for client in pair.clients]
+    banners = pair.greetings()
     banner = re.compile(rb"QEMU 7\.2\.\d+ monitor - type 'help' for more information\r\n\(qemu\) $")
     assert all(banner.match(each) for each in banners)
-    qemu, ours = pair.both(KEYS[name])
+    qemu, ours = pair.both(KEYS[name], last=name == "quit")
     assert ours == qemu
 
 
 @pytest.mark.parametrize("kind", ["qmp", "monitor"])
 def test_quit_ends_both_alike(kind: str, start: Callable[[str], Pair]) -> None:
     pair = start(kind)
-    for client in pair.clients:
-        pair.read(client)
+    pair.greetings()
     if kind == "qmp":
         pair.both(b'{"execute": "qmp_capabilities"}')
-        qemu, ours = pair.both(b'{"execute": "quit", "id": 1}')
+        qemu, ours = pair.both(b'{"execute": "quit", "id": 1}', last=True)
         assert messages(ours) == messages(qemu)
     else:
-        qemu, ours = pair.both(b"quit\n")
+        qemu, ours = pair.both(b"quit\n", last=True)
         assert ours == qemu
-    assert [process.wait(5) for process in pair.processes] == [0, 0]
+    assert [process.wait(PATIENCE) for process in pair.processes] == [0, 0]

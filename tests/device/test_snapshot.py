@@ -27,8 +27,8 @@ MODELLED = [name for name in PROFILES if name not in ("host", "uml", "vhost-user
 def prelude(m: Modelled) -> None:
     """Give a machine a past: statistics, a balloon on its way, a workload, a control or two."""
     m.info()
-    m.machine.set_balloon(200 * MIB)
-    m.advance(0.05)
+    m.machine.set_balloon(400 * MIB)
+    m.advance(0.03)
     m.guest.alloc(30 * MIB)
     m.device.stats.set_poll_interval(3)
     m.advance(1.3)
@@ -74,7 +74,7 @@ MOMENTS: dict[str, Callable[[Modelled], object]] = {
     "panicked": lambda m: m.guest.panic(),
     "stopped": lambda m: m.machine.stop(),
     "powering down": lambda m: (m.machine.stop(), m.machine.power_down()),
-    "inflating": lambda m: (m.machine.set_balloon(60 * MIB), m.advance(0.02)),
+    "inflating": lambda m: (m.machine.set_balloon(340 * MIB), m.advance(0.02)),
     "deflating": lambda m: (m.machine.set_balloon(512 * MIB), m.advance(0.01)),
     "unplugging": unplug,
     "no device": no_device,
@@ -96,7 +96,7 @@ def play_on(m: Modelled) -> list[object]:
             seen += [m.info(), m.device.actual, m.device.status, dict(m.device.refused)]
             sample = m.stats.sample
             seen.append(None if sample is None else (sample.values, sample.unknown, m.stats.age))
-            m.machine.set_balloon((300 - 50 * turn) * MIB)
+            m.machine.set_balloon((440 - 20 * turn) * MIB)
         else:
             seen.append(m.info())
         m.machine.cont()

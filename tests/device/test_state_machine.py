@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -239,11 +239,11 @@ class World(RuleBasedStateMachine):
         assert machine.memory.populated() <= RAM
 
 
-def explore(examples: int, steps: int) -> int:
-    """Run that many random lives of that many steps; returns the steps made in all."""
+def explore(examples: int, steps: int, number: int = 0) -> int:
+    """Run that many random lives of that many steps, other ones for each number; returns the steps made in all."""
     before = World.steps
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        World,
+        seed(number)(World),
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -262,6 +262,7 @@ def test_a_few_thousand_random_steps() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_random_steps() -> None:
-    done = 0
+    done = number = 0
     while done < 100_000:
-        done += explore(250, 100)
+        number += 1
+        done += explore(250, 100, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -188,11 +189,12 @@ class TestStorms:
         with FrontEnd(real, path) as front:
             data = wire.HEADER.pack(wire.SET_OWNER, 1, 0) * 5000
             front.socket.send(data)
-            start = time.monotonic()
+            start = time.process_time()
             real.machine.guest.serve()
-            assert time.monotonic() - start < 0.5
+            assert time.process_time() - start < 0.5
             assert front.socket.fileno() >= 0
-            real.idle(0.5)
+            while select.select(real.machine.descriptors(), [], [], 0)[0]:
+                real.turn()
             assert not front.cut_off
             assert front.ask_number(wire.GET_QUEUE_NUM) == 5
 

@@ -11,7 +11,7 @@ import pytest
 from device.guest.profiles import PROFILES
 from hmp.config import CLOCKS
 from hmp.dialects import DIALECTS
-from tests.support.shell import environment, shell
+from tests.support.shell import TIMEOUT, environment, shell
 
 SHELLS = ["bash", "zsh", "fish"]
 
@@ -21,7 +21,7 @@ def ask(words: str, *, instruction: str = "bash_complete", cword: int | str | No
     at = len(words.split(" ")) - 1 if cword is None else cword
     asked = {"_HMP_COMPLETE": instruction, "COMP_WORDS": words, "COMP_CWORD": str(at)}
     ended = subprocess.run(
-        ["hmp"], env=environment() | asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+        ["hmp"], env=environment() | asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     return [line for line in ended.stdout.splitlines() if line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from device.clock import MS
+from device.clock import MS, SECOND
 from hmp.config import Config, make_machine
 from hmp.dialects import DIALECTS
 from hmp.monitor import Monitor
 from hmp.pipe import Runner, wait
 from tests.support.shell import TIMEOUT, environment, hmp, shell
+from tests.support.timing import takes_less_than
 
 NEVER = {"asyncio", "prompt_toolkit", "rich", "dataclasses", "inspect", "socket", "threading", "ssl", "subprocess",
          "typing", "logging", "argparse", "json", "multiprocessing"}  # fmt: skip
@@ -79,16 +81,25 @@ def test_click_comes_with_options_and_brings_no_terminal() -> None:
 
 
 def seconds(*arguments: str) -> float:
-    begun = time.perf_counter()
+    """The time that the processor spends on a run, which depends less on what else runs than the clock's."""
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    begun = spent()
     assert hmp("-c", "info status", *arguments).status == 0
-    return time.perf_counter() - begun
+    return spent() - begun
 
 
 @pytest.mark.slow
 def test_16_tib_start_as_fast_as_4_mib() -> None:
-    pairs = [(seconds("-m", "4M"), seconds("-m", "16T")) for _ in range(7)]
-    small, large = (min(times) for times in zip(*pairs, strict=True))
-    assert large < small * 1.3
+    small = large = float("inf")
+    for _ in range(30):
+        small, large = min(small, seconds("-m", "4M")), min(large, seconds("-m", "16T"))
+        if large < small * 1.3:
+            return
+    raise AssertionError((small, large))
 
 
 @pytest.mark.slow
@@ -99,15 +110,18 @@ def test_on_the_real_clock_a_wait_ends_within_20_ms_of_its_time(line: str) -> No
     machine = make_machine(config)
     machine.start()
     subject = Monitor(machine, DIALECTS["seed"])
-    overshoots = []
-    for _ in range(3):  # the best of three: the machine may be busy with other things
+
+    def overshoot() -> float:
         begun = time.monotonic_ns()
         reply = subject.execute(line)
         wait(machine, reply)
-        overshoots.append(time.monotonic_ns() - begun - 500 * MS)
+        over = time.monotonic_ns() - begun - 500 * MS
         assert not reply.pending
+        assert over >= 0
+        return over / SECOND
+
+    takes_less_than(0.02, overshoot)
     machine.close()
-    assert 0 <= min(overshoots) < 20 * MS
 
 
 def test_on_the_warp_clock_waiting_takes_no_time(capfd: pytest.CaptureFixture[str]) -> None:
@@ -116,10 +130,15 @@ def test_on_the_warp_clock_waiting_takes_no_time(capfd: pytest.CaptureFixture[st
     machine = make_machine(config)
     machine.start()
     runner = Runner(machine, Monitor(machine, DIALECTS["seed"]))
-    begun = time.perf_counter()
-    assert runner.run([("-c", ["info balloon", "sim sleep 3600"] * 10)])
-    assert time.perf_counter() - begun < 0.1
-    assert capfd.readouterr().out.count(",age=") == 10
+
+    def waits() -> float:
+        begun = time.perf_counter()
+        assert runner.run([("-c", ["info balloon", "sim sleep 3600"] * 10)])
+        taken = time.perf_counter() - begun
+        assert capfd.readouterr().out.count(",age=") == 10
+        return taken
+
+    takes_less_than(0.1, waits)
     machine.close()
 
 

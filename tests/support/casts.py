@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pyte
 
+from tests.support.timing import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 DEMOS = ROOT / "docs" / "demos"
 
@@ -24,7 +26,14 @@ def run(module: str, *args: object, stdin: str = "", **options: object) -> subpr
     """Run a module as a program."""
     command = [sys.executable, "-m", module, *map(str, args)]
     return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, env=environment(), timeout=30, check=False, **options
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=PATIENCE,
+        check=False,
+        **options,
     )
 
 

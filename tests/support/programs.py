@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from tests.support.timing import PATIENCE
+
 HMP = [sys.executable, "-m", "hmp"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -38,7 +40,7 @@ class Program:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -62,7 +64,7 @@ class Program:
         else:
             host, _, port = where.rpartition(":")
             made = socket.create_connection((host.strip("[]"), int(port)))
-        made.settimeout(20)
+        made.settimeout(PATIENCE)
         return made
 
     def qmp(self) -> Talker:
@@ -76,7 +78,7 @@ class Program:
         """Send a signal (0 for none), wait; return exit status, stdout and what stderr had behind the ready line."""
         if number:
             self.process.send_signal(number)
-        out, complaints = self.process.communicate(timeout=20)
+        out, complaints = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, (out or b"").decode(), complaints.decode()
 
     @property

@@ -13,9 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.timing import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 HMP = [sys.executable, "-m", "hmp"]
-TIMEOUT = 30.0  # seconds; only reached when something hangs
+TIMEOUT = PATIENCE
 
 
 class Ended(NamedTuple):

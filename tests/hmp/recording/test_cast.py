@@ -9,7 +9,6 @@ import resource
 import signal
 import stat
 import sys
-import time
 
 import pexpect
 import pytest
@@ -18,6 +17,7 @@ from hmp.errors import UsageError
 from hmp.recording.cast import MARKER, OUTPUT, Cast, create, event_line, header_line
 from hmp.recording.recorder import Recorder
 from tests.support.casts import ROOT, environment, output, read, screen
+from tests.support.timing import PATIENCE, until
 
 
 @pytest.fixture
@@ -164,15 +164,18 @@ class Seat:
             cwd=str(ROOT),
             dimensions=(24, 80),
             encoding="utf-8",
-            timeout=10,
+            timeout=PATIENCE,
         )
 
     def wait(self, text: str) -> None:
-        """Wait until the recording shows a text."""
-        end = time.monotonic() + 10
-        while not (self.path.exists() and any(text in line for line in screen(self.path))):
-            assert time.monotonic() < end, screen(self.path)
-            time.sleep(0.02)
+        """Wait until the recording shows a text, or has shown it: a countdown ends before a busy machine looks."""
+
+        def shown() -> bool:
+            # What was only begun is looked at the next time.
+            lines = self.path.read_text().rpartition("\n")[0].splitlines() if self.path.exists() else []
+            return text in "".join(json.loads(line)[2] for line in lines[1:])
+
+        until(shown)
 
     def type(self, keys: str) -> None:
         self.child.send(keys)
@@ -237,7 +240,7 @@ class TestTyped:
         person.type("info balloon\r")
         person.wait("waiting for the guest")
         person.type("\x03")
-        time.sleep(0.2)
+        until(lambda: screen(path)[-1] == "(qemu)")
         person.type("info status\r")
         person.wait("VM status: running")
         person.type("quit\r")

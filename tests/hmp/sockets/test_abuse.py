@@ -15,6 +15,7 @@ from hmp.sockets.clients import UNFINISHED_LIMIT
 from hmp.sockets.connection import SEND_SIZE, STALL_LIMIT, UNSENT_LIMIT
 from tests.support.programs import Program
 from tests.support.sockets import Client, Qmp, Served, play
+from tests.support.timing import PATIENCE, takes_less_than
 
 MIB = 1 << 20
 ORDINARY_MEMORY = 80 * MIB
@@ -259,7 +260,7 @@ def pour(client: socket.socket, piece: bytes, count: int, take: Callable[[bytes]
     client.setblocking(False)
     todo = memoryview(piece)
     while count:
-        readable, writable, _ = select.select([client], [client], [], 20)
+        readable, writable, _ = select.select([client], [client], [], PATIENCE)
         assert readable or writable
         if readable:
             take(client.recv(1 << 20))
@@ -269,7 +270,7 @@ def pour(client: socket.socket, piece: bytes, count: int, take: Callable[[bytes]
                 count -= 1
                 todo = memoryview(piece)
     client.setblocking(True)
-    client.settimeout(20)
+    client.settimeout(PATIENCE)
 
 
 @pytest.mark.slow
@@ -333,13 +334,16 @@ class TestBoundedMemory:
                 client.close()
 
     def test_a_thousand_connects_and_disconnects_a_second(self, program: Program) -> None:
-        rounds = 3000
-        start = time.monotonic()
-        for number in range(rounds):
-            program.connect(("qmp", "monitor")[number % 2]).close()
-        next_is_served(program)
-        taken = time.monotonic() - start
-        assert rounds / taken > 1000
+        def hundreds() -> float:
+            start = time.monotonic()
+            for number in range(300):
+                program.connect(("qmp", "monitor")[number % 2]).close()
+            next_is_served(program)
+            return time.monotonic() - start
+
+        for _ in range(10):
+            hundreds()
+        takes_less_than(0.3, hundreds, tries=50)
         assert program.peak_memory < ORDINARY_MEMORY
 
     def test_a_client_that_never_reads_among_ones_that_do(self, program: Program) -> None:
@@ -349,7 +353,7 @@ class TestBoundedMemory:
             start = time.monotonic()
             other.ask("query-balloon")
             slowest = max(slowest, time.monotonic() - start)
-        assert slowest < 1
+        assert slowest < STALL_LIMIT / 6, "it waited for the one that never reads, not for a processor"
         data = b"x"
         while data:  # what it was sent, then the end
             data = stuck.socket.recv(1 << 20)

@@ -17,6 +17,7 @@ import pytest
 from hmp.addresses import Address
 from hmp.errors import UsageError
 from hmp.sockets.listeners import Listener, listen, raise_file_limit
+from tests.support.timing import PATIENCE
 
 
 @pytest.fixture
@@ -240,7 +241,7 @@ def test_of_processes_that_race_for_one_stale_path_one_wins(tmp_path: Path) -> N
     finally:
         for racer in racers:
             racer.terminate()
-            racer.wait(10)
+            racer.wait(PATIENCE)
             if racer.stderr:
                 racer.stderr.close()
     assert sorted(racer.returncode for racer in racers) == [0] + [2] * 5

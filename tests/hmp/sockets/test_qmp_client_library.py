@@ -14,6 +14,7 @@ import pytest
 from hmp.sockets.server import FAREWELL
 from tests.support.programs import Program
 from tests.support.sockets import Served, play
+from tests.support.timing import PATIENCE
 
 qmp = pytest.importorskip("qemu.qmp", reason="the client library qemu.qmp is not installed")
 
@@ -131,7 +132,7 @@ def shell(program: Program, lines: str, *options: str) -> str:
         input=lines,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         env={**os.environ, "HOME": str(Path(where).parent)},
     )
     assert done.returncode == 0, done.stderr

@@ -20,8 +20,8 @@ from hmp.sockets.aiostreams import PatientOutput
 from hmp.sockets.service import report
 from tests.support.loop import VirtualLoop
 from tests.support.programs import ENVIRONMENT, HMP, Program, Talker
+from tests.support.timing import PATIENCE
 
-STALE = "balloon: actual=512,age=500\n"
 QUICK = ("-m", "512", "--timeout", "0.5")
 
 
@@ -149,7 +149,7 @@ def test_a_wrong_use_is_one_line_and_exit_2_and_nothing_is_created(words: str, t
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("hmp: ")
@@ -231,7 +231,7 @@ class TestEnding:
             assert talker.ask("query-name") == {"return": {}}
             program.process.terminate()
             talker.close()
-            assert program.process.wait(5) == 143
+            assert program.process.wait(PATIENCE) == 143
 
     @pytest.mark.parametrize("status", [1, 141])
     def test_a_stdout_that_cannot_be_written(self, status: int, tmp_path: Path) -> None:

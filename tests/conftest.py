@@ -1,0 +1,19 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import gc
+
+from hypothesis import HealthCheck, settings
+
+# The same inputs in every run, on every machine: a run that is green tells of the code and not of luck, and how long
+# an example takes tells of the machine. `--hypothesis-profile=search` looks for new ones; so does `make fuzz`.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", settings.get_profile("steady"), derandomize=False)
+settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector pass over what lives until the end anyway: thousands of tests and all modules."""
+    gc.collect()
+    gc.freeze()
