@@ -6,6 +6,7 @@ import asyncio
 import selectors
 
 from device.clock import SECOND, Clock
+from tests.support.timing import PATIENCE
 
 
 class _Selector(selectors.DefaultSelector):
@@ -14,11 +15,11 @@ class _Selector(selectors.DefaultSelector):
     loop: VirtualLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
+        ready = super().select(0 if timeout == 0 else self.loop.grace)
         if ready or timeout == 0:
             return ready
         if timeout is None:  # no timer at all: only a descriptor can bring something
-            return super().select(5) or self.loop.stuck("nothing is due and nothing comes in")
+            return super().select(PATIENCE) or self.loop.stuck("nothing is due and nothing comes in")
         self.loop.now += max(timeout, 0)
         if self.loop.now > self.loop.limit:
             self.loop.stuck(f"still running at {self.loop.now:.0f} s")
@@ -26,11 +27,16 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Run it with asyncio.Runner(loop_factory=VirtualLoop). `now` is its time in seconds, `limit` where a test fails."""
+    """Run it with asyncio.Runner(loop_factory=VirtualLoop). `now` is its time in seconds, `limit` where a test fails.
+
+    `grace` is how many real seconds may pass between what is sent and its arrival: none in pipes and unix sockets, but
+    over TCP a busy kernel may deliver later.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
         self.limit = 3600.0
+        self.grace = 0.0
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)

@@ -247,6 +247,8 @@ def play(
         loop.set_exception_handler(lambda _, context: faults.append(context))
         with tempfile.TemporaryDirectory() as directory:
             specs = addresses or ("monitor=unix:m", "qmp=unix:q")
+            if not all("=unix:" in spec for spec in specs):
+                loop.grace = 0.01
             wanted = [
                 Address(kind, spec.replace("unix:", f"unix:{directory}/"))
                 for kind, spec in (address.split("=", 1) for address in specs)
