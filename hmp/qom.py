@@ -280,6 +280,23 @@ def _set(machine: Machine, path: str, name: str, value: Value) -> None:
     found.set(node, value)
 
 
+def unpluggable(machine: Machine, id: str) -> str:
+    """Return how `Machine.device_del` knows what `id` names: a device's id or any spelling of its path.
+
+    Raises CommandError for what cannot be unplugged.
+    """
+    root = tree(machine)
+    start = root if id.startswith("/") else root.descend(["machine", "peripheral"])
+    node = None if start is None else start.descend(id.split("/"))
+    if node is None:
+        raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
+    if node.kind == BACKEND_TYPE:
+        raise CommandError("Bus 'virtio-bus' does not support hotplugging")
+    if node.kind != DEVICE_TYPE:
+        raise CommandError(f"{id} is not a hotpluggable device")
+    return id if id == node.name else node.path
+
+
 def object_paths(machine: Machine) -> list[str]:
     """Return the path of every object."""
     return [node.path for node in tree(machine).walk()]

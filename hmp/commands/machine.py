@@ -157,5 +157,8 @@ def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 def device_del(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Ask the guest to let go of the device."""
-    monitor.machine.device_del(str(arguments["id"]))
+    from hmp.qom import unpluggable
+
+    machine = monitor.machine
+    machine.device_del(unpluggable(machine, str(arguments["id"])))
     return ""

@@ -187,9 +187,8 @@ def _as_text(value: object) -> str:
 
 
 def _device_del(session: QmpSession, arguments: Mapping[str, object]) -> object:
-    machine, id = session.machine, str(arguments["id"])
-    if machine.device is None or id not in (machine.device.id, machine.device_path) or not id:
-        raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
+    machine = session.machine
+    id = qom.unpluggable(machine, str(arguments["id"]))
     _guest_follows(session, "DEVICE_DELETED", lambda: machine.device_del(id))
     return {}
 

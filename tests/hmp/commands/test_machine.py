@@ -156,6 +156,30 @@ def test_a_device_is_found_by_its_path_too() -> None:
     assert say(subject, "info balloon") == ERROR_NO_BALLOON
 
 
+@pytest.mark.parametrize("line", ["/machine//peripheral/balloon0", "balloon0/"])
+def test_a_device_is_found_by_any_spelling_of_its_path(line: str) -> None:
+    subject = monitor_on()
+    assert say(subject, f"device_del {line}") == ""
+    assert say(subject, "info balloon") == ERROR_NO_BALLOON
+
+
+@pytest.mark.parametrize(
+    ("id", "text"),
+    [
+        ("/", "/ is not a hotpluggable device"),
+        ('""', " is not a hotpluggable device"),
+        ("/machine/peripheral", "/machine/peripheral is not a hotpluggable device"),
+        ("balloon0/virtio-backend", "Bus 'virtio-bus' does not support hotplugging"),
+        ("machine", "Device 'machine' not found"),
+        ("/machine/nosuch", "Device '/machine/nosuch' not found"),
+    ],
+)
+def test_what_is_no_device_cannot_be_unplugged(id: str, text: str) -> None:
+    subject = monitor_on()
+    assert say(subject, f"device_del {id}") == f"Error: {text}\n"
+    assert say(subject, "info balloon").startswith("balloon: actual=")
+
+
 SPECS = [
     ("", None, []),
     ("drv", "drv", []),
