@@ -149,8 +149,6 @@ class QmpSession:
     def _find(self, name: str) -> QmpCommand:
         if not self._in_command_mode and name != _NEGOTIATE:
             raise CommandError(f"Expecting capabilities negotiation with '{_NEGOTIATE}'", "CommandNotFound")
-        if self._in_command_mode and name == _NEGOTIATE:
-            raise CommandError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
         command = COMMANDS.get(name)
         if command is None:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
@@ -159,7 +157,9 @@ class QmpSession:
     # For the commands.
 
     def negotiated(self, *, oob: bool) -> None:
-        """Go into command mode: events are sent from now on."""
+        """Go into command mode: events are sent from now on. Raises CommandError, in QEMU's words, the second time."""
+        if self._in_command_mode:
+            raise CommandError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
         self._in_command_mode = True
         self._oob = oob
         self.hub.join(self)

@@ -128,6 +128,15 @@ class TestNegotiation:
         assert talk.send('{"exec-oob": "stop", "id": 4}') == [error("The command stop does not support OOB", id=4)]
         assert talk.machine.running
 
+    def test_a_second_negotiation_is_read_as_any_command_before_it_is_refused(self) -> None:
+        talk = Talk(build(), negotiate=False)
+        talk.ask("qmp_capabilities", enable=["oob"])
+        already = "Capabilities negotiation is already complete, command ignored"
+        assert talk.fails("qmp_capabilities") == ("CommandNotFound", already)
+        assert talk.fails("qmp_capabilities", x=1) == ("GenericError", "Parameter 'x' is unexpected")
+        unsupported = error("The command qmp_capabilities does not support OOB")
+        assert talk.send('{"exec-oob": "qmp_capabilities"}') == [unsupported]
+
     def test_without_oob_its_member_is_unexpected(self) -> None:
         talk = Talk(build())
         assert talk.send('{"exec-oob": "stop"}') == [error("QMP input member 'exec-oob' is unexpected")]
