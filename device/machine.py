@@ -244,7 +244,7 @@ class Machine:
                 self.device.driver = guest
         finally:
             self._settling = False
-        self._restart("guest-reset", guest=False)
+        self.reset()
 
     def snapshot_tags(self) -> list[str]:
         """Return the tags of the snapshots there are."""

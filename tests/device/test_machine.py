@@ -283,7 +283,7 @@ class TestAnotherGuest:
             sample = m.stats.sample
             assert sample is not None
             assert len(sample.values) == 16
-            assert m.named("RESET")[-1]["reason"] == "guest-reset"
+            assert m.named("RESET")[-1] == {"guest": False, "reason": "host-qmp-system-reset"}
             m.advance(1)
             assert m.device.actual == 256 * MIB
 
