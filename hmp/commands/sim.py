@@ -149,8 +149,12 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     if "guest" in arguments:
         machine.replace_guest(make_guest(str(arguments["guest"]).strip()))
         return ""
+    spec = machine.guest.spec
     profile = PROFILES.get(machine.guest.name)
-    return machine.guest.spec + (f" - {profile.help}" if profile is not None else "") + "\n"
+    if profile is None:
+        return f"{spec}\n"
+    _, _, settings = spec.partition(",")  # what the profile is known for may be what they change
+    return f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n")
 
 
 def hang(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:

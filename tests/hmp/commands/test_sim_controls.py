@@ -16,6 +16,11 @@ class TestGuest:
         assert text.startswith("windows,delay=2 - ")
         assert text.endswith("\n")
 
+    def test_what_its_settings_change_is_told(self) -> None:
+        assert say(monitor_on("slow"), "sim guest") == "slow - answers 2 s after being asked\n"
+        text = say(monitor_on("slow,delay=1"), "sim guest")
+        assert text == "slow,delay=1 - answers 2 s after being asked; here delay=1\n"
+
     def test_a_guest_that_the_table_does_not_know_is_shown_by_its_words(self) -> None:
         subject = monitor_on()
         subject.machine.guest.name = "custom"
