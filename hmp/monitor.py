@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 NAME_LIMIT = 255
 """Characters of a command's name that are looked at, as QEMU's buffer holds them."""
 
+COLUMNS = 80
+"""What everybody's screen has, and pipes get."""
+
 _PARSED_KEPT = 256
 
 
@@ -73,6 +76,8 @@ class Monitor:
         self.machine = machine
         self.dialect = dialect
         self.history = History() if history is None else history
+        self.columns = COLUMNS
+        """What plots may take of a row; a front end on a narrower screen says so."""
         self.sole = True
         """Whether no other monitor can move a clock that stands still."""
         self._parsed: dict[str, tuple[Callable[..., str | None], Arguments]] = {}

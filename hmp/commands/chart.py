@@ -27,10 +27,12 @@ ACTUAL = "actual"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """A cell filled by that many eighths. The front end encodes them: UTF-8 has them, Latin-1 does not."""
 
-LINE_WIDTH = 80
-SPARK_WIDTH = 38
+SPARK_MARGIN = 42
 PLOT_HEIGHT = 8
 """Columns and rows: with the longest names and values a line still fits 80 columns."""
+
+LEAST = 8
+"""Columns of a plot however narrow the screen is; beside the usual values they fit 40."""
 
 SIZES = (FREE, TOTAL, AVAILABLE, CACHES)
 """The statistics that are a share of RAM; the other ones count up, those in bytes too."""
@@ -92,22 +94,23 @@ def _short(tag: int | None, value: int) -> str:
     return format_size(value) if in_bytes else str(value)
 
 
-def _sparks(entries: list[Entry], tags: list[int | None], end: int, ram: int) -> str:
+def _sparks(entries: list[Entry], tags: list[int | None], end: int, ram: int, columns: int) -> str:
     """One row for each statistic."""
     lines = []
+    width = max(LEAST, columns - SPARK_MARGIN)
     for tag in tags:
-        row = draw(series(entries, tag, end, SPARK_WIDTH), scale_of(entries, tag, ram), 1)[0]
+        row = draw(series(entries, tag, end, width), scale_of(entries, tag, ram), 1)[0]
         latest = value_of(entries[-1], tag)
         lines.append(f"{_name(tag):<17} |{row}| {'-' if latest is None else _short(tag, latest)}\n")
     return "".join(lines)
 
 
-def _plot(entries: list[Entry], tag: int | None, end: int, ram: int) -> str:
+def _plot(entries: list[Entry], tag: int | None, end: int, ram: int, columns: int) -> str:
     """A plot with its scale in the margin."""
     top = scale_of(entries, tag, ram)
     marks = {0: _short(tag, top), PLOT_HEIGHT - 1: "0"}
     margin = max(8, len(marks[0]))
-    width = LINE_WIDTH - margin - 3
+    width = max(LEAST, columns - margin - 3)
     latest = value_of(entries[-1], tag)
     if latest is None:
         now = "not reported any more"
@@ -142,11 +145,12 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         if all(value_of(entry, tag) is None for entry in entries):
             raise CommandError(f"the guest has not reported {_name(tag)} lately")
     end = machine.clock.now()
-    heading = (
-        f"last {ago(end - entries[0][0])}, {plural(len(entries), 'point')}; "
-        f"sizes 0 to {format_size(machine.ram)}, counters 0 to their largest\n"
-    )
+    ram, columns = machine.ram, monitor.columns
+    heading = f"last {ago(end - entries[0][0])}, {plural(len(entries), 'point')}; "
+    heading += f"sizes 0 to {format_size(ram)}, counters 0 to their largest\n"
+    if len(heading) > columns + 1:
+        heading = heading.replace("; ", "\n").replace(", counters", "\ncounters")
     if tags:
-        return heading + "".join([_plot(entries, tag, end, machine.ram) for tag in tags])
+        return heading + "".join([_plot(entries, tag, end, ram, columns) for tag in tags])
     seen = {tag for _, _, sample in entries if sample is not None for tag in (*sample.tags, *sample.unknown)}
-    return heading + _sparks(entries, [None, *sorted(seen)], end, machine.ram)
+    return heading + _sparks(entries, [None, *sorted(seen)], end, ram, columns)

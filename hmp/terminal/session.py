@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from device.clock import SECOND
+from hmp.monitor import COLUMNS
 from hmp.streams import MAX_LINE, TOO_LONG
 from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
 from hmp.terminal.events import Announcer
@@ -163,6 +164,7 @@ class Session:
         if not machine.clock.simulated:
             machine.time.run_due()
         self._monitor.history.add(line)
+        self._monitor.columns = min(COLUMNS, self._screen.width())
         self._announcer.own = True
         try:
             reply = self._monitor.execute(line)

@@ -121,6 +121,19 @@ class TestOverview:
                 assert all(len(line) <= 80 for line in say(subject, f"sim chart{names}").splitlines())
 
 
+@pytest.mark.parametrize("columns", [40, 57])
+@pytest.mark.parametrize("line", ["sim chart", "sim chart actual free_mem minor_page_faults"])
+def test_a_narrow_screen_gets_narrow_plots(columns: int, line: str) -> None:
+    subject = monitor_on()
+    subject.columns = columns
+    run(subject, "balloon 256")
+    run(subject, "sim sleep 3")
+    run(subject, "info balloon")
+    text = say(subject, line)
+    assert {row for row in text.splitlines() if len(row) > columns} == set()
+    assert "sizes 0 to 512M" in text
+
+
 class TestPlots:
     def test_a_named_statistic_gets_a_plot_with_its_scale_and_times(self) -> None:
         subject = monitor_on("partial")

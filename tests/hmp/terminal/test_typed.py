@@ -39,7 +39,8 @@ class Person:
         self.written: list[tuple[float, str]] = []
         self.replies: list[str] = []
         self.driver = MachineDriver(machine, loop)
-        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=False)
+        self.columns = 80
+        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=False, width=lambda: self.columns)
         self.prompt = LinePrompt(machine, screen, pipe, DummyOutput(), history=history or InMemoryHistory())
         self.session = Session(
             machine,
@@ -130,6 +131,16 @@ class TestLines:
     def test_what_was_typed_is_the_monitors_history(self, sitting):
         person = sitting(lambda person: person.type("info name\rinfo history\r\x04"))
         assert person.shown.split() == ["0:", "'info", "name'", "1:", "'info", "history'"]
+
+    def test_what_is_drawn_fits_the_screen_as_it_is_now(self, sitting):
+        def script(person):
+            person.columns = 40
+            person.type("info balloon\rsim chart\r").does(lambda: setattr(person, "columns", 200), 1)
+            person.type("sim chart\r\x04", 2)
+
+        narrow, wide = sitting(script).replies[1:3]
+        assert max(map(len, narrow.splitlines())) <= 40
+        assert 60 < max(map(len, wide.splitlines())) <= 80
 
     def test_unprintable_text_is_shown_escaped(self, sitting):
         person = sitting(lambda person: person.type("\x11\x01\r\x04"))
