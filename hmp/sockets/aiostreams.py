@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 
+from hmp.escape import escape
 from hmp.streams import Output
 
 TYPE_CHECKING = False
@@ -62,7 +63,7 @@ class PatientOutput(Output):
 
     def add(self, text: str) -> None:
         """Take text that goes out later; `drain` now and then."""
-        self._data += text.encode("utf-8", "surrogateescape")
+        self._data += escape(text).encode()
 
     def flush(self) -> None:
         """Write what can be written now. Raises OSError; the text is dropped then, for it will not fit later either."""

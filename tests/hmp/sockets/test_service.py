@@ -65,6 +65,13 @@ class TestStdout:
         out.flush()
         os.close(writing)
 
+    def test_nothing_in_it_can_drive_a_terminal(self, tmp_path: Path) -> None:
+        with open(tmp_path / "out", "wb") as file:
+            out = PatientOutput(file.fileno())
+            out.add("a\0\x1b[31m\x9b\x7f\udcff\té\n")
+            out.flush()
+        assert (tmp_path / "out").read_text() == "a\\x00\\x1b[31m\\x9b\\x7f\\xff\té\n"
+
     def test_a_file(self, tmp_path: Path) -> None:
         async def scene() -> None:
             with open(tmp_path / "out", "wb") as file:
