@@ -72,9 +72,7 @@ class Runner:
                     if not self._run(name, lines):
                         return False
                 except UnreadableError as error:
-                    self.failed = True
-                    self._out.flush()
-                    complain(f"{name}: cannot be read: {error}")
+                    self.unreadable(name, error)
                     if self._stop:
                         return False
         finally:
@@ -147,6 +145,12 @@ class Runner:
             self._failed(name, number, text.partition("\n")[0])
         if reply.stale:
             self.stale = True
+
+    def unreadable(self, name: str, error: UnreadableError) -> None:
+        """Tell that a source could not be read to its end, and count it as a failed command."""
+        self.failed = True
+        self._out.flush()
+        complain(f"{name}: cannot be read: {error}")
 
     def note(self, reply: Reply) -> None:
         """Note whether a reply had to show old statistics."""

@@ -175,6 +175,19 @@ def _read(descriptor: int) -> bytes:
             poller.poll()
 
 
+def read_source(descriptor: int) -> bytes:
+    """Read what is there, waiting where nothing is; b"" at the end, which a terminal that hangs up has come to.
+
+    Raises UnreadableError for what cannot be read.
+    """
+    try:
+        return _read(descriptor)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise UnreadableError(error.strerror) from None
+        return b""
+
+
 def read_lines(descriptor: int, before_blocking: Callable[[], None]) -> Iterator[bytes | None]:
     """Yield each line of a descriptor; None for one that is too long. `before_blocking` is called before each read.
 
@@ -183,12 +196,7 @@ def read_lines(descriptor: int, before_blocking: Callable[[], None]) -> Iterator
     splitter = LineSplitter()
     while True:
         before_blocking()
-        try:
-            chunk = _read(descriptor)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise UnreadableError(error.strerror) from None
-            chunk = b""
+        chunk = read_source(descriptor)
         if not chunk:
             break
         yield from splitter.feed(chunk)

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 
 from device.machine import PRELAUNCH
 from hmp.aiodrive import MachineDriver
+from hmp.errors import UnreadableError
 from hmp.escape import escape
 from hmp.pipe import INTERRUPTED, OK
 from hmp.sockets.aiostreams import PatientOutput, readable
 from hmp.sockets.server import Server
-from hmp.streams import CHUNK, LineSplitter, complain, read_chunk
+from hmp.streams import CHUNK, LineSplitter, complain, read_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,24 +167,32 @@ class _Service:
         self._machine.start(paused=paused)
         self._driver.kick()
         for name, source in self._sources:
-            number = 0
-            async for raw in self._lines(source):
-                number += 1
-                reply = self._runner.begin(name, number, raw)
-                if reply is not None:
-                    if reply.pending:
-                        await self._out.drain()
-                        await self._wait(reply)
-                    self._runner.end(name, number, reply)
-                self._driver.kick()
-                if self._runner.over:
-                    await self._out.drain()
-                    return
-                if number % LINES_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                if self._out.size > CHUNK:
-                    await self._out.drain()
+            try:
+                await self._run(name, source)
+            except UnreadableError as error:
+                self._runner.unreadable(name, error)
+            if self._runner.over:
+                break
         await self._out.drain()
+
+    async def _run(self, name: str, source: int | list[str]) -> None:
+        """Run the lines of one source. Raises UnreadableError."""
+        number = 0
+        async for raw in self._lines(source):
+            number += 1
+            reply = self._runner.begin(name, number, raw)
+            if reply is not None:
+                if reply.pending:
+                    await self._out.drain()
+                    await self._wait(reply)
+                self._runner.end(name, number, reply)
+            self._driver.kick()
+            if self._runner.over:
+                return
+            if number % LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if self._out.size > CHUNK:
+                await self._out.drain()
 
     async def _wait(self, reply: Reply) -> None:
         done = asyncio.get_running_loop().create_future()
@@ -210,7 +219,7 @@ class _Service:
         while True:
             await self._out.drain()
             await readable(source)
-            chunk = read_chunk(source)
+            chunk = read_source(source)
             for raw in splitter.feed(chunk) if chunk else splitter.close():
                 yield raw
             if not chunk:

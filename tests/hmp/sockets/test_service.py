@@ -289,6 +289,10 @@ class TestBeside:
         with Program(*addresses(tmp_path), **close) as program:
             assert program.end(0) == (0, "", "")
 
+    def test_a_stdin_that_cannot_be_read(self, tmp_path: Path) -> None:
+        with open(os.devnull, "wb") as wrong, Program(*addresses(tmp_path), stdin=wrong) as program:
+            assert program.end(0) == (1, "", "hmp: <stdin>: cannot be read: Bad file descriptor\n")
+
     @pytest.mark.parametrize("kind", ["null", "closed", "pipe"])
     def test_headless_goes_on(self, kind: str, tmp_path: Path) -> None:
         close: dict[str, Any] = {"preexec_fn": lambda: os.close(0)} if kind == "closed" else {}
