@@ -61,14 +61,28 @@ def beside(
         server = open_server(machine, driver, listeners, dialect)
         try:
             if machine.run_state == PRELAUNCH:
-                await server.clients_came()
-                machine.start(paused=paused)
-                driver.kick()
+                await _clients_or_end(server, machine)
+                if not machine.over:
+                    machine.start(paused=paused)
+                    driver.kick()
             yield server
         finally:
             await server.stop()
 
     return serving
+
+
+async def _clients_or_end(server: Server, machine: Machine) -> None:
+    """Return once the clients came that are waited for, or the machine ended: a signal or another client did that."""
+    over = asyncio.Event()
+    unsubscribe = machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
+    waits = [asyncio.ensure_future(server.clients_came()), asyncio.ensure_future(over.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        unsubscribe()
+        for task in waits:
+            task.cancel()
 
 
 def run_service(

@@ -131,7 +131,7 @@ class _Terminal:
             on_reply=self.on_reply,
             flush=self._tty.flush,
         )
-        loop.add_signal_handler(SIGINT, session.interrupt)
+        loop.add_signal_handler(SIGINT, self._leave, 128 + SIGINT)  # while a service waits for its client
         loop.add_signal_handler(SIGTSTP, self._suspend)
         for signal in (SIGHUP, SIGTERM, SIGQUIT):
             loop.add_signal_handler(signal, self._leave, 128 + signal)
@@ -142,6 +142,7 @@ class _Terminal:
             async with AsyncExitStack() as stack:
                 for service in self.services:
                     await stack.enter_async_context(service(driver))
+                loop.add_signal_handler(SIGINT, session.interrupt)
                 await session.run()
         finally:
             driver.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import termios
 from collections.abc import Callable
@@ -189,6 +190,24 @@ def test_signals_end_it_with_the_terminal_as_it_was(seat, number, status):
     desk.child.kill(number)
     assert desk.ends() == status
     assert "Traceback" not in desk.raw
+
+
+@pytest.mark.parametrize(("way", "status"), [("\x03", 130), ("\x1c", 131), (signal.SIGTERM, 143), ("quit", 0)])
+def test_it_can_be_ended_while_a_client_is_waited_for(seat, tmp_path, way, status):
+    person = seat("--qmp", f"unix:{tmp_path}/q,wait=on", "--monitor", f"unix:{tmp_path}/m")
+    person.see("ready")
+    if isinstance(way, int):
+        person.child.kill(way)
+    elif len(way) == 1:
+        person.type(way)
+    else:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{tmp_path}/m")
+            client.sendall(b"quit\n")
+            person.ends()
+    assert person.ends() == status
+    assert "(qemu)" not in person.raw
+    assert not (tmp_path / "q").exists()
 
 
 def test_without_colour_the_text_is_the_same(seat):
