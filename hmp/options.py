@@ -169,7 +169,9 @@ def _value(
 
     shown = default is not None
     made = _Read(name, read)
-    return click.Option(flags, type=made, help=help, default=default, show_default=shown, shell_complete=complete)
+    return click.Option(
+        flags, type=made, metavar=name, help=help, default=default, show_default=shown, shell_complete=complete
+    )
 
 
 def _switch(flags: list[str], help: str) -> click.Option:

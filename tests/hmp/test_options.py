@@ -182,6 +182,12 @@ def test_version_help_and_guests_go_to_stdout() -> None:
     assert "\x1b" not in told.out
 
 
+def test_help_shows_values_in_the_case_they_are_typed_in() -> None:
+    text = hmp("--help").out
+    assert "--guest NAME[,key=value...]" in text
+    assert "--size COLSxROWS" in text
+
+
 def test_help_names_every_option_choice_and_default() -> None:
     text = " ".join(hmp("--help").out.split())
     for option in OPTIONS:
