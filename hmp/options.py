@@ -256,6 +256,8 @@ def parse(argv: list[str]) -> Config | None:
         values = command().main(argv, "hmp", standalone_mode=False)
     except click.UsageError as error:
         raise UsageError(" ".join(error.format_message().split())) from None
+    except click.Abort:  # how click takes SIGINT
+        raise KeyboardInterrupt from None
     except SystemExit:  # how click takes a stdout that is closed
         raise BrokenPipeError from None
     if not isinstance(values, dict):  # the status of an eager option

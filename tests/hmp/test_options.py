@@ -182,6 +182,15 @@ def test_version_help_and_guests_go_to_stdout() -> None:
     assert "\x1b" not in told.out
 
 
+def test_ctrl_c_while_the_options_are_read_is_none_of_clicks_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hmp.options.make_guest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        parse(["--guest", "linux"])
+
+
 def test_help_shows_values_in_the_case_they_are_typed_in() -> None:
     text = hmp("--help").out
     assert "--guest NAME[,key=value...]" in text
