@@ -16,7 +16,7 @@ from hmp.streams import MAX_LINE, TOO_LONG
 from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
 from hmp.terminal.events import Announcer
-from hmp.terminal.screen import Screen
+from hmp.terminal.screen import Screen, tint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,20 +44,8 @@ END = 2 * SECOND
 MAX_LENGTH = 3600 * SECOND
 """Where a recording ends, if the script did not."""
 
-_GREEN, _YELLOW, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[0m"
+_GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 PROMPT = f"{_GREEN}(qemu){_PLAIN} "
-
-_AGE = ",age="
-
-
-def tint(text: str) -> str:
-    """Return what a command printed with the age in a balloon line coloured: it says that the rest is old."""
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        before, age, value = line.rpartition(_AGE)
-        if before.startswith("balloon: ") and value.isdigit():
-            lines[number] = f"{before},{_YELLOW}{age[1:]}{value}{_PLAIN}"
-    return "\n".join(lines)
 
 
 class Rhythm:

@@ -55,6 +55,7 @@ _CPR_WAIT = 0.1
 """Seconds that a line entered waits for the terminal to say where its cursor is: many never say."""
 
 _COLORS = {
+    "prompt": "ansigreen",
     "bottom-toolbar": "noreverse bg:#303030 #b2b2b2",
     "bottom-toolbar.text": "",
     "bar.plain": "",

@@ -17,6 +17,20 @@ DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 _STYLES = {"error": "\x1b[31m", "event": "\x1b[36m", "dim": "\x1b[2m"}
 _PLAIN = "\x1b[0m"
 
+_AGE, _OLD = ",age=", "\x1b[33m"
+
+
+def tint(text: str) -> str:
+    """Return what a command printed with the age in a balloon line coloured: it says that the rest is old."""
+    if _AGE not in text:
+        return text
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        before, age, value = line.rpartition(_AGE)
+        if before.startswith("balloon: ") and value.isdigit():
+            lines[number] = f"{before},{_OLD}{age[1:]}{value}{_PLAIN}"
+    return "\n".join(lines)
+
 
 class Screen:
     """The terminal's output. `write` takes text and shows it at once; it raises OSError for a terminal that is gone.
@@ -44,13 +58,18 @@ class Screen:
         self._write(text)
 
     def show(self, text: str, style: str = "") -> None:
-        """Show what a command or an event says: whole lines, escaped, coloured line by line where colour is wanted."""
+        """Show what a command or an event says: whole lines, escaped, coloured line by line where colour is wanted.
+
+        Without a style only the age of old statistics is coloured.
+        """
         if not text:
             return
         text = escape(text)
         before = _STYLES.get(style, "") if self.color else ""
         if before:
             text = "".join([f"{before}{line}{_PLAIN}\n" for line in text.removesuffix("\n").split("\n")])
+        elif self.color:
+            text = tint(text)
         self.write(text)
 
     def transient(self, text: str) -> None:

@@ -223,6 +223,20 @@ def test_without_colour_the_text_is_the_same(seat):
     assert texts[0] == texts[1]
 
 
+def test_colours_are_those_of_recorded_scripts(seat):
+    desk = seat(*SILENT)
+    desk.prompt()
+    assert {desk.screen.buffer[1][x].fg for x in range(len("(qemu)"))} == {"green"}
+    desk.type("info balloon\r")
+    desk.see(r"age=\d+\n\(qemu\)")
+    row = next(y for y, line in enumerate(desk.screen.display) if "age=" in line)
+    at = desk.screen.display[row].index("age=")
+    assert desk.screen.buffer[row][at].fg == "brown"
+    assert desk.screen.buffer[row][at - 1].fg == "default"
+    desk.type("\x04")
+    assert desk.ends() == 0
+
+
 def test_a_dumb_terminal_gets_no_control_sequence(seat):
     desk = seat(*SILENT, TERM="dumb")
     desk.see(r"\(qemu\)")

@@ -383,6 +383,21 @@ class TestScreen:
         Screen(written.append, color=True).show("Error: no\nway\n", "error")
         assert written == ["\x1b[31mError: no\x1b[0m\n\x1b[31mway\x1b[0m\n"]
 
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("balloon: actual=1,age=5000\n", "balloon: actual=1,\x1b[33mage=5000\x1b[0m\n"),
+            ("balloon: actual=1\n", "balloon: actual=1\n"),
+            ("image,age=5000\n", "image,age=5000\n"),
+            ("balloon: x,age=old\n", "balloon: x,age=old\n"),
+        ],
+    )
+    def test_the_age_of_old_statistics_stands_out(self, text, shown):
+        for color in (True, False):
+            written: list[str] = []
+            Screen(written.append, color=color).show(text)
+            assert written == [shown if color else text]
+
     def test_without_control_sequences_there_is_no_transient_line(self):
         written: list[str] = []
         screen = Screen(written.append, ansi=False)
