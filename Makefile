@@ -1,6 +1,7 @@
 # make run: build the environment and open the prompt.   make test: run every test that is fast.
 # make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
 # make check: all that CI runs.   make demos: the casts and pictures of docs/demos, anew.
+# make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
 # PYTHON chooses the interpreter (3.11 or newer).
 
@@ -8,15 +9,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEMOS := $(basename $(wildcard docs/demos/*.hmp))
+STORIES := $(basename $(wildcard docs/demos/*.hmp))
+PAIRS := $(basename $(wildcard docs/demos/*.two))
+TYPED := $(basename $(wildcard docs/demos/*.typed))
+DEMOS := $(STORIES) $(PAIRS) $(TYPED)
 
-# As many rows as the story fills.
-ROWS := 24
-docs/demos/fresh: ROWS := 23
-docs/demos/hang: ROWS := 17
-docs/demos/stopcont: ROWS := 15
+# As many rows as the story fills. What README opens with is read on phones too: narrow, and lines break between words.
+SIZE := 80x24
+docs/demos/fresh: SIZE := 80x23
+docs/demos/hang: SIZE := 56x21
+docs/demos/stopcont: SIZE := 56x18
 
-.PHONY: run test test-all check format bench demos docs man fuzz clean $(DEMOS)
+.PHONY: run test test-all check format bench demos demo-kernel docs man fuzz clean $(DEMOS)
 
 run: $(STAMP)
 	@exec $(BIN)/hmp
@@ -40,9 +44,19 @@ format: $(STAMP)
 
 demos: $(DEMOS)
 
-$(DEMOS): $(STAMP)
-	$(BIN)/hmp --clock warp --size 80x$(ROWS) --overwrite --record $@.cast $@.hmp >/dev/null
+$(STORIES): $(STAMP)
+	$(BIN)/hmp --clock warp --size $(SIZE) --overwrite --record $@.cast $@.hmp >/dev/null
 	$(BIN)/hmp-cast2svg --overwrite $@.cast $@.svg
+
+$(PAIRS): $(STAMP)
+	$(BIN)/python docs/demos/two_monitors.py $@.two $@.cast
+	$(BIN)/hmp-cast2svg --overwrite $@.cast $@.svg
+
+$(TYPED): $(STAMP)
+	$(BIN)/hmp-cast2svg --overwrite $@.cast $@.svg
+
+demo-kernel: $(STAMP)
+	$(BIN)/python docs/demos/real_kernel.py docs/demos/kernel.typed docs/demos/kernel.cast
 
 # Nothing is fetched, and a warning is an error.
 docs: $(STAMP)

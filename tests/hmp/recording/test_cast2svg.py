@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
+import click
 import pytest
 
+from hmp import cast2svg
 from hmp.recording import cast2svg
 from hmp.recording.svg_cast import CastError, read_cast
 from hmp.recording.svg_draw import BASE, CELL, LINE
-from tests.support.casts import DEMOS, read, record, run, screen
+from tests.support.casts import DEMOS, environment, read, record, run, screen
 
-STORIES = sorted(DEMOS.glob("*.hmp"))
+CASTS = sorted(DEMOS.glob("*.cast"))
 SVG = "{http://www.w3.org/2000/svg}"
 
 HEADER = '{"version": 2, "width": 20, "height": 4}\n'
@@ -75,39 +80,115 @@ def bars(lines: list[str]) -> list[str]:
     return [re.sub("[▁▂▃▄▅▆▇█]", " ", line).rstrip() for line in lines]
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda path: path.stem)
-class TestDemos:
-    def test_committed_casts_are_what_the_scripts_make(self, story, tmp_path):
-        committed = story.with_suffix(".cast")
+def named(path) -> str:
+    return path.stem
+
+
+def make_cast(script, cast, *, size: str) -> None:
+    """Make the cast of a story as `make demos` does."""
+    if script.suffix == ".two":
+        subprocess.run([sys.executable, DEMOS / "two_monitors.py", script, cast], env=environment(), check=True)
+    else:
+        record(script, cast, "--size", size)
+
+
+class TestDemoScripts:
+    def test_each_has_its_cast_and_its_picture(self):
+        scripts = [path.stem for kind in ("hmp", "two", "typed") for path in DEMOS.glob(f"*.{kind}")]
+        assert sorted(scripts) == [path.stem for path in CASTS] == sorted(path.stem for path in DEMOS.glob("*.svg"))
+
+    @pytest.mark.parametrize("script", sorted([*DEMOS.glob("*.hmp"), *DEMOS.glob("*.two")]), ids=named)
+    def test_committed_casts_are_what_they_make_run_after_run(self, script, tmp_path):
+        committed = script.with_suffix(".cast")
         header, events = read(committed)
-        record(story, tmp_path / "x.cast", "--size", f"{header['width']}x{header['height']}")
-        assert (tmp_path / "x.cast").read_text() == committed.read_text(), "run `make demos`"
+        for number in (1, 2):
+            make_cast(script, tmp_path / f"{number}.cast", size=f"{header['width']}x{header['height']}")
+            assert (tmp_path / f"{number}.cast").read_text() == committed.read_text(), "run `make demos`"
         assert events[-1][0] < 60
 
-    def test_committed_pictures_are_what_the_casts_make(self, story):
-        assert render(story.with_suffix(".cast")) == story.with_suffix(".svg").read_text(), "run `make demos`"
+    @pytest.mark.parametrize("script", [*DEMOS.glob("*.typed")], ids=named)
+    def test_what_is_typed_in_real_time_is_what_the_script_says(self, script):
+        # Nothing else can be compared: run `make demo-kernel` if this fails.
+        lines = script.read_text().splitlines()
+        committed = script.with_suffix(".cast")
+        typed = [line.removeprefix("(qemu)").strip() for line in screen(committed) if line.startswith("(qemu)")]
+        assert [line for line in typed if line] == [line for line in lines if not line.startswith("#")]
+        chapters = [text for _, kind, text in read(committed)[1] if kind == "m"]
+        assert chapters == [line.removeprefix("#! chapter ") for line in lines if line.startswith("#! chapter ")]
 
-    def test_the_picture_needs_nothing_and_is_small(self, story):
-        svg = story.with_suffix(".svg").read_text()
+    @pytest.mark.external
+    @pytest.mark.slow
+    @pytest.mark.timeout(180)
+    def test_the_real_kernel_can_be_typed_at_again(self, tmp_path):
+        if shutil.which("linux.uml") is None or shutil.which("busybox") is None:
+            pytest.skip("needs user-mode-linux and busybox-static")
+        cast = tmp_path / "kernel.cast"
+        command = [sys.executable, DEMOS / "real_kernel.py", DEMOS / "kernel.typed", cast]
+        subprocess.run(command, env=environment(), check=True, timeout=170)
+        shown = screen(cast)
+        assert [line for line in shown if line.startswith("(qemu) ")] == [
+            line for line in screen(DEMOS / "kernel.cast") if line.startswith("(qemu) ")
+        ]
+        assert any(re.search(r"age=\d+$", line) for line in shown)
+
+    @pytest.mark.slow
+    def test_another_python_makes_the_same_bytes(self, tmp_path):
+        others = other_pythons()
+        if not others:
+            pytest.skip("needs another Python, 3.11 or newer")
+        libraries = ":".join([str(DEMOS.parents[1]), str(Path(click.__file__).parents[1])])
+        for python in others:
+            for script in DEMOS.glob("*.hmp"):
+                header, _ = read(script.with_suffix(".cast"))
+                size = f"{header['width']}x{header['height']}"
+                options = ["--clock", "warp", "--size", size, "--overwrite", "--record", tmp_path / "x.cast"]
+                command = [python, "-B", "-m", "hmp", *options, script]
+                subprocess.run(
+                    command, env=environment(PYTHONPATH=libraries), stdout=subprocess.DEVNULL, check=True, timeout=30
+                )
+                assert (tmp_path / "x.cast").read_text() == script.with_suffix(".cast").read_text(), python
+
+
+def other_pythons() -> list[Path]:
+    """Every Python from 3.11 on that is installed, but this one's version."""
+    found = []
+    for minor in (11, 12, 13):
+        places = [shutil.which(f"python3.{minor}"), *Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python")]
+        for place in filter(None, places):
+            asked = subprocess.run(
+                [place, "-c", "import sys; print(sys.version_info[1])"], capture_output=True, text=True, check=False
+            )
+            if asked.stdout == f"{minor}\n" and minor != sys.version_info[1]:
+                found.append(Path(place))
+                break
+    return found
+
+
+@pytest.mark.parametrize("cast", CASTS, ids=named)
+class TestDemoPictures:
+    def test_committed_pictures_are_what_the_casts_make(self, cast):
+        assert render(cast) == cast.with_suffix(".svg").read_text(), "run `make demos`"
+
+    def test_the_picture_needs_nothing_and_is_small(self, cast):
+        svg = cast.with_suffix(".svg").read_text()
         assert len(svg.encode()) < 60_000
         assert "http" not in svg.replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.search(r"<script|@import|@font-face|url\(|<image|href|\son\w+=", svg)
         assert "@media (prefers-color-scheme:dark)" in svg
         assert "@media (prefers-reduced-motion:no-preference){g{animation:" in svg
 
-    def test_the_picture_shows_what_the_cast_does_at_any_time(self, story):
-        cast = story.with_suffix(".cast")
-        viewer = Viewer(story.with_suffix(".svg").read_text())
+    def test_the_picture_shows_what_the_cast_does_at_any_time(self, cast):
+        viewer = Viewer(cast.with_suffix(".svg").read_text())
         times = [at for at, _, _ in read(cast)[1]]
         for at in (half / 2 for half in range(int(times[-1] * 2))):
             if not any(at - 0.035 < time < at + 0.035 for time in times):  # changes that close are one
                 assert bars(viewer.lines(at)) == bars(screen(cast, at)), at
         assert bars(viewer.lines()) == bars(screen(cast))  # without motion: the last
 
-    def test_it_is_told_to_those_who_cannot_see(self, story):
-        root = ElementTree.fromstring(story.with_suffix(".svg").read_text())
+    def test_it_is_told_to_those_who_cannot_see(self, cast):
+        root = ElementTree.fromstring(cast.with_suffix(".svg").read_text())
         assert (root.get("role"), root.get("aria-labelledby")) == ("img", "title desc")
-        assert root.findtext(f"{SVG}title") == f"hmp: {story.stem}"
+        assert root.findtext(f"{SVG}title") == f"hmp: {cast.stem}"
         assert "Chapters: " in root.findtext(f"{SVG}desc")
 
 
