@@ -40,7 +40,10 @@ class HmpTable(SphinxDirective):
         make = hmp_tables.TABLES.get(self.arguments[0])
         if make is None:
             raise self.error(f"no table is called {self.arguments[0]!r} (one of {', '.join(hmp_tables.TABLES)})")
-        return self.parse_text_to_nodes(markdown(make()))
+        found = self.parse_text_to_nodes(markdown(make()))
+        for node in found:
+            node["classes"].append(self.arguments[0])  # for hmp.css
+        return found
 
 
 def tell_default(app: Sphinx, context: click.Context, lines: list[str]) -> None:
