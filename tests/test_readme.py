@@ -13,7 +13,7 @@ from device.guest.profiles import KEYS, PROFILES
 from hmp.dialects import DIALECTS
 from hmp.options import command
 from hmp.registry import TABLE
-from tests.support.shell import ROOT, shell
+from tests.support.shell import ROOT, environment, shell
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROMPT = "$ "
@@ -56,7 +56,7 @@ def test_what_a_page_shows_is_what_is_printed(block: str, files: list[tuple[str,
     for content, name in files:
         (tmp_path / name).write_text(content)
     for program in OTHER_PROGRAMS:
-        if re.search(rf"\b{program}\b", block) and shutil.which(program) is None:
+        if re.search(rf"\b{program}\b", block) and shutil.which(program, path=environment()["PATH"]) is None:
             pytest.skip(f"needs {program} on PATH to run what the page shows")
     for typed, printed in commands(block):
         assert (typed, shell(typed, cwd=tmp_path, merged=True).out) == (typed, printed)

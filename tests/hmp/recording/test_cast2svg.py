@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import click
 import pytest
 
-from hmp import cast2svg
 from hmp.recording import cast2svg
 from hmp.recording.svg_cast import CastError, read_cast
 from hmp.recording.svg_draw import BASE, CELL, LINE
