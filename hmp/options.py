@@ -169,6 +169,7 @@ def _value(
 
     shown = default is not None
     made = _Read(name, read)
+    # The name as it is written: on its own click shows a type's in capitals.
     return click.Option(
         flags, type=made, metavar=name, help=help, default=default, show_default=shown, shell_complete=complete
     )

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import hmp_tables
 
 from hmp import QEMU_VERSION, __version__
+from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW
 
 NAME = "an emulator of QEMU's human monitor, on a real virtio-balloon device core"
 
@@ -41,6 +42,26 @@ WHERE = (
     "line on stderr says so and names the ports."
 )
 
+RECORDING = (
+    "`--record` writes an asciicast of version 2: of what is typed, in real time, or of a script on a simulated clock, "
+    "as if a person typed it. Comments that start with `#!` direct the recording of a script:"
+)
+
+DIRECTIONS = hmp_tables.Table(
+    ("line", "effect"),
+    [
+        (f"`#! {CHAPTER}` *TEXT*", "a marker"),
+        (f"`#! {HIDE}`", "what follows runs, but is not recorded"),
+        (f"`#! {SHOW}`", "from here on it is again"),
+        (f"`#! {PAUSE}` *SEC*", "time passes in the recording, and nowhere else"),
+    ],
+)
+
+PICTURE = (
+    "`hmp-cast2svg` *CAST* *SVG* makes an animated picture of a recording, with `--at` *SEC* a still; `--title` *TEXT* "
+    "names it, `--overwrite` replaces one that exists. It needs pyte."
+)
+
 EMULATED = (
     f"The QEMU that is emulated is {QEMU_VERSION}; where it is not, the project's documentation says so and why. hmp "
     "needs Linux on a little-endian machine."
@@ -50,6 +71,7 @@ ENVIRONMENT = hmp_tables.Table(
     ("variable", "meaning"),
     [
         ("`NO_COLOR`", "no colours at the prompt, if it is set"),
+        ("`TERM`", "`dumb` gives a plain prompt without any control codes"),
         ("`XDG_STATE_HOME`", "where the prompt keeps its history; `~/.local/state` if not set"),
         ("`_HMP_COMPLETE`", "`bash_source`, `zsh_source` or `fish_source`: print what teaches that shell to complete"),
     ],
@@ -106,12 +128,17 @@ def page() -> str:
             ".SS What info shows\n" + tables["info-topics"],
             ".SS Control of the simulation\n" + tables["sim-commands"],
             section("DIALECTS", dialects()),
+            section("RECORDING", paragraph(RECORDING) + tagged(DIRECTIONS), paragraph(PICTURE)),
             section("EXIT STATUS", tables["exits"]),
             section("ENVIRONMENT", tagged(ENVIRONMENT)),
             section(
                 "EXAMPLES",
                 example("A guest that hangs, in no time:", "hmp --clock warp -c 'sim hang' -c 'info balloon'"),
                 example("A transcript to read:", "hmp --echo --clock warp -c 'balloon 512' -c 'info balloon'"),
+                example(
+                    "A script recorded, and a picture of it:",
+                    "hmp --clock warp --record a.cast a.hmp\nhmp-cast2svg a.cast a.svg",
+                ),
                 example("A QEMU for the tests of a tool:", "hmp --headless --guest slow,delay=2 --qmp unix:qmp.sock"),
             ),
             section("NOTES", paragraph(EMULATED)),

@@ -199,6 +199,8 @@ def test_help_shows_values_in_the_case_they_are_typed_in() -> None:
 
 def test_help_names_every_option_choice_and_default() -> None:
     text = " ".join(hmp("--help").out.split())
+    assert "--guest NAME[,key=value...] " in text
+    assert "--size COLSxROWS " in text
     for option in OPTIONS:
         if isinstance(option, click.Option):
             assert option.help
