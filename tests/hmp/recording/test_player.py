@@ -10,6 +10,8 @@ import sys
 import time
 from itertools import pairwise
 
+import pexpect
+import pyte
 import pytest
 
 from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MIN, MS
@@ -331,3 +333,22 @@ class TestAsciinema:
             [sys.executable, "-m", "asciinema", "cat", cast], env=environment(), capture_output=True, check=False
         )
         assert (done.returncode, done.stdout.decode()) == (0, output(cast))
+
+    def test_plays_it_on_a_terminal(self, cast):
+        pytest.importorskip("asciinema", reason="asciinema is not installed")
+        header, _ = read(cast)
+        seen = pyte.Screen(header["width"], header["height"])
+        stream = pyte.Stream(seen)
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "asciinema", "play", "--speed", "100", "--idle-time-limit", "0.5", str(cast)],
+            env=environment(TERM="xterm-256color"),
+            dimensions=(header["height"], header["width"]),
+            encoding="utf-8",
+            timeout=30,
+        )
+        child.expect(pexpect.EOF)
+        stream.feed(child.before)
+        child.close()
+        assert child.exitstatus == 0
+        assert "\n".join(line.rstrip() for line in seen.display).rstrip().split("\n") == screen(cast)
