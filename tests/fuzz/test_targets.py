@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.fuzz.__main__ import NAMES
-from tests.fuzz.targets import TARGETS, respell_state
+from tests.fuzz.targets import TARGETS
 
 FOUND: dict[str, tuple[bytes, ...]] = dict.fromkeys(TARGETS, ())
 """Inputs that once broke something, by target."""
@@ -19,9 +19,10 @@ def test_every_target_has_its_name_where_it_is_started() -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_seeds_findings_and_a_few_random_inputs(name: str) -> None:
-    target, seeds, longest = TARGETS[name]
+    target = TARGETS[name]
+    longest = target.longest
     dice = random.Random(name)
-    inputs = [*seeds(), *FOUND[name], b"", b"\0"]
+    inputs = [*target.seeds(), *FOUND[name], b"", b"\0"]
     for data in tuple(inputs):
         for _ in range(20):
             spoiled = bytearray(data[:longest])
@@ -29,8 +30,8 @@ def test_seeds_findings_and_a_few_random_inputs(name: str) -> None:
                 if spoiled:
                     spoiled[dice.randrange(len(spoiled))] = dice.randrange(256)
             inputs.append(bytes(spoiled))
-            if name == "snapshot":
-                inputs.append(respell_state(data, 1 << 16, dice.randrange(1 << 32)))
+            if target.mutate is not None:
+                inputs.append(target.mutate(data, 1 << 16, dice.randrange(1 << 32)))
     inputs += [dice.randbytes(dice.randrange(longest // 4)) for _ in range(50)]
     for data in inputs:
-        target(data)
+        target.function(data)

@@ -1,0 +1,117 @@
+"""The fuzz target for the snapshot loader, with the checksum made right."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from collections.abc import Iterator
+
+from device.plain import SnapshotError
+from device.snapshot import load
+from device.spec import MIB
+from tests.support.machines import monitor
+from tests.support.rig import Modelled
+from tests.support.snapshots import members, replaced, restore, saved, settled, signed
+
+RAM = 4 * MIB
+
+_bases: list[bytes] = []
+_victim: Modelled | None = None
+_loads = 0
+
+
+def _snapshots() -> list[bytes]:
+    if not _bases:
+        for spec in ("linux", "slow", "hostile,seed=3"):
+            with Modelled(spec, ram=RAM) as m:
+                m.machine.set_balloon(3 * MIB)
+                m.ask()
+                m.advance(0.7)
+                _bases.append(saved(m.machine))
+    return _bases
+
+
+def snapshot(data: bytes) -> None:
+    """Load the bytes as a snapshot whose checksum fits; an accepted one makes a machine that works."""
+    global _victim, _loads
+    _loads += 1
+    if _victim is None or _loads % 2000 == 0:
+        if _victim is not None:
+            _victim.machine.close()
+        _victim = Modelled("linux", ram=RAM)
+    m = _victim
+    m.machine.stop()
+    try:
+        load(m.machine, io.BytesIO(signed(data)))
+        words = ""
+    except SnapshotError as error:
+        words = str(error)
+    assert words.isprintable()
+    if words:
+        return
+    if m.machine.over:
+        _victim = None
+        return
+    first = saved(m.machine)
+    restore(m.machine, first)
+    assert settled(saved(m.machine)) == settled(first)
+    there = monitor(m.machine)
+    for line in ("cont", "info balloon", "balloon 3", "sim sleep 1", "info balloon", "system_reset", "sim"):
+        reply = there.execute(line)
+        for _ in range(20_000):
+            if not reply.pending or m.machine.over:
+                break
+            m.machine.time.warp()
+        assert not reply.pending or m.machine.over
+    saved(m.machine)
+    if m.machine.over:
+        _victim = None
+
+
+def snapshot_seeds() -> Iterator[bytes]:
+    for base in _snapshots():
+        yield base[:-32]
+        length = int.from_bytes(base[12:16], "little")
+        yield base[: 16 + length] + bytes(16)  # without memory: small, so that the state is what gets mutated
+        json.loads(base[16 : 16 + length])
+
+
+_SCALAR = re.compile(rb'(?<=[:,\[])(-?\d+|"[^"]*"|true|false|null)(?=[,\]}])')
+
+_WORTH: tuple[object, ...] = (None, True, False, 0, -1, "", "x", [], {})
+
+
+def respell_state(data: bytes, limit: int, seed: int) -> bytes:
+    """Mutate a snapshot by its meaning: put another value in one place of its state. Anything else stays.
+
+    Mostly a number or word where one stands already, found without parsing: that is what makes it quick.
+    """
+    dice = random.Random(seed)
+    end = 16 + int.from_bytes(data[12:16], "little")
+    value = dice.choice((*_WORTH, 1 << dice.randrange(66), dice.randrange(1 << 16)))
+    if seed & 15:
+        found = _SCALAR.search(data, dice.randrange(16, max(17, end)), end)
+        if found is None:
+            return data
+        if found[1][-1:].isdigit() and len(found[1]) < 21 and dice.random() < 0.7:
+            value = _other(int(found[1]), dice)
+        packed = data[16 : found.start()] + json.dumps(value).encode() + data[found.end() : end]
+    else:
+        try:
+            state = json.loads(data[16:end])
+            path, old = dice.choice(list(members(state)))
+        except (ValueError, IndexError, RecursionError):
+            return data
+        if type(old) is int and dice.random() < 0.7:
+            value = _other(old, dice)
+        packed = json.dumps(replaced(state, path, value), separators=(",", ":")).encode()
+    made = data[:12] + len(packed).to_bytes(4, "little") + packed + data[end:]
+    return made if len(made) <= limit else data
+
+
+def _other(old: int, dice: random.Random) -> int:
+    return dice.choice(
+        (old + 1, old - 1, old ^ 1 << dice.randrange(64), dice.randrange(1 << dice.randrange(1, 64)), old + (1 << 16))
+    )
