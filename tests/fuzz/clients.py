@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Iterator
 
+from device.guest.modelled import ModelledGuest
+from device.guest.rogue import HostileDriver
 from device.machine import Machine
-from device.spec import MIB
+from device.spec import MIB, PAGE_SIZE
 from hmp.dialects import DIALECTS
 from hmp.qmp.codec import Decoder, ParseFailure, encode
 from hmp.qmp.commands import COMMANDS
@@ -18,6 +20,26 @@ from tests.support.rig import Modelled
 RAM = 4 * MIB
 ABROAD = ("host", "uml", "vhost")
 """Guests outside of this process: what names one is not run."""
+
+
+def sound(machine: Machine) -> None:
+    """Fail unless nobody waits, and the device's and the guest's books agree."""
+    device, guest = machine.device, machine.guest
+    assert isinstance(guest, ModelledGuest)
+    assert not [request for request in machine.requests.pending if request.deadline is not None]
+    if device is None:
+        assert guest.driver is None
+        return
+    assert 0 <= device.actual <= machine.ram
+    driver = guest.driver
+    if isinstance(driver, HostileDriver):
+        return
+    assert not device.broken
+    pages = 0 if driver is None else driver.ballooned
+    assert (device.actual, device.pages.count) == (machine.ram - PAGE_SIZE * pages, pages)
+    for queue in device.queues:
+        assert queue.in_use == (queue.enabled and queue.index == device.stats.index and device.stats.held is not None)
+
 
 # The codec: cut anywhere, the outcome is the same.
 
@@ -151,6 +173,7 @@ def session(data: bytes) -> None:
             break
     if not machine.over:
         machine.time.advance(10**9)
+        sound(machine)
     talk.close()
     lines = b"".join(sent).split(b"\r\n")
     assert lines.pop() == b""

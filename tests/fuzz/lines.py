@@ -15,7 +15,7 @@ from hmp.escape import escape
 from hmp.grammar import BLANKS, arguments, expression, string
 from hmp.monitor import Monitor, find_command
 from hmp.registry import COMMANDS, INFO, SIM
-from tests.fuzz.clients import ABROAD, RAM
+from tests.fuzz.clients import ABROAD, RAM, sound
 from tests.support.machines import monitor
 from tests.support.rig import Modelled
 
@@ -35,6 +35,9 @@ WORDS = (
 
 
 # The monitor: lines that are run.
+
+_ASKING = re.compile(r"[ \t]*info[ \t]+balloon[ \t]*")
+_STATS_LINE = re.compile(r"balloon: actual=\d+(,[a-z_]+=\d+)*\n|Error: .*\n")
 
 _monitor: Monitor | None = None
 _lines = 0
@@ -61,6 +64,10 @@ def hmp(data: bytes) -> None:
         escape(reply.text).encode()
         if machine.over:
             break
+        if _ASKING.fullmatch(line):
+            assert _STATS_LINE.fullmatch(reply.text)
+    if not machine.over:
+        sound(machine)
     for tag in machine.snapshot_tags()[3:]:
         machine.store.delete(tag)  # type: ignore[union-attr]
 

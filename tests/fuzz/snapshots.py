@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from zlib import crc32
 
 from device.plain import SnapshotError
 from device.snapshot import load
@@ -54,20 +55,24 @@ def snapshot(data: bytes) -> None:
     if m.machine.over:
         _victim = None
         return
-    first = saved(m.machine)
-    restore(m.machine, first)
-    assert settled(saved(m.machine)) == settled(first)
+    lines: tuple[str, ...] = ("cont", "info balloon", "balloon 3", "sim sleep 1", "sim")
+    if not crc32(data) & 3:  # what takes longer, for every fourth
+        first = saved(m.machine)
+        restore(m.machine, first)
+        assert settled(saved(m.machine)) == settled(first)
+        lines += ("info balloon", "system_reset", "info balloon")
     there = monitor(m.machine)
-    for line in ("cont", "info balloon", "balloon 3", "sim sleep 1", "info balloon", "system_reset", "sim"):
+    for line in lines:
         reply = there.execute(line)
         for _ in range(20_000):
             if not reply.pending or m.machine.over:
                 break
             m.machine.time.warp()
         assert not reply.pending or m.machine.over
-    saved(m.machine)
     if m.machine.over:
         _victim = None
+    else:
+        saved(m.machine)
 
 
 def snapshot_seeds() -> Iterator[bytes]:
