@@ -158,6 +158,7 @@ def _load_queue(queue: VirtQueue, state: Fields, memory: Memory) -> None:
             queue.start(memory, event_idx=event_idx, indirect=indirect, last_avail=last_avail)
         except GuestFault as fault:
             raise state.refuse("desc", f"does not describe a queue ({fault})") from None
+    queue.event_idx, queue.indirect = event_idx, indirect
     queue.last_avail = last_avail
     queue.used_idx = state.integer("used_idx", 0, U16)
     queue.signalled = state.integer("signalled", 0, U16)
@@ -192,11 +193,13 @@ def _load_element(state: Fields, queue: VirtQueue, memory: Memory) -> Element:
     for name in ("out", "into"):
         found: list[Segment] = []
         for address, length in state.pairs(name, queue.size):
+            if not length:
+                raise state.refuse(name, "holds a piece without a byte")
             try:
-                region, offset = memory.find(address, length or 0)
+                region, offset = memory.find(address, length)
             except GuestFault as fault:
                 raise state.refuse(name, f"is not in guest memory ({fault})") from None
-            found.append((region, offset, length or 0))
+            found.append((region, offset, length))
         pieces.append(found)
     state.done()
     if pieces[1] or not queue.in_use:
@@ -213,6 +216,8 @@ def _load_sample(state: Fields, then: int) -> Sample:
     if len(tags) != len(numbers) or len(set(tags)) != len(tags):
         raise state.refuse("tags", "do not match the numbers")
     odd = {tag: value for tag, value in unknown if value is not None}
+    if len(odd) != len(unknown):
+        raise state.refuse("unknown", "names a statistic twice, or without its value")
     if not all(STAT_COUNT <= tag <= U16 for tag in odd):
         raise state.refuse("unknown", "names a statistic that is known")
     return Sample(tuple(tags), tuple(numbers), odd, then - age, wall)

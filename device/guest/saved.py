@@ -51,8 +51,8 @@ def load_guest(guest: ModelledGuest, fields: Fields) -> None:
     guest.boots = fields.integer("boots")
     guest.inflation.worked = fields.integer("worked", 0, guest.machine.vm_clock.now())
     for tag, value in fields.pairs("pinned", _MAX_PINS):
-        if tag > U16:
-            raise fields.refuse("pinned", "names a tag beyond 16 bits")
+        if tag > U16 or tag in guest.pinned:
+            raise fields.refuse("pinned", "names a tag twice, or one beyond 16 bits")
         guest.pinned[tag] = value
     guest.layout()
     timers = fields.counters("timers", 8, _FAR)
@@ -62,12 +62,13 @@ def load_guest(guest: ModelledGuest, fields: Fields) -> None:
         guest.kernel = _load_kernel(kernel, guest)
     if driver is not None:
         _load_driver(guest, driver, fields)
+    elif timers:
+        raise fields.refuse("timers", "run without a driver")
     actions = guest.timer_actions()
     for name, remaining in timers.items():
         if name not in actions:
             raise fields.refuse("timers", f"names the unknown timer '{name}'")
-        if guest.driver is not None:
-            guest.timers[name] = guest.machine.vm_timers.at(guest.machine.vm_clock.now() + remaining, actions[name])
+        guest.timers[name] = guest.machine.vm_timers.at(guest.machine.vm_clock.now() + remaining, actions[name])
 
 
 def restore_kernel(state: Mapping[str, int]) -> Kernel:

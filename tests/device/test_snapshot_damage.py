@@ -212,6 +212,32 @@ def test_a_member_that_we_do_not_know_is_refused_wherever_it_is(base: str) -> No
     victim.close()
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("device", "stats", "held", "out"), [[0x5000, None]]),
+        (("device", "stats", "held", "out"), [[0x5000, 100], [0x5000, 0]]),
+        (("device", "stats", "sample", "unknown"), [[900, None]]),
+        (("device", "stats", "sample", "unknown"), [[900, 1], [900, 2]]),
+        (("guest", "state", "pinned"), [[900, 1], [900, 2]]),
+        (("guest", "state", "driver"), None),  # while a timer of it runs
+    ],
+)
+def test_what_would_be_lost_is_refused(path: tuple[str, ...], value: object) -> None:
+    """A snapshot that is accepted comes back as it is, whole."""
+    with Modelled("linux", ram=RAM) as m:
+        m.info()
+        m.machine.set_balloon(3 * MIB)
+        m.advance(0.0001)
+        data = saved(m.machine)
+    victim = Victim(quiet)
+    state = state_in(data)
+    assert state["guest"]["state"]["timers"]
+    assert victim.try_on(with_state(data, state))
+    assert not victim.try_on(with_state(data, replaced(state, path, value)))
+    victim.close()
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_a_sample_of_spoiled_members(base: str) -> None:
     """Each member once or twice; the whole is in the slow test."""
