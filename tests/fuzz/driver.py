@@ -7,7 +7,7 @@ from struct import Struct
 
 from device.balloon import BalloonDevice
 from device.errors import FATAL_RULES, RULES, GuestFault
-from device.guest.vhost_wire import HEADER, MAX_REGIONS, SHAPES, Decoder, FrontEndFault, check_shape
+from device.guest.vhost_wire import HEADER, MAX_PAYLOAD, MAX_REGIONS, SHAPES, Decoder, FrontEndFault, check_shape
 from device.spec import (
     ABSENT,
     CONFIG_ACTUAL,
@@ -297,6 +297,7 @@ def ring(data: bytes) -> None:
 def ring_seeds() -> Iterator[bytes]:
     yield bytes([3, 0, 0, 4, 0, 1, 2, 3]) + bytes([0, 2, 0, 0, 0]) * 8
     yield bytes([15, 254, 255, 7, 0, 1, 0, 2]) + bytes([0, 2, 1, 1, 0, 8, 4, 3, 2, 0, 0, 3, 2, 0, 0]) * 3
+    yield bytes([9, 0, 0, 1, 0, 0, 0, 0]) + bytes([0, 2, 1, 1, 0, 2, 7, 4, 0, 0, 0, 2, 1, 1, 0, 0, 2, 0, 0, 0])
     yield bytes([10, 1, 0, 1, 0, 0, 0, 0]) + bytes([2, 6, 4, 0, 0]) + bytes([0, 2, 1, 1, 0, 8, 4, 2, 2, 0]) * 6
 
 
@@ -353,7 +354,7 @@ def _messages(stream: bytes, step: int, descriptors: int) -> list[tuple[int, boo
     found = []
     at = 0
     while at < len(stream):
-        assert decoder.wanted > 0
+        assert 0 < decoder.wanted <= MAX_PAYLOAD
         piece = stream[at : at + min(step, decoder.wanted)]
         fds = [] if at else list(range(1000, 1000 + descriptors))
         at += len(piece)

@@ -10,13 +10,13 @@ from device.guest.profiles import KEYS, PROFILES, make_guest
 from device.machine import Machine
 from device.units import format_seconds, format_size, parse_seconds, parse_share, parse_size
 from hmp.addresses import Address
-from hmp.castscript import HIDE, SHOW, read_steps
 from hmp.completion import complete
 from hmp.errors import UsageError
 from hmp.history import History
-from hmp.readline import LINE_LIMIT, PROMPT, Line, LineEditor
-from hmp.streams import LineSplitter
-from hmp.telnet import TelnetFilter
+from hmp.recording.script import HIDE, SHOW, read_steps
+from hmp.sockets.readline import LINE_LIMIT, PROMPT, Line, LineEditor
+from hmp.sockets.telnet import TelnetFilter
+from hmp.streams import MAX_LINE, LineSplitter
 from tests.fuzz.clients import ABROAD
 from tests.fuzz.lines import CODEC, WORDS, idle_machine
 
@@ -171,17 +171,21 @@ def script(data: bytes) -> None:
     """Cut the bytes into lines in two ways, and read them as a script: the same lines, or one clear refusal."""
     if not data:
         return
-    text = data[1:]
-    step = 1 + data[0] % 23
+    text = data[1:].replace(b"\xfe", b"x" * 9000)  # two of them are more than a line may have
+    step = 1 + data[0] % 23 if len(text) < 1000 else 1000 * (1 + data[0] % 23)
     whole, pieces = LineSplitter(), LineSplitter()
     lines = whole.feed(text) + whole.close()
     cut: list[bytes | None] = []
     for at in range(0, len(text), step):
         cut += pieces.feed(text[at : at + step])
     assert cut + pieces.close() == lines
-    assert [line for line in lines if line is not None] == [
-        line[:-1] if line.endswith(b"\r") else line for line in (text[:-1] if text[-1:] == b"\n" else text).split(b"\n")
-    ][: len(text) and None]
+    plain = text.split(b"\n")
+    if not plain[-1]:
+        plain.pop()
+    assert len(lines) == len(plain)
+    for line, there in zip(lines, plain, strict=True):
+        there = there.removesuffix(b"\r")
+        assert line == there or (line is None and len(there) > 4 * MAX_LINE)
     refusal = ""
     steps = []
     try:
@@ -191,7 +195,7 @@ def script(data: bytes) -> None:
     assert refusal.replace("\t", " ").isprintable()
     if refusal:
         return
-    assert [step_.raw for step_ in steps] == lines
+    assert [step_.raw for step_ in steps] == [line for line in lines if line is not None]
     depth = 0
     for step_ in steps:
         depth += {HIDE: 1, SHOW: -1}.get(step_.direction, 0)
@@ -202,6 +206,7 @@ def script_seeds() -> Iterator[bytes]:
     yield b"\3#! chapter One\ninfo balloon\r\n#! hide\nsim sleep 3\n#! show\n#! pause 1.5\nquit"
     yield b"\1#!/usr/bin/env hmp\n#! pause 9999\n\n\r\n"
     yield b"\1#! hide\n#! hide\n"
+    yield b"\1a\n\xfe\xfeb\r\nc\n\xfe\n\xfe\xfe"
 
 
 SCRIPT_WORDS = ("#! ", "#!", "chapter ", "hide", "show", "pause ", "\n", "\r\n", "/")
