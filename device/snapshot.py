@@ -194,8 +194,9 @@ def _front(reader: _Reader) -> int:
 
 
 def _state(reader: _Reader, length: int) -> Fields:
+    packed = reader.read(length)
     try:
-        data = json.loads(reader.read(length))
+        data = json.loads(packed)
     except (ValueError, RecursionError):
         raise SnapshotError("the snapshot's state is not readable") from None
     return Fields(data, "snapshot")
