@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 import pytest
 
 from device.driverqueue import DriverQueue, ring_bytes
-from device.memory import GuestMemory
+from device.memory import GuestMemory, Region
+from device.plain import Fields
 from device.spec import DESC_NEXT, DESC_WRITE, MIB, PAGE_SIZE, QUEUE_SIZE
 
 BASE = 0x2000
@@ -49,6 +51,72 @@ def test_a_ring_fits_the_bytes_it_says(memory: GuestMemory, size: int) -> None:
     assert needed % PAGE_SIZE == 0
     assert 0 <= needed - (ring.used + 6 + 8 * size - BASE) < PAGE_SIZE
     assert ring_bytes(QUEUE_SIZE) == PAGE_SIZE
+
+
+@pytest.mark.parametrize(
+    ("size", "avail", "used", "needed"),
+    [
+        (1, 16, 24, 4096),
+        (2, 32, 44, 4096),
+        (4, 64, 80, 4096),
+        (128, 2048, 2312, 4096),
+        (256, 4096, 4616, 8192),
+        (1024, 16384, 18440, 28672),
+    ],
+)
+def test_where_the_rings_of_a_size_lie(memory: GuestMemory, size: int, avail: int, used: int, needed: int) -> None:
+    """The available ring has 6 bytes besides its entries and the used ring starts at the next multiple of 4."""
+    ring = DriverQueue(memory.regions[0], BASE, size)
+    assert (ring.avail - BASE, ring.used - BASE, ring_bytes(size)) == (avail, used, needed)
+
+
+def test_a_ring_lies_at_guest_addresses_in_a_region_that_starts_elsewhere() -> None:
+    region = Region(0x10_0000, 0x2000, mmap.mmap(-1, 0x2000))
+    ring = DriverQueue(region, 0x10_1000, SIZE)
+    assert ring.add_out(0xABC, 5) == 0
+    assert ring.add([(0xDEF, 6)]) == 1
+    assert region.u8[0x1000:0x1020] == b"\xbc\x0a" + bytes(6) + b"\5" + bytes(7) + b"\xef\x0d" + bytes(
+        6
+    ) + b"\6" + bytes(7)
+    avail = ring.avail - 0x10_0000
+    assert region.u8[avail : avail + 8] == b"\0\0\2\0\0\0\1\0"
+    used = ring.used - 0x10_0000
+    region.u8[used + 2 : used + 12] = b"\1\0" + b"\1\0\0\0" + b"\7\0\0\0"
+    assert ring.take() == (1, 7)
+    assert ring.should_notify()
+    region.close()
+
+
+def test_indices_wrap_at_16_bits(memory: GuestMemory) -> None:
+    ring = queue(memory, event_idx=True, keep=True)
+    ring.restore(Fields({"last_used": 0xFFFA, "notified": 0, "avail_idx": 0xFFFA, "free": [3, 2, 1, 0]}, "ring"))
+    memory.write(ring.used + 2, b"\xfa\xff")
+    for turn in range(0xFFFA, 0x10006):
+        head = ring.add_out(turn, 1)
+        assert memory.read(ring.avail + 4 + 2 * (turn % SIZE), 2) == head.to_bytes(2, "little")
+        assert memory.read(ring.avail + 2, 2) == ((turn + 1) & 0xFFFF).to_bytes(2, "little")
+        memory.write(ring.used + 4 + 8 * (turn % SIZE), head.to_bytes(4, "little") + bytes(4))
+        memory.write(ring.used + 2, ((turn + 1) & 0xFFFF).to_bytes(2, "little"))
+        assert ring.take() == (head, 0)
+        assert ring.take() is None
+
+
+def test_a_damaged_chain_frees_no_more_than_there_are(memory: GuestMemory) -> None:
+    ring = queue(memory)
+    ring.add([(0, 1)] * 3)
+    ring.write_desc(1, 0, 1, DESC_NEXT, SIZE)  # leads out of the table
+    put_used(memory, ring, 0, 0, 0)
+    assert ring.take() == (0, 0)
+    assert sorted(ring.free) == [0, 1, 3]
+    ring = queue(memory)
+    ring.add([(0, 1)] * 2)
+    ring.write_desc(1, 0, 1, DESC_NEXT, 0)  # leads round in circles
+    put_used(memory, ring, 0, 0, 0)
+    assert ring.take() == (0, 0)
+    assert len(ring.free) == SIZE
+    put_used(memory, ring, 1, 500, 9)  # names what there is not
+    assert ring.take() == (500, 9)
+    assert len(ring.free) == SIZE
 
 
 def test_a_chain_is_written_as_the_spec_says(memory: GuestMemory) -> None:

@@ -40,6 +40,17 @@ def test_what_is_beyond_the_limit_is_not_in_it(page: int) -> None:
     assert page not in pages
 
 
+@pytest.mark.parametrize("limit", [0, 1, 7, 8, 9, 16, 17])
+def test_the_first_and_the_last_page_of_a_small_set(limit: int) -> None:
+    pages = PageSet(limit)
+    for page in {0, limit - 1} & set(range(limit)):
+        assert page not in pages
+        assert pages.add(page, 1) == 1
+        assert page in pages
+    assert len(pages._bits) == max(1, -(-limit // 8)), "a bit a page, and never nothing"
+    assert limit not in pages
+
+
 def test_clearing_takes_all_out() -> None:
     pages = PageSet(LIMIT)
     pages.clear()
