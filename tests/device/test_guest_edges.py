@@ -212,6 +212,16 @@ class TestOverview:
             assert controls["breaks"] == "bad-pfn"
             assert int(controls["tricks played"]) == m.device.refused["bad-pfn"] // 4 > 0
 
+    def test_the_hostile_guest_rests_for_tenths_of_a_second(self) -> None:
+        """From one to sixteen of them, by its dice."""
+        rests = []
+        for seed in range(8):
+            with Modelled(f"hostile,seed={seed}") as m:
+                rests.append(m.guest.timers["trick"].due // (100 * MS))
+        assert rests == [15, 15, 6, 4, 8, 11, 12, 16]
+        with Modelled("hostile", seed=7) as m:
+            assert m.guest.timers["trick"].due == 1600 * MS, "the machine's seed, unless it has its own"
+
     def test_drops_and_answers_count_down(self) -> None:
         with Modelled("linux,answers=3") as m:
             left = []

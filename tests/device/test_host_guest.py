@@ -117,6 +117,12 @@ def test_a_product_of_pages_too_large_for_the_wire_is_absent(read: Read) -> None
     assert read(vmstat=f"pswpin {2**52 - 1}\n")[0] == (2**52 - 1) * 4096
 
 
+def test_the_largest_number_that_the_wire_can_hold_is_taken(read: Read) -> None:
+    largest = 2**64 - 2
+    assert read(vmstat=f"pgfault {largest}\nallocstall_dma {largest}\n", meminfo=None) == {3: largest, 11: largest}
+    assert read(vmstat=f"pgfault 0{largest}\n", meminfo=None) == {}, "no kernel writes 21 digits"
+
+
 def test_the_first_and_the_last_line_count(read: Read) -> None:
     assert read(vmstat="pswpin 1\noom_kill 2\n", meminfo=None) == {0: 4096, 10: 2}
 

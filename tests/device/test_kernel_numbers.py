@@ -155,6 +155,40 @@ def test_the_killer_takes_half_of_a_large_background_and_all_of_a_small_one() ->
     assert kernel.oom_kills == 8, "halved until a MiB or less is left"
 
 
+def test_the_killer_takes_half_of_what_the_background_has_in_swap_too() -> None:
+    kernel = Kernel(2 * GIB, swap=16 * MIB)
+    kernel.inflate(kernel.inflatable() - (kernel.used - kernel.used_min >> 12) + 4097)
+    assert (kernel.oom_kills, kernel.swap_used, kernel.used - kernel.used_min) == (1, 8 * MIB, 26157056)
+    assert kernel.free - kernel.free_min == 26157056
+
+
+def test_near_the_high_mark_memory_fills_up_to_it_and_no_further() -> None:
+    """Above twice the minimum of free memory there is room: for swapped memory first, then for files."""
+    kernel = Kernel(64 * MIB, seed=1)
+    kernel.inflate((kernel.free - 2 * kernel.free_min >> 12) - 2)
+    seen = []
+    for second in range(1, 4):
+        kernel.tick(second * SECOND)
+        seen.append((kernel.free - 2 * kernel.free_min, kernel.cache))
+    assert seen == [(0, 4685824)] * 3
+    kernel = Kernel(64 * MIB, seed=1)
+    kernel.inflate(kernel.inflatable() - 200)
+    kernel.deflate((kernel.free_min >> 12) * 3 // 2)
+    seen = []
+    for second in range(1, 4):
+        kernel.tick(second * SECOND)
+        seen.append((kernel.free - 2 * kernel.free_min, kernel.cache))
+    assert seen == [(1183744, 2732032), (1101824, 2813952), (1036288, 2879488)]
+    assert (kernel.swap_used, kernel.swap_in) == (323584, 163840)
+
+
+def test_in_the_long_run_files_fill_half_of_the_memory() -> None:
+    kernel = Kernel(64 * MIB, seed=1)
+    kernel.tick(1_000_000 * SECOND)
+    assert (kernel.cache, kernel.free) == (24641536, 17895424)
+    assert kernel.cache == kernel.ram - kernel.reserved >> 1 & -4096
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

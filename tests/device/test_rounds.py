@@ -186,6 +186,7 @@ class TestAfterwards:
 
     def test_a_new_device_knows_nothing(self, rig: Rig) -> None:
         device = rig.device
+        assert (device.live, device.broken, device.status, device.features) == (False, False, 0, 0)
         assert (device.poison_seen, device.gone, device.isr, device.last_refusal) == (False, False, 0, "")
         assert (device.stats.poll_interval, device.stats.held, device.stats.out) == (0, None, False)
         assert (device.stats.index, device.stats.sample) == (-1, None)
