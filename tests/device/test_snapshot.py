@@ -497,6 +497,27 @@ def test_overdue_timers_of_a_real_clock_are_saved_as_due() -> None:
     machine.close()
 
 
+def test_the_memory_that_a_loaded_one_replaces_is_given_back_at_once() -> None:
+    def mapped() -> int:
+        with open("/proc/self/maps") as table:
+            return sum("guest-ram" in line for line in table)
+
+    gc.collect()
+    before = mapped()
+    gc.disable()
+    try:
+        with Modelled() as m:
+            m.machine.set_balloon(400 * MIB)
+            m.info()
+            assert mapped() == before + 1
+            restore(m.machine, saved(m.machine))
+            m.info()
+            assert mapped() == before + 1
+        assert mapped() == before
+    finally:
+        gc.enable()
+
+
 def test_what_listens_to_a_machine_hears_the_loaded_one() -> None:
     with Modelled() as m:
         data = saved(m.machine)

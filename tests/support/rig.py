@@ -144,6 +144,7 @@ class Rig:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.queues = {}  # they look into its memory
         self.machine.close()
 
     @property
