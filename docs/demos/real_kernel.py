@@ -24,7 +24,7 @@ from hmp.recording.cast import MARKER, event_line
 from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MAX
 from hmp.recording.script import CHAPTER, PAUSE, read_steps
 
-COLUMNS, ROWS = 80, 20
+COLUMNS, ROWS = 56, 24
 GUEST = "uml,mem=128M"
 PATIENCE = 30
 """Seconds for a command."""

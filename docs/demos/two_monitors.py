@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from device.machine import Machine
     from hmp.monitor import Reply
 
-COLUMNS, ROWS = 80, 24
+COLUMNS, ROWS = 56, 30
 """Of the whole picture: two halves, each with a line on top that says what was started there."""
 
 HALVES = {"typed": "hmp --monitor unix:hmp.sock", "socket": "socat -,raw,echo=0 unix:hmp.sock"}
