@@ -19,7 +19,7 @@ TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 """Linux 6.1's statistics, in its order of sending."""
 
 SIXTEEN = (0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 8, 9, 4, 5, 6, 7)
-"""Linux 6.12's, with huge pages configured."""
+"""Linux 6.12's, with huge pages configured: all there are."""
 
 
 MODELLED_KEYS = ("delay", "loss", "stats", "answers", "pace")
@@ -94,7 +94,10 @@ PROFILES: dict[str, Profile] = {
             keys=(*MODELLED_KEYS, "seed", "rule"),
         ),
         Profile(
-            "host", "mirrors this machine's own memory statistics, live", factory="device.guest.hostguest:HostGuest"
+            "host",
+            "mirrors this machine's own memory statistics, live",
+            tags=SIXTEEN,
+            factory="device.guest.hostguest:HostGuest",
         ),
         Profile(
             "uml",

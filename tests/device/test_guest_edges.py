@@ -264,7 +264,7 @@ class TestStatistics:
             assert m.guest.statistics() == (5, *[ABSENT] * (STAT_COUNT - 2), 6)
             assert m.guest.memory_free() is None
             m.info()
-            assert m.stats.sample.values == {0: 5}
+            assert m.stats.sample.values == {0: 5, 15: 6}
 
     def test_before_its_boot_a_guest_knows_nothing(self) -> None:
         with Modelled(paused=True) as m:

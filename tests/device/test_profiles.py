@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device.errors import MisuseError
+from device.guest.host import read_host_statistics
 from device.guest.modelled import ModelledGuest
 from device.guest.profiles import KEYS, PROFILES, make_guest
 from device.spec import F_STATS_VQ, MIB, bit
@@ -148,6 +149,15 @@ def test_faults_compose() -> None:
             assert took == (2_000_000_000 if ends[-1] == "answered" else 5_000_000_000)
         assert 5 < ends.count("timed out") < 35
         assert m.stats.sample.tags == SIX
+
+
+def test_the_host_guest_reports_every_statistic_that_this_machine_has() -> None:
+    with Modelled("host") as m:
+        assert m.info() == "answered"
+        sample = m.stats.sample
+        assert sample is not None
+        assert set(sample.values) == set(read_host_statistics())
+        assert [tag for tag in SIXTEEN if tag in sample.values] == list(sample.tags)
 
 
 def test_the_host_guest_mirrors_this_machine() -> None:
