@@ -157,14 +157,6 @@ class LineSplitter:
         return [rest[:-1] if rest.endswith(b"\r") else rest] if rest else []
 
 
-def read_chunk(descriptor: int) -> bytes:
-    """Read what is there, waiting where nothing is; b"" at the end, which everything that cannot be read is at."""
-    try:
-        return _read(descriptor)
-    except OSError:
-        return b""
-
-
 def _read(descriptor: int) -> bytes:
     while True:
         try:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
-from hmp.errors import UsageError
+from hmp.errors import UnreadableError, UsageError
 from hmp.escape import escape
-from hmp.streams import LineSplitter, read_chunk
+from hmp.streams import LineSplitter, read_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,12 +70,19 @@ def _lines(name: str, source: int | list[str]) -> Iterator[bytes | None]:
         return
     splitter = LineSplitter()
     size = 0
-    while chunk := read_chunk(source):
+    while chunk := _read(name, source):
         size += len(chunk)
         if size > MAX_SCRIPT:
             raise UsageError(f"--record: {escape(name)}: more than {MAX_SCRIPT >> 20} MiB is too long to be typed")
         yield from splitter.feed(chunk)
     yield from splitter.close()
+
+
+def _read(name: str, source: int) -> bytes:
+    try:
+        return read_source(source)
+    except UnreadableError as error:
+        raise UsageError(f"--record: {escape(name)}: cannot be read: {error}") from None
 
 
 def _direct(step: Step, line: str, *, hidden: bool) -> None:

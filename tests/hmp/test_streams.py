@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hmp.errors import UnreadableError
 from hmp.escape import escape, escape_controls
-from hmp.streams import CHUNK, MAX_LINE, LineSplitter, Output, complain, read_chunk
+from hmp.streams import CHUNK, MAX_LINE, LineSplitter, Output, complain, read_source
 
 LIMIT = MAX_LINE * 4
 
@@ -64,11 +65,12 @@ def test_a_line_without_end_is_not_kept() -> None:
 # Descriptors.
 
 
-def test_what_cannot_be_read_is_at_its_end() -> None:
+def test_what_cannot_be_read_is_not_at_its_end() -> None:
     reading, writing = os.pipe()
-    assert read_chunk(writing) == b""
+    with pytest.raises(UnreadableError, match="Bad file descriptor"):
+        read_source(writing)
     os.close(writing)
-    assert read_chunk(reading) == b""
+    assert read_source(reading) == b""
     os.close(reading)
 
 

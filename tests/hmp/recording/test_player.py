@@ -17,6 +17,7 @@ import pytest
 from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MIN, MS
 from hmp.recording.script import MAX_SCRIPT
 from tests.support.casts import DEMOS, environment, hmp, output, read, record, screen
+from tests.support.shell import shell
 from tests.support.timing import PATIENCE, takes_less_than, until
 
 HANG = "info balloon\nsim hang\ninfo balloon\n"
@@ -186,6 +187,12 @@ class TestDirections:
         assert done.stderr == f"hmp: {path}:2: {complaint}\n"
         assert not cast.exists()
         assert hmp("--clock", "warp", path).stdout == "VM status: running\n"  # without --record it is a comment
+
+    def test_a_script_that_cannot_be_read_is_refused(self, cast):
+        ended = shell(f"hmp --clock warp --record {cast} - 0>/dev/null")
+        assert (ended.status, ended.out) == (2, "")
+        assert ended.err == "hmp: --record: <stdin>: cannot be read: Bad file descriptor\n"
+        assert not cast.exists()
 
     def test_a_script_without_end_is_refused(self, cast):
         done = hmp("--clock", "warp", "--record", cast, stdin="# x\n" * (MAX_SCRIPT // 4 + 1))
