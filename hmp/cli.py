@@ -13,12 +13,13 @@ from hmp.streams import complain, fill_standard_descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from device.machine import Machine
     from hmp.config import Config
     from hmp.recording.recorder import Recorder
     from hmp.sockets.listeners import Listener
+    from hmp.termination import CleanEnd
 
 
 def main() -> int:
@@ -43,6 +44,8 @@ def _run_guarded(argv: list[str]) -> int:
         return status
     except KeyboardInterrupt:
         return 130
+    except SystemExit as end:  # by a signal
+        return int(end.code or 0)
     except UsageError as error:
         complain(str(error))
         return 2
@@ -84,8 +87,11 @@ def run(argv: list[str]) -> int:
         from hmp.recording.record import check
 
         check(config, typed=typed)
+    ends: list[CleanEnd] = []
+    if config.addresses:
+        ends.append(_clean_end())
     try:
-        machine = make_machine(config)
+        machine = make_machine(config, real_guest_coming=lambda: ends.append(_clean_end()))
     except MisuseError as error:
         raise UsageError(str(error)) from None
     listeners: list[Listener] = []
@@ -94,6 +100,8 @@ def run(argv: list[str]) -> int:
             from hmp.sockets.listeners import listen
 
             listeners = listen(config.addresses, allow_remote=config.allow_remote)
+        for end in ends:
+            end.allow()
         return _serve(config, machine, listeners, typed=typed)
     finally:
         machine.close()
@@ -101,8 +109,20 @@ def run(argv: list[str]) -> int:
             listener.close()
 
 
-def _gone(data: Mapping[str, object]) -> str:
-    return escape(f"the guest is gone: {data.get('why')}")
+def _clean_end() -> CleanEnd:
+    from hmp.termination import CleanEnd
+
+    return CleanEnd()
+
+
+def _tell_of_end(machine: Machine) -> None:
+    """Say on stderr that a real guest is gone; a person at the prompt is told there."""
+
+    def tell(name: str, data: Mapping[str, object]) -> None:
+        if name == "GUEST_GONE":
+            complain(escape(f"the guest is gone: {data.get('why')}"))
+
+    machine.subscribe(tell)
 
 
 def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed: bool) -> int:
@@ -137,8 +157,16 @@ def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed
         else:
             status = session()
         return status or runner.status(fail_stale=config.fail_stale)
-    if machine.guest.real:  # a person at the prompt is told there
-        machine.subscribe(lambda name, data: complain(_gone(data)) if name == "GUEST_GONE" else None)
+    if listeners or machine.guest.real:
+        _tell_of_end(machine)
+    else:  # a listener would cost every answer of a modelled guest something
+
+        def real_guest_coming() -> Callable[[], object]:
+            monitor.on_real_guest = None
+            _tell_of_end(machine)
+            return _clean_end().allow
+
+        monitor.on_real_guest = real_guest_coming
     if config.interactive:
         sources = [*sources, ("<stdin>", 0)]
     if listeners:

@@ -59,17 +59,23 @@ CLOCKS: dict[str, tuple[Callable[[], Clock], str]] = {
 """The clocks: how each is made, and what it is."""
 
 
-def make_machine(config: Config) -> Machine:
-    """Build the machine. Raises MisuseError for what the options alone could not tell, such as a guest's keys."""
+def make_machine(config: Config, *, real_guest_coming: Callable[[], object] | None = None) -> Machine:
+    """Build the machine. Raises MisuseError for what the options alone could not tell, such as a guest's keys.
+
+    `real_guest_coming` is called before a guest that lives in another process makes its first file.
+    """
     store = None
     if config.snapshot_dir is not None:
         from hmp.snapshots import DirectoryStore
 
         store = DirectoryStore(config.snapshot_dir)
+    guest = make_guest(config.guest)
+    if guest.real and real_guest_coming is not None:
+        real_guest_coming()
     machine = Machine(
         CLOCKS[config.clock][0](),
         ram=config.ram,
-        guest=make_guest(config.guest),
+        guest=guest,
         device_id=config.device_id,
         switches=config.switches,
         balloon=config.balloon,

@@ -80,6 +80,8 @@ class Monitor:
         """What plots may take of a row; a front end on a narrower screen says so."""
         self.sole = True
         """Whether no other monitor can move a clock that stands still."""
+        self.on_real_guest: Callable[[], Callable[[], object]] | None = None
+        """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
         self._parsed: dict[str, tuple[Callable[..., str | None], Arguments]] = {}
 
     def execute(self, line: str) -> Reply:

@@ -147,7 +147,13 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Show the guest, or reboot into another one."""
     machine = monitor.machine
     if "guest" in arguments:
-        machine.replace_guest(make_guest(str(arguments["guest"]).strip()))
+        new = make_guest(str(arguments["guest"]).strip())
+        after = monitor.on_real_guest() if new.real and monitor.on_real_guest is not None else None
+        try:
+            machine.replace_guest(new)
+        finally:
+            if after is not None:
+                after()
         return ""
     spec = machine.guest.spec
     profile = PROFILES.get(machine.guest.name)

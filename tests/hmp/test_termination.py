@@ -1,0 +1,81 @@
+"""Signals end hmp without leaving files behind, also where no loop handles them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.shell import HMP, TIMEOUT, environment
+
+pytestmark = pytest.mark.slow
+
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+
+
+def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*HMP, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment(), **options},  # type: ignore[dict-item]
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number, _ in SIGNALS],
+    )
+
+
+def await_file(path: Path) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+@pytest.mark.parametrize("how", ["option", "command"])
+def test_a_vhost_user_socket_goes_with_a_piped_hmp(tmp_path: Path, number: int, status: int, how: str) -> None:
+    path = tmp_path / "socket"
+    spec = f"vhost-user,path={path}"
+    program = start("--guest", spec) if how == "option" else start()
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write(f"sim guest {spec}\n" if how == "command" else "info kvm\n")
+    program.stdin.write("info status\n")
+    program.stdin.flush()
+    while "running" not in program.stdout.readline():
+        pass
+    assert path.exists()
+    program.send_signal(number)
+    assert program.communicate(timeout=TIMEOUT) == ("", "")
+    assert (program.returncode, os.listdir(tmp_path)) == (status, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_monitors_socket_goes_with_an_hmp_that_was_still_starting(tmp_path: Path, number: int) -> None:
+    """It used to stay: between listening and the loop's own handlers lies the import of asyncio."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "asyncio.py").write_text("import time\ntime.sleep(60)\n")
+    program = start("--headless", "--monitor", f"unix:{tmp_path}/socket", PYTHONPATH=f"{tmp_path}/slow:{os.getcwd()}")
+    await_file(tmp_path / "socket")
+    program.send_signal(number)
+    assert program.communicate(timeout=TIMEOUT) == ("", "")
+    assert (program.returncode, sorted(os.listdir(tmp_path))) == (128 + number, ["slow"])
+
+
+def test_a_real_guest_that_came_by_command_says_why_it_ended(tmp_path: Path) -> None:
+    kernel, part = tmp_path / "kernel", tmp_path / "part"
+    kernel.write_text("#!/bin/sh\necho oops; exit 3\n")
+    part.write_text("#!/bin/sh\n")
+    kernel.chmod(0o755)
+    part.chmod(0o755)
+    program = start()
+    text = f"sim guest uml,kernel={kernel},module={part},busybox={part}\nsim sleep 0.5\n"
+    assert program.communicate(text, timeout=TIMEOUT) == (
+        "",
+        "hmp: the guest is gone: its kernel ended with status 3: oops\n",
+    )
