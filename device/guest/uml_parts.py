@@ -42,9 +42,15 @@ def find_parts(settings: Mapping[str, object]) -> Parts:
     """
     kernel = _program(settings, "kernel", KERNEL_NAMES, "User-Mode Linux kernel", "user-mode-linux")
     busybox = _program(settings, "busybox", ("busybox",), "busybox", "busybox-static")
-    if not _is_static(busybox):
-        raise MisuseError(f"guest uml: {busybox} is not a static program: apt-get install busybox-static")
-    return Parts(kernel, _module(settings, kernel), busybox)
+    try:
+        if not _is_static(busybox):
+            raise MisuseError(f"guest uml: {busybox} is not a static program: apt-get install busybox-static")
+        module = _module(settings, kernel)
+        with open(module, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise MisuseError(f"guest uml: cannot read {error.filename or busybox}: {error.strerror}") from None
+    return Parts(kernel, module, busybox)
 
 
 def _program(settings: Mapping[str, object], key: str, names: tuple[str, ...], what: str, package: str) -> str:

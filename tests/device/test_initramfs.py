@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -144,6 +146,20 @@ class TestParts:
         paths = {name: program(bare / name) for name in ("kernel", "module", "busybox")}
         with pytest.raises(MisuseError, match=f"{key}=/no/such: no such file"):
             find_parts({**paths, key: "/no/such"})
+
+    @pytest.mark.parametrize("part", ["module", "busybox"])
+    def test_a_part_that_may_not_be_read(self, bare: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+        """Named before anything starts; that of a program once was taken for an error of our own output."""
+        paths = {name: program(bare / name) for name in ("kernel", "module", "busybox")}
+
+        def refuse(path: str, mode: str) -> BinaryIO:
+            if path == paths[part]:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return open(path, "rb")
+
+        monkeypatch.setattr(uml_parts, "open", refuse, raising=False)
+        with pytest.raises(MisuseError, match=f"cannot read {paths[part]}: Permission denied"):
+            find_parts(paths)
 
     def test_a_kernel_that_cannot_be_run(self, bare: Path) -> None:
         (bare / "k").write_text("x")
