@@ -173,7 +173,7 @@ class UmlGuest(VhostUserGuest):
         words = process.console.last_words()
         if process.console.panicked:
             self._ended(f"its kernel panicked: {words}", panicked=True)
-        elif status == 0:
+        elif status == 0 and (self._met or process.console.total):
             self._ended("it switched itself off", tell=False)
             self.machine.guest_off()
         elif status < 0:
@@ -192,6 +192,7 @@ class UmlGuest(VhostUserGuest):
             if panicked:
                 self.machine.panicked()
             self.machine.guest_gone(why)
+            self.machine.driver_changed()  # who waits for a driver that had not come up waits for nothing
 
     def _hung_up(self) -> None:
         """The kernel closed its vhost-user connection: it is about to end, which tells more, or to reboot."""

@@ -56,6 +56,7 @@ def gone(real: Real) -> str:
         ("echo oops >&2; exit 3", "its kernel ended with status 3: oops"),
         ("echo out; exit 1", "its kernel ended with status 1: out"),
         ("exit 1", "its kernel ended with status 1"),
+        ("exit 0", "its kernel ended with status 0"),  # --version, or another program: none that switched itself off
         (
             "echo 'Checking that ptrace can change system call numbers...ptrace: Operation not permitted' >&2; exit 1",
             "it may not use ptrace here, which it is built on (",
@@ -73,6 +74,15 @@ def test_a_kernel_that_ends_says_why(place: Path, spec: str, tmp_path: Path, tex
         assert state == "unsupported", "no driver was ever there and none will come"
 
 
+def test_a_request_does_not_wait_for_the_driver_of_a_kernel_that_ended(place: Path, spec: str, tmp_path: Path) -> None:
+    """It waited its whole time, and then told an age though no driver had ever been there."""
+    script(tmp_path / "kernel", "sleep 0.1; exit 1")
+    with Real(spec, memory=64) as real:
+        request = real.machine.request_stats(10**11)
+        gone(real)
+        assert request.state == "unsupported"
+
+
 def test_a_program_that_is_none(place: Path, spec: str, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(b"\x7fELF but no more")
     (tmp_path / "kernel").chmod(0o755)
@@ -81,7 +91,7 @@ def test_a_program_that_is_none(place: Path, spec: str, tmp_path: Path) -> None:
 
 
 def test_a_kernel_that_switches_itself_off_ends_the_machine(place: Path, spec: str, tmp_path: Path) -> None:
-    script(tmp_path / "kernel", "exit 0")
+    script(tmp_path / "kernel", "echo '@@total 50000'; exit 0")
     with Real(spec, memory=64) as real:
         real.until(lambda: real.machine.over)
         assert real.named("SHUTDOWN") == [{"guest": True, "reason": "guest-shutdown"}]
