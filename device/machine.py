@@ -46,7 +46,7 @@ class Machine:
     Events go to every listener as (name, data), in order:
     STOP, RESUME, POWERDOWN and SHUTDOWN (`guest`, `reason`), RESET (`guest`, `reason`), BALLOON_CHANGE (`actual` in
     bytes), BALLOON (a sample arrived; `sample`), BALLOON_TARGET (`actual`), DEVICE_DELETED (`device`, `path`),
-    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail`).
+    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail`), DRIVER_MISSING (`why`).
     """
 
     def __init__(

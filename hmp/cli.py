@@ -116,11 +116,12 @@ def _clean_end() -> CleanEnd:
 
 
 def _tell_of_end(machine: Machine) -> None:
-    """Say on stderr that a real guest is gone; a person at the prompt is told there."""
+    """Say on stderr that a real guest, or its driver, is not there; a person at the prompt is told there."""
+    words = {"GUEST_GONE": "the guest is gone", "DRIVER_MISSING": "the guest's driver does not come up"}
 
     def tell(name: str, data: Mapping[str, object]) -> None:
-        if name == "GUEST_GONE":
-            complain(escape(f"the guest is gone: {data.get('why')}"))
+        if name in words:
+            complain(escape(f"{words[name]}: {data.get('why')}"))
 
     machine.subscribe(tell)
 

@@ -153,16 +153,25 @@ class UmlGuest(VhostUserGuest):
             console.receive()
         if before is None and console.up:
             self._driver_missing("its kernel did not take the driver: does the module belong to it?")
-        elif before is None and console.up == 0 and not self.driver_loaded and self._connection is None:
-            self._driver_missing("its kernel has no vhost-user devices (CONFIG_VIRTIO_UML)")
+        elif before is None and console.up == 0 and not self.driver_loaded:
+            self._look_for_driver()
         status = process.ended()
         if status is not None:
             self._process_ended(process, status)
+
+    def _look_for_driver(self) -> None:
+        """The module was taken: its driver has said all that it has to say, or will never say anything."""
+        super().serve()  # a driver's last messages may have come since we looked
+        if self._connection is None:
+            self._driver_missing("its kernel has no vhost-user devices (CONFIG_VIRTIO_UML)")
+        elif not self.driver_loaded and self.machine.device is not None:
+            self._driver_missing("its module was loaded but drives no balloon: is it a virtio_balloon.ko?")
 
     def _driver_missing(self, why: str) -> None:
         """The driver will not come up by itself any more: requests need not wait for it."""
         self.gone = why
         self.booting = False
+        self.machine.emit("DRIVER_MISSING", {"why": why})
         self.machine.driver_changed()
 
     def _process_ended(self, process: UmlProcess, status: int) -> None:

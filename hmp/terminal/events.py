@@ -40,6 +40,7 @@ ALWAYS: dict[str, Callable[[Data], str]] = {
     "BALLOON_TARGET": _target,
     "GUEST_PANICKED": lambda data: "guest panic: nothing answers until system_reset",
     "GUEST_GONE": lambda data: f"the guest is gone: {data.get('why')}",
+    "DRIVER_MISSING": lambda data: f"the guest's driver does not come up: {data.get('why')}",
     "SNAPSHOT_DONE": lambda data: f"snapshot {data.get('tag')} is done",
 }
 """Told whoever was the cause: they come later than the command, or say more than it did."""

@@ -5,6 +5,7 @@ What it takes: apt-get install user-mode-linux busybox-static. Figures are in do
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import statistics
@@ -17,6 +18,7 @@ import pytest
 from device.errors import MisuseError
 from device.guest.profiles import PROFILES
 from device.guest.uml import parse_meminfo
+from device.guest.uml_parts import find_parts
 from device.spec import (
     AVAILABLE,
     CACHES,
@@ -297,6 +299,16 @@ class TestLife:
         assert open_descriptors() == before
         nobody_lives(groups)
         assert not any(os.path.exists(directory) for directory in directories)
+
+    def test_a_module_of_another_driver_is_told(self) -> None:
+        """Every request used to wait its whole time for it."""
+        balloon = find_parts({}).module
+        [other, *_] = glob.glob(f"{balloon.partition('/kernel/')[0]}/kernel/fs/fat/fat.ko")
+        with Real(f"uml,module={other}", memory=64) as real:
+            assert real.ask(20)[0] == "unsupported"
+            [event] = real.named("DRIVER_MISSING")
+            assert "drives no balloon" in event["why"]
+            assert real.guest.shell("true") == (0, "")
 
     def test_the_shell_moves_memory(self, real: Real) -> None:
         booted(real)

@@ -151,6 +151,7 @@ def test_a_module_of_another_kernel(place: Path, spec: str, tmp_path: Path) -> N
         real.until(lambda: request.state != "pending")
         assert request.state == "unsupported"
         assert "does the module belong to it?" in real.guest.controls()["gone"]
+        assert real.named("DRIVER_MISSING") == [{"why": real.guest.gone}]
 
 
 def test_the_kernel_gets_its_command_line_and_a_plain_environment(

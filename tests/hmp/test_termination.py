@@ -67,15 +67,22 @@ def test_a_monitors_socket_goes_with_an_hmp_that_was_still_starting(tmp_path: Pa
     assert (program.returncode, sorted(os.listdir(tmp_path))) == (128 + number, ["slow"])
 
 
-def test_a_real_guest_that_came_by_command_says_why_it_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo oops; exit 3", "the guest is gone: its kernel ended with status 3: oops"),
+        (
+            "echo '@@up 1'; sleep 100",
+            "the guest's driver does not come up: its kernel did not take the driver: does the module belong to it?",
+        ),
+    ],
+)
+def test_a_real_guest_that_came_by_command_says_what_is_wrong(tmp_path: Path, script: str, words: str) -> None:
     kernel, part = tmp_path / "kernel", tmp_path / "part"
-    kernel.write_text("#!/bin/sh\necho oops; exit 3\n")
+    kernel.write_text(f"#!/bin/sh\n{script}\n")
     part.write_text("#!/bin/sh\n")
     kernel.chmod(0o755)
     part.chmod(0o755)
     program = start()
     text = f"sim guest uml,kernel={kernel},module={part},busybox={part}\nsim sleep 0.5\n"
-    assert program.communicate(text, timeout=TIMEOUT) == (
-        "",
-        "hmp: the guest is gone: its kernel ended with status 3: oops\n",
-    )
+    assert program.communicate(text, timeout=TIMEOUT) == ("", f"hmp: {words}\n")
