@@ -20,7 +20,7 @@ from device.guest.profiles import make_guest
 from device.machine import PAUSED, PRELAUNCH, Machine
 from device.plain import Fields, SnapshotError
 from device.requests import NO_DEVICE
-from device.spec import MAX_RAM, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
+from device.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
 from device.state import load_device, save_device
 
 TYPE_CHECKING = False
@@ -235,7 +235,7 @@ def load(machine: Machine, source: BinaryIO) -> None:
     simulated = fields.flag("simulated")
     ram = fields.integer("ram", MIN_RAM, MAX_RAM)
     if ram != machine.ram:
-        raise SnapshotError(f"the snapshot is of {ram >> 20} MiB of memory, this machine has {machine.ram >> 20} MiB")
+        raise SnapshotError(f"the snapshot is of {_exactly(ram)} of memory, this machine has {_exactly(machine.ram)}")
     if fields.flag("balloon") != machine.balloon:
         words = ("with", "without") if machine.balloon else ("without", "with")
         raise SnapshotError(f"this machine was built {words[0]} a balloon device, the snapshot's {words[1]} one")
@@ -246,6 +246,10 @@ def load(machine: Machine, source: BinaryIO) -> None:
         fresh.close()
         raise
     _take_over(machine, fresh)
+
+
+def _exactly(ram: int) -> str:
+    return f"{ram >> 10} KiB" if ram % MIB else f"{ram >> 20} MiB"
 
 
 def _take_over(machine: Machine, fresh: Machine) -> None:

@@ -440,6 +440,8 @@ class TestRefusals:
     def test_one_of_another_size(self, m: Modelled) -> None:
         with Modelled(ram=256 * MIB) as other:
             self.refused(m, saved(other.machine), "of 256 MiB of memory, this machine has 512 MiB")
+        with Modelled(ram=512 * MIB + 4096) as other:
+            self.refused(m, saved(other.machine), "of 524292 KiB of memory, this machine has 512 MiB")
 
     def test_one_of_a_machine_that_was_built_without_a_balloon(self, m: Modelled) -> None:
         with Modelled(balloon=False) as bare:
