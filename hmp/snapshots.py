@@ -110,9 +110,13 @@ class DirectoryStore:
             raise SnapshotError(f"cannot use the directory '{path}': {error.strerror}") from None
 
     def summaries(self) -> list[Summary]:
-        """Return all snapshots that can be read, oldest first."""
+        """Return all snapshots that can be read, oldest first. Raises SnapshotError where the directory cannot be."""
         found = []
-        for tag in self.tags():
+        try:
+            tags = self._names()
+        except OSError as error:
+            raise SnapshotError(f"cannot list the snapshots in '{self._path}': {error.strerror}") from None
+        for tag in tags:
             try:
                 with _open(self._file(tag)) as source:
                     summary = summarize(source)
@@ -125,9 +129,12 @@ class DirectoryStore:
     def tags(self) -> list[str]:
         """Return the tags, for completion; none where the directory cannot be read."""
         try:
-            names = os.listdir(self._path)
+            return self._names()
         except OSError:
             return []
+
+    def _names(self) -> list[str]:
+        names = os.listdir(self._path)
         return sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and _sound(name[:-_CUT]))
 
     def _file(self, tag: str) -> str:

@@ -44,7 +44,10 @@ def delvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 def info_snapshots(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """List the snapshots as QEMU does."""
-    found = store_of(monitor.machine).summaries()
+    try:
+        found = store_of(monitor.machine).summaries()
+    except SnapshotError as error:
+        raise CommandError(str(error)) from None
     if not found:
         return "There is no snapshot available.\n"
     return "List of snapshots present on all disks:\n" + "".join(lines(found))

@@ -268,7 +268,12 @@ class TestDirectory:
         with pytest.raises(SnapshotError, match="does not exist"):
             store.load("a", machine)
         store.delete("a")
-        assert (store.tags(), store.summaries()) == ([], [])
+        assert store.tags() == []
+        machine.store = store
+        there = monitor(machine)
+        reply = there.execute("info snapshots")
+        assert reply.failed, "that there is none would not be true"
+        assert reply.text == f"Error: cannot list the snapshots in '{path}': No such file or directory\n"
 
     def test_a_directory_that_cannot_be_written(self, tmp_path: Path) -> None:
         store, machine = DirectoryStore(str(tmp_path)), build()
