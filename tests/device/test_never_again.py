@@ -187,6 +187,10 @@ def test_09_sizes_from_4_gib_up_do_not_overflow(ram: int) -> None:
         rig.poke(ram - PAGE_SIZE, b"x")
         rig.send("inflate", [pages])
         assert pages in rig.device.pages
+        rig.machine.set_balloon(ram - 4096)
+        assert (rig.device.num_pages, rig.device.target) == (1, ram - 4096)
+        rig.write_actual(1)
+        assert rig.device.actual == ram - 4096
         assert (rig.peek(ram - PAGE_SIZE, 1), rig.refused) == (b"\0", {})
 
 
@@ -200,8 +204,9 @@ def test_09_a_page_number_beyond_ram_is_not_sign_extended_into_it(rig: Rig, pfn:
 def test_11_resets_leak_no_buffers(rig: Rig, broken: bool) -> None:
     """In-flight buffers leaked at each reset until "Virtqueue size exceeded"."""
     rig.guest.on_boot = rig.up
-    for turn in range(3 * 128):
-        rig.ask(SECOND if turn % 2 else None)
+    for turn in range(5 * 128):
+        if turn % 5 < 3:  # else the buffer is held by the device when the reset comes, which is what leaked
+            rig.ask(SECOND if turn % 2 else None)
         if broken:
             rig.device.accept_features(0)
         if turn % 3:
@@ -230,7 +235,7 @@ def test_12_a_newer_kernels_tags_are_counted_and_ignored(rig: Rig) -> None:
     [
         (encode([(4, 9)]) + b"\5\0", {"partial-record"}, {4: 9}),
         (encode([(4, 8), (4, 9)]), {"duplicate-tag"}, {4: 9}),
-        (encode([(4, 9)] * 200), {"huge-buffer", "duplicate-tag"}, {4: 9}),
+        (encode([(4, 9)] * 200 + [(5, 1)]), {"huge-buffer", "duplicate-tag"}, {4: 9}),  # the last is out of sight
         (encode([(4, 9)]) + bytes(100_000), {"huge-buffer", "duplicate-tag"}, {0: 0, 4: 9}),
     ],
 )
@@ -270,6 +275,7 @@ def test_14_a_poll_interval_above_uint32_max_is_refused(rig: Rig) -> None:
 def test_15_the_age_says_since_when_a_guest_has_not_answered() -> None:
     """Users decoded `last-update` by hand, twice, minutes apart, to learn it."""
     with Modelled() as m:
+        m.advance(100)  # the age is that of the numbers, not of the machine
         assert m.info() == "answered"
         m.advance(10)
         m.guest.hang()

@@ -28,6 +28,20 @@ def test_06_loadvm_while_pending_loses_no_request_and_blocks_none() -> None:
         assert not complete(there, there.execute("info balloon")).stale
 
 
+def test_06_who_waits_at_loadvm_is_asked_for_again() -> None:
+    """Without the help of another's request."""
+    machine = build()
+    there = monitor(machine)
+    say(there, "savevm x")
+    say(there, "sim hang")
+    waiting = there.execute("info balloon")
+    machine.time.advance(SECOND)
+    say(monitor(machine), "loadvm x")
+    assert not waiting.pending
+    assert not waiting.stale
+    assert "free_mem" in waiting.text
+
+
 def test_06_loadvm_of_a_guest_that_will_not_answer_keeps_the_deadline() -> None:
     machine = build()
     there = monitor(machine)

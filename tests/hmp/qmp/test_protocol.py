@@ -232,7 +232,7 @@ class TestHumanMonitorCommand:
         talk.ask("human-monitor-command", command_line="info name")
         assert talk.ask("human-monitor-command", command_line="info history") == {"return": ""}
 
-    def test_a_suspending_command_holds_up_its_client_only_and_keeps_the_id(self) -> None:
+    def test_never_again_4_a_suspending_command_holds_up_its_client_only_and_keeps_the_id(self) -> None:
         machine = build("silent")
         one = Talk(machine)
         other = Talk(machine, hub=one.hub)
@@ -263,7 +263,7 @@ class TestHumanMonitorCommand:
         assert one.session.step()
         assert machine.device is None
 
-    def test_closing_cancels_what_it_waits_for(self) -> None:
+    def test_never_again_4_closing_cancels_what_it_waits_for(self) -> None:
         machine = build("silent")
         talk = Talk(machine)
         talk.send('{"execute": "human-monitor-command", "arguments": {"command-line": "info balloon"}}')
