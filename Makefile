@@ -3,12 +3,15 @@
 # make check: all that CI runs.   make demos: the casts and pictures of docs/demos, anew.
 # make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
-# PYTHON chooses the interpreter (3.11 or newer).
+# PYTHON chooses the interpreter (3.11 or newer), JOBS how many processes run tests.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# As many processes as there are processors; one that has nothing left to do takes tests from another.
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 STORIES := $(basename $(wildcard docs/demos/*.hmp))
 PAIRS := $(basename $(wildcard docs/demos/*.two))
 TYPED := $(basename $(wildcard docs/demos/*.typed))
@@ -26,17 +29,17 @@ run: $(STAMP)
 	@exec $(BIN)/hmp
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow and not external"
+	$(PYTEST) -m "not slow and not external"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -180,8 +180,8 @@ def spoiled(state: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], obje
 @pytest.mark.timeout(600)
 def test_every_member_spoiled_one_at_a_time(victim: Victim) -> None:
     accepted = 0
+    before = settled(saved(victim.m.machine))
     for path, value, state in spoiled(state_in(victim.data)):
-        before = settled(saved(victim.m.machine))
         try:
             if victim.try_on(with_state(victim.data, state)):
                 accepted += 1
@@ -189,6 +189,7 @@ def test_every_member_spoiled_one_at_a_time(victim: Victim) -> None:
                 victim.close()
                 victim.m = Modelled("linux", ram=RAM)
                 victim.m.machine.stop()
+                before = settled(saved(victim.m.machine))
             else:
                 assert settled(saved(victim.m.machine)) == before
         except BaseException as error:
