@@ -184,6 +184,28 @@ class TestPace:
             assert due - m.clock.now() == 5 * MS
 
 
+class TestRelief:
+    def test_pages_come_back_in_lists_as_far_as_there_are_any(self) -> None:
+        with Modelled(switches={"deflate-on-oom": True}) as m:
+            m.machine.set_balloon(510 * MIB)
+            m.advance(1)
+            assert m.guest.inflation.relieve(300) == 300
+            assert m.device.actual == 510 * MIB + 300 * 4096
+            assert m.guest.inflation.relieve(1000) == 212
+            assert m.guest.inflation.relieve(1) == 0
+
+    def test_a_driver_that_sleeps_or_whose_device_is_broken_gives_none(self) -> None:
+        with Modelled(switches={"deflate-on-oom": True}) as m:
+            m.machine.set_balloon(510 * MIB)
+            m.advance(1)
+            m.guest.hang()
+            assert m.guest.inflation.relieve(300) == 0
+            m.guest.wake()
+            m.device.refuse("bad-head", "for example")
+            assert m.guest.inflation.relieve(300) == 0
+            assert m.device.actual == 510 * MIB
+
+
 class TestOverview:
     def test_each_control_in_words(self) -> None:
         with Modelled("linux,loss=0.25,answers=7") as m:
@@ -289,6 +311,9 @@ class TestTable:
             assert 10 < len(profile.help) < 90
         guest = make_guest("linux,pace=4K,delay=0.5")
         assert (guest.name, guest.spec) == ("linux", "linux,pace=4K,delay=0.5")
+        usual: Any = make_guest("linux")
+        assert (usual.pace, usual.delay, usual.loss, usual.answers) == (2 << 30, 0, 0, -1)
+        assert (usual.hung, usual.dead, usual.drops, usual.boots) == (False, False, 0, 0)
 
     @pytest.mark.parametrize(
         ("spec", "words"),

@@ -60,6 +60,16 @@ def test_clearing_takes_all_out() -> None:
     assert pages.add(3, 1) == 1
 
 
+@pytest.mark.parametrize("page", [*range(17), 8 * 1024 - 1, 8 * 1024, LIMIT * 100 - 1])
+def test_a_lone_page_is_a_run_of_one_wherever_it_is(page: int) -> None:
+    """Whatever byte its bit makes, such as the one of a blank."""
+    pages = PageSet(LIMIT * 100)
+    pages.add(page, 1)
+    assert pages.runs() == [(page, 1)]
+    assert pages.remove(page, 1) == 1
+    assert pages.runs() == []
+
+
 def test_a_run_longer_than_the_piece_looked_at_is_one_run() -> None:
     pages = PageSet(1 << 20)
     pages.add(100, 900_000)

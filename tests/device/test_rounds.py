@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from device.balloon import BUFFERS_AT_ONCE, PFN_LIMIT, WORK_AT_ONCE
+from device.errors import MisuseError
 from device.spec import (
     CONFIG_ACTUAL,
     CONFIG_POISON_VAL,
@@ -220,6 +221,28 @@ class TestAfterwards:
         rig.device.stats.ask()
         assert (rig.device.stats.out, rig.guest.interrupts) == (False, [])
 
+    def test_a_queue_that_is_set_up_goes_on_behind_what_was_used(self, rig: Rig) -> None:
+        rig.negotiate()
+        rig.poke16(RINGS + 0x2002, 9)
+        rig.device.setup_queue(0, 128, RINGS, RINGS + 0x1000, RINGS + 0x2000)
+        queue = rig.device.queues[0]
+        assert (queue.used_idx, queue.signalled, queue.signalled_valid, queue.in_use) == (9, 9, False, 0)
+        assert queue.used_state() == (0, 9)
+        assert queue.available() == 0
+        rig.poke16(RINGS + 0x1002, 3)
+        assert queue.available() == 3
+
+    def test_a_device_that_was_taken_off_is_dead(self, rig: Rig) -> None:
+        rig.up()
+        device = rig.device
+        device.stats.set_poll_interval(5)
+        rig.machine.device_del("balloon0")
+        rig.machine.driver_released()
+        assert rig.machine.device is None
+        assert (device.gone, device.live, device.driver) == (True, False, None)
+        assert (device.stats.poll_interval, len(rig.machine.vm_timers)) == (0, 0)
+        assert not any(queue.enabled for queue in device.queues)
+
 
 class TestConfiguration:
     @pytest.mark.parametrize("offset", range(18))
@@ -250,6 +273,17 @@ class TestConfiguration:
         for pages in (3, 3, 0, 0):
             rig.device.write_config(CONFIG_ACTUAL, pages.to_bytes(4, "little"))
         assert [data["actual"] for data in rig.named("BALLOON_CHANGE")] == [16 * MIB - 3 * PAGE_SIZE, 16 * MIB]
+
+
+def test_the_longest_interval_and_one_longer(rig: Rig) -> None:
+    stats = rig.device.stats
+    stats.set_poll_interval(U32)
+    assert stats.poll_interval == U32
+    for seconds, words in ((U32 + 1, "timer value is too big"), (-1, "timer value must be greater than zero")):
+        with pytest.raises(MisuseError) as caught:
+            stats.set_poll_interval(seconds)
+        assert str(caught.value) == words
+        assert stats.poll_interval == U32
 
 
 def test_a_poll_of_a_guest_that_never_primed_its_queue_comes_again() -> None:

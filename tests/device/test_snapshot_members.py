@@ -193,6 +193,8 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", f"{QUEUE}/signalled_valid", 1, "is not true or false"),
     ("rich", f"{QUEUE}/in_use", MAX_QUEUE_SIZE + 1, integer(MAX_QUEUE_SIZE)),
     ("broken", "device/stats/out", True, "needs a statistics queue, which there is not"),
+    ("rich", "device/queues/2/enabled", False, "needs a statistics queue, which there is not"),
+    ("held", "device/queues/2/enabled", False, "needs a statistics queue, which there is not"),
     ("rich", "device/stats/poll_interval", U32 + 1, integer(U32)),
     ("rich", "device/stats/poll_interval", 0, "has no interval"),
     ("rich", "device/stats/poll_remaining", U32 * 10**9 + 1, integer(U32 * 10**9)),
@@ -249,6 +251,7 @@ BEYOND: list[tuple[str, str, object, str]] = [
 ELSEWHERE = {
     ("device/stats/poll_interval", "has no interval"): ".device.stats.poll_remaining",
     ("device/stats/out", "needs a statistics queue, which there is not"): ".device.stats.held",
+    ("device/queues/2/enabled", "needs a statistics queue, which there is not"): ".device.stats.held",
     ("device/queues/2/in_use", "cannot be held"): ".device.stats.held.head",
     ("device/stats/held/into", "cannot be held"): ".device.stats.held.head",
     (f"{QUEUE}/enabled", "are not those that the device was told of"): ".guest.state.driver.queues",
@@ -280,6 +283,7 @@ def test_what_is_beyond_is_refused_by_name(
     ("spec", "words"),
     [
         ("nobody", "the snapshot's guest cannot be made: no guest is called 'nobody' (one of linux, "),
+        ("vhost-user,path=/nowhere", "the guest runs in another program, whose state cannot be saved from here"),
         ("linux,delay=x", "the snapshot's guest cannot be made: guest linux: delay: 'x' is not a number of seconds"),
     ],
 )
