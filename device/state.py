@@ -17,7 +17,6 @@ from device.spec import (
     STATUS_NEEDS_RESET,
     U16,
     U32,
-    queue_roles,
 )
 from device.stats import Sample
 from device.virtqueue import Element, VirtQueue
@@ -134,9 +133,6 @@ def load_device(machine: Machine, fields: Fields, elapsed: int) -> BalloonDevice
     _load_stats(device, fields.section("stats"), now - elapsed)
     fields.done()
     device.live = bool(device.status & STATUS_DRIVER_OK) and not device.status & (STATUS_NEEDS_RESET | STATUS_FAILED)
-    for index in range(len(queue_roles(features)) if device.live else 0):
-        if not device.queues[index].enabled and device.stats.held is not None and index == device.stats.index:
-            raise fields.refuse("stats", "holds a buffer of a queue that is not set up")
     return device
 
 
