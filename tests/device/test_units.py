@@ -31,6 +31,7 @@ MIB = 1 << 20
         ("16T", 16 << 40),
         ("0.25t", 1 << 38),
         ("007", 7 * MIB),
+        ("1" * 30 + "B", int("1" * 30)),
     ],
 )
 def test_a_size_is_mebibytes_unless_a_suffix_says_otherwise(text: str, size: int) -> None:
@@ -95,7 +96,8 @@ def test_nonsense_is_no_duration(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "share"), [("0", 0), ("1", 1_000_000), ("0.3", 300_000), ("1.0", 1_000_000), (".5", 500_000)]
+    ("text", "share"),
+    [("0", 0), ("1", 1_000_000), ("0.3", 300_000), ("1.0", 1_000_000), (".5", 500_000), ("0.1234567", 123_456)],
 )
 def test_shares(text: str, share: int) -> None:
     assert parse_share(text) == share
@@ -134,6 +136,8 @@ def test_any_text_is_a_number_or_one_clear_error(text: str, parse: Callable[[str
         (16 << 40, "16T"),
         ((1 << 30) - 1, "1024M"),
         (1014185984, "967.2M"),
+        (MIB + MIB * 4 // 100, "1M"),
+        (MIB + MIB * 6 // 100, "1.1M"),
     ],
 )
 def test_a_size_for_a_person(size: int, text: str) -> None:
