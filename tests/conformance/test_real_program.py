@@ -227,10 +227,10 @@ def test_another_programs_kernel(place: str) -> None:
         assert program.stdout.readline().startswith("balloon: actual=96,")
         assert program.wait(20) == 0
     finally:
-        for each in (program, kernel):
-            if each.poll() is None:
-                each.kill()
-            each.wait(20)
+        program.kill()
+        program.wait(20)
+        os.killpg(kernel.pid, signal.SIGKILL)  # its helpers too
+        kernel.wait(20)
         program.stdout.close()
         program.stdin.close()
         assert kernel.stdin is not None
