@@ -72,6 +72,9 @@ PROPERTIES: dict[str, tuple[int, bool]] = {
 }
 """The device's switches: the feature bit each offers, and whether it is on unless told otherwise (as in QEMU)."""
 
+ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
+"""The features that no switch takes away."""
+
 PFN_LIMIT = 1 << 14
 """Bytes of one page list that are looked at: 4096 pages, 16 times what Linux sends."""
 
@@ -116,7 +119,7 @@ class BalloonDevice(VirtioDevice):
             if name not in self.properties:
                 raise MisuseError(f"no such balloon property: {name}")
             self.properties[name] = value
-        offered = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
+        offered = ALWAYS_OFFERED
         for name, (feature, _) in PROPERTIES.items():
             if self.properties[name]:
                 offered |= bit(feature)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 
+from device.balloon import ALWAYS_OFFERED
 from device.guest import vhost_wire as wire
 from device.guest.vhost_memory import map_table
 from device.guest.vhost_port import Port, Ring
 from device.guest.vhost_wire import PAIR, U64, FrontEndFault, Request, check_shape, reply
 from device.guest.wakeup import Wakeup
-from device.spec import CONFIG_ACTUAL, CONFIG_POISON_VAL, F_VERSION_1, MAX_QUEUE_SIZE, U16, bit
+from device.spec import CONFIG_ACTUAL, CONFIG_POISON_VAL, MAX_QUEUE_SIZE, U16, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Backend:
         if self.port.up and self._barrier_ends:
             self.port.let_go()
         device = self.port.device
-        offered = bit(F_VERSION_1) if device is None else device.offered
+        # Some front ends ask once for all: what any device that is plugged in later will have.
+        offered = ALWAYS_OFFERED if device is None else device.offered
         return U64.pack(offered | bit(wire.F_PROTOCOL_FEATURES))
 
     def _set_features(self, request: Request) -> bytes | None:

@@ -15,8 +15,8 @@ from device.errors import MisuseError
 from device.guest import vhost_wire as wire
 from device.guest.profiles import make_guest
 from device.machine import Machine
-from device.spec import CONFIG_ACTUAL, FREE, INFLATE, MIB, STATS
-from tests.support.frontend import FrontEnd
+from device.spec import CONFIG_ACTUAL, DEFLATE, FREE, INFLATE, MIB, STATS
+from tests.support.frontend import FEATURES, FrontEnd
 from tests.support.real import Real, open_descriptors
 
 PAIR = struct.Struct("<II")
@@ -108,6 +108,19 @@ class TestLife:
             front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 1))
         real.machine.device_add("other")
         assert real.device.live
+
+    def test_a_driver_that_came_before_the_device_has_statistics_too(self, real: Real, path: str) -> None:
+        """UML asks for the features once, when it boots: nothing but VERSION_1 left it without for good."""
+        real.machine.device_del("balloon0")
+        real.machine.reset()
+        with FrontEnd(real, path) as front:
+            assert front.ask_number(wire.GET_FEATURES) & FEATURES == FEATURES
+            front.hello()
+            front.lay_out(prime=[(FREE, 4711)])
+            for index, role in enumerate((INFLATE, DEFLATE, STATS)):
+                front.set_ring(index, front.queues[role], size=128)
+            real.machine.device_add("late")
+            assert real.sample == {FREE: 4711}
 
     def test_before_the_vm_runs_nobody_is_let_in(self, path: str) -> None:
         with Real(f"vhost-user,path={path}", memory=16, paused=True) as real, FrontEnd(real, path) as front:
