@@ -167,13 +167,6 @@ class UmlGuest(VhostUserGuest):
         elif not self.driver_loaded and self.machine.device is not None:
             self._driver_missing("its module was loaded but drives no balloon: is it a virtio_balloon.ko?")
 
-    def _driver_missing(self, why: str) -> None:
-        """The driver will not come up by itself any more: requests need not wait for it."""
-        self.gone = why
-        self.booting = False
-        self.machine.emit("DRIVER_MISSING", {"why": why})
-        self.machine.driver_changed()
-
     def _process_ended(self, process: UmlProcess, status: int) -> None:
         for _ in range(64):  # what it said last
             if process.console.ended:

@@ -32,6 +32,8 @@ class Backend:
         self.port = port
         self._barrier_ends = barrier_ends
         self._protocol = 0
+        self._told = 0
+        """All features that this front end was ever offered: an honest one may keep to them over an unplug."""
         self._channel: Wakeup | None = None
 
     # Messages.
@@ -64,14 +66,16 @@ class Backend:
         device = self.port.device
         # Some front ends ask once for all: what any device that is plugged in later will have.
         offered = ALWAYS_OFFERED if device is None else device.offered
+        self._told |= offered
         return U64.pack(offered | bit(wire.F_PROTOCOL_FEATURES))
 
     def _set_features(self, request: Request) -> bytes | None:
         (features,) = U64.unpack(request.payload)
         own = features & ~bit(wire.F_PROTOCOL_FEATURES)
         device = self.port.device
-        if device is not None and own & ~device.offered:
-            raise FrontEndFault(f"features {own & ~device.offered:#x} were accepted but never offered")
+        unknown = 0 if device is None else own & ~device.offered & ~self._told
+        if unknown:
+            raise FrontEndFault(f"features {unknown:#x} were accepted but never offered")
         self.port.set_features(features)
         return None
 

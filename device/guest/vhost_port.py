@@ -65,13 +65,17 @@ class Ring:
 class Port:
     """The rings of one front end, and the device of `machine` behind them. Close it when the front end is gone.
 
-    `coming` is called just before a driver comes up, `changed` after it came or went.
+    `coming` is called just before a driver comes up, `changed` after it came or went, `misfit` where it cannot come
+    up because it keeps to features that an earlier device had.
     """
 
-    def __init__(self, machine: Machine, coming: Callable[[], None], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, machine: Machine, coming: Callable[[], None], changed: Callable[[], None], misfit: Callable[[], None]
+    ) -> None:
         self._machine = machine
         self._coming = coming
         self._changed = changed
+        self._misfit = misfit
         self._features = 0
         self.memory: SharedMemory | None = None
         """The guest's memory, once the front end shared it."""
@@ -133,7 +137,10 @@ class Port:
                     self._start(index)
                     device.notify(index)
         elif all(self.rings[index].ready for index in wanted):
-            self._bring_up(device, self.memory, wanted)
+            if self._features & ~bit(F_PROTOCOL_FEATURES) & ~device.offered:
+                self._misfit()
+            else:
+                self._bring_up(device, self.memory, wanted)
 
     def _bring_up(self, device: BalloonDevice, memory: SharedMemory, wanted: range) -> None:
         self._coming()

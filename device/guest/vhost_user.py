@@ -216,7 +216,7 @@ class VhostUserGuest(Guest):
         peer = None if self._listener is None else self._listener.accept()
         if peer is not None:
             self.gone = ""
-            port = Port(self.machine, self._driver_coming, self._driver_changed)
+            port = Port(self.machine, self._driver_coming, self._driver_changed, self._driver_misfit)
             self._connection = Connection(peer, Backend(port, barrier_ends=self._barrier_ends))
 
     def _driver_coming(self) -> None:
@@ -227,8 +227,23 @@ class VhostUserGuest(Guest):
         connection = self._connection
         self.driver_loaded = connection is not None and connection.port.up
         self.booting = False
-        if not self.driver_loaded:
+        if self.driver_loaded:
+            self.gone = ""
+        else:
             self.machine.driver_released()
+
+    def _driver_misfit(self) -> None:
+        self._driver_missing(
+            "it keeps to features of the device that it found first, which this one has not; a reset starts it anew"
+        )
+
+    def _driver_missing(self, why: str) -> None:
+        """The driver will not come up by itself any more: requests need not wait for it."""
+        self.booting = False
+        if self.gone != why:
+            self.gone = why
+            self.machine.emit("DRIVER_MISSING", {"why": why})
+        self.machine.driver_changed()
 
     def _cut_off(self, why: str) -> None:
         device = self.machine.device

@@ -15,7 +15,7 @@ from device.errors import MisuseError
 from device.guest import vhost_wire as wire
 from device.guest.profiles import make_guest
 from device.machine import Machine
-from device.spec import CONFIG_ACTUAL, DEFLATE, FREE, INFLATE, MIB, STATS
+from device.spec import CONFIG_ACTUAL, DEFLATE, F_DEFLATE_ON_OOM, FREE, INFLATE, MIB, STATS, bit
 from tests.support.frontend import FEATURES, FrontEnd
 from tests.support.real import Real, open_descriptors
 
@@ -121,6 +121,29 @@ class TestLife:
                 front.set_ring(index, front.queues[role], size=128)
             real.machine.device_add("late")
             assert real.sample == {FREE: 4711}
+
+    def test_a_device_with_fewer_features_than_the_one_before_is_told_of(self, path: str) -> None:
+        """The front end is honest, and was cut off: UML keeps to the features it got at its boot."""
+        with Real(f"vhost-user,path={path}", memory=16, deflate_on_oom=True) as real, FrontEnd(real, path) as front:
+            features = FEATURES | bit(F_DEFLATE_ON_OOM)
+            assert front.ask_number(wire.GET_FEATURES) & features == features
+            front.up(features)
+            real.machine.device_del("balloon0")
+            for index in range(3):
+                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 0))
+            real.machine.device_add("lesser")
+            real.machine.guest.booting = True
+            request = real.machine.request_stats(10**10)
+            front.send(wire.SET_FEATURES, struct.pack("<Q", features))
+            for index in range(3):
+                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 1))
+            assert not front.cut_off
+            assert request.state == "unsupported"
+            [told] = real.named("DRIVER_MISSING")
+            assert "keeps to features" in told["why"]
+            assert (real.device.refused, real.device.live) == ({}, False)
+            front.send(wire.SET_FEATURES, struct.pack("<Q", features | 1 << 40))
+            assert front.cut_off
 
     def test_before_the_vm_runs_nobody_is_let_in(self, path: str) -> None:
         with Real(f"vhost-user,path={path}", memory=16, paused=True) as real, FrontEnd(real, path) as front:
