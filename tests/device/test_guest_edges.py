@@ -12,7 +12,7 @@ from device.errors import MisuseError
 from device.guest import hostguest
 from device.guest.inflation import STUCK, STUCK_LONG
 from device.guest.profiles import PROFILES, make_guest
-from device.spec import ABSENT, MIB, STAT_COUNT
+from device.spec import ABSENT, MIB, STAT_COUNT, STATS_TABLE
 from tests.support.rig import Modelled
 
 CALLS = ("write_status", "accept_features", "setup_queue", "notify", "write_config")
@@ -135,6 +135,14 @@ class TestPace:
             m.advance(0.0049)
             assert (512 * MIB - m.device.actual) // 4096 == 512
 
+    def test_a_change_of_mind_does_not_start_the_portion_anew(self) -> None:
+        with Modelled("linux,pace=100M") as m:
+            m.machine.set_balloon(256 * MIB)
+            m.advance(0.003)
+            m.machine.set_balloon(255 * MIB)
+            m.advance(0.002)
+            assert (512 * MIB - m.device.actual) // 4096 == 128
+
     def test_parts_of_a_page_are_not_lost(self) -> None:
         with Modelled("linux,pace=1000K") as m:  # 1.25 pages in each portion
             m.machine.set_balloon(256 * MIB)
@@ -224,6 +232,8 @@ class TestOverview:
             }
             m.guest.panic()
             assert m.guest.controls()["panicked"] == "yes"
+        with Modelled("linux,loss=1") as m:
+            assert dict(m.guest.controls()) == {"loss": "1"}
 
     def test_of_the_hostile_guest(self) -> None:
         with Modelled("hostile") as m:
@@ -326,6 +336,12 @@ class TestTable:
             ("linux,delay=1,delay=1", "guest linux: delay is given twice"),
             ("linux,answers=1234567890", "guest linux: answers: '1234567890' is not a number of answers"),
             ("linux,answers=-1", "guest linux: answers: '-1' is not a number of answers"),
+            (
+                "linux,stats=x",
+                "guest linux: stats: 'x' is not a statistic (one of "
+                + ", ".join(stat.name for stat in STATS_TABLE)
+                + ")",
+            ),
             ("linux,x=1", "guest linux has no key 'x' (takes delay, loss, stats, answers, pace)"),
             ("hostile,seed=12345678901234567890", "'12345678901234567890' is not a whole number below 10^19"),
             ("vhost-user,path=a\0b", "guest vhost-user: path: a path has no zero byte"),

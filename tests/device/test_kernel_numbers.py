@@ -182,6 +182,25 @@ def test_near_the_high_mark_memory_fills_up_to_it_and_no_further() -> None:
     assert (kernel.swap_used, kernel.swap_in) == (323584, 163840)
 
 
+def test_faults_of_a_part_of_a_second() -> None:
+    kernel = Kernel(512 * MIB, seed=9)
+    faults = []
+    for tenth in range(0, 25, 3):
+        kernel.tick(tenth * SECOND // 10)
+        faults.append(kernel.values()[3])
+    assert faults == [138984, 138994, 139004, 139014, 139036, 139044, 139052, 139071, 139080]
+
+
+def test_swapped_memory_of_a_workload_comes_back_and_what_is_cold_stays() -> None:
+    kernel = Kernel(512 * MIB, seed=3)
+    kernel.inflate(300 << 8)
+    kernel.alloc(300 * MIB)
+    kernel.deflate(300 << 8)
+    assert kernel.workload_swap > 0
+    kernel.tick(3600 * SECOND)
+    assert (kernel.workload, kernel.workload_swap, kernel.swap_used) == (300 * MIB, 0, kernel.cold)
+
+
 def test_in_the_long_run_files_fill_half_of_the_memory() -> None:
     kernel = Kernel(64 * MIB, seed=1)
     kernel.tick(1_000_000 * SECOND)

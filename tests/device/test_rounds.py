@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from device.balloon import BUFFERS_AT_ONCE, PFN_LIMIT, WORK_AT_ONCE
 from device.errors import MisuseError
+from device.memory import Memory, Region
 from device.spec import (
     CONFIG_ACTUAL,
     CONFIG_POISON_VAL,
@@ -20,6 +23,7 @@ from device.spec import (
     bit,
 )
 from device.virtio import MAX_ROUNDS
+from device.virtqueue import VirtQueue
 from tests.support.rig import BUFFERS, FEATURES, READY, RINGS, Modelled, Rig
 
 ALL = READY | STATUS_DRIVER_OK
@@ -294,3 +298,30 @@ def test_a_poll_of_a_guest_that_never_primed_its_queue_comes_again() -> None:
             remaining = m.device.stats.poll_remaining
             assert remaining is not None
             assert 0 < remaining <= 5_000_000_000
+
+
+def test_rings_may_lie_in_different_regions() -> None:
+    """As with a front end's memory table: what is read of one ring must not be read of the other."""
+    low, high = (Region(base, 0x4000, mmap.mmap(-1, 0x4000)) for base in (0, 0x10_0000))
+    queue = VirtQueue(0, 8)
+    queue.configure(8, 0x100, 0x200, 0x10_0300)
+    for number in range(8):
+        low.u64[0x100 + 16 * number >> 3] = 0x1000 + number
+        low.u32[(0x100 + 16 * number >> 2) + 2] = 4
+    low.u16[0x200 >> 1 : (0x200 >> 1) + 5] = memoryview(struct.pack("<5H", 1, 3, 5, 6, 7)).cast("H")
+    high.u16[(0x300 >> 1) + 1] = 2
+    queue.start(Memory([low, high]), event_idx=False, indirect=False)
+    assert (queue.available(), queue.used_state(), queue.idle()) == (3, (0, 2), False)
+    assert queue.peek(1) == (6, 0x1006, 4, 0, 1, 3)
+    for left in (2, 1, 0):
+        element = queue.pop()
+        assert element is not None
+        assert (element.head, element.out) == (7 - left, ((low, 0x1007 - left, 4),))
+        assert (queue.available(), queue.more) == (left, left > 0)
+        queue.push(element, 9)
+        assert high.u32[(0x304 >> 2) + 2 * (4 - left)] == element.head
+        assert high.u32[(0x304 >> 2) + 2 * (4 - left) + 1] == 9
+    assert (queue.used_state(), queue.idle(), queue.in_use) == ((0, 5), True, 0)
+    assert not queue.wants_interrupt(), "its driver said so"
+    low.u16[0x200 >> 1] = 0
+    assert queue.wants_interrupt()

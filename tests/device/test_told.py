@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
-from device.clock import SECOND
+from device.clock import SECOND, SimulatedClock
+from device.guest.profiles import make_guest
+from device.machine import NIL_UUID, Machine
 from device.spec import MIB
+from device.stats import decode, encode
+from device.timeline import Timeline
 from tests.support.rig import Modelled, Rig
 
 
@@ -145,8 +149,6 @@ def test_a_machine_without_a_store_has_no_snapshots() -> None:
 
 def test_while_a_guest_is_replaced_or_reset_nobody_is_told_that_there_is_none() -> None:
     """The old driver goes before the new one comes: a request that waits must live through that."""
-    from device.guest.profiles import make_guest
-
     with Modelled() as m:
         m.guest.hang()
         for restart in (m.machine.reset, lambda: m.machine.replace_guest(make_guest("linux"))):
@@ -157,3 +159,73 @@ def test_while_a_guest_is_replaced_or_reset_nobody_is_told_that_there_is_none() 
             assert request.state == "answered"
         m.machine.replace_guest(make_guest("nodriver"))
         assert m.ask().state == "unsupported"
+
+
+def test_who_waits_for_a_driver_that_lets_go_of_its_device_learns_that_there_is_none() -> None:
+    with Modelled() as m:
+        m.guest.hang()
+        request = m.ask()
+        m.machine.device_del("balloon0")
+        assert request.state == "pending"
+        m.guest.wake()
+        assert (request.state, m.machine.device) == ("no device", None)
+
+
+def test_who_waits_for_a_driver_that_goes_learns_that_nobody_reports_any_more() -> None:
+    with Modelled() as m:
+        m.machine.reset()
+        m.guest.hang()
+        request = m.ask()
+        m.guest.unload_driver()
+        assert request.state == "unsupported"
+
+
+def test_a_buffer_without_a_sample_is_given_back_at_once_to_those_who_wait() -> None:
+    with Rig() as rig:
+        rig.up(prime=None)
+        request = rig.ask()
+        assert rig.guest.interrupts == []
+        rig.report(b"\0")
+        assert (rig.guest.interrupts, request.state, rig.device.stats.held) == ([2], "pending", None)
+        rig.queues["stats"].take()
+        rig.report([(4, 1)])
+        assert (rig.guest.interrupts, request.state) == ([2], "answered")
+        assert rig.device.stats.held is not None
+
+
+def test_more_statistics_buffers_than_a_round_looks_at_are_all_looked_at() -> None:
+    with Rig() as rig:
+        rig.up(prime=None)
+        for number in range(40):
+            rig.prime(encode([(4, number)]))
+        rig.kick("stats")
+        assert rig.refused == {"unsolicited-stats": 39}
+        assert rig.device.queues[2].available() == 0
+        assert rig.device.queues[2].used_idx == 39
+
+
+def test_what_a_machine_is_unless_told_otherwise() -> None:
+    machine = Machine(SimulatedClock(), ram=4 * MIB, guest=make_guest("linux"))
+    assert (machine.seed, machine.name, machine.timeout, machine.uuid) == (0, None, 5 * SECOND, NIL_UUID)
+    assert (machine.run_state, machine.over, machine.unplugging, machine.powering_down) == (
+        "prelaunch",
+        False,
+        False,
+        False,
+    )
+    assert machine.device is not None
+    assert machine.device.id == "balloon0"
+    machine.set_balloon(1)
+    assert machine.device.target == 4096, "a byte is in a page"
+    machine.close()
+
+
+def test_a_machine_without_timers_has_nothing_due() -> None:
+    assert Timeline(SimulatedClock()).run_due() is False
+
+
+def test_records_of_any_number_hold_tags_and_values_of_full_width() -> None:
+    for count in (1, 61, 62, 63, 64):
+        data = encode([(0xFFFF, 2**64 - 2)] * count)
+        assert data == b"\xff\xff\xfe" + b"\xff" * 7 + (b"\xff\xff\xfe" + b"\xff" * 7) * (count - 1)
+        assert decode(data)[3] == {0xFFFF: 2**64 - 2}
