@@ -254,6 +254,20 @@ class TestOverview:
         with Modelled("hostile", seed=7) as m:
             assert m.guest.timers["trick"].due == 1600 * MS, "the machine's seed, unless it has its own"
 
+    def test_a_hostile_guest_that_hangs_recovers_when_it_wakes(self) -> None:
+        with Modelled("hostile,seed=3", ram=4 * MIB) as m:
+            while not m.device.broken:
+                m.advance(0.1)
+            m.guest.hang()
+            m.advance(9)
+            assert m.device.broken
+            assert m.guest.timers["recovery"].armed
+            m.guest.wake()
+            due = m.guest.timers["recovery"].due
+            assert due - m.clock.now() <= 2 * SECOND
+            m.machine.time.advance(due - m.clock.now())
+            assert (m.device.broken, m.device.live) == (False, True)
+
     def test_drops_and_answers_count_down(self) -> None:
         with Modelled("linux,answers=3") as m:
             left = []

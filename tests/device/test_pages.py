@@ -70,6 +70,13 @@ def test_a_lone_page_is_a_run_of_one_wherever_it_is(page: int) -> None:
     assert pages.runs() == []
 
 
+def test_runs_far_apart_are_all_found() -> None:
+    pages = PageSet(1 << 20)
+    for page in (3, 500_000, (1 << 20) - 1):
+        pages.add(page, 1)
+    assert pages.runs() == [(3, 1), (500_000, 1), ((1 << 20) - 1, 1)]
+
+
 def test_a_run_longer_than_the_piece_looked_at_is_one_run() -> None:
     pages = PageSet(1 << 20)
     pages.add(100, 900_000)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from device.balloon import BUFFERS_AT_ONCE, PFN_LIMIT, WORK_AT_ONCE
-from device.errors import MisuseError
+from device.errors import GuestFault, MisuseError
 from device.memory import Memory, Region
 from device.spec import (
     CONFIG_ACTUAL,
@@ -309,9 +309,9 @@ def test_rings_may_lie_in_different_regions() -> None:
         low.u64[0x100 + 16 * number >> 3] = 0x1000 + number
         low.u32[(0x100 + 16 * number >> 2) + 2] = 4
     low.u16[0x200 >> 1 : (0x200 >> 1) + 5] = memoryview(struct.pack("<5H", 1, 3, 5, 6, 7)).cast("H")
-    high.u16[(0x300 >> 1) + 1] = 2
+    high.u16[0x300 >> 1], high.u16[(0x300 >> 1) + 1] = 1, 2
     queue.start(Memory([low, high]), event_idx=False, indirect=False)
-    assert (queue.available(), queue.used_state(), queue.idle()) == (3, (0, 2), False)
+    assert (queue.available(), queue.used_state(), queue.idle()) == (3, (1, 2), False)
     assert queue.peek(1) == (6, 0x1006, 4, 0, 1, 3)
     for left in (2, 1, 0):
         element = queue.pop()
@@ -321,7 +321,23 @@ def test_rings_may_lie_in_different_regions() -> None:
         queue.push(element, 9)
         assert high.u32[(0x304 >> 2) + 2 * (4 - left)] == element.head
         assert high.u32[(0x304 >> 2) + 2 * (4 - left) + 1] == 9
-    assert (queue.used_state(), queue.idle(), queue.in_use) == ((0, 5), True, 0)
+    assert (queue.used_state(), queue.idle(), queue.in_use) == ((1, 5), True, 0)
     assert not queue.wants_interrupt(), "its driver said so"
     low.u16[0x200 >> 1] = 0
     assert queue.wants_interrupt()
+
+
+@pytest.mark.parametrize(
+    ("base", "avail", "used"),
+    [(0x10_0001, 0x10_0200, 0x300), (0x10_0002, 0x200, 0x10_0300)],
+    ids=["available ring", "used ring"],
+)
+def test_a_ring_is_aligned_in_its_region_too(base: int, avail: int, used: int) -> None:
+    """Its words are read through views of the region, wherever that starts in the guest."""
+    queue = VirtQueue(0, 8)
+    queue.configure(8, 0x100, avail, used)
+    memory = Memory([Region(start, 0x4000, mmap.mmap(-1, 0x4000)) for start in (0, base)])
+    with pytest.raises(GuestFault) as caught:
+        queue.start(memory, event_idx=False, indirect=False)
+    assert str(caught.value) == "bad-ring: queue 0: misaligned in its region"
+    assert not queue.enabled

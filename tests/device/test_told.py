@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from device.clock import SECOND, SimulatedClock
+from device.errors import MisuseError
 from device.guest.profiles import make_guest
 from device.machine import NIL_UUID, Machine
 from device.spec import MIB
@@ -229,3 +230,19 @@ def test_records_of_any_number_hold_tags_and_values_of_full_width() -> None:
         data = encode([(0xFFFF, 2**64 - 2)] * count)
         assert data == b"\xff\xff\xfe" + b"\xff" * 7 + (b"\xff\xff\xfe" + b"\xff" * 7) * (count - 1)
         assert decode(data)[3] == {0xFFFF: 2**64 - 2}
+
+
+def test_a_device_that_goes_while_it_is_asked_is_no_device() -> None:
+    with Rig() as rig:
+        rig.up(prime=[(4, 1)])
+
+        def let_go(index: int) -> None:
+            rig.machine.device_del("balloon0")
+            rig.machine.driver_released()
+
+        rig.guest.on_interrupt = let_go
+        assert rig.ask().state == "no device"
+        assert rig.machine.device is None
+        with pytest.raises(MisuseError) as caught:
+            rig.machine.set_balloon(MIB)
+        assert str(caught.value) == "No balloon device has been activated"
