@@ -177,7 +177,7 @@ def spoiled(state: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], obje
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_member_spoiled_one_at_a_time(victim: Victim) -> None:
     accepted = 0
     before = settled(saved(victim.m.machine))
@@ -343,7 +343,7 @@ def test_a_balloon_of_terabytes_costs_no_gigabytes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_rings_and_buffers_spoiled_in_memory(victim: Victim) -> None:
     """What lies in guest memory is as hostile as ever, and the guest's own driver reads it back, too."""
     state = state_in(victim.data)

@@ -438,7 +438,7 @@ def test_a_kill_at_20_random_moments_leaves_the_old_or_the_new(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_kill_at_200_random_moments_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     kill_at_random(tmp_path, 200)
 

@@ -160,7 +160,7 @@ def kilobytes(folder: Path, line: str, count: int, *arguments: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("line", "arguments"),
     [("info balloon", ()), ("info balloon", ("--clock", "warp", "--guest", "slow")), ("info status", ()), ("help", ())],

@@ -58,7 +58,7 @@ def shell(command: str, *, cwd: Path | None = None, merged: bool = False) -> End
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if merged else subprocess.PIPE,
-        timeout=TIMEOUT * 2,
+        timeout=TIMEOUT * 4,
         env=environment(),
         cwd=cwd,
     )

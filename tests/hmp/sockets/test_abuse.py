@@ -274,7 +274,7 @@ def pour(client: socket.socket, piece: bytes, count: int, take: Callable[[bytes]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 class TestBoundedMemory:
     def test_a_message_of_a_gigabyte(self, program: Program) -> None:
         talker = program.qmp()
