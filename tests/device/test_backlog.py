@@ -38,11 +38,11 @@ def waiting() -> Waiting:
 
 def test_exactly_those_that_were_added_are_resumed_once(waiting: Waiting) -> None:
     waiting.backlog.add(0b100)
-    waiting.backlog.add(0b001)
+    waiting.backlog.add(0b010)
     waiting.wait(0.999)
     assert waiting.resumed == []
     waiting.wait(500)
-    assert waiting.resumed == [(1, 0b101)]
+    assert waiting.resumed == [(1, 0b110)]
 
 
 def test_the_wait_doubles_while_the_storm_goes_on_up_to_the_longest(waiting: Waiting) -> None:

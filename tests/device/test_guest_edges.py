@@ -10,9 +10,10 @@ from device.balloon import BalloonDevice
 from device.clock import MS, SECOND
 from device.errors import MisuseError
 from device.guest import hostguest
+from device.guest.driver import BalloonDriver
 from device.guest.inflation import STUCK, STUCK_LONG
 from device.guest.profiles import PROFILES, make_guest
-from device.spec import ABSENT, MIB, STAT_COUNT, STATS_TABLE
+from device.spec import ABSENT, F_EVENT_IDX, F_STATS_VQ, F_VERSION_1, MIB, STAT_COUNT, STATS_TABLE, bit
 from tests.support.rig import Modelled
 
 CALLS = ("write_status", "accept_features", "setup_queue", "notify", "write_config")
@@ -121,6 +122,23 @@ class TestOnTheWire:
             assert m.stats.held.readable() == 60
             assert m.stats.sample.tags == (0, 1, 2, 3, 4, 5)
             assert m.device.refused == {}
+
+    def test_a_driver_that_negotiates_event_indices_lays_its_rings_out_for_them(self) -> None:
+        with Modelled("nodriver", ram=16 * MIB) as m:
+            driver = BalloonDriver(m.device, m.machine.memory.regions[0], m.machine.ram)
+            assert driver.probe(bit(F_VERSION_1) | bit(F_STATS_VQ) | bit(F_EVENT_IDX))
+            assert all(queue.event_idx for queue in driver._queues.values())
+            assert all(queue.event_idx for queue in m.device.queues)
+
+    def test_after_a_reset_nothing_is_left_of_what_the_old_driver_had_to_do(self) -> None:
+        with Modelled() as m:
+            m.machine.reset()
+            m.machine.stop()
+            m.machine.cont()
+            assert (m.guest.driver_loaded, m.info()) == (True, "answered")
+            state = m.guest.state()
+            names = ("latched", "release_wanted", "plugged", "holding", "hung", "dead")
+            assert [state[name] for name in names] == [False] * 6
 
 
 class TestPace:
@@ -253,6 +271,15 @@ class TestOverview:
         assert rests == [15, 15, 6, 4, 8, 11, 12, 16]
         with Modelled("hostile", seed=7) as m:
             assert m.guest.timers["trick"].due == 1600 * MS, "the machine's seed, unless it has its own"
+
+    def test_no_trick_begins_within_another(self) -> None:
+        with Modelled("hostile,rule=status-order") as m:
+            m.guest._playing = True
+            m.guest._play()
+            assert (m.guest.controls()["tricks played"], m.device.refused) == ("0", {})
+            m.guest._playing = False
+            m.guest._play()
+            assert (m.guest.controls()["tricks played"], m.device.refused) == ("1", {"status-order": 1})
 
     def test_a_hostile_guest_that_hangs_recovers_when_it_wakes(self) -> None:
         with Modelled("hostile,seed=3", ram=4 * MIB) as m:

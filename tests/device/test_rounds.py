@@ -114,6 +114,20 @@ class TestKicks:
         rig.kick("inflate")
         assert order == [0, 0, 1, 2]
 
+    def test_one_that_comes_while_a_long_row_of_statistics_is_looked_at_is_not_lost(self, rig: Rig) -> None:
+        rig.up(prime=None)
+
+        def more(index: int) -> None:
+            if index == 2 and rig.device.queues[1].used_idx == 0:
+                put(rig, "deflate", 1)
+                rig.kick("deflate")
+
+        rig.guest.on_interrupt = more
+        for _ in range(20):
+            rig.prime(b"\4\0" + bytes(8))
+        rig.kick("stats")
+        assert (rig.device.queues[1].used_idx, rig.device.queues[2].available()) == (1, 0)
+
     def test_a_storm_is_cut_off_and_what_is_left_is_served_later(self, rig: Rig) -> None:
         rig.up()
         turns = [0, 0]

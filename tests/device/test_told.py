@@ -201,6 +201,7 @@ def test_more_statistics_buffers_than_a_round_looks_at_are_all_looked_at() -> No
             rig.prime(encode([(4, number)]))
         rig.kick("stats")
         assert rig.refused == {"unsolicited-stats": 39}
+        assert rig.guest.interrupts == [2, 2, 2], "sixteen in a round"
         assert rig.device.queues[2].available() == 0
         assert rig.device.queues[2].used_idx == 39
 
