@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from device.clock import SECOND, Clock
 from device.errors import RULES
+from device.guest.profiles import make_guest
+from device.machine import Machine
 from device.plain import SnapshotError
 from device.spec import F_REPORTING, MAX_QUEUE_SIZE, MIB, U16, U32, U64, bit
 from tests.device.test_snapshot_damage import RAM, broken, rich
@@ -314,3 +317,26 @@ def test_timers_run_with_a_driver_only(m: Modelled, snapshots: dict[str, bytes])
     state = replaced(state_in(snapshots["rich"]), ("guest", "state", "driver"), None)
     with pytest.raises(SnapshotError, match=r"^snapshot\.guest\.state\.timers run without a driver$"):
         restore(m.machine, with_state(snapshots["rich"], state))
+
+
+@pytest.mark.parametrize(
+    ("status", "live"), [(0, False), (3, False), (11, False), (15, True), (15 | 64, False), (15 | 128, False)]
+)
+def test_a_device_is_live_again_where_its_driver_was_up(
+    m: Modelled, snapshots: dict[str, bytes], status: int, live: bool
+) -> None:
+    state = replaced(state_in(snapshots["rich"]), ("device", "status"), status)
+    restore(m.machine, with_state(snapshots["rich"], state))
+    assert (m.device.live, m.device.status) == (live, status)
+
+
+def test_no_time_has_passed_since_a_simulated_date() -> None:
+    """However long after the simulated 2010 the real clock is."""
+    real = Machine(Clock("real", lambda: 50 * SECOND, lambda: 2 * 10**18), ram=RAM, guest=make_guest("linux"))
+    with Modelled(ram=RAM) as m:
+        m.info()
+        m.advance(3)
+        restore(real, saved(m.machine))
+    assert real.device is not None
+    assert (real.device.stats.age, real.device.born) == (3 * SECOND, 47 * SECOND)
+    real.close()
