@@ -8,12 +8,10 @@ import pytest
 
 from device.balloon import BalloonDevice
 from device.clock import MS, SECOND
-from device.errors import MisuseError
 from device.guest import hostguest
 from device.guest.driver import BalloonDriver
 from device.guest.inflation import STUCK, STUCK_LONG
-from device.guest.profiles import PROFILES, make_guest
-from device.spec import ABSENT, F_EVENT_IDX, F_STATS_VQ, F_VERSION_1, MIB, STAT_COUNT, STATS_TABLE, bit
+from device.spec import ABSENT, F_EVENT_IDX, F_STATS_VQ, F_VERSION_1, MIB, STAT_COUNT, bit
 from tests.support.rig import Modelled
 
 CALLS = ("write_status", "accept_features", "setup_queue", "notify", "write_config")
@@ -127,8 +125,10 @@ class TestOnTheWire:
         with Modelled("nodriver", ram=16 * MIB) as m:
             driver = BalloonDriver(m.device, m.machine.memory.regions[0], m.machine.ram)
             assert driver.probe(bit(F_VERSION_1) | bit(F_STATS_VQ) | bit(F_EVENT_IDX))
-            assert all(queue.event_idx for queue in driver._queues.values())
             assert all(queue.event_idx for queue in m.device.queues)
+            driver.go()
+            driver.inflate(1)
+            assert m.machine.memory.read(0x1800 + 4 + 2 * 128, 2) == b"\1\0", "tell me of the next one"
 
     def test_after_a_reset_nothing_is_left_of_what_the_old_driver_had_to_do(self) -> None:
         with Modelled() as m:
@@ -353,48 +353,3 @@ class TestStatistics:
             assert first["seed"] != second["seed"]
         with Modelled(seed=1) as m:
             assert m.guest.kernel.seed == second["seed"], "as if the machine had the next seed"
-
-
-class TestTable:
-    def test_what_a_guest_is_comes_from_its_row(self) -> None:
-        for name, profile in PROFILES.items():
-            assert profile.name == name
-            assert 10 < len(profile.help) < 90
-        guest = make_guest("linux,pace=4K,delay=0.5")
-        assert (guest.name, guest.spec) == ("linux", "linux,pace=4K,delay=0.5")
-        usual: Any = make_guest("linux")
-        assert (usual.pace, usual.delay, usual.loss, usual.answers) == (2 << 30, 0, 0, -1)
-        assert (usual.hung, usual.dead, usual.drops, usual.boots) == (False, False, 0, 0)
-
-    @pytest.mark.parametrize(
-        ("spec", "words"),
-        [
-            ("linux,pace=4095B", "guest linux: pace: '4095B' is not a pace from 4K to 1024T a second"),
-            ("linux,pace=1025T", "guest linux: pace: '1025T' is not a pace from 4K to 1024T a second"),
-            ("linux,delay=3601", "guest linux: delay: '3601' is more than 3600 seconds"),
-            ("linux,delay", "guest linux: delay needs a value (SEC: answer that much later)"),
-            ("linux,delay=", "guest linux: delay needs a value (SEC: answer that much later)"),
-            ("linux,delay=1,delay=1", "guest linux: delay is given twice"),
-            ("linux,answers=1234567890", "guest linux: answers: '1234567890' is not a number of answers"),
-            ("linux,answers=-1", "guest linux: answers: '-1' is not a number of answers"),
-            (
-                "linux,stats=x",
-                "guest linux: stats: 'x' is not a statistic (one of "
-                + ", ".join(stat.name for stat in STATS_TABLE)
-                + ")",
-            ),
-            ("linux,x=1", "guest linux has no key 'x' (takes delay, loss, stats, answers, pace)"),
-            ("hostile,seed=12345678901234567890", "'12345678901234567890' is not a whole number below 10^19"),
-            ("vhost-user,path=a\0b", "guest vhost-user: path: a path has no zero byte"),
-        ],
-    )
-    def test_what_is_wrong_with_a_spec(self, spec: str, words: str) -> None:
-        with pytest.raises(MisuseError) as caught:
-            make_guest(spec)
-        assert str(caught.value).endswith(words)
-
-    def test_the_ends_of_what_a_key_takes(self) -> None:
-        guest: Any = make_guest("hostile,pace=4K,delay=3600,answers=999999999,loss=1,seed=9999999999999999999")
-        assert (guest.pace, guest.delay, guest.answers, guest.loss) == (4096, 3600 * SECOND, 999_999_999, 1_000_000)
-        assert make_guest("linux,pace=1024T").pace == 1 << 50  # type: ignore[attr-defined]
-        assert make_guest("linux,stats=free_mem+free_mem+mem_swapped_in").tags == (0, 4)  # type: ignore[attr-defined]

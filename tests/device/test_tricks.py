@@ -211,7 +211,7 @@ def test_an_odd_answer_is_the_honest_one_with_something_behind(
         table.play(rule)
         assert (table.driver.odd, table.told, table.sides) == (rule, [], [])
         m.guest._playing = False
-        honest = m.stats._data
+        honest = m.stats.held.read(1000)
         assert decode(honest)[0] == 10
         assert ANSWERS[rule](honest, lambda count: dice) == honest + (
             honest[: 10 * (1 + dice)] if tail is None else tail
