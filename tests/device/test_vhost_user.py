@@ -12,7 +12,7 @@ import pytest
 
 from device.guest import vhost_wire as wire
 from device.guest.vhost_wire import Decoder
-from device.spec import DEFLATE, F_STATS_VQ, FREE, INFLATE, MIB, PAGE_SIZE, STATS, TOTAL, bit
+from device.spec import CONFIG_POISON_VAL, DEFLATE, F_STATS_VQ, FREE, INFLATE, MIB, PAGE_SIZE, STATS, TOTAL, bit
 from tests.support.frontend import FEATURES, USER, FrontEnd
 from tests.support.real import Real
 
@@ -92,6 +92,14 @@ class TestMessages:
         front.send(wire.SET_CONFIG, wire.CONFIG.pack(0, 4, 0) + b"\1\0\0\0")
         front.send(wire.SET_CONFIG, wire.CONFIG.pack(6, 4, 0) + b"\1\0\0\0")
         assert real.device.actual_pages == real.device.num_pages == 0
+        assert real.device.refused == {}
+
+    def test_a_poison_value_reaches_the_device_and_nothing_else_does(self, real: Real, front: FrontEnd) -> None:
+        """Then reported pages keep what they hold; the field is the driver's to write."""
+        front.send(wire.SET_CONFIG, wire.CONFIG.pack(8, 4, 0) + b"\1\0\0\0")
+        assert (real.device.poison_seen, real.device.refused) == (False, {})
+        front.send(wire.SET_CONFIG, wire.CONFIG.pack(CONFIG_POISON_VAL, 4, 0) + b"\1\0\0\0")
+        assert real.device.poison_seen
 
     def test_bytes_behind_the_memory_table_are_ignored(self, real: Real, front: FrontEnd) -> None:
         front.send(wire.SET_MEM_TABLE, front.table() + bytes(200), [front.memfd])
