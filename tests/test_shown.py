@@ -124,7 +124,7 @@ def serves_beside_a_prompt(command: str, folder: Path) -> None:
 
 
 COMPLETION = "tests/hmp/test_shell_completion.py"
-KERNEL = "tests/hmp/test_cast2svg.py::test_the_real_kernel_can_be_typed_at_again"
+KERNEL = "tests/hmp/recording/test_cast2svg.py::test_the_real_kernel_can_be_typed_at_again"
 RUN: dict[str, Callable[[str, Path], None]] = {
     "make run": ci_runs,
     "make test": ci_runs,
