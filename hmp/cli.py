@@ -117,10 +117,13 @@ def _clean_end() -> CleanEnd:
 
 def _tell_of_end(machine: Machine) -> None:
     """Say on stderr that a real guest, or its driver, is not there; a person at the prompt is told there."""
+    from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
+
     words = {"GUEST_GONE": "the guest is gone", "DRIVER_MISSING": "the guest's driver does not come up"}
+    spacing = Spacing(GONE_SPACING, burst=GONE_BURST)
 
     def tell(name: str, data: Mapping[str, object]) -> None:
-        if name in words:
+        if name in words and spacing.untold() is not None:
             complain(escape(f"{words[name]}: {data.get('why')}"))
 
     machine.subscribe(tell)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from device.spec import MIB
+from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 FAULT_SPACING = 10.0
 """Seconds between two lines about the guest breaking rules, however often it does."""
+
 
 _DETAIL = 60
 """Characters of what a guest's fault was about: the numbers are the guest's, the line is ours."""
@@ -61,27 +63,22 @@ class Announcer:
     def __init__(self, say: Callable[[str], None], *, now: Callable[[], float] = monotonic) -> None:
         self.own = False
         self._say = say
-        self._now = now
-        self._fault_due = float("-inf")
-        self._untold = 0
+        self._spacings = {
+            "GUEST_FAULT": Spacing(FAULT_SPACING, now=now),
+            "GUEST_GONE": Spacing(GONE_SPACING, burst=GONE_BURST, now=now),
+        }
 
     def hear(self, name: str, data: Data) -> None:
         """Take an event; subscribe this to the machine."""
+        untold = self._spacings[name].untold() if name in self._spacings else 0
+        if untold is None:
+            return
         if name == "GUEST_FAULT":
-            self._fault(data)
+            more = f" and {untold} times before" if untold else ""
+            self._say(f"the guest broke a rule{more}: {data.get('rule')} ({str(data.get('detail'))[:_DETAIL]})")
             return
         words = ALWAYS.get(name)
         if words is None and not self.own:
             words = FROM_ELSEWHERE.get(name)
         if words is not None:
             self._say(words(data))
-
-    def _fault(self, data: Data) -> None:
-        now = self._now()
-        if now < self._fault_due:
-            self._untold += 1
-            return
-        more = f" and {self._untold} times before" if self._untold else ""
-        self._say(f"the guest broke a rule{more}: {data.get('rule')} ({str(data.get('detail'))[:_DETAIL]})")
-        self._untold = 0
-        self._fault_due = now + FAULT_SPACING

@@ -1,0 +1,28 @@
+"""A guest can end, and break rules, as often as it likes; who is told of it is not to drown."""
+
+from __future__ import annotations
+
+from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
+from hmp.terminal.events import Announcer
+
+
+def test_a_burst_is_told_and_the_rest_counted_until_its_time_is_over() -> None:
+    now = [100.0]
+    spacing = Spacing(10, burst=2, now=lambda: now[0])
+    assert [spacing.untold() for _ in range(4)] == [0, 0, None, None]
+    now[0] = 109.9
+    assert spacing.untold() is None
+    now[0] = 110
+    assert [spacing.untold() for _ in range(3)] == [3, 0, None]
+
+
+def test_a_front_end_that_comes_and_goes_for_ever_does_not_flood_the_prompt() -> None:
+    lines: list[str] = []
+    now = [0.0]
+    announcer = Announcer(lines.append, now=lambda: now[0])
+    for _ in range(1000):
+        announcer.hear("GUEST_GONE", {"why": "its front end hung up"})
+    assert lines == ["the guest is gone: its front end hung up"] * GONE_BURST
+    now[0] = GONE_SPACING
+    announcer.hear("GUEST_GONE", {"why": "again"})
+    assert lines[GONE_BURST:] == ["the guest is gone: again"]
