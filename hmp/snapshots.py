@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Store: TypeAlias = "MemoryStore | DirectoryStore"
 
 TAG_LIMIT = 128
-"""Characters of a tag: with its suffix it is a file name everywhere."""
+"""Bytes of a tag: with its suffix it is a file name everywhere."""
 
 SUFFIX = ".hmpsnap"
 _CUT = len(SUFFIX)
@@ -36,14 +36,15 @@ def check_tag(tag: str) -> str:
     if not _sound(tag):
         shown = tag if len(tag) <= 40 else f"{tag[:40]}..."
         raise SnapshotError(
-            f"'{shown}' cannot name a snapshot: 1 to {TAG_LIMIT} printable characters without blanks and slashes"
+            f"'{shown}' cannot name a snapshot: "
+            f"1 to {TAG_LIMIT} bytes of printable characters without blanks and slashes"
         )
     return tag
 
 
 def _sound(tag: str) -> bool:
     # Lone surrogates, which stand for bytes that are no UTF-8, are not printable.
-    if not tag or len(tag) > TAG_LIMIT or not tag.isprintable() or "/" in tag or " " in tag:
+    if not tag or not tag.isprintable() or "/" in tag or " " in tag:
         return False
     return tag not in (".", "..") and len(tag.encode()) <= TAG_LIMIT
 

@@ -72,7 +72,9 @@ def check(config: Config, *, typed: bool) -> None:
     if config.addresses:
         raise UsageError("--record: a script is recorded without --monitor and --qmp: others would change its course")
     if config.clock == "real":
-        raise UsageError("--record: a script is recorded on simulated time: give --clock warp too")
+        raise UsageError(
+            "--record: a script is recorded on simulated time: give --clock warp too (a real guest is recorded typed)"
+        )
 
 
 def title(sources: Sequence[Source]) -> str:

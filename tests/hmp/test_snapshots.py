@@ -161,7 +161,9 @@ class TestTags:
             "load": lambda: store.load(tag, machine),
             "delete": lambda: store.delete(tag),
         }[verb]
-        with pytest.raises(SnapshotError, match="cannot name a snapshot: 1 to 128 printable characters") as caught:
+        with pytest.raises(
+            SnapshotError, match="cannot name a snapshot: 1 to 128 bytes of printable characters"
+        ) as caught:
             act()
         assert len(str(caught.value)) < 300
         assert str(caught.value).isprintable()

@@ -225,7 +225,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "complaint"),
         [
-            (["--record", "{cast}"], "--record: a script is recorded on simulated time: give --clock warp too"),
+            (
+                ["--record", "{cast}"],
+                "--record: a script is recorded on simulated time: give --clock warp too (a real guest is recorded typed)",
+            ),
             (["--size", "80x24"], "--size: only together with --record"),
             (["--overwrite"], "--overwrite: only together with --record"),
             (["--record", "{cast}", "--size", "80"], "--size: '80' is not COLSxROWS, such as 80x24"),
