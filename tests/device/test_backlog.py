@@ -43,6 +43,9 @@ def test_exactly_those_that_were_added_are_resumed_once(waiting: Waiting) -> Non
     assert waiting.resumed == []
     waiting.wait(500)
     assert waiting.resumed == [(1, 0b110)]
+    waiting.backlog.add(0b1000)
+    waiting.wait(500)
+    assert [queues for _, queues in waiting.resumed] == [0b110, 0b1000]
 
 
 def test_the_wait_doubles_while_the_storm_goes_on_up_to_the_longest(waiting: Waiting) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from device.balloon import BalloonDevice
 from device.clock import MS, SECOND
+from device.errors import MisuseError
 from device.guest import hostguest
 from device.guest.driver import BalloonDriver
 from device.guest.inflation import STUCK, STUCK_LONG
@@ -139,6 +140,31 @@ class TestOnTheWire:
             state = m.guest.state()
             names = ("latched", "release_wanted", "plugged", "holding", "hung", "dead")
             assert [state[name] for name in names] == [False] * 6
+
+    def test_a_driver_loaded_anew_stays(self) -> None:
+        with Modelled() as m:
+            for act, words in (
+                (m.guest.load_driver, "the driver is loaded already"),
+                (m.guest.unload_driver, ""),
+                (m.guest.unload_driver, "the driver is not loaded"),
+                (m.guest.load_driver, ""),
+            ):
+                if not words:
+                    act()
+                    continue
+                with pytest.raises(MisuseError, match=f"^{words}$"):
+                    act()
+            m.machine.stop()
+            m.machine.cont()
+            m.guest.hang()
+            m.guest.wake()
+            assert (m.guest.driver_loaded, m.info()) == (True, "answered")
+            m.machine.device_del("balloon0")
+            with pytest.raises(MisuseError, match=r"^there is no balloon device for it$"):
+                m.guest.load_driver()
+            m.guest.panic()
+            with pytest.raises(MisuseError, match=r"^the guest is not running a kernel$"):
+                m.guest.load_driver()
 
 
 class TestPace:
