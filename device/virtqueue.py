@@ -191,10 +191,6 @@ class VirtQueue:
             self._used[2 + 4 * size] = last
         return element
 
-    def idle(self) -> bool:
-        """Return whether there is nothing to pop: cheaper than trying."""
-        return self._memory is None or self._avail[1] == self.last_avail
-
     def _chain(self, memory: Memory, head: int) -> Element:
         """Walk a chain, direct or indirect, never further than the queue is long."""
         table = self._desc

@@ -89,7 +89,7 @@ class TestDriversThatMisuseOurInterrupts:
         assert rig.machine.time.next_deadline() == rig.clock.now() + MS
         rig.advance(1)
         assert sent[0] == 3 * MAX_ROUNDS
-        assert rig.device.queues[0].idle()
+        assert rig.device.queues[0].available() == 0
 
     @pytest.mark.parametrize("pfn", [0xFFFFFFFF, 0x800])
     def test_a_ring_full_of_huge_bad_lists_is_served_in_turns(self, rig: Rig, pfn: int) -> None:
