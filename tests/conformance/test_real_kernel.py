@@ -33,7 +33,8 @@ from device.spec import (
     SWAP_OUT,
     TOTAL,
 )
-from tests.support.real import Real, booted, needs_kernel, nobody_lives, open_descriptors
+from tests.support.descriptors import open_descriptors
+from tests.support.real import Real, booted, needs_kernel, nobody_lives
 from tests.support.timing import takes_less_than
 
 pytestmark = [pytest.mark.external, pytest.mark.slow, needs_kernel, pytest.mark.timeout(300)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from device.guest.host import read_host_statistics
+from tests.support.descriptors import open_descriptors
 
 Read = Callable[..., dict[int, int]]
 
@@ -165,10 +166,10 @@ def test_a_file_without_an_end_is_given_up() -> None:
 
 
 def test_no_descriptor_is_left_open(read: Read, tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     read()
     read_host_statistics(str(tmp_path), str(tmp_path))
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.skipif(not os.access("/proc/vmstat", os.R_OK), reason="no /proc here")

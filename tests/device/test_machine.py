@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from device.guest.profiles import make_guest
 from device.history import SPACING
 from device.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
 from device.spec import MIB
+from tests.support.descriptors import open_descriptors
 from tests.support.rig import HandGuest, Modelled, Rig
 
 
@@ -36,23 +36,23 @@ class TestBuilding:
     @pytest.mark.parametrize("options", [{"switches": {"colour": True}}, {"ram": 5}, {"ram": 1 << 60}])
     def test_a_machine_that_cannot_be_leaves_nothing_open(self, options: dict[str, Any]) -> None:
         gc.collect()
-        before = os.listdir("/proc/self/fd")
+        before = open_descriptors()
         for _ in range(3):
             with pytest.raises(MisuseError):
                 Machine(SimulatedClock(), **{"ram": 16 * MIB, "guest": HandGuest(), **options})
         gc.collect()
-        assert os.listdir("/proc/self/fd") == before
+        assert open_descriptors() == before
 
     def test_closing_gives_back_memory_and_timers(self) -> None:
         gc.collect()
-        before = os.listdir("/proc/self/fd")
+        before = open_descriptors()
         with Modelled() as m:
             m.machine.set_balloon(256 * MIB)
             m.stats.set_poll_interval(1)
             m.advance(0.1)
         assert len(m.machine.vm_timers) == 0
         gc.collect()
-        assert os.listdir("/proc/self/fd") == before
+        assert open_descriptors() == before
 
     def test_the_path_of_the_device(self) -> None:
         with Modelled() as m:

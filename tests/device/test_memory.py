@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from device.errors import GuestFault, MisuseError
 from device.memory import GuestMemory, Memory, Region
 from device.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SIZE
+from tests.support.descriptors import open_descriptors
 
 SIZE = 4 * MIB
 
@@ -121,11 +120,11 @@ def test_ram_is_whole_pages() -> None:
 
 
 def test_closing_gives_the_descriptor_back_once() -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     memory = GuestMemory(SIZE)
     memory.close()
     memory.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_a_view_in_use_elsewhere_survives_closing() -> None:
@@ -140,8 +139,8 @@ def test_a_host_that_refuses_the_mapping_is_an_error_that_says_so(monkeypatch: p
     def refuse(*_: object, **__: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     monkeypatch.setattr("device.memory.mmap.mmap", refuse)
     with pytest.raises(MisuseError, match=r"cannot map 4194304 bytes of guest memory: .*Cannot allocate"):
         GuestMemory(SIZE)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from device.machine import Machine
 from device.plain import SnapshotError
 from device.snapshot import load, save, summarize
 from device.spec import GIB, MIB, TIB
+from tests.support.descriptors import open_descriptors
 from tests.support.rig import HandGuest, Modelled, Rig
 from tests.support.snapshots import restore, saved, settled, state_in
 
@@ -394,12 +394,12 @@ class TestSize:
         with Modelled() as m:
             data = saved(m.machine)
             gc.collect()
-            before = len(os.listdir("/proc/self/fd"))
+            before = len(open_descriptors())
             for _ in range(50):
                 restore(m.machine, data)
                 with pytest.raises(SnapshotError):
                     restore(m.machine, data[:-1] + b"?")
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(open_descriptors()) == before
 
     def test_a_guest_with_every_number_pinned_is_saved_and_loaded(self) -> None:
         with Modelled() as m:

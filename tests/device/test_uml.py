@@ -14,7 +14,8 @@ import pytest
 
 from device.errors import MisuseError
 from device.spec import MIB
-from tests.support.real import Real, living, nobody_lives, open_descriptors
+from tests.support.descriptors import open_descriptors
+from tests.support.real import Real, living, nobody_lives
 from tests.support.timing import takes_less_than
 
 

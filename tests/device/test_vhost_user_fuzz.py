@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from device.guest.vhost_memory import map_table
 from device.guest.vhost_wire import SHAPES, Decoder, FrontEndFault, check_shape
 from device.spec import MIB
+from tests.support.descriptors import open_descriptors
 from tests.support.frontend import FEATURES, USER, FrontEnd, good_one_is_served
-from tests.support.real import Real, open_descriptors
+from tests.support.real import Real
 
 U64 = struct.Struct("<Q")
 PAIR = struct.Struct("<II")

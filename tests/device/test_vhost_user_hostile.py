@@ -19,8 +19,9 @@ import pytest
 from device.guest import vhost_wire as wire
 from device.guest.vhost_wire import HEADER
 from device.spec import FREE, INFLATE, MIB
+from tests.support.descriptors import open_descriptors
 from tests.support.frontend import USER, FrontEnd, good_one_is_served
-from tests.support.real import Real, open_descriptors
+from tests.support.real import Real
 
 U64 = struct.Struct("<Q")
 PAIR = struct.Struct("<II")

@@ -16,8 +16,9 @@ from device.guest import vhost_wire as wire
 from device.guest.profiles import make_guest
 from device.machine import Machine
 from device.spec import CONFIG_ACTUAL, DEFLATE, F_DEFLATE_ON_OOM, FREE, INFLATE, MIB, STATS, bit
+from tests.support.descriptors import open_descriptors
 from tests.support.frontend import FEATURES, FrontEnd
-from tests.support.real import Real, open_descriptors
+from tests.support.real import Real
 
 PAIR = struct.Struct("<II")
 

@@ -95,17 +95,6 @@ class Real:
         return [data for name, data in self.events if name in names]
 
 
-def open_descriptors() -> dict[int, str]:
-    """Return this process's descriptors and what they are, to see that none stays."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue  # the one of the listing itself
-    return found
-
-
 def _status(process: int) -> tuple[str, int] | None:
     """Return a process's state, as in proc(5), and its process group; None if there is none."""
     try:
