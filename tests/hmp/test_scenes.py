@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,18 +49,8 @@ for _top in COMMANDS:
 SAMPLES = {"s": "x", "i": "1", "l": "1", "M": "1", "Z": "1M", "T": "1", "S": "x", "O": "virtio-balloon-pci,id=b9"}
 """An argument of each type that parses."""
 
-NEEDS_SNAPSHOTS = pytest.mark.skipif(find_spec("hmp.commands.snapshot") is None, reason="snapshots come later")
 
-
-def marked(names: list[str]) -> list[object]:
-    """The names as parameters, those of snapshot commands skipped as long as there are no snapshots."""
-    return [
-        pytest.param(name, marks=NEEDS_SNAPSHOTS) if LEAVES[name].path.startswith("snapshot:") else name
-        for name in names
-    ]
-
-
-@pytest.mark.parametrize("name", marked(list(LEAVES)))
+@pytest.mark.parametrize("name", list(LEAVES))
 def test_every_handler_is_where_the_table_says(name: str) -> None:
     assert callable(LEAVES[name].handler())
 
@@ -89,7 +78,7 @@ def test_help_alone_names_every_command_once() -> None:
 INFO_ARGUMENTS = {"virtio-status": PATH, "virtio-queue-status": f"{PATH} 0", "virtio-queue-element": f"{PATH} 2"}
 
 
-@pytest.mark.parametrize("name", marked([name for name in LEAVES if name.startswith("info ")]))
+@pytest.mark.parametrize("name", [name for name in LEAVES if name.startswith("info ")])
 @pytest.mark.parametrize("dialect", ["seed", "qemu", "pve"])
 def test_every_info_topic_answers(name: str, dialect: str) -> None:
     subject = monitor_on(dialect=dialect, name="vm")
