@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from device.guest.kernel import MAX_RAM, MIN_RAM, PAGE, Kernel, mix
 from device.guest.saved import restore_kernel
 
-MIB = 1 << 20
-SECOND = 1_000_000_000
+MIB, SECOND = 1 << 20, 1_000_000_000
 SWAP_IN, SWAP_OUT, MAJFLT, MINFLT, FREE, TOTAL, AVAILABLE, CACHES = range(8)
 HTLB_ALLOC, HTLB_FAIL, OOM_KILLS, STALLS, ASYNC_SCANS, DIRECT_SCANS, ASYNC_RECLAIMS, DIRECT_RECLAIMS = range(8, 16)
 COUNTERS = (SWAP_IN, SWAP_OUT, MAJFLT, MINFLT, *range(HTLB_ALLOC, 16))

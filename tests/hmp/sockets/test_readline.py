@@ -20,7 +20,6 @@ from hmp.sockets.readline import LINE_LIMIT, PROMPT, TYPE_AHEAD_LIMIT, Line, Lin
 UP, DOWN, RIGHT, LEFT, DELETE, HOME, END = (b"\x1b[" + key for key in (b"A", b"B", b"C", b"D", b"3~", b"1~", b"4~"))
 K = b"\x1b[K"
 HIGH = bytes(byte for byte in range(0x80, 0x100) if byte != 0x9B)
-
 WORDS = (b"balloon", b"info", b"stop", b"snapshot_a", b"snapshot_b", b"dir/", b"\xe9t\xe9", b"s")
 
 
