@@ -39,7 +39,7 @@ def test_an_address_outside_ram_is_the_guests_fault(memory: GuestMemory, address
     for find in (memory.find, memory.read, memory.discard, lambda at, n: Memory(memory.regions).find(at, n)):
         with pytest.raises(GuestFault) as caught:
             find(address, length)
-        assert caught.value.rule == "bad-address"
+        assert (caught.value.rule, caught.value.detail) == ("bad-address", f"{length} bytes at {address:#x}")
     if address >= 0:
         with pytest.raises(GuestFault):
             memory.write(address, bytes(length))

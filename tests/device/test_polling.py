@@ -53,6 +53,14 @@ def test_the_same_value_again_changes_nothing(rig: Rig) -> None:
     assert pushes(rig) == 2
 
 
+def test_a_notification_without_a_buffer_does_not_put_it_off(rig: Rig) -> None:
+    rig.device.stats.set_poll_interval(10)
+    rig.advance(9)
+    rig.kick("stats")
+    rig.advance(1)
+    assert pushes(rig) == 2
+
+
 def test_0_stops_and_keeps_the_data(rig: Rig) -> None:
     rig.device.stats.set_poll_interval(1)
     rig.advance(3)

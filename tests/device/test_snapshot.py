@@ -266,3 +266,10 @@ def test_a_machine_whose_device_was_unplugged_gets_it_back() -> None:
         m.machine.device_del("balloon0")
         restore(m.machine, data)
         assert (m.info(), m.device.id) == ("answered", "balloon0")
+
+
+def test_a_machine_without_a_balloon_comes_back_to_its_like() -> None:
+    with Modelled(balloon=False) as bare:
+        assert not bare.machine.unplugging
+        restore(bare.machine, saved(bare.machine))
+        assert (bare.machine.device, bare.machine.unplugging) == (None, False)

@@ -72,6 +72,18 @@ class TestAges:
             restore(m.machine, data)
             assert m.age == 9
 
+    def test_real_time_since_the_save_counts_without_statistics_too(self) -> None:
+        now = [100 * SECOND]
+        machine = Machine(Clock("real", lambda: now[0], lambda: now[0]), ram=64 * MIB, guest=make_guest("silent"))
+        machine.start()
+        now[0] += 4 * SECOND
+        data = saved(machine)
+        now[0] += 60 * SECOND
+        restore(machine, data)
+        assert machine.device is not None
+        assert machine.device.born == 100 * SECOND
+        machine.close()
+
 
 class TestAskers:
     def test_they_keep_their_deadline_and_are_asked_again(self) -> None:
