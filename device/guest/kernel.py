@@ -191,15 +191,6 @@ class Kernel:
         self._next = self._start + min(_SECOND, -(-(risen + 1) * _SECOND // self._rise))
         return self._base + risen
 
-    def at(self, vm_now: int) -> tuple[int, ...]:
-        """As `tick`, then `values`."""
-        values = self._values
-        if values is not None and self.now <= vm_now < self._next and not self.swap_used:
-            self.now = vm_now
-            return values
-        self.tick(vm_now)
-        return self.values()
-
     def tick(self, vm_now: int) -> None:
         """Let background life go on until `vm_now` (VM nanoseconds): faults, files read, swapped memory coming back.
 

@@ -221,7 +221,8 @@ class ModelledGuest(Guest):
         kernel = self.kernel
         if kernel is None:
             return (ABSENT,) * 16
-        return kernel.at(self.machine.vm_clock.now())
+        kernel.tick(self.machine.vm_clock.now())
+        return kernel.values()
 
     def _told(self, values: tuple[int, ...]) -> list[tuple[int, int]]:
         """Return (tag, value) records: what is pinned as that, what is not to be told as absent."""
