@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from device.errors import MisuseError
-from device.spec import U64
+from device.virtio.spec import U64
 
 _MESSAGE_LIMIT = 300
 """Characters of a message: what it quotes may come from a file that nobody checked yet."""

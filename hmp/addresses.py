@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hmp.dialects import DIALECTS
-from hmp.errors import UsageError
-from hmp.escape import escape
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.errors import UsageError
+from hmp.monitor.escape import escape
 
 UNIX_PATH_LIMIT = 107
 """Bytes of a unix socket's path, as the kernel has room for."""

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Handle
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
 
 _SLICE = 0.01
 """Seconds of loop time that the warp clock may jump on before the loop's other business gets its turn."""

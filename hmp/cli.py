@@ -7,15 +7,15 @@ import os
 import sys
 
 from device.errors import MisuseError
-from hmp.errors import UsageError
-from hmp.escape import escape
+from hmp.monitor.errors import UsageError
+from hmp.monitor.escape import escape
 from hmp.streams import complain, fill_standard_descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
     from hmp.config import Config
     from hmp.recording.recorder import Recorder
     from hmp.sockets.listeners import Listener
@@ -130,8 +130,8 @@ def _tell_of_end(machine: Machine) -> None:
 
 
 def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed: bool) -> int:
-    from hmp.dialects import DIALECTS
-    from hmp.monitor import Monitor
+    from hmp.monitor.dialects import DIALECTS
+    from hmp.monitor.monitor import Monitor
     from hmp.pipe import Runner
 
     monitor = Monitor(machine, DIALECTS[config.dialect])

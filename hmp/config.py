@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from device.clock import Clock, SimulatedClock
-from device.guest.profiles import make_guest
-from device.machine import DEFAULT_TIMEOUT, NIL_UUID, Machine
+from device.guest.table import make_guest
+from device.machine.machine import DEFAULT_TIMEOUT, NIL_UUID, Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def make_machine(config: Config, *, real_guest_coming: Callable[[], object] | No
     """
     store = None
     if config.snapshot_dir is not None:
-        from hmp.snapshots import DirectoryStore
+        from hmp.monitor.snapshots import DirectoryStore
 
         store = DirectoryStore(config.snapshot_dir)
     guest = make_guest(config.guest)

@@ -10,15 +10,15 @@ import click
 
 from device.clock import SECOND
 from device.errors import MisuseError
-from device.guest.profiles import KEYS, MODELLED_KEYS, PROFILES, make_guest
-from device.memory import check_ram_size
+from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
 from device.units import format_size, parse_seconds, parse_size
+from device.virtio.memory import check_ram_size
 from hmp import __version__
 from hmp.addresses import Address
-from hmp.commands.machine import check_driver, parse_switches, split_device, valid_id
 from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, Config
-from hmp.dialects import DIALECTS
-from hmp.errors import CommandError, UsageError
+from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.errors import CommandError, UsageError
 from hmp.recording.record import check_options, read_terminal_size
 
 TYPE_CHECKING = False
@@ -76,7 +76,7 @@ def _uuid(text: str) -> str:
 
 
 def _directory(text: str) -> str:
-    from hmp.snapshots import DirectoryStore  # json and hashlib come with it
+    from hmp.monitor.snapshots import DirectoryStore  # json and hashlib come with it
 
     DirectoryStore(text)  # looking at it names what is wrong
     return text
@@ -128,7 +128,7 @@ def _list_guests(context: click.Context, param: click.Parameter, value: bool) ->
 
 def guest_table() -> str:
     """Return what --list-guests prints."""
-    from device.guest.tricks import TRICKS
+    from device.guest.hostile.tricks import TRICKS
 
     width = max(len(name) for name in PROFILES)
     lines = [f"{name:{width}}  {profile.help}\n" for name, profile in PROFILES.items()]

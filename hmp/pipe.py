@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from hmp.errors import UnreadableError
+from hmp.monitor.errors import UnreadableError
 from hmp.streams import MAX_LINE, TOO_LONG, Output, complain, poll_once, read_lines, wait_for_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from device.machine import Machine
-    from hmp.monitor import Monitor, Reply
+    from device.machine.machine import Machine
+    from hmp.monitor.monitor import Monitor, Reply
 
     Source = tuple[str, "int | list[str]"]
     """What to run: its name for messages, and a descriptor to read or the lines themselves."""

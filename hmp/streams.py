@@ -6,14 +6,14 @@ import errno
 import os
 import select
 
-from hmp.errors import UnreadableError
-from hmp.escape import escape
+from hmp.monitor.errors import UnreadableError
+from hmp.monitor.escape import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
 
 CHUNK = 1 << 16
 

@@ -136,12 +136,12 @@ class TestSite:
                     assert anchor in pages[target].ids, (page.name, link)
 
     def test_the_reference_has_every_guest_command_option_and_rule(self, site: Path) -> None:
+        from device.balloon.spec import STATS_TABLE
         from device.errors import RULES
-        from device.guest.profiles import PROFILES
-        from device.spec import STATS_TABLE
+        from device.guest.table import PROFILES
+        from hmp.monitor.registry import COMMANDS
         from hmp.options import command
         from hmp.qmp.commands import COMMANDS as QMP
-        from hmp.registry import COMMANDS
 
         def text(name: str) -> str:
             return re.sub(r"<[^>]+>", "", (site / f"reference/{name}.html").read_text())

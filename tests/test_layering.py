@@ -18,20 +18,28 @@ ONLY_IN: dict[str, list[str]] = {
     "click": ["hmp.options"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
-    "select": ["hmp.streams", "hmp.sockets.aiostreams", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml*",
-               "device.guest.vhost_*"],
-    "socket": ["hmp.sockets.listeners", "hmp.sockets.server", "device.guest.unixlistener", "device.guest.vhost_*",
-               "device.guest.wakeup"],
-    "subprocess": ["device.guest.uml*"],
+    "select": ["hmp.streams", "hmp.sockets.aiostreams", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
+               "device.guest.vhost_user.*"],
+    "socket": ["hmp.sockets.listeners", "hmp.sockets.server", "device.guest.vhost_user.*"],
+    "subprocess": ["device.guest.uml.*"],
     "threading": [],
     "multiprocessing": [],
     "concurrent": [],
 }  # fmt: skip
 
-PIPED = ["device", "device.[!g]*", "device.guest", "device.guest.[!uv]*", "hmp.cli", "hmp.config", "hmp.pipe",
-         "hmp.streams", "hmp.escape", "hmp.monitor", "hmp.grammar", "hmp.registry", "hmp.dialects", "hmp.history",
-         "hmp.errors", "hmp.commands.*"]  # fmt: skip
-NEVER_PIPED = {"device.snapshot"}
+PIPED = [
+    "device",
+    "device.[!g]*",
+    "device.guest",
+    "device.guest.table",
+    "device.guest.model*",
+    "hmp.cli",
+    "hmp.config",
+    "hmp.pipe",
+    "hmp.streams",
+    "hmp.monitor*",
+]
+NEVER_PIPED = {"device.machine.snapshot", "hmp.monitor.completion", "hmp.monitor.qom", "hmp.monitor.snapshots"}
 """Imported by the commands that need it."""
 
 SLOW_TO_IMPORT = ["dataclasses", "inspect", "enum", "typing", "re", "json", "logging", "argparse", "pathlib"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
-from device.guest.profiles import KEYS, PROFILES
-from hmp.dialects import DIALECTS
+from device.guest.table import KEYS, PROFILES
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.registry import TABLE
 from hmp.options import command
-from hmp.registry import TABLE
 from tests.support.shell import ROOT, environment, shell
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

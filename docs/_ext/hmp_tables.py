@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import click
 
-from device.balloon import PROPERTIES
+from device.balloon.device import PROPERTIES
+from device.balloon.spec import FEATURES_TABLE, STATS_TABLE
 from device.errors import FATAL_RULES, RULES
-from device.guest.profiles import KEYS, MODELLED_KEYS, PROFILES
-from device.guest.tricks import TRICKS
-from device.spec import FEATURES_TABLE, STATS_TABLE
+from device.guest.hostile.tricks import TRICKS
+from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
 from hmp.config import CLOCKS
-from hmp.dialects import DIALECTS
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.registry import COMMANDS, Command
 from hmp.options import command
 from hmp.pipe import BROKEN_PIPE, FAILED, INTERRUPTED, NO_CONNECTION, OK, STALE, USAGE
 from hmp.qmp.commands import COMMANDS as QMP_COMMANDS
 from hmp.qmp.schema import EVENTS, OBJECTS
-from hmp.registry import COMMANDS, Command
 from hmp.sockets.service import HUNG_UP, TERMINATED
 
 

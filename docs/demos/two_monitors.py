@@ -22,9 +22,9 @@ import pyte
 from device.clock import SECOND
 from device.units import parse_seconds
 from hmp.config import Config, make_machine
-from hmp.dialects import DIALECTS
-from hmp.history import History
-from hmp.monitor import Monitor
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.history import History
+from hmp.monitor.monitor import Monitor
 from hmp.recording.cast import MARKER, OUTPUT, Cast, create
 from hmp.recording.player import KEY_MAX, KEY_MIN, PROMPT, Rhythm
 from hmp.sockets.clients import BANNER as SOCKET_BANNER
@@ -37,8 +37,8 @@ from hmp.terminal.screen import Screen, tint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from device.machine import Machine
-    from hmp.monitor import Reply
+    from device.machine.machine import Machine
+    from hmp.monitor.monitor import Reply
 
 COLUMNS, ROWS = 56, 30
 """Of the whole picture: two halves, each with a line on top that says what was started there."""

@@ -7,17 +7,18 @@ Where HMP has the same command, both call the same operation.
 from __future__ import annotations
 
 from device.errors import MisuseError
-from hmp import QEMU_VERSION, __version__, qom
-from hmp.commands.machine import check_driver, parse_switches, valid_id
-from hmp.errors import CommandError
-from hmp.monitor import Monitor
+from hmp import QEMU_VERSION, __version__
+from hmp.monitor import qom
+from hmp.monitor.commands.machine import check_driver, parse_switches, valid_id
+from hmp.monitor.errors import CommandError
+from hmp.monitor.monitor import Monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from device.machine import Machine
-    from hmp.monitor import Reply
+    from device.machine.machine import Machine
+    from hmp.monitor.monitor import Reply
     from hmp.qmp.protocol import QmpSession
 
     Handler = Callable[["QmpSession", Mapping[str, object]], object]

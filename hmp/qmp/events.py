@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from device.balloon.spec import SEED_STATS, STATS_TABLE
 from device.clock import SECOND
-from device.requests import ANSWERED, PENDING, UNSUPPORTED
-from device.spec import SEED_STATS, STATS_TABLE
+from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED
 from hmp.qmp import codec
 
 TYPE_CHECKING = False
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from device.clock import Timer
-    from device.machine import Machine
-    from device.requests import StatsRequest
+    from device.machine.machine import Machine
+    from device.machine.requests import StatsRequest
     from hmp.qmp.protocol import QmpSession
 
 PLAIN_EVENTS = frozenset({"STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN", "DEVICE_DELETED", "GUEST_PANICKED"})

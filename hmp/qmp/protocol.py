@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from hmp.errors import CommandError
+from hmp.monitor.errors import CommandError
 from hmp.qmp import codec
 from hmp.qmp.codec import Decoder, ParseFailure
 from hmp.qmp.commands import COMMANDS, PENDING, QmpCommand, run, version
@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from device.machine import Machine
-    from hmp.dialects import Dialect
+    from device.machine.machine import Machine
+    from hmp.monitor.dialects import Dialect
     from hmp.qmp.events import EventHub
 
 _NEGOTIATE = "qmp_capabilities"

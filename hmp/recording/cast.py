@@ -10,8 +10,8 @@ import json
 import os
 import stat
 
-from hmp.errors import UsageError
-from hmp.escape import escape
+from hmp.monitor.errors import UsageError
+from hmp.monitor.escape import escape
 from hmp.streams import write_all
 
 TYPE_CHECKING = False

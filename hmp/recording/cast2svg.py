@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 from hmp import __version__
-from hmp.escape import escape
+from hmp.monitor.escape import escape
 from hmp.recording.svg_cast import CastError, read_cast
 
 TYPE_CHECKING = False

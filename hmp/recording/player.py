@@ -8,8 +8,8 @@ a person needs to read and to type.
 from __future__ import annotations
 
 from device.clock import MS, SECOND
-from device.guest.kernel import mix
-from hmp.escape import escape
+from device.guest.model.kernel import mix
+from hmp.monitor.escape import escape
 from hmp.recording.cast import MARKER, OUTPUT
 from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW
 from hmp.streams import MAX_LINE, TOO_LONG
@@ -22,8 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from device.machine import Machine
-    from hmp.monitor import Reply
+    from device.machine.machine import Machine
+    from hmp.monitor.monitor import Reply
     from hmp.pipe import Runner
     from hmp.recording.cast import Cast
     from hmp.recording.script import Step

@@ -9,15 +9,15 @@ import os
 import sys
 
 from device.errors import MisuseError
-from hmp.errors import UsageError
-from hmp.escape import escape
+from hmp.monitor.errors import UsageError
+from hmp.monitor.escape import escape
 from hmp.streams import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
     from hmp.config import Config
     from hmp.pipe import Runner, Source
     from hmp.recording.recorder import Recorder

@@ -13,8 +13,8 @@ from __future__ import annotations
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
-from hmp.errors import UnreadableError, UsageError
-from hmp.escape import escape
+from hmp.monitor.errors import UnreadableError, UsageError
+from hmp.monitor.escape import escape
 from hmp.streams import LineSplitter, read_source
 
 TYPE_CHECKING = False

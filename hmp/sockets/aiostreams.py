@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 
-from hmp.escape import escape
+from hmp.monitor.escape import escape
 from hmp.streams import Output
 
 TYPE_CHECKING = False

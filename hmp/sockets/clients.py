@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hmp import QEMU_VERSION
-from hmp.completion import complete
-from hmp.escape import escape_controls
-from hmp.monitor import Monitor
+from hmp.monitor.completion import complete
+from hmp.monitor.escape import escape_controls
+from hmp.monitor.monitor import Monitor
 from hmp.qmp.protocol import QmpSession
 from hmp.sockets.connection import BLOCKED, DONE, MORE, STEPS, Connection
 from hmp.sockets.readline import PROMPT, LineEditor, Output
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from asyncio import TimerHandle
     from collections.abc import Iterable
 
-    from hmp.dialects import Dialect
-    from hmp.history import History
-    from hmp.monitor import Reply
+    from hmp.monitor.dialects import Dialect
+    from hmp.monitor.history import History
+    from hmp.monitor.monitor import Reply
     from hmp.sockets.connection import Host
 
 BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()

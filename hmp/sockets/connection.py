@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
     from hmp.aiodrive import MachineDriver
     from hmp.qmp.events import EventHub
     from hmp.sockets.hangups import HangUps

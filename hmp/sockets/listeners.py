@@ -11,8 +11,8 @@ import stat
 import time
 
 from hmp.addresses import Address
-from hmp.errors import UsageError
-from hmp.escape import escape
+from hmp.monitor.errors import UsageError
+from hmp.monitor.escape import escape
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a thousand clients may come at once."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 
-from hmp.dialects import DIALECTS
-from hmp.history import History
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.history import History
 from hmp.qmp import codec
 from hmp.qmp.events import EventHub
 from hmp.sockets.clients import HmpConnection, QmpConnection
@@ -18,9 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
     from hmp.aiodrive import MachineDriver
-    from hmp.dialects import Dialect
+    from hmp.monitor.dialects import Dialect
     from hmp.sockets.connection import Connection
     from hmp.sockets.listeners import Listener
 

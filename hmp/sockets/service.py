@@ -7,10 +7,10 @@ import os
 import signal
 from contextlib import asynccontextmanager
 
-from device.machine import PRELAUNCH
+from device.machine.machine import PRELAUNCH
 from hmp.aiodrive import MachineDriver
-from hmp.errors import UnreadableError
-from hmp.escape import escape
+from hmp.monitor.errors import UnreadableError
+from hmp.monitor.escape import escape
 from hmp.pipe import INTERRUPTED, OK
 from hmp.sockets.aiostreams import PatientOutput, readable
 from hmp.sockets.server import Server
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from device.machine import Machine
-    from hmp.monitor import Reply
+    from device.machine.machine import Machine
+    from hmp.monitor.monitor import Reply
     from hmp.pipe import Runner, Source
     from hmp.sockets.listeners import Listener
 

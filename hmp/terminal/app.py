@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import TextIO
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
     from hmp.aiodrive import MachineDriver
-    from hmp.completion import Tags
-    from hmp.monitor import Monitor, Reply
+    from hmp.monitor.completion import Tags
+    from hmp.monitor.monitor import Monitor, Reply
     from hmp.recording.recorder import Recorder
     from hmp.terminal.screen import Screen
     from hmp.terminal.session import Prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from hmp.escape import escape
+from hmp.monitor.escape import escape
 from hmp.streams import MAX_LINE
 
 TYPE_CHECKING = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from device.spec import MIB
+from device.virtio.spec import MIB
 from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
 
 TYPE_CHECKING = False

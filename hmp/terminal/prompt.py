@@ -19,8 +19,8 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import PromptSession
 from prompt_toolkit.styles import Style
 
-from hmp.completion import complete
-from hmp.escape import escape
+from hmp.monitor.completion import complete
+from hmp.monitor.escape import escape
 from hmp.streams import MAX_LINE
 from hmp.terminal import toolbar
 from hmp.terminal.history import FileHistory, history_path
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding.key_processor import KeyPressEvent
     from prompt_toolkit.output import Output
 
-    from device.machine import Machine
-    from hmp.completion import Tags
+    from device.machine.machine import Machine
+    from hmp.monitor.completion import Tags
     from hmp.terminal.screen import Screen
 
 PROMPT = "(qemu) "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hmp.escape import escape
+from hmp.monitor.escape import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from device.clock import SECOND
-from hmp.monitor import COLUMNS
+from hmp.monitor.monitor import COLUMNS
 from hmp.streams import MAX_LINE, TOO_LONG
 from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
 from hmp.terminal.events import Announcer
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Protocol
 
-    from device.machine import Machine
+    from device.machine.machine import Machine
     from hmp.aiodrive import MachineDriver
-    from hmp.monitor import Monitor, Reply
+    from hmp.monitor.monitor import Monitor, Reply
     from hmp.terminal.screen import Screen
 
     class Prompt(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from device.clock import SECOND
-from device.machine import PRELAUNCH, RUNNING
+from device.machine.machine import PRELAUNCH, RUNNING
 from device.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.machine import Machine
+    from device.machine.machine import Machine
 
     Segment = tuple[str, str]
     """What it means ("plain", "good", "notice", "bad", "dim") and the text."""

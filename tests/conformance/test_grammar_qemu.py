@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from hmp import grammar
-from hmp.errors import SyntaxRefused
-from hmp.grammar import signed
+from hmp.monitor import grammar
+from hmp.monitor.errors import SyntaxRefused
+from hmp.monitor.grammar import signed
 from tests.support.machines import build, monitor, say
 from tests.support.qemu import Oracle, needs_qemu, oracle
 

@@ -15,24 +15,23 @@ from pathlib import Path
 
 import pytest
 
-from device.errors import MisuseError
-from device.guest.profiles import PROFILES
-from device.guest.uml import parse_meminfo
-from device.guest.uml_parts import find_parts
-from device.spec import (
+from device.balloon.spec import (
     AVAILABLE,
     CACHES,
     FREE,
     HTLB_ALLOC,
     HTLB_FAIL,
     MAJOR_FAULTS,
-    MIB,
     MINOR_FAULTS,
-    PAGE_SIZE,
     SWAP_IN,
     SWAP_OUT,
     TOTAL,
 )
+from device.errors import MisuseError
+from device.guest.table import PROFILES
+from device.guest.uml.guest import parse_meminfo
+from device.guest.uml.parts import find_parts
+from device.virtio.spec import MIB, PAGE_SIZE
 from tests.support.descriptors import open_descriptors
 from tests.support.real import Real, booted, needs_kernel, nobody_lives
 from tests.support.timing import takes_less_than

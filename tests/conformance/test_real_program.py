@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from device.guest.uml_parts import build_initramfs, find_parts
+from device.guest.uml.parts import build_initramfs, find_parts
 from tests.support.real import needs_kernel, nobody_lives, state
 from tests.support.timing import PATIENCE, until
 

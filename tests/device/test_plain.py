@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from device.plain import Fields, SnapshotError
-from device.spec import U64
+from device.virtio.spec import U64
 
 
 def fields(**members: object) -> Fields:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from device.balloon.spec import CONFIG_POISON_VAL
 from device.errors import GuestFault
-from device.spec import (
-    CONFIG_POISON_VAL,
+from device.virtio.spec import (
     DESC_INDIRECT,
     DESC_NEXT,
     DESC_WRITE,

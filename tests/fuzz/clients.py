@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from device.guest.modelled import ModelledGuest
-from device.guest.rogue import HostileDriver
-from device.machine import Machine
-from device.spec import MIB, PAGE_SIZE
-from hmp.dialects import DIALECTS
+from device.guest.hostile.driver import HostileDriver
+from device.guest.model.guest import ModelledGuest
+from device.machine.machine import Machine
+from device.virtio.spec import MIB, PAGE_SIZE
+from hmp.monitor.dialects import DIALECTS
 from hmp.qmp.codec import Decoder, ParseFailure, encode
 from hmp.qmp.commands import COMMANDS
 from hmp.qmp.events import EventHub

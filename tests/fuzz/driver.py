@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
-from device.balloon import BalloonDevice
+from device.balloon.device import BalloonDevice
+from device.balloon.spec import ABSENT, CONFIG_ACTUAL, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
+from device.balloon.stats import decode, encode
 from device.errors import FATAL_RULES, RULES, GuestFault
-from device.guest.vhost_wire import HEADER, MAX_PAYLOAD, MAX_REGIONS, SHAPES, Decoder, FrontEndFault, check_shape
-from device.spec import (
-    ABSENT,
-    CONFIG_ACTUAL,
+from device.guest.vhost_user.wire import HEADER, MAX_PAYLOAD, MAX_REGIONS, SHAPES, Decoder, FrontEndFault, check_shape
+from device.virtio.queue import Element
+from device.virtio.spec import (
     DESC_INDIRECT,
     DESC_NEXT,
     DESC_SIZE,
@@ -18,18 +19,13 @@ from device.spec import (
     F_EVENT_IDX,
     F_INDIRECT_DESC,
     MAX_QUEUE_SIZE,
-    MAX_STAT_RECORDS,
     MIB,
-    STAT_COUNT,
-    STAT_RECORD,
     STATUS_DRIVER_OK,
     U16,
     U32,
     U64,
     bit,
 )
-from device.stats import decode, encode
-from device.virtqueue import Element
 from tests.support.rig import BUFFERS, FEATURES, PAIR_DATA, PAIR_RAM, PAIR_TABLE, READY, RINGS, Pair, Rig
 
 RAM = 4 * MIB

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 
 from device.errors import MisuseError
-from device.guest.profiles import KEYS, PROFILES, make_guest
-from device.machine import Machine
+from device.guest.table import KEYS, PROFILES, make_guest
+from device.machine.machine import Machine
 from device.units import format_seconds, format_size, parse_seconds, parse_share, parse_size
 from hmp.addresses import Address
-from hmp.completion import complete
-from hmp.errors import UsageError
-from hmp.history import History
+from hmp.monitor.completion import complete
+from hmp.monitor.errors import UsageError
+from hmp.monitor.history import History
 from hmp.recording.script import HIDE, SHOW, read_steps
 from hmp.sockets.readline import LINE_LIMIT, PROMPT, Line, LineEditor
 from hmp.sockets.telnet import TelnetFilter

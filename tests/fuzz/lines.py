@@ -6,15 +6,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from device.balloon import PROPERTIES
-from device.guest.profiles import PROFILES
-from device.machine import Machine
-from device.spec import MIB, STATS_TABLE
-from hmp.errors import SyntaxRefused
-from hmp.escape import escape
-from hmp.grammar import BLANKS, arguments, expression, string
-from hmp.monitor import Monitor, find_command
-from hmp.registry import COMMANDS, INFO, SIM
+from device.balloon.device import PROPERTIES
+from device.balloon.spec import STATS_TABLE
+from device.guest.table import PROFILES
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
+from hmp.monitor.errors import SyntaxRefused
+from hmp.monitor.escape import escape
+from hmp.monitor.grammar import BLANKS, arguments, expression, string
+from hmp.monitor.monitor import Monitor, find_command
+from hmp.monitor.registry import COMMANDS, INFO, SIM
 from tests.fuzz.clients import ABROAD, RAM, sound
 from tests.support.machines import monitor
 from tests.support.rig import Modelled

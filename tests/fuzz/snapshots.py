@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 from zlib import crc32
 
-import device.snapshot
+import device.machine.snapshot
+from device.machine.snapshot import load
 from device.plain import SnapshotError
-from device.snapshot import load
-from device.spec import MIB
+from device.virtio.spec import MIB
 from tests.support.machines import monitor
 from tests.support.rig import Modelled
 from tests.support.snapshots import members, replaced, restore, saved, settled
@@ -55,12 +55,12 @@ class _Quick:
 
 def snapshot(data: bytes) -> None:
     """Load the bytes as a snapshot whose checksum fits; an accepted one makes a machine that works."""
-    real = device.snapshot.hashlib
-    device.snapshot.hashlib = _Quick  # type: ignore[assignment]
+    real = device.machine.snapshot.hashlib
+    device.machine.snapshot.hashlib = _Quick  # type: ignore[assignment]
     try:
         _load(data + _Sum(data).digest())
     finally:
-        device.snapshot.hashlib = real
+        device.machine.snapshot.hashlib = real
 
 
 def _content(data: bytes) -> dict[str, Any]:

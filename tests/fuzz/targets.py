@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from device.spec import PAGE_SIZE
+from device.virtio.spec import PAGE_SIZE
 from tests.fuzz import clients, driver, keys, lines, snapshots
 
 

@@ -8,11 +8,11 @@ import click
 import pytest
 
 from device.clock import SECOND
-from device.guest.profiles import PROFILES
+from device.guest.table import PROFILES
 from hmp import __version__
 from hmp.config import CLOCKS, Config
-from hmp.dialects import DIALECTS
-from hmp.errors import UsageError
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.errors import UsageError
 from hmp.options import OPTIONS, guest_table, parse
 from tests.support.shell import hmp
 

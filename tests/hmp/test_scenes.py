@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hmp.registry import COMMANDS, TABLE, Command
+from hmp.monitor.registry import COMMANDS, TABLE, Command
 from tests.support.machines import build, monitor, monitor_on, run, state_of
 
 SCENES = sorted((Path(__file__).parents[1] / "conformance" / "scenes").glob("hmp-*.json"))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from device.guest.profiles import PROFILES
+from device.guest.table import PROFILES
 from hmp.config import CLOCKS
-from hmp.dialects import DIALECTS
+from hmp.monitor.dialects import DIALECTS
 from tests.support.shell import TIMEOUT, environment, shell
 
 SHELLS = ["bash", "zsh", "fish"]

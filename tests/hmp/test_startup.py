@@ -12,8 +12,8 @@ import pytest
 
 from device.clock import MS, SECOND
 from hmp.config import Config, make_machine
-from hmp.dialects import DIALECTS
-from hmp.monitor import Monitor
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.monitor import Monitor
 from hmp.pipe import Runner, wait
 from tests.support.shell import TIMEOUT, environment, hmp, shell
 from tests.support.timing import takes_less_than
@@ -61,7 +61,7 @@ def imported(*arguments: str, text: str) -> set[str]:
 
 def test_the_piped_path_imports_nothing_heavy() -> None:
     found = imported(text="info balloon\nquit\n")
-    assert {"hmp.pipe", "hmp.commands.balloon", "device.balloon"} <= found
+    assert {"hmp.pipe", "hmp.monitor.commands.balloon", "device.balloon.device"} <= found
     assert not {name.partition(".")[0] for name in found} & (NEVER | {"click", "re", "enum"})
     assert len([name for name in found if name.partition(".")[0] in ("hmp", "device")]) < 50
 

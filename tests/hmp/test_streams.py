@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmp.errors import UnreadableError
-from hmp.escape import escape, escape_controls
+from hmp.monitor.errors import UnreadableError
+from hmp.monitor.escape import escape, escape_controls
 from hmp.streams import CHUNK, MAX_LINE, LineSplitter, Output, complain, read_source
 
 LIMIT = MAX_LINE * 4

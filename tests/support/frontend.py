@@ -11,11 +11,12 @@ import socket
 import struct
 from typing import Any
 
-from device.driverqueue import DriverQueue, ring_bytes
-from device.guest import vhost_wire as wire
-from device.memory import Region
-from device.spec import F_STATS_VQ, F_VERSION_1, FREE, MIB, STATS, bit, queue_roles
-from device.stats import encode
+from device.balloon.spec import F_STATS_VQ, FREE, STATS, queue_roles
+from device.balloon.stats import encode
+from device.guest.vhost_user import wire
+from device.virtio.driver_queue import DriverQueue, ring_bytes
+from device.virtio.memory import Region
+from device.virtio.spec import F_VERSION_1, MIB, bit
 from tests.support.real import Real
 
 USER = 0x7F00_0000_0000

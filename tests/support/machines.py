@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from device.balloon import BalloonDevice
+from device.balloon.device import BalloonDevice
 from device.clock import SimulatedClock
-from device.guest.profiles import make_guest
-from device.machine import Machine
-from device.spec import MIB
-from hmp.dialects import DIALECTS
-from hmp.monitor import Monitor, Reply
+from device.guest.table import make_guest
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.monitor import Monitor, Reply
 
 KEEP_OPEN = 32
 """Machines that stay open at once. Each holds a descriptor, and a test session makes more of them than there are."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from device.balloon import BalloonDevice
+from device.balloon.device import BalloonDevice
 from device.clock import SECOND, Clock
 from device.errors import MisuseError
-from device.guest.profiles import make_guest
-from device.guest.uml_parts import find_parts
-from device.machine import Machine
-from device.spec import MIB
+from device.guest.table import make_guest
+from device.guest.uml.parts import find_parts
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
 from tests.support.timing import PATIENCE, until
 
 

@@ -11,33 +11,30 @@ from typing import Any
 
 import pytest
 
-from device.balloon import BalloonDevice
+from device.balloon.device import BalloonDevice
+from device.balloon.spec import CONFIG_ACTUAL, F_STATS_VQ, STATS, queue_roles
+from device.balloon.stats import encode
 from device.clock import SECOND, SimulatedClock
-from device.driverqueue import DriverQueue, ring_bytes
 from device.errors import GuestFault
-from device.guest.base import Guest
-from device.guest.profiles import make_guest
-from device.machine import Machine
-from device.memory import GuestMemory
-from device.requests import StatsRequest
-from device.spec import (
-    CONFIG_ACTUAL,
+from device.guest.table import make_guest
+from device.machine.guest import Guest
+from device.machine.machine import Machine
+from device.machine.requests import StatsRequest
+from device.virtio.driver_queue import DriverQueue, ring_bytes
+from device.virtio.memory import GuestMemory
+from device.virtio.queue import Element, VirtQueue
+from device.virtio.spec import (
     F_EVENT_IDX,
-    F_STATS_VQ,
     F_VERSION_1,
     MIB,
     PAGE_SIZE,
     QUEUE_SIZE,
-    STATS,
     STATUS_ACKNOWLEDGE,
     STATUS_DRIVER,
     STATUS_DRIVER_OK,
     STATUS_FEATURES_OK,
     bit,
-    queue_roles,
 )
-from device.stats import encode
-from device.virtqueue import Element, VirtQueue
 
 VERSION_1 = bit(F_VERSION_1)
 FEATURES = VERSION_1 | bit(F_STATS_VQ)

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from device.machine import Machine
-from device.snapshot import MAGIC, VERSION, load, save
+from device.machine.machine import Machine
+from device.machine.snapshot import MAGIC, VERSION, load, save
 
 _FRONT = 16
 

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from device.clock import Clock
-from device.guest.profiles import make_guest
-from device.machine import Machine
-from device.spec import MIB
+from device.guest.table import make_guest
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
 from hmp.addresses import Address
 from hmp.aiodrive import MachineDriver
 from hmp.sockets.listeners import listen

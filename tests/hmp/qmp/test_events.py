@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from device.clock import SECOND, SIMULATED_EPOCH
-from device.machine import Machine
-from device.spec import MIB
-from hmp.dialects import DIALECTS
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
+from hmp.monitor.dialects import DIALECTS
 from hmp.qmp.events import CHANGE_INTERVAL, EventHub
 from hmp.qmp.protocol import QmpSession
 from tests.support.machines import build

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from device.machine import Machine
+from device.machine.machine import Machine
 from hmp import __version__
-from hmp.dialects import DIALECTS
+from hmp.monitor.dialects import DIALECTS
 from hmp.qmp.events import EventHub
 from hmp.qmp.protocol import QmpSession
 from tests.support.machines import build

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hmp.addresses import Address
-from hmp.errors import UsageError
+from hmp.monitor.errors import UsageError
 from hmp.sockets.listeners import Listener, listen, raise_file_limit
 from tests.support.timing import PATIENCE
 

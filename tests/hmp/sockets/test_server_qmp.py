@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from device.clock import SECOND, SimulatedClock
-from device.spec import MIB
+from device.virtio.spec import MIB
 from hmp.sockets.clients import UNFINISHED_LIMIT
 from hmp.sockets.server import FAREWELL
 from tests.support.sockets import Served, play

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from device.clock import SECOND, SimulatedClock
-from device.guest.profiles import make_guest
-from device.machine import Machine
-from device.spec import MIB
+from device.guest.table import make_guest
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
 from hmp.terminal import toolbar
 from hmp.terminal.screen import Screen
 

@@ -13,12 +13,12 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from device.clock import SECOND, SimulatedClock
-from device.guest.profiles import make_guest
-from device.machine import Machine
-from device.spec import MIB
+from device.guest.table import make_guest
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
 from hmp.aiodrive import MachineDriver
-from hmp.dialects import DIALECTS
-from hmp.monitor import Monitor
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.monitor import Monitor
 from hmp.streams import TOO_LONG
 from hmp.terminal.events import FAULT_SPACING, Announcer
 from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path

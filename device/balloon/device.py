@@ -1,0 +1,392 @@
+"""The virtio-balloon device: queues, config space, what is in the balloon."""
+
+from __future__ import annotations
+
+from device.balloon.backlog import Backlog
+from device.balloon.pages import PageSet
+from device.balloon.spec import (
+    CONFIG_ACTUAL,
+    CONFIG_POISON_VAL,
+    CONFIG_SIZE,
+    DEFLATE,
+    F_DEFLATE_ON_OOM,
+    F_FREE_PAGE_HINT,
+    F_PAGE_POISON,
+    F_REPORTING,
+    F_STATS_VQ,
+    HINT,
+    INFLATE,
+    REPORTING,
+    STATS,
+    queue_roles,
+)
+from device.balloon.stats_queue import StatsQueue
+from device.errors import GuestFault, MisuseError
+from device.virtio.device import VirtioDevice
+from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, PAGE_SHIFT, PAGE_SIZE, U16, U32, bit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from device.balloon.stats import Sample
+    from device.clock import Clock, TimerQueue, VmClock
+    from device.virtio.memory import Memory
+    from device.virtio.queue import Element
+
+    class Owner(Protocol):
+        """What the device tells its machine."""
+
+        clock: Clock
+        vm_clock: VmClock
+        vm_timers: TimerQueue
+
+        def sample_arrived(self, sample: Sample) -> bool:
+            """The guest reported statistics; returns whether some request waits for the next ones."""
+
+        def actual_changed(self) -> None:
+            """The guest wrote a new `actual`."""
+
+        def driver_changed(self) -> None:
+            """A driver came up, or went away."""
+
+        def guest_fault(self, rule: str, detail: str) -> None:
+            """The guest broke a rule."""
+
+        def answer_wanted(self) -> bool:
+            """Whether some request still waits for a sample."""
+
+
+PROPERTIES: dict[str, tuple[int, bool]] = {
+    "deflate-on-oom": (F_DEFLATE_ON_OOM, False),
+    "free-page-hint": (F_FREE_PAGE_HINT, False),
+    "page-poison": (F_PAGE_POISON, True),
+    "free-page-reporting": (F_REPORTING, False),
+}
+"""The device's switches: the feature bit each offers, and whether it is on unless told otherwise (as in QEMU)."""
+
+ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
+"""The features that no switch takes away."""
+
+PFN_LIMIT = 1 << 14
+"""Bytes of one page list that are looked at: 4096 pages, 16 times what Linux sends."""
+
+BUFFERS_AT_ONCE = 512
+"""Buffers served in one round, so that a ring refilled from within interrupts cannot keep us for ever."""
+
+
+WORK_AT_ONCE = 1 << 16
+"""Bytes of page lists after which a queue waits for its turn: scattered pages cost a system call each."""
+
+
+class BalloonDevice(VirtioDevice):
+    """The device (virtio 1.2, 5.5). `ram` is the guest's memory in bytes.
+
+    `target` is what the host asked the guest to keep, `actual` what the guest says it keeps, both in bytes: RAM
+    without the balloon. `num_pages` and `actual_pages` are the balloon itself, as the configuration space has them.
+    """
+
+    __slots__ = (
+        "_actual_pages",
+        "_backlog",
+        "_roles",
+        "actual",
+        "born",
+        "gone",
+        "hotplugged",
+        "id",
+        "num_pages",
+        "owner",
+        "pages",
+        "poison_seen",
+        "properties",
+        "ram",
+        "stats",
+    )
+
+    def __init__(self, owner: Owner, memory: Memory, ram: int, *, id: str = "", **switches: bool) -> None:
+        """Create the device. Raises MisuseError for a switch that does not exist (names with underscores)."""
+        self.properties = {name: default for name, (_, default) in PROPERTIES.items()}
+        for switch, value in switches.items():
+            name = switch.replace("_", "-")
+            if name not in self.properties:
+                raise MisuseError(f"no such balloon property: {name}")
+            self.properties[name] = value
+        offered = ALWAYS_OFFERED
+        for name, (feature, _) in PROPERTIES.items():
+            if self.properties[name]:
+                offered |= bit(feature)
+        super().__init__(memory, offered, len(queue_roles(offered)))
+        self.owner = owner
+        self.id = id
+        self.hotplugged = False
+        self.ram = ram
+        self.pages = PageSet(ram >> PAGE_SHIFT)
+        self.num_pages = 0
+        self.actual_pages = 0
+        self.poison_seen = False
+        self._roles = queue_roles(0)
+        self._backlog = Backlog(owner, self._resume)
+        self.gone = False
+        """Whether the device was taken off its machine: what a driver still writes to it has no effect."""
+        self.born = owner.clock.now()
+        self.stats = StatsQueue(self, owner)
+
+    # Size.
+
+    @property
+    def actual_pages(self) -> int:
+        """The pages that the guest says are in the balloon; `actual` follows."""
+        return self._actual_pages
+
+    @actual_pages.setter
+    def actual_pages(self, pages: int) -> None:
+        self._actual_pages = pages
+        self.actual = self.ram - (pages << PAGE_SHIFT)
+
+    @property
+    def target(self) -> int:
+        """The memory the guest should keep, in bytes."""
+        return self.ram - (self.num_pages << PAGE_SHIFT)
+
+    def set_target(self, size: int) -> None:
+        """Ask the guest to keep `size` bytes; more than RAM means all of it. Raises MisuseError below one byte."""
+        if size <= 0:
+            raise MisuseError("Parameter 'target' expects a size")
+        self.num_pages = (self.ram - min(size, self.ram)) >> PAGE_SHIFT
+        self.config_interrupt()
+
+    # Config space (virtio 1.2, 5.5.4).
+
+    def config_bytes(self) -> bytes:
+        """Return the 16 bytes of the configuration space."""
+        return (
+            min(self.num_pages, U32).to_bytes(4, "little")
+            + min(self.actual_pages, U32).to_bytes(4, "little")
+            + bytes(CONFIG_SIZE - 8)
+        )
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`; those beyond the space read as zeros."""
+        if offset < 0 or size < 0:
+            return b""
+        size = min(size, CONFIG_SIZE)
+        return self.config_bytes()[offset : offset + size].ljust(size, b"\0")
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Take the driver's write of `actual` (le32 at 4); any other write is refused and counted."""
+        if self.gone:
+            return
+        if offset != CONFIG_ACTUAL or len(data) != 4:
+            if offset == CONFIG_POISON_VAL and any(data):
+                self.poison_seen = True  # then a reported page must keep what it holds
+            self.refuse("config-write", f"{len(data)} bytes at {offset}")
+            return
+        pages = int.from_bytes(data, "little")
+        limit = self.ram >> PAGE_SHIFT
+        if pages > limit:
+            self.refuse("bad-actual", f"{pages} of {limit} pages")
+            pages = limit
+        if pages != self.actual_pages:
+            self.actual_pages = pages
+            self.owner.actual_changed()
+
+    # Queues.
+
+    def write_status(self, value: int) -> None:
+        """As VirtioDevice.write_status, while the device is plugged in."""
+        if not self.gone:
+            super().write_status(value)
+
+    def accept_features(self, features: int) -> None:
+        """As VirtioDevice.accept_features; the features say which queue is which."""
+        super().accept_features(features)
+        self.restore_roles()
+
+    def restore_roles(self) -> None:
+        """Work out which queue is which from the negotiated features."""
+        self._roles = queue_roles(self.features)
+        self.stats.index = self._roles.index(STATS) if STATS in self._roles else -1
+
+    def serve(self, index: int) -> None:
+        """Handle what the driver put on queue `index`."""
+        if index == self.stats.index:
+            if self.stats.serve(self.queues[index]):
+                self._kicked |= 1 << index
+            return
+        if index >= len(self._roles):
+            self.refuse("notify-dead", f"queue {index} was not negotiated")
+            return
+        queue = self.queues[index]
+        handle = _HANDLERS[self._roles[index]]
+        served = work = 0
+        while served < BUFFERS_AT_ONCE and work < WORK_AT_ONCE and (element := queue.pop()) is not None:
+            work += element.readable()
+            handle(self, element)
+            queue.push(element)
+            served += 1
+        if work >= WORK_AT_ONCE:
+            self.defer(1 << index)
+        elif served == BUFFERS_AT_ONCE:
+            self._kicked |= 1 << index
+        if served and queue.wants_interrupt():
+            self.interrupt(index)
+
+    def _pfns(self, element: Element) -> list[int]:
+        if element.into:
+            raise GuestFault("direction", "a page list must be readable only")
+        if element.readable() > PFN_LIMIT:
+            self.refuse("huge-buffer", f"a page list of {element.readable()} bytes")
+        data = element.read(PFN_LIMIT)
+        if len(data) % 4:
+            self.refuse("ragged-pfns", f"a page list of {len(data)} bytes")
+            data = data[: len(data) & ~3]
+        return memoryview(data).cast("I").tolist()
+
+    def _runs(self, pfns: list[int]) -> list[tuple[int, int]]:
+        """Return valid page numbers as runs of neighbours; the ones beyond RAM are refused."""
+        limit = self.pages.limit
+        count = len(pfns)
+        if not count:
+            return []
+        first = pfns[0]
+        if first + count <= limit and pfns[-1] == first + count - 1 and pfns == list(range(first, first + count)):
+            return [(first, count)]
+        runs: list[tuple[int, int]] = []
+        start = length = 0
+        pfns.sort()
+        last = pfns[-1]
+        while pfns and pfns[-1] >= limit:
+            pfns.pop()
+        if last >= limit:
+            self.refuse("bad-pfn", f"pages up to {last:#x} of {limit:#x}", count - len(pfns))
+        for pfn in pfns:
+            if length and pfn == start + length:
+                length += 1
+            else:
+                if length:
+                    runs.append((start, length))
+                start, length = pfn, 1
+        if length:
+            runs.append((start, length))
+        return runs
+
+    def _inflate(self, element: Element) -> None:
+        twice = 0
+        for first, length in self._runs(self._pfns(element)):
+            twice += length - self.pages.add(first, length)
+            self.memory.discard(first << PAGE_SHIFT, length << PAGE_SHIFT)
+        if twice:
+            self.refuse("double-inflate", f"{twice} pages of a list", twice)
+
+    def _deflate(self, element: Element) -> None:
+        missing = 0
+        for first, length in self._runs(self._pfns(element)):
+            missing += length - self.pages.remove(first, length)
+        if missing:
+            self.refuse("double-deflate", f"{missing} pages of a list", missing)
+
+    def _hint(self, element: Element) -> None:
+        """Free page hints serve a migration; there is none here, so the buffers just go back."""
+
+    def _report(self, element: Element) -> None:
+        """Give reported free pages back to the host (virtio 1.2, 5.5.6.7), unless the guest poisons its pages."""
+        if self.poison_seen:
+            return
+        for region, offset, length in element.into:
+            address = region.base + offset
+            first = (address + PAGE_SIZE - 1) & -PAGE_SIZE
+            last = (address + length) & -PAGE_SIZE
+            if last > first:
+                self.memory.discard(first, last - first)
+
+    # A transport's business.
+
+    def use_memory(self, memory: Memory, top: int) -> None:
+        """Find rings and buffers in `memory` from now on, which ends at guest address `top`. No queue may be live."""
+        self.memory = memory
+        if top >> PAGE_SHIFT != self.pages.limit:
+            self.pages = PageSet(top >> PAGE_SHIFT)
+
+    def park_queue(self, index: int) -> int:
+        """Take queue `index` out of service; returns the available index from which its driver has it go on.
+
+        A statistics buffer that waits here counts as not taken: it is found again when the queue goes on.
+        """
+        queue = self.queues[index]
+        base = queue.last_avail
+        if index == self.stats.index:
+            base -= self.stats.let_go()
+        queue.stop()
+        return base & U16
+
+    # Life.
+
+    @property
+    def can_report(self) -> bool:
+        """Whether a driver is up that negotiated the statistics queue."""
+        return self.stats.index >= 0 and (self.live or self.broken)
+
+    def driver_ready(self) -> None:
+        """A driver is up: let the machine look after the requests that waited for one."""
+        self.owner.driver_changed()
+
+    def driver_failed(self) -> None:
+        """The driver gave up: nobody answers the requests that wait for it."""
+        self.owner.driver_changed()
+
+    def defer(self, kicked: int) -> None:
+        """Serve the queues in `kicked` a while of VM time later, so that monitors get their turn."""
+        self._backlog.add(kicked)
+
+    def _resume(self, waiting: int) -> None:
+        for queue in self.queues:
+            if waiting >> queue.index & 1 and queue.enabled:
+                self.notify(queue.index)
+
+    def driver_gone(self) -> None:
+        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon."""
+        self._backlog.clear()
+        self._roles = queue_roles(0)
+        self.stats.forget()
+        self.poison_seen = False
+        self.pages.clear()
+        changed, self.actual_pages = self.actual_pages, 0
+        if changed:
+            self.owner.actual_changed()
+        self.owner.driver_changed()
+
+    def fault_seen(self, rule: str, detail: str) -> None:
+        """Pass the guest's faults on to the machine."""
+        if not self.gone:
+            self.owner.guest_fault(rule, detail)
+
+    def wake(self) -> None:
+        """Look again at queues with buffers that were not served yet when a snapshot was taken."""
+        waiting = sum(1 << queue.index for queue in self.queues if queue.available())
+        if waiting:
+            self.defer(waiting)
+
+    def adopt(self, owner: Owner) -> None:
+        """Belong to `owner` from now on, its clocks and timers included."""
+        self.owner = owner
+        self.stats.adopt(owner)
+        self._backlog.adopt(owner)
+
+    def detach(self) -> None:
+        """Take the device off its machine: no timer of it is left."""
+        self.stats.set_poll_interval(0)
+        self._backlog.clear()
+        for queue in self.queues:
+            queue.stop()
+        self.gone = True
+        self.live = False
+        self.driver = None
+
+
+_HANDLERS = {
+    INFLATE: BalloonDevice._inflate,
+    DEFLATE: BalloonDevice._deflate,
+    HINT: BalloonDevice._hint,
+    REPORTING: BalloonDevice._report,
+}

@@ -1,0 +1,96 @@
+"""A sample of guest memory statistics, and its format on the wire (virtio 1.2, 5.5.6.3)."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from device.balloon.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
+
+WIRE_LIMIT = MAX_STAT_RECORDS * STAT_RECORD
+"""Bytes of a statistics buffer that are looked at."""
+
+
+class _Formats(dict[int, Struct]):
+    """Packers by number of (tag, value) records, 10 bytes each, without padding: made when first looked up."""
+
+    def __missing__(self, count: int) -> Struct:
+        packer = self[count] = Struct("<" + "HQ" * count)
+        return packer
+
+
+RECORDS = _Formats()
+"""The packer of so many records: at most MAX_STAT_RECORDS of them are ever asked for."""
+
+
+class Sample:
+    """What the guest reported once. Replaces the sample before it whole.
+
+    `tags` and `numbers` are the known statistics that are not absent, in the guest's order; `values` is the same as
+    a dict by tag and `unknown` holds the others. Bytes or counts, as the statistics table says, unsigned. `collected`
+    is the host clock's time and `wall` the wall clock's, in ns.
+    """
+
+    __slots__ = ("_values", "collected", "numbers", "tags", "unknown", "wall")
+
+    def __init__(
+        self, tags: tuple[int, ...], numbers: tuple[int, ...], unknown: dict[int, int], collected: int, wall: int
+    ) -> None:
+        self.tags = tags
+        self.numbers = numbers
+        self.unknown = unknown
+        self.collected = collected
+        self.wall = wall
+        self._values: dict[int, int] | None = None
+
+    @property
+    def values(self) -> dict[int, int]:
+        """The known statistics by tag; an absent one is missing."""
+        values = self._values
+        if values is None:
+            values = self._values = dict(zip(self.tags, self.numbers, strict=True))
+        return values
+
+
+NOTHING: dict[int, int] = {}
+SOUND: list[tuple[str, str]] = []
+
+_PLAIN: set[tuple[int, ...]] = set()
+"""Tag sequences seen that hold known tags, each once. A driver keeps to one; emptied when a guest plays with it."""
+
+
+def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int, int], list[tuple[str, str]]]:
+    """Read a statistics buffer: (records, known tags, their values, unknown values by tag, faults).
+
+    Reads at most MAX_STAT_RECORDS records. A value of 2^64-1 means absent, the last of duplicate tags counts, a
+    trailing part of a record is ignored; the faults name what was odd as (rule, detail) pairs.
+    """
+    size = len(data)
+    count = size // STAT_RECORD
+    if count > MAX_STAT_RECORDS:
+        count = MAX_STAT_RECORDS
+    flat = RECORDS[count].unpack_from(data)
+    tags = flat[::2]
+    numbers = flat[1::2]
+    if tags in _PLAIN and size == count * STAT_RECORD and ABSENT not in numbers:
+        return count, tags, numbers, NOTHING, SOUND
+    faults: list[tuple[str, str]] = []
+    if size < MAX_STAT_RECORDS * STAT_RECORD and size % STAT_RECORD:
+        faults.append(("partial-record", f"{size % STAT_RECORD} bytes behind {count} records"))
+    values = dict(zip(tags, numbers, strict=True))
+    unknown = NOTHING
+    if len(values) != count:
+        faults.append(("duplicate-tag", f"{count - len(values)} of {count} records"))
+    if count and max(tags) >= STAT_COUNT:
+        unknown = {tag: value for tag, value in values.items() if tag >= STAT_COUNT and value != ABSENT}
+        faults.append(("unknown-tag", ", ".join(str(tag) for tag in tags if tag >= STAT_COUNT)[:80]))
+    elif len(values) == count:
+        if len(_PLAIN) >= 64:
+            _PLAIN.clear()
+        _PLAIN.add(tags)
+    values = {tag: value for tag, value in values.items() if tag < STAT_COUNT and value != ABSENT}
+    return count, tuple(values), tuple(values.values()), unknown, faults
+
+
+def encode(records: list[tuple[int, int]]) -> bytes:
+    """Return the wire form of (tag, value) records, in their order."""
+    return RECORDS[len(records)].pack(*[number for record in records for number in record])

@@ -1,0 +1,1 @@
+"""A guest that breaks the rules of virtio."""

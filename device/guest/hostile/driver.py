@@ -1,0 +1,134 @@
+"""The hostile guest's balloon driver: an honest one whose rings and answers can be spoiled."""
+
+from __future__ import annotations
+
+from device.balloon.spec import DEFLATE, INFLATE, STAT_COUNT, STAT_RECORD, STATS
+from device.balloon.stats import WIRE_LIMIT
+from device.guest.model.driver import BalloonDriver
+from device.virtio.device import MAX_ROUNDS
+from device.virtio.driver_queue import DriverQueue
+from device.virtio.spec import DESC_SIZE, PAGE_SHIFT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from device.balloon.device import BalloonDevice
+    from device.plain import Fields
+    from device.virtio.memory import Region
+
+    Roll = Callable[[int], int]
+    Descriptor = tuple[int, int, int, int]
+
+SCRATCH = 0x10_0000
+"""Guest address of what the tricks write: behind the driver's own pages, below what a balloon ever gets."""
+
+TABLE = SCRATCH + 0x1_0000
+SPARE_PAGE = (SCRATCH + 0x4_0000) >> PAGE_SHIFT
+"""Where indirect tables lie, and the page that goes in and out of the balloon."""
+
+ANSWERS: dict[str, Callable[[bytes, Roll], bytes]] = {
+    "partial-record": lambda data, roll: data + bytes(1 + roll(STAT_RECORD - 1)),
+    "duplicate-tag": lambda data, roll: data + data[: STAT_RECORD * (1 + roll(4))],
+    "unknown-tag": lambda data, roll: data + (STAT_COUNT + roll(1000)).to_bytes(2, "little") + bytes(8),
+    "huge-buffer": lambda data, roll: data + bytes(WIRE_LIMIT + roll(1 << 16)),
+}
+"""How an answer is spoiled, by the rule that it breaks then."""
+
+
+class HostileDriver(BalloonDriver):
+    """A balloon driver whose rings can be written to directly.
+
+    `odd` names the rule that its next statistics report will break. `storm` is how many page lists it will still send
+    from within interrupts, to the balloon and back in turns; `ambush` whether the next one makes it reset the device.
+    """
+
+    __slots__ = ("ambush", "odd", "roll", "storm")
+
+    def __init__(self, device: BalloonDevice, region: Region, ram: int, roll: Roll) -> None:
+        super().__init__(device, region, ram)
+        self.roll = roll
+        self.odd = ""
+        self.storm = 0
+        self.ambush = False
+
+    @property
+    def device(self) -> BalloonDevice:
+        """The device that the driver drives."""
+        return self._device
+
+    @property
+    def ram(self) -> int:
+        """The guest's memory in bytes."""
+        return self._top << PAGE_SHIFT
+
+    def state(self) -> dict[str, object]:
+        """As BalloonDriver.state."""
+        return {**super().state(), "odd": self.odd, "storm": self.storm}
+
+    def restore(self, state: Fields) -> None:
+        """As BalloonDriver.restore."""
+        odd = state.text("odd")
+        if odd and odd not in ANSWERS:
+            raise state.refuse("odd", "is no way to answer")
+        self.odd = odd
+        self.storm = state.integer("storm", 0, 2 * MAX_ROUNDS)
+        super().restore(state)
+
+    def report(self, records: bytes) -> None:
+        """As BalloonDriver.report; an odd one is sent as the rule in question has it."""
+        odd, self.odd = self.odd, ""
+        super().report(ANSWERS[odd](records, self.roll) if odd else records)
+
+    def interrupted(self, queue: int) -> None:
+        """A page list came back: go on with a storm or an ambush, if one is on."""
+        if self.ambush:
+            self.ambush = False
+            self._device.write_status(0)
+        elif self.storm:
+            self.storm -= 1
+            came, other = (INFLATE, DEFLATE) if queue == 0 else (DEFLATE, INFLATE)
+            self.ring(came).take()
+            if self.ring(other).free:
+                self.ring(other).add_out(SCRATCH, 4)
+                self.kick(other)
+
+    # What tricks are made of.
+
+    def ring(self, role: str) -> DriverQueue:
+        """Return the driver's end of the queue in that role."""
+        return self._queues[role]
+
+    def poke(self, address: int, data: bytes) -> None:
+        """Write guest memory."""
+        self._region.buffer[address - self._region.base : address - self._region.base + len(data)] = data
+
+    def kick(self, role: str = INFLATE) -> None:
+        """Notify the device of a queue."""
+        self._device.notify(self.stats_index if role == STATS else int(role == DEFLATE))
+
+    def lay(self, *descriptors: Descriptor, role: str = INFLATE) -> None:
+        """Write (address, length, flags, next) to the descriptors from 0 on, offer the first, and notify."""
+        ring = self.ring(role)
+        for index, descriptor in enumerate(descriptors):
+            ring.write_desc(index, *descriptor)
+        ring.expose(0)
+        self.kick(role)
+
+    def table(self, *descriptors: Descriptor) -> int:
+        """Write an indirect table and return its bytes."""
+        for index, (address, length, flags, following) in enumerate(descriptors):
+            parts = ((address, 8), (length, 4), (flags, 2), (following, 2))
+            self.poke(TABLE + index * DESC_SIZE, b"".join(value.to_bytes(size, "little") for value, size in parts))
+        return len(descriptors) * DESC_SIZE
+
+    def send(self, role: str, pfns: bytes) -> None:
+        """Send a page list as an honest driver would, whatever is in it."""
+        ring = self.ring(role)
+        while ring.take() is not None:  # what a storm left behind
+            pass
+        if ring.free:
+            self.poke(SCRATCH, pfns)
+            ring.add_out(SCRATCH, len(pfns))
+            self.kick(role)
+            ring.take()

@@ -1,0 +1,146 @@
+"""A guest whose driver breaks the rules of virtio: one or another by the roll of seeded dice, or always the same.
+
+It is a modelled guest besides: between two tricks it answers statistics requests and follows the balloon's target. A
+trick that breaks the device is followed by a new start of the driver after a while; a guest that knows one rule only
+waits for system_reset, so that there is time to look at what is left.
+"""
+
+from __future__ import annotations
+
+from device.clock import MS, SECOND
+from device.guest.hostile.driver import ANSWERS, HostileDriver
+from device.guest.hostile.tricks import TRICKS
+from device.guest.model.guest import ModelledGuest
+from device.guest.model.kernel import mix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from device.balloon.device import BalloonDevice
+    from device.guest.table import Profile
+    from device.plain import Fields
+
+REST = 100 * MS
+"""The shortest VM time between two tricks; the longest is sixteen times that."""
+
+RECOVERY = 2 * SECOND
+"""VM time after which a guest that knows more than one trick starts a broken device anew."""
+
+OCCASION = 4
+"""One in so many statistics requests is taken as the occasion for a trick, but never the first after a start."""
+
+
+class HostileGuest(ModelledGuest):
+    """As ModelledGuest, with tricks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
+
+    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
+        super().__init__(profile, settings, spec)
+        seed, rule = settings.get("seed"), settings.get("rule", "")
+        self._seed = seed if isinstance(seed, int) else None
+        self._rule = str(rule)
+        self._asked_for = 0
+        self._played = 0
+        self._playing = False
+
+    def roll(self, count: int) -> int:
+        """Return the next number below `count` of this guest's dice."""
+        self._draws += 1
+        seed = self.machine.seed if self._seed is None else self._seed
+        return mix(mix(seed) ^ self._draws) % count
+
+    # Life.
+
+    def make_driver(self, device: BalloonDevice) -> HostileDriver:
+        """As ModelledGuest.make_driver."""
+        return HostileDriver(device, self.machine.memory.regions[0], self.machine.ram, self.roll)
+
+    def _load(self) -> None:
+        self._asked_for = 0
+        super()._load()
+        if self.driver is not None:
+            self._rest()
+
+    def _rest(self) -> None:
+        self.arm("trick", (1 + self.roll(16)) * REST, self._turn)
+
+    def _turn(self) -> None:
+        """Play a trick and rest, unless the device is broken: nothing is left to play with then."""
+        if self.awake() and not self._broken():
+            self._play()
+        if self.driver is not None and not self.dead and not self._broken():
+            self._rest()
+
+    def _broken(self) -> bool:
+        device = self.machine.device
+        return device is None or device.broken
+
+    def _play(self) -> None:
+        driver = self.driver
+        if self._playing or not isinstance(driver, HostileDriver) or driver.stats_index < 0:
+            return
+        name = self._rule or list(TRICKS)[self.roll(len(TRICKS))]
+        self._played += 1
+        self._playing = True  # what a trick leads to, such as an interrupt, is not the occasion for the next one
+        try:
+            anew = TRICKS[name].play(driver, self.roll)
+        finally:
+            self._playing = False
+        if driver is not self.driver:  # the machine was reset, or the device unplugged, by who listened
+            return
+        if anew:
+            self._start_anew()
+        elif self._broken() and not self._rule:
+            self.arm("recovery", RECOVERY, self._recover)
+
+    def _start_anew(self) -> None:
+        self._unload()
+        self._load()
+
+    def _recover(self) -> None:
+        if not self.awake():
+            self.arm("recovery", RECOVERY, self._recover)
+        elif self._broken():
+            self._start_anew()
+
+    # What the device says.
+
+    def interrupt(self, queue: int) -> None:
+        """As ModelledGuest.interrupt; a trick may go on from within it."""
+        driver = self.driver
+        if queue < 2 and isinstance(driver, HostileDriver):
+            driver.interrupted(queue)
+        elif not self._playing:  # a trick fetches its buffers itself: two in circulation would never come to rest
+            super().interrupt(queue)
+
+    def _asked(self) -> None:
+        self._asked_for += 1
+        if self._asked_for > 1 and (self._rule or not self.roll(OCCASION)):
+            self._play()
+        super()._asked()
+
+    def records(self) -> bytes:
+        """As ModelledGuest.records; the driver is told if it is to spoil them."""
+        if self._rule in ANSWERS and isinstance(self.driver, HostileDriver):
+            self.driver.odd = self._rule
+        return super().records()
+
+    # The simulator's controls, and snapshots.
+
+    def controls(self) -> Mapping[str, str]:
+        """As ModelledGuest.controls, and which rules it breaks."""
+        return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self._played)}
+
+    def timer_actions(self) -> dict[str, Callable[[], None]]:
+        """As ModelledGuest.timer_actions."""
+        return {**super().timer_actions(), "trick": self._turn, "recovery": self._recover}
+
+    def state(self) -> dict[str, object]:
+        """As ModelledGuest.state."""
+        return {**super().state(), "asked_for": self._asked_for, "played": self._played}
+
+    def restore(self, state: Fields) -> None:
+        """As ModelledGuest.restore."""
+        self._asked_for = state.integer("asked_for")
+        self._played = state.integer("played")
+        super().restore(state)

@@ -1,0 +1,1 @@
+"""Modelled guests: a kernel's memory, a balloon driver, faults that compose."""

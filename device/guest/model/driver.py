@@ -1,0 +1,191 @@
+"""A guest's balloon driver: it reaches the device through rings, config space and notifications only.
+
+Modelled on what Linux's virtio_balloon does on the wire: status bits in order, the statistics queue primed before
+DRIVER_OK, page lists of up to 256 entries, `actual` written once per list.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from device.balloon.spec import (
+    CONFIG_ACTUAL,
+    CONFIG_NUM_PAGES,
+    DEFLATE,
+    F_DEFLATE_ON_OOM,
+    F_STATS_VQ,
+    INFLATE,
+    MAX_PFNS_PER_BUFFER,
+    STATS,
+    queue_roles,
+)
+from device.virtio.driver_queue import DriverQueue, ring_bytes
+from device.virtio.spec import (
+    F_EVENT_IDX,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    QUEUE_SIZE,
+    STATUS_ACKNOWLEDGE,
+    STATUS_DRIVER,
+    STATUS_DRIVER_OK,
+    STATUS_FEATURES_OK,
+    bit,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.balloon.device import BalloonDevice
+    from device.plain import Fields
+    from device.virtio.memory import Region
+
+BASE = 0x1000
+"""Guest address of the driver's pages: rings first, then the two page lists, then the statistics buffer."""
+
+_PFN_LIST = Struct(f"<{MAX_PFNS_PER_BUFFER}I")
+"""Packs the list that is sent nearly every time: a full one."""
+
+
+class BalloonDriver:
+    """The driver of one boot. `ballooned` counts the pages it gave away: always the topmost ones of RAM.
+
+    `stats` is its end of the statistics queue, number `stats_index`; None and -1 where that was not negotiated.
+    """
+
+    __slots__ = (
+        "_buffer", "_device", "_lists", "_queues", "_region", "_top", "ballooned", "features", "stats", "stats_index",
+    )  # fmt: skip
+
+    def __init__(self, device: BalloonDevice, region: Region, ram: int) -> None:
+        self._device = device
+        self._region = region
+        self._top = ram >> PAGE_SHIFT
+        self.ballooned = 0
+        self.features = 0
+        self.stats: DriverQueue | None = None
+        self.stats_index = -1
+
+    def probe(self, wanted: int) -> bool:
+        """Negotiate the `wanted` features as far as they are offered, set up the queues.
+
+        Returns whether the device agreed. Call `go` once the statistics queue is primed, or is not to be.
+        """
+        device = self._device
+        device.write_status(0)
+        device.write_status(STATUS_ACKNOWLEDGE)
+        device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
+        self.features = wanted & device.offered
+        device.accept_features(self.features)
+        status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
+        device.write_status(status)
+        if device.status != status:
+            return False
+        self._lay_out(keep=False)
+        for index, queue in enumerate(self._queues.values()):
+            device.setup_queue(index, queue.size, queue.desc, queue.avail, queue.used)
+        return True
+
+    def _lay_out(self, *, keep: bool) -> None:
+        """Lay out rings and buffers, one behind the other; with `keep` what is there stays."""
+        roles = queue_roles(self.features)
+        event_idx = bool(self.features & bit(F_EVENT_IDX))
+        self._queues: dict[str, DriverQueue] = {}
+        address = BASE
+        for role in roles:
+            self._queues[role] = DriverQueue(self._region, address, QUEUE_SIZE, event_idx=event_idx, keep=keep)
+            address += ring_bytes(QUEUE_SIZE)
+        self.stats = self._queues.get(STATS)
+        self.stats_index = roles.index(STATS) if STATS in roles else -1
+        self._lists = {INFLATE: (0, address), DEFLATE: (1, address + 4 * MAX_PFNS_PER_BUFFER)}
+        self._buffer = address + PAGE_SIZE
+
+    def state(self) -> dict[str, object]:
+        """Return what the driver remembers, as plain data; its rings and buffers are in guest memory."""
+        return {
+            "features": self.features,
+            "ballooned": self.ballooned,
+            "queues": [queue.state() for queue in self._queues.values()],
+        }
+
+    def restore(self, state: Fields) -> None:
+        """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
+        self.features = state.integer("features")
+        device = self._device
+        if self.features & ~device.offered or (self.features != device.features and not device.broken):
+            raise state.refuse("features", "are not those that the device negotiated")
+        self.ballooned = state.integer("ballooned", 0, self._top)
+        self._lay_out(keep=True)
+        queues = state.sections("queues", len(self._queues))
+        if len(queues) != len(self._queues):
+            raise state.refuse("queues", f"is not a list of {len(self._queues)}")
+        for queue, fields, seen in zip(self._queues.values(), queues, device.queues, strict=False):
+            queue.restore(fields)
+            same = (queue.size, queue.desc, queue.avail, queue.used) == (seen.size, seen.desc, seen.avail, seen.used)
+            if not (same and seen.enabled) and not device.broken:
+                raise state.refuse("queues", "are not those that the device was told of")
+        state.done()
+
+    def go(self) -> None:
+        """Set DRIVER_OK."""
+        self._device.write_status(self._device.status | STATUS_DRIVER_OK)
+
+    def unload(self) -> None:
+        """Take every page back and reset the device, as removing the module does. A broken device is only reset."""
+        while self.ballooned and self._device.live:
+            self.deflate(min(self.ballooned, MAX_PFNS_PER_BUFFER))
+        self._device.write_status(0)
+
+    @property
+    def target_pages(self) -> int:
+        """The size of balloon that the device asks for, in pages: num_pages of its config space."""
+        return int.from_bytes(self._device.read_config(CONFIG_NUM_PAGES, 4), "little")
+
+    @property
+    def deflates_on_oom(self) -> bool:
+        """Whether that was negotiated."""
+        return bool(self.features & bit(F_DEFLATE_ON_OOM))
+
+    @property
+    def has_stats(self) -> bool:
+        """Whether there is a statistics queue."""
+        return bool(self.features & bit(F_STATS_VQ))
+
+    # The balloon.
+
+    def inflate(self, count: int) -> None:
+        """Give the device the next `count` pages (at most 256) and report the new size."""
+        self.ballooned += count
+        self._send(INFLATE, self._top - self.ballooned, count)
+
+    def deflate(self, count: int) -> None:
+        """Take the `count` pages (at most 256) given last back and report the new size."""
+        first = self._top - self.ballooned
+        self.ballooned -= count
+        self._send(DEFLATE, first, count)
+
+    def _send(self, role: str, first: int, count: int) -> None:
+        index, address = self._lists[role]
+        offset = address - self._region.base
+        if count == MAX_PFNS_PER_BUFFER:
+            _PFN_LIST.pack_into(self._region.buffer, offset, *range(first, first + count))
+        else:
+            self._region.u32[offset >> 2 : (offset >> 2) + count] = memoryview(
+                b"".join(pfn.to_bytes(4, "little") for pfn in range(first, first + count))
+            ).cast("I")
+        queue = self._queues[role]
+        if queue.free:  # else the device does not give lists back: nothing can be said to it
+            queue.add_out(address, 4 * count)
+            self._device.notify(index)
+            queue.take()
+        self._device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
+
+    # Statistics.
+
+    def report(self, records: bytes) -> None:
+        """Put a buffer with `records`, in their wire form, on the statistics queue."""
+        queue = self.stats
+        if queue is not None and queue.free:
+            buffer, size = self._buffer, len(records)
+            offset = buffer - self._region.base
+            self._region.buffer[offset : offset + size] = records
+            queue.add_out(buffer, size)
+            self._device.notify(self.stats_index)

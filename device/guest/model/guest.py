@@ -1,0 +1,392 @@
+"""A modelled guest: a kernel's memory, a balloon driver, and faults that compose."""
+
+from __future__ import annotations
+
+from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, F_STATS_VQ
+from device.balloon.stats import encode
+from device.clock import SECOND
+from device.errors import MisuseError
+from device.guest.model.driver import BalloonDriver
+from device.guest.model.inflation import Inflation
+from device.guest.model.kernel import Kernel, mix
+from device.machine.guest import Guest
+from device.virtio.spec import F_VERSION_1, bit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from device.balloon.device import BalloonDevice
+    from device.clock import Timer
+    from device.guest.table import Profile
+    from device.plain import Fields
+
+
+class ModelledGuest(Guest):
+    """A guest made of a profile (what it is) and settings (how it misbehaves)."""
+
+    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
+        self.profile = profile
+        self.name = profile.name
+        self.spec = spec
+        merged: dict[str, object] = {**profile.settings, **settings}
+        self.tags = profile.choose(merged.get("stats"))
+        self.delay = _number(merged, "delay", 0)
+        self.loss = _number(merged, "loss", 0)
+        self.answers = self._answers_each_boot = _number(merged, "answers", -1)
+        self.pace = _number(merged, "pace", 2 << 30)
+        self.absent = merged.get("stats") == ()
+        self.hung = False
+        self.dead = False
+        self.drops = 0
+        self.pinned: dict[int, int | None] = {}
+        self.driver: BalloonDriver | None = None
+        self.kernel: Kernel | None = None
+        self.boots = 0
+        """How often a kernel started here: each boot is a little different."""
+        self._draws = 0
+        self._latched = False
+        self._release_wanted = False
+        self._plugged = False
+        self._holding = False
+        self.inflation = Inflation(self)
+        self.timers: dict[str, Timer] = {}
+        self.layout()
+
+    def layout(self) -> None:
+        """Settle which tags are reported, in which order."""
+        tags = list(self.tags)
+        tags += [tag for tag, value in self.pinned.items() if value is not None and tag not in tags]
+        # With nothing left to report the records go out as "I don't know": a buffer without a byte breaks the device.
+        self._order = [tag for tag in tags if self.pinned.get(tag, 0) is not None] or tags
+        self._reported: tuple[int, ...] | None = None
+        self._records = b""
+
+    # Life.
+
+    def boot(self) -> None:
+        """Start the kernel; its driver comes up at once if there is a device and the profile has one."""
+        machine = self.machine
+        self.kernel = Kernel(machine.ram, seed=mix(machine.seed + self.boots), now=machine.vm_clock.now())
+        self.boots += 1
+        self.dead = self.hung = False
+        self.answers = self._answers_each_boot
+        if self.profile.driver and machine.device is not None:
+            self._load()
+
+    def halt(self) -> None:
+        """Power is off: the driver, its timers and the kernel are gone; what the simulator set stays."""
+        for timer in self.timers.values():
+            timer.cancel()
+        self.timers.clear()
+        self.driver = None
+        self.driver_loaded = False
+        self.kernel = None
+        self._latched = self._release_wanted = self._plugged = self._holding = False
+
+    def resumed(self) -> None:
+        """Catch up with what came while the VM was stopped."""
+        if self._plugged:
+            self.device_added()
+        self._catch_up()
+
+    def awake(self) -> bool:
+        """Whether a driver is up that serves its queues now."""
+        return self.driver is not None and self.machine.running and not self.hung and not self.dead
+
+    def _catch_up(self) -> None:
+        if not self.awake():
+            return
+        if self._release_wanted:
+            self._release_wanted = False
+            self._unload()
+            self.machine.driver_released()
+            return
+        if self._holding and self.answers:
+            self._reply()
+        if self._latched:
+            self._latched = False
+            self._asked()
+        self.inflation.start()
+
+    def make_driver(self, device: BalloonDevice) -> BalloonDriver:
+        """Return a driver that has not touched `device` yet."""
+        return BalloonDriver(device, self.machine.memory.regions[0], self.machine.ram)
+
+    def _load(self) -> None:
+        machine = self.machine
+        device, kernel = machine.device, self.kernel
+        if device is None or kernel is None:
+            return
+        driver = self.make_driver(device)
+        if not driver.probe(self.profile.features):
+            return
+        self.driver = driver
+        self.driver_loaded = True
+        kernel.set_deflate_on_oom(driver.deflates_on_oom)
+        if driver.has_stats and self.profile.primes:
+            if self.profile.service_after:
+                self.arm("service", self.profile.service_after, self._service_up)
+            else:
+                driver.report(self.records())
+        driver.go()
+        self.inflation.start()
+
+    def _service_up(self) -> None:
+        if self.driver is not None:
+            if self.awake():
+                self.driver.report(self.records())
+            else:
+                self.arm("service", SECOND, self._service_up)
+
+    def _unload(self) -> None:
+        driver, self.driver = self.driver, None
+        if driver is None:
+            return
+        for timer in self.timers.values():
+            timer.cancel()
+        self.timers.clear()
+        self.driver_loaded = False
+        self._latched = self._holding = False
+        if self.kernel is not None:
+            self.kernel.deflate(driver.ballooned)
+            self.kernel.set_deflate_on_oom(False)
+        driver.unload()
+
+    def arm(self, name: str, delay: int, callback: Callback) -> None:
+        """Arm the timer called `name`, `delay` ns of VM time from now, unless it is armed."""
+        timer = self.timers.get(name)
+        if timer is None or not timer.armed:
+            self.timers[name] = self.machine.vm_timers.at(self.machine.vm_clock.now() + delay, callback)
+
+    # What the device says.
+
+    def interrupt(self, queue: int) -> None:
+        """The statistics buffer came back; the other queues' buffers are fetched where they are sent."""
+        driver = self.driver
+        if driver is None or queue != driver.stats_index:
+            return
+        if self.hung or self.dead or not self.machine.vm_clock.running:
+            self._latched = True
+            return
+        if self.drops:
+            self.drops -= 1
+            return
+        if self.loss and self._chance() < self.loss:
+            return
+        self._asked()
+
+    def _chance(self) -> int:
+        """Return the next number below a million of this machine's dice."""
+        self._draws += 1
+        return mix(self.machine.seed * 0x1_0000_0001 + self._draws) % 1_000_000
+
+    def _asked(self) -> None:
+        driver = self.driver
+        if driver is not None and driver.stats is not None and driver.stats.take() is not None:
+            if not self.answers:
+                self._holding = True
+            elif self.delay:
+                self.arm("reply", self.delay, self._reply)
+            else:
+                self._reply()
+
+    def _reply(self) -> None:
+        driver = self.driver
+        if driver is None:
+            return
+        if self.hung or self.dead:
+            self._holding = True
+            return
+        if self.answers > 0:
+            self.answers -= 1
+        self._holding = False
+        driver.report(self.records())
+
+    def records(self) -> bytes:
+        """Return what the driver reports now, as it goes into its buffer."""
+        values = self.statistics()
+        if values is not self._reported:  # the very tuple: then nothing changed since it was packed
+            self._reported = values
+            self._records = encode(self._told(values))
+        return self._records
+
+    def statistics(self) -> tuple[int, ...]:
+        """Return the sixteen statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
+        kernel = self.kernel
+        if kernel is None:
+            return (ABSENT,) * 16
+        kernel.tick(self.machine.vm_clock.now())
+        return kernel.values()
+
+    def _told(self, values: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return (tag, value) records: what is pinned as that, what is not to be told as absent."""
+        real = [ABSENT if self.absent else values[tag] if tag < len(values) else 0 for tag in self._order]
+        chosen = [(tag, self.pinned.get(tag, value)) for tag, value in zip(self._order, real, strict=True)]
+        return [(tag, ABSENT if value is None else value) for tag, value in chosen]
+
+    def config_changed(self) -> None:
+        """The target changed, or the device broke: look at it when awake."""
+        self.inflation.unstick()
+
+    # Hot-plug and power.
+
+    def device_added(self) -> None:
+        """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""
+        self._plugged = not self.machine.running
+        if self._plugged:
+            return
+        if self.profile.driver and self.driver is None and not self.dead:
+            self._load()
+
+    def release_device(self) -> bool:
+        """Let go of the device at once if the driver is awake, when it wakes up otherwise."""
+        if self.driver is None:
+            self._plugged = False
+            return False
+        if not self.awake():
+            self._release_wanted = True
+            return False
+        self._unload()
+        return True
+
+    def power_down(self) -> bool:
+        """Shut down if there is somebody to hear the button."""
+        return self.driver is not None and not self.dead
+
+    # The simulator's controls.
+
+    def controls(self) -> Mapping[str, str]:
+        """Return the faults in force, by name."""
+        found: dict[str, str] = {}
+        if self.dead:
+            found["panicked"] = "yes"
+        if self.hung:
+            found["hung"] = "yes"
+        if self.delay:
+            found["delay"] = f"{self.delay / SECOND:g} s"
+        if self.loss:
+            found["loss"] = f"{self.loss / 1e6:g}"
+        if self.drops:
+            found["drops left"] = str(self.drops)
+        if self.answers >= 0:
+            found["answers left"] = str(self.answers)
+        if self.pinned:
+            found["pinned"] = str(len(self.pinned))
+        return found
+
+    def hang(self) -> None:
+        """Stop serving all queues; the VM keeps running."""
+        self.hung = True
+
+    def wake(self) -> None:
+        """Serve the queues again, and what came meanwhile; a guest that had fallen silent answers again."""
+        self.hung = False
+        self.answers = -1
+        self._catch_up()
+
+    def set_delay(self, delay: int) -> None:
+        """Answer `delay` ns of VM time after being asked; an answer under way keeps its time."""
+        self.delay = delay
+
+    def drop(self, count: int) -> None:
+        """Miss the next `count` notifications of the statistics queue."""
+        self.drops = count
+
+    def pin(self, tag: int, value: int | None) -> None:
+        """Report `value` for `tag` from now on; None leaves it out. Raises MisuseError out of 64 bits."""
+        if value is not None and not 0 <= value <= ABSENT:
+            raise MisuseError(f"a statistic is from 0 to {ABSENT}, not {value}")
+        self.pinned[tag] = value
+        self.layout()
+
+    def unpin(self, tag: int) -> None:
+        """Report the real value again; nothing if it is not pinned."""
+        self.pinned.pop(tag, None)
+        self.layout()
+
+    def pins(self) -> dict[int, int | None]:
+        """Return the pinned statistics by tag."""
+        return dict(self.pinned)
+
+    def _living_kernel(self) -> Kernel:
+        if self.kernel is None or self.dead:
+            raise MisuseError("the guest is not running a kernel")
+        self.kernel.tick(self.machine.vm_clock.now())
+        return self.kernel
+
+    def alloc(self, size: int) -> int:
+        """Let the workload take `size` bytes; returns what it got: 0 if the OOM killer came."""
+        driver = self.driver
+        relief = self.inflation.relieve if driver is not None and driver.deflates_on_oom else None
+        return self._living_kernel().alloc(size, relief)
+
+    def free(self, size: int) -> int:
+        """Let the workload give back `size` bytes; returns what it had to give. A stuck balloon goes on."""
+        freed = self._living_kernel().free_workload(size)
+        self.inflation.unstick()
+        return freed
+
+    # Snapshots.
+
+    def timer_actions(self) -> dict[str, Callback]:
+        """Return what each named timer does."""
+        return {"service": self._service_up, "reply": self._reply, "work": self.inflation.work}
+
+    def state(self) -> dict[str, object]:
+        """Return everything the guest remembers, as plain data."""
+        from device.guest.model.saved import save_guest
+
+        return save_guest(self)
+
+    def restore(self, state: Fields) -> None:
+        """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
+        from device.guest.model.saved import load_guest
+
+        load_guest(self, state)
+
+    def memory_free(self) -> int | None:
+        """Return the model's free memory in bytes, or None before it boots."""
+        return None if self.kernel is None else self.kernel.free
+
+    def load_driver(self) -> None:
+        """Load the driver. Raises MisuseError if that cannot be."""
+        if self.driver is not None:
+            raise MisuseError("the driver is loaded already")
+        if self.kernel is None or self.dead:
+            raise MisuseError("the guest is not running a kernel")
+        if self.machine.device is None:
+            raise MisuseError("there is no balloon device for it")
+        self._load()
+
+    def unload_driver(self) -> None:
+        """Unload the driver; the balloon deflates. Raises MisuseError if there is none."""
+        if self.driver is None:
+            raise MisuseError("the driver is not loaded")
+        if self.dead:
+            raise MisuseError("the guest is not running a kernel")
+        self._unload()
+        self._release_wanted = False
+        self.machine.driver_released()
+
+    def panic(self) -> None:
+        """The kernel dies: nothing answers until the machine is reset. Raises MisuseError if it cannot."""
+        if self.kernel is None or self.dead:
+            raise MisuseError("the guest is not running a kernel")
+        self.dead = True
+        self.machine.panicked()
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Callback = Callable[[], None]
+
+FEATURES_WANTED = bit(F_STATS_VQ) | bit(F_DEFLATE_ON_OOM) | bit(F_VERSION_1)
+"""What a modelled driver accepts where it is offered."""
+
+
+def _number(settings: Mapping[str, object], key: str, default: int) -> int:
+    value = settings.get(key, default)
+    assert isinstance(value, int)  # noqa: S101 - the profile's parser made it
+    return value

@@ -1,0 +1,20 @@
+"""The `host` guest: a modelled driver that reports this machine's own memory statistics."""
+
+from __future__ import annotations
+
+from device.balloon.spec import ABSENT, FREE, STAT_COUNT
+from device.guest.model.guest import ModelledGuest
+from device.guest.model.host import read_host_statistics
+
+
+class HostGuest(ModelledGuest):
+    """As ModelledGuest; only `actual` follows the balloon, the numbers are the host's."""
+
+    def statistics(self) -> tuple[int, ...]:
+        """Return the host's statistics by tag, 2^64-1 where its kernel does not count one."""
+        found = read_host_statistics()
+        return tuple([found.get(tag, ABSENT) for tag in range(STAT_COUNT)])
+
+    def memory_free(self) -> int | None:
+        """Return the host's free memory in bytes, or None where its kernel does not tell."""
+        return read_host_statistics().get(FREE)

@@ -1,0 +1,375 @@
+"""The memory of a modelled Linux kernel: who holds which page, and what the counters say about it.
+
+Pure accounting. No rings, no clock, no I/O: the balloon driver model asks for pages and gives them back, `sim alloc`
+plays a workload, and VM time comes in as nanoseconds. The RAM of a guest is split into
+
+    reserved | balloon | free | cache | used (kernel, background processes, workload)
+
+and every operation only moves whole pages between neighbours, so the parts always add up. Amounts are bytes and
+multiples of 4096, counters only rise. The sizes are those of Linux 6.1, measured on guests of 512 MiB and 2 GiB.
+
+Choices that no measurement forces: swap is half of RAM, at most 2 GiB; of the background processes' memory a quarter
+is cold and stays in swap once it went there; there is no hugetlb pool, so nothing ever asks for a huge page of it and
+both hugetlb counters stay 0.
+"""
+
+from __future__ import annotations
+
+from device.virtio.spec import MAX_RAM, MIN_RAM, U64
+from device.virtio.spec import PAGE_SIZE as PAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SHIFT = 12  # bytes to pages
+_ALIGN = -PAGE  # x & _ALIGN rounds down to whole pages
+_SECOND = 1_000_000_000
+
+# Linux 6.1, 512 MiB: MemTotal is 481296 kB, so 42992 kB are gone; 1/64 of RAM of that are the page descriptors.
+_KERNEL_IMAGE = 34800 << 10
+# What the balloon can't get: RAM outside it ends at 72 MiB of 512 and at 153 MiB of 2048, which is a line. A guest of
+# terabytes does not need 4 % of its RAM to stay alive, so the line bends at 16 GiB.
+_CORE = 11280 << 10
+_CORE_BEND = 16 << 30
+
+_FAULTS = 40  # minor faults of an idle guest in a second, on average
+_CLUSTER = 32  # pages that one direct reclaim looks at (the kernel's SWAP_CLUSTER_MAX)
+_VICTIM = 1 << 20  # the OOM killer finds no background process smaller than this
+
+SIZES = (
+    "ram", "reserved", "ballooned", "free", "cache", "used", "workload", "workload_swap", "swap_total", "swap_used",
+    "free_min", "cache_min", "used_min", "cold", "swap_in", "swap_out",
+    "async_scans", "direct_scans", "async_reclaims", "direct_reclaims",
+)  # fmt: skip
+_COUNTS = ("majflt", "minflt", "oom_kills", "alloc_stalls", "boot", "now")
+FIELDS = (*SIZES, *_COUNTS, "seed", "deflate_on_oom")
+"""What a snapshot keeps of a kernel; SIZES are those in whole pages."""
+
+
+def mix(value: int) -> int:
+    """Scatter an integer over 64 bits (the output step of splitmix64): the same on every Python, unlike `random`."""
+    value = value + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return value ^ value >> 31
+
+
+def default_reserved(ram: int) -> int:
+    """Bytes of RAM that never show in MemTotal: image, early allocations and page descriptors (Linux 6.1, measured)."""
+    return (min(_KERNEL_IMAGE, ram >> 2) + (ram >> 6)) & _ALIGN
+
+
+def default_floor(ram: int) -> int:
+    """Bytes of RAM that stay outside the balloon however much is asked for (Linux 6.1, measured)."""
+    return default_reserved(ram) + ((min(_CORE, ram >> 3) + min(ram, _CORE_BEND) * 19 // 512) & _ALIGN)
+
+
+def _whole(size: int) -> int:
+    if size < 0:
+        raise ValueError(f"an amount of memory must not be negative, not {size} bytes")
+    return (size + PAGE - 1) & _ALIGN
+
+
+class Kernel:
+    """The memory of one boot of a guest.
+
+    The attributes are plain ints for reading: sizes in bytes (`ram`, `reserved`, `ballooned`, `free`, `cache`,
+    `used`; `workload` is the part of `used` that `alloc` took and `workload_swap` its part of `swap_used`) and
+    counters since boot. `free_min`, `cache_min` and `used_min` are what nobody can take.
+    """
+
+    __slots__ = (*FIELDS, "_base", "_key", "_life", "_next", "_rise", "_start", "_values")
+
+    def __init__(
+        self,
+        ram: int,
+        *,
+        seed: int = 0,
+        reserved: int | None = None,
+        floor: int | None = None,
+        swap: int | None = None,
+        deflate_on_oom: bool = False,
+        now: int = 0,
+    ) -> None:
+        """Boot a guest of `ram` bytes (4 MiB to 16 TiB) at VM time `now` in nanoseconds.
+
+        `reserved`, `floor` (RAM that the balloon never gets, reserved part included) and `swap` are bytes and default
+        to what Linux 6.1 shows. Another seed gives slightly other numbers. Raises ValueError naming what is wrong.
+        """
+        if not MIN_RAM <= ram <= MAX_RAM or ram % PAGE:
+            raise ValueError(f"ram must be whole pages from {MIN_RAM} to {MAX_RAM} bytes, not {ram}")
+        usual = default_reserved(ram)
+        reserved = usual if reserved is None else reserved & _ALIGN
+        floor = min(ram, default_floor(ram) - usual + reserved) if floor is None else floor & _ALIGN
+        if not 0 <= reserved < floor <= ram:
+            raise ValueError(f"reserved and floor must rise from 0 to RAM, not {reserved}, {floor}")
+        swap = (min(ram >> 1, 2 << 30) if swap is None else swap) & _ALIGN
+        if not 0 <= swap <= MAX_RAM or now < 0:
+            raise ValueError(f"swap must be from 0 to {MAX_RAM} bytes and now not negative, not {swap}, {now}")
+        self.ram, self.reserved = ram, reserved
+        self.used_min = (floor - reserved >> 1) & _ALIGN
+        self.cache_min = (floor - reserved >> 2) & _ALIGN
+        self.free_min = floor - reserved - self.used_min - self.cache_min
+        # What a small distribution uses after boot, and up to an eighth more by seed.
+        self.seed = seed & U64
+        chance = mix(mix(self.seed) ^ ram)
+        processes, files = min(ram - floor >> 5, 512 << 20), min((ram - floor) // 20, 1 << 30)
+        processes = (processes + processes * (chance & 0xFF) // 2048) & _ALIGN
+        files = (files + files * (chance >> 8 & 0xFF) // 2048) & _ALIGN
+        self.used = self.used_min + processes
+        self.cache = self.cache_min + files
+        self.free = ram - reserved - self.used - self.cache
+        self.cold = (processes >> 2) & _ALIGN
+        self.swap_total = swap
+        self.ballooned = self.workload = self.workload_swap = self.swap_used = 0
+        self.swap_in = self.swap_out = self.oom_kills = self.alloc_stalls = 0
+        self.async_scans = self.direct_scans = self.async_reclaims = self.direct_reclaims = 0
+        self.majflt = min(120, ram >> 18) + (chance >> 16) % 40
+        self.minflt = min(180_000, ram >> 12) + (chance >> 24) % min(60_000, ram >> 13)
+        self.deflate_on_oom = int(deflate_on_oom)
+        self.boot = self.now = now
+        self.settle()
+
+    def settle(self) -> None:
+        """Derive what is not saved from what is: for whoever sets the fields anew."""
+        self._values: tuple[int, ...] | None = None
+        self._key = mix(self.seed)
+        self._start, self._base, self._rise = self.boot - _SECOND, 0, 0
+        self._life = self._lived(self.now)
+
+    @property
+    def total(self) -> int:
+        """MemTotal in bytes: the balloon is subtracted, unless it deflates on OOM (Linux's driver does it so)."""
+        return self.values()[5]
+
+    @property
+    def available(self) -> int:
+        """MemAvailable in bytes: free and caches, less what must stay of each."""
+        return self.values()[6]
+
+    def values(self) -> tuple[int, ...]:
+        """The 16 statistics in the order of their tags, 0 to 15 (virtio 1.2 section 5.5.6.4 and its successors).
+
+        Bytes, except tags 2, 3 and 8 to 11, which are counts. Call `tick` first for the numbers of now.
+        """
+        values = self._values
+        if values is None:
+            life, swap_in, free, cache, low = self._life, self.swap_in, self.free, self.cache, self.free_min
+            major = self.majflt + (swap_in >> 15) + (life >> 8)  # swap comes in by clusters of 8 pages, one fault each
+            minor = self.minflt + (swap_in >> _SHIFT) + life
+            total = self.ram - self.reserved - (0 if self.deflate_on_oom else self.ballooned)
+            half = cache >> 13 << _SHIFT
+            available = free - low + cache - (half if half < low else low)
+            kills, stalls = self.oom_kills, self.alloc_stalls
+            values = (swap_in, self.swap_out, major, minor, free, total, available, cache, 0, 0, kills, stalls)
+            values += (self.async_scans, self.direct_scans, self.async_reclaims, self.direct_reclaims)
+            self._values = values
+        return values
+
+    def inflatable(self) -> int:
+        """How many pages `inflate` could still get, by all means: 0 is the floor, where the driver just retries."""
+        hidden = self.used - self.used_min
+        if self.deflate_on_oom:
+            hidden = min(hidden, self.swap_total - self.swap_used)
+        return (self.free - self.free_min + self.cache - self.cache_min + hidden) >> _SHIFT
+
+    def _lived(self, vm_now: int) -> int:
+        """Page faults of background life from boot to `vm_now`: a pure function of seed and time that only rises.
+
+        Notes in `_next` until when that stays so.
+        """
+        part = vm_now - self._start
+        if part >= _SECOND:
+            second, part = divmod(vm_now - self.boot, _SECOND)
+            # Noise starts each second anywhere in its own forty and then rises to the next forty: it can't fall.
+            chance = mix(self._key ^ second) % _FAULTS
+            self._base = _FAULTS * second + chance
+            self._rise = _FAULTS - chance
+            self._start = vm_now - part
+        risen = self._rise * part // _SECOND
+        self._next = self._start + min(_SECOND, -(-(risen + 1) * _SECOND // self._rise))
+        return self._base + risen
+
+    def tick(self, vm_now: int) -> None:
+        """Let background life go on until `vm_now` (VM nanoseconds): faults, files read, swapped memory coming back.
+
+        O(1) for any gap; a time not after the last one changes nothing. While there is room, how often this is
+        called makes no difference to what comes out.
+        """
+        last = self.now
+        if vm_now <= last:
+            return
+        self.now = vm_now
+        if vm_now < self._next and not self.swap_used:  # within microseconds nothing happens
+            return
+        before = self._life
+        self._life = life = self._lived(vm_now)
+        self._values = None
+        room = self.free - 2 * self.free_min  # kswapd's high mark: below it nothing new comes in
+        if room <= 0:
+            return
+        if self.swap_used:
+            # A page each 2^19 ns, about 7 MiB/s: random reads from a disk.
+            room -= self._swap_in(min(room, ((vm_now >> 19) - (last >> 19)) << _SHIFT))
+        # Each third fault reads a page of a file, until half of the memory holds files.
+        read = (life // 3 - before // 3) << _SHIFT
+        if read:
+            limit = ((self.ram - self.reserved - self.ballooned >> 1) & _ALIGN) - self.cache
+            if limit < read or room < read:
+                read = max(0, min(limit, room))
+            self.cache += read
+            self.free -= read
+
+    def _swap_in(self, most: int) -> int:
+        """Fault in up to `most` bytes: the workload's first, then the background's but for what is cold."""
+        work = min(most, self.workload_swap)
+        moved = work + min(most - work, max(0, self.swap_used - self.workload_swap - self.cold))
+        self.workload += work
+        self.workload_swap -= work
+        self.swap_used -= moved
+        self.swap_in += moved
+        self.used += moved
+        self.free -= moved
+        return moved
+
+    def inflate(self, pages: int) -> int:
+        """Take `pages` pages for the balloon; returns how many it got, fewer or 0 at the floor.
+
+        Free memory goes first, then caches, then processes are swapped out, at last killed; a balloon that deflates
+        on OOM stops before it kills. Raises ValueError for a negative number.
+        """
+        need = pages << _SHIFT
+        free = self.free - need
+        if free >= self.free_min and pages >= 0:
+            self.free = free
+            self.ballooned += need
+            self._values = None
+            return pages
+        need = _whole(need)
+        self._values = None
+        self._reclaim(need)
+        while self.free - self.free_min < need and self.used > self.used_min and not self.deflate_on_oom:
+            self._kill()
+            self._reclaim(need)
+        got = min(need, self.free - self.free_min)
+        if got < need:
+            # The driver's allocation looked for pages and went away without.
+            self.alloc_stalls += 1
+            self.direct_scans += _CLUSTER << _SHIFT
+        self.free -= got
+        self.ballooned += got
+        return got >> _SHIFT
+
+    def deflate(self, pages: int) -> int:
+        """Give up to `pages` pages of the balloon back to free memory; returns how many. ValueError if negative."""
+        back = min(_whole(pages << _SHIFT), self.ballooned)
+        self.free += back
+        self.ballooned -= back
+        self._values = None
+        return back >> _SHIFT
+
+    def set_deflate_on_oom(self, on: bool) -> None:
+        """Tell the kernel what the balloon driver negotiated (VIRTIO_BALLOON_F_DEFLATE_ON_OOM): see `total`."""
+        self.deflate_on_oom = int(on)
+        self._values = None
+
+    def alloc(self, size: int, relief: Callable[[int], int] | None = None) -> int:
+        """A workload takes `size` bytes more (rounded up to pages); returns the bytes it got, all or 0.
+
+        Under pressure caches go, then memory is swapped out; then `relief(pages)`, if given, is asked: it must have
+        the balloon driver call `deflate` and return how many pages came back (deflate-on-oom). When nothing is left
+        the OOM killer kills the workload with all it ever took, and 0 is returned. Raises ValueError if negative.
+        """
+        size = _whole(size)
+        self._values = None
+        self._reclaim(size)
+        need = size - self._touch(size)
+        # All else is in swap by now. As long as that has room the workload pushes out its own older pages.
+        turn = min(need, self.swap_total - self.swap_used)
+        self._swapped(turn)
+        self.minflt += turn >> _SHIFT
+        self.workload_swap += turn
+        need -= turn
+        while need and relief is not None:
+            before = self.free
+            if relief(need >> _SHIFT) <= 0 or self.free <= before:  # a word without pages would loop for ever
+                break
+            need -= self._touch(need)
+        self._values = None  # relief may have looked
+        if need:
+            self.oom_kills += 1
+            self.free_workload(self.workload + self.workload_swap)
+            return 0
+        return size
+
+    def free_workload(self, size: int) -> int:
+        """The workload gives back `size` bytes, resident ones first; returns what it had of them. ValueError if < 0."""
+        size = _whole(size)
+        here = min(size, self.workload)
+        away = min(size - here, self.workload_swap)
+        self.workload -= here
+        self.used -= here
+        self.free += here
+        self.workload_swap -= away
+        self.swap_used -= away
+        self._values = None
+        return here + away
+
+    def _touch(self, need: int) -> int:
+        """The workload takes what it can of free memory."""
+        got = min(need, self.free - self.free_min)
+        self.free -= got
+        self.used += got
+        self.workload += got
+        self.minflt += got >> _SHIFT
+        return got
+
+    def _reclaim(self, need: int) -> None:
+        """Make `need` bytes free above the minimum if caches and swap yield them."""
+        need -= self.free - self.free_min
+        if need <= 0:
+            return
+        dropped = min(need, self.cache - self.cache_min)
+        self.cache -= dropped
+        self.free += dropped
+        self._scanned(dropped, 1)
+        out = min(need - dropped, self.swap_total - self.swap_used, self.used - self.used_min)
+        work = max(0, out - (self.used - self.used_min - self.workload))  # background processes sleep more: they first
+        self.workload -= work
+        self.workload_swap += work
+        self.used -= out
+        self.free += out
+        self._swapped(out)
+
+    def _swapped(self, size: int) -> None:
+        self.swap_used += size
+        self.swap_out += size
+        self._scanned(size, 2)
+
+    def _scanned(self, size: int, effort: int) -> None:
+        """Count `size` reclaimed bytes: a quarter by who needed them, the rest by kswapd; `effort` looks for each."""
+        if not size:
+            return
+        direct = (size >> 2) & _ALIGN
+        self.async_reclaims += size - direct
+        self.direct_reclaims += direct
+        self.async_scans += (size - direct) * effort
+        self.direct_scans += direct * effort
+        self.alloc_stalls += 1 + (direct >> _SHIFT) // _CLUSTER
+
+    def _kill(self) -> None:
+        """The OOM killer takes the workload if there is one, else a background process with half of what they have."""
+        self.oom_kills += 1
+        if self.free_workload(self.workload + self.workload_swap):
+            return
+        here, away = self.used - self.used_min, self.swap_used
+        if here > _VICTIM:
+            here, away = _whole(here >> 1), (away >> 1) & _ALIGN
+        self.used -= here
+        self.free += here
+        self.swap_used -= away
+
+    def state(self) -> dict[str, int]:
+        """Everything a snapshot must keep, as plain ints by name."""
+        return {name: getattr(self, name) for name in FIELDS}

@@ -1,0 +1,364 @@
+"""The `uml` guest: a real Linux kernel, run as a process, behind the vhost-user transport (docs/real-guest.md)."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from device.balloon.spec import F_DEFLATE_ON_OOM
+from device.clock import MS, SECOND
+from device.errors import MisuseError
+from device.guest.uml.parts import build_initramfs, find_parts
+from device.guest.uml.process import UmlProcess, make_directory
+from device.guest.vhost_user.guest import VhostUserGuest
+from device.guest.vhost_user.listener import UnixListener
+from device.units import format_size
+from device.virtio.spec import MIB, bit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from device.guest.table import Profile
+    from device.machine.machine import Machine
+
+LEAST_RAM = 32 * MIB
+"""With less the kernel does not come up (measured)."""
+
+PATIENCE = 3 * SECOND
+"""How long a control waits for the guest's shell before the monitor gets its turn again."""
+
+HASTE = 300 * MS
+"""The same where a guess will do."""
+
+MARGIN = 4 * MIB
+"""Memory a kernel must have available to live: between 0 and 1 MiB the first 32 to 1024 MiB kernels panicked, at 2 none
+did (measured)."""
+
+_BALLOON_DEVICE = 5
+"""virtio's device number, in the kernel's words for a vhost-user device."""
+
+
+class UmlGuest(VhostUserGuest):
+    """A User-Mode Linux kernel with its own virtio_balloon driver and a shell on its console.
+
+    Settings: mem (bytes), kernel, module, busybox (paths).
+    """
+
+    snapshot_refusal = "a real kernel runs in another process, whose state cannot be saved"
+    _barrier_ends = True
+
+    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
+        """Take the settings; nothing is looked for before `attach`."""
+        super().__init__(profile, settings, spec)
+        mem = settings.get("mem")
+        self.ram = mem if isinstance(mem, int) else 0
+        self.process: UmlProcess | None = None
+        self._powering_down = False
+        self._met = False
+
+    def attach(self, machine: Machine) -> None:
+        """Belong to `machine`. Raises MisuseError for a missing part, and for memory that does not do."""
+        if self.ram and self.ram != machine.ram:
+            raise MisuseError(
+                f"guest uml: mem={format_size(self.ram)}: the machine has {format_size(machine.ram)} (-m sets it)"
+            )
+        if machine.ram < LEAST_RAM:
+            raise MisuseError(
+                f"guest uml: {format_size(machine.ram)} is too little memory for a kernel: "
+                f"{format_size(LEAST_RAM)} is the least"
+            )
+        self._parts = find_parts(self._settings)
+        self.machine = machine
+
+    # Life.
+
+    def boot(self) -> None:
+        """Start a kernel. What keeps it from starting is told as its end."""
+        super().boot()
+        self._powering_down = self._met = False
+        try:
+            directory = make_directory()
+            self.process = process = UmlProcess(directory)
+            archive = os.path.join(directory, "initrd")
+            with open(archive, "wb") as file:
+                file.write(build_initramfs(self._parts))
+            path = os.path.join(directory, "balloon")
+            self._listener = UnixListener(path)
+            process.start(self._parts.kernel, self._options(directory, archive, path))
+        except (OSError, MisuseError) as error:
+            self._ended(f"the kernel cannot be started: {error}")
+
+    def _options(self, directory: str, archive: str, path: str) -> list[str]:
+        return [
+            f"mem={self.machine.ram >> 10}K",
+            f"initrd={archive}",
+            "root=/dev/ram0",
+            "con=null",
+            "con0=fd:0,fd:1",
+            "ssl=null",
+            "loglevel=1",
+            f"uml_dir={directory}",
+            "umid=kernel",
+            f"virtio_uml.device={path}:{_BALLOON_DEVICE}",
+        ]
+
+    def halt(self) -> None:
+        """Kill the kernel and remove every trace of it."""
+        super().halt()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        process, self.process = self.process, None
+        if process is not None:
+            process.close()
+
+    def stopped(self) -> None:
+        """Freeze every process of the guest."""
+        if self.process is not None:
+            self.process.freeze()
+
+    def resumed(self) -> None:
+        """Let them go on."""
+        if self.process is not None:
+            self.process.thaw()
+        super().resumed()
+
+    def power_down(self) -> bool:
+        """Have the guest's shell switch it off; the machine ends when it did."""
+        if self.process is not None and not self._powering_down:
+            try:
+                self.process.console.send("$B poweroff -f", wait=False)
+                self._powering_down = True
+            except OSError:
+                pass
+        return False
+
+    # What happens in the process.
+
+    def descriptors(self) -> list[int]:
+        """Return what to watch: the transport's, the console and the kernel's end."""
+        watched = super().descriptors()
+        return watched if self.process is None else watched + self.process.descriptors()
+
+    def serve(self) -> None:
+        """Do what the kernel wants, and notice its end."""
+        super().serve()
+        process = self.process
+        if process is None:
+            return
+        console = process.console
+        before = console.up
+        if console.fd >= 0:
+            console.receive()
+        if before is None and console.up:
+            self._driver_missing("its kernel did not take the driver: does the module belong to it?")
+        elif before is None and console.up == 0 and not self.driver_loaded:
+            self._look_for_driver()
+        status = process.ended()
+        if status is not None:
+            self._process_ended(process, status)
+
+    def _look_for_driver(self) -> None:
+        """The module was taken: its driver has said all that it has to say, or will never say anything."""
+        super().serve()  # a driver's last messages may have come since we looked
+        if self._connection is None:
+            self._driver_missing("its kernel has no vhost-user devices (CONFIG_VIRTIO_UML)")
+        elif not self.driver_loaded and self.machine.device is not None:
+            self._driver_missing("its module was loaded but drives no balloon: is it a virtio_balloon.ko?")
+
+    def _process_ended(self, process: UmlProcess, status: int) -> None:
+        for _ in range(64):  # what it said last
+            if process.console.ended:
+                break
+            process.console.receive()
+        words = process.console.last_words()
+        if process.console.panicked:
+            self._ended(f"its kernel panicked: {words}", panicked=True)
+        elif status == 0 and (self._met or process.console.total):
+            self._ended("it switched itself off", tell=False)
+            self.machine.guest_off()
+        elif status < 0:
+            self._ended(f"its kernel was killed by {signal.Signals(-status).name}")
+        else:
+            said = words or process.complaints().strip().rpartition("\n")[2]
+            if "ptrace" in said:
+                said = f"it may not use ptrace here, which it is built on ({said})"
+            self._ended(f"its kernel ended with status {status}" + (f": {said}" if said else ""))
+
+    def _ended(self, why: str, *, tell: bool = True, panicked: bool = False) -> None:
+        """The kernel is gone: leave the device as it left it, and no trace of it on this host."""
+        self.halt()
+        self.gone = why
+        if tell:
+            if panicked:
+                self.machine.panicked()
+            self.machine.guest_gone(why)
+            self.machine.driver_changed()  # who waits for a driver that had not come up waits for nothing
+
+    def _hung_up(self) -> None:
+        """The kernel closed its vhost-user connection: it is about to end, which tells more, or to reboot."""
+        self._disconnect()
+        self.booting = self._booted
+
+    def _accept(self) -> None:
+        """Take the kernel's connection; a second one comes from a kernel that rebooted itself, in the same process."""
+        super()._accept()
+        if self._connection is None or self.process is None:
+            return
+        if self._met:
+            self.process.console.up = None
+            self.booting = True
+            if self.machine.device is not None:
+                self.machine.device.reset()
+            self.machine.emit("RESET", {"guest": True, "reason": "guest-reset"})
+        self._met = True
+
+    # The simulator's controls.
+
+    def controls(self) -> Mapping[str, str]:
+        """Return the kernel's process, or why there is none."""
+        shown: dict[str, str] = {}
+        if self.process is not None and self.process.pid:
+            shown["kernel"] = f"process {self.process.pid}"
+        if self.gone:
+            shown["gone"] = self.gone
+        return shown
+
+    def shell(self, command: str, patience: int = PATIENCE) -> tuple[int, str]:
+        """Run a line of shell in the guest; returns its status and what it printed.
+
+        Waits `patience` ns at the most, serving the guest and the machine's timers meanwhile. Raises UnsupportedError
+        where the guest is stopped, not up or gone, MisuseError where it takes longer.
+        """
+        process, machine = self.process, self.machine
+        if not machine.running:
+            raise self._cannot("do that while the VM is stopped")
+        if process is None or process.console.up is None:
+            raise self._cannot("do that: " + (self.gone or "it is not up yet"))
+        console = process.console
+        try:
+            number = console.send(command)
+        except OSError as error:
+            raise self._cannot(f"do that: its console takes nothing ({error.strerror})") from None
+        deadline = machine.clock.now() + patience
+        while self.process is process and number not in console.results:
+            left = deadline - machine.clock.now()
+            if left <= 0:
+                console.forget(number)
+                raise MisuseError(f"the {self.name} guest still works on it after {patience // SECOND} seconds")
+            poller = select.poll()
+            for fd in self.descriptors():
+                poller.register(fd, select.POLLIN)
+            due = machine.time.next_deadline()
+            wait = left if due is None else min(left, max(0, due - machine.clock.now()))
+            poller.poll(wait // MS + 1)
+            self.serve()
+            machine.time.run_due()
+        if number not in console.results:
+            raise self._cannot("do that: " + (self.gone or "it was reset"))
+        return console.results.pop(number)
+
+    def _workload(self, command: str) -> int:
+        status, text = self.shell(command)
+        last = text.rpartition("\n")[2]
+        if status or not last.isdigit():
+            raise MisuseError(f"the {self.name} guest's shell failed: {last or status}")
+        return int(last)
+
+    def alloc(self, size: int) -> int:
+        """Let a file in the guest's memory grow; it leaves the kernel 8 MiB to live."""
+        return self._workload(f"alloc {size}")
+
+    def free(self, size: int) -> int:
+        """Let that file shrink."""
+        return self._workload(f"free {size}")
+
+    def load_driver(self) -> None:
+        """Load the balloon driver, if it is not loaded."""
+        if not self.driver_loaded:
+            self.booting = True
+            self._driver("$B insmod /virtio_balloon.ko")
+
+    def unload_driver(self) -> None:
+        """Unload the balloon driver, which empties the balloon, if it is loaded."""
+        self._driver("$B rmmod virtio_balloon")
+
+    def _driver(self, command: str) -> None:
+        try:
+            status, text = self.shell(f"{command} 2>&1")
+        except MisuseError:
+            self.booting = False
+            raise
+        if status and "File exists" not in text and "No such file" not in text:
+            self.booting = False
+            raise MisuseError(f"the {self.name} guest's shell failed: {text.strip() or status}")
+
+    def panic(self) -> None:
+        """Let the kernel crash by its own means (SysRq c)."""
+        try:
+            self.shell("echo c > /proc/sysrq-trigger")
+        except MisuseError:
+            if self.process is not None:  # it lives
+                raise
+
+    def release_device(self) -> bool:
+        """Have the guest's shell unload the driver; the device is gone once it did."""
+        self._order("$B rmmod virtio_balloon")
+        return False
+
+    def device_added(self) -> None:
+        """A driver that is loaded gets the new device; else the guest's shell loads it."""
+        super().device_added()
+        if not self.driver_loaded:
+            self.booting = True
+            self._order("$B insmod /virtio_balloon.ko")
+
+    def _order(self, command: str) -> None:
+        if self.process is not None:
+            try:
+                self.process.console.send(command, wait=False)
+            except OSError:
+                pass
+
+    def check_target(self, size: int) -> None:
+        """Refuse to leave the kernel less than it needs: without deflate-on-oom it would panic."""
+        device = self.machine.device
+        if device is not None and device.features & bit(F_DEFLATE_ON_OOM):
+            return
+        floor = self.floor
+        if size < floor:
+            raise MisuseError(
+                f"the {self.name} guest's kernel would not survive less than {format_size(floor)} "
+                "(deflate-on-oom=on lets it take memory back)"
+            )
+
+    @property
+    def floor(self) -> int:
+        """The least memory in bytes that the kernel may be left with: what it uses now and MARGIN, in whole MiB.
+
+        Where its shell does not answer at once, what a kernel was measured to use of this much memory.
+        """
+        used = 0
+        if self.machine.running and self.process is not None and self.process.console.total:
+            try:
+                _, text = self.shell("$B cat /proc/meminfo", HASTE)
+                known = parse_meminfo(text)
+                reserved = self.machine.ram - self.process.console.total
+                used = reserved + known["MemTotal"] - known["MemAvailable"]
+            except (MisuseError, KeyError):
+                pass
+        used = used or (28 * MIB + self.machine.ram // 32)
+        return min(-(-(used + MARGIN) // MIB) * MIB, self.machine.ram)
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """Return the bytes that each line of /proc/meminfo says, by its name; lines of another form are left out."""
+    found: dict[str, int] = {}
+    for line in text.split("\n"):
+        name, _, value = line.partition(":")
+        words = value.split()
+        if len(words) == 2 and words[0].isdigit() and words[1] == "kB":
+            found[name] = int(words[0]) << 10
+    return found

@@ -1,0 +1,122 @@
+"""The parts of a User-Mode Linux guest: where they are, whether they fit, and the archive that it boots from."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+
+from device.errors import MisuseError
+from device.guest.uml.console import INIT, MODULE
+from device.guest.uml.initramfs import Archive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KERNEL_NAMES = ("linux.uml", "linux")
+MODULES = "/usr/lib/uml/modules/*/kernel/drivers/virtio/virtio_balloon.ko"
+
+VERSION_AT = -5
+"""Which part of such a path is the kernel's version."""
+
+_INTERPRETER = 3
+"""The ELF program header that names a dynamic loader."""
+
+
+class Parts:
+    """Paths of what a guest is made of."""
+
+    __slots__ = ("busybox", "kernel", "module")
+
+    def __init__(self, kernel: str, module: str, busybox: str) -> None:
+        self.kernel = kernel
+        self.module = module
+        self.busybox = busybox
+
+
+def find_parts(settings: Mapping[str, object]) -> Parts:
+    """Find kernel, module and busybox, those named in `settings` where they are named.
+
+    Raises MisuseError saying which is missing, or does not do, and which Debian package brings it.
+    """
+    kernel = _program(settings, "kernel", KERNEL_NAMES, "User-Mode Linux kernel", "user-mode-linux")
+    busybox = _program(settings, "busybox", ("busybox",), "busybox", "busybox-static")
+    try:
+        if not _is_static(busybox):
+            raise MisuseError(f"guest uml: {busybox} is not a static program: apt-get install busybox-static")
+        module = _module(settings, kernel)
+        with open(module, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise MisuseError(f"guest uml: cannot read {error.filename or busybox}: {error.strerror}") from None
+    return Parts(kernel, module, busybox)
+
+
+def _program(settings: Mapping[str, object], key: str, names: tuple[str, ...], what: str, package: str) -> str:
+    named = settings.get(key)
+    if named is not None:
+        path = str(named)
+        if not os.path.isfile(path):
+            raise MisuseError(f"guest uml: {key}={path}: no such file")
+        if not os.access(path, os.X_OK):
+            raise MisuseError(f"guest uml: {key}={path}: is not executable")
+        return os.path.abspath(path)
+    for name in names:
+        found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/bin:/bin")
+        if found is not None:
+            return os.path.abspath(found)
+    raise MisuseError(f"guest uml: no {what} ({names[0]}) found: apt-get install {package}, or say {key}=PATH")
+
+
+def _module(settings: Mapping[str, object], kernel: str) -> str:
+    named = settings.get("module")
+    if named is not None:
+        if not os.path.isfile(str(named)):
+            raise MisuseError(f"guest uml: module={named}: no such file")
+        return str(named)
+    found = sorted(glob.glob(MODULES))
+    if not found:
+        raise MisuseError(
+            "guest uml: no virtio_balloon.ko for User-Mode Linux found: apt-get install user-mode-linux, "
+            "or say module=PATH"
+        )
+    if len(found) > 1:  # left over from another version: take the one that the kernel says it is
+        with open(kernel, "rb") as program:
+            content = program.read()
+        found = [path for path in found if f"Linux version {path.split('/')[VERSION_AT]} ".encode() in content] or found
+    return found[-1]
+
+
+def _is_static(path: str) -> bool:
+    """Whether a program needs no loader; what is no 64-bit ELF file is taken at its word."""
+    with open(path, "rb") as program:
+        head = program.read(64)
+        if head[:5] != b"\x7fELF\x02" or len(head) < 64:
+            return True
+        start = int.from_bytes(head[32:40], "little")
+        size, count = int.from_bytes(head[54:56], "little"), int.from_bytes(head[56:58], "little")
+        program.seek(start)
+        table = program.read(size * count)
+    kinds = [int.from_bytes(table[at : at + 4], "little") for at in range(0, len(table), size or 1)]
+    return _INTERPRETER not in kinds
+
+
+def build_initramfs(parts: Parts) -> bytes:
+    """Return the archive that the guest boots from. Raises MisuseError where a part cannot be read."""
+    archive = Archive()
+    for name in ("bin", "dev", "proc", "sys", "work"):
+        archive.directory(name)
+    archive.device("dev/console", 5, 1)
+    archive.device("dev/null", 1, 3, 0o666)
+    archive.device("dev/zero", 1, 5, 0o666)
+    archive.link("bin/sh", "busybox")
+    try:
+        with open(parts.busybox, "rb") as source:
+            archive.file("bin/busybox", source.read(), 0o755)
+        with open(parts.module, "rb") as source:
+            archive.file(MODULE.lstrip("/"), source.read())
+    except OSError as error:
+        raise MisuseError(f"guest uml: cannot read {error.filename}: {error.strerror}") from None
+    archive.file("init", INIT.encode(), 0o755)
+    return bytes(archive)

@@ -1,0 +1,1 @@
+"""A vhost-user backend: the guest of another VMM behind the device."""

@@ -1,0 +1,280 @@
+"""Guests in other processes: a vhost-user socket in front of the balloon device (docs/real-guest.md)."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+
+from device.errors import MisuseError
+from device.guest.vhost_user.backend import Backend
+from device.guest.vhost_user.listener import UnixListener
+from device.guest.vhost_user.port import Port
+from device.guest.vhost_user.wire import MAX_REGIONS, Decoder, FrontEndFault
+from device.machine.guest import Guest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from device.guest.table import Profile
+    from device.guest.vhost_user.memory import SharedMemory
+    from device.machine.machine import Machine
+
+MESSAGES_AT_ONCE = 64
+"""Messages answered before whoever drives the machine gets its turn: a whole negotiation takes about forty."""
+
+_ROOM_FOR_FDS = socket.CMSG_SPACE((MAX_REGIONS + 1) * 4)
+
+
+class Connection:
+    """A connected front end: its socket, what was read of it so far, and the backend that it talks to."""
+
+    __slots__ = ("_decoder", "backend", "port", "socket")
+
+    def __init__(self, sock: socket.socket, backend: Backend) -> None:
+        self.socket = sock
+        self.backend = backend
+        self.port = backend.port
+        self._decoder = Decoder()
+
+    def talk(self) -> bool:
+        """Answer what came in, MESSAGES_AT_ONCE at the most; returns False once the front end is gone.
+
+        Raises FrontEndFault where it is to be cut off. Never blocks.
+        """
+        messages = MESSAGES_AT_ONCE
+        while messages:
+            try:
+                data, fds = self._receive()
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                for fd in fds:
+                    os.close(fd)
+                return False
+            request = self._decoder.feed(data, fds)
+            if request is not None:
+                messages -= 1
+                answer = self.backend.handle(request)
+                if answer:
+                    self._send(answer)
+        return True
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        data, ancillary, flags, _ = self.socket.recvmsg(
+            self._decoder.wanted, _ROOM_FOR_FDS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        )
+        fds = array.array("i")
+        for level, kind, body in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+        if flags & socket.MSG_CTRUNC:
+            for fd in fds:
+                os.close(fd)
+            raise FrontEndFault("more descriptors than a message has, or than this process may open")
+        return data, list(fds)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # gone: the next read says so
+        if sent != len(data):
+            raise FrontEndFault("replies are not read")
+
+    def close(self) -> None:
+        """Let go of everything the front end gave us."""
+        self.backend.close()
+        for fd in self._decoder.leftovers():
+            os.close(fd)
+        self.socket.close()
+
+
+class VhostUserGuest(Guest):
+    """Whatever guest a VMM's vhost-user front end brings; one at a time, others wait in line.
+
+    A request for statistics waits within its timeout for a front end and its driver. When the front end leaves, the
+    device stays as a dead guest leaves it, and the next one starts it from nothing. `stop` cannot freeze another VMM's
+    guest: its queues are just not served until `cont`.
+    """
+
+    real = True
+    snapshot_refusal = "the guest runs in another program, whose state cannot be saved from here"
+    _barrier_ends = False
+
+    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
+        """Take the settings; nothing is opened before `attach`. Raises MisuseError without a path."""
+        self.name = profile.name
+        self.spec = spec
+        self._settings = settings
+        self._listener: UnixListener | None = None
+        self._connection: Connection | None = None
+        self._booted = False
+        self.gone = ""
+        """Why the last front end is gone, empty while one is there or awaited for the first time."""
+        if profile.name == "vhost-user" and "path" not in settings:
+            raise MisuseError("guest vhost-user: needs a path (vhost-user,path=SOCKET)")
+
+    def attach(self, machine: Machine) -> None:
+        """Belong to `machine` and listen. Raises MisuseError where the path cannot be listened on."""
+        path = str(self._settings["path"])
+        if ":" in path or any(char.isspace() for char in path):
+            raise MisuseError(f"'{path}': front ends cannot name a socket with blanks or colons in its path")
+        self._listener = UnixListener(path)
+        super().attach(machine)
+
+    # Life.
+
+    def boot(self) -> None:
+        """Take front ends from now on."""
+        self._booted = True
+        self.booting = True
+        self.gone = ""
+
+    def halt(self) -> None:
+        """Drop the front end, as a power cycle of the device does."""
+        self._booted = False
+        self.booting = False
+        self._disconnect()
+
+    def close(self) -> None:
+        """Drop the front end and stop listening."""
+        self.halt()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def resumed(self) -> None:
+        """Serve what was kicked meanwhile."""
+        self.serve()
+
+    def release_device(self) -> bool:
+        """A front end cannot be asked to let go of its device; a reset takes it away."""
+        return False
+
+    def device_added(self) -> None:
+        """A front end that set its rings up before gets the new device."""
+        if self._connection is not None:
+            self._connection.port.device_added()
+
+    # From the device.
+
+    def interrupt(self, queue: int) -> None:
+        """Pass it on to the call descriptor."""
+        if self._connection is not None:
+            self._connection.port.interrupt(queue)
+
+    def config_changed(self) -> None:
+        """Pass it on over the backend channel."""
+        if self._connection is not None:
+            self._connection.backend.config_changed()
+
+    # From the front end.
+
+    @property
+    def memory(self) -> SharedMemory | None:
+        """The guest's memory, while a front end shares it."""
+        return None if self._connection is None else self._connection.port.memory
+
+    def descriptors(self) -> list[int]:
+        """Return what to watch: the listening socket, or the front end and its kicks."""
+        if not self._booted:
+            return []
+        if self._connection is None:
+            return [] if self._listener is None else [self._listener.fd]
+        watched = [self._connection.socket.fileno()]
+        if self.machine.running:
+            watched += self._connection.port.descriptors()
+        return watched
+
+    def serve(self) -> None:
+        """Do what the front end wants, within bounds; cut off one that breaks the protocol."""
+        if not self._booted:
+            return
+        if self._connection is None:
+            self._accept()
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            there = connection.talk()  # first: a kick may belong to rings that are being set up
+            if there and self.machine.running:
+                connection.port.take_kicks()
+        except FrontEndFault as fault:
+            if self._connection is connection:  # else a reset on the way took it apart
+                self._cut_off(str(fault))
+        else:
+            if not there and self._connection is connection:
+                self._hung_up()
+
+    def _accept(self) -> None:
+        peer = None if self._listener is None else self._listener.accept()
+        if peer is not None:
+            self.gone = ""
+            port = Port(self.machine, self._driver_coming, self._driver_changed, self._driver_misfit)
+            self._connection = Connection(peer, Backend(port, barrier_ends=self._barrier_ends))
+
+    def _driver_coming(self) -> None:
+        """Requests that wait for a driver are kept while the device is reset for it."""
+        self.booting = True
+
+    def _driver_changed(self) -> None:
+        connection = self._connection
+        self.driver_loaded = connection is not None and connection.port.up
+        self.booting = False
+        if self.driver_loaded:
+            self.gone = ""
+        else:
+            self.machine.driver_released()
+
+    def _driver_misfit(self) -> None:
+        self._driver_missing(
+            "it keeps to features of the device that it found first, which this one has not; a reset starts it anew"
+        )
+
+    def _driver_missing(self, why: str) -> None:
+        """The driver will not come up by itself any more: requests need not wait for it."""
+        self.booting = False
+        if self.gone != why:
+            self.gone = why
+            self.machine.emit("DRIVER_MISSING", {"why": why})
+        self.machine.driver_changed()
+
+    def _cut_off(self, why: str) -> None:
+        device = self.machine.device
+        if device is not None:
+            device.refuse("front-end", why)
+        else:
+            self.machine.guest_fault("front-end", why)
+        self._lost(f"its front end was cut off: {why}")
+
+    def _hung_up(self) -> None:
+        self._lost("its front end hung up")
+
+    def _lost(self, why: str) -> None:
+        """The front end is gone. The device keeps what it knows: requests come back at their deadlines."""
+        self._disconnect()
+        self.gone = why
+        self.booting = self._booted
+        self.machine.guest_gone(why)
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self.driver_loaded = False
+
+    # The simulator's controls.
+
+    def controls(self) -> Mapping[str, str]:
+        """Return what is known of the front end."""
+        if self.gone:
+            return {"gone": self.gone}
+        if self._connection is None:
+            return {"waiting for": f"a front end on {self._settings.get('path')}"} if self._booted else {}
+        return {}

@@ -1,0 +1,152 @@
+"""The memory that a vhost-user front end shares with us: its table checked, mapped, and made a Memory of Regions."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+from device.guest.vhost_user.sigbus import guard, release
+from device.guest.vhost_user.wire import MAX_REGIONS, PAIR, REGION, FrontEndFault
+from device.virtio.memory import Memory, Region
+from device.virtio.spec import MAX_RAM, PAGE_SIZE
+
+_SLOW_FILE_SYSTEMS = ("fuse", "9p", "nfs", "cifs", "smb", "ceph", "afs", "virtiofs", "autofs")
+"""File systems on which reading a mapped page may wait for a server: a load from there could stop the monitor."""
+
+
+class SharedRegion(Region):
+    """A region whose front end calls it `user`; `fd` is the file behind it, ours to close."""
+
+    __slots__ = ("_guarded", "end", "fd", "user")
+
+    def __init__(self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int) -> None:
+        super().__init__(base, size, buffer)
+        self.user = user
+        self.fd = fd
+        self.end = end
+        """Bytes the file must have for every page of the region to exist."""
+        self._guarded = guard(buffer, size)
+
+    def close(self) -> None:
+        """Unmap, and let the file go."""
+        if self._guarded:
+            release(self._guarded)
+            self._guarded = 0
+        super().close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class SharedMemory(Memory):
+    """A front end's memory table."""
+
+    __slots__ = ("_shared",)
+
+    def __init__(self, regions: list[SharedRegion]) -> None:
+        super().__init__(list(regions))
+        self._shared = regions
+
+    @property
+    def top(self) -> int:
+        """The guest address behind the last byte."""
+        return max(region.base + region.size for region in self.regions)
+
+    def guest_address(self, user: int) -> int:
+        """Return the guest address of a user address. Raises FrontEndFault where no region has it."""
+        for region in self._shared:
+            if region.user <= user < region.user + region.size:
+                return user - region.user + region.base
+        raise FrontEndFault(f"ring address {user:#x} is in no region of the memory table")
+
+    def discard(self, address: int, length: int) -> bool:
+        """As Memory.discard, for a range that may span regions. What lies in none of them has nothing to give."""
+        given = False
+        end = address + length
+        for region in self.regions:
+            first = max(address, region.base)
+            last = min(end, region.base + region.size)
+            if first < last:
+                given |= super().discard(first, last - first)
+        return given
+
+    def shrunk(self) -> bool:
+        """Whether a file became shorter than its region: touching the missing pages is SIGBUS (device.guest.sigbus)."""
+        return any(os.fstat(region.fd).st_size < region.end for region in self._shared)
+
+    def populated(self) -> int:
+        """Return how many bytes of the host's memory the files take right now."""
+        statuses = [os.fstat(region.fd) for region in self._shared]
+        files = {(status.st_dev, status.st_ino): status.st_blocks for status in statuses}
+        return sum(files.values()) * 512
+
+
+def map_table(payload: bytes, fds: list[int]) -> SharedMemory:
+    """Map the regions of a SET_MEM_TABLE message; takes the descriptors over from `fds`, all or none.
+
+    Bytes behind the last region are ignored. Raises FrontEndFault, with nothing mapped and `fds` as it was, for a
+    table that contradicts itself or its files.
+    """
+    count, _ = PAIR.unpack_from(payload)
+    if not 0 < count <= MAX_REGIONS:
+        raise FrontEndFault(f"a memory table of {count} regions")
+    if count != len(fds):
+        raise FrontEndFault(f"a memory table of {count} regions with {len(fds)} descriptors")
+    if len(payload) < PAIR.size + count * REGION.size:
+        raise FrontEndFault(f"a memory table of {count} regions in {len(payload)} bytes")
+    rows = [REGION.unpack_from(payload, PAIR.size + number * REGION.size) for number in range(count)]
+    for base, size, user, offset in rows:
+        _check_row(base, size, user, offset)
+    for number, (base, size, user, _) in enumerate(rows):
+        for other, other_size, other_user, _ in rows[:number]:
+            if base < other + other_size and other < base + size:
+                raise FrontEndFault(f"regions at {base:#x} and {other:#x} overlap")
+            if user < other_user + other_size and other_user < user + size:
+                raise FrontEndFault(f"regions at user addresses {user:#x} and {other_user:#x} overlap")
+    for fd, (_, size, _, offset) in zip(fds, rows, strict=True):
+        _check_file(fd, offset + size)
+    mapped: list[SharedRegion] = []
+    try:
+        for fd, (base, size, user, offset) in zip(fds, rows, strict=True):
+            buffer = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, offset=offset)
+            mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size))
+    except (OSError, ValueError, OverflowError) as error:
+        for region in mapped:
+            region.fd = -1  # still the caller's
+            region.close()
+        raise FrontEndFault(f"{size} bytes of guest memory cannot be mapped: {error}") from None
+    fds.clear()
+    return SharedMemory(mapped)
+
+
+def _check_row(base: int, size: int, user: int, offset: int) -> None:
+    if not size or (base | size | offset) % PAGE_SIZE:
+        raise FrontEndFault(f"a region of {size:#x} bytes at {base:#x}, file offset {offset:#x}")
+    if base + size > MAX_RAM or user + size > 1 << 64 or offset + size > 1 << 62:
+        raise FrontEndFault(f"a region of {size:#x} bytes at {base:#x}, user address {user:#x}, offset {offset:#x}")
+
+
+def _check_file(fd: int, end: int) -> None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise FrontEndFault("a memory region that is not a file")
+    if status.st_size < end:
+        raise FrontEndFault(f"a memory region up to {end:#x} of a file of {status.st_size:#x} bytes")
+    kind = _file_system(status.st_dev)
+    if kind.startswith(_SLOW_FILE_SYSTEMS):
+        raise FrontEndFault(f"a memory region on {kind}")
+
+
+def _file_system(device: int) -> str:
+    """Return the type of a mounted file system, or "" for the kernel's own (memfd) and for unknown ones."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
+            for line in table:
+                fields = line.split()
+                if fields[2] == wanted:
+                    return fields[fields.index("-") + 1]
+    except (OSError, ValueError, IndexError):
+        pass
+    return ""

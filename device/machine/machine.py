@@ -1,0 +1,400 @@
+"""The machine that front ends talk to: clocks, RAM, the balloon device, the guest, run state and events.
+
+The machine owns no loop. It answers when its next timer is due (`time.next_deadline`), which descriptors concern it
+(`descriptors`), and does what is due (`time.run_due`); a front end waits in whatever way it waits.
+"""
+
+from __future__ import annotations
+
+from device.balloon.device import BalloonDevice
+from device.clock import SECOND, Clock
+from device.errors import MisuseError
+from device.machine.history import History
+from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
+from device.machine.timeline import Timeline
+from device.virtio.memory import GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
+
+    from device.balloon.stats import Sample
+    from device.machine.guest import Guest
+
+    Listener = Callable[[str, Mapping[str, object]], None]
+
+    class Store(Protocol):
+        """What completion needs of a store of snapshots."""
+
+        def tags(self) -> list[str]:
+            """Return the tags there are."""
+
+
+RUNNING = "running"
+PAUSED = "paused"
+PRELAUNCH = "prelaunch"
+SHUTDOWN = "shutdown"
+
+DEFAULT_TIMEOUT = 5 * SECOND
+NIL_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+class Machine:
+    """A virtual machine with at most one balloon device.
+
+    Events go to every listener as (name, data), in order:
+    STOP, RESUME, POWERDOWN and SHUTDOWN (`guest`, `reason`), RESET (`guest`, `reason`), BALLOON_CHANGE (`actual` in
+    bytes), BALLOON (a sample arrived; `sample`), BALLOON_TARGET (`actual`), DEVICE_DELETED (`device`, `path`),
+    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail`), DRIVER_MISSING (`why`).
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        ram: int,
+        guest: Guest,
+        device_id: str | None = "balloon0",
+        switches: Mapping[str, bool] | None = None,
+        balloon: bool = True,
+        timeout: int = DEFAULT_TIMEOUT,
+        seed: int = 0,
+        name: str | None = None,
+        uuid: str = NIL_UUID,
+    ) -> None:
+        """Build a machine that has not started: call `start`.
+
+        `ram` in bytes, `timeout` in ns; `device_id` None makes an anonymous device. Raises MisuseError for an
+        impossible size, an unknown switch, or a simulated clock with a real guest.
+        """
+        if guest.real and clock.simulated:
+            raise MisuseError(f"the {guest.name} guest runs in real time: --clock {clock.name} cannot drive it")
+        self.clock = clock
+        self.ram = ram
+        self.timeout = timeout
+        self.seed = seed
+        self.name = name
+        self.uuid = uuid
+        self.time = Timeline(clock)
+        self.vm_clock = self.time.vm_clock
+        self.host_timers = self.time.host_timers
+        self.vm_timers = self.time.vm_timers
+        self.requests = StatsRequests(clock, self.host_timers)
+        self.history = History()
+        self.memory = GuestMemory(ram)
+        self.run_state = PRELAUNCH
+        self.balloon = balloon
+        """Whether the machine was built with a balloon device, whatever was unplugged since."""
+        self.over = False
+        """Whether the machine ended: front ends leave when they see it."""
+        self.device: BalloonDevice | None = None
+        self.unplugging = False
+        self.store: Store | None = None
+        """Where snapshots of this machine are kept; the front ends' affair, shared by all monitors."""
+        self._listeners: list[Listener] = []
+        self._settling = False
+        self.target_told = True
+        self.powering_down = False
+        self.guest = guest
+        try:
+            guest.attach(self)
+            if balloon:
+                self._plug(device_id or "", dict(switches or {}))
+        except MisuseError:
+            guest.close()
+            self.memory.close()
+            raise
+
+    # Listening.
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every event from now on; returns the function that ends it."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def emit(self, name: str, data: Mapping[str, object]) -> None:
+        """Tell every listener of an event."""
+        for listener in tuple(self._listeners):
+            listener(name, data)
+
+    # Run state.
+
+    @property
+    def running(self) -> bool:
+        """Whether VM time runs."""
+        return self.run_state == RUNNING
+
+    def start(self, *, paused: bool = False) -> None:
+        """Power on; with `paused` the guest boots at the first `cont`."""
+        if not paused:
+            self.cont()
+
+    def stop(self) -> None:
+        """Stop the VM: guest time stands still, host time goes on. Nothing if it is not running."""
+        if self.run_state != RUNNING:
+            return
+        self.vm_clock.stop()
+        self.run_state = PAUSED
+        self.guest.stopped()
+        self.emit("STOP", {})
+
+    def cont(self) -> None:
+        """Let the VM run; from prelaunch this boots the guest. Nothing if it runs, or has ended."""
+        if self.run_state == RUNNING or self.over:
+            return
+        boots = self.run_state == PRELAUNCH
+        self.run_state = RUNNING
+        self.vm_clock.start()
+        self.emit("RESUME", {})
+        if boots:
+            self._boot()
+        else:
+            self.guest.resumed()
+            if self.powering_down:
+                self.guest_off()
+
+    def _boot(self) -> None:
+        self._settling = True
+        try:
+            self.guest.boot()
+        finally:
+            self._settling = False
+        self._settle()
+
+    def reset(self, *, guest: bool = False) -> None:
+        """Reset the machine as a power cycle of the guest would.
+
+        Target and polling interval stay, statistics are forgotten, pending requests wait for the new driver. A
+        stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
+        """
+        self._restart("guest-reset" if guest else "host-qmp-system-reset", guest=guest)
+
+    def _restart(self, reason: str, *, guest: bool) -> None:
+        self._settling = True
+        try:
+            self.guest.halt()
+            self.powering_down = False
+            if self.device is not None:
+                self.device.reset()
+                if self.unplugging:  # an unplug that the old driver never let happen
+                    self._unplug()
+        finally:
+            self._settling = False
+        self.emit("RESET", {"guest": guest, "reason": reason})
+        if self.run_state == RUNNING:
+            self._boot()
+        else:
+            self.run_state = PRELAUNCH
+
+    def power_down(self) -> None:
+        """Press the power button; ignored without a guest that listens."""
+        self.emit("POWERDOWN", {})
+        if self.guest.power_down():
+            if self.run_state == RUNNING:
+                self.guest_off()
+            else:
+                self.powering_down = True
+
+    def guest_off(self) -> None:
+        """The guest switched itself off: the machine ends, as QEMU does."""
+        self._end(guest=True, reason="guest-shutdown")
+
+    def guest_gone(self, why: str) -> None:
+        """A real guest died: nothing answers until the machine is reset."""
+        self.emit("GUEST_GONE", {"why": why})
+
+    def quit(self, *, reason: str = "host-qmp-quit") -> None:
+        """End the machine from outside."""
+        self._end(guest=False, reason=reason)
+
+    def _end(self, *, guest: bool, reason: str) -> None:
+        if not self.over:
+            self.over = True
+            self.vm_clock.stop()
+            self.run_state = SHUTDOWN
+            self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
+
+    def panicked(self) -> None:
+        """The guest's kernel died; the VM goes on running nothing, as QEMU without a panic device."""
+        self.emit("GUEST_PANICKED", {"action": "run"})
+
+    def replace_guest(self, guest: Guest) -> None:
+        """Reboot the machine into another guest.
+
+        Raises MisuseError where the clock cannot drive it, or it does not find what it needs: the old one runs on.
+        """
+        if guest.real and self.clock.simulated:
+            raise MisuseError(f"the {guest.name} guest runs in real time: --clock {self.clock.name} cannot drive it")
+        self._settling = True
+        try:
+            try:
+                guest.attach(self)
+            except MisuseError:
+                guest.close()
+                raise
+            self.guest.close()
+            self.guest = guest
+            if self.device is not None:
+                self.device.driver = guest
+        finally:
+            self._settling = False
+        self.reset()
+
+    def snapshot_tags(self) -> list[str]:
+        """Return the tags of the snapshots there are."""
+        return [] if self.store is None else self.store.tags()
+
+    def close(self) -> None:
+        """Take the machine apart: guest, device and memory are gone."""
+        self.guest.close()
+        if self.device is not None:
+            self.device.detach()
+        self.memory.close()
+
+    # The device.
+
+    @property
+    def device_path(self) -> str | None:
+        """The QOM path of the balloon device, or None without one."""
+        if self.device is None:
+            return None
+        return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
+
+    def _plug(self, id: str, switches: dict[str, bool]) -> BalloonDevice:
+        device = BalloonDevice(self, self.memory, self.ram, id=id, **switches)
+        device.driver = self.guest
+        self.device = device
+        self.unplugging = False
+        return device
+
+    def device_add(self, id: str, switches: Mapping[str, bool] | None = None) -> None:
+        """Plug in a balloon device. Raises MisuseError in QEMU's words if there is one, or a switch is unknown."""
+        if self.device is not None:
+            if id and id == self.device.id:
+                raise MisuseError(f"Duplicate device ID '{id}'")
+            raise MisuseError("Only one balloon device is supported")
+        self._plug(id, dict(switches or {})).hotplugged = True
+        if self.run_state != PRELAUNCH:
+            self.guest.device_added()
+
+    def device_del(self, id: str) -> None:
+        """Ask the guest to let go of the device; it is gone once the driver did.
+
+        Raises MisuseError in QEMU's words if there is no such device or it was asked before.
+        """
+        if self.device is None or id not in (self.device.id, self.device_path) or not id:
+            raise MisuseError(f"Device '{id}' not found")
+        if self.unplugging:
+            raise MisuseError(f"Device {id} is already in the process of unplug")
+        self.unplugging = True
+        if self.guest.release_device():
+            self._unplug()
+
+    def driver_released(self) -> None:
+        """The guest's driver let go of a device that is being unplugged."""
+        if self.unplugging:
+            self._unplug()
+
+    def _unplug(self) -> None:
+        device, path = self.device, self.device_path
+        if device is None or path is None:
+            return
+        device.detach()
+        self.device = None
+        self.unplugging = False
+        self.requests.end_all(NO_DEVICE)
+        data = {"device": device.id, "path": path} if device.id else {"path": path}
+        self.emit("DEVICE_DELETED", data)
+
+    def set_balloon(self, size: int) -> None:
+        """Ask the guest to keep `size` bytes of memory.
+
+        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives.
+        """
+        if self.device is None:
+            raise MisuseError("No balloon device has been activated")
+        self.guest.check_target(size)
+        self.device.set_target(size)
+        self.target_told = False
+
+    # Statistics.
+
+    def request_stats(self, timeout: int | None) -> StatsRequest:
+        """Ask the guest for fresh statistics, waiting `timeout` ns of host time (None: until they come).
+
+        The request returned may have ended already: look at its state, else set its `on_done`. It ends
+        ANSWERED (a sample arrived), TIMED_OUT, UNSUPPORTED (no driver, or one without statistics), NO_DEVICE, or
+        CANCELLED by `requests.cancel`.
+        """
+        device = self.device
+        if device is None:
+            return ENDED[NO_DEVICE]
+        if not device.can_report and not self.guest.booting:
+            return ENDED[UNSUPPORTED]
+        stats = device.stats
+        before = stats.sample
+        stats.ask()
+        if stats.sample is not before and stats.sample is not None:
+            # The guest answered within the call, as most do: nothing has to be kept, no timer armed.
+            self.requests.answered += 1
+            return ENDED[ANSWERED]
+        if self.device is not device:  # unplugged by whoever was told meanwhile
+            return ENDED[NO_DEVICE]
+        return self.requests.open(timeout)
+
+    def sample_arrived(self, sample: Sample) -> bool:
+        """The device got a sample: note it, answer all who wait. Returns whether somebody asked again meanwhile."""
+        device = self.device
+        assert device is not None  # noqa: S101 - only a plugged device has queues
+        self.history.add(sample.collected, device.actual, sample)
+        if self._listeners:
+            self.emit("BALLOON", {"sample": sample})
+        requests = self.requests
+        if requests.pending:
+            requests.end_all(ANSWERED)
+            return bool(requests.pending)
+        return False
+
+    def actual_changed(self) -> None:
+        """The guest wrote a new `actual`."""
+        device = self.device
+        if device is None:  # during construction
+            return
+        self.history.add(self.clock.now(), device.actual, device.stats.sample)
+        if self._listeners:
+            self.emit("BALLOON_CHANGE", {"actual": device.actual})
+        if device.actual_pages == device.num_pages and not self.target_told:
+            self.target_told = True
+            self.emit("BALLOON_TARGET", {"actual": device.actual})
+
+    def driver_changed(self) -> None:
+        """A driver came up or went: requests that nobody will answer any more are ended."""
+        if not self._settling:
+            self._settle()
+
+    def _settle(self) -> None:
+        device = self.device
+        if device is None or not self.requests.pending:
+            return
+        if device.can_report:
+            device.stats.ask()
+        elif not self.guest.booting:
+            self.requests.end_all(NO_DEVICE if self.unplugging else UNSUPPORTED)
+
+    def answer_wanted(self) -> bool:
+        """Whether some request still waits for a sample."""
+        return bool(self.requests.pending)
+
+    def guest_fault(self, rule: str, detail: str) -> None:
+        """The guest broke a rule."""
+        self.emit("GUEST_FAULT", {"rule": rule, "detail": detail})
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors to wait on besides the clock; call `guest.serve` when one is readable."""
+        return self.guest.descriptors()

@@ -1,0 +1,353 @@
+"""The whole machine in a file, and back.
+
+The file, little-endian: an 8 byte magic, le32 version, le32 length of the state, the state as JSON, then sections of
+(le64, le64) pairs, and at the end the SHA-256 of all before it. The sections are the runs of pages in the
+balloon, and the populated runs of guest RAM with their content; holes and pages of zeros are not written.
+
+A snapshot is untrusted input: it is read into a machine beside the old one, every member is checked, and only a whole
+and sound one takes the old one's place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from struct import Struct
+
+from device.errors import MisuseError
+from device.guest.table import make_guest
+from device.machine.machine import PAUSED, PRELAUNCH, Machine
+from device.machine.requests import NO_DEVICE
+from device.machine.state import load_device, save_device
+from device.plain import Fields, SnapshotError
+from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from device.virtio.memory import GuestMemory
+
+MAGIC = b"HMPSNAP\0"
+VERSION = 1
+"""Grows when a file cannot be read by an older hmp; that one then says so."""
+
+STATE_LIMIT = 4 << 20
+"""Bytes of state that are looked at: twice what a machine needs whose guest has every tag number pinned."""
+
+COPY = 1 << 20
+"""Bytes copied at once."""
+
+_FRONT = Struct("<8sII")
+_PAIR = Struct("<QQ")
+_DIGEST = 32
+_FAR = 1 << 62
+_PAGES_AT_ONCE = 1 << 20
+"""Pages put into the balloon at once: a run of billions as one number would take gigabytes."""
+
+
+class Summary:
+    """What a list of snapshots shows: `date` in ns since the epoch, `vm_time` in ns, `size` in bytes."""
+
+    __slots__ = ("date", "ram", "simulated", "size", "tag", "vm_time")
+
+    def __init__(self, tag: str, date: int, vm_time: int, size: int, ram: int, *, simulated: bool) -> None:
+        self.tag = tag
+        self.date = date
+        self.vm_time = vm_time
+        self.size = size
+        self.ram = ram
+        self.simulated = simulated
+
+
+class _Writer:
+    """Writes and sums up."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._out.write(data)
+        self._digest.update(data)
+
+    def close(self) -> None:
+        self._out.write(self._digest.digest())
+
+
+class _Reader:
+    """Reads what must be there. `left` counts the bytes before the digest."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self.left = source.seek(0, os.SEEK_END) - _DIGEST
+        source.seek(0)
+
+    def read(self, size: int) -> bytes:
+        if size > self.left:
+            raise SnapshotError("the file is cut short")
+        data = self._source.read(size)
+        if len(data) != size:
+            raise SnapshotError("the file is cut short")
+        self.left -= size
+        return data
+
+    def pair(self) -> tuple[int, int]:
+        first, second = _PAIR.unpack(self.read(_PAIR.size))
+        return int(first), int(second)
+
+    def check(self) -> None:
+        """Raise SnapshotError unless the sum at the end is right; reading goes on where it was."""
+        here = self._source.tell()
+        self._source.seek(0)
+        left = self.left + here
+        digest = hashlib.sha256()
+        while left > 0 and (data := self._source.read(min(COPY, left))):
+            digest.update(data)
+            left -= len(data)
+        if left or self._source.read(_DIGEST + 1) != digest.digest():
+            raise SnapshotError("the file is damaged or cut short: its checksum does not match")
+        self._source.seek(here)
+
+
+def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
+    """Write the machine to `out`. Raises SnapshotError where the guest cannot be saved, OSError from `out`."""
+    if machine.guest.snapshot_refusal:
+        raise SnapshotError(machine.guest.snapshot_refusal)
+    now = machine.clock.now()
+    device = machine.device
+    state = json.dumps(
+        {
+            "tag": tag,
+            "date": machine.clock.wall(),
+            "simulated": machine.clock.simulated,
+            "ram": machine.ram,
+            "balloon": machine.balloon,
+            "seed": machine.seed,
+            "booted": machine.run_state != PRELAUNCH,
+            "vm_time": machine.vm_clock.now(),
+            "unplugging": machine.unplugging,
+            "powering_down": machine.powering_down,
+            "target_told": machine.target_told,
+            "device": None if device is None else save_device(device, now),
+            "guest": {"spec": machine.guest.spec, "state": machine.guest.state()},
+        },
+        separators=(",", ":"),
+    ).encode("ascii")
+    if len(state) > STATE_LIMIT:
+        raise SnapshotError("the machine's state is too large for a snapshot")
+    writer = _Writer(out)
+    writer.write(_FRONT.pack(MAGIC, VERSION, len(state)))
+    writer.write(state)
+    runs = [] if device is None else device.pages.runs()
+    writer.write(_PAIR.pack(0, len(runs)))
+    for first, length in runs:
+        writer.write(_PAIR.pack(first, length))
+    for offset, data in _populated(machine.memory):
+        writer.write(_PAIR.pack(offset, len(data)))
+        writer.write(data)
+    writer.close()
+
+
+def _populated(memory: GuestMemory) -> Iterator[tuple[int, bytes]]:
+    """Yield the runs of RAM that hold something, as (guest address, content), a piece at a time."""
+    at = 0
+    while at < memory.size:
+        try:
+            start = os.lseek(memory.fd, at, os.SEEK_DATA)
+        except OSError:  # no data from here on
+            return
+        at = os.lseek(memory.fd, start, os.SEEK_HOLE)
+        for piece in range(start, at, COPY):
+            yield from _without_zeros(piece, memory.read(piece, min(COPY, at - piece)))
+
+
+def _without_zeros(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    zeros = bytes(PAGE_SIZE)
+    start: int | None = None
+    for offset in range(0, len(data), PAGE_SIZE):
+        if data[offset : offset + PAGE_SIZE] == zeros:
+            if start is not None:
+                yield address + start, data[start:offset]
+                start = None
+        elif start is None:
+            start = offset
+    if start is not None:
+        yield address + start, data[start:]
+
+
+def _front(reader: _Reader) -> int:
+    """Return the length of the state. Raises SnapshotError for what is no snapshot, or one of a newer hmp."""
+    if reader.left < _FRONT.size:
+        raise SnapshotError("the file is not a snapshot, or cut short")
+    magic, version, length = _FRONT.unpack(reader.read(_FRONT.size))
+    if magic != MAGIC:
+        raise SnapshotError("the file is not a snapshot of hmp")
+    if version != VERSION:
+        age = "of a newer hmp" if version > VERSION else "unknown"
+        raise SnapshotError(f"the snapshot's format {version} is {age}: this one reads format {VERSION}")
+    if length > STATE_LIMIT:
+        raise SnapshotError("the snapshot's state is too large to be one")
+    return int(length)
+
+
+def _state(reader: _Reader, length: int) -> Fields:
+    packed = reader.read(length)
+    try:
+        data = json.loads(packed)
+    except (ValueError, RecursionError):
+        raise SnapshotError("the snapshot's state is not readable") from None
+    return Fields(data, "snapshot")
+
+
+def summarize(source: BinaryIO) -> Summary:
+    """Return what a list shows of the snapshot in `source`. Raises SnapshotError; the content is not checked."""
+    reader = _Reader(source)
+    size = reader.left + _DIGEST
+    fields = _state(reader, _front(reader))
+    return Summary(
+        fields.text("tag"),
+        fields.integer("date", 0, _FAR),
+        fields.integer("vm_time", 0, _FAR),
+        size,
+        fields.integer("ram", 0, MAX_RAM),
+        simulated=fields.flag("simulated"),
+    )
+
+
+def load(machine: Machine, source: BinaryIO) -> None:
+    """Put the machine back to what `source` holds; run state and waiting requests stay as they are.
+
+    Not from within a listener or a request's callback: the guest that it replaces may still be at work behind them.
+    Raises SnapshotError, and nothing has changed, for a damaged, truncated, foreign or newer file, for one of another
+    RAM size, and where the guest there or here cannot be saved.
+    """
+    if machine.guest.snapshot_refusal:
+        raise SnapshotError(machine.guest.snapshot_refusal)
+    reader = _Reader(source)
+    length = _front(reader)
+    reader.check()
+    fields = _state(reader, length)
+    fields.text("tag")
+    date = fields.integer("date", 0, _FAR)
+    simulated = fields.flag("simulated")
+    ram = fields.integer("ram", MIN_RAM, MAX_RAM)
+    if ram != machine.ram:
+        raise SnapshotError(f"the snapshot is of {_exactly(ram)} of memory, this machine has {_exactly(machine.ram)}")
+    if fields.flag("balloon") != machine.balloon:
+        words = ("with", "without") if machine.balloon else ("without", "with")
+        raise SnapshotError(f"this machine was built {words[0]} a balloon device, the snapshot's {words[1]} one")
+    fresh, guest = _build(machine, fields)
+    try:
+        _fill(fresh, fields, guest, reader, _elapsed(machine, date, simulated=simulated))
+    except BaseException:
+        fresh.close()
+        raise
+    _take_over(machine, fresh)
+
+
+def _exactly(ram: int) -> str:
+    return f"{ram >> 10} KiB" if ram % MIB else f"{ram >> 20} MiB"
+
+
+def _take_over(machine: Machine, fresh: Machine) -> None:
+    """Let `machine` go on as `fresh`, restored and not started: its memory, device, guest and VM time.
+
+    Monitors, listeners, run state and waiting requests stay; those requests are asked again.
+    """
+    running = machine.running
+    before = None if machine.device is None else machine.device.actual
+    machine.stop()
+    machine._settling = True
+    try:
+        machine.guest.close()
+        if machine.device is not None:
+            machine.device.detach()
+        machine.memory.close()
+        machine.memory, machine.device, machine.guest = fresh.memory, fresh.device, fresh.guest
+        machine.time.vm_clock = machine.vm_clock = fresh.vm_clock
+        machine.time.vm_timers = machine.vm_timers = fresh.vm_timers
+        machine.seed, machine.unplugging = fresh.seed, fresh.unplugging
+        machine.target_told, machine.powering_down = fresh.target_told, fresh.powering_down
+        machine.run_state = fresh.run_state
+        device = machine.device
+        machine.guest.machine = machine
+        if device is not None:
+            device.adopt(machine)
+            if device.live:
+                device.wake()
+        if running:
+            machine.cont()
+        if machine.device is None:
+            machine.requests.end_all(NO_DEVICE)
+    finally:
+        machine._settling = False
+    if machine.device is not None and machine.device.actual != before:
+        machine.actual_changed()
+    machine._settle()
+
+
+def _elapsed(machine: Machine, date: int, *, simulated: bool) -> int:
+    """Return the ns since the save by the wall clock; on simulated clocks none have passed."""
+    if simulated or machine.clock.simulated:
+        return 0
+    return max(0, min(machine.clock.wall() - date, 1 << 60))
+
+
+def _build(machine: Machine, fields: Fields) -> tuple[Machine, Fields]:
+    """Make the machine beside: same clock, no device yet, the snapshot's guest; and return that guest's state."""
+    guest = fields.section("guest")
+    try:
+        made = make_guest(guest.text("spec"))
+        if made.snapshot_refusal:
+            raise SnapshotError(made.snapshot_refusal)
+        fresh = Machine(machine.clock, ram=machine.ram, guest=made, balloon=False, seed=fields.integer("seed"))
+    except SnapshotError:
+        raise
+    except MisuseError as error:
+        raise SnapshotError(f"the snapshot's guest cannot be made: {error}") from None
+    return fresh, guest
+
+
+def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapsed: int) -> None:
+    """Restore everything into the machine beside. Raises SnapshotError."""
+    zero, count = reader.pair()
+    if zero or count * _PAIR.size > reader.left:
+        raise SnapshotError("the snapshot's list of pages is longer than the file")
+    limit = fresh.ram >> PAGE_SHIFT
+    runs: list[tuple[int, int]] = []
+    end = 0
+    for _ in range(count):
+        first, length = reader.pair()
+        if not end <= first < limit or not 0 < length <= limit - first:
+            raise SnapshotError("the snapshot's balloon holds pages that do not exist, or twice")
+        end = first + length
+        runs.append((first, length))
+    end = 0
+    while reader.left:
+        address, length = reader.pair()
+        if address % PAGE_SIZE or length % PAGE_SIZE or not 0 < length <= COPY:
+            raise SnapshotError("the snapshot's memory is not in pages")
+        if address < end or address + length > fresh.ram:
+            raise SnapshotError("the snapshot's memory lies outside the machine's")
+        fresh.memory.write(address, reader.read(length))
+        end = address + length
+    fresh.vm_clock.set(fields.integer("vm_time", 0, _FAR))
+    fresh.run_state = PAUSED if fields.flag("booted") else PRELAUNCH
+    fresh.unplugging = fields.flag("unplugging")
+    fresh.powering_down = fields.flag("powering_down")
+    fresh.target_told = fields.flag("target_told")
+    device = fields.maybe("device")
+    if device is not None:
+        fresh.device = load_device(fresh, device, elapsed)
+        fresh.device.driver = fresh.guest
+        for first, length in runs:
+            for at in range(first, first + length, _PAGES_AT_ONCE):
+                fresh.device.pages.add(at, min(_PAGES_AT_ONCE, first + length - at))
+    elif runs or fresh.unplugging:
+        raise SnapshotError("the snapshot has a balloon without a balloon device")
+    fresh.guest.restore(guest.section("state"))
+    guest.done()
+    fields.done()

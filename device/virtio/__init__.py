@@ -1,0 +1,1 @@
+"""A virtio device and its queues; no word about balloons."""

@@ -1,0 +1,160 @@
+"""The driver's side of a split virtqueue: what the modelled guests drive, and the other end in the tests."""
+
+from __future__ import annotations
+
+from device.virtio.spec import DESC_NEXT, DESC_SIZE, DESC_WRITE, PAGE_SIZE, U16, USED_NO_NOTIFY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.plain import Fields
+    from device.virtio.memory import Region
+
+
+def ring_bytes(size: int) -> int:
+    """Return the bytes that a ring of `size` entries needs, from a page boundary to the next."""
+    used = (size * DESC_SIZE + 6 + 2 * size + 3) & ~3
+    return (used + 6 + 8 * size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+
+
+class DriverQueue:
+    """A ring in guest memory, laid out from guest address `base` (virtio 1.2, 2.7.2), with its free list.
+
+    `add` makes a buffer available and returns its head, `take` fetches a returned one, `should_notify` says whether
+    the device wants to be told.
+    """
+
+    __slots__ = (
+        "_avail",
+        "_desc",
+        "_last_used",
+        "_notified",
+        "_ring",
+        "_used",
+        "avail",
+        "avail_idx",
+        "base",
+        "desc",
+        "event_idx",
+        "free",
+        "size",
+        "used",
+    )
+
+    def __init__(self, region: Region, base: int, size: int, *, event_idx: bool = False, keep: bool = False) -> None:
+        """Lay out an empty ring at guest address `base` (16-byte aligned) inside `region`.
+
+        With `keep` the ring is there already, as after a snapshot, and is left as it is.
+        """
+        self.base = base
+        self.size = size
+        self.event_idx = event_idx
+        self.desc = base
+        self.avail = base + size * DESC_SIZE
+        self.used = (self.avail + 6 + 2 * size + 3) & ~3
+        # Views of the parts, as VirtQueue has them: two words make a descriptor; flags, index, ring and event of the
+        # available and of the used ring as 16 bits each; the used ring's entries as pairs of 32.
+        offset, avail, used = base - region.base, self.avail - region.base, self.used - region.base
+        self._desc = region.u64[offset // 8 :][: 2 * size]
+        self._avail = region.u16[avail // 2 :][: 3 + size]
+        self._used = region.u16[used // 2 :][: 3 + 4 * size]
+        self._ring = region.u32[used // 4 + 1 :][: 2 * size]
+        self._last_used = 0
+        self._notified = 0
+        self.avail_idx = 0
+        self.free = list(range(size - 1, -1, -1))
+        if not keep:
+            length = used + 6 + 8 * size - offset
+            region.buffer[offset : offset + length] = bytes(length)
+
+    def add(self, out: list[tuple[int, int]], into: list[tuple[int, int]] | None = None) -> int:
+        """Make a buffer of (guest address, length) pieces available and return its head.
+
+        `out` is what the device reads, `into` what it writes. Raises IndexError when the ring is full.
+        """
+        pieces = [(address, length, 0) for address, length in out]
+        pieces += [(address, length, DESC_WRITE) for address, length in into or ()]
+        if len(pieces) > len(self.free):
+            raise IndexError("the ring is full")
+        heads = [self.free.pop() for _ in pieces]
+        last = len(pieces) - 1
+        for position, (address, length, flags) in enumerate(pieces):
+            if position < last:
+                self.write_desc(heads[position], address, length, flags | DESC_NEXT, heads[position + 1])
+            else:
+                self.write_desc(heads[position], address, length, flags, 0)
+        self.expose(heads[0])
+        return heads[0]
+
+    def add_out(self, address: int, length: int) -> int:
+        """As `add` with one piece for the device to read, the common case."""
+        head = self.free.pop()
+        desc, avail, idx = self._desc, self._avail, self.avail_idx
+        desc[2 * head] = address
+        desc[2 * head + 1] = length  # neither flags nor a next one
+        avail[2 + (idx & (self.size - 1))] = head
+        self.avail_idx = avail[1] = (idx + 1) & U16
+        return head
+
+    def write_desc(self, index: int, address: int, length: int, flags: int, following: int) -> None:
+        """Write descriptor `index` as given; nothing is checked, so that tests can write bad ones."""
+        self._desc[2 * index] = address
+        self._desc[2 * index + 1] = length | flags << 32 | following << 48
+
+    def expose(self, head: int) -> None:
+        """Put `head` on the available ring and move the index."""
+        self._avail[2 + (self.avail_idx & (self.size - 1))] = head
+        self.avail_idx = self._avail[1] = (self.avail_idx + 1) & U16
+
+    def set_avail_idx(self, value: int) -> None:
+        """Write the available index outright, as a broken driver might."""
+        self.avail_idx = self._avail[1] = value & U16
+
+    def take(self) -> tuple[int, int] | None:
+        """Return (head, written bytes) of the next buffer that the device gave back, or None.
+
+        The chain's descriptors are free again.
+        """
+        last = self._last_used
+        if self._used[1] == last:
+            return None
+        size, ring, desc, free = self.size, self._ring, self._desc, self.free
+        entry = (last & (size - 1)) << 1
+        head, length = ring[entry], ring[entry + 1]
+        self._last_used = last = (last + 1) & U16
+        if self.event_idx:  # used_event: interrupt me at the next one
+            self._avail[2 + size] = last
+        index = head
+        while index < size and len(free) < size:  # a damaged ring may name anything, or lead round in circles
+            free.append(index)
+            rest = desc[2 * index + 1]
+            if not rest >> 32 & DESC_NEXT:
+                break
+            index = rest >> 48
+        return head, length
+
+    def should_notify(self) -> bool:
+        """Return whether the device asked to be notified of what was added since the last time (2.7.10)."""
+        if not self.event_idx:
+            return not self._used[0] & USED_NO_NOTIFY
+        event = self._used[2 + 4 * self.size]
+        old, self._notified = self._notified, self.avail_idx
+        return (self.avail_idx - event - 1) & U16 < (self.avail_idx - old) & U16
+
+    def state(self) -> dict[str, object]:
+        """Return what the guest itself remembers of the ring (the ring is in guest memory)."""
+        return {
+            "last_used": self._last_used,
+            "notified": self._notified,
+            "avail_idx": self.avail_idx,
+            "free": list(self.free),
+        }
+
+    def restore(self, state: Fields) -> None:
+        """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
+        self._last_used = state.integer("last_used", 0, U16)
+        self._notified = state.integer("notified", 0, U16)
+        self.avail_idx = state.integer("avail_idx", 0, U16)
+        self.free = state.integers("free", self.size, self.size - 1)
+        state.done()
+        if len(set(self.free)) != len(self.free):
+            raise state.refuse("free", "names a descriptor twice")

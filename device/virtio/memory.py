@@ -1,0 +1,137 @@
+"""Guest RAM: bounds-checked access, and pages given back to the host."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+
+from device.errors import GuestFault, MisuseError
+from device.virtio.spec import MAX_RAM, MIN_RAM, PAGE_SIZE
+
+_MAP_NORESERVE = 0x4000
+"""Linux's flag; the mmap module names it only from Python 3.13 on."""
+
+if sys.byteorder != "little":  # pragma: no cover - no such machine in CI
+    raise ImportError("device: the rings are read as native words and virtio is little-endian; this host is not")
+
+
+class Region:
+    """A run of guest memory mapped here: `base` is its guest address, `size` its bytes.
+
+    The views address it in bytes and in aligned 16, 32 and 64 bit words; a store through one is a single store, which
+    is what the ring indices need (virtio 1.2, 2.7.13.1).
+    """
+
+    __slots__ = ("base", "buffer", "size", "u8", "u16", "u32", "u64")
+
+    def __init__(self, base: int, size: int, buffer: mmap.mmap) -> None:
+        self.base = base
+        self.size = size
+        self.buffer = buffer
+        self.u8 = memoryview(buffer)
+        self.u16 = self.u8.cast("H")
+        self.u32 = self.u8.cast("I")
+        self.u64 = self.u8.cast("Q")
+
+    def close(self) -> None:
+        """Unmap. The views are dead afterwards; a view still in use elsewhere keeps the memory mapped."""
+        for view in (self.u16, self.u32, self.u64, self.u8):
+            view.release()
+        try:
+            self.buffer.close()
+        except BufferError:  # somebody still looks at a slice: the mapping goes when the slice does
+            pass
+
+
+class Memory:
+    """Guest-physical memory made of regions. Every address a guest names goes through `find`."""
+
+    __slots__ = ("regions",)
+
+    def __init__(self, regions: list[Region]) -> None:
+        self.regions = regions
+
+    def find(self, address: int, length: int) -> tuple[Region, int]:
+        """Return the region that holds `length` bytes at guest `address`, and the offset in it.
+
+        Raises GuestFault if the range is not wholly inside one region (so it cannot wrap 2^64 either).
+        """
+        for region in self.regions:
+            offset = address - region.base
+            if offset >= 0 and offset + length <= region.size:
+                return region, offset
+        raise GuestFault("bad-address", f"{length} bytes at {address:#x}")
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return `length` bytes at guest `address`; raises GuestFault out of bounds."""
+        region, offset = self.find(address, length)
+        return region.buffer[offset : offset + length]
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` at guest `address`; raises GuestFault out of bounds."""
+        region, offset = self.find(address, len(data))
+        region.buffer[offset : offset + len(data)] = data
+
+    def discard(self, address: int, length: int) -> bool:
+        """Give the pages of a range back to the host: they read as zeros afterwards.
+
+        `address` and `length` in bytes, multiples of the page size. Returns whether the host took them: a backing
+        that cannot punch holes keeps its pages, which is no fault of the guest. Raises GuestFault out of bounds.
+        """
+        region, offset = self.find(address, length)
+        try:
+            region.buffer.madvise(mmap.MADV_REMOVE, offset, length)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Unmap everything."""
+        for region in self.regions:
+            region.close()
+        self.regions = []
+
+
+def check_ram_size(size: int) -> int:
+    """Return `size` (bytes) if a machine can have that much RAM, else raise MisuseError."""
+    if not MIN_RAM <= size <= MAX_RAM:
+        raise MisuseError(f"guest memory must be between 4M and 16T, not {size} bytes")
+    if size % PAGE_SIZE:
+        raise MisuseError(f"guest memory must be a multiple of {PAGE_SIZE} bytes, not {size}")
+    return size
+
+
+class GuestMemory(Memory):
+    """RAM of `size` bytes from guest address 0, in a memfd mapped once and shared. Costs nothing until touched."""
+
+    __slots__ = ("fd", "size")
+
+    def __init__(self, size: int) -> None:
+        """Map the memory. Raises MisuseError for an impossible size or where the host refuses the mapping."""
+        self.size = check_ram_size(size)
+        self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self.fd, size)
+            buffer = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | _MAP_NORESERVE)
+        except (OSError, ValueError, OverflowError) as error:
+            os.close(self.fd)
+            raise MisuseError(f"cannot map {size} bytes of guest memory: {error}") from None
+        super().__init__([Region(0, size, buffer)])
+
+    def find(self, address: int, length: int) -> tuple[Region, int]:
+        """As Memory.find; there is just one region, at 0."""
+        if address >= 0 and address + length <= self.size:
+            return self.regions[0], address
+        raise GuestFault("bad-address", f"{length} bytes at {address:#x}")
+
+    def populated(self) -> int:
+        """Return how many bytes of the RAM are backed by memory of the host right now."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def close(self) -> None:
+        """Unmap and give the descriptor back."""
+        if self.fd >= 0:
+            super().close()
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,288 @@
+"""The device's side of a split virtqueue (virtio 1.2, 2.7). Everything read here is hostile input."""
+
+from __future__ import annotations
+
+from device.errors import GuestFault
+from device.virtio.spec import (
+    AVAIL_NO_INTERRUPT,
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_SIZE,
+    DESC_WRITE,
+    MAX_QUEUE_SIZE,
+    U16,
+    U32,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.virtio.memory import Memory, Region
+
+    Segment = tuple[Region, int, int]
+
+
+class Element:
+    """A buffer that the driver made available: `head` names it, `out` is readable to us, `into` is writable.
+
+    Segments are (region, offset, length), checked to lie inside guest memory.
+    """
+
+    __slots__ = ("head", "into", "out")
+
+    def __init__(self, head: int, out: tuple[Segment, ...], into: tuple[Segment, ...]) -> None:
+        self.head = head
+        self.out = out
+        self.into = into
+
+    def readable(self) -> int:
+        """Return how many bytes there are to read."""
+        out = self.out
+        if len(out) == 1:
+            return out[0][2]
+        return sum([segment[2] for segment in out])
+
+    def read(self, limit: int) -> bytes:
+        """Return the first `limit` readable bytes, or all there are."""
+        out = self.out
+        if len(out) == 1:
+            region, offset, length = out[0]
+            return region.buffer[offset : offset + (length if length < limit else limit)]
+        parts = []
+        for region, offset, length in out:
+            take = min(length, limit)
+            parts.append(region.buffer[offset : offset + take])
+            limit -= take
+            if not limit:
+                break
+        return b"".join(parts)
+
+
+_NO_VIEW = memoryview(b"")
+
+
+class VirtQueue:
+    """One queue as the device sees it.
+
+    `size`, `desc`, `avail`, `used` are what the driver configured; `start` checks them and makes the queue live.
+    `pop` takes the next available buffer, `push` returns one, `wants_interrupt` says whether the driver asked to be
+    told. Faults of the driver come out as GuestFault; the caller decides what becomes of the device.
+    """
+
+    __slots__ = (
+        "_avail",
+        "_desc",
+        "_memory",
+        "_ring",
+        "_used",
+        "avail",
+        "desc",
+        "enabled",
+        "event_idx",
+        "in_use",
+        "index",
+        "indirect",
+        "last_avail",
+        "maximum",
+        "more",
+        "signalled",
+        "signalled_valid",
+        "size",
+        "used",
+        "used_idx",
+    )
+
+    def __init__(self, index: int, size: int, maximum: int = MAX_QUEUE_SIZE) -> None:
+        self.index = index
+        self.maximum = maximum
+        self.clear(size)
+
+    def clear(self, size: int) -> None:
+        """Forget everything, as a device reset does; `size` is what the device offers again."""
+        self.size = size
+        self.desc = self.avail = self.used = 0
+        self.enabled = False
+        self.event_idx = self.indirect = False
+        self.last_avail = self.used_idx = self.signalled = 0
+        self.signalled_valid = False
+        self.in_use = 0
+        self.more = False
+        """Whether, at the last `pop`, another buffer was waiting already."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Look into no memory any more, so that it can be unmapped."""
+        self._memory: Memory | None = None
+        # Views of the parts of the rings, counted from where each begins. Two words make a descriptor; `_avail` and
+        # `_used` are flags, index, ring and event as 16 bits each, `_ring` is the used ring's as pairs of 32.
+        self._desc = self._avail = self._used = self._ring = _NO_VIEW
+
+    def configure(self, size: int, desc: int, avail: int, used: int) -> None:
+        """Take the ring addresses that the driver wrote. Raises GuestFault if the queue is live."""
+        if self.enabled:
+            raise GuestFault("queue-live", f"queue {self.index} was configured while live")
+        self.size, self.desc, self.avail, self.used = size, desc, avail, used
+
+    def start(self, memory: Memory, *, event_idx: bool, indirect: bool, last_avail: int = 0) -> None:
+        """Check the rings and go live from `last_avail`.
+
+        Raises GuestFault where the size is no power of two up to `maximum`, or a ring is misaligned (virtio 1.2, 2.7:
+        16, 2 and 4 bytes) or not wholly inside one region of `memory`.
+        """
+        size = self.size
+        if not 0 < size <= self.maximum or size & (size - 1):
+            raise GuestFault("bad-ring", f"queue {self.index} of {size} entries")
+        if self.desc % 16 or self.avail % 2 or self.used % 4:
+            raise GuestFault("bad-ring", f"queue {self.index}: {self.desc:#x} {self.avail:#x} {self.used:#x}")
+        try:
+            table_region, table = memory.find(self.desc, size * DESC_SIZE)
+            avail_region, avail = memory.find(self.avail, 6 + 2 * size)
+            used_region, used = memory.find(self.used, 6 + 8 * size)
+        except GuestFault as fault:
+            raise GuestFault("bad-ring", f"queue {self.index}: {fault.detail}") from None
+        if table % 16 or avail % 2 or used % 4:
+            raise GuestFault("bad-ring", f"queue {self.index}: misaligned in its region")
+        self._memory = memory
+        self._desc = table_region.u64[table // 8 :][: 2 * size]
+        self._avail = avail_region.u16[avail // 2 :][: 3 + size]
+        self._used = used_region.u16[used // 2 :][: 3 + 4 * size]
+        self._ring = used_region.u32[used // 4 + 1 :][: 2 * size]
+        self.event_idx = event_idx
+        self.indirect = indirect
+        self.last_avail = last_avail & U16
+        self.used_idx = self._used[1]
+        self.signalled = self.used_idx
+        self.signalled_valid = False
+        self.in_use = 0
+        self.enabled = True
+
+    def stop(self) -> None:
+        """Take the queue out of service, keeping its configuration and indices."""
+        self.enabled = False
+        self._let_go()
+
+    def pop(self) -> Element | None:
+        """Take the next available buffer, or None if there is none. Raises GuestFault for a bad ring or chain."""
+        memory = self._memory
+        if memory is None:
+            return None
+        avail = self._avail
+        last = self.last_avail
+        pending = (avail[1] - last) & U16
+        if not pending:
+            return None
+        size = self.size
+        if pending > size:
+            raise GuestFault("avail-overrun", f"queue {self.index}: {pending} available, {size} entries")
+        head = avail[2 + (last & (size - 1))]
+        if head >= size:
+            raise GuestFault("bad-head", f"queue {self.index}: head {head} of {size}")
+        if self.in_use >= size:
+            raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
+        length = self._desc[2 * head + 1]
+        if 0 < length <= U32:  # neither flags nor a next one: a lone buffer for us to read, as nearly all are
+            region, where = memory.find(self._desc[2 * head], length)
+            element = Element(head, ((region, where, length),), ())
+        else:
+            element = self._chain(memory, head)
+        self.last_avail = last = (last + 1) & U16
+        self.more = pending > 1
+        self.in_use += 1
+        if self.event_idx:
+            self._used[2 + 4 * size] = last
+        return element
+
+    def _chain(self, memory: Memory, head: int) -> Element:
+        """Walk a chain, direct or indirect, never further than the queue is long."""
+        table = self._desc
+        entries = limit = self.size
+        index = head
+        steps = 0
+        out: list[Segment] = []
+        into: list[Segment] = []
+        nested = False
+        while True:
+            address, rest = table[2 * index], table[2 * index + 1]
+            length, flags, following = rest & U32, rest >> 32 & U16, rest >> 48
+            if flags & DESC_INDIRECT:
+                # Chained descriptors before the table are unusual and allowed (2.7.5.3.2).
+                if not self.indirect or nested or flags & DESC_NEXT:
+                    raise GuestFault("bad-indirect", f"queue {self.index}: descriptor {index} flags {flags:#x}")
+                if not length or length % DESC_SIZE or length // DESC_SIZE > self.size or address % DESC_SIZE:
+                    raise GuestFault("bad-indirect", f"queue {self.index}: table of {length} bytes at {address:#x}")
+                region, where = memory.find(address, length)
+                if where % DESC_SIZE:
+                    raise GuestFault("bad-indirect", f"queue {self.index}: table at {address:#x} is misaligned")
+                table = region.u64[where // 8 :][: length // 8]
+                entries = length // DESC_SIZE
+                limit = min(limit, steps + entries)
+                index = 0
+                nested = True
+                continue
+            if not length:
+                raise GuestFault("zero-length", f"queue {self.index}: descriptor {index}")
+            region, where = memory.find(address, length)
+            if flags & DESC_WRITE:
+                into.append((region, where, length))
+            elif into:
+                raise GuestFault("direction", f"queue {self.index}: descriptor {index} is readable behind a writable")
+            else:
+                out.append((region, where, length))
+            steps += 1
+            if not flags & DESC_NEXT:
+                return Element(head, tuple(out), tuple(into))
+            if steps >= limit:
+                raise GuestFault("chain-loop", f"queue {self.index}: more than {limit} descriptors from {head}")
+            if following >= entries:
+                raise GuestFault("bad-head", f"queue {self.index}: next {following} of {entries}")
+            index = following
+
+    def push(self, element: Element, length: int = 0) -> None:
+        """Return a buffer to the driver with `length` bytes written into it."""
+        if self._memory is None or not self.in_use:  # stopped or started anew meanwhile: not a buffer of this ring
+            return
+        used = self.used_idx
+        entry = (used & (self.size - 1)) << 1
+        ring = self._ring
+        ring[entry] = element.head
+        ring[entry + 1] = length
+        self.used_idx = used = (used + 1) & U16
+        # The entry first, then the index, in one 16 bit store: the driver may look at any moment.
+        self._used[1] = used
+        self.in_use -= 1
+
+    def wants_interrupt(self) -> bool:
+        """Return whether the driver is to be interrupted for what was pushed since it was last (2.7.7)."""
+        if self._memory is None:
+            return False
+        if not self.event_idx:
+            return not self._avail[0] & AVAIL_NO_INTERRUPT
+        old, new = self.signalled, self.used_idx
+        valid = self.signalled_valid
+        self.signalled = new
+        self.signalled_valid = True
+        event = self._avail[2 + self.size]
+        return not valid or (new - event - 1) & U16 < (new - old) & U16
+
+    def available(self) -> int:
+        """Return how many buffers wait to be popped, bounded by nothing: for display only."""
+        if self._memory is None:
+            return 0
+        return (self._avail[1] - self.last_avail) & U16
+
+    def peek(self, position: int) -> tuple[int, int, int, int, int, int]:
+        """Return the head index and (address, length, flags), plus avail flags and idx, of an available slot.
+
+        For `info virtio-queue-element`. `position` counts modulo the queue's size. Raises GuestFault when not live.
+        """
+        if self._memory is None:
+            raise GuestFault("notify-dead", f"queue {self.index} is not set up")
+        avail = self._avail
+        head = avail[2 + position % self.size] % self.size
+        address, rest = self._desc[2 * head], self._desc[2 * head + 1]
+        return head, address, rest & U32, rest >> 32 & U16, avail[0], avail[1]
+
+    def used_state(self) -> tuple[int, int]:
+        """Return the used ring's flags and index, for display; zeros when not live."""
+        if self._memory is None:
+            return 0, 0
+        return self._used[0], self._used[1]

@@ -1,0 +1,55 @@
+"""`info balloon` and `balloon`: what the project exists for."""
+
+from __future__ import annotations
+
+from device.machine.requests import NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED
+from hmp.monitor.dialects import AGELESS
+from hmp.monitor.errors import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.machine.requests import StatsRequest
+    from hmp.monitor.grammar import Arguments
+    from hmp.monitor.monitor import Monitor, Reply
+
+NO_BALLOON = "No balloon device has been activated"
+
+STANDSTILL = "the manual clock stands still while this monitor waits: only sim sleep moves it"
+
+
+def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
+    """Ask the guest and wait, where the dialect does; else print what is known."""
+    machine = monitor.machine
+    timeout = machine.timeout
+    if monitor.dialect.waits:
+        request = machine.request_stats(timeout)
+        if request.state is PENDING:
+            if not machine.clock.warps and machine.clock.simulated and monitor.sole:
+                machine.requests.cancel(request)
+                raise CommandError(STANDSTILL)
+            reply.suspend(lambda: machine.requests.cancel(request))
+            reply.until = request.deadline
+            request.on_done = lambda ended: _ended(monitor, reply, ended)
+            return None
+        timeout = AGELESS  # the numbers came just now, or nobody is there who could tell
+    device = machine.device
+    if device is None:
+        raise CommandError(NO_BALLOON)
+    return monitor.dialect.line(device, timeout)
+
+
+def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
+    machine = monitor.machine
+    if request.state is NO_DEVICE or machine.device is None:
+        reply.finish(f"Error: {NO_BALLOON}\n", failed=True)
+    else:
+        timeout = AGELESS if request.state is UNSUPPORTED else machine.timeout
+        reply.finish(monitor.dialect.line(machine.device, timeout), stale=request.state is TIMED_OUT)
+
+
+def balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Set the target."""
+    value = arguments["value"]
+    assert isinstance(value, int)  # noqa: S101 - the type M makes it one
+    monitor.machine.set_balloon(value)
+    return ""

@@ -1,0 +1,302 @@
+"""`sim`: the one word QEMU does not know. What shows and what controls the simulated guest."""
+
+from __future__ import annotations
+
+from device.balloon.spec import ABSENT, BYTES, FREE, STATS_TABLE, stat_tag
+from device.clock import SECOND
+from device.errors import RULES, MisuseError
+from device.guest.table import PROFILES, make_guest
+from device.units import format_seconds, format_size, parse_size
+from device.virtio.spec import MAX_RAM
+from hmp.monitor.commands.balloon import NO_BALLOON
+from hmp.monitor.errors import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from device.balloon.device import BalloonDevice
+    from device.machine.machine import Machine
+    from hmp.monitor.grammar import Arguments
+    from hmp.monitor.monitor import Monitor, Reply
+
+MAX_DELAY = 3600 * SECOND
+MAX_DROPS = 1 << 31
+MAX_SLEEP = 1_000_000 * SECOND
+MAX_WORKLOAD = MAX_RAM
+"""Limits of the commands: what is beyond them is a slip of the finger, not an experiment."""
+
+
+def ago(duration: int) -> str:
+    """Return ns as seconds with one decimal, rounded down: an age never shows as reached before it is."""
+    tenths = duration // (SECOND // 10)
+    return f"{tenths // 10}.{tenths % 10} s"
+
+
+def plural(count: int, word: str) -> str:
+    """Return a count with its word."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def stat_name(tag: int) -> str:
+    """Return how a statistic is called; an unknown one by its number."""
+    return STATS_TABLE[tag].name if tag < len(STATS_TABLE) else f"tag {tag}"
+
+
+def find_stat(name: str) -> int:
+    """Return the tag of the statistic that `name` means. Raises CommandError for an unknown one."""
+    tag = stat_tag(name)
+    if tag is None:
+        known = ", ".join([stat.name for stat in STATS_TABLE])
+        raise CommandError(f"'{name}' is not a statistic (one of {known}, or a tag number)")
+    return tag
+
+
+def columns(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:
+    """Return rows of text in aligned columns, two blanks apart; those numbered in `right` flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
+
+
+# What shows.
+
+
+def answering(machine: Machine, device: BalloonDevice) -> str:
+    """Return how the guest's statistics stand: when it answered last, and whether it owes an answer."""
+    stats, requests = device.stats, machine.requests
+    age = ago(stats.age)
+    if stats.sample is not None:
+        parts = [f"last answer {age} ago"]
+    elif not device.can_report:
+        reason = "does not report statistics" if device.live else "is not up"
+        parts = [f"none: the guest's driver {reason}"]
+    else:
+        parts = [f"no answer since the device was reset {age} ago"]
+    if stats.out or (device.can_report and stats.held is None and requests.pending):
+        parts[0] += ", asked again since without an answer"
+    if device.broken:
+        parts.append("the device is broken until it is reset (see info virtio-status)")
+    parts.append(f"{plural(requests.timed_out, 'request') if requests.timed_out else 'no request'} timed out")
+    return "; ".join(parts)
+
+
+def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Everything at a glance."""
+    machine = monitor.machine
+    guest, device, clock, requests = machine.guest, machine.device, machine.clock, machine.requests
+    rows: list[tuple[str, ...]] = [("guest", guest.spec + (" (its driver is up)" if guest.driver_loaded else ""))]
+    rows += [("", f"{name}: {value}") for name, value in guest.controls().items()]
+    rows.append(("run state", machine.run_state))
+    host = f"{clock.name}, at {ago(clock.now())}" if clock.simulated else clock.name
+    rows.append(("clock", f"{host}; the VM ran for {ago(machine.vm_clock.now())}"))
+    sizes: list[tuple[str, int | None]] = [("RAM", machine.ram)]
+    if device is not None:
+        sizes += [("target", device.target), ("actual", device.actual)]
+    free = guest.memory_free()
+    if free is None and device is not None and device.stats.sample is not None:
+        free = device.stats.sample.values.get(FREE)
+    sizes.append(("free", free))
+    shown = [(name, str(size), format_size(size)) for name, size in sizes if size is not None]
+    width = max(len(exact) for _, exact, _ in shown)
+    rows += [(name, f"{exact:>{width}}  {human}") for name, exact, human in shown]
+    if device is None:
+        rows.append(("statistics", "none: there is no balloon device"))
+    else:
+        rows.append(("statistics", answering(machine, device)))
+        if device.stats.poll_interval:
+            rows.append(("polling", f"every {plural(device.stats.poll_interval, 'second')} of VM time"))
+        rows += [("refused", f"{count} x {RULES[rule]} ({rule})") for rule, count in device.refused.items()]
+    waiting = len(requests.pending)
+    rows.append(("requests", f"{requests.answered} answered, {requests.timed_out} timed out, {waiting} waiting"))
+    return columns(rows)
+
+
+def human(tag: int, value: int) -> str:
+    """Return a statistic for a person: sizes with their unit, counts in groups of three digits."""
+    if tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES:
+        return format_size(value)
+    return f"{value:,}" if value >= 1000 else ""
+
+
+def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Every statistic of the last sample: exact, human-readable, and how old."""
+    machine = monitor.machine
+    device = machine.device
+    if device is None:
+        raise CommandError(NO_BALLOON)
+    sample = device.stats.sample
+    heading = answering(machine, device) + "\n"
+    if sample is None:
+        return heading
+    known = sample.values
+    rows = [(stat_name(tag), str(known[tag]), human(tag, known[tag])) for tag in sorted(known)]
+    rows += [(stat_name(tag), str(value), human(tag, value)) for tag, value in sorted(sample.unknown.items())]
+    return heading + (columns(rows, right=(1, 2)) if rows else "the guest knows no statistic\n")
+
+
+# What controls.
+
+
+def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Show the guest, or reboot into another one."""
+    machine = monitor.machine
+    if "guest" in arguments:
+        new = make_guest(str(arguments["guest"]).strip())
+        after = monitor.on_real_guest() if new.real and monitor.on_real_guest is not None else None
+        try:
+            machine.replace_guest(new)
+        finally:
+            if after is not None:
+                after()
+        return ""
+    spec = machine.guest.spec
+    profile = PROFILES.get(machine.guest.name)
+    if profile is None:
+        return f"{spec}\n"
+    _, _, settings = spec.partition(",")  # what the profile is known for may be what they change
+    return f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n")
+
+
+def hang(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Stop the driver's work."""
+    monitor.machine.guest.hang()
+    return ""
+
+
+def wake(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Let the driver work again."""
+    monitor.machine.guest.wake()
+    return ""
+
+
+def _duration(name: str, value: object, limit: int) -> int:
+    assert isinstance(value, int)  # noqa: S101 - the type T makes it one
+    if value > limit:
+        raise CommandError(f"sim {name} takes at most {limit // SECOND} seconds, not {format_seconds(value)}")
+    return value
+
+
+def delay(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Set how much later the driver answers."""
+    monitor.machine.guest.set_delay(_duration("delay", arguments["delay"], MAX_DELAY))
+    return ""
+
+
+def drop(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Let the driver miss notifications: one, or as many as are given."""
+    count = arguments.get("count", 1)
+    assert isinstance(count, int)  # noqa: S101 - the type l makes it one
+    if not 0 <= count <= MAX_DROPS:
+        raise CommandError(f"sim drop takes a number from 0 to {MAX_DROPS}, not {count}")
+    monitor.machine.guest.drop(count)
+    return ""
+
+
+def _stat_value(tag: int, text: str) -> int:
+    """Return the number that `text` says: plain it is exact, and one of bytes may have a suffix."""
+    if text.isascii() and text.isdigit():
+        if len(text) <= len(str(ABSENT)):
+            return int(text)
+    elif text[-1:].isalpha() and (tag >= len(STATS_TABLE) or STATS_TABLE[tag].unit == BYTES):
+        try:
+            return parse_size(text)
+        except MisuseError:  # its words are for sizes whose plain number means MiB
+            pass
+    elif text[-1:].isalpha():
+        raise CommandError(f"'{text}' is not a count for {stat_name(tag)}: a plain number, or none")
+    raise CommandError(f"'{text}' is not a value for {stat_name(tag)}: a number from 0 to {ABSENT}, or none")
+
+
+def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Pin a statistic to a value or leave it out; without arguments list what is pinned."""
+    guest = monitor.machine.guest
+    if "stat" not in arguments:
+        pins = sorted(guest.pins().items())
+        rows = [
+            (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), human(tag, value))
+            for tag, value in pins
+        ]
+        return columns(rows, right=(1, 2)) if rows else "no statistic is set\n"
+    tag = find_stat(str(arguments["stat"]))
+    if "value" not in arguments:
+        raise CommandError(f"sim set {arguments['stat']} needs a value, or none")
+    text = str(arguments["value"])
+    guest.pin(tag, None if text == "none" else _stat_value(tag, text))
+    return ""
+
+
+def unset(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Release a pinned statistic. One that is not pinned is an error: most likely another was meant."""
+    guest = monitor.machine.guest
+    tag = find_stat(str(arguments["stat"]))
+    if tag not in guest.pins():
+        raise CommandError(f"{stat_name(tag)} is not set")
+    guest.unpin(tag)
+    return ""
+
+
+def _workload(name: str, value: object) -> int:
+    assert isinstance(value, int)  # noqa: S101 - the type Z makes it one
+    if value > MAX_WORKLOAD:
+        raise CommandError(f"sim {name} takes at most {format_size(MAX_WORKLOAD)}, not {format_size(value)}")
+    return value
+
+
+def _amount(size: int) -> str:
+    return f"{format_size(size)} ({plural(size, 'byte')})"
+
+
+def alloc(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Let the workload take memory, and say what came of it."""
+    size = _workload("alloc", arguments["size"])
+    got = monitor.machine.guest.alloc(size)
+    if not got and size:
+        return f"out of memory: no room for {_amount(size)}; the OOM killer ended the workload\n"
+    return f"the workload took {_amount(got)}\n"
+
+
+def free(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Let the workload give memory back, and say how much it had."""
+    size = _workload("free", arguments["size"])
+    got = monitor.machine.guest.free(size)
+    return f"the workload gave back {_amount(got)}" + (": it had no more\n" if got < size else "\n")
+
+
+def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Load or unload the driver."""
+    what = arguments["what"]
+    if what == "load":
+        monitor.machine.guest.load_driver()
+    elif what == "unload":
+        monitor.machine.guest.unload_driver()
+    else:
+        raise CommandError(f"sim driver takes load or unload, not '{what}'")
+    return ""
+
+
+def panic(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Let the guest's kernel die."""
+    monitor.machine.guest.panic()
+    return ""
+
+
+def sleep(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
+    """Let host time pass. On a clock that only this moves it passes here and now, else the monitor waits."""
+    machine = monitor.machine
+    duration = _duration("sleep", arguments["duration"], MAX_SLEEP)
+    if machine.clock.simulated and not machine.clock.warps:
+        machine.time.advance(duration)
+        return ""
+    if not duration:
+        return ""
+    timer = machine.time.after(duration, lambda: reply.finish(""))
+    reply.suspend(timer.cancel)
+    reply.until = timer.due
+    return None

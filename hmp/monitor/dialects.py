@@ -1,0 +1,112 @@
+"""How `info balloon` answers, as data: what the line looks like, whether it waits, whether QMP tells of answers."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+
+from device.balloon.spec import SEED_STATS, STATS_TABLE
+from device.virtio.spec import MIB
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from device.balloon.device import BalloonDevice
+
+    Picker = Callable[[tuple[int, ...]], tuple[int, ...]]
+
+AGELESS = 1 << 127
+"""A timeout that no age reaches: for a sample that came just now, and for guests that do not report at all."""
+
+_NS_PER_MS = 1_000_000
+_NS_PER_SECOND = 1_000_000_000
+
+_LAYOUTS: dict[tuple[int, ...], tuple[str, Picker]] = {}
+"""For each order in which guests send their statistics: the line's format and how to pick its numbers."""
+
+
+_LAST: list[Any] = [None, ""]
+"""What was rendered last, without its age, and how it came out."""
+
+
+def _layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
+    if len(_LAYOUTS) >= 64:  # only a guest that plays with its tags comes here
+        _LAYOUTS.clear()
+    present = [tag for tag in SEED_STATS if tag in tags]
+    text = "".join(f",{STATS_TABLE[tag].name}=%d" for tag in present)
+    places = [tags.index(tag) for tag in present]
+    pick: Picker = itemgetter(*places) if len(places) > 1 else lambda numbers: tuple([numbers[at] for at in places])
+    layout = _LAYOUTS[tags] = (f"balloon: actual=%d{text}\n", pick)
+    return layout
+
+
+def seed_line(device: BalloonDevice, timeout: int) -> str:
+    """Return the seed's line: MiB first, then the six statistics the guest reported, then a stale sample's age.
+
+    `age` (ms) is there if and only if it is at least the timeout (ns).
+    """
+    stats = device.stats
+    sample = stats.sample
+    if sample is not None:
+        shown = (device.actual, sample.tags, sample.numbers)
+        if shown == _LAST[0]:  # asked again at once, a guest says the same again
+            line: str = _LAST[1]
+        else:
+            layout = _LAYOUTS.get(sample.tags)
+            text, pick = layout if layout is not None else _layout(sample.tags)
+            line = text % (device.actual // MIB, *pick(sample.numbers))
+            _LAST[:] = shown, line
+    else:
+        line = plain_line(device, timeout)
+    if timeout is AGELESS or (age := stats.age) < timeout:
+        return line
+    return f"{line[:-1]},age={age // _NS_PER_MS}\n"
+
+
+def plain_line(device: BalloonDevice, timeout: int) -> str:
+    """Return QEMU 7.2's line: the size and nothing else."""
+    return f"balloon: actual={device.actual // MIB}\n"
+
+
+_PVE_SIZES = (("total_mem", 5), ("free_mem", 4))
+_PVE_REST = (("mem_swapped_in", 0), ("mem_swapped_out", 1), ("major_page_faults", 2), ("minor_page_faults", 3))
+
+
+def pve_line(device: BalloonDevice, timeout: int) -> str:
+    """Return Proxmox's line: sizes in MiB, then what polling brought last and when (seconds since the epoch)."""
+    fields = [f"actual={device.actual // MIB}", f"max_mem={device.ram // MIB}"]
+    sample = device.stats.sample
+    if sample is not None:
+        values = sample.values
+        fields += [f"{name}={values[tag] // MIB}" for name, tag in _PVE_SIZES if tag in values]
+        fields += [f"{name}={values[tag]}" for name, tag in _PVE_REST if tag in values]
+        fields.append(f"last_update={sample.wall // _NS_PER_SECOND}")
+    return f"balloon: {' '.join(fields)}\n"
+
+
+class Dialect:
+    """One way of answering: `line` renders, `waits` says whether `info balloon` asks the guest and waits for it,
+    `balloon_event` whether QMP clients get BALLOON when the guest answers.
+    """
+
+    __slots__ = ("balloon_event", "help", "line", "name", "waits")
+
+    def __init__(
+        self, name: str, help: str, line: Callable[[BalloonDevice, int], str], *, waits: bool, balloon_event: bool
+    ) -> None:
+        self.name = name
+        self.help = help
+        self.line = line
+        self.waits = waits
+        self.balloon_event = balloon_event
+
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect("seed", "asks the guest and waits; ages tell", seed_line, waits=True, balloon_event=True),
+        Dialect("qemu", "as QEMU 7.2: the size, at once", plain_line, waits=False, balloon_event=False),
+        Dialect("pve", "as Proxmox: what polling brought last", pve_line, waits=False, balloon_event=False),
+    )
+}

@@ -1,0 +1,293 @@
+"""How a command's arguments are read: QEMU's argument types, strings and integer expressions.
+
+A command's argument types are written as QEMU writes them, `name:type` joined by commas, with a `?` behind an optional
+one: s a string, S the rest of the line, i a 32 bit integer, l a 64 bit integer, M an amount in MiB, O the key=value
+list of device_add, and `-x` a flag. Types of this project's own: Z a size with suffix, T a duration in seconds.
+"""
+
+from __future__ import annotations
+
+from device.errors import MisuseError
+from device.units import parse_seconds, parse_size
+from hmp.monitor.errors import SyntaxRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Arguments = dict[str, object]
+
+BLANKS = " \t\n\v\f\r"
+"""What isspace() says yes to in the C locale; Python's own str.isspace knows many more."""
+
+STRING_LIMIT = 1023
+"""Characters of a string argument that count, as QEMU's buffer holds them."""
+
+_WRAP = 1 << 64
+_HALF = 1 << 63
+
+
+def signed(value: int) -> int:
+    """Return `value` wrapped to a signed 64 bit integer, as C does it for QEMU."""
+    return (value + _HALF) % _WRAP - _HALF
+
+
+def skip_blanks(text: str, at: int) -> int:
+    """Return the first position from `at` on that is no blank."""
+    end = len(text)
+    while at < end and text[at] in BLANKS:
+        at += 1
+    return at
+
+
+def _divide(a: int, b: int) -> int:
+    if b == 0:
+        raise SyntaxRefused("division by zero")
+    quotient = abs(a) // abs(b)
+    return quotient if (a < 0) == (b < 0) else -quotient
+
+
+_SIGNS: dict[str, Callable[[int], int]] = {"+": lambda a: a, "-": lambda a: -a, "~": lambda a: ~a}
+
+_OPERATORS: dict[str, tuple[int, Callable[[int, int], int]]] = {
+    "+": (1, lambda a, b: a + b),
+    "-": (1, lambda a, b: a - b),
+    "&": (2, lambda a, b: a & b),
+    "|": (2, lambda a, b: a | b),
+    "^": (2, lambda a, b: a ^ b),
+    "*": (3, lambda a, b: a * b),
+    "/": (3, _divide),
+    "%": (3, lambda a, b: a - b * _divide(a, b)),
+}
+"""Each operator with how tightly it binds: three levels, not C's."""
+
+
+def expression(text: str, at: int = 0) -> tuple[int, int]:
+    """Read an integer expression at `at`: (its value as a signed 64 bit integer, the position behind it).
+
+    Raises SyntaxRefused with QEMU's words, for whatever is wrong first. What is open is kept on a list of our own, so
+    that a line of parentheses costs as much as any other and exhausts no stack.
+    """
+    signs: list[Callable[[int], int]] = []
+    pending: list[tuple[int, Callable[[int, int], int], int]] = []  # operators that wait for their right side
+    opened: list[tuple[list[Callable[[int], int]], list[tuple[int, Callable[[int, int], int], int]]]] = []
+    at = skip_blanks(text, at)
+    while True:
+        char = text[at : at + 1]
+        sign = _SIGNS.get(char)
+        if sign is not None:
+            signs.append(sign)
+            at = skip_blanks(text, at + 1)
+            continue
+        if char == "(":
+            opened.append((signs, pending))
+            signs, pending = [], []
+            at = skip_blanks(text, at + 1)
+            continue
+        value, at = _atom(text, at)
+        while True:  # what stands behind a value
+            while signs:
+                value = signed(signs.pop()(value))
+            char = text[at : at + 1]
+            level, operator = _OPERATORS.get(char, (0, None))
+            while pending and pending[-1][0] >= level:
+                _, waiting, left = pending.pop()
+                value = signed(waiting(left, value))
+            if operator is not None:
+                pending.append((level, operator, value))
+                at = skip_blanks(text, at + 1)
+                break
+            if not opened:
+                return value, at
+            if char != ")":
+                raise SyntaxRefused("')' expected")
+            signs, pending = opened.pop()
+            at = skip_blanks(text, at + 1)
+
+
+def _atom(text: str, at: int) -> tuple[int, int]:
+    """Read a number or a character, and the blanks behind it."""
+    char = text[at : at + 1]
+    if not char:
+        raise SyntaxRefused("unexpected end of expression")
+    if char == "'":
+        return _character(text, at + 1)
+    if char == "$":
+        raise SyntaxRefused("unknown register")
+    return _number(text, at)
+
+
+def _character(text: str, at: int) -> tuple[int, int]:
+    """Read what follows an opening quote. A byte from 0x80 up is negative, as C's char is."""
+    char = text[at : at + 1]
+    if not char:
+        raise SyntaxRefused("character constant expected")
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        code -= 0xDC00
+    if text[at + 1 : at + 2] != "'" or code > 0xFF:
+        raise SyntaxRefused("missing terminating ' character")
+    return code if code < 0x80 else code - 0x100, skip_blanks(text, at + 2)
+
+
+_OCTAL, _DECIMAL, _HEX = "01234567", "0123456789", "0123456789abcdefABCDEF"
+
+_MAX_DIGITS = 22
+"""Of a 64 bit number, in octal. Longer ones are not even converted."""
+
+
+def _number(text: str, at: int) -> tuple[int, int]:
+    """Read what C's strtoull(…, 0) reads: decimal, 0 octal, 0x hexadecimal; 2^63 and up wrap to negative."""
+    base, digits, start = 10, _DECIMAL, at
+    if text[at] == "0":
+        base, digits = 8, _OCTAL
+        if text[at + 1 : at + 2] in ("x", "X") and text[at + 2 : at + 3] in _HEX and at + 2 < len(text):
+            base, digits, start = 16, _HEX, at + 2
+    end = start
+    while end < len(text) and text[end] in digits:
+        end += 1
+    if end == start:
+        raise SyntaxRefused(f"invalid char '{text[at]}' in expression")
+    significant = text[start:end].lstrip("0")
+    value = int(significant or "0", base) if len(significant) <= _MAX_DIGITS else _WRAP
+    if value >= _WRAP:
+        raise SyntaxRefused("number too large")
+    return signed(value), skip_blanks(text, end)
+
+
+_ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+
+
+def string(text: str, at: int) -> tuple[str, int] | None:
+    """Read a string at `at`, quoted or up to a blank: (the string, the position behind it), or None at the end.
+
+    Raises SyntaxRefused for an unknown escape and for a quote without its partner.
+    """
+    at = skip_blanks(text, at)
+    end = len(text)
+    if at == end:
+        return None
+    if text[at] != '"':
+        start = at
+        while at < end and text[at] not in BLANKS:
+            at += 1
+        return text[start : min(at, start + STRING_LIMIT)], at
+    at += 1
+    found: list[str] = []
+    while at < end and text[at] != '"':
+        if text[at] == "\\":
+            at += 1
+            code = text[at] if at < end else ""
+            if code not in _ESCAPES or not code:
+                raise SyntaxRefused(f"unsupported escape code: '\\{code}'")
+            found.append(_ESCAPES[code])
+        else:
+            found.append(text[at])
+        at += 1
+    if at == end:
+        raise SyntaxRefused("unterminated string")
+    return "".join(found[:STRING_LIMIT]), at + 1
+
+
+_EXPECTED = {"F": "filename", "B": "block device name", "s": "string"}
+
+
+def _read_string(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
+    try:
+        found = string(text, at)
+    except SyntaxRefused as error:
+        raise SyntaxRefused(f"{error}\n{name}: {_EXPECTED[kind]} expected") from None
+    if found is None:
+        raise SyntaxRefused(f"{name}: {_EXPECTED[kind]} expected")
+    return found
+
+
+def _read_number(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
+    value, at = expression(text, at)
+    if kind == "i" and (value >> 32) & 0xFFFFFFFF:  # negative numbers too, as QEMU
+        raise SyntaxRefused(f"'{name}' has failed: integer is for 32-bit values")
+    if kind == "M":
+        if value < 0:
+            raise SyntaxRefused("enter a positive value")
+        value = signed(value << 20)
+    return value, at
+
+
+def _read_word(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
+    start = skip_blanks(text, at)
+    at = start
+    while at < len(text) and text[at] not in BLANKS:
+        at += 1
+    if start == at:
+        raise SyntaxRefused(f"{name}: {_OWN_WORDS[kind]} expected")
+    try:
+        return _OWN[kind](text[start:at]), at
+    except MisuseError as error:
+        raise SyntaxRefused(f"{name}: {error}") from None
+
+
+_OWN: dict[str, Callable[[str], object]] = {"Z": parse_size, "T": parse_seconds}
+_OWN_WORDS = {"Z": "size", "T": "number of seconds"}
+
+
+def _read_rest(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
+    at = skip_blanks(text, at)
+    if at == len(text):
+        raise SyntaxRefused(f"{name}: string expected")
+    return text[at:], len(text)
+
+
+def _read_options(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
+    found = string(text, at)
+    return ("" if found is None else found[0]), (len(text) if found is None else found[1])
+
+
+_READERS: dict[str, Callable[[str, str, str, int], tuple[object, int]]] = {
+    "s": _read_string,
+    "F": _read_string,
+    "B": _read_string,
+    "S": _read_rest,
+    "O": _read_options,
+    "i": _read_number,
+    "l": _read_number,
+    "M": _read_number,
+    "Z": _read_word,
+    "T": _read_word,
+}
+
+Parameter = tuple[str, str, bool]
+
+
+def parameters(types: str) -> list[Parameter]:
+    """Return the (name, type, optional) of each argument that `types` spells."""
+    found = []
+    for item in types.split(",") if types else ():
+        name, _, kind = item.partition(":")
+        found.append((name, kind.rstrip("?"), kind.endswith("?")))
+    return found
+
+
+def arguments(types: list[Parameter], name: str, text: str, at: int) -> Arguments:
+    """Read a command's arguments from `text` at `at`. `name` is how QEMU names the command in errors.
+
+    Raises SyntaxRefused with QEMU's words where they do not fit the types.
+    """
+    found: Arguments = {}
+    for key, kind, optional in types:
+        at = skip_blanks(text, at)
+        if kind[0] == "-":
+            found[key] = False
+            if at < len(text) and text[at] == "-":
+                letter = text[at + 1 : at + 2]
+                if letter == kind[1]:
+                    found[key] = True
+                    at += 2
+                elif letter not in [other[1] for _, other, _ in types if other[0] == "-"]:
+                    raise SyntaxRefused(f"{name}: unsupported option -{letter}")
+            continue
+        if optional and at == len(text):
+            continue
+        found[key], at = _READERS[kind](kind, name, text, at)
+    if skip_blanks(text, at) < len(text):
+        raise SyntaxRefused(f"{name}: extraneous characters at the end of line")
+    return found

@@ -1,0 +1,144 @@
+"""The human monitor: a line in, text or a wait out. No terminal, no socket, no clock in sight."""
+
+from __future__ import annotations
+
+from device.errors import MisuseError
+from hmp.monitor import grammar
+from hmp.monitor.errors import CommandError, SyntaxRefused
+from hmp.monitor.history import History
+from hmp.monitor.registry import TABLE, Command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from device.machine.machine import Machine
+    from hmp.monitor.dialects import Dialect
+    from hmp.monitor.grammar import Arguments
+
+NAME_LIMIT = 255
+"""Characters of a command's name that are looked at, as QEMU's buffer holds them."""
+
+COLUMNS = 80
+"""What everybody's screen has, and pipes get."""
+
+_PARSED_KEPT = 256
+
+
+class Reply:
+    """What became of a line. While `pending` the monitor is suspended.
+
+    `text` is what the monitor prints, `failed` whether the command did, `stale` whether the statistics shown are old.
+    `until` is the host time (ns) at which the wait ends by itself, or None where nobody knows: for countdowns.
+    """
+
+    # Defaults of the class, not slots filled one by one: one of these is made for every line.
+    text = ""
+    failed = False
+    stale = False
+    pending = False
+    until: int | None = None
+    on_done: Callable[[Reply], None] | None = None
+    _cancel: Callable[[], None] | None = None
+
+    def suspend(self, cancel: Callable[[], None]) -> None:
+        """Wait; `cancel` is what takes the wait back."""
+        self.pending = True
+        self._cancel = cancel
+
+    def finish(self, text: str, *, failed: bool = False, stale: bool = False) -> None:
+        """End the wait with what is to be printed; nothing if it ended before."""
+        if not self.pending:
+            return
+        self.pending = False
+        self._cancel = None
+        self.text, self.failed, self.stale = text, failed, stale
+        if self.on_done is not None:
+            self.on_done(self)
+
+    def cancel(self) -> None:
+        """Give the prompt back at once, with nothing printed; what was asked may still come and is stored."""
+        if self.pending:
+            cancel, self._cancel = self._cancel, None
+            self.pending = False
+            if cancel is not None:
+                cancel()
+
+
+class Monitor:
+    """One monitor on a machine. `execute` never raises for what was typed.
+
+    `dialect` says how `info balloon` answers. `history` is what `info history` shows; the front end adds the lines
+    to it. Callers without lines of their own (human-monitor-command) leave it empty, as in QEMU.
+    """
+
+    def __init__(self, machine: Machine, dialect: Dialect, history: History | None = None) -> None:
+        self.machine = machine
+        self.dialect = dialect
+        self.history = History() if history is None else history
+        self.columns = COLUMNS
+        """What plots may take of a row; a front end on a narrower screen says so."""
+        self.sole = True
+        """Whether no other monitor can move a clock that stands still."""
+        self.on_real_guest: Callable[[], Callable[[], object]] | None = None
+        """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
+        self._parsed: dict[str, tuple[Callable[..., str | None], Arguments]] = {}
+
+    def execute(self, line: str) -> Reply:
+        """Run one line. The reply is complete unless it says `pending`; then its `on_done` will be called."""
+        reply = Reply()
+        try:
+            known = self._parsed.get(line)
+            if known is None:
+                known = self._parse(line)
+                if known is None:
+                    return reply
+            run, arguments = known
+            text = run(self, arguments, reply)
+            if text is not None:
+                reply.text = text
+        except CommandError as error:
+            reply.text, reply.failed = f"Error: {error.desc}\n", True
+        except MisuseError as error:
+            reply.text, reply.failed = f"Error: {error}\n", True
+        except SyntaxRefused as error:
+            reply.text, reply.failed = f"{error}\n", True
+        return reply
+
+    def _parse(self, line: str) -> tuple[Callable[..., str | None], Arguments] | None:
+        """Find the command and read its arguments; None for an empty line. Raises SyntaxRefused."""
+        command, at = find_command(line)
+        if command is None:
+            return None
+        try:
+            arguments = grammar.arguments(command.parameters, command.name, line, at)
+        except SyntaxRefused as error:
+            typed = line[:at].rstrip(grammar.BLANKS)  # leading blanks stay, as in QEMU
+            raise SyntaxRefused(f'{error}\nTry "help {typed}" for more information') from None
+        if len(self._parsed) >= _PARSED_KEPT:
+            self._parsed.clear()
+        found = self._parsed[line] = (command.handler(), arguments)
+        return found
+
+
+def find_command(line: str) -> tuple[Command | None, int]:
+    """Return the command that `line` names and where its arguments begin; (None, 0) for a blank line.
+
+    A name ends at a blank or `/`. Raises SyntaxRefused for an unknown one, in QEMU's words.
+    """
+    table = TABLE
+    at = 0
+    while True:
+        start = at = grammar.skip_blanks(line, at)
+        end = len(line)
+        if start == end:
+            return None, 0
+        while at < end and line[at] != "/" and line[at] not in grammar.BLANKS:
+            at += 1
+        command = table.get(line[start : min(at, start + NAME_LIMIT)])
+        if command is None:
+            raise SyntaxRefused(f"unknown command: '{line[:at]}'")
+        at = grammar.skip_blanks(line, at)
+        if command.topics is None or at == end:
+            return command, at
+        table = command.topics

@@ -1,0 +1,316 @@
+"""The object tree behind `qom-list`, `qom-get` and `qom-set`, for HMP and QMP.
+
+The operations return data and raise CommandError in QEMU's words, with kind DeviceNotFound where no object has the
+path. The tree is derived from the machine at each call: nothing here has to be kept in step with hot-plugging.
+"""
+
+from __future__ import annotations
+
+from device.balloon.device import PROPERTIES
+from device.balloon.spec import ABSENT, QOM_STATS, STATS_TABLE
+from device.errors import MisuseError
+from hmp.monitor.errors import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from device.balloon.device import BalloonDevice
+    from device.machine.machine import Machine
+
+MACHINE_TYPE = "pc-i440fx-7.2-machine"
+DEVICE_TYPE = "virtio-balloon-pci"
+BACKEND_TYPE = "virtio-balloon-device"
+CONTAINER = "container"
+
+_POLLING = "guest-stats-polling-interval"
+_SECOND = 1_000_000_000
+_BLANKS = " \t\n\v\f\r"
+_DIGITS = "0123456789abcdef"
+_LONGEST = 22
+"""Digits of 2^63 in base 8, the longest spelling of a 64 bit integer."""
+
+
+class JsonValue:
+    """A value as QMP brings it, read as the type that a property has."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def integer(self, name: str) -> int:
+        """Return the 64 bit integer. Raises CommandError for any other type, and beyond 64 bits."""
+        value = self._value
+        if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63:
+            return value
+        raise CommandError(f"Invalid parameter type for '{name}', expected: integer")
+
+    def boolean(self, name: str) -> bool:
+        """Return the truth value. Raises CommandError for any other type."""
+        if isinstance(self._value, bool):
+            return self._value
+        raise CommandError(f"Invalid parameter type for '{name}', expected: boolean")
+
+
+class TextValue:
+    """A value as HMP brings it: text, read as the type that a property has."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def integer(self, name: str) -> int:
+        """Return the 64 bit integer, decimal, 0x hex or 0 octal. Raises CommandError for anything else."""
+        value = _parse_integer(self._text)
+        if value is None:
+            raise CommandError(f"Parameter '{name}' expects int64")
+        return value
+
+    def boolean(self, name: str) -> bool:
+        """Return the truth value that a word says. Raises CommandError for anything else."""
+        if self._text in ("on", "yes", "true", "y"):
+            return True
+        if self._text in ("off", "no", "false", "n"):
+            return False
+        raise CommandError(f"Parameter '{name}' expects 'on' or 'off'")
+
+
+def _parse_integer(text: str) -> int | None:
+    """Return what C's strtoll(…, 0) reads if it reads all of `text` and it fits, else None."""
+    text = text.lstrip(_BLANKS)
+    negative = text[:1] == "-"
+    digits = text[1:].lower() if text[:1] in ("-", "+") else text.lower()
+    base = 10
+    if digits[:2] == "0x":
+        base, digits = 16, digits[2:]
+    elif digits[:1] == "0" and len(digits) > 1:
+        base, digits = 8, digits[1:]
+    if not digits or any(digit not in _DIGITS[:base] for digit in digits):
+        return None
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > _LONGEST:
+        return None
+    value = -int(digits, base) if negative else int(digits, base)
+    return value if -(1 << 63) <= value < 1 << 63 else None
+
+
+class Property:
+    """One property: how it is read, and how it is set or None. `alias` says that it is the backend's own."""
+
+    __slots__ = ("alias", "get", "name", "set", "type")
+
+    def __init__(self, name: str, type: str, get: Getter, set: Setter | None = None, *, alias: bool = False) -> None:
+        self.name = name
+        self.type = type
+        self.get = get
+        self.set = set
+        self.alias = alias
+
+
+class Node:
+    """One object of the tree. Only nodes whose table asks for it have a `device`."""
+
+    __slots__ = ("children", "device", "kind", "name", "path", "properties")
+
+    device: BalloonDevice
+
+    def __init__(self, path: str, kind: str, properties: tuple[Property, ...], *children: Node) -> None:
+        self.path = path
+        self.name = path[path.rindex("/") + 1 :]
+        self.kind = kind
+        self.properties = properties
+        self.children = {child.name: child for child in children}
+
+    def walk(self) -> Iterator[Node]:
+        """Yield this object and all below it."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+    def descend(self, parts: list[str]) -> Node | None:
+        """Return the object that `parts` lead to from here, or None. Empty parts stay where they are."""
+        node: Node | None = self
+        for part in parts:
+            if part and node is not None:
+                node = node.children.get(part)
+        return node
+
+
+if TYPE_CHECKING:
+    Value = JsonValue | TextValue
+    Getter = Callable[[Node], object]
+    Setter = Callable[[Node, Value], None]
+
+
+# The properties.
+
+
+def _guest_stats(node: Node) -> dict[str, object]:
+    sample = node.device.stats.sample
+    values = {} if sample is None else sample.values
+    return {
+        "stats": {STATS_TABLE[tag].qom: values.get(tag, ABSENT) for tag in QOM_STATS},
+        "last-update": 0 if sample is None else sample.wall // _SECOND,
+    }
+
+
+def _set_interval(node: Node, value: Value) -> None:
+    try:
+        node.device.stats.set_poll_interval(value.integer(_POLLING))
+    except MisuseError as error:
+        raise CommandError(str(error)) from None
+
+
+def _set_realized(node: Node, value: Value) -> None:
+    if not value.boolean("realized"):
+        # QEMU pulls the device out here, and aborts when it is realized again.
+        raise CommandError("A device that is in use cannot be unrealized: use device_del")
+
+
+def _switch(name: str) -> Property:
+    def late(node: Node, value: Value) -> None:
+        raise CommandError(
+            f"Attempt to set property '{name}' on anonymous device (type '{BACKEND_TYPE}') after it was realized"
+        )
+
+    return Property(name, "bool", lambda node: node.device.properties[name], late, alias=True)
+
+
+_TYPE = Property("type", "string", lambda node: node.kind)
+_COMMON = (
+    _TYPE,
+    Property("realized", "bool", lambda node: True, _set_realized),
+    Property("hotplugged", "bool", lambda node: node.device.hotplugged),
+    Property("hotpluggable", "bool", lambda node: True),
+)
+_SWITCHES = ("free-page-reporting", "deflate-on-oom", "page-poison", "free-page-hint")
+_REPORTING, _OOM, _POISON, _HINT = map(_switch, _SWITCHES)
+_INTERVAL = Property(_POLLING, "int", lambda node: node.device.stats.poll_interval, _set_interval, alias=True)
+_STATS = Property("guest-stats", "guest statistics", _guest_stats, alias=True)
+
+_DEVICE = (*_COMMON, _REPORTING, _OOM, _POISON, _INTERVAL, _STATS, _HINT)
+_BACKEND = (*_COMMON, _OOM, _HINT, _POISON, _REPORTING, _INTERVAL, _STATS)
+"""The properties of both, of those that QEMU has the ones that this device has, in QEMU's order."""
+
+
+def _container(path: str, *children: Node) -> Node:
+    return Node(path, CONTAINER, (_TYPE,), *children)
+
+
+def backend_path(machine: Machine) -> str | None:
+    """Return the path of the virtio device, which is the balloon device's child, or None without one."""
+    path = machine.device_path
+    return None if path is None else f"{path}/virtio-backend"
+
+
+def tree(machine: Machine) -> Node:
+    """Return the root of the machine's objects."""
+    device, path = machine.device, machine.device_path
+    named, anonymous = _container("/machine/peripheral"), _container("/machine/peripheral-anon")
+    if device is not None and path is not None:
+        backend = Node(f"{path}/virtio-backend", BACKEND_TYPE, _BACKEND)
+        front = Node(path, DEVICE_TYPE, _DEVICE, backend)
+        front.device = backend.device = device
+        (named if device.id else anonymous).children[front.name] = front
+    top = Node("/machine", MACHINE_TYPE, (_TYPE,), _container("/machine/unattached"), anonymous, named)
+    return _container("/", _container("/objects"), top, _container("/chardevs"))
+
+
+def _resolve(machine: Machine, path: str) -> list[Node]:
+    """Return the objects that `path` means: one, none, or with a partial path perhaps several."""
+    root = tree(machine)
+    parts = path.split("/") if path else []
+    starts = [root] if parts and not parts[0] else root.walk()
+    return [found for start in starts if (found := start.descend(parts)) is not None]
+
+
+def _find(machine: Machine, path: str) -> Node:
+    found = _resolve(machine, path)
+    if len(found) != 1:
+        raise CommandError(f"Device '{path}' not found", "DeviceNotFound")
+    return found[0]
+
+
+def _property(node: Node, name: str) -> Property:
+    for found in node.properties:
+        if found.name == name:
+            return found
+    child = node.children.get(name)
+    if child is None:
+        raise CommandError(f"Property '{node.kind}.{name}' not found")
+    return Property(name, f"child<{child.kind}>", lambda node: child.path)
+
+
+# The operations.
+
+
+def qom_list(machine: Machine, path: str) -> list[dict[str, str]]:
+    """Return name and type of each property of an object. Raises CommandError if there is no such object."""
+    if len(_resolve(machine, path)) > 1:
+        raise CommandError(f"Path '{path}' is ambiguous")
+    node = _find(machine, path)
+    names = [*[each.name for each in node.properties], *node.children]
+    return [{"name": name, "type": _property(node, name).type} for name in names]
+
+
+def qom_get(machine: Machine, path: str, prop: str) -> object:
+    """Return the value of a property. Raises CommandError if there is no such object or property."""
+    node = _find(machine, path)
+    return _property(node, prop).get(node)
+
+
+def qom_set(machine: Machine, path: str, prop: str, value: object) -> None:
+    """Set a property to a value of the type that JSON has for it. Raises CommandError, and nothing has changed then."""
+    _set(machine, path, prop, JsonValue(value))
+
+
+def parse_property(machine: Machine, path: str, prop: str, text: str) -> None:
+    """Set a property to what `text` means for it, as HMP does. Raises CommandError, and nothing has changed then."""
+    _set(machine, path, prop, TextValue(text))
+
+
+def _set(machine: Machine, path: str, name: str, value: Value) -> None:
+    node = _find(machine, path)
+    found = _property(node, name)
+    if found.set is None:
+        owner = BACKEND_TYPE if found.alias else node.kind
+        raise CommandError(f"Property '{owner}.{name}' is not writable")
+    found.set(node, value)
+
+
+def unpluggable(machine: Machine, id: str) -> str:
+    """Return how `Machine.device_del` knows what `id` names: a device's id or any spelling of its path.
+
+    Raises CommandError for what cannot be unplugged.
+    """
+    root = tree(machine)
+    start = root if id.startswith("/") else root.descend(["machine", "peripheral"])
+    node = None if start is None else start.descend(id.split("/"))
+    if node is None:
+        raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
+    if node.kind == BACKEND_TYPE:
+        raise CommandError("Bus 'virtio-bus' does not support hotplugging")
+    if node.kind != DEVICE_TYPE:
+        raise CommandError(f"{id} is not a hotpluggable device")
+    return id if id == node.name else node.path
+
+
+def object_paths(machine: Machine) -> list[str]:
+    """Return the path of every object."""
+    return [node.path for node in tree(machine).walk()]
+
+
+def property_names(machine: Machine, path: str, *, writable_only: bool = False) -> list[tuple[str, str]]:
+    """Return (name, type) of the properties of an object, for completion; none where the path is none.
+
+    With `writable_only` those that can still be set: the switches of a realized device cannot.
+    """
+    found = _resolve(machine, path)
+    if len(found) != 1:
+        return []
+    if writable_only:
+        settable = [each for each in found[0].properties if each.set is not None and each.name not in PROPERTIES]
+        return [(each.name, each.type) for each in settable]
+    return [(each["name"], each["type"]) for each in qom_list(machine, path)]

@@ -1,0 +1,144 @@
+"""The command table. Dispatch, help, completion, QMP's human-monitor-command and the docs all read this.
+
+A handler is named `module:function`, below hmp.monitor.commands, and imported when its command first runs: a script
+pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to print, or None after
+it has suspended the reply.
+"""
+
+from __future__ import annotations
+
+from hmp.monitor import grammar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Command:
+    """One command. `name` lists its names joined by `|`; `types` are its arguments as grammar.py spells them;
+    `params` shows them to people; `complete` says, per argument, what completion offers (completion.py).
+    """
+
+    __slots__ = ("_handler", "complete", "heading", "help", "name", "parameters", "params", "path", "topics")
+
+    def __init__(
+        self,
+        name: str,
+        types: str,
+        params: str,
+        help: str,
+        path: str,
+        *,
+        complete: tuple[str, ...] = (),
+        topics: tuple[Command, ...] | None = None,
+        heading: str = "",
+    ) -> None:
+        self.name = name
+        self.parameters = grammar.parameters(types)
+        self.params = params
+        self.help = help
+        self.path = path
+        self.complete = complete
+        self.heading = heading
+        self.topics = None if topics is None else _by_name(topics)
+        self._handler: Callable[..., str | None] | None = None
+
+    def handler(self) -> Callable[..., str | None]:
+        """Return the function that runs the command, importing it the first time."""
+        if self._handler is None:
+            module, _, function = self.path.partition(":")
+            found = __import__(f"hmp.monitor.commands.{module}", fromlist=[function])
+            self._handler = getattr(found, function)
+        handler: Callable[..., str | None] = self._handler
+        return handler
+
+
+def _by_name(commands: tuple[Command, ...]) -> dict[str, Command]:
+    return {name: command for command in commands for name in command.name.split("|")}
+
+
+INFO = (
+    Command("balloon", "", "", "ask the guest for its memory statistics", "balloon:info_balloon"),
+    Command("history", "", "", "the lines typed so far", "status:info_history"),
+    Command("kvm", "", "", "whether KVM is used (never)", "status:info_kvm"),
+    Command("memory_size_summary", "", "", "RAM and plugged memory in bytes", "status:info_memory_size_summary"),
+    Command("name", "", "", "the machine's name", "status:info_name"),
+    Command("snapshots", "", "", "the snapshots that can be loaded", "snapshot:info_snapshots"),
+    Command("status", "", "", "whether the VM runs", "status:info_status"),
+    Command("uuid", "", "", "the machine's UUID", "status:info_uuid"),
+    Command("version", "", "", "the QEMU that is emulated, and by what", "status:info_version"),
+    Command("virtio", "", "", "the virtio devices there are", "virtio:info_virtio"),
+    Command(
+        "virtio-queue-element",
+        "path:s,queue:i,index:i?",
+        "path queue [index]",
+        "a buffer on a virtqueue's available ring",
+        "virtio:info_virtio_queue_element",
+        complete=("virtio",),
+    ),
+    Command(
+        "virtio-queue-status",
+        "path:s,queue:i",
+        "path queue",
+        "a virtqueue's rings and indices",
+        "virtio:info_virtio_queue_status",
+        complete=("virtio",),
+    ),
+    Command(
+        "virtio-status",
+        "path:s",
+        "path",
+        "status, features and refusals of a virtio device",
+        "virtio:info_virtio_status",
+        complete=("virtio",),
+    ),
+)
+
+SIM = (
+    Command("alloc", "size:Z", "size", "let a workload in the guest take memory", "sim:alloc"),
+    Command("chart", "stats:S?", "[stat...]", "draw the recent past of actual and statistics", "chart:chart",
+            complete=("actual|stat*",)),
+    Command("delay", "delay:T", "seconds", "let the driver answer that much later; 0 is at once", "sim:delay"),
+    Command("driver", "what:s", "load|unload", "load or unload the guest's balloon driver", "sim:driver",
+            complete=("load|unload",)),
+    Command("drop", "count:l?", "[n]", "let the driver miss its next n notifications (1)", "sim:drop"),
+    Command("free", "size:Z", "size", "let the workload give memory back", "sim:free"),
+    Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
+            complete=("guest",)),
+    Command("hang", "", "", "let the driver stop serving its queues", "sim:hang"),
+    Command("panic", "", "", "let the guest's kernel die", "sim:panic"),
+    Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
+            "sim:set_stat", complete=("stat", "none")),
+    Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep"),
+    Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
+    Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("stat",)),
+    Command("wake", "", "", "let the driver serve its queues again", "sim:wake"),
+)  # fmt: skip
+
+COMMANDS = (
+    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", "balloon:balloon"),
+    Command("cont|c", "", "", "let the VM run", "machine:cont"),
+    Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete=("snapshot",)),
+    Command("device_add", "device:O", "driver[,prop=value][,...]", "plug a device in", "machine:device_add",
+            complete=("driver",)),
+    Command("device_del", "id:s", "device", "ask the guest to let go of a device", "machine:device_del",
+            complete=("device",)),
+    Command("help|?", "name:S?", "[cmd]", "show what commands there are", "help:help", complete=("help",)),
+    Command("info", "item:s?", "[topic]", "show something about the machine", "help:info", topics=INFO),
+    Command("loadvm", "name:s", "tag", "go back to a snapshot", "snapshot:loadvm", complete=("snapshot",)),
+    Command("qom-get", "path:s,property:s", "path property", "print a property of an object", "qom:qom_get",
+            complete=("path", "property")),
+    Command("qom-list", "path:s?", "path", "list the properties of an object", "qom:qom_list", complete=("path",)),
+    Command("qom-set", "json:-j,path:s,property:s,value:S", "[-j] path property value",
+            "set a property of an object (-j: the value is JSON)", "qom:qom_set", complete=("path", "writable")),
+    Command("quit|q", "", "", "end the machine", "machine:quit"),
+    Command("savevm", "name:s?", "[tag]", "save the whole machine", "snapshot:savevm", complete=("snapshot",)),
+    Command("stop|s", "", "", "stop the VM", "machine:stop"),
+    Command("system_powerdown", "", "", "press the power button", "machine:system_powerdown"),
+    Command("system_reset", "", "", "reset the machine", "machine:system_reset"),
+    Command("sim", "", "[topic]", "show or control the simulated guest", "sim:overview", topics=SIM,
+            heading="simulator"),
+)  # fmt: skip
+
+TABLE = _by_name(COMMANDS)
+"""Every command by each of its names."""

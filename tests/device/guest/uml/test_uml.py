@@ -1,0 +1,174 @@
+"""The uml guest with programs in place of a kernel: what goes wrong is told in one line and leaves nothing behind.
+
+The real kernel is in tests/conformance/test_real_kernel.py.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from device.errors import MisuseError
+from device.virtio.spec import MIB
+from tests.support.descriptors import open_descriptors
+from tests.support.real import Real, living, nobody_lives
+from tests.support.timing import takes_less_than
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the guest's directories are made, by a short name; it must be empty at the end."""
+    short = Path(f"/tmp/t{os.getpid()}")
+    short.mkdir()
+    monkeypatch.setenv("TMPDIR", str(short))
+    yield short
+    left = os.listdir(short)
+    assert left == []
+    short.rmdir()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    """A guest whose kernel is the script that `kernel` writes."""
+    (tmp_path / "module").write_bytes(b"")
+    script(tmp_path / "busybox", "exit 0")
+    return f"uml,kernel={tmp_path}/kernel,module={tmp_path}/module,busybox={tmp_path}/busybox"
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def gone(real: Real) -> str:
+    real.until(lambda: real.guest.process is None)
+    [event] = real.named("GUEST_GONE")
+    assert event == {"why": real.guest.gone}
+    return str(real.guest.gone)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("echo oops >&2; exit 3", "its kernel ended with status 3: oops"),
+        ("echo out; exit 1", "its kernel ended with status 1: out"),
+        ("exit 1", "its kernel ended with status 1"),
+        ("exit 0", "its kernel ended with status 0"),  # --version, or another program: none that switched itself off
+        (
+            "echo 'Checking that ptrace can change system call numbers...ptrace: Operation not permitted' >&2; exit 1",
+            "it may not use ptrace here, which it is built on (",
+        ),
+        ("echo 'Kernel panic - not syncing: no memory'; kill -ABRT $$", "its kernel panicked: Kernel panic - not sync"),
+        ("kill -SEGV $$", "its kernel was killed by SIGSEGV"),
+    ],
+)
+def test_a_kernel_that_ends_says_why(place: Path, spec: str, tmp_path: Path, text: str, why: str) -> None:
+    script(tmp_path / "kernel", text)
+    with Real(spec, memory=64) as real:
+        assert why in gone(real)
+        assert os.listdir(place) == []
+        state, _ = real.ask(0.1)
+        assert state == "unsupported", "no driver was ever there and none will come"
+
+
+def test_a_request_does_not_wait_for_the_driver_of_a_kernel_that_ended(place: Path, spec: str, tmp_path: Path) -> None:
+    """It waited its whole time, and then told an age though no driver had ever been there."""
+    script(tmp_path / "kernel", "sleep 0.1; exit 1")
+    with Real(spec, memory=64) as real:
+        request = real.machine.request_stats(10**11)
+        gone(real)
+        assert request.state == "unsupported"
+
+
+def test_a_program_that_is_none(place: Path, spec: str, tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(b"\x7fELF but no more")
+    (tmp_path / "kernel").chmod(0o755)
+    with Real(spec, memory=64) as real:
+        assert "ended with status 12" in gone(real)
+
+
+def test_a_kernel_that_switches_itself_off_ends_the_machine(place: Path, spec: str, tmp_path: Path) -> None:
+    script(tmp_path / "kernel", "echo '@@total 50000'; exit 0")
+    with Real(spec, memory=64) as real:
+        real.until(lambda: real.machine.over)
+        assert real.named("SHUTDOWN") == [{"guest": True, "reason": "guest-shutdown"}]
+
+
+def test_a_wedged_kernel_keeps_nobody_waiting(place: Path, spec: str, tmp_path: Path) -> None:
+    """It says nothing and reads nothing: requests end at their deadline, controls say that it is not up."""
+    script(tmp_path / "kernel", "sleep 1000 & wait")
+    before = open_descriptors()
+    with Real(spec, memory=64) as real:
+
+        def request() -> float:
+            state, seconds = real.ask(0.2)
+            assert state == "timed out"
+            return seconds
+
+        takes_less_than(1, request)
+        with pytest.raises(MisuseError, match="it is not up yet"):
+            real.guest.alloc(MIB)
+        group = real.guest.process.pid
+        assert len(living(group)) >= 2
+        real.machine.power_down()
+        assert not real.machine.over
+        real.machine.set_balloon(60 * MIB)  # at once: its floor is a guess
+        with pytest.raises(MisuseError, match="would not survive less than"):
+            real.machine.set_balloon(16 * MIB)
+    assert open_descriptors() == before
+    nobody_lives([group])
+
+
+def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) -> None:
+    script(tmp_path / "kernel", "echo '@@total 50000'; echo '@@up 0'; sleep 1000")
+    with Real(spec, memory=64) as real:
+        real.until(lambda: real.guest.process.console.up == 0)
+        real.until(lambda: "CONFIG_VIRTIO_UML" in real.guest.controls().get("gone", ""))
+        assert real.ask()[0] == "unsupported"
+
+        def order() -> float:
+            start = time.monotonic()
+            with pytest.raises(MisuseError, match="still works on it after"):
+                real.guest.shell("true", 100_000_000)
+            return time.monotonic() - start
+
+        takes_less_than(1, order)
+        for size in (4000, 1):
+            for _ in range(5000):
+                real.guest._order("x" * size)  # as far as the pipe holds it
+        with pytest.raises(MisuseError, match="its console takes nothing"):
+            real.guest.shell("true")
+        assert real.machine.running
+
+
+def test_a_module_of_another_kernel(place: Path, spec: str, tmp_path: Path) -> None:
+    script(tmp_path / "kernel", "echo '@@total 50000'; echo '@@up 1'; sleep 1000")
+    with Real(spec, memory=64) as real:
+        request = real.machine.request_stats(10**10)
+        real.until(lambda: request.state != "pending")
+        assert request.state == "unsupported"
+        assert "does the module belong to it?" in real.guest.controls()["gone"]
+        assert real.named("DRIVER_MISSING") == [{"why": real.guest.gone}]
+
+
+def test_the_kernel_gets_its_command_line_and_a_plain_environment(
+    place: Path, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    script(
+        tmp_path / "kernel",
+        f'echo "$@" > {tmp_path}/args; env > {tmp_path}/env; ls -l /proc/self/fd > {tmp_path}/fds; exit 1',
+    )
+    with Real(spec, memory=64) as real:
+        gone(real)
+    words = (tmp_path / "args").read_text().split()
+    assert "mem=65536K" in words
+    assert {"con=null", "con0=fd:0,fd:1", "ssl=null", "root=/dev/ram0"} <= set(words)
+    [device] = [word for word in words if word.startswith("virtio_uml.device=")]
+    assert device.endswith("/balloon:5")
+    assert "SECRET" not in (tmp_path / "env").read_text()
+    assert len((tmp_path / "fds").read_text().splitlines()) <= 6, "three, the listing's own, and none of ours"

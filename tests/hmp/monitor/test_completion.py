@@ -1,0 +1,158 @@
+"""Completion: what can be typed next, from the table and the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from device.balloon.spec import STATS_TABLE
+from device.clock import SimulatedClock
+from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
+from device.machine.machine import Machine
+from device.virtio.spec import MIB
+from hmp.monitor.completion import complete
+from hmp.monitor.registry import INFO, SIM, TABLE, Command
+
+
+@pytest.fixture
+def machine():
+    machine = Machine(SimulatedClock(), ram=64 * MIB, guest=make_guest("linux"))
+    yield machine
+    machine.close()
+
+
+def texts(machine: Machine, line: str, **more) -> list[str]:
+    return [candidate.text for candidate in complete(machine, line, **more)]
+
+
+def walk(table: dict[str, Command], before: str = ""):
+    for name, command in table.items():
+        yield before + name, command
+        if command.topics is not None:
+            yield from walk(command.topics, f"{before}{name} ")
+
+
+class TestNames:
+    def test_an_empty_line_offers_every_name_and_alias(self, machine):
+        assert texts(machine, "") == list(TABLE)
+        assert {"help", "?", "cont", "c", "sim"} <= set(texts(machine, "  "))
+
+    def test_a_word_replaces_itself_only(self, machine):
+        (candidate,) = complete(machine, "  info  stat")
+        assert (candidate.text, candidate.start, candidate.help) == ("status", 8, "whether the VM runs")
+
+    def test_topics(self, machine):
+        assert texts(machine, "info ") == [command.name for command in INFO]
+        assert texts(machine, "sim ") == [command.name for command in SIM]
+        assert texts(machine, "sim dr") == ["driver", "drop"]
+
+    def test_more_says_whether_arguments_follow(self, machine):
+        assert {candidate.text: candidate.more for candidate in complete(machine, "s")} == {
+            "savevm": True, "stop": False, "s": False, "system_powerdown": False, "system_reset": False, "sim": True,
+        }  # fmt: skip
+
+    def test_every_command_completes_to_itself_with_a_description(self, machine):
+        for path, command in walk(TABLE):
+            found = [candidate for candidate in complete(machine, path) if path.endswith(candidate.text)]
+            assert [candidate.help for candidate in found if candidate.text == path.split()[-1]] == [command.help]
+            assert command.help
+
+    @pytest.mark.parametrize("line", ["nonsense ", "info nonsense ", "info balloon ", "stop ", "info/", "INFO "])
+    def test_nothing_follows(self, machine, line):
+        assert complete(machine, line) == []
+
+    def test_help_offers_what_help_explains(self, machine):
+        assert texts(machine, "help s") == texts(machine, "s")
+        assert texts(machine, "? info st") == ["status"]
+        assert texts(machine, "help sim d") == ["delay", "driver", "drop"]
+        assert texts(machine, "help stop ") == []
+        assert texts(machine, "help nonsense ") == []
+
+
+class TestArguments:
+    def test_every_completed_argument_of_the_table_has_candidates_with_help(self, machine):
+        before = {"qom-get": "/machine", "qom-set": "/machine/peripheral/balloon0", "sim set": "free_mem"}
+        for path, command in walk(TABLE):
+            for place, kind in enumerate(command.complete):
+                line = f"{path} {before[path] + ' ' if place else ''}"
+                found = complete(machine, line, snapshots=lambda: ["before"])
+                assert found, f"{line!r} ({kind})"
+                assert all(candidate.help and candidate.start == len(line) for candidate in found), line
+
+    def test_stats(self, machine):
+        assert texts(machine, "sim set ") == [stat.name for stat in STATS_TABLE]
+        assert texts(machine, "sim unset free") == ["free_mem"]
+        assert texts(machine, "sim set free_mem ") == ["none"]
+        assert texts(machine, "sim set free_mem none ") == []
+        assert texts(machine, "sim unset stat-free") == ["stat-free-memory"]
+
+    def test_a_repeated_argument_is_offered_once(self, machine):
+        assert texts(machine, "sim chart actual free_mem to") == ["total_mem"]
+        assert "free_mem" not in texts(machine, "sim chart actual free_mem ")
+
+    def test_literals(self, machine):
+        assert texts(machine, "sim driver ") == ["load", "unload"]
+        assert texts(machine, "sim driver u") == ["unload"]
+
+    def test_guests_and_their_keys(self, machine):
+        assert texts(machine, "sim guest ") == list(PROFILES)
+        assert texts(machine, "sim guest linux,") == [f"{key}=" for key in MODELLED_KEYS]
+        (candidate,) = complete(machine, "sim guest windows,delay=2,lo")
+        assert (candidate.text, candidate.start, candidate.help) == ("loss=", 26, KEYS["loss"][1])
+        assert "delay=" not in texts(machine, "sim guest windows,delay=2,")
+        assert texts(machine, "sim guest nonsense,") == []
+        assert texts(machine, "sim guest linux,delay=") == []
+
+    def test_the_statistics_of_a_guest(self, machine):
+        assert texts(machine, "sim guest linux,stats=") == ["none", *[stat.name for stat in STATS_TABLE]]
+        (candidate,) = complete(machine, "sim guest linux,loss=1,stats=free_mem+tot")
+        assert (candidate.text, candidate.start) == ("total_mem", 38)
+
+    def test_devices(self, machine):
+        assert texts(machine, "device_del ") == ["balloon0"]
+        machine.device_del("balloon0")
+        machine.start()
+        machine.reset()
+        assert machine.device is None
+        assert texts(machine, "device_del ") == []
+        assert texts(machine, "info virtio-status ") == []
+
+    def test_drivers_and_their_properties(self, machine):
+        assert texts(machine, "device_add ") == ["virtio-balloon-pci", "virtio-balloon"]
+        assert texts(machine, "device_add virtio-balloon-pci,i") == ["id="]
+        assert "id=" not in texts(machine, "device_add virtio-balloon-pci,id=x,")
+        (candidate,) = complete(machine, "device_add virtio-balloon-pci,id=x,page-poison=on")
+        assert (candidate.text, candidate.start) == ("on", 47)
+        assert texts(machine, "device_add virtio-balloon-pci,id=o") == []
+
+    def test_objects_and_their_properties(self, machine):
+        backend = "/machine/peripheral/balloon0/virtio-backend"
+        assert texts(machine, "info virtio-status ") == [backend]
+        assert backend in texts(machine, "qom-list /machine/per")
+        found = complete(machine, "qom-get /machine/peripheral/balloon0 guest-")
+        assert {candidate.text for candidate in found} == {"guest-stats", "guest-stats-polling-interval"}
+        assert texts(machine, "qom-set -j /machine/peripheral/balloon0 guest-") == ["guest-stats-polling-interval"]
+        assert texts(machine, "qom-set -") == ["-j"]
+        assert texts(machine, "qom-get /nowhere ") == []
+
+    def test_snapshots(self, machine):
+        assert texts(machine, "loadvm ") == []
+        assert texts(machine, "loadvm ", snapshots=lambda: ["before", "after"]) == ["before", "after"]
+        assert texts(machine, "delvm a", snapshots=lambda: ["before", "after"]) == ["after"]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            'sim guest "',
+            "qom-get\t/mach",
+            "sim set \0",
+            "balloon 5",
+            "sim guest ,",
+            "sim guest ,,=",
+            "device_add ,=",
+            "-",
+            "/",
+        ],
+    )
+    def test_odd_lines_are_harmless(self, machine, line):
+        for candidate in complete(machine, line):
+            assert candidate.start <= len(line)
