@@ -31,6 +31,9 @@ class Guest:
     ram = 0
     """The RAM in bytes that it asks its machine for; 0 takes what there is."""
 
+    ended = ""
+    """Why the process of a real guest is over, so that nothing answers until a reset; empty for all that may answer."""
+
     driver_loaded = False
     machine: Machine
 

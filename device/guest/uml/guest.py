@@ -77,6 +77,7 @@ class UmlGuest(VhostUserGuest):
     def boot(self) -> None:
         """Start a kernel. What keeps it from starting is told as its end."""
         super().boot()
+        self.ended = ""
         self._powering_down = self._met = False
         try:
             directory = make_directory()
@@ -107,6 +108,7 @@ class UmlGuest(VhostUserGuest):
     def halt(self) -> None:
         """Kill the kernel and remove every trace of it."""
         super().halt()
+        self.ended = ""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -190,7 +192,7 @@ class UmlGuest(VhostUserGuest):
     def _ended(self, why: str, *, tell: bool = True, panicked: bool = False) -> None:
         """The kernel is gone: leave the device as it left it, and no trace of it on this host."""
         self.halt()
-        self.gone = why
+        self.gone = self.ended = why
         if tell:
             if panicked:
                 self.machine.panicked()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NO_BALLOON = "No balloon device has been activated"
 
+GONE = "the guest is gone: "
+
 STANDSTILL = "the manual clock stands still while this monitor waits: only sim sleep moves it"
 
 
@@ -22,6 +24,8 @@ def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | 
     machine = monitor.machine
     timeout = machine.timeout
     if monitor.dialect.waits:
+        if machine.guest.ended and machine.device is not None:
+            raise CommandError(GONE + machine.guest.ended)
         request = machine.request_stats(timeout)
         if request.state is PENDING:
             if not machine.clock.warps and machine.clock.simulated and monitor.sole:
@@ -42,6 +46,8 @@ def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
     machine = monitor.machine
     if request.state is NO_DEVICE or machine.device is None:
         reply.finish(f"Error: {NO_BALLOON}\n", failed=True)
+    elif machine.guest.ended:
+        reply.finish(f"Error: {GONE}{machine.guest.ended}\n", failed=True)
     else:
         timeout = AGELESS if request.state is UNSUPPORTED else machine.timeout
         reply.finish(monitor.dialect.line(machine.device, timeout), stale=request.state is TIMED_OUT)
