@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from device.guest.uml import xstate
 from device.guest.uml.parts import build_initramfs, find_parts
 from tests.support.real import needs_kernel, nobody_lives, state
 from tests.support.timing import PATIENCE, until
@@ -174,6 +175,32 @@ def test_a_kernel_killed_in_mid_request(start: Start) -> None:
     assert "hmp: the guest is gone: its kernel was killed by SIGKILL" in err
     assert program.returncode == 1
     nobody_lives([group])
+
+
+FORCED = """
+import sys
+from device.guest.uml import xstate
+xstate.needs_help = lambda: True
+from hmp.cli import main
+sys.exit(main())
+"""
+
+
+def test_the_way_out_of_processors_with_too_many_registers(place: str) -> None:
+    """As on a processor with AMX: the same kernel answers, balloons, is frozen and thawed."""
+    script = "info balloon\nballoon 96\nsim sleep 3\ninfo balloon\nstop\ninfo balloon\ncont\ninfo balloon\nsim guest\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", FORCED, "--guest", "uml,mem=128M", "--timeout", "10"], input=script,
+        capture_output=True, text=True, timeout=3 * PATIENCE, env={**os.environ, "TMPDIR": place}, cwd=ROOT,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    first, second, stopped, thawed, _, processor = ended.stdout.splitlines()
+    assert first.startswith("balloon: actual=128,mem_swapped_in=0,")
+    assert second.startswith("balloon: actual=96,mem_swapped_in=0,")
+    assert ",age=1" in stopped
+    assert thawed.startswith("balloon: actual=96,")
+    assert ",age=" not in thawed
+    assert processor == xstate.NOTE
 
 
 def test_sockets_and_headless(start: Start, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 from device.balloon.spec import F_DEFLATE_ON_OOM
 from device.clock import MS, SECOND
 from device.errors import MisuseError
+from device.guest.uml import xstate
 from device.guest.uml.parts import build_initramfs, find_parts
 from device.guest.uml.process import UmlProcess, make_directory
 from device.guest.vhost_user.guest import VhostUserGuest
@@ -57,6 +58,7 @@ class UmlGuest(VhostUserGuest):
         self.process: UmlProcess | None = None
         self._powering_down = False
         self._met = False
+        self._restricted = False
 
     def attach(self, machine: Machine) -> None:
         """Belong to `machine`. Raises MisuseError for a missing part, and for memory that does not do."""
@@ -87,8 +89,10 @@ class UmlGuest(VhostUserGuest):
                 file.write(build_initramfs(self._parts))
             path = os.path.join(directory, "balloon")
             self._listener = UnixListener(path)
-            process.start(self._parts.kernel, self._options(directory, archive, path))
-        except (OSError, MisuseError) as error:
+            self._restricted = xstate.needs_help()
+            restrict = xstate.restriction() if self._restricted else None
+            process.start(self._parts.kernel, self._options(directory, archive, path), restrict)
+        except (ImportError, OSError, MisuseError) as error:
             self._ended(f"the kernel cannot be started: {error}")
 
     def _options(self, directory: str, archive: str, path: str) -> list[str]:
@@ -103,6 +107,7 @@ class UmlGuest(VhostUserGuest):
             f"uml_dir={directory}",
             "umid=kernel",
             f"virtio_uml.device={path}:{_BALLOON_DEVICE}",
+            *([xstate.TUNABLES] if self._restricted else []),
         ]
 
     def halt(self) -> None:
@@ -224,6 +229,8 @@ class UmlGuest(VhostUserGuest):
         shown: dict[str, str] = {}
         if self.process is not None and self.process.pid:
             shown["kernel"] = f"process {self.process.pid}"
+            if self._restricted:
+                shown["processor"] = xstate.NOTE
         if self.gone:
             shown["gone"] = self.gone
         return shown

@@ -72,9 +72,10 @@ class UmlProcess:
             start_new_session=True,
         )
 
-    def start(self, kernel: str, options: list[str]) -> None:
-        """Start the kernel. Raises OSError."""
+    def start(self, kernel: str, options: list[str], restrict: Callable[[], object] | None = None) -> None:
+        """Start the kernel; `restrict` is called in the child before it becomes that. Raises OSError."""
         prefix, personality = self._fixed_addresses()
+        calls = [call for call in (personality, restrict) if call is not None]
         self._child = subprocess.Popen(
             ["/bin/sh", "-c", _START, "sh", *prefix, kernel, *options],
             stdin=subprocess.PIPE,
@@ -83,7 +84,7 @@ class UmlProcess:
             cwd=self.directory,
             env={"PATH": os.environ.get("PATH", os.defpath), "HOME": self.directory},
             start_new_session=True,
-            preexec_fn=personality,  # safe: we have no threads
+            preexec_fn=(lambda: [call() for call in calls]) if calls else None,  # safe: we have no threads
         )
         self._tell(f"{self._child.pid}\n")
         self._pidfd = os.pidfd_open(self._child.pid)

@@ -156,12 +156,13 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             if after is not None:
                 after()
         return ""
-    spec = machine.guest.spec
+    spec, controls = machine.guest.spec, machine.guest.controls()
     profile = PROFILES.get(machine.guest.name)
     if profile is None:
         return f"{spec}\n"
     _, _, settings = spec.partition(",")  # what the profile is known for may be what they change
-    return f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n")
+    processor = f"{controls['processor']}\n" if "processor" in controls else ""
+    return f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n") + processor
 
 
 def hang(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
