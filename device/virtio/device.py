@@ -241,8 +241,10 @@ class VirtioDevice:
 
     def refuse(self, rule: str, detail: str, times: int = 1) -> None:
         """Count what the guest did wrong, `times` over but told once; break the device where its rings cannot be
-        trusted any more.
+        trusted any more. What was read of memory that this host lost is not the guest's.
         """
+        if self.memory.lost:
+            return
         self.refused[rule] = self.refused.get(rule, 0) + times
         self.last_refusal = f"{rule}: {detail}"
         if rule in FATAL_RULES and not self.status & STATUS_NEEDS_RESET:

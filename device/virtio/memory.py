@@ -52,6 +52,11 @@ class Memory:
     def __init__(self, regions: list[Region]) -> None:
         self.regions = regions
 
+    @property
+    def lost(self) -> bool:
+        """Whether this host lost some of it: what is read there is no guest's doing."""
+        return False
+
     def find(self, address: int, length: int) -> tuple[Region, int]:
         """Return the region that holds `length` bytes at guest `address`, and the offset in it.
 

@@ -29,15 +29,15 @@ FEATURES = bit(F_VERSION_1) | bit(F_STATS_VQ) | bit(wire.F_PROTOCOL_FEATURES)
 
 
 class FrontEnd:
-    """A front end on the socket at `path`, with `ram` bytes of memory in a memfd. Use as a context manager."""
+    """A front end on the socket at `path`, with `ram` bytes of memory in a memfd, or in `file`. Use as a context manager."""
 
-    def __init__(self, real: Real, path: str, *, ram: int = 16 * MIB) -> None:
+    def __init__(self, real: Real, path: str, *, ram: int = 16 * MIB, file: int | None = None) -> None:
         self.real = real
         self.ram = ram
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.connect(path)
         self.socket.setblocking(False)
-        self.memfd = os.memfd_create("front-end", os.MFD_CLOEXEC)
+        self.memfd = os.memfd_create("front-end", os.MFD_CLOEXEC) if file is None else file
         os.ftruncate(self.memfd, ram)
         self.region = Region(0, ram, mmap.mmap(self.memfd, ram))
         self.queues: dict[str, DriverQueue] = {}

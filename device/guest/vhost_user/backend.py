@@ -101,7 +101,7 @@ class Backend:
         return None
 
     def _set_memory(self, request: Request) -> bytes | None:
-        self.port.set_memory(map_table(request.payload, request.fds))
+        self.port.set_memory(map_table(request.payload, request.fds, self.port.memory_lost))
         return None
 
     # Rings.

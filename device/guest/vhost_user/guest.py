@@ -10,7 +10,7 @@ from device.errors import MisuseError
 from device.guest.vhost_user.backend import Backend
 from device.guest.vhost_user.listener import UnixListener
 from device.guest.vhost_user.port import Port
-from device.guest.vhost_user.wire import MAX_REGIONS, Decoder, FrontEndFault
+from device.guest.vhost_user.wire import MAX_REGIONS, Decoder, FrontEndFault, HostFault
 from device.machine.guest import Guest
 
 TYPE_CHECKING = False
@@ -205,9 +205,11 @@ class VhostUserGuest(Guest):
             there = connection.talk()  # first: a kick may belong to rings that are being set up
             if there and self.machine.running:
                 connection.port.take_kicks()
+            if there and self._connection is connection:
+                connection.port.check_memory()
         except FrontEndFault as fault:
             if self._connection is connection:  # else a reset on the way took it apart
-                self._cut_off(str(fault))
+                self._cut_off(fault)
         else:
             if not there and self._connection is connection:
                 self._hung_up()
@@ -245,9 +247,11 @@ class VhostUserGuest(Guest):
             self.machine.emit("DRIVER_MISSING", {"why": why})
         self.machine.driver_changed()
 
-    def _cut_off(self, why: str) -> None:
-        device = self.machine.device
-        if device is not None:
+    def _cut_off(self, fault: FrontEndFault) -> None:
+        device, why = self.machine.device, str(fault)
+        if isinstance(fault, HostFault):
+            pass
+        elif device is not None:
             device.refuse("front-end", why)
         else:
             self.machine.guest_fault("front-end", why)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
 
-from device.guest.vhost_user.sigbus import guard, release
-from device.guest.vhost_user.wire import MAX_REGIONS, PAIR, REGION, FrontEndFault
+from device.guest.vhost_user.sigbus import guard, lost, release
+from device.guest.vhost_user.wire import MAX_REGIONS, PAIR, REGION, FrontEndFault, HostFault
 from device.virtio.memory import Memory, Region
 from device.virtio.spec import MAX_RAM, PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SLOW_FILE_SYSTEMS = ("fuse", "9p", "nfs", "cifs", "smb", "ceph", "afs", "virtiofs", "autofs")
 """File systems on which reading a mapped page may wait for a server: a load from there could stop the monitor."""
@@ -20,13 +25,20 @@ class SharedRegion(Region):
 
     __slots__ = ("_guarded", "end", "fd", "user")
 
-    def __init__(self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int) -> None:
+    def __init__(
+        self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int, told: Callable[[], object]
+    ) -> None:
         super().__init__(base, size, buffer)
         self.user = user
         self.fd = fd
         self.end = end
         """Bytes the file must have for every page of the region to exist."""
-        self._guarded = guard(buffer, size)
+        self._guarded = guard(buffer, size, told)
+
+    @property
+    def lost(self) -> bool:
+        """Whether a page of it could not be had, so that it is zeros now."""
+        return lost(self._guarded)
 
     def close(self) -> None:
         """Unmap, and let the file go."""
@@ -47,6 +59,11 @@ class SharedMemory(Memory):
     def __init__(self, regions: list[SharedRegion]) -> None:
         super().__init__(list(regions))
         self._shared = regions
+
+    @property
+    def lost(self) -> bool:
+        """Whether a page could not be had (sigbus.py): the file was cut short, or this host has no room."""
+        return any(region.lost for region in self._shared)
 
     @property
     def top(self) -> int:
@@ -72,7 +89,7 @@ class SharedMemory(Memory):
         return given
 
     def shrunk(self) -> bool:
-        """Whether a file became shorter than its region: touching the missing pages is SIGBUS (device.guest.sigbus)."""
+        """Whether a file became shorter than its region: touching the missing pages is SIGBUS (sigbus.py)."""
         return any(os.fstat(region.fd).st_size < region.end for region in self._shared)
 
     def populated(self) -> int:
@@ -82,11 +99,11 @@ class SharedMemory(Memory):
         return sum(files.values()) * 512
 
 
-def map_table(payload: bytes, fds: list[int]) -> SharedMemory:
+def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) -> SharedMemory:
     """Map the regions of a SET_MEM_TABLE message; takes the descriptors over from `fds`, all or none.
 
-    Bytes behind the last region are ignored. Raises FrontEndFault, with nothing mapped and `fds` as it was, for a
-    table that contradicts itself or its files.
+    `told` is called when one of them is lost. Bytes behind the last region are ignored. Raises FrontEndFault, with
+    nothing mapped and `fds` as it was, for a table that contradicts itself or its files.
     """
     count, _ = PAIR.unpack_from(payload)
     if not 0 < count <= MAX_REGIONS:
@@ -110,12 +127,15 @@ def map_table(payload: bytes, fds: list[int]) -> SharedMemory:
     try:
         for fd, (base, size, user, offset) in zip(fds, rows, strict=True):
             buffer = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, offset=offset)
-            mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size))
+            mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size, told))
     except (OSError, ValueError, OverflowError) as error:
         for region in mapped:
             region.fd = -1  # still the caller's
             region.close()
-        raise FrontEndFault(f"{size} bytes of guest memory cannot be mapped: {error}") from None
+        limit = isinstance(error, OSError) and error.errno == errno.ENOMEM  # of this process: ulimit -v
+        raise (HostFault if limit else FrontEndFault)(
+            f"{size} bytes of guest memory cannot be mapped: {error}"
+        ) from None
     fds.clear()
     return SharedMemory(mapped)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 
 from device.balloon.spec import queue_roles
-from device.guest.vhost_user.wire import F_PROTOCOL_FEATURES, FrontEndFault
+from device.guest.vhost_user.wire import F_PROTOCOL_FEATURES, FrontEndFault, HostFault
 from device.virtio.spec import F_VERSION_1, STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK, bit
 
 TYPE_CHECKING = False
@@ -197,6 +197,18 @@ class Port:
 
     # Kicks, calls and the end.
 
+    def memory_lost(self) -> None:
+        """A page could not be had, in the middle of something: have it looked at as soon as that is done."""
+        self._machine.time.after(0, self._machine.guest.serve)
+
+    def check_memory(self) -> None:
+        """Raise FrontEndFault where memory went away, by the front end's deed or this host's."""
+        memory = self.memory
+        if memory is not None and memory.shrunk():
+            raise FrontEndFault("a file of the memory table was cut short")
+        if memory is not None and memory.lost:
+            raise HostFault("this host has no page for its memory: the file system behind it is full, or fails")
+
     def descriptors(self) -> list[int]:
         """Return the kick descriptors of rings that run."""
         return [ring.kick.fd for index, ring in enumerate(self.rings) if ring.kick is not None and self.running(index)]
@@ -206,8 +218,7 @@ class Port:
         memory, device = self.memory, self.device
         if memory is None or device is None:
             return
-        if memory.shrunk():
-            raise FrontEndFault("a file of the memory table was cut short")
+        self.check_memory()
         poller = select.poll()
         ends = {}
         for index, ring in enumerate(self.rings):

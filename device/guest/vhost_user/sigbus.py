@@ -1,8 +1,9 @@
-"""Survive a front end that cuts the file behind its memory short while we look at it.
+"""Survive a front end that cuts the file behind its memory short while we look at it, and a file system that is full.
 
 The kernel answers a touch of a mapped page whose file has ended with SIGBUS, and no check beforehand can be in time:
-the other side may cut the file at any moment. So a handler puts zeroed memory of our own in place of the region and
-lets the touch happen again; the connection is cut off the next time it is served (`SharedMemory.shrunk`).
+the other side may cut the file at any moment. The same comes of a page that was never touched where its file system has
+no room for it. So a handler puts zeroed memory of our own in place of the region, lets the touch happen again and
+tells; the connection is cut off as soon as it is served (`Port.check_memory`).
 
 The handler is called by the thread that touched the page, in the middle of copying bytes, holding the interpreter's
 lock and no other: Python may run there. Where ctypes is missing there is no guard, and such a front end ends hmp.
@@ -28,7 +29,8 @@ class _Guard:
     """The process-wide handler: there while some region is guarded."""
 
     def __init__(self) -> None:
-        self._ranges: dict[int, int] = {}
+        self._ranges: dict[int, tuple[int, Callable[[], object]]] = {}
+        self._lost: set[int] = set()
         self._before: Any = None
         self._ready = False
 
@@ -66,12 +68,15 @@ class _Guard:
         first = self._ctypes.c_char.from_buffer(buffer)
         return self._ctypes.addressof(first)
 
-    def add(self, buffer: mmap.mmap, size: int) -> int:
-        """Guard a mapping of `size` bytes; returns its address, 0 where there is no guard."""
+    def add(self, buffer: mmap.mmap, size: int, told: Callable[[], object]) -> int:
+        """Guard a mapping of `size` bytes; returns its address, 0 where there is no guard.
+
+        `told` is called when it is lost, in the middle of whatever touched it.
+        """
         if not self._prepare():
             return 0
         address = self.address(buffer)
-        self._ranges[address] = size
+        self._ranges[address] = size, told
         if self._before is None:
             self._before = self._action()
             ours = self._action(self._ctypes.cast(self._callback, self._ctypes.c_void_p).value, b"", _SA_SIGINFO, None)
@@ -80,8 +85,13 @@ class _Guard:
 
     def remove(self, address: int) -> None:
         """Guard a mapping no more: call before it is unmapped."""
+        self._lost.discard(address)
         if self._ranges.pop(address, None) is not None and not self._ranges:
             self._restore()
+
+    def lost(self, address: int) -> bool:
+        """Whether the guarded mapping at `address` was replaced by zeros."""
+        return address in self._lost
 
     def _restore(self) -> None:
         if self._before is not None:
@@ -90,14 +100,17 @@ class _Guard:
 
     def _touched(self, number: int, info: int, context: int) -> None:
         at = self._ctypes.c_void_p.from_address(info + _ADDRESS).value or 0
-        for address, size in self._ranges.items():
+        for address, (size, told) in self._ranges.items():
             if address <= at < address + size:
                 protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
                 if self._mmap(address, size, protection, flags | 0x4000, -1, 0) == address:
+                    self._lost.add(address)
+                    told()
                     return
         self._restore()  # not ours: the touch happens again, and whoever had the signal before us gets it
 
 
 _GUARD = _Guard()
 guard = _GUARD.add
+lost = _GUARD.lost
 release = _GUARD.remove

@@ -75,6 +75,10 @@ class FrontEndFault(Exception):
     """The front end broke the protocol; the text says how. Never leaves the transport."""
 
 
+class HostFault(FrontEndFault):
+    """The connection cannot go on, and that is this host's fault: it is not counted as the guest's."""
+
+
 class Request:
     """One message: its number, payload and the descriptors that came with it, which are the holder's to close."""
 

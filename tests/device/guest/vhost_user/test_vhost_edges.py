@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from device.guest.uml.initramfs import Archive
 from device.guest.vhost_user import memory as vhost_memory
 from device.guest.vhost_user import wire
 from device.guest.vhost_user.memory import map_table
-from device.guest.vhost_user.wire import SHAPES, Decoder, FrontEndFault, Request, check_shape
+from device.guest.vhost_user.wire import SHAPES, Decoder, FrontEndFault, HostFault, Request, check_shape
 from device.virtio.spec import MAX_RAM, MIB, PAGE_SIZE
+from tests.support.lacking import refusing
 
 USER = 0x7000_0000_0000
 
@@ -119,6 +121,15 @@ def refusal(payload: bytes, *fds: int) -> str:
 
 
 class TestMemoryTable:
+    @pytest.mark.parametrize(("number", "kind"), [(errno.ENOMEM, HostFault), (errno.EACCES, FrontEndFault)])
+    def test_memory_that_this_process_may_not_map_is_not_the_front_ends_fault(
+        self, fd: int, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[FrontEndFault]
+    ) -> None:
+        monkeypatch.setattr("device.guest.vhost_user.memory.mmap.mmap", refusing(number))
+        with pytest.raises(FrontEndFault, match=f"{MIB} bytes of guest memory cannot be mapped") as caught:
+            map_table(table((0, MIB, USER, 0)), [fd])
+        assert type(caught.value) is kind
+
     def test_the_number_of_regions(self, fd: int) -> None:
         row = (0, MIB, USER, 0)
         assert refusal(table()) == "a memory table of 0 regions"

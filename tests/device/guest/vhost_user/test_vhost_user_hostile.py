@@ -314,6 +314,20 @@ class TestMemoryThatChanges:
         )
         assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
+    @pytest.mark.parametrize("act", ["kick", "ask", "ask while stopped"])
+    def test_a_full_file_system_is_told_for_what_it_is(self, tmp_path: Path, act: str) -> None:
+        """It was zeros, and a rule that the guest had broken. In a process of its own, as above."""
+        mounting = 'mount -t tmpfs -o size=1m tmpfs "$1" || exit 77; shift; exec "$@"'
+        (tmp_path / "full").mkdir()
+        done = subprocess.run(
+            ["unshare", "-Urm", "sh", "-c", mounting, "sh", str(tmp_path / "full"),
+             sys.executable, "-c", FULL, str(tmp_path), act],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+        if done.returncode == 77 or "unshare failed" in done.stderr:
+            pytest.skip("no file system can be mounted here")
+        assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
     def test_another_sigbus_still_kills(self, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", FOREIGN_SIGBUS, str(tmp_path / "s")], capture_output=True, cwd=ROOT
@@ -352,6 +366,52 @@ with Real(f"vhost-user,path={path}", memory=16) as real:
             real.device.notify(0)
             front.serve()
             assert "cut short" in front.why, front.why
+print("alive")
+os._exit(0)
+"""
+
+FULL = """
+import errno, os, sys
+from device.balloon.spec import INFLATE, STATS
+from device.virtio.spec import MIB
+from tests.support.frontend import FrontEnd
+from tests.support.real import Real
+
+place, act = sys.argv[1:]
+with Real(f"vhost-user,path={place}/s", memory=16) as real:
+    file = os.open(f"{place}/full/ram", os.O_RDWR | os.O_CREAT)
+    with FrontEnd(real, f"{place}/s", file=file) as front:
+        front.up()
+        queue = front.queues[INFLATE if act == "kick" else STATS]
+        hole = 8 * MIB
+        if act == "kick":
+            queue.add_out(hole, 4)
+        else:  # the statistics' buffer is read when the guest hands it back
+            real.device.notify(2)
+        filler = os.open(f"{place}/full/filler", os.O_RDWR | os.O_CREAT)
+        try:
+            while True:
+                os.write(filler, bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+        if act == "kick":
+            front.kick(INFLATE)
+        else:
+            if act == "ask while stopped":
+                real.machine.stop()
+            real.device.memory.read(hole, 1)
+        real.turn()
+        assert "the file system behind it is full" in front.why, front.why
+        assert "cut short" not in front.why
+        assert real.device.refused == {}, real.device.refused
+        assert not real.device.broken
+        assert real.named("GUEST_FAULT") == []
+        [gone] = real.named("GUEST_GONE")
+        assert front.cut_off
+    os.unlink(f"{place}/full/filler")
+    with FrontEnd(real, f"{place}/s") as front:  # the next one is served
+        front.up()
+        assert real.guest.driver_loaded
 print("alive")
 os._exit(0)
 """
