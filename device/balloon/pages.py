@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 
+from device.errors import MisuseError
+
 
 class PageSet:
     """A set of page numbers below `limit`, worked on in runs of neighbours.
@@ -14,12 +16,16 @@ class PageSet:
     __slots__ = ("_bits", "_high", "_low", "count", "limit")
 
     def __init__(self, limit: int) -> None:
+        """Make an empty set. Raises MisuseError where the host has no room for it."""
         self.limit = limit
         self._reset()
 
     def _reset(self) -> None:
         size = max(1, (self.limit + 7) // 8)
-        self._bits = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            self._bits = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MisuseError(f"cannot map {size} bytes for the balloon's pages: {error} (-m asks for less)") from None
         self.count = 0
         self._low, self._high = size, 0  # bytes that may hold set bits
 

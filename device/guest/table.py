@@ -210,6 +210,10 @@ def make_guest(spec: str) -> Guest:
         from importlib import import_module
 
         module, _, attribute = profile.factory.partition(":")
-        guest: Guest = getattr(import_module(module), attribute)(profile, settings, spec)
+        try:
+            factory = getattr(import_module(module), attribute)
+        except ImportError as error:  # a Python without processes or sockets, as in a browser
+            raise MisuseError(f"the {name} guest cannot run here: this Python has no {error.name}") from None
+        guest: Guest = factory(profile, settings, spec)
         return guest
     return ModelledGuest(profile, settings, spec)

@@ -153,15 +153,9 @@ def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
 
 def _populated(memory: GuestMemory) -> Iterator[tuple[int, bytes]]:
     """Yield the runs of RAM that hold something, as (guest address, content), a piece at a time."""
-    at = 0
-    while at < memory.size:
-        try:
-            start = os.lseek(memory.fd, at, os.SEEK_DATA)
-        except OSError:  # no data from here on
-            return
-        at = os.lseek(memory.fd, start, os.SEEK_HOLE)
-        for piece in range(start, at, COPY):
-            yield from _without_zeros(piece, memory.read(piece, min(COPY, at - piece)))
+    for start, end in memory.runs():
+        for at in range(start, end, COPY):
+            yield from _without_zeros(at, memory.read(at, min(COPY, end - at)))
 
 
 def _without_zeros(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:

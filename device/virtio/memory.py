@@ -9,8 +9,18 @@ import sys
 from device.errors import GuestFault, MisuseError
 from device.virtio.spec import MAX_RAM, MIN_RAM, PAGE_SIZE
 
-_MAP_NORESERVE = 0x4000
-"""Linux's flag; the mmap module names it only from Python 3.13 on."""
+_LINUX = sys.platform == "linux"
+_MAP_NORESERVE = 0x4000 if _LINUX else 0
+"""Linux's flag; the mmap module names it only from Python 3.13 on, and the number means other things elsewhere."""
+
+_LARGEST_SEARCH = 1 << 30
+"""Bytes that are read to find out which pages are in use, where the host does not tell: about a second."""
+
+_PIECE = 1 << 20
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 if sys.byteorder != "little":  # pragma: no cover - no such machine in CI
     raise ImportError("device: the rings are read as native words and virtio is little-endian; this host is not")
@@ -48,6 +58,7 @@ class Memory:
     """Guest-physical memory made of regions. Every address a guest names goes through `find`."""
 
     __slots__ = ("regions",)
+    _advice = "MADV_REMOVE"
 
     def __init__(self, regions: list[Region]) -> None:
         self.regions = regions
@@ -86,8 +97,8 @@ class Memory:
         """
         region, offset = self.find(address, length)
         try:
-            region.buffer.madvise(mmap.MADV_REMOVE, offset, length)
-        except OSError:
+            region.buffer.madvise(getattr(mmap, self._advice), offset, length)
+        except (AttributeError, OSError):  # other systems than Linux have no such advice, some not even madvise
             return False
         return True
 
@@ -108,20 +119,31 @@ def check_ram_size(size: int) -> int:
 
 
 class GuestMemory(Memory):
-    """RAM of `size` bytes from guest address 0, in a memfd mapped once and shared. Costs nothing until touched."""
+    """RAM of `size` bytes from guest address 0, mapped once. Costs nothing until touched, where the host is able to.
 
-    __slots__ = ("fd", "size")
+    It is a shared memfd. Where there is none (seccomp filters, other systems than Linux) it is an anonymous private
+    mapping and `fd` is -1. A temporary file was rejected: touching it on a full file system is a SIGBUS.
+    """
+
+    __slots__ = ("_advice", "fd", "size")
 
     def __init__(self, size: int) -> None:
         """Map the memory. Raises MisuseError for an impossible size or where the host refuses the mapping."""
         self.size = check_ram_size(size)
-        self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
+        self._advice = "MADV_REMOVE"
+        self.fd = -1
         try:
-            os.ftruncate(self.fd, size)
-            buffer = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | _MAP_NORESERVE)
+            try:
+                self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
+                os.ftruncate(self.fd, size)  # refused beyond RLIMIT_FSIZE
+                buffer = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | _MAP_NORESERVE)
+            except (AttributeError, OSError):
+                self._close_file()
+                self._advice = "MADV_DONTNEED" if _LINUX else "none"  # elsewhere that may leave what was there
+                buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         except (OSError, ValueError, OverflowError) as error:
-            os.close(self.fd)
-            raise MisuseError(f"cannot map {size} bytes of guest memory: {error}") from None
+            self._close_file()
+            raise MisuseError(f"cannot map {size} bytes of guest memory: {error} (-m asks for less)") from None
         super().__init__([Region(0, size, buffer)])
 
     def find(self, address: int, length: int) -> tuple[Region, int]:
@@ -130,13 +152,41 @@ class GuestMemory(Memory):
             return self.regions[0], address
         raise GuestFault("bad-address", f"{length} bytes at {address:#x}")
 
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the runs of RAM that may hold something, as (first address, address behind it), in rising order.
+
+        Raises MisuseError where only reading all of it would tell, and that would take too long.
+        """
+        if self.fd < 0:
+            if self.size > _LARGEST_SEARCH:
+                raise MisuseError("this host does not tell which memory is in use (no memfd): 1G is the most (-m)")
+            zeros = bytes(_PIECE)
+            for at in range(0, self.size, _PIECE):
+                end = min(at + _PIECE, self.size)
+                if self.regions[0].buffer[at:end] != zeros[: end - at]:
+                    yield at, end
+            return
+        end = 0
+        while end < self.size:
+            try:
+                start = os.lseek(self.fd, end, os.SEEK_DATA)
+            except OSError:  # no data from here on
+                return
+            end = os.lseek(self.fd, start, os.SEEK_HOLE)
+            yield start, end
+
     def populated(self) -> int:
-        """Return how many bytes of the RAM are backed by memory of the host right now."""
+        """Return how many bytes of the RAM are backed by memory of the host right now, as far as it tells."""
+        if self.fd < 0:
+            return sum(end - start for start, end in self.runs())
         return os.fstat(self.fd).st_blocks * 512
+
+    def _close_file(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def close(self) -> None:
         """Unmap and give the descriptor back."""
-        if self.fd >= 0:
-            super().close()
-            os.close(self.fd)
-            self.fd = -1
+        super().close()
+        self._close_file()

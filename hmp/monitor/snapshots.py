@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import stat
@@ -220,6 +219,8 @@ class _Locked:
         self._path = path
 
     def __enter__(self) -> int:
+        import fcntl  # here: WebAssembly has none, and keeps snapshots in memory
+
         self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for _ in range(_LOCK_TRIES):
             try:

@@ -21,10 +21,16 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 class Program:
     """A running hmp. As a context manager it waits for the ready line and ends with SIGTERM what still runs."""
 
-    def __init__(self, *arguments: str, stdin: int | IO[Any] = subprocess.DEVNULL, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        stdin: int | IO[Any] = subprocess.DEVNULL,
+        program: list[str] | None = None,
+        **options: Any,
+    ) -> None:
         options.setdefault("stdout", subprocess.PIPE)
         self.process = subprocess.Popen(
-            [*HMP, *arguments], bufsize=0, stdin=stdin, stderr=subprocess.PIPE, env=ENVIRONMENT, **options
+            [*(program or HMP), *arguments], bufsize=0, stdin=stdin, stderr=subprocess.PIPE, env=ENVIRONMENT, **options
         )
         self.ready = ""
 

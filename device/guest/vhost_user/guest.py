@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import sys
 
 from device.errors import MisuseError
 from device.guest.vhost_user.backend import Backend
@@ -117,6 +118,8 @@ class VhostUserGuest(Guest):
         self._booted = False
         self.gone = ""
         """Why the last front end is gone, empty while one is there or awaited for the first time."""
+        if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):
+            raise MisuseError(f"the {self.name} guest needs Linux, with /proc: it shares memory and descriptors")
         if profile.name == "vhost-user" and "path" not in settings:
             raise MisuseError("guest vhost-user: needs a path (vhost-user,path=SOCKET)")
 

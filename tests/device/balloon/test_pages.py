@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device.balloon.pages import PageSet
+from device.errors import MisuseError
+from tests.support.lacking import refusing
 
 LIMIT = 600
 spans = st.tuples(st.integers(0, LIMIT - 1), st.integers(1, LIMIT)).map(lambda s: (s[0], min(s[1], LIMIT - s[0])))
@@ -94,3 +96,10 @@ def test_the_last_page_of_16_tib() -> None:
     assert pages.count == 257
     assert pages.remove(limit - 1, 1) == 1
     assert pages.count == 256
+
+
+def test_a_host_without_room_for_it_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an OSError, which the program took for one of its output."""
+    monkeypatch.setattr("device.balloon.pages.mmap.mmap", refusing(12))
+    with pytest.raises(MisuseError, match=r"cannot map 75 bytes for the balloon's pages: .*\(-m asks for less\)"):
+        PageSet(LIMIT)

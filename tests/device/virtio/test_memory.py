@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from device.errors import GuestFault, MisuseError
 from device.virtio.memory import GuestMemory, Memory, Region
 from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SIZE
 from tests.support.descriptors import open_descriptors
+from tests.support.lacking import TAKE
 
 SIZE = 4 * MIB
 
@@ -144,3 +148,55 @@ def test_a_host_that_refuses_the_mapping_is_an_error_that_says_so(monkeypatch: p
     with pytest.raises(MisuseError, match=r"cannot map 4194304 bytes of guest memory: .*Cannot allocate"):
         GuestMemory(SIZE)
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("lacking", ["memfd", "memfd-ENOSYS", "memfd-EPERM", "memfd-EINVAL"])
+class TestWithoutMemfd:
+    @pytest.fixture
+    def memory(self, monkeypatch: pytest.MonkeyPatch, lacking: str) -> Iterator[GuestMemory]:
+        monkeypatch.setattr(os, "memfd_create", os.memfd_create)  # put back at the end
+        TAKE[lacking]()
+        memory = GuestMemory(64 * MIB)
+        yield memory
+        memory.close()
+
+    def test_memory_is_anonymous_and_discarding_leaves_zeros(self, memory: GuestMemory) -> None:
+        assert memory.fd == -1
+        assert memory.populated() == 0
+        memory.write(2 * MIB - 1, b"x" * MIB)
+        assert memory.populated() == 2 * MIB
+        assert list(memory.runs()) == [(MIB, 2 * MIB), (2 * MIB, 3 * MIB)]
+        assert memory.discard(2 * MIB, MIB)
+        assert memory.read(2 * MIB - 1, 2) == b"x\0"
+
+    def test_without_advice_the_pages_keep_what_they_hold(
+        self, memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("MADV_REMOVE", "MADV_DONTNEED"):
+            monkeypatch.delattr(f"mmap.{name}")
+        memory.write(0, b"x")
+        assert not memory.discard(0, PAGE_SIZE)
+        assert memory.read(0, 1) == b"x"
+
+
+def test_a_limit_on_files_is_none_on_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIMIT_FSIZE below RAM refuses a memfd of that size, not an anonymous mapping."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(27, "File too large")
+
+    before = open_descriptors()
+    monkeypatch.setattr("device.virtio.memory.os.ftruncate", refuse)
+    memory = GuestMemory(SIZE)
+    memory.write(0, b"x")
+    assert memory.fd == -1
+    assert open_descriptors() == before
+    memory.close()
+
+
+def test_memory_too_large_to_search_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.memfd_create")
+    memory = GuestMemory((1 << 30) + PAGE_SIZE)
+    with pytest.raises(MisuseError, match=r"does not tell which memory is in use \(no memfd\): 1G is the most"):
+        next(memory.runs())
+    memory.close()
