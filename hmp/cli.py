@@ -116,10 +116,17 @@ def _clean_end() -> CleanEnd:
 
 
 def _tell_of_end(machine: Machine) -> None:
-    """Say on stderr that a real guest, or its driver, is not there; a person at the prompt is told there."""
+    """Say on stderr what nobody asked for: a real guest or its driver is not there, or a client was hung up on.
+
+    A person at the prompt is told there.
+    """
     from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
 
-    words = {"GUEST_GONE": "the guest is gone", "DRIVER_MISSING": "the guest's driver does not come up"}
+    words = {
+        "GUEST_GONE": "the guest is gone",
+        "DRIVER_MISSING": "the guest's driver does not come up",
+        "CLIENT_REFUSED": "hung up on a client",
+    }
     spacing = Spacing(GONE_SPACING, burst=GONE_BURST)
 
     def tell(name: str, data: Mapping[str, object]) -> None:

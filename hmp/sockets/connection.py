@@ -6,6 +6,8 @@ import asyncio
 from fcntl import ioctl
 from termios import TIOCOUTQ
 
+from hmp.sockets.opening import Opening
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
         def left(self) -> None:
             """A connection ended."""
+
+        def foreign(self, where: str, language: str) -> None:
+            """A client at `where` was hung up on because it does not speak a monitor's language but `language`."""
 
 
 UNSENT_LIMIT = 1 << 20
@@ -64,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._received = b""
+        self._opening: Opening | None = None
         self._state = DONE
         self._eof = False
         self._stalled = False
@@ -82,6 +88,8 @@ class Connection(asyncio.BufferedProtocol):
         """Greet."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's is
         self.transport = transport
+        if isinstance(transport.get_extra_info("sockname"), tuple):  # a host and a port; no browser opens unix sockets
+            self._opening = Opening()
         self.host.connections.add(self)
         if self.host.stopping:
             self.cut_off()
@@ -96,7 +104,17 @@ class Connection(asyncio.BufferedProtocol):
         """Take what the client sent."""
         if self._over():
             return
-        data = self._incoming(bytes(self.host.buffer[:count]))
+        data = bytes(self.host.buffer[:count])
+        if self._opening is not None:
+            language = self._opening.feed(data)
+            if language:
+                host, port = self.transport.get_extra_info("sockname")[:2]
+                self.cut_off()
+                self.host.foreign(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", language)
+                return
+            if language is not None:
+                self._opening = None
+        data = self._incoming(data)
         self._received = self._received + data if self._received else data
         if not self._turn_due:
             self._turn()

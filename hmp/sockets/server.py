@@ -12,6 +12,7 @@ from hmp.qmp.events import EventHub
 from hmp.sockets.clients import HmpConnection, QmpConnection
 from hmp.sockets.connection import RECEIVE_SIZE, STEPS
 from hmp.sockets.hangups import HangUps
+from hmp.spacing import Spacing
 from hmp.streams import complain
 
 TYPE_CHECKING = False
@@ -39,6 +40,9 @@ GRACE = 0.2
 FAREWELL = 0.05
 """Seconds that a program whose command ended the machine has to hang up first: qmp-shell reports an error if it cannot
 (with QEMU, which closes at once, it mostly does)."""
+
+FOREIGN_SPACING = 10.0
+"""Seconds between two lines about clients that speak HTTP or TLS: a web page may try as fast as it can."""
 
 TOO_MANY = "too many clients"
 
@@ -70,6 +74,7 @@ class Server:
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
         self._limit = client_limit()
+        self._foreign = Spacing(FOREIGN_SPACING, now=self._loop.time)
 
     def start(self) -> None:
         """Accept clients from now on."""
@@ -97,6 +102,13 @@ class Server:
         """A client is gone."""
         self.clients -= 1
         self._departure.set()
+
+    def foreign(self, where: str, language: str) -> None:
+        """A client at `where` spoke `language` and was hung up on: say so, now and then."""
+        untold = self._foreign.untold()
+        if untold is not None:
+            more = f" ({untold} more before)" if untold else ""
+            self.machine.emit("CLIENT_REFUSED", {"why": f"it spoke {language} to {where}, as web pages can{more}"})
 
     async def stop(self) -> None:
         """Accept and run nothing more, send what is still to be sent, and let every client go. Once is enough."""

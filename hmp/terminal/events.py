@@ -40,6 +40,7 @@ def _shutdown(data: Data) -> str:
 
 ALWAYS: dict[str, Callable[[Data], str]] = {
     "BALLOON_TARGET": _target,
+    "CLIENT_REFUSED": lambda data: f"hung up on a client: {data.get('why')}",
     "GUEST_PANICKED": lambda data: "guest panic: nothing answers until system_reset",
     "GUEST_GONE": lambda data: f"the guest is gone: {data.get('why')}",
     "DRIVER_MISSING": lambda data: f"the guest's driver does not come up: {data.get('why')}",
