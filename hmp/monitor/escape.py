@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Set
 
-def escape(text: str) -> str:
+
+def escape(text: str, kept: Set[str] = frozenset()) -> str:
     """Return `text` with everything unprintable but newline and tab spelled out.
 
     C0, C1, DEL and undecodable bytes (kept as lone surrogates by `surrogateescape`) become \\xNN; other characters
-    that would not show, such as bidirectional overrides, become \\uNNNN.
+    that would not show, such as bidirectional overrides, become \\uNNNN. Those from 0x80 up that are in `kept` stay
+    as they are: an HMP client gets back what it typed itself, as from QEMU.
     """
     # Nearly always true, and many times faster than looking at each character.
     if text.isascii() and not text.encode("ascii").translate(None, _HARMLESS):
         return text
-    return "\n".join([line if line.isprintable() else _spell(line) for line in text.split("\n")])
+    return "\n".join([line if line.isprintable() else _spell(line, kept) for line in text.split("\n")])
 
 
 _HARMLESS = bytes((9, 10, *range(32, 127)))
 
 
-def _spell(line: str) -> str:
+def _spell(line: str, kept: Set[str]) -> str:
     found = []
     for char in line:
         code = ord(char)
-        if char == "\t" or char.isprintable():
+        if char == "\t" or char.isprintable() or (code >= 0x80 and char in kept):
             found.append(char)
         elif code < 0x100:
             found.append(f"\\x{code:02x}")
@@ -33,15 +38,3 @@ def _spell(line: str) -> str:
         else:
             found.append(f"\\U{code:08x}")
     return "".join(found)
-
-
-def escape_controls(text: str) -> str:
-    """Return `text` with C0 controls but newline and tab, and DEL, spelled out; the rest is the client's affair.
-
-    For HMP sockets, where bytes from 0x80 up come back as they were sent, as from QEMU.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        [f"\\x{ord(char):02x}" if (char < " " and char not in "\n\t") or char == "\x7f" else char for char in text]
-    )

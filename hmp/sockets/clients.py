@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hmp import QEMU_VERSION
 from hmp.monitor.completion import complete
-from hmp.monitor.escape import escape_controls
+from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Monitor
 from hmp.qmp.protocol import QmpSession
 from hmp.sockets.connection import BLOCKED, DONE, MORE, STEPS, Connection
@@ -14,7 +14,7 @@ from hmp.sockets.telnet import OPENING, TelnetFilter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import TimerHandle
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Set
 
     from hmp.monitor.dialects import Dialect
     from hmp.monitor.history import History
@@ -43,13 +43,17 @@ class HmpConnection(Connection):
         self._editor = LineEditor(PROMPT, history, self._complete)
         self._monitor = Monitor(host.machine, dialect, history)
         self._monitor.sole = False
+        self._typed: Set[str] = frozenset()
+        """Characters of the line that runs. They came from this client, and go back to it as they are."""
         self._reply: Reply | None = None
 
     def _complete(self, line: bytes) -> tuple[bytes, Iterable[bytes]]:
         text = line.decode(*_CODEC)
         candidates = complete(self.host.machine, text)
         word = text[candidates[0].start :] if candidates else ""
-        return word.encode(*_CODEC), [candidate.text.encode(*_CODEC) for candidate in candidates]
+        # What others named in a way that could drive a terminal is not offered; it can be typed.
+        texts = [candidate.text for candidate in candidates if candidate.text.isprintable()]
+        return word.encode(*_CODEC), [text.encode() for text in texts]
 
     def _greet(self) -> None:
         opening = b"" if self._telnet is None else OPENING
@@ -85,7 +89,9 @@ class HmpConnection(Connection):
             self._received = self._received[room:]
 
     def _run(self, line: bytes) -> None:
-        reply = self._monitor.execute(line.decode(*_CODEC))
+        text = line.decode(*_CODEC)
+        self._typed = frozenset() if text.isprintable() else frozenset(text)
+        reply = self._monitor.execute(text)
         if reply.pending:
             self._reply = reply
             reply.on_done = self._resumed
@@ -95,9 +101,8 @@ class HmpConnection(Connection):
         else:
             self.write(self._rendered(reply) + self._editor.show_prompt())
 
-    @staticmethod
-    def _rendered(reply: Reply) -> bytes:
-        return escape_controls(reply.text).replace("\n", "\r\n").encode(*_CODEC)
+    def _rendered(self, reply: Reply) -> bytes:
+        return escape(reply.text, self._typed).replace("\n", "\r\n").encode(*_CODEC)
 
     def _resumed(self, reply: Reply) -> None:
         self._reply = None

@@ -78,13 +78,14 @@ class LineEditor:
     """
 
     __slots__ = (
-        "_complete", "_cursor", "_entered", "_history", "_keys", "_line", "_out", "_param", "_place", "_prompt",
+        "_complete", "_cursor", "_entered", "_history", "_keys", "_line", "_me", "_out", "_param", "_place", "_prompt",
         "_shown", "_shown_cursor", "_table", "_waiting",
     )  # fmt: skip
 
     def __init__(self, prompt: bytes, history: History, complete: Completer) -> None:
         self._prompt = prompt
         self._history = history
+        self._me = object()  # the history's name for this client; not the editor, which would live on in there
         self._complete = complete
         self._keys = bytearray()  # fed, not yet looked at
         self._out = bytearray()  # made, not yet handed out
@@ -202,7 +203,7 @@ class LineEditor:
 
     def _enter(self, key: int) -> None:
         line = self._line
-        if self._history.add(line.decode(*_TEXTUAL)):  # else QEMU also stays where it is in the history
+        if self._history.add(line.decode(*_TEXTUAL), self._me):  # else QEMU also stays where it is in the history
             self._place = -1
         self._entered = line
         self._line = b""
@@ -277,7 +278,8 @@ class LineEditor:
         """Put a line of the history into the editor, or an empty one behind its end."""
         inside = place < len(self._history)
         self._place = place if inside else -1
-        self._line = self._history[place].encode(*_TEXTUAL) if inside else b""
+        # Escaped, what another client typed may be longer.
+        self._line = self._history.shown(place, self._me).encode(*_TEXTUAL)[:LINE_LIMIT] if inside else b""
         self._cursor = len(self._line)
 
     # -- escape sequences

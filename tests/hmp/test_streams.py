@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmp.monitor.errors import UnreadableError
-from hmp.monitor.escape import escape, escape_controls
+from hmp.monitor.escape import escape
 from hmp.streams import CHUNK, MAX_LINE, LineSplitter, Output, complain, read_source
 
 LIMIT = MAX_LINE * 4
@@ -147,7 +147,13 @@ def test_escaped_text_is_printable_and_stays_as_it_is(text: str) -> None:
 
 
 @given(st.text(st.characters(max_codepoint=0xFF)))
-def test_sockets_get_bytes_from_0x80_up_unchanged(text: str) -> None:
-    shown = escape_controls(text)
+def test_sockets_get_their_own_bytes_from_0x80_up_unchanged(text: str) -> None:
+    shown = escape(text, set(text))
     assert [char for char in shown if char >= "\x80"] == [char for char in text if char >= "\x80"]
     assert not [char for char in shown if (char < " " and char not in "\n\t") or char == "\x7f"]
+
+
+@given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)))
+def test_and_only_their_own(text: str, own: str) -> None:
+    shown = escape(text, set(own))
+    assert all(char in "\n\t" or char.isprintable() or (char in own and char >= "\x80") for char in shown)
