@@ -28,17 +28,18 @@ LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 class Address:
     """One address. `kind` is monitor or qmp, `scheme` unix, tcp or telnet; `dialect` is None for the default.
 
-    `wait` holds the guest back until the first client came. For unix, `host` is the path and `port` 0.
+    `wait` holds the guest back until the first client came; `host_files` lets clients start programs and name files of
+    this host. For unix, `host` is the path and `port` 0.
     """
 
-    __slots__ = ("dialect", "host", "kind", "port", "scheme", "spec", "wait")
+    __slots__ = ("dialect", "host", "host_files", "kind", "port", "scheme", "spec", "wait")
 
     def __init__(self, kind: str, spec: str) -> None:
         """Read `spec`. Raises UsageError that names what is wrong in it."""
         self.kind = kind
         self.spec = spec
         self.dialect: str | None = None
-        self.wait = False
+        self.wait = self.host_files = False
         if "\0" in spec:
             raise self._refuse("an address cannot contain NUL")
         # As in QEMU, two commas stand for one that is part of the path.

@@ -143,6 +143,7 @@ def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed
 
     monitor = Monitor(machine, DIALECTS[config.dialect])
     monitor.sole = not listeners
+    monitor.host_files = True  # who typed the command line can start programs anyway
     runner = Runner(machine, monitor, echo=config.echo, stop_on_error=config.exit_on_error)
     sources = config.sources if config.scripted or config.headless else [("<stdin>", 0)]
     if typed or (config.interactive and os.isatty(0) and os.isatty(1)):

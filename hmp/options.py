@@ -206,6 +206,7 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--monitor"], multiple=True, metavar="ADDR", help="Serve a further HMP monitor; repeatable."),
     click.Option(["--qmp"], multiple=True, metavar="ADDR", help="Serve a QMP monitor; repeatable."),
     _switch(["--allow-remote"], "Let hosts other than loopback reach the monitors: there is no password."),
+    _switch(["--allow-host-files"], "Let clients of the monitors start programs and name files of this host."),
     _switch(["--headless"], "No monitor on stdio: serve until SIGTERM, SIGINT or quit."),
     click.Option(
         ["--record"],
@@ -285,6 +286,8 @@ def _config(values: dict[str, Any]) -> Config:
     config.fail_stale = values["fail_stale"]
     config.addresses = [Address("monitor", spec) for spec in values["monitor"]]
     config.addresses += [Address("qmp", spec) for spec in values["qmp"]]
+    for address in config.addresses:
+        address.host_files = values["allow_host_files"]
     config.allow_remote = values["allow_remote"]
     config.headless = values["headless"]
     config.snapshot_dir = values["snapshot_dir"]

@@ -28,9 +28,13 @@ MODELLED_KEYS = ("delay", "loss", "stats", "answers", "pace")
 
 
 class Profile:
-    """One guest: its name, one line about it, and what makes it differ."""
+    """One guest: its name, one line about it, and what makes it differ. `host` says that its keys name files of this
+    host, or that it starts programs there: who only controls the machine must not choose it.
+    """
 
-    __slots__ = ("driver", "factory", "features", "help", "keys", "name", "primes", "service_after", "settings", "tags")
+    __slots__ = (
+        "driver", "factory", "features", "help", "host", "keys", "name", "primes", "service_after", "settings", "tags",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Profile:
         features: int = FEATURES_WANTED,
         factory: str = "",
         keys: tuple[str, ...] = MODELLED_KEYS,
+        host: bool = False,
     ) -> None:
         self.name = name
         self.help = help
@@ -56,6 +61,7 @@ class Profile:
         self.features = features
         self.factory = factory
         self.keys = keys
+        self.host = host
 
     def choose(self, stats: object) -> tuple[int, ...]:
         """Return the tags to report: the profile's own, or those asked for, in the profile's order where it has one.
@@ -105,12 +111,14 @@ PROFILES: dict[str, Profile] = {
             "a real Linux kernel: boots User-Mode Linux (Debian's user-mode-linux and busybox-static)",
             factory="device.guest.uml.guest:UmlGuest",
             keys=("mem", "kernel", "module", "busybox"),
+            host=True,
         ),
         Profile(
             "vhost-user",
             "the guest of another VMM: waits for its vhost-user front end on a socket",
             factory="device.guest.vhost_user.guest:VhostUserGuest",
             keys=("path",),
+            host=True,
         ),
     )
 }

@@ -12,6 +12,13 @@ class CommandError(Exception):
         self.kind = kind
 
 
+class HostRefused(CommandError):
+    """What starts programs or names files of this host was asked for by somebody who may not: a client of a socket."""
+
+    def __init__(self) -> None:
+        super().__init__("not from a socket: --allow-host-files allows it")
+
+
 class SyntaxRefused(Exception):
     """A line does not parse. The text is what QEMU's monitor prints, without the hint at `help`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from device.errors import MisuseError
 from hmp.monitor import grammar
-from hmp.monitor.errors import CommandError, SyntaxRefused
+from hmp.monitor.errors import CommandError, HostRefused, SyntaxRefused
 from hmp.monitor.history import History
 from hmp.monitor.registry import TABLE, Command
 
@@ -29,6 +29,7 @@ class Reply:
     """What became of a line. While `pending` the monitor is suspended.
 
     `text` is what the monitor prints, `failed` whether the command did, `stale` whether the statistics shown are old.
+    `refused` is the error of a command that needs `Monitor.host_files`, which QMP answers as an error of its own.
     `until` is the host time (ns) at which the wait ends by itself, or None where nobody knows: for countdowns.
     """
 
@@ -37,6 +38,7 @@ class Reply:
     failed = False
     stale = False
     pending = False
+    refused: HostRefused | None = None
     until: int | None = None
     on_done: Callable[[Reply], None] | None = None
     _cancel: Callable[[], None] | None = None
@@ -80,6 +82,8 @@ class Monitor:
         """What plots may take of a row; a front end on a narrower screen says so."""
         self.sole = True
         """Whether no other monitor can move a clock that stands still."""
+        self.host_files = False
+        """Whether what starts programs or names files of this host may run: off for clients of sockets."""
         self.on_real_guest: Callable[[], Callable[[], object]] | None = None
         """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
         self._parsed: dict[str, tuple[Callable[..., str | None], Arguments]] = {}
@@ -99,6 +103,8 @@ class Monitor:
                 reply.text = text
         except CommandError as error:
             reply.text, reply.failed = f"Error: {error.desc}\n", True
+            if isinstance(error, HostRefused):
+                reply.refused = error
         except MisuseError as error:
             reply.text, reply.failed = f"Error: {error}\n", True
         except SyntaxRefused as error:
@@ -106,10 +112,12 @@ class Monitor:
         return reply
 
     def _parse(self, line: str) -> tuple[Callable[..., str | None], Arguments] | None:
-        """Find the command and read its arguments; None for an empty line. Raises SyntaxRefused."""
+        """Find the command and read its arguments; None for an empty line. Raises SyntaxRefused and HostRefused."""
         command, at = find_command(line)
         if command is None:
             return None
+        if command.host and not self.host_files:
+            raise HostRefused
         try:
             arguments = grammar.arguments(command.parameters, command.name, line, at)
         except SyntaxRefused as error:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 class Command:
     """One command. `name` lists its names joined by `|`; `types` are its arguments as grammar.py spells them;
-    `params` shows them to people; `complete` says, per argument, what completion offers (completion.py).
+    `params` shows them to people; `complete` says, per argument, what completion offers (completion.py). `host` says
+    that it starts programs or names files of this host: it is refused where a monitor's `host_files` is off.
     """
 
-    __slots__ = ("_handler", "complete", "heading", "help", "name", "parameters", "params", "path", "topics")
+    __slots__ = ("_handler", "complete", "heading", "help", "host", "name", "parameters", "params", "path", "topics")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Command:
         complete: tuple[str, ...] = (),
         topics: tuple[Command, ...] | None = None,
         heading: str = "",
+        host: bool = False,
     ) -> None:
         self.name = name
         self.parameters = grammar.parameters(types)
@@ -40,6 +42,7 @@ class Command:
         self.path = path
         self.complete = complete
         self.heading = heading
+        self.host = host
         self.topics = None if topics is None else _by_name(topics)
         self._handler: Callable[..., str | None] | None = None
 

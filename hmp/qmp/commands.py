@@ -215,7 +215,10 @@ def _human_monitor_command(session: QmpSession, arguments: Mapping[str, object])
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
     monitor = Monitor(session.machine, session.dialect)
     monitor.sole = False
+    monitor.host_files = session.host_files
     reply = monitor.execute(str(arguments["command-line"]))
+    if reply.refused is not None:
+        raise reply.refused
     if not reply.pending:
         return _text(reply)
     session.suspend(reply.cancel)

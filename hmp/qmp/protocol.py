@@ -45,6 +45,7 @@ class QmpSession:
         "_messages",
         "_oob",
         "dialect",
+        "host_files",
         "hub",
         "machine",
         "on_resume",
@@ -58,6 +59,7 @@ class QmpSession:
         self.hub = hub
         self.send = send
         self.suspended = False
+        self.host_files = False  # as Monitor's, for human-monitor-command
         self.on_resume: Callable[[], None] | None = None
         self._decoder = Decoder()
         self._messages: deque[object] = deque()  # read, not yet handled

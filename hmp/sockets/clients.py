@@ -37,12 +37,13 @@ _CODEC = ("utf-8", "surrogateescape")
 class HmpConnection(Connection):
     """A client of the human monitor: line editing, echo, type-ahead while suspended."""
 
-    def __init__(self, host: Host, dialect: Dialect, history: History, *, telnet: bool) -> None:
+    def __init__(self, host: Host, dialect: Dialect, history: History, *, telnet: bool, host_files: bool) -> None:
         super().__init__(host)
         self._telnet = TelnetFilter() if telnet else None
         self._editor = LineEditor(PROMPT, history, self._complete)
         self._monitor = Monitor(host.machine, dialect, history)
         self._monitor.sole = False
+        self._monitor.host_files = host_files
         self._typed: Set[str] = frozenset()
         """Characters of the line that runs. They came from this client, and go back to it as they are."""
         self._reply: Reply | None = None
@@ -122,9 +123,10 @@ class QmpConnection(Connection):
 
     lingers = True
 
-    def __init__(self, host: Host, dialect: Dialect) -> None:
+    def __init__(self, host: Host, dialect: Dialect, *, host_files: bool) -> None:
         super().__init__(host)
         self._session = QmpSession(host.machine, dialect, host.hub, self.write)
+        self._session.host_files = host_files
         self._session.on_resume = self._resumed
         self._waiting = False
         self._unfinished: TimerHandle | None = None

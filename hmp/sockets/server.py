@@ -206,5 +206,6 @@ class _Port:
     def _make(self) -> Connection:
         server, address = self._server, self.listener.address
         if address.kind == "qmp":
-            return QmpConnection(server, self._dialect)
-        return HmpConnection(server, self._dialect, self._history, telnet=address.scheme == "telnet")
+            return QmpConnection(server, self._dialect, host_files=address.host_files)
+        telnet = address.scheme == "telnet"
+        return HmpConnection(server, self._dialect, self._history, telnet=telnet, host_files=address.host_files)

@@ -9,7 +9,7 @@ from device.guest.table import PROFILES, make_guest
 from device.units import format_seconds, format_size, parse_size
 from device.virtio.spec import MAX_RAM
 from hmp.monitor.commands.balloon import NO_BALLOON
-from hmp.monitor.errors import CommandError
+from hmp.monitor.errors import CommandError, HostRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +148,11 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Show the guest, or reboot into another one."""
     machine = monitor.machine
     if "guest" in arguments:
-        new = make_guest(str(arguments["guest"]).strip())
+        wanted = str(arguments["guest"]).strip()
+        known = PROFILES.get(wanted.partition(",")[0])
+        if known is not None and known.host and not monitor.host_files:  # before its keys: errors tell what files exist
+            raise HostRefused
+        new = make_guest(wanted)
         after = monitor.on_real_guest() if new.real and monitor.on_real_guest is not None else None
         try:
             machine.replace_guest(new)
