@@ -42,7 +42,7 @@ FAREWELL = 0.05
 (with QEMU, which closes at once, it mostly does)."""
 
 FOREIGN_SPACING = 10.0
-"""Seconds between two lines about clients that speak HTTP or TLS: a web page may try as fast as it can."""
+"""Seconds between two lines about clients that speak HTTP and the like: a web page may try as fast as it can."""
 
 TOO_MANY = "too many clients"
 
