@@ -5,6 +5,9 @@ from __future__ import annotations
 from device.errors import MisuseError
 from device.virtio.spec import U64
 
+FAR = 1 << 80
+"""Ns of age or of VM time that a snapshot may hold, and of a date either way from 1970: more than any clock shows."""
+
 _MESSAGE_LIMIT = 300
 """Characters of a message: what it quotes may come from a file that nobody checked yet."""
 

@@ -20,7 +20,7 @@ from device.guest.table import make_guest
 from device.machine.machine import PAUSED, PRELAUNCH, Machine
 from device.machine.requests import NO_DEVICE
 from device.machine.state import load_device, save_device
-from device.plain import Fields, SnapshotError
+from device.plain import FAR, Fields, SnapshotError
 from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
 
 TYPE_CHECKING = False
@@ -43,7 +43,9 @@ COPY = 1 << 20
 _FRONT = Struct("<8sII")
 _PAIR = Struct("<QQ")
 _DIGEST = 32
-_FAR = 1 << 62
+_LARGE = 16 << 20
+"""Bytes from which the lengths in a file are added up first: a sum over gigabytes would hold up everybody."""
+
 _PAGES_AT_ONCE = 1 << 20
 """Pages put into the balloon at once: a run of billions as one number would take gigabytes."""
 
@@ -98,6 +100,30 @@ class _Reader:
         first, second = _PAIR.unpack(self.read(_PAIR.size))
         return int(first), int(second)
 
+    def skip(self, size: int) -> None:
+        """Go on behind `size` bytes."""
+        if size > self.left:
+            raise SnapshotError("the file is cut short")
+        self._source.seek(size, os.SEEK_CUR)
+        self.left -= size
+
+    def judge(self, length: int, ram: int) -> None:
+        """Raise SnapshotError for what `ram` bytes and a state of `length` cannot be, before all of it is read.
+
+        The front was read; reading goes on where it was.
+        """
+        here, left = self._source.tell(), self.left
+        if left > length + ram + _PAIR.size * (1 + 2 * (ram >> PAGE_SHIFT)):
+            raise SnapshotError(f"the file is larger than a snapshot of {_exactly(ram)} of memory can be")
+        if left < _LARGE:
+            return
+        self.skip(length)
+        self.skip(_PAIR.size * self.pair()[1])
+        while self.left:
+            self.skip(_piece(self.pair()[1]))
+        self._source.seek(here)
+        self.left = left
+
     def check(self) -> None:
         """Raise SnapshotError unless the sum at the end is right; reading goes on where it was."""
         here = self._source.tell()
@@ -110,6 +136,13 @@ class _Reader:
         if left or self._source.read(_DIGEST + 1) != digest.digest():
             raise SnapshotError("the file is damaged or cut short: its checksum does not match")
         self._source.seek(here)
+
+
+def _piece(length: int) -> int:
+    """Return the length of a run of memory if it can be one."""
+    if length % PAGE_SIZE or not 0 < length <= COPY:
+        raise SnapshotError("the snapshot's memory is not in pages")
+    return length
 
 
 def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
@@ -203,8 +236,8 @@ def summarize(source: BinaryIO) -> Summary:
     fields = _state(reader, _front(reader))
     return Summary(
         fields.text("tag"),
-        fields.integer("date", 0, _FAR),
-        fields.integer("vm_time", 0, _FAR),
+        fields.integer("date", -FAR, FAR),
+        fields.integer("vm_time", 0, FAR),
         size,
         fields.integer("ram", 0, MAX_RAM),
         simulated=fields.flag("simulated"),
@@ -222,10 +255,11 @@ def load(machine: Machine, source: BinaryIO) -> None:
         raise SnapshotError(machine.guest.snapshot_refusal)
     reader = _Reader(source)
     length = _front(reader)
+    reader.judge(length, machine.ram)
     reader.check()
     fields = _state(reader, length)
     fields.text("tag")
-    date = fields.integer("date", 0, _FAR)
+    date = fields.integer("date", -FAR, FAR)
     simulated = fields.flag("simulated")
     ram = fields.integer("ram", MIN_RAM, MAX_RAM)
     if ram != machine.ram:
@@ -322,13 +356,12 @@ def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapse
     end = 0
     while reader.left:
         address, length = reader.pair()
-        if address % PAGE_SIZE or length % PAGE_SIZE or not 0 < length <= COPY:
-            raise SnapshotError("the snapshot's memory is not in pages")
+        _piece(length if address % PAGE_SIZE == 0 else 0)
         if address < end or address + length > fresh.ram:
             raise SnapshotError("the snapshot's memory lies outside the machine's")
         fresh.memory.write(address, reader.read(length))
         end = address + length
-    fresh.vm_clock.set(fields.integer("vm_time", 0, _FAR))
+    fresh.vm_clock.set(fields.integer("vm_time", 0, FAR))
     fresh.run_state = PAUSED if fields.flag("booted") else PRELAUNCH
     fresh.unplugging = fields.flag("unplugging")
     fresh.powering_down = fields.flag("powering_down")

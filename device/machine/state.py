@@ -7,7 +7,7 @@ from device.balloon.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT
 from device.balloon.stats import Sample
 from device.clock import SECOND
 from device.errors import RULES, GuestFault
-from device.plain import Fields
+from device.plain import FAR, Fields
 from device.virtio.queue import Element, VirtQueue
 from device.virtio.spec import MAX_QUEUE_SIZE, PAGE_SHIFT, STATUS_DRIVER_OK, STATUS_FAILED, STATUS_NEEDS_RESET, U16, U32
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     Plain = dict[str, object]
 
 MAX_INTERVAL = U32
-_LONG_AGO = 1 << 62
-"""ns of age that a snapshot may claim: more than a century."""
 
 
 def save_device(device: BalloonDevice, now: int) -> Plain:
@@ -113,7 +111,7 @@ def load_device(machine: Machine, fields: Fields, elapsed: int) -> BalloonDevice
     if not device.refused.keys() <= RULES.keys():
         raise fields.refuse("refused", "names a rule that does not exist")
     device.last_refusal = fields.text("last_refusal")
-    device.born = now - elapsed - fields.integer("age", 0, _LONG_AGO)
+    device.born = now - elapsed - fields.integer("age", 0, FAR)
     queues = fields.sections("queues", len(device.queues))
     if len(queues) != len(device.queues):
         raise fields.refuse("queues", f"are not {len(device.queues)}")
@@ -159,7 +157,7 @@ def _load_stats(device: BalloonDevice, state: Fields, then: int) -> None:
     stats.out = state.flag("out")
     interval = state.integer("poll_interval", 0, MAX_INTERVAL)
     remaining = state.perhaps("poll_remaining", 0, MAX_INTERVAL * SECOND)
-    stats.reset_at = then - state.integer("reset_age", 0, _LONG_AGO)
+    stats.reset_at = then - state.integer("reset_age", 0, FAR)
     sample = state.maybe("sample")
     state.done()
     if (held is not None or stats.out) and (stats.index < 0 or not device.queues[stats.index].enabled):
@@ -197,7 +195,7 @@ def _load_sample(state: Fields, then: int) -> Sample:
     tags = state.integers("tags", STAT_COUNT, STAT_COUNT - 1)
     numbers = state.integers("numbers", STAT_COUNT, ABSENT - 1)
     unknown = state.pairs("unknown", MAX_STAT_RECORDS)
-    age, wall = state.integer("age", 0, _LONG_AGO), state.integer("wall", 0, _LONG_AGO)
+    age, wall = state.integer("age", 0, FAR), state.integer("wall", -FAR, FAR)
     state.done()
     if len(tags) != len(numbers) or len(set(tags)) != len(tags):
         raise state.refuse("tags", "do not match the numbers")

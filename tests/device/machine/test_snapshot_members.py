@@ -12,7 +12,7 @@ from device.clock import SECOND, Clock
 from device.errors import RULES
 from device.guest.table import make_guest
 from device.machine.machine import Machine
-from device.plain import SnapshotError
+from device.plain import FAR, SnapshotError
 from device.virtio.spec import MAX_QUEUE_SIZE, MIB, U16, U32, U64, bit
 from tests.device.machine.test_snapshot_damage import RAM, broken, rich
 from tests.support.rig import Modelled
@@ -20,7 +20,7 @@ from tests.support.snapshots import replaced, restore, saved, state_in, with_sta
 
 PAGES = RAM >> 12
 CENTURY = 1 << 62
-"""ns that a date or an age may be at most: 146 years."""
+"""ns that a guest may take for something at most: 146 years."""
 
 
 def held() -> Modelled:
@@ -72,8 +72,8 @@ GUEST = "guest/state"
 RING = "guest/state/driver/queues/0"
 
 ENDS: list[tuple[str, str, list[object]]] = [
-    ("rich", "date", [0, CENTURY]),
-    ("rich", "vm_time", [0, CENTURY]),
+    ("rich", "date", [-FAR, -1, 0, FAR]),
+    ("rich", "vm_time", [0, FAR]),
     ("rich", "seed", [0, U64]),
     ("rich", "booted", [False, True]),
     ("rich", "target_told", [False, True]),
@@ -88,7 +88,7 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", "device/poison_seen", [False, True]),
     ("rich", "device/refused", [{}, dict.fromkeys(RULES, U64)]),
     ("rich", "device/last_refusal", ["", "words"]),
-    ("rich", "device/age", [0, CENTURY]),
+    ("rich", "device/age", [0, FAR]),
     ("broken", f"{QUEUE}/size", [0, 1, U32]),
     ("broken", f"{QUEUE}/desc", [0, 1, U64]),
     ("broken", f"{QUEUE}/avail", [0, 1, U64]),
@@ -103,10 +103,10 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", "device/stats/out", [False, True]),
     ("rich", "device/stats/poll_interval", [1, U32]),
     ("rich", "device/stats/poll_remaining", [None, 0, U32 * 1_000_000_000]),
-    ("rich", "device/stats/reset_age", [0, CENTURY]),
+    ("rich", "device/stats/reset_age", [0, FAR]),
     ("rich", SAMPLE, [None, {"tags": [], "numbers": [], "unknown": [], "age": 0, "wall": 0}]),
-    ("rich", f"{SAMPLE}/age", [0, CENTURY]),
-    ("rich", f"{SAMPLE}/wall", [0, CENTURY]),
+    ("rich", f"{SAMPLE}/age", [0, FAR]),
+    ("rich", f"{SAMPLE}/wall", [-FAR, -1, 0, FAR]),
     ("rich", f"{SAMPLE}/tags", [[8, 7, 6, 5, 4, 3, 2, 1, 0], [15, 14, 13, 12, 11, 10, 9, 8, 0]]),
     ("rich", f"{SAMPLE}/numbers", [[0] * 9, [U64 - 1] * 9]),
     ("rich", f"{SAMPLE}/unknown", [[], [[16, 0], [U16, U64]]]),
@@ -156,14 +156,15 @@ def integer(high: int, low: int = 0) -> str:
 
 BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", "tag", "x\n", "is not a printable text"),
-    ("rich", "date", CENTURY + 1, integer(CENTURY)),
+    ("rich", "date", FAR + 1, integer(FAR, -FAR)),
+    ("rich", "date", -FAR - 1, integer(FAR, -FAR)),
     ("rich", "simulated", 1, "is not true or false"),
     ("rich", "ram", 4 * MIB - 1, integer(1 << 44, 4 * MIB)),
     ("rich", "ram", (1 << 44) + 1, integer(1 << 44, 4 * MIB)),
     ("rich", "balloon", None, "is not true or false"),
     ("rich", "seed", U64 + 1, integer(U64)),
     ("rich", "booted", 1, "is not true or false"),
-    ("rich", "vm_time", CENTURY + 1, integer(CENTURY)),
+    ("rich", "vm_time", FAR + 1, integer(FAR)),
     ("rich", "unplugging", 0, "is not true or false"),
     ("rich", "powering_down", 0, "is not true or false"),
     ("rich", "target_told", 0, "is not true or false"),
@@ -180,7 +181,7 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", "device/refused", {"new": 1}, "names a rule that does not exist"),
     ("rich", "device/refused", {f"rule {n}": 1 for n in range(100)}, f"has more than {len(RULES)} members"),
     ("rich", "device/last_refusal", 5, "is not a printable text"),
-    ("rich", "device/age", CENTURY + 1, integer(CENTURY)),
+    ("rich", "device/age", FAR + 1, integer(FAR)),
     ("rich", "device/queues", [], "are not 3"),
     ("rich", "device/queues", [{}] * 4, "is not a list of at most 3"),
     ("broken", f"{QUEUE}/size", U32 + 1, integer(U32)),
@@ -202,9 +203,10 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", "device/stats/poll_interval", U32 + 1, integer(U32)),
     ("rich", "device/stats/poll_interval", 0, "has no interval"),
     ("rich", "device/stats/poll_remaining", U32 * 10**9 + 1, integer(U32 * 10**9)),
-    ("rich", "device/stats/reset_age", CENTURY + 1, integer(CENTURY)),
-    ("rich", f"{SAMPLE}/age", CENTURY + 1, integer(CENTURY)),
-    ("rich", f"{SAMPLE}/wall", CENTURY + 1, integer(CENTURY)),
+    ("rich", "device/stats/reset_age", FAR + 1, integer(FAR)),
+    ("rich", f"{SAMPLE}/age", FAR + 1, integer(FAR)),
+    ("rich", f"{SAMPLE}/wall", FAR + 1, integer(FAR, -FAR)),
+    ("rich", f"{SAMPLE}/wall", -FAR - 1, integer(FAR, -FAR)),
     ("rich", f"{SAMPLE}/tags", [1], "do not match the numbers"),
     ("rich", f"{SAMPLE}/tags", [1, 1, 2, 3, 4, 5, 6, 7, 8], "do not match the numbers"),
     ("rich", f"{SAMPLE}/tags", [16], "holds something else than integers from 0 to 15"),
