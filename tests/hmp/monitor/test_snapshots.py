@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import os
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from device.clock import SimulatedClock
+from device.machine.snapshot import MAGIC, Summary
 from device.plain import SnapshotError
 from hmp.monitor import snapshots
-from hmp.monitor.snapshots import SUFFIX, TAG_LIMIT, DirectoryStore, MemoryStore
+from hmp.monitor.snapshots import COUNT_LIMIT, SUFFIX, TAG_LIMIT, DirectoryStore, MemoryStore
 from tests.support.machines import build, monitor, monitor_on, run, say, state_of
 from tests.support.mounts import mounted, unmount
 from tests.support.rig import HandGuest
 from tests.support.shell import hmp
+from tests.support.snapshots import saved, state_in, with_state
 
 HEADING = "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT\n"
+
+
+@contextlib.contextmanager
+def time_zone(name: str) -> Iterator[None]:
+    """Let local time be that of a zone, inside `with`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", name)
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture(params=["memory", "directory"])
@@ -223,14 +241,82 @@ class TestDirectory:
         assert calls == ["file", "rename", "directory", "directory"]
 
     def test_leftovers_are_swept_and_strangers_left_alone(self, tmp_path: Path) -> None:
-        for name in (f"a{SUFFIX}.123.tmp", "notes.tmp", "notes", SUFFIX, f"\udcff{SUFFIX}"):
-            (tmp_path / name).write_text("x")
+        def put(name: str, content: bytes = MAGIC + b"and so on", mode: int = 0o600) -> None:
+            (tmp_path / name).write_bytes(content)
+            (tmp_path / name).chmod(mode)
+
+        ours = f"a{SUFFIX}.{'0123456789abcdef'}.tmp"
+        put(ours)
+        put(ours.replace("0", "f"), b"")  # killed before a byte was written
+        put(ours.replace("0", "e"), MAGIC[:3])
+        strangers = {
+            f"a{SUFFIX}.123.tmp": (),
+            f"a{SUFFIX}.notes.tmp": (),
+            f"{ours}.bak": (),
+            ours.replace(".tmp", ".old"): (),
+            ours.replace("0", "g"): (),
+            ours.replace("a", "b", 1): (b"what the user wrote",),
+            ours.replace("a", "c", 1): (MAGIC, 0o644),
+            "notes.tmp": (),
+            "notes": (),
+            SUFFIX: (),
+            f"\udcff{SUFFIX}": (),
+        }
+        for name, more in strangers.items():
+            put(name, *more)  # type: ignore[arg-type]
+        odd = [ours.replace("a", letter, 1) for letter in "defgh"]
+        (tmp_path / odd[0]).mkdir()
+        os.mkfifo(tmp_path / odd[1], 0o600)
+        (tmp_path / odd[2]).symlink_to("notes")
+        (tmp_path / odd[3]).symlink_to("/dev/zero")
+        put(odd[4])
+        os.link(tmp_path / odd[4], tmp_path / "kept")
         store = DirectoryStore(str(tmp_path))
         assert store.tags() == []
         store.save("b", build())
         assert store.tags() == ["b"]
-        assert f"a{SUFFIX}.123.tmp" not in os.listdir(tmp_path)
-        assert {"notes.tmp", "notes", SUFFIX} <= set(os.listdir(tmp_path))
+        assert set(os.listdir(tmp_path)) == {f"b{SUFFIX}", "kept", *odd, *strangers}
+
+    def test_a_deletion_sweeps_too(self, tmp_path: Path) -> None:
+        (tmp_path / f"a{SUFFIX}.0123456789abcdef.tmp").touch(0o600)
+        DirectoryStore(str(tmp_path)).delete("a")
+        assert os.listdir(tmp_path) == []
+
+    def test_what_another_writes_right_now_is_left_alone(self, tmp_path: Path) -> None:
+        name, descriptor = snapshots._unfinished(str(tmp_path / f"a{SUFFIX}"))
+        store = DirectoryStore(str(tmp_path))
+        store.save("b", build())
+        assert os.path.exists(name)
+        os.close(descriptor)
+        store.save("b", build())
+        assert os.listdir(tmp_path) == [f"b{SUFFIX}"]
+
+    @pytest.mark.parametrize("held", [True, False], ids=["while", "after"])
+    def test_a_file_that_is_swept_before_its_lock_is_had_is_made_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+    ) -> None:
+        import fcntl
+
+        flock, kept = fcntl.flock, []
+
+        def too_late(descriptor: int, how: int) -> None:
+            monkeypatch.undo()
+            (name,) = os.listdir(tmp_path)
+            other = os.open(tmp_path / name, os.O_RDWR)
+            kept.append(other)
+            flock(other, fcntl.LOCK_EX)
+            os.unlink(tmp_path / name)
+            if not held:
+                os.close(kept.pop())
+            flock(descriptor, how)
+
+        monkeypatch.setattr(fcntl, "flock", too_late)
+        store, machine = DirectoryStore(str(tmp_path)), build()
+        store.save("a", machine)
+        store.load("a", machine)
+        assert os.listdir(tmp_path) == [f"a{SUFFIX}"]
+        for descriptor in kept:
+            os.close(descriptor)
 
     def test_odd_files_are_not_listed_and_not_loaded(self, tmp_path: Path) -> None:
         (tmp_path / f"text{SUFFIX}").write_text("no snapshot")
@@ -244,8 +330,11 @@ class TestDirectory:
         for tag in store.tags():
             with pytest.raises(SnapshotError):
                 store.load(tag, machine)
-        with pytest.raises(SnapshotError, match="cannot save snapshot 'folder'"):
-            store.save("folder", machine)
+        for tag in ("folder", "fifo"):
+            with pytest.raises(SnapshotError, match=f"cannot save snapshot '{tag}': it is not a regular file"):
+                store.save(tag, machine)
+            with pytest.raises(SnapshotError, match=f"cannot delete snapshot '{tag}': it is not a regular file"):
+                store.delete(tag)
         assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
 
     def test_a_path_that_is_no_directory(self, tmp_path: Path) -> None:
@@ -296,16 +385,212 @@ class TestDirectory:
             else:
                 unmount(tmp_path)
 
-    def test_a_directory_held_by_another_for_too_long(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nobody_waits_for_one_who_holds_the_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import fcntl
 
-        naps: list[float] = []
-        monkeypatch.setattr(snapshots.time, "sleep", naps.append)
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it held up all monitors"))
         holder = os.open(tmp_path, os.O_RDONLY)
         fcntl.flock(holder, fcntl.LOCK_EX)
         store, machine = DirectoryStore(str(tmp_path)), build()
-        with pytest.raises(SnapshotError, match="another hmp has been writing there for two seconds"):
-            store.save("a", machine)
-        assert sum(naps) == pytest.approx(2)
-        os.close(holder)
         store.save("a", machine)
+        store.load("a", machine)
+        store.delete("a")
+        os.close(holder)
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, 0])
+    def test_without_locks_only_the_sweeping_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(number, "no locks")
+
+        if number:
+            monkeypatch.setattr(snapshots.fcntl, "flock", refuse)
+        else:
+            monkeypatch.setattr(snapshots, "fcntl", None)
+        leftover = tmp_path / f"a{SUFFIX}.0123456789abcdef.tmp"
+        leftover.touch(0o600)
+        store, machine = DirectoryStore(str(tmp_path)), build()
+        store.save("a", machine)
+        store.load("a", machine)
+        store.save("a", machine)
+        assert set(os.listdir(tmp_path)) == {f"a{SUFFIX}", leftover.name}, "somebody may be writing there"
+        store.delete("a")
+        assert os.listdir(tmp_path) == [leftover.name]
+
+    @pytest.mark.parametrize("call", ["fchmod", "fsync"])
+    def test_a_plain_file_system_will_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        """Such as FAT, which knows no modes, and those that cannot sync a directory."""
+        original = getattr(os, call)
+
+        def refuse(descriptor: int, *more: object) -> object:
+            if call == "fsync" and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                return original(descriptor, *more)
+            raise OSError(errno.EPERM if call == "fchmod" else errno.EINVAL, "not here")
+
+        monkeypatch.setattr(os, call, refuse)
+        store, machine = DirectoryStore(str(tmp_path)), build()
+        store.save("a", machine)
+        store.load("a", machine)
+        store.delete("a")
+        assert os.listdir(tmp_path) == []
+
+    def test_a_disk_that_fails_is_told_of(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(SnapshotError, match="cannot save snapshot 'a': Input/output error"):
+            DirectoryStore(str(tmp_path)).save("a", build())
+
+    def test_a_huge_sparse_file_is_refused_unread(self, tmp_path: Path) -> None:
+        """As `truncate -s 5G` leaves it behind a snapshot: it took 17 s, in which nobody was served."""
+        store = DirectoryStore(str(tmp_path))
+        small, large = build(memory=64), build(memory=8192)
+        for tag, machine in (("small", small), ("large", large)):
+            store.save(tag, machine)
+            os.truncate(tmp_path / f"{tag}{SUFFIX}", 5 << 30)
+        with pytest.raises(SnapshotError, match="the file is larger than a snapshot of 64 MiB of memory can be"):
+            store.load("small", small)
+        with pytest.raises(SnapshotError, match="the snapshot's memory is not in pages"):
+            store.load("large", large)
+        assert [summary.size for summary in store.summaries()] == [5 << 30] * 2
+        for tag, machine in (("small", small), ("large", large)):
+            store.save(tag, machine)
+            store.load(tag, machine)
+            os.truncate(tmp_path / f"{tag}{SUFFIX}", 5 << 30)
+            store.delete(tag)
+        assert store.tags() == []
+
+    def test_a_list_reads_only_what_changed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[str] = []
+        summarize = snapshots.summarize
+
+        def noted(source: BinaryIO) -> Summary:
+            read.append(os.path.basename(os.readlink(f"/proc/self/fd/{source.fileno()}")))
+            return summarize(source)
+
+        monkeypatch.setattr(snapshots, "summarize", noted)
+        store, machine = DirectoryStore(str(tmp_path)), build()
+        for tag in "abc":
+            store.save(tag, machine)
+        (tmp_path / f"d{SUFFIX}").write_text("no snapshot")
+        assert [summary.tag for summary in store.summaries()] == ["a", "b", "c"]
+        assert [summary.tag for summary in store.summaries()] == ["a", "b", "c"]
+        assert read == [f"a{SUFFIX}", f"b{SUFFIX}", f"c{SUFFIX}", f"d{SUFFIX}"]
+        machine.time.advance(10**9)
+        store.save("a", machine)
+        store.delete("b")
+        assert [summary.tag for summary in store.summaries()] == ["c", "a"]
+        assert read[4:] == [f"a{SUFFIX}"]
+
+
+class TestBounds:
+    def test_memory_keeps_a_thousand(self) -> None:
+        there = monitor_on(memory=64)
+        for number in range(COUNT_LIMIT):
+            assert say(there, f"savevm s{number}") == ""
+        reply = run(there, "savevm more")
+        assert reply.failed
+        assert reply.text == (
+            "Error: there are 1000 snapshots in memory, the most there can be: "
+            "delete some with delvm, or keep them in files with --snapshot-dir\n"
+        )
+        say(there, "balloon 32")
+        say(there, "sim sleep 1")
+        assert say(there, "savevm s7") == "", "one in place of another is no more"
+        assert len(there.machine.snapshot_tags()) == COUNT_LIMIT
+        say(there, "loadvm s7")
+        assert say(there, "info balloon").startswith("balloon: actual=32,")
+        say(there, "delvm s8")
+        assert [say(there, "savevm more"), run(there, "savevm s8").failed] == ["", True]
+
+    def test_memory_keeps_no_more_bytes_than_its_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        machine = build(memory=64)
+        store = machine.store = MemoryStore()
+        store.save("small", machine)
+        machine.memory.write(1 << 24, b"x" * (3 << 20))
+        monkeypatch.setattr(snapshots, "BYTES_LIMIT", 4 << 20)
+        store.save("large", machine)
+        reply = run(monitor(machine), "savevm larger")
+        assert reply.failed
+        assert reply.text == (
+            "Error: snapshots in memory may have 4 MiB together: "
+            "delete some with delvm, or keep them in files with --snapshot-dir\n"
+        )
+        store.save("large", machine)
+        assert store.tags() == ["large", "small"]
+        store.delete("small")
+        machine.memory.write(1 << 25, b"x" * (3 << 20))
+        with pytest.raises(SnapshotError, match="4 MiB together"):
+            store.save("large", machine)
+        machine.memory.write(1 << 25, bytes(3 << 20))
+        store.load("large", machine)
+
+
+HOUR = 3_600 * 10**9
+YEAR = 8766 * HOUR
+
+
+class TestDates:
+    @pytest.mark.parametrize(
+        ("wall", "shown"),
+        [
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (-100 * YEAR, "1869-12-31 00:00:00"),
+            (-1000 * YEAR, "0969-12-24 00:00:00"),
+            (1 << 62, "2116-02-20 23:53:38"),
+            (1 << 63, "2262-04-11 23:47:16"),
+            (8000 * YEAR, "9970-03-02 00:00:00"),
+            (9000 * YEAR, "after year 9999"),
+            (1 << 80, "after year 9999"),
+            (-2500 * YEAR, "before year 1"),
+            (-(1 << 80), "before year 1"),
+        ],
+    )
+    @pytest.mark.parametrize("simulated", [True, False], ids=["simulated", "real"])
+    def test_a_clock_may_say_anything(self, store: snapshots.Store, wall: int, shown: str, simulated: bool) -> None:
+        class Odd(SimulatedClock):
+            pass
+
+        Odd.simulated = simulated
+        clock = Odd()
+        clock.wall = lambda: wall
+        machine = build(clock=clock)
+        machine.store = store
+        there = monitor(machine)
+        say(there, "info balloon")
+        with time_zone("UTC"):
+            assert [say(there, "savevm a"), say(there, "savevm")] == ["", ""]
+            rows = say(there, "info snapshots").splitlines()[2:]
+        assert [" ".join(row.split()[4:-1]) for row in rows] == [shown] * 2
+        assert len(rows[0]) == len(HEADING) - 1
+        for tag in store.tags():
+            assert say(there, f"loadvm {tag}") == ""
+            assert ",age=" not in say(there, "info balloon")
+
+    def test_one_of_a_header_that_is_none_is_not_listed_and_the_others_are(self, tmp_path: Path) -> None:
+        store, machine = DirectoryStore(str(tmp_path)), build()
+        data, machine.store = saved(machine), store
+        dates = ("NaN", "-Infinity", "1e999", "1e3", '"now"', "null", "[]", f"{1 << 90}", "9" * 5000)
+        for number, value in enumerate(dates):
+            state = json.dumps({**state_in(data), "date": "here"}).replace('"here"', value).encode()
+            (tmp_path / f"odd{number}{SUFFIX}").write_bytes(with_state(data, state))
+        store.save("good", machine)
+        assert [summary.tag for summary in store.summaries()] == ["good"]
+        assert len(say(monitor(machine), "info snapshots").splitlines()) == 3
+        for number in range(len(dates)):
+            assert run(monitor(machine), f"loadvm odd{number}").failed
+
+    def test_a_vm_clock_of_centuries_keeps_its_column_apart(self, store: snapshots.Store) -> None:
+        machine = build(paused=True)
+        machine.vm_clock.set(1 << 62)
+        machine.store = store
+        store.save("a", machine)
+        store.load("a", machine)
+        assert say(monitor(machine), "info snapshots").split()[-2:] == ["19:09:35", "1281023:53:38.427"]

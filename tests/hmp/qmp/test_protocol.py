@@ -227,6 +227,16 @@ class TestHumanMonitorCommand:
         reply = Talk(build()).ask("human-monitor-command", command_line="nosuch")
         assert reply == {"return": "unknown command: 'nosuch'\r\n"}
 
+    def test_a_snapshot_too_many_is_refused_in_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("hmp.monitor.snapshots.COUNT_LIMIT", 2)
+        talk = Talk(build())
+        tags = ("a", "b", "c", "a")
+        replies = [talk.ask("human-monitor-command", command_line=f"savevm {tag}") for tag in tags]
+        refusal = replies.pop(2)["return"]
+        assert replies == [{"return": ""}] * 3
+        assert refusal.startswith("Error: there are 2 snapshots in memory, the most there can be: ")
+        assert refusal.index("\r\n") == len(refusal) - 2
+
     def test_it_has_no_history(self) -> None:
         talk = Talk(build())
         talk.ask("human-monitor-command", command_line="info name")
