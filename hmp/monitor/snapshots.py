@@ -99,6 +99,9 @@ _WAY_OUT = "delete some with delvm, or keep them in files with --snapshot-dir"
 class MemoryStore:
     """Snapshots in this process's memory; gone with it. Their number and their size are bounded."""
 
+    rests_until = 0
+    """Host time (ns) before which commands do not write if others want to be served; the commands set it."""
+
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Summary, bytes]] = {}
 
@@ -141,6 +144,9 @@ class DirectoryStore:
     there, whole. A writer holds a lock on its unfinished file, so one that nobody holds was left by a killed one and
     goes. No writer waits for another: a lock on the directory held up all monitors while somebody else had it.
     """
+
+    rests_until = 0
+    """As MemoryStore's."""
 
     def __init__(self, path: str) -> None:
         """Use the directory `path`, which must exist. Raises SnapshotError where it cannot be used."""

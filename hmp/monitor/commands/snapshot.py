@@ -8,46 +8,92 @@ from hmp.monitor.snapshots import automatic_tag, lines, store_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
+    from hmp.monitor.snapshots import Store
+
+    T = TypeVar("T")
 
 
-def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Save the whole machine; one of the same tag is replaced."""
     machine = monitor.machine
     tag = str(arguments.get("name", "")) or automatic_tag(machine)
-    try:
-        store_of(machine).save(tag, machine)
-    except SnapshotError as error:
-        raise CommandError(str(error)) from None
-    machine.emit("SNAPSHOT_DONE", {"tag": tag})
-    return ""
+
+    def save() -> str:
+        _store(monitor, lambda store: store.save(tag, machine))
+        machine.emit("SNAPSHOT_DONE", {"tag": tag})
+        return ""
+
+    return _in_turn(monitor, reply, save)
 
 
 def loadvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Go back to a snapshot; one that cannot be loaded changes nothing."""
-    try:
-        store_of(monitor.machine).load(str(arguments["name"]), monitor.machine)
-    except SnapshotError as error:
-        raise CommandError(str(error)) from None
+    _store(monitor, lambda store: store.load(str(arguments["name"]), monitor.machine))
     return ""
 
 
-def delvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def delvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Delete a snapshot; silent if there is none, as QEMU."""
-    try:
-        store_of(monitor.machine).delete(str(arguments["name"]))
-    except SnapshotError as error:
-        raise CommandError(str(error)) from None
-    return ""
+
+    def delete() -> str:
+        _store(monitor, lambda store: store.delete(str(arguments["name"])))
+        return ""
+
+    return _in_turn(monitor, reply, delete)
 
 
 def info_snapshots(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """List the snapshots as QEMU does."""
-    try:
-        found = store_of(monitor.machine).summaries()
-    except SnapshotError as error:
-        raise CommandError(str(error)) from None
+    found = _store(monitor, lambda store: store.summaries())
     if not found:
         return "There is no snapshot available.\n"
     return "List of snapshots present on all disks:\n" + "".join(lines(found))
+
+
+def _store(monitor: Monitor, use: Callable[[Store], T]) -> T:
+    """Return what `use` makes of the store. Raises CommandError."""
+    try:
+        return use(store_of(monitor.machine))
+    except SnapshotError as error:
+        raise CommandError(str(error)) from None
+
+
+def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | None:
+    """Let `write` reach the disk; where others are served too, not before a pause as long as the last write took.
+
+    A disk takes some ms for each, in which nobody is served: fifty clients that save without end would be all there is.
+    Only in real time, for in simulated time a pause is none, and would change what the machine does.
+    """
+    machine, store = monitor.machine, store_of(monitor.machine)
+    now = machine.clock.now
+
+    def timed() -> str:
+        began = now()
+        try:
+            return write()
+        finally:
+            store.rests_until = 2 * now() - began
+
+    def wait() -> None:
+        timer = machine.host_timers.at(store.rests_until, go_on)
+        reply.suspend(timer.cancel)
+        reply.until = timer.due
+
+    def go_on() -> None:
+        if now() < store.rests_until:  # another was quicker
+            wait()
+            return
+        try:
+            reply.finish(timed())
+        except CommandError as error:
+            reply.finish(f"Error: {error.desc}\n", failed=True)
+
+    if monitor.sole or machine.clock.simulated or now() >= store.rests_until:
+        return timed()
+    wait()
+    return None

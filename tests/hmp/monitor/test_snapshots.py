@@ -14,10 +14,12 @@ from typing import BinaryIO
 
 import pytest
 
-from device.clock import SimulatedClock
+from device.clock import MS, Clock, SimulatedClock
+from device.machine.machine import Machine
 from device.machine.snapshot import MAGIC, Summary
 from device.plain import SnapshotError
 from hmp.monitor import snapshots
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.snapshots import COUNT_LIMIT, SUFFIX, TAG_LIMIT, DirectoryStore, MemoryStore
 from tests.support.machines import build, monitor, monitor_on, run, say, state_of
 from tests.support.mounts import mounted, unmount
@@ -147,6 +149,79 @@ class TestCommands:
         assert say(there, "savevm y") == "Error: it runs elsewhere\n"
         assert "it runs elsewhere" in say(there, "loadvm x")
         assert store.tags() == ["x"]
+
+
+class SlowDisk(MemoryStore):
+    """A store whose writes take 30 ms of a clock that shows `now`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+
+    def save(self, tag: str, machine: Machine) -> None:
+        self.now += 30 * MS
+        super().save(tag, machine)
+
+
+class TestTurns:
+    """Others want to be served: writes leave half of the time to them."""
+
+    def there(self, store: SlowDisk, count: int) -> list[Monitor]:
+        machine = build(clock=Clock("real", lambda: store.now, lambda: store.now))  # type: ignore[arg-type]
+        machine.store = store
+        monitors = [monitor(machine) for _ in range(count)]
+        for each in monitors:
+            each.sole = False
+        return monitors
+
+    def test_one_save_follows_another_after_a_pause(self) -> None:
+        store = SlowDisk()
+        monitors = self.there(store, 4)
+        machine = monitors[0].machine
+        replies = [each.execute(f"savevm {number}") for number, each in enumerate(monitors)]
+        assert [reply.pending for reply in replies] == [False, True, True, True]
+        assert store.tags() == ["0"]
+        for last in (1, 2, 3):
+            assert (replies[last].until, machine.time.next_deadline()) == (store.rests_until, store.rests_until)
+            machine.time.run_due()
+            assert replies[last].pending, "too early"
+            store.now = store.rests_until
+            machine.time.run_due()
+            assert [reply.pending for reply in replies] == [False] * (last + 1) + [True] * (3 - last)
+        assert store.now == 7 * 30 * MS
+        assert store.tags() == ["0", "1", "2", "3"]
+        assert machine.host_timers.next_due() is None
+
+    def test_one_that_fails_says_so_and_one_that_is_cancelled_does_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(snapshots, "COUNT_LIMIT", 1)
+        store = SlowDisk()
+        monitors = self.there(store, 4)
+        machine = monitors[0].machine
+        done: list[Reply] = []
+        first, second, third, fourth = (each.execute(line) for each, line in zip(monitors, LINES, strict=True))
+        second.on_done = done.append
+        third.cancel()
+        while machine.host_timers.next_due() is not None:
+            store.now = store.rests_until
+            machine.time.run_due()
+        assert (first.failed, [reply.text for reply in done]) == (False, [second.text])
+        assert second.failed
+        assert second.text.startswith("Error: there are 1 snapshots in memory")
+        assert (fourth.pending, fourth.text, store.tags()) == (False, "", [])
+
+    def test_who_is_alone_and_who_simulates_never_waits(self) -> None:
+        store = SlowDisk()
+        (alone,) = self.there(store, 1)
+        alone.sole = True
+        warped = monitor_on()
+        warped.sole = False
+        for there in (alone, warped):
+            assert [there.execute(f"savevm {number}").pending for number in range(3)] == [False] * 3
+
+
+LINES = ("savevm a", "savevm b", "savevm c", "delvm a")
 
 
 BAD_TAGS = (
