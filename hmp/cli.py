@@ -7,9 +7,9 @@ import os
 import sys
 
 from device.errors import MisuseError
-from hmp.monitor.errors import UsageError
+from hmp.monitor.errors import UnreadableError, UsageError
 from hmp.monitor.escape import escape
-from hmp.streams import complain, fill_standard_descriptors
+from hmp.streams import STDOUT, complain, fill_standard_descriptors, naming_stdout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def _run_guarded(argv: list[str]) -> int:
         fill_standard_descriptors()
         status = run(argv)
         if sys.stdout is not None:  # as it is where stdout was closed; click prints through it
-            sys.stdout.flush()
+            with naming_stdout():
+                sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return 130
@@ -49,10 +50,17 @@ def _run_guarded(argv: list[str]) -> int:
     except UsageError as error:
         complain(str(error))
         return 2
-    except BrokenPipeError:
-        return _silence(141)
+    except UnreadableError as error:
+        complain(str(error))
+        return 1
     except OSError as error:
-        complain(f"cannot write output: {error.strerror}")
+        reason = error.strerror or str(error)
+        if error.filename != STDOUT:
+            complain(f"cannot go on: {reason}" + (f": '{error.filename}'" if error.filename else ""))
+            return 1
+        if isinstance(error, BrokenPipeError):
+            return _silence(141)
+        complain(f"cannot write output: {reason}")
         return _silence(1)
 
 
@@ -66,7 +74,7 @@ def _silence(status: int) -> int:
 
 
 def run(argv: list[str]) -> int:
-    """Do what the arguments say. Raises UsageError, OSError for stdout, KeyboardInterrupt."""
+    """Do what the arguments say. Raises UsageError, UnreadableError, OSError (STDOUT its file or not), KeyboardInterrupt."""
     from hmp.config import Config, make_machine
 
     config = Config()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Any
@@ -20,6 +21,7 @@ from hmp.monitor.commands.machine import check_driver, parse_switches, split_dev
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.errors import CommandError, UsageError
 from hmp.recording.record import check_options, read_terminal_size
+from hmp.streams import STDOUT, naming_stdout
 
 TYPE_CHECKING = False
 
@@ -255,13 +257,14 @@ def parse(argv: list[str]) -> Config | None:
     Raises UsageError, one line that names the option and the value.
     """
     try:
-        values = command().main(argv, "hmp", standalone_mode=False)
+        with naming_stdout():  # --help and the like print
+            values = command().main(argv, "hmp", standalone_mode=False)
     except click.UsageError as error:
         raise UsageError(" ".join(error.format_message().split())) from None
     except click.Abort:  # how click takes SIGINT
         raise KeyboardInterrupt from None
     except SystemExit:  # how click takes a stdout that is closed
-        raise BrokenPipeError from None
+        raise OSError(errno.EPIPE, "", STDOUT) from None
     if not isinstance(values, dict):  # the status of an eager option
         return None
     return _config(values)

@@ -25,6 +25,12 @@ _MAX_BYTES = MAX_LINE * 4
 
 TOO_LONG = f"line too long: more than {MAX_LINE} characters"
 
+STDOUT = "<stdout>"
+"""What an OSError of writing there has as its `filename`: other things fail too, and are not to be taken for it."""
+
+_UTF8, *_UTF16 = b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"
+"""Byte order marks that editors put at the beginning of a file."""
+
 
 def fill_standard_descriptors() -> None:
     """Open /dev/null in place of a closed stdin, stdout or stderr.
@@ -58,6 +64,17 @@ def complain(text: str) -> None:
         pass
 
 
+class naming_stdout:
+    """A context in which an OSError is one of writing to stdout."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = STDOUT
+
+
 class Output:
     """stdout, collected, escaped and written in large pieces. `flush` before anything that blocks."""
 
@@ -81,7 +98,8 @@ class Output:
             data = escape("".join(self._parts)).encode()
             self._parts = []
             self._size = 0
-            write_all(self._descriptor, data)
+            with naming_stdout():
+                write_all(self._descriptor, data)
 
 
 _LONGEST_POLL = (1 << 31) - 1
@@ -120,19 +138,41 @@ def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool
 
 
 class LineSplitter:
-    """Cuts what comes in chunks into lines, without their ends (\\n or \\r\\n).
+    """Cuts what comes in chunks into lines, without their ends (\\n or \\r\\n) and a byte order mark before the first.
 
-    Holds at most the longest line, whatever comes in.
+    Holds at most the longest line, whatever comes in. `size` counts the bytes that `read` took, `over` says whether it
+    came to the end.
     """
 
-    __slots__ = ("_rest", "_skipping")
+    __slots__ = ("_begun", "_rest", "_skipping", "over", "size")
 
     def __init__(self) -> None:
         self._rest = b""
         self._skipping = False
+        self._begun = False
+        self.over = False
+        self.size = 0
+
+    def read(self, descriptor: int) -> list[bytes | None]:
+        """Read what is there, waiting where nothing is; return the lines that it completes, as `feed`.
+
+        A terminal that hangs up has come to its end. Raises UnreadableError for what cannot be read. In both cases half
+        a line is dropped: nobody knows what the rest of it would have been.
+        """
+        try:
+            chunk = _read(descriptor)
+        except OSError as error:
+            self._rest = chunk = b""
+            if not hung_up(descriptor):
+                raise UnreadableError(error.strerror) from None
+        if not chunk and self._rest and hung_up(descriptor):
+            self._rest = b""
+        self.size += len(chunk)
+        self.over = not chunk
+        return self.feed(chunk) if chunk else self.close()
 
     def feed(self, chunk: bytes) -> list[bytes | None]:
-        """Return the lines that `chunk` completes; None stands for one that is too long."""
+        """Return the lines that `chunk` completes; None stands for one that is too long. Raises UnreadableError."""
         *lines, tail = chunk.split(b"\n")
         found: list[bytes | None] = []
         if lines:
@@ -149,12 +189,22 @@ class LineSplitter:
             if len(self._rest) > _MAX_BYTES + 1:
                 found.append(None)
                 self._rest, self._skipping = b"", True
-        return found
+        return self._begin(found)
 
     def close(self) -> list[bytes | None]:
-        """Return the last line if it had no end."""
+        """Return the last line if it had no end. Raises UnreadableError."""
         rest, self._rest = self._rest, b""
-        return [rest[:-1] if rest.endswith(b"\r") else rest] if rest else []
+        return self._begin([rest[:-1] if rest.endswith(b"\r") else rest] if rest else [])
+
+    def _begin(self, lines: list[bytes | None]) -> list[bytes | None]:
+        if lines and not self._begun:
+            self._begun = True
+            first = lines[0] or b""
+            if first[:2] in _UTF16 and b"\0" in first:
+                raise UnreadableError("it is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does")
+            if first.startswith(_UTF8):
+                lines[0] = first[len(_UTF8) :]
+        return lines
 
 
 def _read(descriptor: int) -> bytes:
@@ -167,29 +217,23 @@ def _read(descriptor: int) -> bytes:
             poller.poll()
 
 
-def read_source(descriptor: int) -> bytes:
-    """Read what is there, waiting where nothing is; b"" at the end, which a terminal that hangs up has come to.
-
-    Raises UnreadableError for what cannot be read.
-    """
+def hung_up(descriptor: int) -> bool:
+    """Return whether this is a terminal that has hung up."""
     try:
-        return _read(descriptor)
+        os.get_terminal_size(descriptor)
     except OSError as error:
-        if error.errno != errno.EIO:
-            raise UnreadableError(error.strerror) from None
-        return b""
+        return error.errno == errno.EIO
+    poller = select.poll()  # the kernel says this a moment before all else fails
+    poller.register(descriptor, 0)
+    return any(flags & select.POLLHUP for _, flags in poller.poll(0))
 
 
 def read_lines(descriptor: int, before_blocking: Callable[[], None]) -> Iterator[bytes | None]:
     """Yield each line of a descriptor; None for one that is too long. `before_blocking` is called before each read.
 
-    A terminal that hangs up has come to its end. Raises UnreadableError for what cannot be read.
+    Raises UnreadableError, as LineSplitter.read.
     """
     splitter = LineSplitter()
-    while True:
+    while not splitter.over:
         before_blocking()
-        chunk = read_source(descriptor)
-        if not chunk:
-            break
-        yield from splitter.feed(chunk)
-    yield from splitter.close()
+        yield from splitter.read(descriptor)

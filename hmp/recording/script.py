@@ -15,7 +15,7 @@ from device.errors import MisuseError
 from device.units import parse_seconds
 from hmp.monitor.errors import UnreadableError, UsageError
 from hmp.monitor.escape import escape
-from hmp.streams import LineSplitter, read_source
+from hmp.streams import LineSplitter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ class Step:
 
 
 def read_steps(sources: Iterable[Source]) -> list[Step]:
-    """Return every line of every source. Raises UsageError naming the line and the word that is wrong."""
+    """Return every line of every source.
+
+    Raises UsageError naming the line and the word that is wrong, UnreadableError naming what cannot be read.
+    """
     steps: list[Step] = []
     hidden = False
     for name, source in sources:
@@ -69,20 +72,13 @@ def _lines(name: str, source: int | list[str]) -> Iterator[bytes | None]:
             yield line.encode("utf-8", "surrogateescape")
         return
     splitter = LineSplitter()
-    size = 0
-    while chunk := _read(name, source):
-        size += len(chunk)
-        if size > MAX_SCRIPT:
+    while not splitter.over:
+        try:
+            yield from splitter.read(source)
+        except UnreadableError as error:
+            raise UnreadableError(f"{name}: cannot be read: {error}") from None
+        if splitter.size > MAX_SCRIPT:
             raise UsageError(f"--record: {escape(name)}: more than {MAX_SCRIPT >> 20} MiB is too long to be typed")
-        yield from splitter.feed(chunk)
-    yield from splitter.close()
-
-
-def _read(name: str, source: int) -> bytes:
-    try:
-        return read_source(source)
-    except UnreadableError as error:
-        raise UsageError(f"--record: {escape(name)}: cannot be read: {error}") from None
 
 
 def _direct(step: Step, line: str, *, hidden: bool) -> None:

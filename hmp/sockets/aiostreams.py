@@ -7,7 +7,7 @@ import os
 import select
 
 from hmp.monitor.escape import escape
-from hmp.streams import Output
+from hmp.streams import Output, naming_stdout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class PatientOutput(Output):
         poller.register(self._descriptor, select.POLLOUT)
         try:
             while data and poller.poll(0):
-                del data[: os.write(self._descriptor, data[:PIECE])]
+                with naming_stdout():
+                    del data[: os.write(self._descriptor, data[:PIECE])]
         except BlockingIOError:
             pass
         except OSError:

@@ -14,7 +14,7 @@ from hmp.monitor.escape import escape
 from hmp.pipe import INTERRUPTED, OK
 from hmp.sockets.aiostreams import PatientOutput, readable
 from hmp.sockets.server import Server
-from hmp.streams import CHUNK, LineSplitter, complain, read_source
+from hmp.streams import CHUNK, LineSplitter, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -230,11 +230,8 @@ class _Service:
                 yield line.encode("utf-8", "surrogateescape")
             return
         splitter = LineSplitter()
-        while True:
+        while not splitter.over:
             await self._out.drain()
             await readable(source)
-            chunk = read_source(source)
-            for raw in splitter.feed(chunk) if chunk else splitter.close():
+            for raw in splitter.read(source):
                 yield raw
-            if not chunk:
-                return

@@ -6,11 +6,11 @@ echoed and reach the first prompt.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
 from hmp import __version__
+from hmp.streams import hung_up
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
 
@@ -72,8 +72,8 @@ def run(
             with Runner() as runner:
                 runner.run(terminal.serve())
             return terminal.status
-    except OSError as error:
-        if error.errno not in (errno.EIO, errno.ENXIO, errno.EPIPE):
+    except OSError:
+        if not hung_up(stdout.fileno()):
             raise
         machine.quit()
         _silence(stdout)
@@ -114,7 +114,7 @@ class _Terminal:
         import asyncio
         from contextlib import AsyncExitStack
         from functools import partial
-        from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP
+        from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, sigpending
 
         from hmp.aiodrive import MachineDriver
         from hmp.terminal.session import Session
@@ -138,6 +138,9 @@ class _Terminal:
         if self.recorder is not None:
             self.recorder.on_failure(partial(self._tell, prompt))
         driver.start()
+        if SIGINT in sigpending():  # typed while we were starting: it is no line that it should clear
+            self._leave(128 + SIGINT)
+        self._tty.release()
         try:
             async with AsyncExitStack() as stack:
                 for service in self.services:
@@ -145,6 +148,7 @@ class _Terminal:
                 loop.add_signal_handler(SIGINT, session.interrupt)
                 await session.run()
         finally:
+            self._tty.hold()
             driver.stop()
 
     def _make_prompt(self, loop: AbstractEventLoop) -> Prompt:
@@ -179,6 +183,8 @@ class _Terminal:
         from signal import SIGTSTP
 
         self._screen.clear()
+        self._tty.hold()
         self._loop.remove_signal_handler(SIGTSTP)
         self._tty.suspend()
         self._loop.add_signal_handler(SIGTSTP, self._suspend)
+        self._tty.release()

@@ -169,7 +169,7 @@ EDITOR_WORDS = (
 
 def script(data: bytes) -> None:
     """Cut the bytes into lines in two ways, and read them as a script: the same lines, or one clear refusal."""
-    if not data:
+    if not data or data[1:] == b"\xef\xbb\xbf":
         return
     text = data[1:].replace(b"\xfe", b"x" * 9000)  # two of them are more than a line may have
     step = 1 + data[0] % 23 if len(text) < 1000 else 1000 * (1 + data[0] % 23)
@@ -179,7 +179,7 @@ def script(data: bytes) -> None:
     for at in range(0, len(text), step):
         cut += pieces.feed(text[at : at + step])
     assert cut + pieces.close() == lines
-    plain = text.split(b"\n")
+    plain = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not plain[-1]:
         plain.pop()
     assert len(lines) == len(plain)

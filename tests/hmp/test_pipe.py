@@ -6,13 +6,15 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hmp.pipe import Runner
 from tests.support.machines import build, monitor
-from tests.support.shell import TIMEOUT, hmp, shell, start
+from tests.support.shell import TIMEOUT, environment, hmp, shell, start
+from tests.support.torn import torn
 
 STATUS = "VM status: running\n"
 KVM = "kvm support: disabled\n"
@@ -177,6 +179,73 @@ def test_a_terminal_that_hangs_up_is_the_end_of_input() -> None:
         assert process.stdout.readline().decode() == STATUS
         os.close(master)
         assert finish(process) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ([], 1),
+        (["-"], 1),
+        (["-e", "-", "-"], 1),
+        (["--clock", "warp", "--record", "{dir}/x.cast", "-"], 1),
+        (["--monitor", "unix:{dir}/m"], 1),
+        (["-i", "-c", "balloon 512", "--monitor", "unix:{dir}/m"], 1),
+    ],
+)
+def test_half_a_line_before_a_read_error_never_runs(tmp_path: Path, options: list[str], status: int) -> None:
+    descriptor = torn(b"info status\nwrong 9")
+    with start(*[option.replace("{dir}", str(tmp_path)) for option in options], stdin=descriptor) as process:
+        out, err = process.communicate(timeout=TIMEOUT)
+    os.close(descriptor)
+    recorded = "--record" in options
+    assert (process.returncode, out.decode()) == (status, "" if recorded else STATUS)
+    assert [line for line in err.decode().splitlines() if " ready " not in line] == [
+        "hmp: <stdin>: cannot be read: Input/output error"
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_headless_one_serves_on_after_a_script_that_cannot_be_read(tmp_path: Path) -> None:
+    for options, status in ((), 0), (("-e",), 1):
+        command = ("--headless", *options, "--qmp", f"unix:{tmp_path}/q", "/proc/self/mem")
+        with start(*command) as process:
+            assert process.stderr is not None
+            told = [process.stderr.readline().decode() for _ in range(2)]
+            assert sorted(told)[0] == "hmp: /proc/self/mem: cannot be read: Input/output error\n"
+            if not options:
+                process.terminate()
+            assert finish(process)[0] == status
+
+
+@pytest.mark.parametrize("options", [[], ["-"], ["--monitor", "unix:{dir}/m"]])
+def test_byte_order_marks_in_a_pipe(tmp_path: Path, options: list[str]) -> None:
+    options = [option.replace("{dir}", str(tmp_path)) for option in options]
+    assert hmp(*options, text=b"\xef\xbb\xbfinfo status\n")[:2] == (0, STATUS)
+    ended = hmp(*options, text="\ufeffinfo status\n".encode("utf-16-le"))
+    assert (ended.status, ended.out) == (1, "")
+    told = ended.err.splitlines()[-1]
+    assert told == "hmp: <stdin>: cannot be read: it is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does"
+
+
+def test_byte_order_marks_in_scripts(tmp_path: Path) -> None:
+    script = tmp_path / "marked"
+    script.write_bytes(b"\xef\xbb\xbf#! chapter x\ninfo status\n")
+    assert hmp(str(script), str(script)) == (0, STATUS * 2, "")
+    assert hmp("--clock", "warp", "--record", f"{tmp_path}/x.cast", str(script)) == (0, STATUS, "")
+    assert '"m", "x"' in (tmp_path / "x.cast").read_text()
+
+
+def test_other_errors_than_those_of_stdout_are_not_blamed_on_it() -> None:
+    code = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); sys.argv[1:] = []\n"
+    code = f"from hmp import cli, config, pipe, registry\n{code}cli.main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], input=b"info status\n", capture_output=True, timeout=TIMEOUT, env=environment()
+    )
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert ended.stderr.startswith(b"hmp: ")
+    assert ended.stderr.count(b"\n") == 1
+    assert b"Too many open files" in ended.stderr
+    assert b"output" not in ended.stderr
 
 
 def test_descriptors_that_do_not_block_are_waited_for() -> None:

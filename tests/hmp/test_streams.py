@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pty
 import tracemalloc
+import tty
 
 import pytest
 from hypothesis import given
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 
 from hmp.monitor.errors import UnreadableError
 from hmp.monitor.escape import escape
-from hmp.streams import CHUNK, MAX_LINE, LineSplitter, Output, complain, read_source
+from hmp.streams import CHUNK, MAX_LINE, STDOUT, LineSplitter, Output, complain, naming_stdout
+from tests.support.torn import torn
 
 LIMIT = MAX_LINE * 4
 
@@ -67,11 +71,63 @@ def test_a_line_without_end_is_not_kept() -> None:
 
 def test_what_cannot_be_read_is_not_at_its_end() -> None:
     reading, writing = os.pipe()
+    splitter = LineSplitter()
     with pytest.raises(UnreadableError, match="Bad file descriptor"):
-        read_source(writing)
+        splitter.read(writing)
+    assert not splitter.over
     os.close(writing)
-    assert read_source(reading) == b""
+    assert splitter.read(reading) == []
+    assert splitter.over
     os.close(reading)
+
+
+def test_half_a_line_before_a_read_error_is_dropped() -> None:
+    descriptor = torn(b"info status\nballoon 9")
+    splitter = LineSplitter()
+    assert splitter.read(descriptor) == [b"info status"]
+    with pytest.raises(UnreadableError, match="Input/output error"):
+        splitter.read(descriptor)
+    assert splitter.close() == []
+    os.close(descriptor)
+
+
+def test_half_a_line_of_a_terminal_that_hangs_up_is_dropped() -> None:
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    splitter = LineSplitter()
+    os.write(master, b"info status\nballoon 9")
+    assert splitter.read(slave) == [b"info status"]
+    os.close(master)
+    assert splitter.read(slave) == []
+    assert splitter.over
+    os.close(slave)
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_a_byte_order_mark_is_skipped_at_the_very_beginning(cut: int) -> None:
+    mark = b"\xef\xbb\xbf"
+    data = mark + b"a\n" + mark + b"b\n"
+    assert split([data[:cut], data[cut:]]) == [b"a", mark + b"b"]
+    assert split([mark]) == [b""]
+    assert split([mark[:2]]) == [mark[:2]]
+    assert split([mark[:2], b"\n"]) == [mark[:2]]
+    assert split([mark + mark + b"x"]) == [mark + b"x"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_told(encoding: str) -> None:
+    data = "\ufeffinfo status\n".encode(encoding)
+    for cut in range(4):
+        with pytest.raises(UnreadableError, match="it is UTF-16; make it UTF-8"):
+            split([data[:cut], data[cut:]])
+    assert split([b"\xff\xfe\xc3(\n"]) == [b"\xff\xfe\xc3("], "without a NUL it is no UTF-16"
+
+
+def test_only_what_has_no_name_of_its_own_is_stdout() -> None:
+    for name, named in ((None, STDOUT), ("there", "there")):
+        with pytest.raises(OSError, match="no") as info, naming_stdout():
+            raise OSError(errno.ENOSPC, "no", name)
+        assert info.value.filename == named
 
 
 def test_output_is_collected_until_it_is_large_or_flushed() -> None:

@@ -190,8 +190,8 @@ class TestDirections:
 
     def test_a_script_that_cannot_be_read_is_refused(self, cast):
         ended = shell(f"hmp --clock warp --record {cast} - 0>/dev/null")
-        assert (ended.status, ended.out) == (2, "")
-        assert ended.err == "hmp: --record: <stdin>: cannot be read: Bad file descriptor\n"
+        assert (ended.status, ended.out) == (1, "")
+        assert ended.err == "hmp: <stdin>: cannot be read: Bad file descriptor\n"
         assert not cast.exists()
 
     def test_a_script_without_end_is_refused(self, cast):
