@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 
 _IFLAG, _LFLAG, _CC = 0, 3, 6
 
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP)
+"""What ends or stops a program."""
+
 
 class Tty:
     """The terminal on descriptor `fd`, as a context: its settings are put back at the end.
 
     Quiet means that keys are neither echoed nor gathered into lines nor changed, so that what is typed ahead reaches
     the next prompt as it was typed, and that Ctrl-C still is a signal. A terminal that has hung up is left alone.
+
+    Inside, SIGNALS wait, for one that strikes while nothing handles it would leave the terminal without echo: `release`
+    lets them come once handlers are there that end the context, and `hold` makes them wait again before those go. What
+    came meanwhile strikes behind the context. The signals' handlers are then what they were.
     """
 
     def __init__(self, fd: int) -> None:
@@ -25,6 +32,13 @@ class Tty:
         self._before = self._get()
 
     def __enter__(self) -> Tty:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        try:
+            self.hold()
+        except BaseException:  # one came in this very moment
+            self.release()
+            raise
         self.quiet()
         return self
 
@@ -32,6 +46,18 @@ class Tty:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
+        for number, handler in self._handlers.items():
+            if handler is not None:  # one that is not Python's
+                signal.signal(number, handler)
+        self.release()
+
+    def hold(self) -> None:
+        """Let SIGNALS wait from now on."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def release(self) -> None:
+        """Let SIGNALS come as they did before."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _get(self) -> list[int | list[bytes | int]] | None:
         try:
@@ -78,9 +104,11 @@ class Tty:
     def suspend(self) -> None:
         """Stop this job, as Ctrl-Z does, with the terminal as it was; returns when it goes on, with it as it is now.
 
-        The caller has taken its own handler of SIGTSTP away.
+        The caller has SIGNALS on hold, and has taken its own handler of SIGTSTP away.
         """
         now = self._get()
         self.restore()
         os.kill(0, signal.SIGTSTP)
+        self.release()  # here it stops
+        self.hold()
         self._set(now)
