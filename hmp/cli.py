@@ -74,7 +74,7 @@ def _silence(status: int) -> int:
 
 
 def run(argv: list[str]) -> int:
-    """Do what the arguments say. Raises UsageError, UnreadableError, OSError (STDOUT its file or not), KeyboardInterrupt."""
+    """Do what the arguments say. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
     from hmp.config import Config, make_machine
 
     config = Config()
@@ -161,14 +161,19 @@ def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed
         if listeners:
             from hmp.sockets.service import beside
 
-            services.append(beside(machine, listeners, config.dialect, paused=config.paused or not typed))
-        if not typed or not listeners:  # else the machine starts once the clients came that are waited for
+            services.append(
+                beside(machine, listeners, runner, config.sources, dialect=config.dialect, paused=config.paused)
+            )
+        else:
             machine.start(paused=config.paused)
-        if not typed and not runner.run(config.sources):
-            return runner.status(fail_stale=config.fail_stale)
+            if not runner.run(config.sources):
+                return runner.status(fail_stale=config.fail_stale)
 
         def session(recorder: Recorder | None = None) -> int:
-            return run_terminal(machine, monitor, services=services, recorder=recorder, on_reply=runner.note)
+            scripted = bool(listeners and config.sources)
+            return run_terminal(
+                machine, monitor, services=services, scripted=scripted, recorder=recorder, on_reply=runner.note
+            )
 
         if config.record is not None:
             from hmp.recording.record import record_typed

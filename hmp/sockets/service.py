@@ -7,11 +7,10 @@ import os
 import signal
 from contextlib import asynccontextmanager
 
-from device.machine.machine import PRELAUNCH
 from hmp.aiodrive import MachineDriver
 from hmp.monitor.errors import UnreadableError
 from hmp.monitor.escape import escape
-from hmp.pipe import INTERRUPTED, OK
+from hmp.pipe import OK
 from hmp.sockets.aiostreams import PatientOutput, readable
 from hmp.sockets.server import Server
 from hmp.streams import CHUNK, LineSplitter, complain
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import Reply
     from hmp.pipe import Runner, Source
     from hmp.sockets.listeners import Listener
-
-HUNG_UP, TERMINATED = 129, 143
-"""Exit statuses of a run with sockets that got SIGHUP, or SIGTERM while not headless: 128 and the signal's number."""
 
 LINES_AT_ONCE = 64
 """Lines of a script that run before clients on sockets get their turn."""
@@ -49,40 +45,31 @@ def open_server(machine: Machine, driver: MachineDriver, listeners: list[Listene
 
 
 def beside(
-    machine: Machine, listeners: list[Listener], dialect: str, *, paused: bool
+    machine: Machine,
+    listeners: list[Listener],
+    runner: Runner,
+    sources: Iterable[Source],
+    *,
+    dialect: str,
+    paused: bool,
 ) -> Callable[[MachineDriver], AbstractAsyncContextManager[object]]:
-    """Return what serves `machine` beside a typed prompt and inside its loop.
+    """Return what serves `machine` beside a typed prompt and inside its loop, and runs `sources` before the prompt.
 
-    A machine that has not started does so once the clients came that are waited for.
+    The machine starts once the clients came that are waited for; it ends where a failed command is to stop `runner`.
     """
 
     @asynccontextmanager
-    async def serving(driver: MachineDriver) -> AsyncIterator[Server]:
+    async def serving(driver: MachineDriver) -> AsyncIterator[None]:
         server = open_server(machine, driver, listeners, dialect)
         try:
-            if machine.run_state == PRELAUNCH:
-                await _clients_or_end(server, machine)
-                if not machine.over:
-                    machine.start(paused=paused)
-                    driver.kick()
-            yield server
+            await _work(machine, driver, server, runner, sources, paused=paused)
+            if runner.over:
+                machine.quit(reason="host-ui")
+            yield
         finally:
             await server.stop()
 
     return serving
-
-
-async def _clients_or_end(server: Server, machine: Machine) -> None:
-    """Return once the clients came that are waited for, or the machine ended: a signal or another client did that."""
-    over = asyncio.Event()
-    unsubscribe = machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
-    waits = [asyncio.ensure_future(server.clients_came()), asyncio.ensure_future(over.wait())]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        unsubscribe()
-        for task in waits:
-            task.cancel()
 
 
 def run_service(
@@ -101,8 +88,30 @@ def run_service(
     Headless, serving goes on behind the last line until SIGTERM, SIGINT or the machine's end; else that line is the
     end. Raises OSError when stdout cannot be written.
     """
-    service = _Service(machine, listeners, runner, sources, headless=headless)
-    status = asyncio.run(service.run(dialect, paused=paused))
+    status: int | None = None
+
+    def signalled(number: int) -> None:
+        nonlocal status
+        status = OK if headless and number == signal.SIGTERM else 128 + number
+        machine.quit(reason="host-signal")
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(report)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                loop.add_signal_handler(number, signalled, number)
+        driver = MachineDriver(machine, loop)
+        driver.start()
+        server = open_server(machine, driver, listeners, dialect)
+        try:
+            await _work(machine, driver, server, runner, sources, paused=paused, headless=headless)
+        finally:
+            machine.quit(reason="host-ui")  # clients hear of the end of stdin; after another end this does nothing
+            await server.stop()
+            driver.stop()
+
+    asyncio.run(serve())
     return runner.status(fail_stale=fail_stale) if status is None else status
 
 
@@ -113,74 +122,59 @@ def report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     complain(f"internal error: {escape(what).replace(chr(10), ' ')}")
 
 
-class _Service:
-    """One run."""
+async def _work(
+    machine: Machine,
+    driver: MachineDriver,
+    server: Server,
+    runner: Runner,
+    sources: Iterable[Source],
+    *,
+    paused: bool,
+    headless: bool = False,
+) -> None:
+    """Start the machine once the clients came that are waited for, then run `sources`, while others are served.
 
-    def __init__(
-        self,
-        machine: Machine,
-        listeners: list[Listener],
-        runner: Runner,
-        sources: Iterable[Source],
-        *,
-        headless: bool,
-    ) -> None:
-        self._machine = machine
-        self._listeners = listeners
+    `headless` waits on, unless a failed command is to stop `runner`. The machine's end is the end of it all. Raises
+    OSError when stdout cannot be written.
+    """
+
+    async def work() -> None:
+        await server.clients_came()
+        machine.start(paused=paused)
+        driver.kick()
+        await _Lines(driver, runner).run(sources)
+        if headless and not runner.over:
+            await over.wait()
+
+    if machine.over:  # a signal came before we did
+        return
+    over = asyncio.Event()
+    unsubscribe = machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
+    tasks = [asyncio.ensure_future(each) for each in (work(), over.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+    finally:
+        unsubscribe()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    runner.flush()
+
+
+class _Lines:
+    """Runs the lines of sources inside the loop, waiting for none of it in a way that holds the clients up."""
+
+    def __init__(self, driver: MachineDriver, runner: Runner) -> None:
+        self._driver = driver
         self._runner = runner
-        self._sources = sources
-        self._headless = headless
-        self._status: int | None = None
         self._out = PatientOutput()
         runner.print_to(self._out)
 
-    async def run(self, dialect: str, *, paused: bool) -> int | None:
-        """Serve until the end; returns the exit status if a signal decided it."""
-        machine = self._machine
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(report)
-        self._end = asyncio.Event()
-        self._handle_signals(loop)
-        unsubscribe = machine.subscribe(lambda name, data: self._end.set() if name == "SHUTDOWN" else None)
-        self._driver = driver = MachineDriver(machine, loop)
-        driver.start()
-        server = open_server(machine, driver, self._listeners, dialect)
-        work = asyncio.ensure_future(self._work(server, paused=paused))
-        ending = asyncio.ensure_future(self._end.wait())
-        try:
-            await asyncio.wait([work, ending], return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()  # a stdout that cannot be written ends everything
-                if self._headless and not self._runner.over:
-                    await ending
-        finally:
-            for task in (work, ending):
-                task.cancel()
-            await asyncio.gather(work, ending, return_exceptions=True)
-            machine.quit(reason="host-ui")  # clients hear of the end of stdin; after another end this does nothing
-            await server.stop()
-            unsubscribe()
-            driver.stop()
-        self._runner.flush()
-        return self._status
-
-    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_signal_handler(signal.SIGINT, self._signalled, INTERRUPTED)
-        loop.add_signal_handler(signal.SIGTERM, self._signalled, OK if self._headless else TERMINATED)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-            loop.add_signal_handler(signal.SIGHUP, self._signalled, HUNG_UP)
-
-    def _signalled(self, status: int) -> None:
-        self._status = status
-        self._machine.quit(reason="host-signal")
-        self._end.set()
-
-    async def _work(self, server: Server, *, paused: bool) -> None:
-        """Start the machine once the clients came that are waited for, then run the lines of every source."""
-        await server.clients_came()
-        self._machine.start(paused=paused)
-        self._driver.kick()
-        for name, source in self._sources:
+    async def run(self, sources: Iterable[Source]) -> None:
+        """Run them all. Raises OSError when stdout cannot be written."""
+        for name, source in sources:
             try:
                 await self._run(name, source)
             except UnreadableError as error:

@@ -46,13 +46,15 @@ def run(
     stdout: TextIO | None = None,
     on_reply: Callable[[Reply], None] | None = None,
     services: Sequence[Service] = (),
+    scripted: bool = False,
     snapshots: Tags | None = None,
     recorder: Recorder | None = None,
 ) -> int:
     """Talk with the person at `stdin` and `stdout` (the process's own, terminals both) until the machine is over.
 
     `on_reply` is told each reply shown. `services` are entered inside the loop, with what drives the machine, and left
-    at the end: sockets that serve the same machine. `snapshots` returns the tags to complete. `recorder` takes the
+    at the end: sockets that serve the same machine. `scripted` leaves them the terminal as it is, for scripts that they
+    run; the session begins behind these. `snapshots` returns the tags to complete. `recorder` takes the
     place of `stdout`. Returns the exit status, 0 or 128 and the number of the signal that ended it; the terminal is
     then as it was.
     """
@@ -62,13 +64,13 @@ def run(
     screen = standard_screen(stdout)
     try:
         with Tty(stdin.fileno()) as tty:
-            if banner:
-                screen.write(f"{BANNER}\n")
-            from asyncio import Runner
-
             terminal = _Terminal(machine, monitor, tty, screen, stdin, stdout)
             terminal.on_reply, terminal.services, terminal.snapshots = on_reply, services, snapshots
-            terminal.recorder = recorder
+            terminal.recorder, terminal.banner, terminal.scripted = recorder, banner, scripted
+            if not scripted:
+                terminal.begin()
+            from asyncio import Runner
+
             with Runner() as runner:
                 runner.run(terminal.serve())
             return terminal.status
@@ -97,6 +99,8 @@ class _Terminal:
     services: Sequence[Service] = ()
     snapshots: Tags | None = None
     recorder: Recorder | None = None
+    banner = True
+    scripted = False
 
     def __init__(
         self, machine: Machine, monitor: Monitor, tty: Tty, screen: Screen, stdin: TextIO, stdout: TextIO
@@ -108,6 +112,12 @@ class _Terminal:
         self._screen = screen
         self._stdin = stdin
         self._stdout = stdout
+
+    def begin(self) -> None:
+        """Take the terminal over."""
+        self._tty.quiet()
+        if self.banner:
+            self._screen.write(f"{BANNER}\n")
 
     async def serve(self) -> None:
         """Run the session with everything around it."""
@@ -145,6 +155,8 @@ class _Terminal:
             async with AsyncExitStack() as stack:
                 for service in self.services:
                     await stack.enter_async_context(service(driver))
+                if self.scripted and not self._machine.over:
+                    self.begin()
                 loop.add_signal_handler(SIGINT, session.interrupt)
                 await session.run()
         finally:

@@ -39,7 +39,6 @@ class Tty:
         except BaseException:  # one came in this very moment
             self.release()
             raise
-        self.quiet()
         return self
 
     def __exit__(

@@ -118,6 +118,28 @@ class TestStarting:
             talker.close()
             assert program.end() == (0, "VM status: running\n", "")
 
+    @pytest.mark.parametrize("way", ["script", "two", "-c", "pipe", "-i"])
+    def test_wait_holds_every_source_back(self, way: str, tmp_path: Path) -> None:
+        script = tmp_path / "script"
+        script.write_text("info status\n")
+        twice = [str(script), str(script)]
+        options = {"script": twice[:1], "two": twice, "-c": ["-c", "info status"], "pipe": [], "-i": ["-i", *twice]}[
+            way
+        ]
+        with (
+            open(script) as stdin,
+            Program(*addresses(tmp_path), f"--monitor=unix:{tmp_path}/w,wait=on", *options, stdin=stdin) as program,
+        ):
+            talker = program.qmp()
+            assert talker.ask("query-status")["return"]["status"] == "prelaunch"
+            assert program.process.stdout is not None
+            assert not select.select([program.process.stdout], [], [], 0)[0]
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(f"{tmp_path}/w")
+                times = {"two": 2, "-i": 3}.get(way, 1)
+                assert program.end(0) == (0, "VM status: running\n" * times, "")
+            talker.close()
+
     def test_it_can_be_ended_while_it_waits(self, tmp_path: Path) -> None:
         with Program("--headless", "--qmp", f"unix:{tmp_path}/q,wait=on") as program:
             assert program.end() == (0, "", "")

@@ -210,6 +210,77 @@ def test_it_can_be_ended_while_a_client_is_waited_for(seat, tmp_path, way, statu
     assert not (tmp_path / "q").exists()
 
 
+class TestScriptsBesideSockets:
+    """-i with --monitor and --qmp: scripts run in the loop that serves."""
+
+    def hear(self, path, words: bytes) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        client.connect(str(path))
+        heard = b""
+        while words not in heard:
+            data = client.recv(4096)
+            assert data, heard
+            heard += data
+        return client
+
+    def test_a_client_is_served_while_a_script_sleeps(self, seat, tmp_path):
+        (tmp_path / "one").write_text("info kvm\n")
+        (tmp_path / "two").write_text("sim sleep 1000\n")
+        person = seat("-i", f"{tmp_path}/one", f"{tmp_path}/two", "--monitor", f"unix:{tmp_path}/m")
+        person.see("kvm support")
+        with self.hear(tmp_path / "m", b"(qemu) ") as client:
+            client.sendall(b"quit\n")
+            assert person.ends() == 0
+        assert "monitor - type" not in person.raw
+        assert termios.tcgetattr(person.child.child_fd) == person.settings
+
+    def test_nothing_runs_before_the_client_that_is_waited_for(self, seat, tmp_path):
+        person = seat(
+            *("-i", "-c", "info status", "-c", "wrong"),
+            *("--monitor", f"unix:{tmp_path}/m", "--qmp", f"unix:{tmp_path}/q,wait=on"),
+        )
+        person.see("ready")
+        with self.hear(tmp_path / "m", b"(qemu) ") as client:
+            client.sendall(b"info status\n")
+            heard = b""
+            while b"\r\n(qemu) " not in heard:
+                heard += client.recv(4096)
+            assert b"VM status: paused (prelaunch)" in heard
+            assert "VM status" not in person.raw
+            with self.hear(tmp_path / "q", b"QMP"):
+                person.see("(?s)VM status: running.*unknown command: 'wrong'.*monitor - type")
+                person.prompt()
+                person.type("quit\r")
+                assert person.ends() == 1
+
+    @pytest.mark.parametrize(
+        ("options", "status"), [(["-e", "-c", "wrong", "-c", "sim sleep 1000"], 1), (["-c", "quit"], 0)]
+    )
+    def test_a_script_may_end_it_all(self, seat, tmp_path, options, status):
+        person = seat("-i", *options, "--monitor", f"unix:{tmp_path}/m")
+        assert person.ends() == status
+        assert "(qemu)" not in person.raw
+        assert not (tmp_path / "m").exists()
+
+    def test_ctrl_c_ends_a_script(self, seat, tmp_path):
+        person = seat("-i", "-c", "info kvm", "-c", "sim sleep 1000", "--monitor", f"unix:{tmp_path}/m")
+        person.see("kvm support")
+        person.type("\x03")
+        assert person.ends() == 130
+        assert termios.tcgetattr(person.child.child_fd) == person.settings
+
+    def test_the_terminal_itself_can_be_a_script(self, seat, tmp_path):
+        person = seat("-i", "-", "--monitor", f"unix:{tmp_path}/m")
+        person.see("ready")
+        person.type("info kxm\x7f\x7fvm\r")
+        person.see("info kvm\nkvm support: disabled")
+        person.type("\x04")
+        person.prompt()
+        person.type("quit\r")
+        assert person.ends() == 0
+
+
 def test_without_colour_the_text_is_the_same(seat):
     texts = []
     for environment in ({}, {"NO_COLOR": "1"}):
