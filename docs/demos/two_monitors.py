@@ -263,7 +263,9 @@ def main(script: str, path: str) -> None:
     def fail(reason: str) -> None:
         raise OSError(reason)
 
-    cast = Cast(create(path, overwrite=True), columns=COLUMNS, rows=ROWS, title=title, on_failure=fail)
+    file = create(path, overwrite=True)
+    cast = Cast(file.descriptor, columns=COLUMNS, rows=ROWS, title=title, on_failure=fail)
+    file.settle(True)
     try:
         machine.start(paused=False)
         play(Path(script).read_text(encoding="utf-8"), machine, cast)

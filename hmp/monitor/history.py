@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hmp.monitor.escape import escape
 
 HISTORY_LIMIT = 64
@@ -50,3 +52,11 @@ class History:
     def entries(self) -> list[str]:
         """All lines, oldest first, as `info history` numbers them from 0. A copy."""
         return list(self._lines)
+
+
+def history_path() -> str | None:
+    """Return where the history belongs, or None where the environment names no sensible place."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # the XDG rules: a relative path is to be ignored
+        state = os.path.expanduser("~/.local/state")
+    return os.path.join(state, "hmp", "history") if os.path.isabs(state) else None

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 
 from hmp.monitor.errors import UsageError
 from hmp.monitor.escape import escape
+from hmp.recording.newfile import NewFile, named_again
 from hmp.streams import write_all
 
 TYPE_CHECKING = False
@@ -37,40 +37,25 @@ def event_line(at: int, kind: str, data: str) -> str:
     return f"[{ms // 1000}.{ms % 1000:03d}, {json.dumps(kind)}, {json.dumps(data)}]\n"
 
 
-def create(path: str, *, overwrite: bool, private: bool = False, scripts: Iterable[int] = ()) -> int:
-    """Open a new file for a cast; returns its descriptor. `private` lets only its owner read it.
+def create(
+    path: str, *, overwrite: bool, private: bool = False, spared: Iterable[tuple[str, int | str]] = ()
+) -> NewFile:
+    """Open a new file for a cast. `private` lets only its owner read it.
 
-    `scripts` are descriptors of what is to be played: none of them is overwritten. Raises UsageError for a file that
-    exists (unless `overwrite`; it is left alone) and for one that can't be created.
+    `spared` are what the run needs otherwise, as `named_again` takes them. Raises UsageError for one of those, for a
+    file that exists (unless `overwrite`) and for one that can't be created; whatever is there is left alone.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-    mode = 0o600 if private else 0o666
     try:
-        if overwrite:
-            _spare(path, scripts)
-            descriptor = os.open(path, flags, mode)
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.ftruncate(descriptor, 0)
-                if private:
-                    os.fchmod(descriptor, mode)
-            return descriptor
-        return os.open(path, flags | os.O_EXCL, mode)
+        other = named_again(path, spared)
+        if other and overwrite:
+            raise UsageError(f"--record: '{escape(path)}': is {other}")
+        return NewFile(path, overwrite=overwrite, private=private)
     except FileExistsError:
         raise UsageError(f"--record: '{escape(path)}': exists; --overwrite replaces it") from None
     except OSError as error:
         raise UsageError(f"--record: '{escape(path)}': {error.strerror}") from None
     except ValueError:
         raise UsageError(f"--record: {path!r}: not a file name") from None
-
-
-def _spare(path: str, scripts: Iterable[int]) -> None:
-    try:
-        there = os.stat(path)
-    except OSError:
-        return  # nothing there, or a reason that open() will name
-    for descriptor in scripts:
-        if stat.S_ISREG(there.st_mode) and os.path.samestat(there, os.fstat(descriptor)):
-            raise UsageError(f"--record: '{escape(path)}': is the script itself")
 
 
 class Cast:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from hmp import __version__
 from hmp.monitor.escape import escape
+from hmp.recording.newfile import named_again, write_file
 from hmp.recording.svg_cast import CastError, read_cast
 
 TYPE_CHECKING = False
@@ -96,9 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (OSError, ValueError) as error:
         return _failed(options.cast, error)
+    if options.overwrite and named_again(options.svg, [("it", options.cast)]):
+        _complain(f"{options.svg}: is the recording itself; give the picture another name")
+        return 2
     try:
-        with open(options.svg, "w" if options.overwrite else "x", encoding="utf-8", newline="\n") as file:
-            file.write(picture)
+        write_file(options.svg, picture.encode(), overwrite=options.overwrite)
     except FileExistsError:
         _complain(f"{options.svg}: exists; --overwrite replaces it")
         return 2

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from device.machine.machine import Machine
     from hmp.config import Config
     from hmp.pipe import Runner, Source
+    from hmp.recording.newfile import NewFile
     from hmp.recording.recorder import Recorder
 
 DEFAULT_SIZE = (80, 24)
@@ -29,6 +30,8 @@ TITLE = "hmp"
 
 
 MIN_SIZE, MAX_SIZE = (20, 4), (500, 200)
+
+_STANDARD: list[tuple[str, int | str]] = [("stdout, which takes what commands print", 1), ("stderr", 2)]
 
 FAILED = 1
 """Exit status of a run whose recording ended before it."""
@@ -96,9 +99,10 @@ def record_script(config: Config, path: str, machine: Machine, runner: Runner, s
 
     steps = read_steps(sources)
     columns, rows = config.size or DEFAULT_SIZE
-    scripts = [source for _, source in sources if isinstance(source, int)]
-    descriptor = create(path, overwrite=config.overwrite, scripts=scripts)
-    cast = Cast(descriptor, columns=columns, rows=rows, title=title(sources), on_failure=_failure(path))
+    spared = [("the script itself", source) for _, source in sources if isinstance(source, int)]
+    file = create(path, overwrite=config.overwrite, spared=spared + _STANDARD)
+    cast = Cast(file.descriptor, columns=columns, rows=rows, title=title(sources), on_failure=_failure(path))
+    _settle(file, path, cast.failed)
     try:
         machine.start(paused=config.paused)
         Player(machine, runner, cast, columns=columns, seed=config.seed).play(steps)
@@ -109,10 +113,15 @@ def record_script(config: Config, path: str, machine: Machine, runner: Runner, s
 
 def record_typed(config: Config, path: str, session: Callable[[Recorder], int]) -> int:
     """Run a typed session and make the cast of it; returns the exit status. Raises UsageError before it begins."""
+    from hmp.monitor.history import history_path
     from hmp.recording.cast import create
     from hmp.recording.recorder import Recorder
 
-    recorder = Recorder(sys.stdout, create(path, overwrite=config.overwrite, private=True), title=TITLE)
+    history = history_path()
+    spared = _STANDARD if history is None else [*_STANDARD, ("the history of what was typed", history)]
+    file = create(path, overwrite=config.overwrite, private=True, spared=spared)
+    recorder = Recorder(sys.stdout, file.descriptor, title=TITLE)
+    _settle(file, path, recorder.failed)
     try:
         status = session(recorder)
     finally:
@@ -120,6 +129,14 @@ def record_typed(config: Config, path: str, session: Callable[[Recorder], int]) 
             recorder.on_failure(_failure(path))
         recorder.close()
     return status or (FAILED if recorder.failed else 0)
+
+
+def _settle(file: NewFile, path: str, failed: bool) -> None:
+    """Let the recording, which has begun, take its place: from here on the path holds a valid cast in any case."""
+    try:
+        file.settle(not failed)
+    except OSError as error:
+        raise UsageError(f"--record: '{escape(path)}': {error.strerror}") from None
 
 
 def _failure(path: str) -> Callable[[str], None]:

@@ -21,9 +21,10 @@ from prompt_toolkit.styles import Style
 
 from hmp.monitor.completion import complete
 from hmp.monitor.escape import escape
+from hmp.monitor.history import history_path
 from hmp.streams import MAX_LINE
 from hmp.terminal import toolbar
-from hmp.terminal.history import FileHistory, history_path
+from hmp.terminal.history import FileHistory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ def path(tmp_path):
 
 
 def open_cast(path, failures: list[str], **options) -> Cast:
-    descriptor = create(str(path), overwrite=False)
+    descriptor = create(str(path), overwrite=False).descriptor
     return Cast(descriptor, columns=80, rows=24, title="t", on_failure=failures.append, **options)
 
 
@@ -80,9 +80,11 @@ class TestFile:
         assert read(path)[1] == [(0.0, "o", "hello")]
 
     def test_private_means_its_owner_alone(self, path):
-        os.close(create(str(path), overwrite=False))
+        os.close(create(str(path), overwrite=False).descriptor)
         path.chmod(0o666)
-        os.close(create(str(path), overwrite=True, private=True))
+        file = create(str(path), overwrite=True, private=True)
+        file.settle(True)
+        os.close(file.descriptor)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     def test_a_link_is_not_followed_to_a_new_file(self, path, tmp_path):
@@ -115,7 +117,7 @@ class TestRecorder:
 
     def record(self, terminal, path, times=(0, 0)) -> Recorder:
         clock = iter([*times, *range(10**9, 10**10, 10**8)])
-        return Recorder(terminal, create(str(path), overwrite=False), title="t", now=lambda: next(clock))
+        return Recorder(terminal, create(str(path), overwrite=False).descriptor, title="t", now=lambda: next(clock))
 
     def test_what_is_written_goes_to_both(self, terminal, path):
         recorder = self.record(terminal, path, (10**9, 3 * 10**9))
@@ -261,6 +263,15 @@ class TestTyped:
         person.child.expect("exists; --overwrite replaces it")
         assert person.ends() == 2
         assert path.read_text() == "precious"
+
+    def test_the_history_is_never_overwritten(self, seat, tmp_path):
+        history = tmp_path / "hmp" / "history"
+        history.parent.mkdir()
+        history.write_text("info kvm\n")
+        person = seat("--overwrite", path=str(history), XDG_STATE_HOME=str(tmp_path))
+        person.child.expect("is the history of what was typed")
+        assert person.ends() == 2
+        assert history.read_text() == "info kvm\n"
 
     def test_a_terminal_that_echoes_by_itself_is_refused(self, seat, path):
         person = seat(TERM="dumb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from hmp.recording import cast2svg
 from hmp.recording.svg_cast import CastError, read_cast
 from hmp.recording.svg_draw import BASE, CELL, LINE
 from tests.support.casts import DEMOS, environment, read, record, run, screen
+from tests.support.timing import PATIENCE
 
 CASTS = sorted(DEMOS.glob("*.cast"))
 SVG = "{http://www.w3.org/2000/svg}"
@@ -330,6 +332,61 @@ class TestProgram:
         assert done.returncode == status
         assert done.stderr == f"hmp-cast2svg: {complaint.replace('{dir}', str(tmp_path))}\n"
         assert (tmp_path / "there.svg").read_text() == "precious"
+
+    @pytest.mark.parametrize("way", ["same", "./", "symlink", "hard link"])
+    @pytest.mark.parametrize("given", ["cast", "svg"])
+    def test_the_recording_is_never_replaced_by_its_picture(self, tmp_path, way, given):
+        cast = write(tmp_path, '[1, "o", "x"]')
+        before = cast.read_bytes()
+        other = {"same": str(cast), "./": f"{tmp_path}/./x.cast"}.get(way, f"{tmp_path}/other")
+        if way == "symlink":
+            Path(other).symlink_to(cast)
+        elif way == "hard link":
+            os.link(cast, other)
+        pair = [other, str(cast)] if given == "cast" else [str(cast), other]
+        done = self.draw("--overwrite", *pair)
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"hmp-cast2svg: {pair[1]}: is the recording itself; give the picture another name\n",
+        )
+        assert cast.read_bytes() == before
+
+    def test_a_link_to_a_picture_stays_one_and_keeps_its_mode(self, tmp_path):
+        cast = write(tmp_path, '[1, "o", "x"]')
+        picture, link = tmp_path / "x.svg", tmp_path / "link.svg"
+        picture.write_text("old")
+        picture.chmod(0o640)
+        link.symlink_to("x.svg")
+        assert self.draw("--overwrite", cast, link).returncode == 0
+        assert link.is_symlink()
+        assert "<svg" in picture.read_text()
+        assert picture.stat().st_mode & 0o777 == 0o640
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["link.svg", "x.cast", "x.svg"]
+
+    @pytest.mark.parametrize("options", [(), ("--overwrite",)])
+    def test_a_picture_that_cannot_be_written_leaves_what_was_there(self, tmp_path, options):
+        cast, picture = write(tmp_path, '[1, "o", "x"]'), tmp_path / "x.svg"
+        if options:
+            picture.write_text("old")
+        code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))\n"
+        code += "from hmp.recording.cast2svg import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, *options, cast, picture]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (1, f"hmp-cast2svg: {picture}: File too large\n")
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["x.cast", "x.svg"][: 2 if options else 1]
+        assert not options or picture.read_text() == "old"
+
+    def test_pipes_and_stdout_are_written_where_they_stand(self, tmp_path):
+        cast = write(tmp_path, '[1, "o", "x"]')
+        out = tmp_path / "out"
+        command = f"{sys.executable} -m hmp.recording.cast2svg --overwrite"
+        subprocess.run(["sh", "-c", f"(echo first; {command} {cast} /dev/stdout) > {out}"], check=True)
+        assert out.read_text().startswith("first\n<svg")
+        piped = subprocess.run(["sh", "-c", f"{command} {cast} /dev/stdout | cat"], check=True, capture_output=True)
+        os.mkfifo(tmp_path / "fifo")
+        with subprocess.Popen(["cat", tmp_path / "fifo"], stdout=subprocess.PIPE) as reader:
+            assert self.draw("--overwrite", cast, tmp_path / "fifo").returncode == 0
+            assert reader.communicate(timeout=PATIENCE)[0] == piped.stdout == out.read_bytes()[len("first\n") :]
 
     def test_without_pyte_it_says_what_to_install(self, tmp_path, monkeypatch, capsys):
         for module in ("pyte", "hmp.recording.svg_screen", "hmp.recording.svg_draw"):

@@ -221,6 +221,20 @@ class TestStdout:
         assert "(qemu) info kvm" in screen(cast)
 
 
+FULL = """
+import resource, sys
+from hmp import cli
+from hmp.recording import cast
+write_all = cast.write_all
+def full(descriptor, data):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9, resource.RLIM_INFINITY))
+    write_all(descriptor, data)
+cast.write_all = full
+sys.exit(cli.main())
+"""
+"""hmp, for whose recordings there are nine bytes left."""
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "complaint"),
@@ -258,7 +272,38 @@ class TestRefusals:
         path = script("info status\n")
         done = record(path, path, "--overwrite")
         assert (done.returncode, done.stderr) == (2, f"hmp: --record: '{path}': is the script itself\n")
+        link = path.with_name("link")
+        os.link(path, link)
+        done = record(path, link, "--overwrite")
+        assert (done.returncode, done.stderr) == (2, f"hmp: --record: '{link}': is the script itself\n")
         assert path.read_text() == "info status\n"
+
+    @pytest.mark.parametrize(
+        ("to", "what"),
+        [("> {cast}", "stdout, which takes what commands print"), ("2> {cast}", "stderr"), (">&1 | cat", "stdout, which takes what commands print")],
+    )  # fmt: skip
+    def test_nor_is_what_else_is_written_to(self, script, cast, to, what):
+        path = cast if "{cast}" in to else "/dev/stdout"
+        to = to.replace("{cast}", str(cast))
+        ended = shell(f"set -o pipefail; hmp --clock warp --record {path} --overwrite {script('info status')} {to}")
+        told = cast.read_text() if to.startswith("2") else ended.err
+        assert (ended.status, ended.out, told) == (2, "", f"hmp: --record: '{path}': is {what}\n")
+
+    def test_a_recording_that_cannot_begin_leaves_the_old_one(self, script, cast):
+        cast.write_text("precious")
+        for there in (True, False):
+            options = ["--overwrite"] if there else []
+            with subprocess.Popen(
+                [sys.executable, "-c", FULL, "--clock", "warp", "--record", cast, *options, script("info status\n")],
+                env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            ) as child:  # fmt: skip
+                out, errors = child.communicate(timeout=PATIENCE)
+            assert (child.returncode, out) == (1, "VM status: running\n")
+            assert errors == f"hmp: --record: '{cast}': the recording ends here: File too large\n"
+            assert [each.name for each in cast.parent.iterdir() if each.suffix != ".hmp"] == [cast.name][: int(there)]
+            if there:
+                assert cast.read_text() == "precious"
+                cast.unlink()
 
     def test_the_size_is_the_headers(self, script, cast):
         record(script("info status\n"), cast, "--size", "100x30")

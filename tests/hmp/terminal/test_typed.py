@@ -18,10 +18,11 @@ from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.aiodrive import MachineDriver
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.history import history_path
 from hmp.monitor.monitor import Monitor
 from hmp.streams import TOO_LONG
 from hmp.terminal.events import FAULT_SPACING, Announcer
-from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path
+from hmp.terminal.history import KEEP_BYTES, FileHistory
 from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen
 from hmp.terminal.session import Session
