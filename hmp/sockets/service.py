@@ -111,7 +111,8 @@ def run_service(
             await server.stop()
             driver.stop()
 
-    asyncio.run(serve())
+    with asyncio.Runner() as loops:  # not asyncio.run(): where no loop can be made it warns of what was never awaited
+        loops.run(serve())
     return runner.status(fail_stale=fail_stale) if status is None else status
 
 
