@@ -11,7 +11,7 @@ import os
 
 from hmp.monitor.errors import UsageError
 from hmp.monitor.escape import escape
-from hmp.recording.newfile import NewFile, named_again
+from hmp.newfile import NewFile, named_again
 from hmp.streams import write_all
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from hmp import __version__
 from hmp.monitor.escape import escape
-from hmp.recording.newfile import named_again, write_file
+from hmp.newfile import named_again, write_file
 from hmp.recording.svg_cast import CastError, read_cast
 
 TYPE_CHECKING = False

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from device.machine.machine import Machine
     from hmp.config import Config
+    from hmp.newfile import NewFile
     from hmp.pipe import Runner, Source
-    from hmp.recording.newfile import NewFile
     from hmp.recording.recorder import Recorder
 
 DEFAULT_SIZE = (80, 24)

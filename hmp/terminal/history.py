@@ -7,6 +7,8 @@ import stat
 
 from prompt_toolkit.history import History
 
+from hmp.newfile import write_file
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,12 +63,8 @@ class FileHistory(History):
 
     def _shorten(self, data: bytes) -> None:
         """Replace the file by its tail, at once, so that another session never sees half of it."""
-        new = f"{self._path}.{os.getpid()}"
         try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(new, str(self._path))
+            write_file(str(self._path), data, overwrite=True)
         except OSError:
             pass
 

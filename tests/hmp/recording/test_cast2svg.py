@@ -376,6 +376,15 @@ class TestProgram:
         assert sorted(each.name for each in tmp_path.iterdir()) == ["x.cast", "x.svg"][: 2 if options else 1]
         assert not options or picture.read_text() == "old"
 
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+    def test_a_picture_that_is_protected_stays(self, tmp_path):
+        cast, picture = write(tmp_path, '[1, "o", "x"]'), tmp_path / "x.svg"
+        picture.write_text("old")
+        picture.chmod(0o444)
+        done = self.draw("--overwrite", cast, picture)
+        assert (done.returncode, done.stderr) == (1, f"hmp-cast2svg: {picture}: Permission denied\n")
+        assert picture.read_text() == "old"
+
     def test_pipes_and_stdout_are_written_where_they_stand(self, tmp_path):
         cast = write(tmp_path, '[1, "o", "x"]')
         out = tmp_path / "out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -57,6 +58,10 @@ class NewFile:
             self._made = ""
             self.descriptor = os.dup(1) if stdout else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             return
+        if there is not None and not os.access(path, os.W_OK):  # who protects a file means it
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if there is not None and not private:
+            mode = stat.S_IMODE(there.st_mode)
         self._path = os.path.realpath(path)
         self._made = os.path.join(os.path.dirname(self._path), f".hmp-{os.getpid()}-{time.monotonic_ns()}")
         try:
@@ -64,8 +69,8 @@ class NewFile:
         except OSError as error:
             beside = "no file can be made beside it: " if there is not None else ""
             raise OSError(error.errno, f"{beside}{error.strerror}") from None
-        if there is not None and not private:
-            os.fchmod(self.descriptor, stat.S_IMODE(there.st_mode))
+        if there is not None:  # whatever the umask
+            os.fchmod(self.descriptor, mode)
 
     def settle(self, good: bool) -> None:
         """Put it in its place, or take it away again. Raises OSError; it is gone then."""
