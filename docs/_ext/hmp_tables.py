@@ -22,7 +22,7 @@ from hmp.options import command
 from hmp.pipe import BROKEN_PIPE, FAILED, INTERRUPTED, NO_CONNECTION, OK, STALE, USAGE
 from hmp.qmp.commands import COMMANDS as QMP_COMMANDS
 from hmp.qmp.schema import EVENTS, OBJECTS
-from hmp.sockets.service import HUNG_UP, TERMINATED
+from hmp.terminal.app import HUNG_UP, TERMINATED
 
 
 class Table(NamedTuple):
