@@ -26,6 +26,7 @@ del sys.argv[1:3]
 def look(frame, event, _):
     if f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}:{event}" == point:
         sys.setprofile(None)
+        os.write(2, b"struck")
         os.kill(os.getpid(), number)
 sys.setprofile(look)
 from hmp.cli import main
@@ -76,7 +77,8 @@ class Job:
         )
         os.close(write)
         os.close(slave)
-        self._told = b""
+        self._told = self.seen = b""
+        self._watched = [self._read, self._master]
         self._until(lambda: b"\n" in self._told, PATIENCE)
         self.pid = int(self._told.partition(b"\n")[0])
 
@@ -84,11 +86,17 @@ class Job:
         """Take what it prints and tells until `done()` or so much later."""
         end = time.monotonic() + seconds
         while not done() and (left := end - time.monotonic()) > 0:
-            for ready in select.select([self._read, self._master], [], [], left)[0]:
+            for ready in select.select(self._watched, [], [], left)[0]:
+                try:
+                    data = os.read(ready, 65536)
+                except OSError:  # nobody has the terminal open any more
+                    data = b""
+                if not data:
+                    self._watched.remove(ready)
                 if ready == self._master:
-                    os.read(ready, 65536)
+                    self.seen += data
                 else:
-                    self._told += os.read(ready, 65536)
+                    self._told += data
 
     def strike(self, seconds: float, number: int) -> None:
         """Send a signal so long after the start."""
@@ -98,13 +106,21 @@ class Job:
 
     def ends(self) -> tuple[int, list[bool], list[bool]]:
         """Return the exit status, and whether the terminal echoed at each stop and at the end."""
-        self._until(lambda: b"false," in self._told, PATIENCE)
+        self._until(lambda: not self._watched, PATIENCE)
         self._child.wait(PATIENCE)
         told = [json.loads(line) for line in self._told.splitlines()[1:]]
         os.close(self._read)
         os.close(self._master)
         stops = [echoes for _, stopped, echoes in told if stopped]
         return told[-1][0], stops, [told[-1][2]]
+
+
+def struck(folder: Path, point: str, number: int, term: str = "xterm") -> tuple[int, list[bool], list[bool]]:
+    """Return how a job ended to which the signal came at that point."""
+    job = Job(folder, ["-c", STRUCK, point, str(int(number))], term=term)
+    found = job.ends()
+    assert b"struck" in job.seen
+    return found
 
 
 STARTING = [
@@ -123,14 +139,14 @@ ENDING = [
     "asyncio.runners:Runner.close:return",
     "hmp.terminal.tty:Tty.restore:call",
     "hmp.terminal.tty:Tty.restore:return",
-    "device.machine:Machine.close:call",
+    "device.machine.machine:Machine.close:call",
 ]
 
 
 @pytest.mark.parametrize("number", LEAVING)
 @pytest.mark.parametrize("point", STARTING + DRAWING)
 def test_while_it_starts(tmp_path: Path, point: str, number: int) -> None:
-    status, stops, ended = Job(tmp_path, ["-c", STRUCK, point, str(int(number))]).ends()
+    status, stops, ended = struck(tmp_path, point, number)
     assert (stops, ended) == ([], [True])
     assert status in (128 + number, -number)
 
@@ -138,7 +154,7 @@ def test_while_it_starts(tmp_path: Path, point: str, number: int) -> None:
 @pytest.mark.parametrize("number", LEAVING)
 @pytest.mark.parametrize("point", ENDING)
 def test_while_it_ends(tmp_path: Path, point: str, number: int) -> None:
-    status, stops, ended = Job(tmp_path, ["-c", STRUCK, point, str(int(number))]).ends()
+    status, stops, ended = struck(tmp_path, point, number)
     assert (stops, ended) == ([], [True])
     assert status in (0, 128 + number, -number)
 
@@ -146,7 +162,7 @@ def test_while_it_ends(tmp_path: Path, point: str, number: int) -> None:
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 @pytest.mark.parametrize("point", STARTING + ENDING)
 def test_a_stop_at_any_time(tmp_path: Path, point: str, term: str) -> None:
-    status, stops, ended = Job(tmp_path, ["-c", STRUCK, point, str(int(signal.SIGTSTP))], term=term).ends()
+    status, stops, ended = struck(tmp_path, point, signal.SIGTSTP, term)
     assert (status, stops, ended) == (0, [True], [True])
 
 
