@@ -1,0 +1,262 @@
+"""Where a running guest shows something else than under QEMU: the reason, and the lines that only QEMU (-) or hmp (+) says.
+
+The list is held by test_live.py to the letter: what is mended, or differs in another way, fails there until it is told here.
+"""
+
+from __future__ import annotations
+
+DIFFERENCES: dict[str, tuple[str, list[str]]] = {
+    "before it runs": (
+        "the modelled device offers no RING_RESET, ANY_LAYOUT, NOTIFY_ON_EMPTY or legacy bits",
+        [
+            "-\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy),",
+            "-\tVIRTIO_F_ANY_LAYOUT: Device accepts arbitrary desc. layouts,",
+            "-\tVIRTIO_F_NOTIFY_ON_EMPTY: Notify when device runs out of avail. descs. on VQ",
+            "+\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy)",
+            "-  unknown-features(0x0000010040000000)",
+        ],
+    ),
+    "memory size": (
+        "hmp has no query-memory-size-summary, though HMP's twin is there",
+        [
+            '-return {"return": {"base-memory": 536870912, "plugged-memory": 0}}',
+            '+return {"error": {"class": "CommandNotFound", "desc": "The command query-memory-size-summary has not been found"}}',
+        ],
+    ),
+    "virtio-status": (
+        "the modelled driver accepts neither EVENT_IDX nor RING_RESET; queue_sel is a register of a transport that is not modelled; its interrupt is not acknowledged (isr), where QEMU's is MSI-X; the modelled device offers no RING_RESET, ANY_LAYOUT, NOTIFY_ON_EMPTY or legacy bits",
+        [
+            "-  queue_sel:               2",
+            "-  isr:                     0",
+            "+  queue_sel:               0",
+            "+  isr:                     3",
+            "-\tVIRTIO_RING_F_EVENT_IDX: Used & avail. event fields enabled,",
+            "-  unknown-features(0x0000010000000000)",
+            "-\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy),",
+            "-\tVIRTIO_F_ANY_LAYOUT: Device accepts arbitrary desc. layouts,",
+            "-\tVIRTIO_F_NOTIFY_ON_EMPTY: Notify when device runs out of avail. descs. on VQ",
+            "+\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy)",
+            "-  unknown-features(0x0000010040000000)",
+        ],
+    ),
+    "properties": (
+        "the object has no iothread and no property for old machine types",
+        [
+            '-return {"return": ""}',
+            '+return {"error": {"class": "GenericError", "desc": "Property \'virtio-balloon-pci.iothread\' not found"}}',
+            '-return {"return": false}',
+            '+return {"error": {"class": "GenericError", "desc": "Property \'virtio-balloon-pci.qemu-4-0-config-size\' not found"}}',
+        ],
+    ),
+    "qom-list of the device": (
+        "the object has no iothread and no property for old machine types",
+        [
+            '-return {"name": "iothread", "type": "link<iothread>"}',
+            '-return {"name": "qemu-4-0-config-size", "type": "bool"}',
+        ],
+    ),
+    "qom-list of the backend": (
+        "the object has no iothread and no property for old machine types",
+        [
+            "-legacy-iothread (str)",
+            "-iothread (link<iothread>)",
+            "-qemu-4-0-config-size (bool)",
+        ],
+    ),
+    "balloon asked, seed": (
+        "the seed dialect waits for the guest's statistics and prints them: what the project is for",
+        [
+            "-balloon: actual~",
+            "+balloon: actual~,mem_swapped_in~,mem_swapped_out~,major_page_faults~,minor_page_faults~,free_mem~,total_mem~",
+            "-return balloon: actual~",
+            "+return balloon: actual~,mem_swapped_in~,mem_swapped_out~,major_page_faults~,minor_page_faults~,free_mem~,total_mem~",
+        ],
+    ),
+    "query-balloon, seed": (
+        "the seed dialect raises BALLOON once the guest answered",
+        [
+            '+event {"event": "BALLOON", "data": {"actual": ~, "mem_swapped_in": ~, "mem_swapped_out": ~, "major_page_faults": ~, "minor_page_faults": ~, "free_mem": ~, "total_mem": ~}}',
+        ],
+    ),
+    "no snapshots": (
+        "a loadvm that fails leaves QEMU stopped in restore-vm, with a STOP; in hmp nothing has changed",
+        [
+            '-event {"event": "STOP"}',
+            '-return {"return": {"status": "restore-vm", "singlestep": false, "running": false}}',
+            '+return {"return": {"status": "running", "singlestep": false, "running": true}}',
+            '-event {"event": "RESUME"}',
+        ],
+    ),
+    "savevm": (
+        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
+        [
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+        ],
+    ),
+    "savevm without a name": (
+        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
+        [
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+        ],
+    ),
+    "loadvm": (
+        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
+        [
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+        ],
+    ),
+    "loadvm into a smaller balloon": (
+        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
+        [
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+        ],
+    ),
+    "loadvm and statistics": (
+        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants; and hmp's snapshot puts the polling interval back, which in QEMU stays as the host set it",
+        [
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+            '-return {"return": 0}',
+            '+return {"return": 1}',
+            "-return stats of sample 1",
+            "+return stats of sample 0",
+        ],
+    ),
+    "loadvm and the interval": (
+        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants; and hmp's snapshot puts the polling interval back, which in QEMU stays as the host set it",
+        [
+            '-event {"event": "STOP"}',
+            '-event {"event": "RESUME"}',
+            '-return {"return": 200}',
+            '+return {"return": 300}',
+        ],
+    ),
+    "rmmod": (
+        "QEMU keeps the last statistics of a driver that is gone; hmp forgets them",
+        [
+            "-return stats of sample 0",
+            "-return stats told: stat-available-memory, stat-disk-caches, stat-free-memory, stat-htlb-pgalloc, stat-htlb-pgfail, stat-major-faults, stat-minor-faults, stat-swap-in, stat-swap-out, stat-total-memory",
+            "+return stats of never",
+            "+return stats 18446744073709551615: stat-available-memory, stat-disk-caches, stat-free-memory, stat-htlb-pgalloc, stat-htlb-pgfail, stat-major-faults, stat-minor-faults, stat-swap-in, stat-swap-out, stat-total-memory",
+        ],
+    ),
+    "no driver: status": (
+        "rmmod leaves ACKNOWLEDGE, which Linux sets again at once; hmp's driver leaves 0; the modelled device offers no RING_RESET, ANY_LAYOUT, NOTIFY_ON_EMPTY or legacy bits",
+        [
+            "-\tVIRTIO_CONFIG_S_ACKNOWLEDGE: Valid virtio device found",
+            "+",
+            "-\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy),",
+            "-\tVIRTIO_F_ANY_LAYOUT: Device accepts arbitrary desc. layouts,",
+            "-\tVIRTIO_F_NOTIFY_ON_EMPTY: Notify when device runs out of avail. descs. on VQ",
+            "+\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy)",
+            "-  unknown-features(0x0000010040000000)",
+        ],
+    ),
+    "no driver: polling": (
+        "QEMU keeps the last statistics of a driver that is gone; hmp forgets them",
+        [
+            "-return stats of sample 0",
+            "-return stats told: stat-available-memory, stat-disk-caches, stat-free-memory, stat-htlb-pgalloc, stat-htlb-pgfail, stat-major-faults, stat-minor-faults, stat-swap-in, stat-swap-out, stat-total-memory",
+            "+return stats of never",
+            "+return stats 18446744073709551615: stat-available-memory, stat-disk-caches, stat-free-memory, stat-htlb-pgalloc, stat-htlb-pgfail, stat-major-faults, stat-minor-faults, stat-swap-in, stat-swap-out, stat-total-memory",
+        ],
+    ),
+    "rmmod and insmod while polled": (
+        "QEMU keeps the last statistics of a driver that is gone; hmp forgets them, so the sample after insmod is the row's third",
+        [
+            "-return stats of sample 0",
+            "-return stats told: stat-available-memory, stat-disk-caches, stat-free-memory, stat-htlb-pgalloc, stat-htlb-pgfail, stat-major-faults, stat-minor-faults, stat-swap-in, stat-swap-out, stat-total-memory",
+            "+return stats of never",
+            "+return stats 18446744073709551615: stat-available-memory, stat-disk-caches, stat-free-memory, stat-htlb-pgalloc, stat-htlb-pgfail, stat-major-faults, stat-minor-faults, stat-swap-in, stat-swap-out, stat-total-memory",
+            "-return stats of sample 1",
+            "+return stats of sample 2",
+        ],
+    ),
+    "device_del": (
+        "QEMU says DEVICE_DELETED for the backend too, before that for the device",
+        [
+            '-event {"event": "DEVICE_DELETED", "data": {"path": "/machine/peripheral/balloon0/virtio-backend"}}',
+        ],
+    ),
+    "device_del while inflated, QMP": (
+        "QEMU says DEVICE_DELETED for the backend too, before that for the device; its guest deflates first (BALLOON_CHANGE), hmp's is gone with the device and BALLOON_CHANGE comes after",
+        [
+            '+event {"event": "DEVICE_DELETED", "data": {"device": "balloon0", "path": "/machine/peripheral/balloon0"}}',
+            '-event {"event": "DEVICE_DELETED", "data": {"path": "/machine/peripheral/balloon0/virtio-backend"}}',
+            '-event {"event": "DEVICE_DELETED", "data": {"device": "balloon0", "path": "/machine/peripheral/balloon0"}}',
+        ],
+    ),
+    "device_del twice, stopped": (
+        "QEMU 7.2's pc takes a second device_del silently, hmp says that it is under way; and of the backend's DEVICE_DELETED see device_del",
+        [
+            '-return {"return": {}}',
+            '+return {"error": {"class": "GenericError", "desc": "Device balloon0 is already in the process of unplug"}}',
+            "+Error: Device balloon0 is already in the process of unplug",
+            '+event {"event": "DEVICE_DELETED", "data": {"device": "balloon0", "path": "/machine/peripheral/balloon0"}}',
+            '-event {"event": "DEVICE_DELETED", "data": {"path": "/machine/peripheral/balloon0/virtio-backend"}}',
+            '-event {"event": "DEVICE_DELETED", "data": {"device": "balloon0", "path": "/machine/peripheral/balloon0"}}',
+        ],
+    ),
+    "system_reset": (
+        "QEMU keeps actual and the last statistics until the new driver writes them; hmp's driver is there at once and both are its own, with a BALLOON_CHANGE before the reset is told",
+        [
+            '+event {"event": "BALLOON_CHANGE", "data": {"actual": ~}}',
+            '-return {"return": {"actual": 469762048}}',
+            '+return {"return": {"actual": ~}}',
+            "-balloon: actual=448",
+            "+balloon: ~",
+            "-return stats of sample 0",
+            "+return stats of sample 1",
+        ],
+    ),
+    "panic, no pvpanic": (
+        "without a pvpanic device QEMU does not learn of the panic; hmp says GUEST_PANICKED, action run",
+        [
+            '+event {"event": "GUEST_PANICKED", "data": {"action": "run"}}',
+        ],
+    ),
+    "oom: features": (
+        "the modelled driver accepts neither EVENT_IDX nor RING_RESET; queue_sel is a register of a transport that is not modelled; its interrupt is not acknowledged (isr), where QEMU's is MSI-X; no driver accepts REPORTING, and its queue has 128 entries instead of 32; the modelled device offers no RING_RESET, ANY_LAYOUT, NOTIFY_ON_EMPTY or legacy bits",
+        [
+            "-  queue_sel:               3",
+            "+  queue_sel:               0",
+            "-\tVIRTIO_RING_F_EVENT_IDX: Used & avail. event fields enabled,",
+            "-\tVIRTIO_BALLOON_F_REPORTING: Page reporting VQ enabled,",
+            "-  unknown-features(0x0000010000000000)",
+            "-\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy),",
+            "-\tVIRTIO_F_ANY_LAYOUT: Device accepts arbitrary desc. layouts,",
+            "-\tVIRTIO_F_NOTIFY_ON_EMPTY: Notify when device runs out of avail. descs. on VQ",
+            "+\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy)",
+            "-  unknown-features(0x0000010040000000)",
+            "-    num:          32",
+            "-    num_default:  32",
+            "+    num:          128",
+            "+    num_default:  128",
+        ],
+    ),
+    "oom: it deflates for who allocates": (
+        "the modelled guest swaps (half of its RAM) where the real one has no swap and takes memory back from the balloon",
+        [
+            '-event {"event": "BALLOON_CHANGE", "data": {~}}',
+            "+no BALLOON_CHANGE",
+        ],
+    ),
+    "panic": (
+        "with pvpanic QEMU ends (its default action): GUEST_PANICKED poweroff, SHUTDOWN guest-panic; hmp goes on",
+        [
+            '-event {"event": "GUEST_PANICKED", "data": {"action": "poweroff"}}',
+            '-event {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-panic"}}',
+            "-gone with status 0",
+            '+event {"event": "GUEST_PANICKED", "data": {"action": "run"}}',
+            "+still there",
+        ],
+    ),
+}
