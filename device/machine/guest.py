@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from device.machine.machine import Machine
-    from device.plain import Fields
+    from device.state import Fields
 
 
 class Guest:

@@ -20,7 +20,7 @@ from device.guest.table import make_guest
 from device.machine.machine import PAUSED, PRELAUNCH, Machine
 from device.machine.requests import NO_DEVICE
 from device.machine.state import load_device, save_device
-from device.plain import FAR, Fields, SnapshotError
+from device.state import FAR, Fields, SnapshotError
 from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ from device.balloon.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT
 from device.balloon.stats import Sample
 from device.clock import SECOND
 from device.errors import RULES, GuestFault
-from device.plain import FAR, Fields
+from device.state import FAR, Fields
 from device.virtio.queue import Element, VirtQueue
 from device.virtio.spec import MAX_QUEUE_SIZE, PAGE_SHIFT, STATUS_DRIVER_OK, STATUS_FAILED, STATUS_NEEDS_RESET, U16, U32
 

@@ -10,7 +10,7 @@ import stat
 import time
 
 from device.machine.snapshot import MAGIC, Summary, load, save, summarize
-from device.plain import SnapshotError
+from device.state import SnapshotError
 
 try:
     import fcntl

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import device.machine.snapshot
 from device.machine.snapshot import load
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from device.virtio.spec import MIB
 from tests.support.machines import monitor
 from tests.support.rig import Modelled

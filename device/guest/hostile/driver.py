@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from device.balloon.device import BalloonDevice
-    from device.plain import Fields
+    from device.state import Fields
     from device.virtio.memory import Region
 
     Roll = Callable[[int], int]

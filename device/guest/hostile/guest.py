@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from device.balloon.device import BalloonDevice
     from device.guest.table import Profile
-    from device.plain import Fields
+    from device.state import Fields
 
 REST = 100 * MS
 """The shortest VM time between two tricks; the longest is sixteen times that."""

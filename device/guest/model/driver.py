@@ -35,7 +35,7 @@ from device.virtio.spec import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
-    from device.plain import Fields
+    from device.state import Fields
     from device.virtio.memory import Region
 
 BASE = 0x1000

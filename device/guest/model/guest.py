@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
     from device.guest.table import Profile
-    from device.plain import Fields
+    from device.state import Fields
 
 
 class ModelledGuest(Guest):

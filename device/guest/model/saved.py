@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from device.guest.model.kernel import FIELDS, SIZES, Kernel
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from device.virtio.spec import MAX_RAM, MIN_RAM, PAGE_SIZE, U16, U64
 
 TYPE_CHECKING = False
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from device.guest.model.guest import ModelledGuest
-    from device.plain import Fields
+    from device.state import Fields
 
 _FLAGS = ("hung", "dead", "_latched", "_release_wanted", "_plugged", "_holding")
 _MAX_PINS = U16 + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from hmp.monitor.errors import CommandError
 from hmp.monitor.snapshots import automatic_tag, lines, store_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from device.clock import SECOND
 from device.machine.snapshot import STATE_LIMIT
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from device.virtio.spec import MIB, TIB
 from tests.support.machines import monitor, say
 from tests.support.rig import Modelled

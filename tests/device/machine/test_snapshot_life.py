@@ -15,7 +15,7 @@ from device.guest.table import make_guest
 from device.machine.guest import Guest
 from device.machine.machine import Machine
 from device.machine.snapshot import load, save, summarize
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from device.virtio.spec import MIB, TIB
 from tests.support.descriptors import open_descriptors
 from tests.support.rig import HandGuest, Modelled, Rig

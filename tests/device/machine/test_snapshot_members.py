@@ -12,7 +12,7 @@ from device.clock import SECOND, Clock
 from device.errors import RULES
 from device.guest.table import make_guest
 from device.machine.machine import Machine
-from device.plain import FAR, SnapshotError
+from device.state import FAR, SnapshotError
 from device.virtio.spec import MAX_QUEUE_SIZE, MIB, U16, U32, U64, bit
 from tests.device.machine.test_snapshot_damage import RAM, broken, rich
 from tests.support.rig import Modelled

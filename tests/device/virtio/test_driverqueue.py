@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.plain import Fields
+from device.state import Fields
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.memory import GuestMemory, Region
 from device.virtio.spec import DESC_NEXT, DESC_WRITE, MIB, PAGE_SIZE, QUEUE_SIZE

@@ -12,7 +12,7 @@ import pytest
 
 from device.clock import MS, Clock, SimulatedClock
 from device.machine.machine import Machine
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.snapshots import COUNT_LIMIT, SUFFIX, DirectoryStore, MemoryStore

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from device.machine.snapshot import MAGIC, Summary
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import SUFFIX, DirectoryStore
 from tests.support.machines import build, monitor

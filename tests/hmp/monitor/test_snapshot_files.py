@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from device.machine.snapshot import save
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import SUFFIX, DirectoryStore
 from tests.support.machines import build

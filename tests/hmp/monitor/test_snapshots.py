@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device.plain import SnapshotError
+from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import TAG_LIMIT, DirectoryStore, MemoryStore
 from tests.support.machines import build, monitor, monitor_on, run, say, state_of

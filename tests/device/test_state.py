@@ -1,4 +1,4 @@
-"""Plain data read with distrust: what is taken, what is refused, and in which words."""
+"""Declared state; and plain data read with distrust: what is taken, what is refused, and in which words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from collections.abc import Callable
 
 import pytest
 
-from device.plain import Fields, SnapshotError
+from device.state import (
+    FAR,
+    Age,
+    Fields,
+    Flag,
+    Integer,
+    Other,
+    Part,
+    Parts,
+    SnapshotError,
+    Text,
+    load,
+    reset,
+    save,
+    undeclared,
+)
 from device.virtio.spec import U64
 
 
@@ -175,3 +190,101 @@ class TestPairs:
     )
     def test_all_else_is_refused(self, value: object, words: str) -> None:
         assert refusal(lambda: fields(a=value).pairs("a", 2)) == f"top.a {words}"
+
+
+class Inner:
+    """A part of the part below."""
+
+    __slots__ = ("here",)
+    STATE = (Flag("here"),)
+    DERIVED = ()
+
+    def __init__(self) -> None:
+        reset(self, new=True)
+
+
+class Whole:
+    """A part with a member of each kind."""
+
+    __slots__ = ("born", "helper", "inner", "inners", "names", "number", "words", "young")
+    STATE = (
+        Integer("number", lambda whole: whole.helper, 2, low=1),
+        Text("text", attribute="words", kept=True, check=lambda whole, text: "" if text != "bad" else "is bad"),
+        Age("age", attribute="born"),
+        Part("inner"),
+        Parts("inners"),
+        Integer("young", 9, 7, since=2),
+        Other("names", lambda whole, now: sorted(whole.names), lambda whole, fields: whole.take(fields), set),
+    )
+    DERIVED = ("helper",)
+
+    def __init__(self) -> None:
+        self.helper = 5
+        self.inner = Inner()
+        self.inners = [Inner(), Inner()]
+        self.born = 0
+        reset(self, new=True)
+        self.born = 30
+
+    def take(self, fields: Fields) -> None:
+        self.names = {str(number) for number in fields.integers("names", 4)}
+
+
+class TestDeclared:
+    def test_a_new_part_has_its_defaults_and_each_its_own(self) -> None:
+        one, two = Whole(), Whole()
+        assert (one.number, one.words, one.young, one.names) == (2, "", 7, set())
+        assert one.names is not two.names
+
+    def test_what_was_saved_is_there_again_and_ages_have_grown(self) -> None:
+        one, two = Whole(), Whole()
+        one.number, one.words, one.young, one.inners[1].here = 5, "kept", 9, True
+        plain = save(one, 40)
+        assert plain["age"] == 10
+        load(two, Fields(plain, "top", then=100))
+        assert two.born == 90
+        two.born = 30
+        assert save(two, 40) == plain
+
+    def test_a_reset_leaves_alone_what_is_kept(self) -> None:
+        one = Whole()
+        one.number, one.words = 5, "kept"
+        reset(one)
+        assert (one.number, one.words) == (2, "kept")
+
+    def test_an_older_format_gives_the_default_and_may_not_have_the_member(self) -> None:
+        one = Whole()
+        plain = save(one, 40)
+        one.young = 9
+        words = refusal(lambda: load(one, Fields(plain, "top", version=1)))
+        assert words == "top.young is unknown"
+        del plain["young"]
+        load(one, Fields(plain, "top", version=1))
+        assert one.young == 7
+        assert refusal(lambda: load(one, Fields(plain, "top", version=2))) == "top.young is missing"
+
+    @pytest.mark.parametrize(
+        ("member", "value", "words"),
+        [
+            ("number", 6, "top.number is not an integer from 1 to 5"),
+            ("number", 0, "top.number is not an integer from 1 to 5"),
+            ("text", "bad", "top.text is bad"),
+            ("age", -1, f"top.age is not an integer from 0 to {FAR}"),
+            ("inner", {"here": 1}, "top.inner.here is not true or false"),
+            ("inner", {"here": True, "x": 1}, "top.inner.x is unknown"),
+            ("inners", [{"here": True}], "top.inners are not 2"),
+            ("inners", [{"here": True}, {}], "top.inners[1].here is missing"),
+        ],
+    )
+    def test_a_wrong_member_is_named_by_its_path(self, member: str, value: object, words: str) -> None:
+        plain = {**save(Whole(), 40), member: value}
+        assert refusal(lambda: load(Whole(), Fields(plain, "top"))) == words
+
+    def test_what_is_neither_state_nor_derived_is_found(self) -> None:
+        class More(Whole):
+            pass
+
+        assert undeclared(Whole()) == []
+        more = More()
+        more.extra = 1  # type: ignore[attr-defined]
+        assert undeclared(more) == ["extra"]
