@@ -53,6 +53,10 @@ class Fields:
     def _inner(self, data: object, where: str) -> Fields:
         return Fields(data, f"{self._where}.{where}", version=self.version, then=self.then)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a member `name` that was not taken."""
+        return name in self._left
+
     def refuse(self, name: str, why: str) -> SnapshotError:
         """Return the error that says what is wrong with member `name`."""
         return SnapshotError(f"{self._where}.{name} {why}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from device.balloon.spec import F_STATS_VQ, SEED_STATS, STATS_TABLE, stat_tag
+from importlib import import_module
+
+from device.balloon.spec import F_STATS_VQ, SEED_STATS
 from device.clock import SECOND
 from device.errors import MisuseError
-from device.guest.model.guest import FEATURES_WANTED, ModelledGuest
-from device.units import parse_seconds, parse_share, parse_size
+from device.guest.model.faults import FAULTS, parse_count
+from device.units import parse_size
 from device.virtio.memory import check_ram_size
 from device.virtio.spec import F_INDIRECT_DESC, bit
 
@@ -16,68 +18,88 @@ if TYPE_CHECKING:
 
     from device.machine.guest import Guest
 
-TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
-"""Linux 6.1's statistics, in its order of sending."""
+
+def _parse_pace(text: str) -> int:
+    pace = parse_size(text)
+    if not 4096 <= pace <= 1 << 50:
+        raise MisuseError(f"'{text}' is not a pace from 4K to 1024T a second")
+    return pace
+
+
+def _parse_rule(text: str) -> str:
+    from device.guest.hostile.tricks import TRICKS
+
+    if text not in TRICKS:
+        raise MisuseError(f"'{text}' is not a rule to break (one of {', '.join(TRICKS)})")
+    return text
+
+
+def _parse_path(text: str) -> str:
+    if "\0" in text:
+        raise MisuseError("a path has no zero byte")
+    return text
+
+
+KEYS: dict[str, tuple[Callable[[str], object], str]] = {
+    **{fault.name: (fault.parse, fault.help) for fault in FAULTS if fault.help},
+    "pace": (_parse_pace, "SIZE: inflation per second of VM time"),
+    "seed": (
+        lambda text: parse_count(text, 19, "a whole number below 10^19"),
+        "N: of the dice; the machine's unless given",
+    ),
+    "rule": (_parse_rule, "NAME: the one rule to break (--list-guests lists them)"),
+    "mem": (lambda text: check_ram_size(parse_size(text)), "SIZE: the guest's memory, the same as -m"),
+    "kernel": (_parse_path, "PATH: the User-Mode Linux program"),
+    "module": (_parse_path, "PATH: that kernel's virtio_balloon.ko"),
+    "busybox": (_parse_path, "PATH: a statically linked busybox"),
+    "path": (_parse_path, "PATH: the socket to listen on"),
+}
+"""Every key that some guest takes: how a value is read, and what it means."""
+
+MODELLED_KEYS = (*[fault.name for fault in FAULTS if fault.help], "pace")
+"""What every modelled guest takes."""
+
+MODELLED = "device.guest.model.guest:ModelledGuest"
 
 SIXTEEN = (0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 8, 9, 4, 5, 6, 7)
-"""Linux 6.12's, with huge pages configured: all there are."""
-
-
-MODELLED_KEYS = ("delay", "loss", "stats", "answers", "pace")
-"""What every modelled guest takes; see KEYS."""
+"""The statistics of Linux 6.12 with huge pages configured, in its order of sending."""
 
 
 class Profile:
-    """One guest: its name, one line about it, and what makes it differ. `host` says that its keys name files of this
-    host, or that it starts programs there: who only controls the machine must not choose it.
+    """One guest: its name, one line about it, the keys it takes, and what makes it.
+
+    `factory` is its class as MODULE:NAME, imported when needed and called with the name, the settings (those given
+    over the profile's own), the spec, and `traits` as keywords. `host` says that its keys name files of this host, or
+    that it starts programs there: who only controls the machine must not choose it.
     """
 
-    __slots__ = (
-        "driver", "factory", "features", "help", "host", "keys", "name", "primes", "service_after", "settings", "tags",
-    )  # fmt: skip
+    __slots__ = ("factory", "help", "host", "keys", "name", "settings", "traits")
 
     def __init__(
         self,
         name: str,
         help: str,
         *,
-        tags: tuple[int, ...] = TEN,
         settings: Mapping[str, object] | None = None,
-        driver: bool = True,
-        primes: bool = True,
-        service_after: int = 0,
-        features: int = FEATURES_WANTED,
-        factory: str = "",
+        factory: str = MODELLED,
         keys: tuple[str, ...] = MODELLED_KEYS,
         host: bool = False,
+        **traits: object,
     ) -> None:
         self.name = name
         self.help = help
-        self.tags = tags
         self.settings = settings or {}
-        self.driver = driver
-        self.primes = primes
-        self.service_after = service_after
-        self.features = features
         self.factory = factory
         self.keys = keys
         self.host = host
-
-    def choose(self, stats: object) -> tuple[int, ...]:
-        """Return the tags to report: the profile's own, or those asked for, in the profile's order where it has one.
-
-        An empty choice keeps the profile's: such a driver sends its records with "I don't know" in each.
-        """
-        if not isinstance(stats, tuple) or not stats:
-            return self.tags
-        return tuple(tag for tag in self.tags if tag in stats) + tuple(tag for tag in stats if tag not in self.tags)
+        self.traits = traits
 
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("linux", "a modelled Linux 6.1: ten statistics, answers at once"),
-        Profile("linux-2.6.34", "the kernel of the seed: the six statistics of 2010", tags=(0, 1, 2, 3, 4, 5)),
+        Profile("linux-2.6.34", "the kernel of the seed: the six statistics of 2010", tags=SEED_STATS),
         Profile("linux-6.12", "a newer kernel: sixteen statistics in its order", tags=SIXTEEN),
         Profile(
             "windows",
@@ -85,7 +107,7 @@ PROFILES: dict[str, Profile] = {
             tags=SEED_STATS,
             service_after=20 * SECOND,
         ),
-        Profile("nostats", "never negotiates the statistics queue", features=FEATURES_WANTED & ~bit(F_STATS_VQ)),
+        Profile("nostats", "never negotiates the statistics queue", refuses=bit(F_STATS_VQ)),
         Profile("nodriver", "has no balloon driver at all", driver=False),
         Profile("silent", "negotiates the statistics queue but never puts a buffer on it", primes=False),
         Profile("hung", "answers the first request, then nothing", settings={"answers": 1}),
@@ -96,7 +118,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             "hostile",
             "breaks the rules of virtio, one of them or any, in a seeded random way",
-            features=FEATURES_WANTED | bit(F_INDIRECT_DESC),
+            accepts=bit(F_INDIRECT_DESC),
             factory="device.guest.hostile.guest:HostileGuest",
             keys=(*MODELLED_KEYS, "seed", "rule"),
         ),
@@ -124,76 +146,6 @@ PROFILES: dict[str, Profile] = {
 }
 
 
-def _parse_stats(text: str) -> tuple[int, ...]:
-    if text == "none":
-        return ()
-    tags = []
-    for name in text.split("+"):
-        tag = stat_tag(name)
-        if tag is None:
-            raise MisuseError(f"'{name}' is not a statistic (one of {', '.join(stat.name for stat in STATS_TABLE)})")
-        if tag not in tags:
-            tags.append(tag)
-    return tuple(tags)
-
-
-def _parse_answers(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise MisuseError(f"'{text}' is not a number of answers")
-    return int(text)
-
-
-def _parse_pace(text: str) -> int:
-    pace = parse_size(text)
-    if not 4096 <= pace <= 1 << 50:
-        raise MisuseError(f"'{text}' is not a pace from 4K to 1024T a second")
-    return pace
-
-
-def _parse_delay(text: str) -> int:
-    delay = parse_seconds(text)
-    if delay > 3600 * SECOND:
-        raise MisuseError(f"'{text}' is more than 3600 seconds")
-    return delay
-
-
-def _parse_seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > 19:
-        raise MisuseError(f"'{text}' is not a whole number below 10^19")
-    return int(text)
-
-
-def _parse_rule(text: str) -> str:
-    from device.guest.hostile.tricks import TRICKS
-
-    if text not in TRICKS:
-        raise MisuseError(f"'{text}' is not a rule to break (one of {', '.join(TRICKS)})")
-    return text
-
-
-def _parse_path(text: str) -> str:
-    if "\0" in text:
-        raise MisuseError("a path has no zero byte")
-    return text
-
-
-KEYS: dict[str, tuple[Callable[[str], object], str]] = {
-    "delay": (_parse_delay, "SEC: answer that much later"),
-    "loss": (parse_share, "P: share of notifications missed, 0 to 1"),
-    "stats": (_parse_stats, "A+B or none: the statistics reported"),
-    "answers": (_parse_answers, "N: answer that often, then fall silent"),
-    "pace": (_parse_pace, "SIZE: inflation per second of VM time"),
-    "seed": (_parse_seed, "N: of the dice; the machine's unless given"),
-    "rule": (_parse_rule, "NAME: the one rule to break (--list-guests lists them)"),
-    "mem": (lambda text: check_ram_size(parse_size(text)), "SIZE: the guest's memory, the same as -m"),
-    "kernel": (_parse_path, "PATH: the User-Mode Linux program"),
-    "module": (_parse_path, "PATH: that kernel's virtio_balloon.ko"),
-    "busybox": (_parse_path, "PATH: a statically linked busybox"),
-    "path": (_parse_path, "PATH: the socket to listen on"),
-}
-"""Every key that some guest takes: how a value is read, and what it means."""
-
-
 def make_guest(spec: str) -> Guest:
     """Return the guest that `spec` (NAME[,key=value...]) describes. Raises MisuseError naming what is wrong in it."""
     name, *pairs = spec.split(",")
@@ -214,14 +166,10 @@ def make_guest(spec: str) -> Guest:
             settings[key] = KEYS[key][0](text)
         except MisuseError as error:
             raise MisuseError(f"guest {name}: {key}: {error}") from None
-    if profile.factory:
-        from importlib import import_module
-
-        module, _, attribute = profile.factory.partition(":")
-        try:
-            factory = getattr(import_module(module), attribute)
-        except ImportError as error:  # a Python without processes or sockets, as in a browser
-            raise MisuseError(f"the {name} guest cannot run here: this Python has no {error.name}") from None
-        guest: Guest = factory(profile, settings, spec)
-        return guest
-    return ModelledGuest(profile, settings, spec)
+    module, _, attribute = profile.factory.partition(":")
+    try:
+        factory = getattr(import_module(module), attribute)
+    except ImportError as error:  # a Python without processes or sockets, as in a browser
+        raise MisuseError(f"the {name} guest cannot run here: this Python has no {error.name}") from None
+    guest: Guest = factory(name, {**profile.settings, **settings}, spec, **profile.traits)
+    return guest

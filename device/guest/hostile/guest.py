@@ -16,9 +16,9 @@ from device.guest.model.kernel import mix
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from device.balloon.device import BalloonDevice
-    from device.guest.table import Profile
     from device.state import Fields
 
 REST = 100 * MS
@@ -34,8 +34,8 @@ OCCASION = 4
 class HostileGuest(ModelledGuest):
     """As ModelledGuest, with tricks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
 
-    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
-        super().__init__(profile, settings, spec)
+    def __init__(self, name: str, settings: Mapping[str, Any], spec: str, **traits: Any) -> None:
+        super().__init__(name, settings, spec, **traits)
         seed, rule = settings.get("seed"), settings.get("rule", "")
         self._seed = seed if isinstance(seed, int) else None
         self._rule = str(rule)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, F_STATS_VQ
+from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, F_STATS_VQ, STAT_COUNT
 from device.balloon.stats import encode
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model.driver import BalloonDriver
+from device.guest.model.faults import FAULTS
 from device.guest.model.inflation import Inflation
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
@@ -14,32 +15,52 @@ from device.virtio.spec import F_VERSION_1, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
-    from device.guest.table import Profile
+    from device.guest.model.faults import Fault
     from device.state import Fields
+
+    Callback = Callable[[], None]
+
+TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
+"""Linux 6.1's statistics, in its order of sending."""
+
+FEATURES = bit(F_STATS_VQ) | bit(F_DEFLATE_ON_OOM) | bit(F_VERSION_1)
+"""What a modelled driver accepts where it is offered."""
 
 
 class ModelledGuest(Guest):
-    """A guest made of a profile (what it is) and settings (how it misbehaves)."""
+    """A guest made of traits (what its kernel and driver are like) and settings (`pace`, and how it misbehaves).
 
-    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
-        self.profile = profile
-        self.name = profile.name
+    Its kernel reports `tags`; it has a driver if `driver`, which `accepts` and `refuses` features besides or out of
+    the usual ones, primes the statistics queue if `primes`, `service_after` ns of VM time later if that is not 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        spec: str,
+        *,
+        tags: tuple[int, ...] = TEN,
+        driver: bool = True,
+        primes: bool = True,
+        service_after: int = 0,
+        accepts: int = 0,
+        refuses: int = 0,
+    ) -> None:
+        self.name = name
         self.spec = spec
-        merged: dict[str, object] = {**profile.settings, **settings}
-        self.tags = profile.choose(merged.get("stats"))
-        self.delay = _number(merged, "delay", 0)
-        self.loss = _number(merged, "loss", 0)
-        self.answers = self._answers_each_boot = _number(merged, "answers", -1)
-        self.pace = _number(merged, "pace", 2 << 30)
-        self.absent = merged.get("stats") == ()
-        self.hung = False
-        self.dead = False
-        self.drops = 0
-        self.pinned: dict[int, int | None] = {}
+        self.tags = tags
+        self.pace: int = settings.get("pace", 2 << 30)
+        self.has_driver = driver
+        self._primes = primes
+        self._service_after = service_after
+        self._features = (FEATURES | accepts) & ~refuses
+        self.faults: dict[str, Fault] = {fault.name: fault(self, settings.get(fault.name)) for fault in FAULTS}
         self.driver: BalloonDriver | None = None
         self.kernel: Kernel | None = None
         self.boots = 0
@@ -51,16 +72,24 @@ class ModelledGuest(Guest):
         self._holding = False
         self.inflation = Inflation(self)
         self.timers: dict[str, Timer] = {}
-        self.layout()
+        self.arrange()
 
-    def layout(self) -> None:
-        """Settle which tags are reported, in which order."""
-        tags = list(self.tags)
-        tags += [tag for tag, value in self.pinned.items() if value is not None and tag not in tags]
-        # With nothing left to report the records go out as "I don't know": a buffer without a byte breaks the device.
-        self._order = [tag for tag in tags if self.pinned.get(tag, 0) is not None] or tags
+    def arrange(self) -> None:
+        """Settle which faults are in force: after every change from outside. One that ends by itself may stay."""
+        self._in_force = [fault for fault in self.faults.values() if fault.value != fault.off]
+        self._asleep = any(fault.sleeps for fault in self._in_force)
         self._reported: tuple[int, ...] | None = None
         self._records = b""
+
+    def set_fault(self, name: str, value: object) -> None:
+        """Put the fault of that name in force with `value`, or out of force with its value for that."""
+        self.faults[name].value = value
+        self.arrange()
+
+    @property
+    def dead(self) -> bool:
+        """Whether the kernel panicked."""
+        return bool(self.faults["panic"].value)
 
     # Life.
 
@@ -69,9 +98,10 @@ class ModelledGuest(Guest):
         machine = self.machine
         self.kernel = Kernel(machine.ram, seed=mix(machine.seed + self.boots), now=machine.vm_clock.now())
         self.boots += 1
-        self.dead = self.hung = False
-        self.answers = self._answers_each_boot
-        if self.profile.driver and machine.device is not None:
+        for fault in self.faults.values():
+            fault.boot()
+        self.arrange()
+        if self.has_driver and machine.device is not None:
             self._load()
 
     def halt(self) -> None:
@@ -92,7 +122,7 @@ class ModelledGuest(Guest):
 
     def awake(self) -> bool:
         """Whether a driver is up that serves its queues now."""
-        return self.driver is not None and self.machine.running and not self.hung and not self.dead
+        return self.driver is not None and self.machine.running and not self._asleep
 
     def _catch_up(self) -> None:
         if not self.awake():
@@ -102,7 +132,7 @@ class ModelledGuest(Guest):
             self._unload()
             self.machine.driver_released()
             return
-        if self._holding and self.answers:
+        if self._holding and not self._silent():
             self._reply()
         if self._latched:
             self._latched = False
@@ -119,14 +149,14 @@ class ModelledGuest(Guest):
         if device is None or kernel is None:
             return
         driver = self.make_driver(device)
-        if not driver.probe(self.profile.features):
+        if not driver.probe(self._features):
             return
         self.driver = driver
         self.driver_loaded = True
         kernel.set_deflate_on_oom(driver.deflates_on_oom)
-        if driver.has_stats and self.profile.primes:
-            if self.profile.service_after:
-                self.arm("service", self.profile.service_after, self._service_up)
+        if driver.has_stats and self._primes:
+            if self._service_after:
+                self.arm("service", self._service_after, self._service_up)
             else:
                 driver.report(self.records())
         driver.go()
@@ -166,41 +196,44 @@ class ModelledGuest(Guest):
         driver = self.driver
         if driver is None or queue != driver.stats_index:
             return
-        if self.hung or self.dead or not self.machine.vm_clock.running:
+        if self._asleep or not self.machine.vm_clock.running:
             self._latched = True
             return
-        if self.drops:
-            self.drops -= 1
-            return
-        if self.loss and self._chance() < self.loss:
+        if self._in_force and any(fault.misses() for fault in reversed(self._in_force)):
             return
         self._asked()
 
-    def _chance(self) -> int:
+    def chance(self) -> int:
         """Return the next number below a million of this machine's dice."""
         self._draws += 1
         return mix(self.machine.seed * 0x1_0000_0001 + self._draws) % 1_000_000
 
     def _asked(self) -> None:
         driver = self.driver
-        if driver is not None and driver.stats is not None and driver.stats.take() is not None:
-            if not self.answers:
+        if driver is None or driver.stats is None or driver.stats.take() is None:
+            return
+        if self._in_force:
+            if self._silent():
                 self._holding = True
-            elif self.delay:
-                self.arm("reply", self.delay, self._reply)
-            else:
-                self._reply()
+                return
+            wait = sum(fault.wait() for fault in self._in_force)
+            if wait:
+                self.arm("reply", wait, self._reply)
+                return
+        self._reply()
+
+    def _silent(self) -> bool:
+        return any(fault.silent() for fault in self._in_force)
 
     def _reply(self) -> None:
         driver = self.driver
         if driver is None:
             return
-        if self.hung or self.dead:
-            self._holding = True
+        self._holding = self._asleep
+        if self._asleep:
             return
-        if self.answers > 0:
-            self.answers -= 1
-        self._holding = False
+        for fault in self._in_force:
+            fault.sent()
         driver.report(self.records())
 
     def records(self) -> bytes:
@@ -208,22 +241,19 @@ class ModelledGuest(Guest):
         values = self.statistics()
         if values is not self._reported:  # the very tuple: then nothing changed since it was packed
             self._reported = values
-            self._records = encode(self._told(values))
+            told = {tag: values[tag] for tag in self.tags}
+            for fault in self._in_force:
+                told = fault.tell(told, values)
+            self._records = encode([*told.items()])
         return self._records
 
     def statistics(self) -> tuple[int, ...]:
-        """Return the sixteen statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
+        """Return the statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
         kernel = self.kernel
         if kernel is None:
-            return (ABSENT,) * 16
+            return (ABSENT,) * STAT_COUNT
         kernel.tick(self.machine.vm_clock.now())
         return kernel.values()
-
-    def _told(self, values: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Return (tag, value) records: what is pinned as that, what is not to be told as absent."""
-        real = [ABSENT if self.absent else values[tag] if tag < len(values) else 0 for tag in self._order]
-        chosen = [(tag, self.pinned.get(tag, value)) for tag, value in zip(self._order, real, strict=True)]
-        return [(tag, ABSENT if value is None else value) for tag, value in chosen]
 
     def config_changed(self) -> None:
         """The target changed, or the device broke: look at it when awake."""
@@ -236,7 +266,7 @@ class ModelledGuest(Guest):
         self._plugged = not self.machine.running
         if self._plugged:
             return
-        if self.profile.driver and self.driver is None and not self.dead:
+        if self.has_driver and self.driver is None and not self.dead:
             self._load()
 
     def release_device(self) -> bool:
@@ -258,56 +288,42 @@ class ModelledGuest(Guest):
 
     def controls(self) -> Mapping[str, str]:
         """Return the faults in force, by name."""
-        found: dict[str, str] = {}
-        if self.dead:
-            found["panicked"] = "yes"
-        if self.hung:
-            found["hung"] = "yes"
-        if self.delay:
-            found["delay"] = f"{self.delay / SECOND:g} s"
-        if self.loss:
-            found["loss"] = f"{self.loss / 1e6:g}"
-        if self.drops:
-            found["drops left"] = str(self.drops)
-        if self.answers >= 0:
-            found["answers left"] = str(self.answers)
-        if self.pinned:
-            found["pinned"] = str(len(self.pinned))
-        return found
+        return {fault.label: fault.shown() for fault in self._in_force if fault.label and fault.value != fault.off}
 
     def hang(self) -> None:
         """Stop serving all queues; the VM keeps running."""
-        self.hung = True
+        self.set_fault("hang", True)
 
     def wake(self) -> None:
         """Serve the queues again, and what came meanwhile; a guest that had fallen silent answers again."""
-        self.hung = False
-        self.answers = -1
+        for fault in self.faults.values():
+            fault.wake()
+        self.arrange()
         self._catch_up()
 
     def set_delay(self, delay: int) -> None:
         """Answer `delay` ns of VM time after being asked; an answer under way keeps its time."""
-        self.delay = delay
+        self.set_fault("delay", delay)
 
     def drop(self, count: int) -> None:
         """Miss the next `count` notifications of the statistics queue."""
-        self.drops = count
+        self.set_fault("drop", count)
 
     def pin(self, tag: int, value: int | None) -> None:
         """Report `value` for `tag` from now on; None leaves it out. Raises MisuseError out of 64 bits."""
         if value is not None and not 0 <= value <= ABSENT:
             raise MisuseError(f"a statistic is from 0 to {ABSENT}, not {value}")
-        self.pinned[tag] = value
-        self.layout()
+        self.faults["pin"].value[tag] = value
+        self.arrange()
 
     def unpin(self, tag: int) -> None:
         """Report the real value again; nothing if it is not pinned."""
-        self.pinned.pop(tag, None)
-        self.layout()
+        self.faults["pin"].value.pop(tag, None)
+        self.arrange()
 
     def pins(self) -> dict[int, int | None]:
         """Return the pinned statistics by tag."""
-        return dict(self.pinned)
+        return dict(self.faults["pin"].value)
 
     def _living_kernel(self) -> Kernel:
         if self.kernel is None or self.dead:
@@ -373,20 +389,5 @@ class ModelledGuest(Guest):
         """The kernel dies: nothing answers until the machine is reset. Raises MisuseError if it cannot."""
         if self.kernel is None or self.dead:
             raise MisuseError("the guest is not running a kernel")
-        self.dead = True
+        self.set_fault("panic", True)
         self.machine.panicked()
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Callback = Callable[[], None]
-
-FEATURES_WANTED = bit(F_STATS_VQ) | bit(F_DEFLATE_ON_OOM) | bit(F_VERSION_1)
-"""What a modelled driver accepts where it is offered."""
-
-
-def _number(settings: Mapping[str, object], key: str, default: int) -> int:
-    value = settings.get(key, default)
-    assert isinstance(value, int)  # noqa: S101 - the profile's parser made it
-    return value

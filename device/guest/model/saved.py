@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from device.guest.model.kernel import FIELDS, SIZES, Kernel
 from device.state import SnapshotError
-from device.virtio.spec import MAX_RAM, MIN_RAM, PAGE_SIZE, U16, U64
+from device.virtio.spec import MAX_RAM, MIN_RAM, PAGE_SIZE, U64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from device.guest.model.guest import ModelledGuest
     from device.state import Fields
 
-_FLAGS = ("hung", "dead", "_latched", "_release_wanted", "_plugged", "_holding")
-_MAX_PINS = U16 + 1
+_FLAGS = ("_latched", "_release_wanted", "_plugged", "_holding")
 _FAR = 1 << 62
 
 
@@ -23,15 +22,11 @@ def save_guest(guest: ModelledGuest) -> dict[str, object]:
     now = guest.machine.vm_clock.now()
     return {
         **{name.lstrip("_"): getattr(guest, name) for name in _FLAGS},
-        "delay": guest.delay,
-        "loss": guest.loss,
+        **{fault.member: fault.save() for fault in guest.faults.values() if fault.member},
         "pace": guest.pace,
-        "answers": guest.answers + 1,  # -1 is for ever; a snapshot holds no negative numbers
-        "drops": guest.drops,
         "draws": guest._draws,
         "boots": guest.boots,
         "worked": guest.inflation.worked,
-        "pinned": [[tag, value] for tag, value in guest.pinned.items()],
         "timers": {name: max(0, timer.due - now) for name, timer in guest.timers.items() if timer.armed},
         "kernel": None if guest.kernel is None else guest.kernel.state(),
         "driver": None if guest.driver is None else guest.driver.state(),
@@ -42,19 +37,14 @@ def load_guest(guest: ModelledGuest, fields: Fields) -> None:
     """Give `guest`, which is attached to the restored machine, its memory back. Raises SnapshotError."""
     for name in _FLAGS:
         setattr(guest, name, fields.flag(name.lstrip("_")))
-    guest.delay = fields.integer("delay", 0, _FAR)
-    guest.loss = fields.integer("loss", 0, 1_000_000)
+    for fault in guest.faults.values():
+        if fault.member and fault.member in fields:
+            fault.load(fields)
     guest.pace = fields.integer("pace", 4096, 1 << 50)
-    guest.answers = fields.integer("answers", 0, 1 << 40) - 1
-    guest.drops = fields.integer("drops", 0, 1 << 40)
     guest._draws = fields.integer("draws")
     guest.boots = fields.integer("boots")
     guest.inflation.worked = fields.integer("worked", 0, guest.machine.vm_clock.now())
-    for tag, value in fields.pairs("pinned", _MAX_PINS):
-        if tag > U16 or tag in guest.pinned:
-            raise fields.refuse("pinned", "names a tag twice, or one beyond 16 bits")
-        guest.pinned[tag] = value
-    guest.layout()
+    guest.arrange()
     timers = fields.counters("timers", 8, _FAR)
     kernel, driver = fields.maybe("kernel"), fields.maybe("driver")
     fields.done()

@@ -21,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from device.guest.table import Profile
     from device.machine.machine import Machine
 
 LEAST_RAM = 32 * MIB
@@ -50,9 +49,9 @@ class UmlGuest(VhostUserGuest):
     snapshot_refusal = "a real kernel runs in another process, whose state cannot be saved"
     _barrier_ends = True
 
-    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
+    def __init__(self, name: str, settings: Mapping[str, object], spec: str) -> None:
         """Take the settings; nothing is looked for before `attach`."""
-        super().__init__(profile, settings, spec)
+        super().__init__(name, settings, spec)
         mem = settings.get("mem")
         self.ram = mem if isinstance(mem, int) else 0
         self.process: UmlProcess | None = None

@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from device.guest.table import Profile
     from device.guest.vhost_user.memory import SharedMemory
     from device.machine.machine import Machine
 
@@ -108,9 +107,9 @@ class VhostUserGuest(Guest):
     snapshot_refusal = "the guest runs in another program, whose state cannot be saved from here"
     _barrier_ends = False
 
-    def __init__(self, profile: Profile, settings: Mapping[str, object], spec: str) -> None:
+    def __init__(self, name: str, settings: Mapping[str, object], spec: str) -> None:
         """Take the settings; nothing is opened before `attach`. Raises MisuseError without a path."""
-        self.name = profile.name
+        self.name = name
         self.spec = spec
         self._settings = settings
         self._listener: UnixListener | None = None
@@ -120,7 +119,7 @@ class VhostUserGuest(Guest):
         """Why the last front end is gone, empty while one is there or awaited for the first time."""
         if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):
             raise MisuseError(f"the {self.name} guest needs Linux, with /proc: it shares memory and descriptors")
-        if profile.name == "vhost-user" and "path" not in settings:
+        if name == "vhost-user" and "path" not in settings:
             raise MisuseError("guest vhost-user: needs a path (vhost-user,path=SOCKET)")
 
     def attach(self, machine: Machine) -> None:

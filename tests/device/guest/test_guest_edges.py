@@ -327,13 +327,13 @@ class TestOverview:
             left = []
             for _ in range(4):
                 m.info()
-                left.append(m.guest.answers)
+                left.append(m.guest.faults["answers"].value)
             assert left == [2, 1, 0, 0]
             m.guest.wake()
-            assert m.guest.answers == -1
+            assert m.guest.faults["answers"].value == -1
             m.guest.drop(2)
             m.info()
-            assert m.guest.drops == 1
+            assert m.guest.faults["drop"].value == 1
 
 
 class TestStatistics:
@@ -351,9 +351,7 @@ class TestStatistics:
             assert m.stats.held.readable() == 60
 
     def test_a_tag_that_no_kernel_knows_reads_as_zero(self) -> None:
-        with Modelled("linux,stats=free_mem") as m:
-            m.guest.tags = (4, 16, 1234)
-            m.guest.layout()
+        with Modelled("linux,stats=free_mem+16+1234") as m:
             m.info()
             assert m.stats.sample.unknown == {16: 0, 1234: 0}
             assert m.stats.sample.values == {4: m.guest.kernel.free}
@@ -368,7 +366,7 @@ class TestStatistics:
 
     def test_before_its_boot_a_guest_knows_nothing(self) -> None:
         with Modelled(paused=True) as m:
-            assert m.guest.statistics() == (ABSENT,) * 16
+            assert m.guest.statistics() == (ABSENT,) * STAT_COUNT
 
     def test_each_boot_is_a_little_different_and_starts_its_own_time(self) -> None:
         with Modelled() as m:

@@ -13,7 +13,7 @@ from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model.guest import ModelledGuest
 from device.guest.model.host import read_host_statistics
-from device.guest.table import KEYS, PROFILES, make_guest
+from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
 from device.virtio.spec import MIB, bit
 from tests.support.rig import Modelled
 
@@ -183,7 +183,9 @@ def test_the_host_guest_mirrors_this_machine() -> None:
 def test_every_modelled_guest_takes_every_key(name: str) -> None:
     guest = make_guest(f"{name},delay=0.5,loss=0.25,stats=free_mem,answers=7,pace=1G")
     assert isinstance(guest, ModelledGuest)
-    assert (guest.delay, guest.loss, guest.tags, guest.answers, guest.pace) == (500_000_000, 250_000, (4,), 7, 1 << 30)
+    assert guest.pace == 1 << 30
+    values = [guest.faults[name].value for name in ("delay", "loss", "stats", "answers")]
+    assert values == [500_000_000, 250_000, (4,), 7]
     assert (guest.name, guest.spec.split(",")[0]) == (name, name)
     assert PROFILES[name].help
 
@@ -195,7 +197,7 @@ def test_every_modelled_guest_takes_every_key(name: str) -> None:
         ("linus", "no guest is called 'linus'"),
         ("Linux", "no guest is called 'Linux'"),
         ("linux,", "guest linux has no key ''"),
-        ("linux,speed=3", "guest linux has no key 'speed' (takes delay, loss, stats, answers, pace)"),
+        ("linux,speed=3", "guest linux has no key 'speed' (takes " + ", ".join(MODELLED_KEYS) + ")"),
         ("linux,delay", "guest linux: delay needs a value"),
         ("linux,delay=", "guest linux: delay needs a value"),
         ("linux,delay=x", "guest linux: delay: 'x' is not a number of seconds"),
@@ -252,8 +254,8 @@ class TestTable:
         guest = make_guest("linux,pace=4K,delay=0.5")
         assert (guest.name, guest.spec) == ("linux", "linux,pace=4K,delay=0.5")
         usual: Any = make_guest("linux")
-        assert (usual.pace, usual.delay, usual.loss, usual.answers) == (2 << 30, 0, 0, -1)
-        assert (usual.hung, usual.dead, usual.drops, usual.boots) == (False, False, 0, 0)
+        assert (usual.pace, *[usual.faults[name].value for name in ("delay", "loss", "answers")]) == (2 << 30, 0, 0, -1)
+        assert (*[usual.faults[name].value for name in ("hang", "panic", "drop")], usual.boots) == (False, False, 0, 0)
 
     @pytest.mark.parametrize(
         ("spec", "words"),
@@ -272,7 +274,7 @@ class TestTable:
                 + ", ".join(stat.name for stat in STATS_TABLE)
                 + ")",
             ),
-            ("linux,x=1", "guest linux has no key 'x' (takes delay, loss, stats, answers, pace)"),
+            ("linux,x=1", "guest linux has no key 'x' (takes " + ", ".join(MODELLED_KEYS) + ")"),
             ("hostile,seed=12345678901234567890", "'12345678901234567890' is not a whole number below 10^19"),
             ("vhost-user,path=a\0b", "guest vhost-user: path: a path has no zero byte"),
         ],
@@ -284,6 +286,8 @@ class TestTable:
 
     def test_the_ends_of_what_a_key_takes(self) -> None:
         guest: Any = make_guest("hostile,pace=4K,delay=3600,answers=999999999,loss=1,seed=9999999999999999999")
-        assert (guest.pace, guest.delay, guest.answers, guest.loss) == (4096, 3600 * SECOND, 999_999_999, 1_000_000)
+        values = [guest.faults[name].value for name in ("delay", "answers", "loss")]
+        assert (guest.pace, values) == (4096, [3600 * SECOND, 999_999_999, 1_000_000])
         assert make_guest("linux,pace=1024T").pace == 1 << 50  # type: ignore[attr-defined]
-        assert make_guest("linux,stats=free_mem+free_mem+mem_swapped_in").tags == (0, 4)  # type: ignore[attr-defined]
+        chosen: Any = make_guest("linux,stats=free_mem+free_mem+mem_swapped_in")
+        assert chosen.faults["stats"].value == (4, 0)

@@ -263,7 +263,7 @@ class TestOverEvents:
             deadline = requests[0].deadline
             m.advance(2)
             if what in ("system_reset", "panic and reset"):
-                m.guest.answers = -1
+                m.guest.set_fault("answers", -1)
             act(m)
             assert [request.state for request in requests] == [state] * 2
             assert requests[0].deadline == deadline

@@ -46,7 +46,7 @@ def unplug(m: Modelled) -> None:
 
 
 def no_device(m: Modelled) -> None:
-    m.guest.hung = False
+    m.guest.set_fault("hang", False)
     m.machine.device_del("balloon0")
     m.machine.reset()
 

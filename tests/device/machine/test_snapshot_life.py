@@ -161,8 +161,8 @@ class TestSize:
     def test_a_guest_with_every_number_pinned_is_saved_and_loaded(self) -> None:
         with Modelled() as m:
             for tag in range(1 << 16):
-                m.guest.pinned[tag] = 2**64 - 1
-            m.guest.layout()
+                m.guest.faults["pin"].value[tag] = 2**64 - 1
+            m.guest.arrange()
             restore(m.machine, saved(m.machine))
             assert len(m.machine.guest.pins()) == 1 << 16
 

@@ -1,0 +1,296 @@
+"""How a modelled guest misbehaves: each fault is one class, with all that is known of it.
+
+To add one, write its class and name it in FAULTS. Where it has `help`, `--guest` takes its name as a key, and completion
+and docs explain that; `sim` shows it while it is in force; snapshots keep its value, and those made before go without.
+"""
+
+from __future__ import annotations
+
+from device.balloon.spec import ABSENT, STATS_TABLE, stat_tag
+from device.clock import SECOND
+from device.errors import MisuseError
+from device.units import parse_seconds, parse_share
+from device.virtio.spec import U16
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
+
+    from device.guest.model.guest import ModelledGuest
+    from device.state import Fields
+
+_MAX_COUNT = 1 << 40
+_FAR = 1 << 62
+
+
+class Fault:
+    """A fault of one guest. `value` says how much of it; with the value `off` it is not in force and asked nothing.
+
+    A request passes `misses`, `silent` and `wait`; `sent` and `tell` come with the answer. What a fault has no say in
+    it leaves as it is here.
+    """
+
+    __slots__ = ("given", "guest", "value")
+
+    name = ""
+    """What tests and commands call it; also its key in `--guest`, if it has `help`."""
+
+    help = ""
+    """What the key takes and does, as --list-guests prints it."""
+
+    label = ""
+    """What `sim` calls it; empty where it shows nothing."""
+
+    member = ""
+    """Its member in a snapshot; empty where the words that made the guest say all."""
+
+    limit = 0
+    """The largest value that a snapshot may have."""
+
+    off: ClassVar[Any] = 0
+
+    sleeps = False
+    """Whether a driver with this fault serves none of its queues."""
+
+    def __init__(self, guest: ModelledGuest, given: Any = None) -> None:
+        self.guest = guest
+        self.given = self.value = self.off if given is None else given
+
+    @staticmethod
+    def parse(text: str) -> Any:
+        """Return the value that the key's `text` means. Raises MisuseError."""
+        raise NotImplementedError
+
+    def shown(self) -> str:
+        """Return how `sim` shows a fault in force."""
+        return str(self.value)
+
+    # What happens to the guest.
+
+    def boot(self) -> None:
+        """A kernel starts."""
+
+    def wake(self) -> None:
+        """The driver is woken by hand."""
+
+    # What becomes of a request.
+
+    def misses(self) -> bool:
+        """Return whether the driver misses this notification of its statistics queue."""
+        return False
+
+    def silent(self) -> bool:
+        """Return whether the driver keeps the buffer that it fetched, until it is woken."""
+        return False
+
+    def wait(self) -> int:
+        """Return by how many ns of VM time the answer is late."""
+        return 0
+
+    def sent(self) -> None:
+        """An answer goes out."""
+
+    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+        """Return what is told by tag, in this order, instead of `records`; `values` are all the guest knows, by tag."""
+        return records
+
+    # Snapshots.
+
+    def save(self) -> object:
+        """Return the value as plain data."""
+        return self.value
+
+    def load(self, fields: Fields) -> None:
+        """Take the value from `fields`. Raises SnapshotError."""
+        self.value = fields.integer(self.member, 0, self.limit)
+
+
+class _Sleep(Fault):
+    """The queues are not served."""
+
+    __slots__ = ()
+    off = False
+    sleeps = True
+
+    def shown(self) -> str:
+        return "yes"
+
+    def boot(self) -> None:
+        self.value = False
+
+    def load(self, fields: Fields) -> None:
+        self.value = fields.flag(self.member)
+
+
+class Panic(_Sleep):
+    """The kernel is dead until the machine is reset."""
+
+    __slots__ = ()
+    name, label, member = "panic", "panicked", "dead"
+
+
+class Hang(_Sleep):
+    """The driver hangs until it is woken."""
+
+    __slots__ = ()
+    name = "hang"
+    label = member = "hung"
+
+    def wake(self) -> None:
+        self.value = False
+
+
+class Delay(Fault):
+    """Answers come later. One that is under way keeps its time when the delay is changed."""
+
+    __slots__ = ()
+    name = label = member = "delay"
+    help = "SEC: answer that much later"
+    limit = _FAR
+
+    @staticmethod
+    def parse(text: str) -> int:
+        delay = parse_seconds(text)
+        if delay > 3600 * SECOND:
+            raise MisuseError(f"'{text}' is more than 3600 seconds")
+        return delay
+
+    def shown(self) -> str:
+        return f"{self.value / SECOND:g} s"
+
+    def wait(self) -> int:
+        return int(self.value)
+
+
+class Loss(Fault):
+    """Notifications are missed by the roll of the machine's dice: `value` of a million."""
+
+    __slots__ = ()
+    name = label = member = "loss"
+    help = "P: share of notifications missed, 0 to 1"
+    limit = 1_000_000
+    parse = staticmethod(parse_share)
+
+    def shown(self) -> str:
+        return f"{self.value / 1e6:g}"
+
+    def misses(self) -> bool:
+        return bool(self.guest.chance() < self.value)
+
+
+class Drop(Fault):
+    """The next `value` notifications are missed."""
+
+    __slots__ = ()
+    name, label, member, limit = "drop", "drops left", "drops", _MAX_COUNT
+
+    def misses(self) -> bool:
+        missed = bool(self.value)
+        self.value -= missed
+        return missed
+
+
+class Stats(Fault):
+    """Not the statistics of its kernel: `value` has the tags to report, in the kernel's order where it knows them.
+
+    With none at all the driver sends its kernel's, with "I don't know" in each.
+    """
+
+    __slots__ = ()
+    name = "stats"
+    help = "A+B or none: the statistics reported"
+    off = None
+
+    @staticmethod
+    def parse(text: str) -> tuple[int, ...]:
+        if text == "none":
+            return ()
+        tags: dict[int, None] = {}
+        for name in text.split("+"):
+            tag = stat_tag(name)
+            if tag is None:
+                known = ", ".join(stat.name for stat in STATS_TABLE)
+                raise MisuseError(f"'{name}' is not a statistic (one of {known})")
+            tags[tag] = None
+        return tuple(tags)
+
+    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+        chosen = self.value
+        if not chosen:
+            return dict.fromkeys(records, ABSENT)
+        tags = [tag for tag in records if tag in chosen] + [tag for tag in chosen if tag not in records]
+        return {tag: values[tag] if tag < len(values) else 0 for tag in tags}
+
+
+class Answers(Fault):
+    """So many answers to each boot, then none until the driver is woken: `value` are left, -1 is for ever."""
+
+    __slots__ = ()
+    name, label, member, limit = "answers", "answers left", "answers", _MAX_COUNT
+    help = "N: answer that often, then fall silent"
+    off = -1
+
+    @staticmethod
+    def parse(text: str) -> int:
+        return parse_count(text, 9, "a number of answers")
+
+    def boot(self) -> None:
+        self.value = self.given
+
+    def wake(self) -> None:
+        self.value = -1
+
+    def silent(self) -> bool:
+        return not self.value
+
+    def sent(self) -> None:
+        self.value -= self.value > 0
+
+    def save(self) -> object:
+        return self.value + 1  # a snapshot holds no negative numbers
+
+    def load(self, fields: Fields) -> None:
+        super().load(fields)
+        self.value -= 1
+
+
+class Pin(Fault):
+    """Statistics are told as the simulator says: `value` has them by tag, None where one is left out."""
+
+    __slots__ = ()
+    name, label, member, limit = "pin", "pinned", "pinned", U16 + 1
+    off: ClassVar[dict[int, int | None]] = {}
+
+    def __init__(self, guest: ModelledGuest, given: Any = None) -> None:
+        super().__init__(guest, {})
+
+    def shown(self) -> str:
+        return str(len(self.value))
+
+    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+        told = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
+        # A buffer without a byte breaks the device: with nothing left the driver says "I don't know".
+        return told or dict.fromkeys(records, ABSENT)
+
+    def save(self) -> object:
+        return [[tag, value] for tag, value in self.value.items()]
+
+    def load(self, fields: Fields) -> None:
+        for tag, value in fields.pairs(self.member, self.limit):
+            if tag > U16 or tag in self.value:
+                raise fields.refuse(self.member, "names a tag twice, or one beyond 16 bits")
+            self.value[tag] = value
+
+
+FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin)
+"""Every fault, in the order in which `sim` and --list-guests show them and in which they change what is told.
+
+Notifications meet them the other way round: what is dropped by count rolls no dice.
+"""
+
+
+def parse_count(text: str, digits: int, what: str) -> int:
+    """Return a plain decimal number of at most that many digits. Raises MisuseError."""
+    if not (text.isascii() and text.isdigit()) or len(text) > digits:
+        raise MisuseError(f"'{text}' is not {what}")
+    return int(text)
