@@ -1,7 +1,8 @@
 """How a modelled guest misbehaves: each fault is one class, with all that is known of it.
 
-To add one, write its class and name it in FAULTS. Where it has `help`, `--guest` takes its name as a key, and completion
-and docs explain that; `sim` shows it while it is in force; snapshots keep its value, and those made before go without.
+To add one, write its class and name it in FAULTS. Where it has `help`, `--guest` takes its name as a key, and
+completion and docs explain that; `sim` shows it while it is in force; snapshots keep its value, and those made before
+go without.
 """
 
 from __future__ import annotations
