@@ -152,18 +152,18 @@ class Fields:
     def done(self) -> None:
         """Refuse what is left over: a field that we do not know would be lost."""
         for name in self._left:
-            raise self.refuse(name, "is unknown")
+            raise self.refuse(f"{ascii(name)[1:-1]:.40}", "is unknown")
 
 
 class Member:
     """One declared member of a part's state, kept in the attribute of the same name unless `attribute` is given.
 
     `default` is its value in a new part, or a function that makes it; `kept` that a reset leaves it alone; `since` the
-    first format that has it: loading an older one gives the default. `check(part, value)` returns what is wrong with a
-    value that was read, or "".
+    first format that has it: loading an older one gives the default, as does one that lacks a `late` member.
+    `check(part, value)` returns what is wrong with a value that was read, or "".
     """
 
-    __slots__ = ("attribute", "check", "default", "kept", "name", "since")
+    __slots__ = ("attribute", "check", "default", "kept", "late", "name", "since")
 
     def __init__(
         self,
@@ -173,6 +173,7 @@ class Member:
         attribute: str = "",
         kept: bool = False,
         since: int = 1,
+        late: bool = False,
         check: Callable[[Any, Any], str] | None = None,
     ) -> None:
         self.name = name
@@ -180,6 +181,7 @@ class Member:
         self.default = default
         self.kept = kept
         self.since = since
+        self.late = late
         self.check = check
 
     def reset(self, part: object) -> None:
@@ -324,18 +326,19 @@ def reset(part: Any, *, new: bool = False) -> None:
             member.reset(part)
 
 
-def save(part: Any, now: int) -> Plain:
-    """Return the part's state as plain data; ages count from `now` (host ns)."""
-    return {member.name: member.save(part, now) for member in part.STATE}
+def save(part: Any, now: int, *besides: Any) -> Plain:
+    """Return the state of the part, and of those `besides`, as plain data; ages count from `now` (host ns)."""
+    return {member.name: member.save(each, now) for each in (*besides, part) for member in each.STATE}
 
 
-def load(part: Any, fields: Fields) -> None:
-    """Take the part's whole state out of `fields`, in the order of STATE. Raises SnapshotError."""
-    for member in part.STATE:
-        if fields.version >= member.since:
-            member.load(part, fields)
-        else:
-            member.reset(part)
+def load(part: Any, fields: Fields, *besides: Any) -> None:
+    """Take the whole state out of `fields`, in the order of STATE, as `save` made it. Raises SnapshotError."""
+    for each in (*besides, part):
+        for member in each.STATE:
+            if fields.version >= member.since and (member.name in fields or not member.late):
+                member.load(each, fields)
+            else:
+                member.reset(each)
     fields.done()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from device.state import Integer, Other, reset
 from device.virtio.spec import DESC_NEXT, DESC_SIZE, DESC_WRITE, PAGE_SIZE, U16, USED_NO_NOTIFY
 
 TYPE_CHECKING = False
@@ -23,22 +24,22 @@ class DriverQueue:
     the device wants to be told.
     """
 
-    __slots__ = (
-        "_avail",
-        "_desc",
-        "_last_used",
-        "_notified",
-        "_ring",
-        "_used",
-        "avail",
-        "avail_idx",
-        "base",
-        "desc",
-        "event_idx",
-        "free",
-        "size",
-        "used",
+    STATE = (
+        Integer("last_used", U16, attribute="_last_used"),
+        Integer("notified", U16, attribute="_notified"),
+        Integer("avail_idx", U16),
+        Other("free", lambda part, now: list(part.free), lambda part, fields: part._load_free(fields)),
     )
+    """What the guest itself remembers of the ring (the ring is in guest memory)."""
+
+    DERIVED = ("_avail", "_desc", "_ring", "_used", "avail", "base", "desc", "event_idx", "size", "used")
+
+    __slots__ = (*DERIVED, "_last_used", "_notified", "avail_idx", "free")
+
+    _last_used: int
+    _notified: int
+    avail_idx: int
+    free: list[int]
 
     def __init__(self, region: Region, base: int, size: int, *, event_idx: bool = False, keep: bool = False) -> None:
         """Lay out an empty ring at guest address `base` (16-byte aligned) inside `region`.
@@ -58,9 +59,7 @@ class DriverQueue:
         self._avail = region.u16[avail // 2 :][: 3 + size]
         self._used = region.u16[used // 2 :][: 3 + 4 * size]
         self._ring = region.u32[used // 4 + 1 :][: 2 * size]
-        self._last_used = 0
-        self._notified = 0
-        self.avail_idx = 0
+        reset(self)
         self.free = list(range(size - 1, -1, -1))
         if not keep:
             length = used + 6 + 8 * size - offset
@@ -140,21 +139,7 @@ class DriverQueue:
         old, self._notified = self._notified, self.avail_idx
         return (self.avail_idx - event - 1) & U16 < (self.avail_idx - old) & U16
 
-    def state(self) -> dict[str, object]:
-        """Return what the guest itself remembers of the ring (the ring is in guest memory)."""
-        return {
-            "last_used": self._last_used,
-            "notified": self._notified,
-            "avail_idx": self.avail_idx,
-            "free": list(self.free),
-        }
-
-    def restore(self, state: Fields) -> None:
-        """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
-        self._last_used = state.integer("last_used", 0, U16)
-        self._notified = state.integer("notified", 0, U16)
-        self.avail_idx = state.integer("avail_idx", 0, U16)
-        self.free = state.integers("free", self.size, self.size - 1)
-        state.done()
+    def _load_free(self, fields: Fields) -> None:
+        self.free = fields.integers("free", self.size, self.size - 1)
         if len(set(self.free)) != len(self.free):
-            raise state.refuse("free", "names a descriptor twice")
+            raise fields.refuse("free", "names a descriptor twice")

@@ -8,8 +8,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from device.guest.model.kernel import Kernel
 from device.machine.machine import Machine
 from device.machine.snapshot import MAGIC, VERSION, load, save
+from device.state import Fields
+from device.state import save as save_part
 
 _FRONT = 16
 
@@ -24,6 +27,16 @@ def saved(machine: Machine, tag: str = "t") -> bytes:
 def restore(machine: Machine, data: bytes) -> None:
     """Load a snapshot from bytes."""
     load(machine, io.BytesIO(data))
+
+
+def state_of(kernel: Kernel) -> dict[str, Any]:
+    """Return the state of a kernel."""
+    return save_part(kernel, 0)
+
+
+def restore_kernel(state: dict[str, Any]) -> Kernel:
+    """Return the kernel that was saved as `state`."""
+    return Kernel.restored(Fields(state, "kernel"))
 
 
 def state_in(data: bytes) -> dict[str, Any]:

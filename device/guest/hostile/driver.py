@@ -5,6 +5,7 @@ from __future__ import annotations
 from device.balloon.spec import DEFLATE, INFLATE, STAT_COUNT, STAT_RECORD, STATS
 from device.balloon.stats import WIRE_LIMIT
 from device.guest.model.driver import BalloonDriver
+from device.state import Flag, Integer, Text
 from device.virtio.device import MAX_ROUNDS
 from device.virtio.driver_queue import DriverQueue
 from device.virtio.spec import DESC_SIZE, PAGE_SHIFT
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from device.balloon.device import BalloonDevice
-    from device.state import Fields
     from device.virtio.memory import Region
 
     Roll = Callable[[int], int]
@@ -43,6 +43,13 @@ class HostileDriver(BalloonDriver):
     from within interrupts, to the balloon and back in turns; `ambush` whether the next one makes it reset the device.
     """
 
+    STATE = (
+        Text("odd", check=lambda part, odd: "is no way to answer" if odd and odd not in ANSWERS else ""),
+        Integer("storm", 2 * MAX_ROUNDS),
+        Flag("ambush", late=True),
+        *BalloonDriver.STATE,
+    )
+    DERIVED = (*BalloonDriver.DERIVED, "roll")
     __slots__ = ("ambush", "odd", "roll", "storm")
 
     def __init__(self, device: BalloonDevice, region: Region, ram: int, roll: Roll) -> None:
@@ -61,19 +68,6 @@ class HostileDriver(BalloonDriver):
     def ram(self) -> int:
         """The guest's memory in bytes."""
         return self._top << PAGE_SHIFT
-
-    def state(self) -> dict[str, object]:
-        """As BalloonDriver.state."""
-        return {**super().state(), "odd": self.odd, "storm": self.storm}
-
-    def restore(self, state: Fields) -> None:
-        """As BalloonDriver.restore."""
-        odd = state.text("odd")
-        if odd and odd not in ANSWERS:
-            raise state.refuse("odd", "is no way to answer")
-        self.odd = odd
-        self.storm = state.integer("storm", 0, 2 * MAX_ROUNDS)
-        super().restore(state)
 
     def report(self, records: bytes) -> None:
         """As BalloonDriver.report; an odd one is sent as the rule in question has it."""

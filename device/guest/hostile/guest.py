@@ -12,6 +12,7 @@ from device.guest.hostile.driver import ANSWERS, HostileDriver
 from device.guest.hostile.tricks import TRICKS
 from device.guest.model.guest import ModelledGuest
 from device.guest.model.kernel import mix
+from device.state import Integer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from device.balloon.device import BalloonDevice
-    from device.state import Fields
 
 REST = 100 * MS
 """The shortest VM time between two tricks; the longest is sixteen times that."""
@@ -34,20 +34,24 @@ OCCASION = 4
 class HostileGuest(ModelledGuest):
     """As ModelledGuest, with tricks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
 
+    STATE = (Integer("asked_for"), Integer("played", kept=True), *ModelledGuest.STATE)
+    DERIVED = (*ModelledGuest.DERIVED, "_seed", "_rule", "_playing")
+
+    asked_for: int
+    played: int
+
     def __init__(self, name: str, settings: Mapping[str, Any], spec: str, **traits: Any) -> None:
         super().__init__(name, settings, spec, **traits)
         seed, rule = settings.get("seed"), settings.get("rule", "")
         self._seed = seed if isinstance(seed, int) else None
         self._rule = str(rule)
-        self._asked_for = 0
-        self._played = 0
         self._playing = False
 
     def roll(self, count: int) -> int:
         """Return the next number below `count` of this guest's dice."""
-        self._draws += 1
+        self.draws += 1
         seed = self.machine.seed if self._seed is None else self._seed
-        return mix(mix(seed) ^ self._draws) % count
+        return mix(mix(seed) ^ self.draws) % count
 
     # Life.
 
@@ -56,7 +60,7 @@ class HostileGuest(ModelledGuest):
         return HostileDriver(device, self.machine.memory.regions[0], self.machine.ram, self.roll)
 
     def _load(self) -> None:
-        self._asked_for = 0
+        self.asked_for = 0
         super()._load()
         if self.driver is not None:
             self._rest()
@@ -80,7 +84,7 @@ class HostileGuest(ModelledGuest):
         if self._playing or not isinstance(driver, HostileDriver) or driver.stats_index < 0:
             return
         name = self._rule or list(TRICKS)[self.roll(len(TRICKS))]
-        self._played += 1
+        self.played += 1
         self._playing = True  # what a trick leads to, such as an interrupt, is not the occasion for the next one
         try:
             anew = TRICKS[name].play(driver, self.roll)
@@ -114,8 +118,8 @@ class HostileGuest(ModelledGuest):
             super().interrupt(queue)
 
     def _asked(self) -> None:
-        self._asked_for += 1
-        if self._asked_for > 1 and (self._rule or not self.roll(OCCASION)):
+        self.asked_for += 1
+        if self.asked_for > 1 and (self._rule or not self.roll(OCCASION)):
             self._play()
         super()._asked()
 
@@ -129,18 +133,8 @@ class HostileGuest(ModelledGuest):
 
     def controls(self) -> Mapping[str, str]:
         """As ModelledGuest.controls, and which rules it breaks."""
-        return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self._played)}
+        return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self.played)}
 
     def timer_actions(self) -> dict[str, Callable[[], None]]:
         """As ModelledGuest.timer_actions."""
         return {**super().timer_actions(), "trick": self._turn, "recovery": self._recover}
-
-    def state(self) -> dict[str, object]:
-        """As ModelledGuest.state."""
-        return {**super().state(), "asked_for": self._asked_for, "played": self._played}
-
-    def restore(self, state: Fields) -> None:
-        """As ModelledGuest.restore."""
-        self._asked_for = state.integer("asked_for")
-        self._played = state.integer("played")
-        super().restore(state)

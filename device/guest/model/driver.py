@@ -19,6 +19,7 @@ from device.balloon.spec import (
     STATS,
     queue_roles,
 )
+from device.state import Integer, Other, Parts, load
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -35,7 +36,7 @@ from device.virtio.spec import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
-    from device.state import Fields
+    from device.state import Fields, Member
     from device.virtio.memory import Region
 
 BASE = 0x1000
@@ -51,9 +52,16 @@ class BalloonDriver:
     `stats` is its end of the statistics queue, number `stats_index`; None and -1 where that was not negotiated.
     """
 
-    __slots__ = (
-        "_buffer", "_device", "_lists", "_queues", "_region", "_top", "ballooned", "features", "stats", "stats_index",
-    )  # fmt: skip
+    STATE: tuple[Member, ...] = (
+        Other("features", lambda part, now: part.features, lambda part, fields: part._load_features(fields), 0),
+        Integer("ballooned", lambda part: part._top),
+        Parts("queues", "is not a list of {}", attribute="_rings"),
+    )
+    """What the driver remembers; its rings and buffers are in guest memory."""
+
+    DERIVED: tuple[str, ...] = ("_buffer", "_device", "_lists", "_queues", "_region", "_top", "stats", "stats_index")
+
+    __slots__ = (*DERIVED, "ballooned", "features")
 
     def __init__(self, device: BalloonDevice, region: Region, ram: int) -> None:
         self._device = device
@@ -98,31 +106,25 @@ class BalloonDriver:
         self._lists = {INFLATE: (0, address), DEFLATE: (1, address + 4 * MAX_PFNS_PER_BUFFER)}
         self._buffer = address + PAGE_SIZE
 
-    def state(self) -> dict[str, object]:
-        """Return what the driver remembers, as plain data; its rings and buffers are in guest memory."""
-        return {
-            "features": self.features,
-            "ballooned": self.ballooned,
-            "queues": [queue.state() for queue in self._queues.values()],
-        }
+    @property
+    def _rings(self) -> list[DriverQueue]:
+        return list(self._queues.values())
 
-    def restore(self, state: Fields) -> None:
-        """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
-        self.features = state.integer("features")
+    def restore(self, fields: Fields) -> None:
+        """Remember again what a snapshot says. Raises SnapshotError naming the member that is wrong."""
+        load(self, fields)
         device = self._device
-        if self.features & ~device.offered or (self.features != device.features and not device.broken):
-            raise state.refuse("features", "are not those that the device negotiated")
-        self.ballooned = state.integer("ballooned", 0, self._top)
-        self._lay_out(keep=True)
-        queues = state.sections("queues", len(self._queues))
-        if len(queues) != len(self._queues):
-            raise state.refuse("queues", f"is not a list of {len(self._queues)}")
-        for queue, fields, seen in zip(self._queues.values(), queues, device.queues, strict=False):
-            queue.restore(fields)
+        for queue, seen in zip(self._rings, device.queues, strict=False):
             same = (queue.size, queue.desc, queue.avail, queue.used) == (seen.size, seen.desc, seen.avail, seen.used)
             if not (same and seen.enabled) and not device.broken:
-                raise state.refuse("queues", "are not those that the device was told of")
-        state.done()
+                raise fields.refuse("queues", "are not those that the device was told of")
+
+    def _load_features(self, fields: Fields) -> None:
+        device = self._device
+        self.features = fields.integer("features")
+        if self.features & ~device.offered or (self.features != device.features and not device.broken):
+            raise fields.refuse("features", "are not those that the device negotiated")
+        self._lay_out(keep=True)
 
     def go(self) -> None:
         """Set DRIVER_OK."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from device.balloon.spec import ABSENT, STATS_TABLE, stat_tag
 from device.clock import SECOND
 from device.errors import MisuseError
+from device.state import FAR, Flag, Integer, Other
 from device.units import parse_seconds, parse_share
 from device.virtio.spec import U16
 
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from device.guest.model.guest import ModelledGuest
-    from device.state import Fields
+    from device.state import Fields, Member
 
 _MAX_COUNT = 1 << 40
-_FAR = 1 << 62
 
 
 class Fault:
@@ -42,11 +42,10 @@ class Fault:
     label = ""
     """What `sim` calls it; empty where it shows nothing."""
 
-    member = ""
-    """Its member in a snapshot; empty where the words that made the guest say all."""
+    STATE: tuple[Member, ...] = ()
+    """What a snapshot keeps, in the guest's state; nothing where the words that made the guest say all."""
 
-    limit = 0
-    """The largest value that a snapshot may have."""
+    DERIVED: tuple[str, ...] = ("given", "guest")
 
     off: ClassVar[Any] = 0
 
@@ -95,16 +94,6 @@ class Fault:
         """Return what is told by tag, in this order, instead of `records`; `values` are all the guest knows, by tag."""
         return records
 
-    # Snapshots.
-
-    def save(self) -> object:
-        """Return the value as plain data."""
-        return self.value
-
-    def load(self, fields: Fields) -> None:
-        """Take the value from `fields`. Raises SnapshotError."""
-        self.value = fields.integer(self.member, 0, self.limit)
-
 
 class _Sleep(Fault):
     """The queues are not served."""
@@ -119,23 +108,21 @@ class _Sleep(Fault):
     def boot(self) -> None:
         self.value = False
 
-    def load(self, fields: Fields) -> None:
-        self.value = fields.flag(self.member)
-
 
 class Panic(_Sleep):
     """The kernel is dead until the machine is reset."""
 
     __slots__ = ()
-    name, label, member = "panic", "panicked", "dead"
+    name, label = "panic", "panicked"
+    STATE = (Flag("dead", attribute="value"),)
 
 
 class Hang(_Sleep):
     """The driver hangs until it is woken."""
 
     __slots__ = ()
-    name = "hang"
-    label = member = "hung"
+    name, label = "hang", "hung"
+    STATE = (Flag("hung", attribute="value"),)
 
     def wake(self) -> None:
         self.value = False
@@ -145,9 +132,9 @@ class Delay(Fault):
     """Answers come later. One that is under way keeps its time when the delay is changed."""
 
     __slots__ = ()
-    name = label = member = "delay"
+    name = label = "delay"
     help = "SEC: answer that much later"
-    limit = _FAR
+    STATE = (Integer("delay", FAR, attribute="value"),)
 
     @staticmethod
     def parse(text: str) -> int:
@@ -167,9 +154,9 @@ class Loss(Fault):
     """Notifications are missed by the roll of the machine's dice: `value` of a million."""
 
     __slots__ = ()
-    name = label = member = "loss"
+    name = label = "loss"
     help = "P: share of notifications missed, 0 to 1"
-    limit = 1_000_000
+    STATE = (Integer("loss", 1_000_000, attribute="value"),)
     parse = staticmethod(parse_share)
 
     def shown(self) -> str:
@@ -183,7 +170,8 @@ class Drop(Fault):
     """The next `value` notifications are missed."""
 
     __slots__ = ()
-    name, label, member, limit = "drop", "drops left", "drops", _MAX_COUNT
+    name, label = "drop", "drops left"
+    STATE = (Integer("drops", _MAX_COUNT, attribute="value"),)
 
     def misses(self) -> bool:
         missed = bool(self.value)
@@ -201,6 +189,7 @@ class Stats(Fault):
     name = "stats"
     help = "A+B or none: the statistics reported"
     off = None
+    DERIVED = (*Fault.DERIVED, "value")
 
     @staticmethod
     def parse(text: str) -> tuple[int, ...]:
@@ -227,7 +216,9 @@ class Answers(Fault):
     """So many answers to each boot, then none until the driver is woken: `value` are left, -1 is for ever."""
 
     __slots__ = ()
-    name, label, member, limit = "answers", "answers left", "answers", _MAX_COUNT
+    name, label = "answers", "answers left"
+    STATE = (Integer("answers", _MAX_COUNT, attribute="left"),)
+    DERIVED = (*Fault.DERIVED, "value")
     help = "N: answer that often, then fall silent"
     off = -1
 
@@ -247,19 +238,29 @@ class Answers(Fault):
     def sent(self) -> None:
         self.value -= self.value > 0
 
-    def save(self) -> object:
-        return self.value + 1  # a snapshot holds no negative numbers
+    @property
+    def left(self) -> int:
+        """The answers left plus 1, or 0 for ever: a snapshot holds no negative numbers."""
+        return int(self.value) + 1
 
-    def load(self, fields: Fields) -> None:
-        super().load(fields)
-        self.value -= 1
+    @left.setter
+    def left(self, left: int) -> None:
+        self.value = left - 1
 
 
 class Pin(Fault):
     """Statistics are told as the simulator says: `value` has them by tag, None where one is left out."""
 
     __slots__ = ()
-    name, label, member, limit = "pin", "pinned", "pinned", U16 + 1
+    name, label = "pin", "pinned"
+    STATE = (
+        Other(
+            "pinned",
+            lambda pin, now: [*map(list, pin.value.items())],
+            lambda *all: _load_pins(*all),
+            attribute="value",
+        ),
+    )
     off: ClassVar[dict[int, int | None]] = {}
 
     def __init__(self, guest: ModelledGuest, given: Any = None) -> None:
@@ -273,14 +274,12 @@ class Pin(Fault):
         # A buffer without a byte breaks the device: with nothing left the driver says "I don't know".
         return told or dict.fromkeys(records, ABSENT)
 
-    def save(self) -> object:
-        return [[tag, value] for tag, value in self.value.items()]
 
-    def load(self, fields: Fields) -> None:
-        for tag, value in fields.pairs(self.member, self.limit):
-            if tag > U16 or tag in self.value:
-                raise fields.refuse(self.member, "names a tag twice, or one beyond 16 bits")
-            self.value[tag] = value
+def _load_pins(pin: Pin, fields: Fields) -> None:
+    for tag, value in fields.pairs("pinned", U16 + 1):
+        if tag > U16 or tag in pin.value:
+            raise fields.refuse("pinned", "names a tag twice, or one beyond 16 bits")
+        pin.value[tag] = value
 
 
 FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin)

@@ -11,7 +11,8 @@ from device.guest.model.faults import FAULTS
 from device.guest.model.inflation import Inflation
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
-from device.virtio.spec import F_VERSION_1, bit
+from device.state import FAR, Flag, Integer, Other, load, reset, save
+from device.virtio.spec import F_VERSION_1, PAGE_SHIFT, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
     from device.guest.model.faults import Fault
-    from device.state import Fields
+    from device.state import Fields, Member
 
     Callback = Callable[[], None]
 
@@ -39,6 +40,37 @@ class ModelledGuest(Guest):
     the usual ones, primes the statistics queue if `primes`, `service_after` ns of VM time later if that is not 0.
     """
 
+    STATE: tuple[Member, ...] = (
+        Flag("latched"),
+        Flag("release_wanted"),
+        Flag("plugged"),
+        Flag("holding"),
+        Integer("pace", 1 << 50, 2 << 30, low=4096, kept=True),
+        Integer("draws", kept=True),
+        Integer("boots", kept=True),
+        Other("kernel", lambda part, now: part.kernel and save(part.kernel, now), lambda *all: _load_kernel(*all)),
+        Other("driver", lambda part, now: part.driver and save(part.driver, now), lambda *all: _load_driver(*all)),
+        Other("timers", lambda part, now: _save_timers(part), lambda *all: _load_timers(*all), dict),
+    )
+    """What it remembers besides its faults: whether a notification came while it slept (latched), the device's
+    release was asked for or a plug came then, an answer is held back; rolls of its dice, and how often it booted."""
+
+    DERIVED: tuple[str, ...] = (
+        "name", "spec", "tags", "has_driver", "_primes", "_service_after", "_features", "faults", "inflation",
+        "_in_force", "_asleep", "_reported", "_records", "machine", "driver_loaded",
+    )  # fmt: skip
+
+    latched: bool
+    release_wanted: bool
+    plugged: bool
+    holding: bool
+    pace: int
+    draws: int
+    boots: int
+    kernel: Kernel | None
+    driver: BalloonDriver | None
+    timers: dict[str, Timer]
+
     def __init__(
         self,
         name: str,
@@ -55,23 +87,14 @@ class ModelledGuest(Guest):
         self.name = name
         self.spec = spec
         self.tags = tags
-        self.pace: int = settings.get("pace", 2 << 30)
         self.has_driver = driver
         self._primes = primes
         self._service_after = service_after
         self._features = (FEATURES | accepts) & ~refuses
         self.faults: dict[str, Fault] = {fault.name: fault(self, settings.get(fault.name)) for fault in FAULTS}
-        self.driver: BalloonDriver | None = None
-        self.kernel: Kernel | None = None
-        self.boots = 0
-        """How often a kernel started here: each boot is a little different."""
-        self._draws = 0
-        self._latched = False
-        self._release_wanted = False
-        self._plugged = False
-        self._holding = False
         self.inflation = Inflation(self)
-        self.timers: dict[str, Timer] = {}
+        reset(self, new=True)
+        self.pace = settings.get("pace", self.pace)
         self.arrange()
 
     def arrange(self) -> None:
@@ -108,15 +131,12 @@ class ModelledGuest(Guest):
         """Power is off: the driver, its timers and the kernel are gone; what the simulator set stays."""
         for timer in self.timers.values():
             timer.cancel()
-        self.timers.clear()
-        self.driver = None
         self.driver_loaded = False
-        self.kernel = None
-        self._latched = self._release_wanted = self._plugged = self._holding = False
+        reset(self)
 
     def resumed(self) -> None:
         """Catch up with what came while the VM was stopped."""
-        if self._plugged:
+        if self.plugged:
             self.device_added()
         self._catch_up()
 
@@ -127,15 +147,15 @@ class ModelledGuest(Guest):
     def _catch_up(self) -> None:
         if not self.awake():
             return
-        if self._release_wanted:
-            self._release_wanted = False
+        if self.release_wanted:
+            self.release_wanted = False
             self._unload()
             self.machine.driver_released()
             return
-        if self._holding and not self._silent():
+        if self.holding and not self._silent():
             self._reply()
-        if self._latched:
-            self._latched = False
+        if self.latched:
+            self.latched = False
             self._asked()
         self.inflation.start()
 
@@ -177,7 +197,7 @@ class ModelledGuest(Guest):
             timer.cancel()
         self.timers.clear()
         self.driver_loaded = False
-        self._latched = self._holding = False
+        self.latched = self.holding = False
         if self.kernel is not None:
             self.kernel.deflate(driver.ballooned)
             self.kernel.set_deflate_on_oom(False)
@@ -197,7 +217,7 @@ class ModelledGuest(Guest):
         if driver is None or queue != driver.stats_index:
             return
         if self._asleep or not self.machine.vm_clock.running:
-            self._latched = True
+            self.latched = True
             return
         if self._in_force and any(fault.misses() for fault in reversed(self._in_force)):
             return
@@ -205,8 +225,8 @@ class ModelledGuest(Guest):
 
     def chance(self) -> int:
         """Return the next number below a million of this machine's dice."""
-        self._draws += 1
-        return mix(self.machine.seed * 0x1_0000_0001 + self._draws) % 1_000_000
+        self.draws += 1
+        return mix(self.machine.seed * 0x1_0000_0001 + self.draws) % 1_000_000
 
     def _asked(self) -> None:
         driver = self.driver
@@ -214,7 +234,7 @@ class ModelledGuest(Guest):
             return
         if self._in_force:
             if self._silent():
-                self._holding = True
+                self.holding = True
                 return
             wait = sum(fault.wait() for fault in self._in_force)
             if wait:
@@ -229,7 +249,7 @@ class ModelledGuest(Guest):
         driver = self.driver
         if driver is None:
             return
-        self._holding = self._asleep
+        self.holding = self._asleep
         if self._asleep:
             return
         for fault in self._in_force:
@@ -263,8 +283,8 @@ class ModelledGuest(Guest):
 
     def device_added(self) -> None:
         """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""
-        self._plugged = not self.machine.running
-        if self._plugged:
+        self.plugged = not self.machine.running
+        if self.plugged:
             return
         if self.has_driver and self.driver is None and not self.dead:
             self._load()
@@ -272,10 +292,10 @@ class ModelledGuest(Guest):
     def release_device(self) -> bool:
         """Let go of the device at once if the driver is awake, when it wakes up otherwise."""
         if self.driver is None:
-            self._plugged = False
+            self.plugged = False
             return False
         if not self.awake():
-            self._release_wanted = True
+            self.release_wanted = True
             return False
         self._unload()
         return True
@@ -351,15 +371,12 @@ class ModelledGuest(Guest):
 
     def state(self) -> dict[str, object]:
         """Return everything the guest remembers, as plain data."""
-        from device.guest.model.saved import save_guest
-
-        return save_guest(self)
+        return save(self, 0, *self.faults.values(), self.inflation)
 
     def restore(self, state: Fields) -> None:
         """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
-        from device.guest.model.saved import load_guest
-
-        load_guest(self, state)
+        load(self, state, *self.faults.values(), self.inflation)
+        self.arrange()
 
     def memory_free(self) -> int | None:
         """Return the model's free memory in bytes, or None before it boots."""
@@ -382,7 +399,7 @@ class ModelledGuest(Guest):
         if self.dead:
             raise MisuseError("the guest is not running a kernel")
         self._unload()
-        self._release_wanted = False
+        self.release_wanted = False
         self.machine.driver_released()
 
     def panic(self) -> None:
@@ -391,3 +408,40 @@ class ModelledGuest(Guest):
             raise MisuseError("the guest is not running a kernel")
         self.set_fault("panic", True)
         self.machine.panicked()
+
+
+def _load_kernel(guest: ModelledGuest, fields: Fields) -> None:
+    state = fields.maybe("kernel")
+    if state is not None:
+        guest.kernel = Kernel.restored(state)
+        if guest.kernel.ram != guest.machine.ram:
+            raise state.refuse("ram", "is not the machine's")
+
+
+def _load_driver(guest: ModelledGuest, fields: Fields) -> None:
+    state = fields.maybe("driver")
+    if state is None:
+        return
+    device, kernel = guest.machine.device, guest.kernel
+    if device is None or kernel is None:
+        raise fields.refuse("driver", "needs a device and a kernel")
+    guest.driver = guest.make_driver(device)
+    guest.driver.restore(state)
+    guest.driver_loaded = True
+    if guest.driver.ballooned << PAGE_SHIFT != kernel.ballooned:
+        raise state.refuse("ballooned", "is not what the kernel gave away")
+
+
+def _save_timers(guest: ModelledGuest) -> dict[str, int]:
+    now = guest.machine.vm_clock.now()
+    return {name: max(0, timer.due - now) for name, timer in guest.timers.items() if timer.armed}
+
+
+def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
+    actions = guest.timer_actions()
+    for name, remaining in fields.counters("timers", 8, FAR).items():
+        if guest.driver is None:
+            raise fields.refuse("timers", "run without a driver")
+        if name not in actions:
+            raise fields.refuse("timers", f"names the unknown timer '{name}'")
+        guest.arm(name, remaining, actions[name])

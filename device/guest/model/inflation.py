@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from device.balloon.spec import MAX_PFNS_PER_BUFFER
 from device.clock import MS, SECOND
+from device.state import Integer, reset
 from device.virtio.spec import PAGE_SHIFT, PAGE_SIZE
 
 TYPE_CHECKING = False
@@ -27,15 +28,22 @@ PORTION = (256 << 20) >> PAGE_SHIFT
 class Inflation:
     """The balloon's work in one guest, on the guest's timer called `work`.
 
-    `worked` is the VM time up to which pages were moved.
+    `worked` is the VM time up to which pages were moved, `stuck` how long it waits when it gets no page.
     """
 
-    __slots__ = ("_guest", "_stuck", "worked")
+    STATE = (
+        Integer("worked", lambda part: part._guest.machine.vm_clock.now()),
+        Integer("stuck", STUCK_LONG, STUCK, low=STUCK, late=True),
+    )
+    DERIVED = ("_guest",)
+    __slots__ = ("_guest", "stuck", "worked")
+
+    stuck: int
+    worked: int
 
     def __init__(self, guest: ModelledGuest) -> None:
         self._guest = guest
-        self._stuck = STUCK
-        self.worked = 0
+        reset(self)
 
     def start(self) -> None:
         """Go to work if the balloon is not what the device asks for; nothing if at work or asleep."""
@@ -50,9 +58,9 @@ class Inflation:
     def unstick(self) -> None:
         """Things have changed: a driver that waits because it got no page tries again soon."""
         timer = self._guest.timers.get("work")
-        if self._stuck != STUCK and timer is not None:
+        if self.stuck != STUCK and timer is not None:
             timer.cancel()
-            self._stuck = STUCK
+            self.stuck = STUCK
         self.start()
 
     def _tick(self) -> int:
@@ -81,10 +89,10 @@ class Inflation:
             if todo > 0:
                 count = kernel.inflate(count)
                 if not count:
-                    pause = self._stuck
-                    self._stuck = min(2 * self._stuck, STUCK_LONG)
+                    pause = self.stuck
+                    self.stuck = min(2 * self.stuck, STUCK_LONG)
                     break
-                self._stuck = STUCK
+                self.stuck = STUCK
                 driver.inflate(count)
                 todo -= count
             else:

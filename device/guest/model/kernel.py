@@ -15,12 +15,15 @@ both hugetlb counters stay 0.
 
 from __future__ import annotations
 
+from device.state import Integer, load
 from device.virtio.spec import MAX_RAM, MIN_RAM, U64
 from device.virtio.spec import PAGE_SIZE as PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from device.state import Fields
 
 _SHIFT = 12  # bytes to pages
 _ALIGN = -PAGE  # x & _ALIGN rounds down to whole pages
@@ -37,14 +40,17 @@ _FAULTS = 40  # minor faults of an idle guest in a second, on average
 _CLUSTER = 32  # pages that one direct reclaim looks at (the kernel's SWAP_CLUSTER_MAX)
 _VICTIM = 1 << 20  # the OOM killer finds no background process smaller than this
 
-SIZES = (
+_SIZES = (
     "ram", "reserved", "ballooned", "free", "cache", "used", "workload", "workload_swap", "swap_total", "swap_used",
     "free_min", "cache_min", "used_min", "cold", "swap_in", "swap_out",
     "async_scans", "direct_scans", "async_reclaims", "direct_reclaims",
 )  # fmt: skip
 _COUNTS = ("majflt", "minflt", "oom_kills", "alloc_stalls", "boot", "now")
-FIELDS = (*SIZES, *_COUNTS, "seed", "deflate_on_oom")
-"""What a snapshot keeps of a kernel; SIZES are those in whole pages."""
+_MOST = U64 >> 1  # half of the range of a statistic: no guest lives to see the other half
+
+
+def _in_pages(kernel: Kernel, size: int) -> str:
+    return "is not in whole pages" if size % PAGE else ""
 
 
 def mix(value: int) -> int:
@@ -79,7 +85,14 @@ class Kernel:
     counters since boot. `free_min`, `cache_min` and `used_min` are what nobody can take.
     """
 
-    __slots__ = (*FIELDS, "_base", "_key", "_life", "_next", "_rise", "_start", "_values")
+    STATE = (
+        *[Integer(name, _MOST, check=_in_pages) for name in _SIZES],
+        *[Integer(name, _MOST) for name in _COUNTS],
+        Integer("seed"),
+        Integer("deflate_on_oom", 1),
+    )
+    DERIVED = ("_base", "_key", "_life", "_next", "_rise", "_start", "_values")
+    __slots__ = (*DERIVED, *_SIZES, *_COUNTS, "seed", "deflate_on_oom")
 
     def __init__(
         self,
@@ -131,8 +144,29 @@ class Kernel:
         self.boot = self.now = now
         self.settle()
 
+    @classmethod
+    def restored(cls, fields: Fields) -> Kernel:
+        """Return a kernel that goes on where its state was saved. Raises SnapshotError naming what is wrong."""
+        self = cls.__new__(cls)
+        load(self, fields)
+        for name, right in (
+            ("ram", MIN_RAM <= self.ram <= MAX_RAM),
+            ("now", self.now >= self.boot),
+            ("free", self.free >= self.free_min),
+            ("cache", self.cache >= self.cache_min),
+            ("workload", self.workload <= self.used - self.used_min),
+            ("swap_total", self.swap_total <= MAX_RAM),
+            ("swap_used", self.swap_used <= self.swap_total),
+            ("workload_swap", self.workload_swap <= self.swap_used),
+            ("ram", self.reserved + self.ballooned + self.free + self.cache + self.used == self.ram),
+        ):
+            if not right:
+                raise fields.refuse(name, "does not fit the other fields")
+        self.settle()
+        return self
+
     def settle(self) -> None:
-        """Derive what is not saved from what is: for whoever sets the fields anew."""
+        """Derive what is not saved from what is."""
         self._values: tuple[int, ...] | None = None
         self._key = mix(self.seed)
         self._start, self._base, self._rise = self.boot - _SECOND, 0, 0
@@ -369,7 +403,3 @@ class Kernel:
         self.used -= here
         self.free += here
         self.swap_used -= away
-
-    def state(self) -> dict[str, int]:
-        """Everything a snapshot must keep, as plain ints by name."""
-        return {name: getattr(self, name) for name in FIELDS}

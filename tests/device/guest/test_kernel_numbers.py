@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 
 from device.guest.model.kernel import MAX_RAM, MIN_RAM, Kernel, default_floor, default_reserved
-from device.guest.model.saved import restore_kernel
+from device.state import SnapshotError
 from device.virtio.spec import GIB, MIB, TIB
+from tests.support.snapshots import restore_kernel, state_of
 
 SECOND = 1_000_000_000
 
@@ -40,7 +41,7 @@ NAMES = (
 
 @pytest.mark.parametrize(("ram", "seed"), BOOT)
 def test_what_a_guest_boots_with(ram: int, seed: int) -> None:
-    state = Kernel(ram, seed=seed).state()
+    state = state_of(Kernel(ram, seed=seed))
     assert tuple(state[name] for name in NAMES) == BOOT[ram, seed]
     rest = {name: value for name, value in state.items() if name not in NAMES}
     assert rest == dict.fromkeys(rest, 0) | {"ram": ram, "seed": seed}
@@ -141,8 +142,8 @@ def test_what_a_life_makes_of_it(deflates: bool) -> None:
         assert values[:8] + values[10:] == statistics
         assert values[8:10] == (0, 0)
         assert (kernel.used, kernel.workload, kernel.workload_swap, kernel.swap_used) == inside
-        copy = restore_kernel(kernel.state())
-        assert (copy.values(), copy.state()) == (values, kernel.state())
+        copy = restore_kernel(state_of(kernel))
+        assert (copy.values(), state_of(copy)) == (values, state_of(kernel))
 
 
 def test_the_killer_takes_half_of_a_large_background_and_all_of_a_small_one() -> None:
@@ -212,7 +213,7 @@ def test_in_the_long_run_files_fill_half_of_the_memory() -> None:
     ("name", "value", "words"),
     [
         ("ram", MIN_RAM - 4096, "ram does not fit the other fields"),
-        ("deflate_on_oom", 2, "deflate_on_oom does not fit the other fields"),
+        ("deflate_on_oom", 2, "deflate_on_oom is not an integer from 0 to 1"),
         ("now", SECOND - 1, "now does not fit the other fields"),
         ("free_min", 1 << 40, "free does not fit the other fields"),
         ("cache_min", 1 << 40, "cache does not fit the other fields"),
@@ -222,20 +223,20 @@ def test_in_the_long_run_files_fill_half_of_the_memory() -> None:
         ("workload_swap", 4096, "workload_swap does not fit the other fields"),
         ("reserved", 4096, "ram does not fit the other fields"),
         ("swap_in", 1, "swap_in is not in whole pages"),
-        ("majflt", 1 << 63, "majflt is not an integer in range"),
-        ("seed", 1 << 64, "seed is not an integer in range"),
-        ("boot", -1, "boot is not an integer in range"),
+        ("majflt", 1 << 63, f"majflt is not an integer from 0 to {(1 << 63) - 1}"),
+        ("seed", 1 << 64, f"seed is not an integer from 0 to {(1 << 64) - 1}"),
+        ("boot", -1, f"boot is not an integer from 0 to {(1 << 63) - 1}"),
     ],
 )
 def test_a_state_that_does_not_fit_together_is_refused_by_the_field(name: str, value: int, words: str) -> None:
-    state = Kernel(512 * MIB, now=SECOND).state()
-    with pytest.raises(ValueError, match=r"^kernel state: ") as caught:
+    state = state_of(Kernel(512 * MIB, now=SECOND))
+    with pytest.raises(SnapshotError) as caught:
         restore_kernel({**state, name: value})
-    assert str(caught.value) == f"kernel state: {words}"
+    assert str(caught.value) == f"kernel.{words}"
 
 
 def test_a_state_at_its_limits_is_taken() -> None:
-    state = Kernel(512 * MIB, now=SECOND).state()
+    state = state_of(Kernel(512 * MIB, now=SECOND))
     for name, value in (
         ("seed", (1 << 64) - 1),
         ("majflt", (1 << 63) - 1),
@@ -247,7 +248,7 @@ def test_a_state_at_its_limits_is_taken() -> None:
         ("cache_min", state["cache"]),
         ("workload", state["used"] - state["used_min"]),
     ):
-        assert restore_kernel({**state, name: value}).state()[name] == value
+        assert state_of(restore_kernel({**state, name: value}))[name] == value
     del state["ram"]
-    with pytest.raises(ValueError, match=r"^kernel state: 'ram' is missing or unknown$"):
+    with pytest.raises(SnapshotError, match=r"^kernel\.ram is missing$"):
         restore_kernel(state)

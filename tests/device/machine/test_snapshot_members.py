@@ -10,9 +10,10 @@ import pytest
 from device.balloon.spec import F_REPORTING
 from device.clock import SECOND, Clock
 from device.errors import RULES
+from device.guest.model.inflation import STUCK, STUCK_LONG
 from device.guest.table import make_guest
 from device.machine.machine import Machine
-from device.state import FAR, SnapshotError
+from device.state import FAR, SnapshotError, save
 from device.virtio.spec import MAX_QUEUE_SIZE, MIB, U16, U32, U64, bit
 from tests.device.machine.test_snapshot_damage import RAM, broken, rich
 from tests.support.rig import Modelled
@@ -126,6 +127,7 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", f"{GUEST}/draws", [0, U64]),
     ("rich", f"{GUEST}/boots", [0, U64]),
     ("rich", f"{GUEST}/worked", [0, 3_000_000]),
+    ("rich", f"{GUEST}/stuck", [STUCK, STUCK_LONG]),
     ("rich", f"{GUEST}/pinned", [[], [[0, None], [U16, U64]]]),
     ("rich", f"{GUEST}/timers", [{}, {"service": 0, "reply": 1, "work": CENTURY}]),
     ("rich", f"{RING}/last_used", [0, 1, U16]),
@@ -134,6 +136,7 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", f"{RING}/free", [[], [0, 127], list(range(128))]),
     ("broken", f"{GUEST}/driver/odd", ["", "partial-record", "huge-buffer"]),
     ("broken", f"{GUEST}/driver/storm", [0, 1, 2048]),
+    ("broken", f"{GUEST}/driver/ambush", [False, True]),
     ("broken", f"{GUEST}/asked_for", [0, 1, U64]),
     ("broken", f"{GUEST}/played", [0, 1, U64]),
 ]
@@ -231,6 +234,7 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", f"{GUEST}/draws", U64 + 1, integer(U64)),
     ("rich", f"{GUEST}/boots", U64 + 1, integer(U64)),
     ("rich", f"{GUEST}/worked", 3_000_001, integer(3_000_000)),
+    ("rich", f"{GUEST}/stuck", STUCK_LONG + 1, integer(STUCK_LONG, STUCK)),
     ("rich", f"{GUEST}/pinned", [[U16 + 1, 1]], "names a tag twice, or one beyond 16 bits"),
     ("rich", f"{GUEST}/pinned", [[1, 1]] * (U16 + 2), "is not a list of at most 65536"),
     ("rich", f"{GUEST}/timers", {"work": 1, "new": 1}, "names the unknown timer 'new'"),
@@ -310,7 +314,7 @@ def test_a_driver_needs_a_device_and_a_kernel(m: Modelled, snapshots: dict[str, 
 
 def test_a_kernel_of_another_size_is_refused(m: Modelled, snapshots: dict[str, bytes]) -> None:
     with Modelled(ram=8 * MIB) as other:
-        kernel = other.guest.kernel.state()
+        kernel = save(other.guest.kernel, 0)
     state = replaced(state_in(snapshots["rich"]), ("guest", "state", "kernel"), kernel)
     with pytest.raises(SnapshotError, match=r"^snapshot\.guest\.state\.kernel\.ram is not the machine's$"):
         restore(m.machine, with_state(snapshots["rich"], state))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.state import Fields
+from device.state import Fields, load, save
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.memory import GuestMemory, Region
 from device.virtio.spec import DESC_NEXT, DESC_WRITE, MIB, PAGE_SIZE, QUEUE_SIZE
@@ -89,7 +89,7 @@ def test_a_ring_lies_at_guest_addresses_in_a_region_that_starts_elsewhere() -> N
 
 def test_indices_wrap_at_16_bits(memory: GuestMemory) -> None:
     ring = queue(memory, event_idx=True, keep=True)
-    ring.restore(Fields({"last_used": 0xFFFA, "notified": 0, "avail_idx": 0xFFFA, "free": [3, 2, 1, 0]}, "ring"))
+    load(ring, Fields({"last_used": 0xFFFA, "notified": 0, "avail_idx": 0xFFFA, "free": [3, 2, 1, 0]}, "ring"))
     memory.write(ring.used + 2, b"\xfa\xff")
     for turn in range(0xFFFA, 0x10006):
         head = ring.add_out(turn, 1)
@@ -192,4 +192,4 @@ def test_its_state_is_plain_and_what_the_guest_itself_remembers(memory: GuestMem
     ring = queue(memory, event_idx=True)
     ring.add_out(0, 1)
     ring.should_notify()
-    assert ring.state() == {"last_used": 0, "notified": 1, "avail_idx": 1, "free": [3, 2, 1]}
+    assert save(ring, 0) == {"last_used": 0, "notified": 1, "avail_idx": 1, "free": [3, 2, 1]}
