@@ -130,7 +130,7 @@ def _list_guests(context: click.Context, param: click.Parameter, value: bool) ->
 
 def guest_table() -> str:
     """Return what --list-guests prints."""
-    from device.guest.hostile.tricks import TRICKS
+    from device.guest.hostile.attacks import ATTACKS
 
     width = max(len(name) for name in PROFILES)
     lines = [f"{name:{width}}  {profile.help}\n" for name, profile in PROFILES.items()]
@@ -141,9 +141,9 @@ def guest_table() -> str:
         if own:
             lines.append(f"\nkeys of {name}:\n")
             lines += [f"{key:{width}}  {KEYS[key][1]}\n" for key in own]
-    width = max(len(rule) for rule in TRICKS)
+    width = max(len(rule) for rule in ATTACKS)
     lines.append("\nrules that hostile breaks:\n")
-    lines += [f"{rule:{width}}  {trick.help}\n" for rule, trick in TRICKS.items()]
+    lines += [f"{rule:{width}}  {help}\n" for rule, (_, help) in ATTACKS.items()]
     return "".join(lines)
 
 

@@ -27,10 +27,10 @@ def _parse_pace(text: str) -> int:
 
 
 def _parse_rule(text: str) -> str:
-    from device.guest.hostile.tricks import TRICKS
+    from device.guest.hostile.attacks import ATTACKS
 
-    if text not in TRICKS:
-        raise MisuseError(f"'{text}' is not a rule to break (one of {', '.join(TRICKS)})")
+    if text not in ATTACKS:
+        raise MisuseError(f"'{text}' is not a rule to break (one of {', '.join(ATTACKS)})")
     return text
 
 

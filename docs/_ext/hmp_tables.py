@@ -13,7 +13,7 @@ import click
 from device.balloon.device import PROPERTIES
 from device.balloon.spec import FEATURES_TABLE, STATS_TABLE
 from device.errors import FATAL_RULES, RULES
-from device.guest.hostile.tricks import TRICKS
+from device.guest.hostile.attacks import ATTACKS
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
 from hmp.config import CLOCKS
 from hmp.monitor.dialects import DIALECTS
@@ -166,7 +166,7 @@ def own_keys() -> Table:
 
 def tricks() -> Table:
     """What a hostile guest may do."""
-    return Table(("rule", "what the guest does"), [(_code(name), trick.help) for name, trick in TRICKS.items()])
+    return Table(("rule", "what the guest does"), [(_code(name), help) for name, (_, help) in ATTACKS.items()])
 
 
 def statistics() -> Table:

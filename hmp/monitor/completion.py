@@ -156,10 +156,10 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
         yield from ((stat.name, stat.help, False) for stat in STATS_TABLE if stat.name not in listed)
         return
     if last.startswith("rule=") and "rule" in profile.keys:
-        from device.guest.hostile.tricks import TRICKS
+        from device.guest.hostile.attacks import ATTACKS
 
         arguments.cut("=")
-        yield from ((rule, trick.help, False) for rule, trick in TRICKS.items())
+        yield from ((rule, help, False) for rule, (_, help) in ATTACKS.items())
         return
     if "=" in last:
         return

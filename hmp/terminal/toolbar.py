@@ -105,8 +105,10 @@ def _guest(machine: Machine) -> list[Segment]:
 def guest_sign(machine: Machine) -> str:
     """Return what keeps the guest from answering, in a word or two, or nothing."""
     guest, device = machine.guest, machine.device
-    for attribute, sign in (("ended", "gone"), ("dead", "panicked"), ("hung", "hung")):
-        if getattr(guest, attribute, False):
+    if guest.ended:
+        return "gone"
+    for sign in ("panicked", "hung"):
+        if sign in guest.controls():
             return sign
     if device is None or machine.run_state == PRELAUNCH:
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from device.balloon.spec import CONFIG_POISON_VAL
+from device.balloon.spec import CONFIG_POISON_VAL, STAT_COUNT
 from device.errors import GuestFault
 from device.virtio.spec import (
     DESC_INDIRECT,
@@ -118,7 +118,7 @@ REFUSALS: list[tuple[str, Callable[[Rig], object]]] = [
     ("huge-buffer: a statistics buffer of 2570 bytes", lambda rig: rig.report(bytes(2570))),
     ("partial-record: 3 bytes behind 1 records", lambda rig: rig.report(bytes(13))),
     ("duplicate-tag: 2 of 3 records", lambda rig: rig.report([(4, 1), (4, 2), (4, 3)])),
-    ("unknown-tag: 16, 900", lambda rig: rig.report([(4, 1), (16, 1), (5, 1), (900, 1)])),
+    (f"unknown-tag: {STAT_COUNT}, 900", lambda rig: rig.report([(4, 1), (STAT_COUNT, 1), (5, 1), (900, 1)])),
     ("kick-storm: more than 1024 rounds", storm),
 ]
 

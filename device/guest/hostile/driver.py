@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import Struct
+
 from device.balloon.spec import DEFLATE, INFLATE, STAT_COUNT, STAT_RECORD, STATS
 from device.balloon.stats import WIRE_LIMIT
 from device.guest.model.driver import BalloonDriver
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     Descriptor = tuple[int, int, int, int]
 
 SCRATCH = 0x10_0000
-"""Guest address of what the tricks write: behind the driver's own pages, below what a balloon ever gets."""
+"""Guest address of what the attacks write: behind the driver's own pages, below what a balloon ever gets."""
 
 TABLE = SCRATCH + 0x1_0000
 SPARE_PAGE = (SCRATCH + 0x4_0000) >> PAGE_SHIFT
 """Where indirect tables lie, and the page that goes in and out of the balloon."""
+
+_DESCRIPTOR = Struct("<QIHH")
 
 ANSWERS: dict[str, Callable[[bytes, Roll], bytes]] = {
     "partial-record": lambda data, roll: data + bytes(1 + roll(STAT_RECORD - 1)),
@@ -39,46 +43,38 @@ ANSWERS: dict[str, Callable[[bytes, Roll], bytes]] = {
 class HostileDriver(BalloonDriver):
     """A balloon driver whose rings can be written to directly.
 
-    `odd` names the rule that its next statistics report will break. `storm` is how many page lists it will still send
+    `spoil` names the rule that its next statistics report will break. `storm` is how many page lists it will still send
     from within interrupts, to the balloon and back in turns; `ambush` whether the next one makes it reset the device.
     """
 
     STATE = (
-        Text("odd", check=lambda part, odd: "is no way to answer" if odd and odd not in ANSWERS else ""),
+        Text(
+            "odd", attribute="spoil", check=lambda part, rule: "is no way to answer" if {rule} - {"", *ANSWERS} else ""
+        ),
         Integer("storm", 2 * MAX_ROUNDS),
         Flag("ambush", late=True),
         *BalloonDriver.STATE,
     )
     DERIVED = (*BalloonDriver.DERIVED, "roll")
-    __slots__ = ("ambush", "odd", "roll", "storm")
+    __slots__ = ("ambush", "roll", "spoil", "storm")
 
     def __init__(self, device: BalloonDevice, region: Region, ram: int, roll: Roll) -> None:
         super().__init__(device, region, ram)
         self.roll = roll
-        self.odd = ""
+        self.spoil = ""
         self.storm = 0
         self.ambush = False
 
-    @property
-    def device(self) -> BalloonDevice:
-        """The device that the driver drives."""
-        return self._device
-
-    @property
-    def ram(self) -> int:
-        """The guest's memory in bytes."""
-        return self._top << PAGE_SHIFT
-
     def report(self, records: bytes) -> None:
-        """As BalloonDriver.report; an odd one is sent as the rule in question has it."""
-        odd, self.odd = self.odd, ""
-        super().report(ANSWERS[odd](records, self.roll) if odd else records)
+        """As BalloonDriver.report; a spoiled one is sent as the rule in question has it."""
+        rule, self.spoil = self.spoil, ""
+        super().report(ANSWERS[rule](records, self.roll) if rule else records)
 
     def interrupted(self, queue: int) -> None:
         """A page list came back: go on with a storm or an ambush, if one is on."""
         if self.ambush:
             self.ambush = False
-            self._device.write_status(0)
+            self.device.write_status(0)
         elif self.storm:
             self.storm -= 1
             came, other = (INFLATE, DEFLATE) if queue == 0 else (DEFLATE, INFLATE)
@@ -87,7 +83,7 @@ class HostileDriver(BalloonDriver):
                 self.ring(other).add_out(SCRATCH, 4)
                 self.kick(other)
 
-    # What tricks are made of.
+    # What attacks are made of.
 
     def ring(self, role: str) -> DriverQueue:
         """Return the driver's end of the queue in that role."""
@@ -99,7 +95,7 @@ class HostileDriver(BalloonDriver):
 
     def kick(self, role: str = INFLATE) -> None:
         """Notify the device of a queue."""
-        self._device.notify(self.stats_index if role == STATS else int(role == DEFLATE))
+        self.device.notify(self.stats_index if role == STATS else int(role == DEFLATE))
 
     def lay(self, *descriptors: Descriptor, role: str = INFLATE) -> None:
         """Write (address, length, flags, next) to the descriptors from 0 on, offer the first, and notify."""
@@ -111,9 +107,7 @@ class HostileDriver(BalloonDriver):
 
     def table(self, *descriptors: Descriptor) -> int:
         """Write an indirect table and return its bytes."""
-        for index, (address, length, flags, following) in enumerate(descriptors):
-            parts = ((address, 8), (length, 4), (flags, 2), (following, 2))
-            self.poke(TABLE + index * DESC_SIZE, b"".join(value.to_bytes(size, "little") for value, size in parts))
+        self.poke(TABLE, b"".join(_DESCRIPTOR.pack(*descriptor) for descriptor in descriptors))
         return len(descriptors) * DESC_SIZE
 
     def send(self, role: str, pfns: bytes) -> None:
@@ -122,7 +116,11 @@ class HostileDriver(BalloonDriver):
         while ring.take() is not None:  # what a storm left behind
             pass
         if ring.free:
-            self.poke(SCRATCH, pfns)
-            ring.add_out(SCRATCH, len(pfns))
-            self.kick(role)
-            ring.take()
+            self.post(role, pfns)
+
+    def post(self, role: str, data: bytes) -> None:
+        """Put a buffer with `data` on the queue in that role, which is not full, and look whether it came back."""
+        self.poke(SCRATCH, data)
+        self.ring(role).add_out(SCRATCH, len(data))
+        self.kick(role)
+        self.ring(role).take()

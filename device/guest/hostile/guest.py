@@ -1,15 +1,15 @@
 """A guest whose driver breaks the rules of virtio: one or another by the roll of seeded dice, or always the same.
 
-It is a modelled guest besides: between two tricks it answers statistics requests and follows the balloon's target. A
-trick that breaks the device is followed by a new start of the driver after a while; a guest that knows one rule only
+It is a modelled guest besides: between two attacks it answers statistics requests and follows the balloon's target. An
+attack that breaks the device is followed by a new start of the driver after a while; a guest that knows one rule only
 waits for system_reset, so that there is time to look at what is left.
 """
 
 from __future__ import annotations
 
 from device.clock import MS, SECOND
+from device.guest.hostile.attacks import ATTACKS
 from device.guest.hostile.driver import ANSWERS, HostileDriver
-from device.guest.hostile.tricks import TRICKS
 from device.guest.model.guest import ModelledGuest
 from device.guest.model.kernel import mix
 from device.state import Integer
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
 
 REST = 100 * MS
-"""The shortest VM time between two tricks; the longest is sixteen times that."""
+"""The shortest VM time between two attacks; the longest is sixteen times that."""
 
 RECOVERY = 2 * SECOND
-"""VM time after which a guest that knows more than one trick starts a broken device anew."""
+"""VM time after which a guest that knows more than one attack starts a broken device anew."""
 
 OCCASION = 4
-"""One in so many statistics requests is taken as the occasion for a trick, but never the first after a start."""
+"""One in so many statistics requests is taken as the occasion for an attack, but never the first after a start."""
 
 
 class HostileGuest(ModelledGuest):
-    """As ModelledGuest, with tricks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
+    """As ModelledGuest, with attacks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
 
-    STATE = (Integer("asked_for"), Integer("played", kept=True), *ModelledGuest.STATE)
-    DERIVED = (*ModelledGuest.DERIVED, "_seed", "_rule", "_playing")
+    STATE = (Integer("asked_for"), Integer("played", kept=True, attribute="attacks"), *ModelledGuest.STATE)
+    DERIVED = (*ModelledGuest.DERIVED, "_seed", "_rule", "_attacking")
 
     asked_for: int
-    played: int
+    attacks: int
+    driver: HostileDriver | None
 
     def __init__(self, name: str, settings: Mapping[str, Any], spec: str, **traits: Any) -> None:
         super().__init__(name, settings, spec, **traits)
-        seed, rule = settings.get("seed"), settings.get("rule", "")
-        self._seed = seed if isinstance(seed, int) else None
-        self._rule = str(rule)
-        self._playing = False
+        self._seed: int | None = settings.get("seed")
+        self._rule: str = settings.get("rule", "")
+        self._attacking = False
 
     def roll(self, count: int) -> int:
         """Return the next number below `count` of this guest's dice."""
@@ -69,9 +69,9 @@ class HostileGuest(ModelledGuest):
         self.arm("trick", (1 + self.roll(16)) * REST, self._turn)
 
     def _turn(self) -> None:
-        """Play a trick and rest, unless the device is broken: nothing is left to play with then."""
+        """Attack and rest, unless the device is broken: nothing is left to attack then."""
         if self.awake() and not self._broken():
-            self._play()
+            self.attack()
         if self.driver is not None and not self.dead and not self._broken():
             self._rest()
 
@@ -79,17 +79,18 @@ class HostileGuest(ModelledGuest):
         device = self.machine.device
         return device is None or device.broken
 
-    def _play(self) -> None:
+    def attack(self) -> None:
+        """Break a rule, unless at it: what an attack leads to, such as an interrupt, is no occasion for another."""
         driver = self.driver
-        if self._playing or not isinstance(driver, HostileDriver) or driver.stats_index < 0:
+        if self._attacking or driver is None or driver.stats_index < 0:
             return
-        name = self._rule or list(TRICKS)[self.roll(len(TRICKS))]
-        self.played += 1
-        self._playing = True  # what a trick leads to, such as an interrupt, is not the occasion for the next one
+        name = self._rule or list(ATTACKS)[self.roll(len(ATTACKS))]
+        self.attacks += 1
+        self._attacking = True
         try:
-            anew = TRICKS[name].play(driver, self.roll)
+            anew = ATTACKS[name][0](driver)
         finally:
-            self._playing = False
+            self._attacking = False
         if driver is not self.driver:  # the machine was reset, or the device unplugged, by who listened
             return
         if anew:
@@ -110,30 +111,29 @@ class HostileGuest(ModelledGuest):
     # What the device says.
 
     def interrupt(self, queue: int) -> None:
-        """As ModelledGuest.interrupt; a trick may go on from within it."""
-        driver = self.driver
-        if queue < 2 and isinstance(driver, HostileDriver):
-            driver.interrupted(queue)
-        elif not self._playing:  # a trick fetches its buffers itself: two in circulation would never come to rest
+        """As ModelledGuest.interrupt; an attack may go on from within it."""
+        if queue < 2 and self.driver is not None:
+            self.driver.interrupted(queue)
+        elif not self._attacking:  # it fetches its buffers itself: two in circulation would never come to rest
             super().interrupt(queue)
 
     def _asked(self) -> None:
         self.asked_for += 1
         if self.asked_for > 1 and (self._rule or not self.roll(OCCASION)):
-            self._play()
+            self.attack()
         super()._asked()
 
     def records(self) -> bytes:
         """As ModelledGuest.records; the driver is told if it is to spoil them."""
-        if self._rule in ANSWERS and isinstance(self.driver, HostileDriver):
-            self.driver.odd = self._rule
+        if self._rule in ANSWERS and self.driver is not None:
+            self.driver.spoil = self._rule
         return super().records()
 
     # The simulator's controls, and snapshots.
 
     def controls(self) -> Mapping[str, str]:
         """As ModelledGuest.controls, and which rules it breaks."""
-        return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self.played)}
+        return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self.attacks)}
 
     def timer_actions(self) -> dict[str, Callable[[], None]]:
         """As ModelledGuest.timer_actions."""

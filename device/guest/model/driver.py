@@ -59,13 +59,24 @@ class BalloonDriver:
     )
     """What the driver remembers; its rings and buffers are in guest memory."""
 
-    DERIVED: tuple[str, ...] = ("_buffer", "_device", "_lists", "_queues", "_region", "_top", "stats", "stats_index")
+    DERIVED: tuple[str, ...] = (
+        "_buffer",
+        "device",
+        "ram",
+        "_lists",
+        "_queues",
+        "_region",
+        "_top",
+        "stats",
+        "stats_index",
+    )
 
     __slots__ = (*DERIVED, "ballooned", "features")
 
     def __init__(self, device: BalloonDevice, region: Region, ram: int) -> None:
-        self._device = device
+        self.device = device
         self._region = region
+        self.ram = ram
         self._top = ram >> PAGE_SHIFT
         self.ballooned = 0
         self.features = 0
@@ -77,7 +88,7 @@ class BalloonDriver:
 
         Returns whether the device agreed. Call `go` once the statistics queue is primed, or is not to be.
         """
-        device = self._device
+        device = self.device
         device.write_status(0)
         device.write_status(STATUS_ACKNOWLEDGE)
         device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
@@ -113,14 +124,14 @@ class BalloonDriver:
     def restore(self, fields: Fields) -> None:
         """Remember again what a snapshot says. Raises SnapshotError naming the member that is wrong."""
         load(self, fields)
-        device = self._device
+        device = self.device
         for queue, seen in zip(self._rings, device.queues, strict=False):
             same = (queue.size, queue.desc, queue.avail, queue.used) == (seen.size, seen.desc, seen.avail, seen.used)
             if not (same and seen.enabled) and not device.broken:
                 raise fields.refuse("queues", "are not those that the device was told of")
 
     def _load_features(self, fields: Fields) -> None:
-        device = self._device
+        device = self.device
         self.features = fields.integer("features")
         if self.features & ~device.offered or (self.features != device.features and not device.broken):
             raise fields.refuse("features", "are not those that the device negotiated")
@@ -128,18 +139,18 @@ class BalloonDriver:
 
     def go(self) -> None:
         """Set DRIVER_OK."""
-        self._device.write_status(self._device.status | STATUS_DRIVER_OK)
+        self.device.write_status(self.device.status | STATUS_DRIVER_OK)
 
     def unload(self) -> None:
         """Take every page back and reset the device, as removing the module does. A broken device is only reset."""
-        while self.ballooned and self._device.live:
+        while self.ballooned and self.device.live:
             self.deflate(min(self.ballooned, MAX_PFNS_PER_BUFFER))
-        self._device.write_status(0)
+        self.device.write_status(0)
 
     @property
     def target_pages(self) -> int:
         """The size of balloon that the device asks for, in pages: num_pages of its config space."""
-        return int.from_bytes(self._device.read_config(CONFIG_NUM_PAGES, 4), "little")
+        return int.from_bytes(self.device.read_config(CONFIG_NUM_PAGES, 4), "little")
 
     @property
     def deflates_on_oom(self) -> bool:
@@ -176,9 +187,9 @@ class BalloonDriver:
         queue = self._queues[role]
         if queue.free:  # else the device does not give lists back: nothing can be said to it
             queue.add_out(address, 4 * count)
-            self._device.notify(index)
+            self.device.notify(index)
             queue.take()
-        self._device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
+        self.device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
 
     # Statistics.
 
@@ -190,4 +201,4 @@ class BalloonDriver:
             offset = buffer - self._region.base
             self._region.buffer[offset : offset + size] = records
             queue.add_out(buffer, size)
-            self._device.notify(self.stats_index)
+            self.device.notify(self.stats_index)

@@ -47,7 +47,7 @@ class TestWireFormat:
             ([(4, 9)], b"\5\0" + bytes(7), {4: 9}, {}, ["partial-record"]),
             ([(4, 1), (4, 2)], b"", {4: 2}, {}, ["duplicate-tag"]),
             ([(4, 1), (5, 7), (4, ABSENT)], b"", {5: 7}, {}, ["duplicate-tag"]),
-            ([(16, 3), (4, 9)], b"", {4: 9}, {16: 3}, ["unknown-tag"]),
+            ([(STAT_COUNT, 3), (4, 9)], b"", {4: 9}, {STAT_COUNT: 3}, ["unknown-tag"]),
             ([(65535, ABSENT), (4, 9)], b"", {4: 9}, {}, ["unknown-tag"]),
             ([(99, 1), (99, 2), (4, 9)], b"x", {4: 9}, {99: 2}, ["partial-record", "duplicate-tag", "unknown-tag"]),
             ([(4, ABSENT)], b"", {}, {}, []),
@@ -116,7 +116,7 @@ class TestNames:
         assert stat_tag(name) is None
 
     def test_the_table_is_complete(self) -> None:
-        assert [stat.tag for stat in STATS_TABLE] == list(range(16))
+        assert [stat.tag for stat in STATS_TABLE] == list(range(STAT_COUNT))
         assert all(stat.help and stat.unit in ("bytes", "count") for stat in STATS_TABLE)
 
 

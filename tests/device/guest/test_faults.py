@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from device.clock import SECOND
-from device.guest.model.faults import FAULTS, Fault
+from device.guest.model import guest as model
+from device.guest.model.faults import FAULTS, Delay, Fault
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
-from device.state import undeclared
+from device.state import Integer, undeclared
 from device.virtio.spec import MIB
-from tests.support.machines import monitor, say
 from tests.support.rig import Modelled
 from tests.support.snapshots import replaced, restore, saved, settled, state_in, with_state
+
+SOME: dict[type, object] = {bool: True, dict: {4: 5, 900: None}, type(None): (4,)}
+"""A value for a fault to be in force with, by the type of its values."""
 
 MODELLED = [name for name, profile in PROFILES.items() if "delay" in profile.keys]
 
@@ -107,12 +112,31 @@ class TestSnapshots:
             assert settled(saved(m.machine)) == settled(data)
 
     def test_every_fault_in_force_is_shown_and_comes_back(self) -> None:
-        with Modelled("linux,loss=0.25,answers=7,delay=2,stats=free_mem") as m, Modelled() as other:
-            there = monitor(m.machine)
-            for line in ("sim set free_mem 5", "sim drop 3", "sim hang", "sim panic"):
-                say(there, line)
-            labels = {fault.label for fault in FAULTS if fault.label}
-            assert set(m.guest.controls()) == labels
+        with Modelled() as m, Modelled() as other:
+            for fault in m.guest.faults.values():
+                m.guest.set_fault(fault.name, SOME.get(type(fault.off), 3))
+            shown = m.guest.controls()
+            assert list(shown) == [fault.label for fault in FAULTS if fault.label]
+            assert all(shown.values())
             restore(other.machine, saved(m.machine))
-            assert other.machine.guest.controls() == m.guest.controls()
-            assert list(other.machine.guest.controls()) == [fault.label for fault in FAULTS if fault.label]
+            assert other.machine.guest.controls() == shown
+
+    def test_a_fault_that_an_older_snapshot_does_not_know_is_not_in_force(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Jitter(Delay):
+            name = label = "jitter"
+            STATE = (Integer("jitter", attribute="value", late=True),)
+
+        with Modelled("linux,delay=1") as m:
+            data = saved(m.machine)
+            monkeypatch.setattr(model, "FAULTS", (*FAULTS, Jitter))
+            restore(m.machine, data)
+            guest: Any = m.machine.guest
+            assert list(guest.controls()) == ["delay"]
+            guest.set_fault("jitter", 2 * SECOND)
+            restore(m.machine, saved(m.machine))
+            assert m.machine.guest.controls() == {"delay": "1 s", "jitter": "2 s"}
+            before = m.clock.now()
+            assert m.info() == "answered"
+            assert m.clock.now() - before == 3 * SECOND, "faults of a kind add up"

@@ -300,13 +300,13 @@ class TestOverview:
         with Modelled("hostile", seed=7) as m:
             assert m.guest.timers["trick"].due == 1600 * MS, "the machine's seed, unless it has its own"
 
-    def test_no_trick_begins_within_another(self) -> None:
+    def test_no_attack_begins_within_another(self) -> None:
         with Modelled("hostile,rule=status-order") as m:
-            m.guest._playing = True
-            m.guest._play()
+            m.guest._attacking = True
+            m.guest.attack()
             assert (m.guest.controls()["tricks played"], m.device.refused) == ("0", {})
-            m.guest._playing = False
-            m.guest._play()
+            m.guest._attacking = False
+            m.guest.attack()
             assert (m.guest.controls()["tricks played"], m.device.refused) == ("1", {"status-order": 1})
 
     def test_a_hostile_guest_that_hangs_recovers_when_it_wakes(self) -> None:
@@ -352,15 +352,15 @@ class TestStatistics:
             assert m.stats.held.readable() == 60
 
     def test_a_tag_that_no_kernel_knows_reads_as_zero(self) -> None:
-        with Modelled("linux,stats=free_mem+16+1234") as m:
+        with Modelled(f"linux,stats=free_mem+{STAT_COUNT}+1234") as m:
             m.info()
-            assert m.stats.sample.unknown == {16: 0, 1234: 0}
+            assert m.stats.sample.unknown == {STAT_COUNT: 0, 1234: 0}
             assert m.stats.sample.values == {4: m.guest.kernel.free}
 
     def test_what_the_hosts_kernel_does_not_count_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hostguest, "read_host_statistics", lambda: {0: 5, 15: 6})
         with Modelled("host") as m:
-            assert m.guest.statistics() == (5, *[ABSENT] * (STAT_COUNT - 2), 6)
+            assert m.guest.statistics() == (5, *[ABSENT] * 14, 6, *[ABSENT] * (STAT_COUNT - 16))
             assert m.guest.memory_free() is None
             m.info()
             assert m.stats.sample.values == {0: 5, 15: 6}

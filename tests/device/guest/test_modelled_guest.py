@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM
+from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, STAT_COUNT
 from device.errors import MisuseError
 from device.virtio.spec import GIB, MIB, TIB, bit
 from tests.support.rig import Modelled
@@ -256,12 +256,12 @@ class TestFaults:
 class TestPins:
     def test_a_value_is_reported_instead_of_the_real_one(self, m: Modelled) -> None:
         m.guest.pin(FREE, 2**63 + 5)
-        m.guest.pin(16, 7)
+        m.guest.pin(900, 7)
         m.guest.pin(TOTAL, None)
         found = values(m)
-        assert (found[FREE], TOTAL in found, m.stats.sample.unknown) == (2**63 + 5, False, {16: 7})
-        assert m.guest.pins() == {FREE: 2**63 + 5, 16: 7, TOTAL: None}
-        for tag in (FREE, 16, TOTAL, TOTAL, 99):
+        assert (found[FREE], TOTAL in found, m.stats.sample.unknown) == (2**63 + 5, False, {900: 7})
+        assert m.guest.pins() == {FREE: 2**63 + 5, 900: 7, TOTAL: None}
+        for tag in (FREE, 900, TOTAL, TOTAL, 99):
             m.guest.unpin(tag)
         assert len(values(m)) == 16
         assert (m.guest.pins(), m.stats.sample.unknown) == ({}, {})
@@ -314,7 +314,7 @@ class TestWorkload:
     def test_before_boot_nobody_knows_free_memory(self) -> None:
         with Modelled(paused=True) as m:
             assert m.guest.memory_free() is None
-            assert m.guest.statistics() == (ABSENT,) * 16
+            assert m.guest.statistics() == (ABSENT,) * STAT_COUNT
 
 
 class TestDriver:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.balloon.spec import ABSENT
+from device.balloon.spec import ABSENT, STAT_COUNT
 from device.balloon.stats import encode
 from device.clock import SECOND
 from device.errors import MisuseError
@@ -226,8 +226,8 @@ def test_12_a_newer_kernels_tags_are_counted_and_ignored(rig: Rig) -> None:
     rig.report([(tag, tag) for tag in range(24)])
     sample = rig.device.stats.sample
     assert sample is not None
-    assert sample.values == {tag: tag for tag in range(16)}
-    assert set(sample.unknown) == set(range(16, 24))
+    assert sample.values == {tag: tag for tag in range(STAT_COUNT)}
+    assert set(sample.unknown) == set(range(STAT_COUNT, 24))
     assert (rig.refused, rig.device.broken) == ({"unknown-tag": 1}, False)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device.balloon.spec import F_REPORTING
+from device.balloon.spec import F_REPORTING, STAT_COUNT
 from device.clock import SECOND, Clock
 from device.errors import RULES
 from device.guest.model.inflation import STUCK, STUCK_LONG
@@ -110,7 +110,7 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", f"{SAMPLE}/wall", [-FAR, -1, 0, FAR]),
     ("rich", f"{SAMPLE}/tags", [[8, 7, 6, 5, 4, 3, 2, 1, 0], [15, 14, 13, 12, 11, 10, 9, 8, 0]]),
     ("rich", f"{SAMPLE}/numbers", [[0] * 9, [U64 - 1] * 9]),
-    ("rich", f"{SAMPLE}/unknown", [[], [[16, 0], [U16, U64]]]),
+    ("rich", f"{SAMPLE}/unknown", [[], [[STAT_COUNT, 0], [U16, U64]]]),
     ("held", "device/stats/held/head", [0, 127]),
     ("held", "device/stats/held/out", [[], [[RAM - 8, 8], [0, RAM]], [[0, 1]] * 128]),
     ("rich", f"{GUEST}/hung", [False, True]),

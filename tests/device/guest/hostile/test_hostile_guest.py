@@ -6,8 +6,8 @@ import pytest
 
 from device.clock import MS, SECOND, Clock
 from device.errors import FATAL_RULES, RULES, MisuseError
+from device.guest.hostile.attacks import ATTACKS
 from device.guest.hostile.driver import ANSWERS, SPARE_PAGE
-from device.guest.hostile.tricks import TRICKS
 from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB, TIB
@@ -17,14 +17,14 @@ from tests.support.snapshots import restore, saved, settled
 
 PATH = "/machine/peripheral/balloon0/virtio-backend"
 SEEDS = range(12)
-"""Enough for every variant of every trick to come up."""
+"""Enough for every variant of every attack to come up."""
 
-COUNTED = [rule for rule in TRICKS if rule in RULES]
+COUNTED = [rule for rule in ATTACKS if rule in RULES]
 
 
-def test_every_rule_has_its_trick() -> None:
-    assert set(RULES) - set(TRICKS) == {"front-end"}, "that one is for front ends of vhost-user"
-    assert set(TRICKS) - set(RULES) == {"interrupt-storm", "reset-midway"}
+def test_every_rule_has_its_attack() -> None:
+    assert set(RULES) - set(ATTACKS) == {"front-end"}, "that one is for front ends of vhost-user"
+    assert set(ATTACKS) - set(RULES) == {"interrupt-storm", "reset-midway"}
 
 
 @pytest.mark.parametrize("rule", COUNTED)
@@ -50,7 +50,7 @@ def test_a_rule_is_broken_counted_told_and_healed(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["interrupt-storm", "reset-midway"])
-def test_a_trick_that_breaks_no_rule_breaks_nothing(rule: str) -> None:
+def test_a_attack_that_breaks_no_rule_breaks_nothing(rule: str) -> None:
     for seed in SEEDS:
         with Modelled(f"hostile,rule={rule},seed={seed}") as m:
             m.advance(10)

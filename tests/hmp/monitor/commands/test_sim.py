@@ -109,12 +109,12 @@ class TestOverview:
 class TestStats:
     def test_exact_and_human_side_by_side_in_the_order_of_the_table(self) -> None:
         subject = monitor_on("linux-6.12")
-        for stat in STATS_TABLE:
+        for stat in STATS_TABLE[:16]:  # all that this kernel sends
             assert say(subject, f"sim set {stat.name} {1000 + stat.tag}") == ""
         say(subject, "sim set free_mem 1G")
         say(subject, "sim set disk_caches none")
         say(subject, "sim set 42 1234567")
-        say(subject, "sim set 20 5")
+        say(subject, "sim set 40 5")
         say(subject, "info balloon")
         assert say(subject, "sim stats") == (
             "last answer 0.0 s ago; no request timed out\n"
@@ -133,7 +133,7 @@ class TestStats:
             "direct_scans             1013      1013B\n"
             "async_reclaims           1014      1014B\n"
             "direct_reclaims          1015      1015B\n"
-            "tag 20                      5\n"
+            "tag 40                      5\n"
             "tag 42                1234567  1,234,567\n"
         )
 

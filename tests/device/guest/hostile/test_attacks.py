@@ -1,12 +1,13 @@
-"""Each trick of the hostile guest, for each fall of its dice: which rule it breaks, and with which numbers."""
+"""Each attack of the hostile guest, for each fall of its dice: which rule it breaks, and with which numbers."""
 
 from __future__ import annotations
 
 import pytest
 
+from device.balloon.spec import STAT_COUNT
 from device.balloon.stats import decode
+from device.guest.hostile.attacks import ATTACKS, STORM
 from device.guest.hostile.driver import ANSWERS, SCRATCH, SPARE_PAGE, HostileDriver
-from device.guest.hostile.tricks import STORM, TRICKS
 from device.virtio.device import MAX_ROUNDS
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled
@@ -23,7 +24,7 @@ class Table:
         self.m = m
         self.dice = list(dice)
         self.sides: list[int] = []
-        m.guest._playing = True  # what comes of a trick is no occasion for another one
+        m.guest._attacking = True  # what comes of a attack is no occasion for another one
         driver = m.guest.driver
         assert isinstance(driver, HostileDriver)
         self.driver = driver
@@ -37,7 +38,7 @@ class Table:
         return value
 
     def play(self, name: str) -> bool:
-        return bool(TRICKS[name].play(self.driver, self.roll))
+        return bool(ATTACKS[name][0](self.driver))
 
     @property
     def told(self) -> list[str]:
@@ -111,7 +112,7 @@ FATAL = {"bad-address", "queue-live", "avail-overrun", "bad-head", "chain-loop",
 
 
 @pytest.mark.parametrize(("name", "dice", "sides", "detail"), ONE, ids=[f"{name}-{dice}" for name, dice, *_ in ONE])
-def test_one_trick_breaks_one_rule_once(name: str, dice: list[int], sides: list[int], detail: str) -> None:
+def test_one_attack_breaks_one_rule_once(name: str, dice: list[int], sides: list[int], detail: str) -> None:
     with Modelled("hostile", ram=RAM) as m:
         table = Table(m, *dice)
         anew = table.play(name)
@@ -180,12 +181,12 @@ def test_a_reset_midway_leaves_a_buffer_in_flight(ambush: int) -> None:
 
 
 @pytest.mark.parametrize(("dice", "buffers"), [(0, 2), (1, 3), (2, 4)])
-def test_statistics_that_nobody_asked_for(dice: int, buffers: int) -> None:
+def test_statistics_that_nobodyasked_for(dice: int, buffers: int) -> None:
     with Modelled("hostile", ram=RAM) as m:
         table = Table(m, dice, *[5, 1234] * buffers)
         table.play("unsolicited-stats")
         assert table.told == ["unsolicited-stats: queue 2"] * buffers
-        assert table.sides == [3] + [16, 1 << 30] * buffers
+        assert table.sides == [3] + [STAT_COUNT, 1 << 30] * buffers
         assert m.machine.memory.read(SCRATCH, 10) == b"\5\0" + (1234).to_bytes(8, "little")
 
 
@@ -196,8 +197,8 @@ def test_statistics_that_nobody_asked_for(dice: int, buffers: int) -> None:
         ("partial-record", 8, 9, bytes(9), "9 bytes behind 10 records"),
         ("duplicate-tag", 0, 4, None, "1 of 11 records"),
         ("duplicate-tag", 3, 4, None, "4 of 14 records"),
-        ("unknown-tag", 0, 1000, b"\x10\0" + bytes(8), "16"),
-        ("unknown-tag", 999, 1000, (1015).to_bytes(2, "little") + bytes(8), "1015"),
+        ("unknown-tag", 0, 1000, STAT_COUNT.to_bytes(2, "little") + bytes(8), str(STAT_COUNT)),
+        ("unknown-tag", 999, 1000, (STAT_COUNT + 999).to_bytes(2, "little") + bytes(8), str(STAT_COUNT + 999)),
         ("huge-buffer", 0, 1 << 16, bytes(640), "a statistics buffer of 740 bytes"),
         ("huge-buffer", 5, 1 << 16, bytes(645), "a statistics buffer of 745 bytes"),
     ],
@@ -209,19 +210,19 @@ def test_an_odd_answer_is_the_honest_one_with_something_behind(
     with Modelled("hostile", ram=RAM) as m:
         table = Table(m, dice)
         table.play(rule)
-        assert (table.driver.odd, table.told, table.sides) == (rule, [], [])
-        m.guest._playing = False
+        assert (table.driver.spoil, table.told, table.sides) == (rule, [], [])
+        m.guest._attacking = False
         honest = m.stats.held.read(1000)
         assert decode(honest)[0] == 10
         assert ANSWERS[rule](honest, lambda count: dice) == honest + (
             honest[: 10 * (1 + dice)] if tail is None else tail
         )
-        m.guest._asked_for = 0
+        m.guest.asked_for = 0
         assert m.info() == "answered"
         assert f"{rule}: {words}" in table.told
-        assert (table.driver.odd, table.sides) == ("", [sides])
+        assert (table.driver.spoil, table.sides) == ("", [sides])
 
 
-def test_every_trick_is_explained() -> None:
-    assert all(len(trick.help) > 20 for trick in TRICKS.values())
-    assert TRICKS["interrupt-storm"].help == "256 page lists in a row, each with its interrupt"
+def test_every_attack_is_explained() -> None:
+    assert all(len(help) > 20 for _, help in ATTACKS.values())
+    assert ATTACKS["interrupt-storm"][1] == "256 page lists in a row, each with its interrupt"
