@@ -164,7 +164,7 @@ def own_keys() -> Table:
     return Table(("guest", "key", "meaning"), rows)
 
 
-def tricks() -> Table:
+def attacks() -> Table:
     """What a hostile guest may do."""
     return Table(("rule", "what the guest does"), [(_code(name), help) for name, (_, help) in ATTACKS.items()])
 
@@ -231,7 +231,7 @@ TABLES: Mapping[str, Callable[[], Table]] = {
         guests,
         modelled_keys,
         own_keys,
-        tricks,
+        attacks,
         statistics,
         features,
         rules,

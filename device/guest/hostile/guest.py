@@ -16,7 +16,7 @@ from device.state import Integer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from device.balloon.device import BalloonDevice
@@ -46,6 +46,7 @@ class HostileGuest(ModelledGuest):
         self._seed: int | None = settings.get("seed")
         self._rule: str = settings.get("rule", "")
         self._attacking = False
+        self.actions |= {"trick": self._turn, "recovery": self._recover}
 
     def roll(self, count: int) -> int:
         """Return the next number below `count` of this guest's dice."""
@@ -66,7 +67,7 @@ class HostileGuest(ModelledGuest):
             self._rest()
 
     def _rest(self) -> None:
-        self.arm("trick", (1 + self.roll(16)) * REST, self._turn)
+        self.arm("trick", (1 + self.roll(16)) * REST)
 
     def _turn(self) -> None:
         """Attack and rest, unless the device is broken: nothing is left to attack then."""
@@ -96,7 +97,7 @@ class HostileGuest(ModelledGuest):
         if anew:
             self._start_anew()
         elif self._broken() and not self._rule:
-            self.arm("recovery", RECOVERY, self._recover)
+            self.arm("recovery", RECOVERY)
 
     def _start_anew(self) -> None:
         self._unload()
@@ -104,7 +105,7 @@ class HostileGuest(ModelledGuest):
 
     def _recover(self) -> None:
         if not self.awake():
-            self.arm("recovery", RECOVERY, self._recover)
+            self.arm("recovery", RECOVERY)
         elif self._broken():
             self._start_anew()
 
@@ -129,12 +130,6 @@ class HostileGuest(ModelledGuest):
             self.driver.spoil = self._rule
         return super().records()
 
-    # The simulator's controls, and snapshots.
-
     def controls(self) -> Mapping[str, str]:
         """As ModelledGuest.controls, and which rules it breaks."""
         return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self.attacks)}
-
-    def timer_actions(self) -> dict[str, Callable[[], None]]:
-        """As ModelledGuest.timer_actions."""
-        return {**super().timer_actions(), "trick": self._turn, "recovery": self._recover}

@@ -1,4 +1,5 @@
-"""A guest's balloon driver: it reaches the device through rings, config space and notifications only.
+"""A guest's balloon driver, which reaches the device through rings, config space and notifications only, and how the
+balloon follows its target: in portions, at a pace, as far as the kernel has pages.
 
 Modelled on what Linux's virtio_balloon does on the wire: status bits in order, the statistics queue primed before
 DRIVER_OK, page lists of up to 256 entries, `actual` written once per list.
@@ -19,7 +20,8 @@ from device.balloon.spec import (
     STATS,
     queue_roles,
 )
-from device.state import Integer, Other, Parts, load
+from device.clock import MS, SECOND
+from device.state import Integer, Other, Parts, load, reset
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -35,15 +37,53 @@ from device.virtio.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from device.balloon.device import BalloonDevice
+    from device.clock import Timer
+    from device.guest.model.kernel import Kernel
+    from device.machine.machine import Machine
     from device.state import Fields, Member
     from device.virtio.memory import Region
+
+    class Owner(Protocol):
+        """What the inflation needs of its guest."""
+
+        machine: Machine
+        kernel: Kernel | None
+        pace: int
+        timers: dict[str, Timer]
+
+        @property
+        def driver(self) -> BalloonDriver | None:
+            """The driver, while there is one."""
+
+        def awake(self) -> bool:
+            """Whether it serves its queues now."""
+
+        def arm(self, name: str, delay: int) -> None:
+            """Arm the timer of that name, unless it is armed."""
+
 
 BASE = 0x1000
 """Guest address of the driver's pages: rings first, then the two page lists, then the statistics buffer."""
 
 _PFN_LIST = Struct(f"<{MAX_PFNS_PER_BUFFER}I")
 """Packs the list that is sent nearly every time: a full one."""
+
+
+TICK = 5 * MS
+"""VM time between two portions."""
+
+STUCK, STUCK_LONG = 200 * MS, 10 * SECOND
+"""VM time after which a driver that got no page tries again: at first as Linux's does, then twice as long each time,
+so that years of simulated time with a stuck balloon cost nothing."""
+
+DEFLATE_SPEEDUP = 4
+"""Deflating needs no page to be found first: measured on Linux, it is about four times as fast."""
+
+PORTION = (256 << 20) >> PAGE_SHIFT
+"""Pages moved in one go at most, however fast the pace: the monitor must not wait for a guest."""
 
 
 class BalloonDriver:
@@ -202,3 +242,97 @@ class BalloonDriver:
             self._region.buffer[offset : offset + size] = records
             queue.add_out(buffer, size)
             self.device.notify(self.stats_index)
+
+
+class Inflation:
+    """The balloon's work in one guest, on the guest's timer called `work`.
+
+    `worked` is the VM time up to which pages were moved, `stuck` how long it waits when it gets no page.
+    """
+
+    STATE = (
+        Integer("worked", lambda part: part._guest.machine.vm_clock.now()),
+        Integer("stuck", STUCK_LONG, STUCK, low=STUCK, late=True),
+    )
+    DERIVED = ("_guest",)
+    __slots__ = ("_guest", "stuck", "worked")
+
+    stuck: int
+    worked: int
+
+    def __init__(self, guest: Owner) -> None:
+        self._guest = guest
+        reset(self)
+
+    def start(self) -> None:
+        """Go to work if the balloon is not what the device asks for; nothing if at work or asleep."""
+        guest = self._guest
+        driver = guest.driver
+        if driver is not None and guest.awake() and driver.target_pages != driver.ballooned:
+            timer = guest.timers.get("work")
+            if timer is None or not timer.armed:
+                self.worked = guest.machine.vm_clock.now()
+                guest.arm("work", self._tick())
+
+    def unstick(self) -> None:
+        """Things have changed: a driver that waits because it got no page tries again soon."""
+        timer = self._guest.timers.get("work")
+        if self.stuck != STUCK and timer is not None:
+            timer.cancel()
+            self.stuck = STUCK
+        self.start()
+
+    def _tick(self) -> int:
+        """VM time until at least one page is due."""
+        return max(TICK, -(-PAGE_SIZE * SECOND // self._guest.pace))
+
+    def work(self) -> None:
+        """Move the pages that are due, and come again if the target is not reached."""
+        guest = self._guest
+        driver, kernel, device = guest.driver, guest.kernel, guest.machine.device
+        if driver is None or kernel is None or device is None or device.broken or not guest.awake():
+            return
+        now = guest.machine.vm_clock.now()
+        rate = guest.pace
+        todo = driver.target_pages - driver.ballooned
+        if todo < 0:
+            rate *= DEFLATE_SPEEDUP
+        due, rest = divmod((now - self.worked) * rate, SECOND << PAGE_SHIFT)
+        if due > PORTION:
+            due, rest = PORTION, 0
+        self.worked = now - rest // rate  # the part of a page that was due stays due
+        pause = self._tick()
+        kernel.tick(now)
+        while todo and due:
+            count = min(abs(todo), due, MAX_PFNS_PER_BUFFER)
+            if todo > 0:
+                count = kernel.inflate(count)
+                if not count:
+                    pause = self.stuck
+                    self.stuck = min(2 * self.stuck, STUCK_LONG)
+                    break
+                self.stuck = STUCK
+                driver.inflate(count)
+                todo -= count
+            else:
+                kernel.deflate(count)
+                driver.deflate(count)
+                todo += count
+            due -= count
+        if driver is guest.driver and driver.target_pages != driver.ballooned:
+            guest.arm("work", pause)
+
+    def relieve(self, pages: int) -> int:
+        """Deflate for a kernel that runs out of memory; returns the pages that came back."""
+        guest = self._guest
+        driver, kernel, device = guest.driver, guest.kernel, guest.machine.device
+        if driver is None or kernel is None or device is None or device.broken or not guest.awake():
+            return 0
+        pages = min(pages, driver.ballooned)
+        back = 0
+        while back < pages:
+            count = min(pages - back, MAX_PFNS_PER_BUFFER)
+            kernel.deflate(count)
+            driver.deflate(count)
+            back += count
+        return back

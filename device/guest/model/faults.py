@@ -16,10 +16,20 @@ from device.virtio.spec import U16
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from collections.abc import Mapping
+    from typing import Any, ClassVar, Protocol
 
-    from device.guest.model.guest import ModelledGuest
+    from device.machine.machine import Machine
     from device.state import Fields, Member
+
+    class Owner(Protocol):
+        """What a fault needs of its guest."""
+
+        machine: Machine
+
+        def chance(self) -> int:
+            """Return the next number below a million of the machine's dice."""
+
 
 _MAX_COUNT = 1 << 40
 
@@ -52,7 +62,7 @@ class Fault:
     sleeps = False
     """Whether a driver with this fault serves none of its queues."""
 
-    def __init__(self, guest: ModelledGuest, given: Any = None) -> None:
+    def __init__(self, guest: Owner, given: Any = None) -> None:
         self.guest = guest
         self.given = self.value = self.off if given is None else given
 
@@ -263,7 +273,7 @@ class Pin(Fault):
     )
     off: ClassVar[dict[int, int | None]] = {}
 
-    def __init__(self, guest: ModelledGuest, given: Any = None) -> None:
+    def __init__(self, guest: Owner, given: Any = None) -> None:
         super().__init__(guest, {})
 
     def shown(self) -> str:
@@ -287,6 +297,60 @@ FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answer
 
 Notifications meet them the other way round: what is dropped by count rolls no dice.
 """
+
+
+class Faults(dict[str, Fault]):
+    """The faults of one guest by name. Those in force are asked what becomes of a request; `asleep` if one sleeps."""
+
+    __slots__ = ("asleep", "in_force")
+
+    def __init__(self, guest: Owner, settings: Mapping[str, object]) -> None:
+        super().__init__({fault.name: fault(guest, settings.get(fault.name)) for fault in FAULTS})
+        self.arrange()
+
+    def arrange(self) -> None:
+        """Settle which are in force, after each change from outside. One that ended by itself may stay among them."""
+        self.in_force = [fault for fault in self.values() if fault.value != fault.off]
+        self.asleep = any(fault.sleeps for fault in self.in_force)
+
+    def boot(self) -> None:
+        """A kernel starts."""
+        for fault in self.values():
+            fault.boot()
+        self.arrange()
+
+    def wake(self) -> None:
+        """The driver is woken by hand."""
+        for fault in self.values():
+            fault.wake()
+        self.arrange()
+
+    def miss(self) -> bool:
+        """Return whether this notification is missed."""
+        return any(fault.misses() for fault in reversed(self.in_force))
+
+    def silent(self) -> bool:
+        """Return whether there is no answer until the driver is woken."""
+        return any(fault.silent() for fault in self.in_force)
+
+    def wait(self) -> int:
+        """Return by how many ns of VM time the answer is late."""
+        return sum(fault.wait() for fault in self.in_force)
+
+    def sent(self) -> None:
+        """An answer goes out."""
+        for fault in self.in_force:
+            fault.sent()
+
+    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+        """Return what is told instead of `records`, as Fault.tell."""
+        for fault in self.in_force:
+            records = fault.tell(records, values)
+        return records
+
+    def shown(self) -> dict[str, str]:
+        """Return what `sim` shows of those in force."""
+        return {fault.label: fault.shown() for fault in self.in_force if fault.label and fault.value != fault.off}
 
 
 def parse_count(text: str, digits: int, what: str) -> int:

@@ -6,9 +6,8 @@ from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, F_STATS_VQ, STAT_COUNT
 from device.balloon.stats import encode
 from device.clock import SECOND
 from device.errors import MisuseError
-from device.guest.model.driver import BalloonDriver
-from device.guest.model.faults import FAULTS
-from device.guest.model.inflation import Inflation
+from device.guest.model.driver import BalloonDriver, Inflation
+from device.guest.model.faults import Faults
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
 from device.state import FAR, Flag, Integer, Other, load, reset, save
@@ -16,15 +15,12 @@ from device.virtio.spec import F_VERSION_1, PAGE_SHIFT, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
-    from device.guest.model.faults import Fault
     from device.state import Fields, Member
-
-    Callback = Callable[[], None]
 
 TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 """Linux 6.1's statistics, in its order of sending."""
@@ -36,15 +32,12 @@ FEATURES = bit(F_STATS_VQ) | bit(F_DEFLATE_ON_OOM) | bit(F_VERSION_1)
 class ModelledGuest(Guest):
     """A guest made of traits (what its kernel and driver are like) and settings (`pace`, and how it misbehaves).
 
-    Its kernel reports `tags`; it has a driver if `driver`, which `accepts` and `refuses` features besides or out of
-    the usual ones, primes the statistics queue if `primes`, `service_after` ns of VM time later if that is not 0.
+    Its kernel reports `tags`. The `driver`, if any, takes features besides the usual (`accepts`) or not (`refuses`),
+    and `primes` the statistics queue, perhaps `service_after` ns of VM time later.
     """
 
     STATE: tuple[Member, ...] = (
-        Flag("latched"),
-        Flag("release_wanted"),
-        Flag("plugged"),
-        Flag("holding"),
+        *[Flag(name) for name in ("latched", "release_wanted", "plugged", "holding")],
         Integer("pace", 1 << 50, 2 << 30, low=4096, kept=True),
         Integer("draws", kept=True),
         Integer("boots", kept=True),
@@ -57,7 +50,7 @@ class ModelledGuest(Guest):
 
     DERIVED: tuple[str, ...] = (
         "name", "spec", "tags", "has_driver", "_primes", "_service_after", "_features", "faults", "inflation",
-        "_in_force", "_asleep", "_reported", "_records", "machine", "driver_loaded",
+        "actions", "_reported", "_records", "machine", "driver_loaded",
     )  # fmt: skip
 
     latched: bool
@@ -91,23 +84,19 @@ class ModelledGuest(Guest):
         self._primes = primes
         self._service_after = service_after
         self._features = (FEATURES | accepts) & ~refuses
-        self.faults: dict[str, Fault] = {fault.name: fault(self, settings.get(fault.name)) for fault in FAULTS}
+        self.faults = Faults(self, settings)
         self.inflation = Inflation(self)
+        self.actions = {"service": self._service_up, "reply": self._reply, "work": self.inflation.work}
+        """What each named timer does."""
         reset(self, new=True)
         self.pace = settings.get("pace", self.pace)
-        self.arrange()
-
-    def arrange(self) -> None:
-        """Settle which faults are in force: after every change from outside. One that ends by itself may stay."""
-        self._in_force = [fault for fault in self.faults.values() if fault.value != fault.off]
-        self._asleep = any(fault.sleeps for fault in self._in_force)
         self._reported: tuple[int, ...] | None = None
         self._records = b""
 
     def set_fault(self, name: str, value: object) -> None:
         """Put the fault of that name in force with `value`, or out of force with its value for that."""
         self.faults[name].value = value
-        self.arrange()
+        self.faults.arrange()
 
     @property
     def dead(self) -> bool:
@@ -121,9 +110,7 @@ class ModelledGuest(Guest):
         machine = self.machine
         self.kernel = Kernel(machine.ram, seed=mix(machine.seed + self.boots), now=machine.vm_clock.now())
         self.boots += 1
-        for fault in self.faults.values():
-            fault.boot()
-        self.arrange()
+        self.faults.boot()
         if self.has_driver and machine.device is not None:
             self._load()
 
@@ -142,7 +129,7 @@ class ModelledGuest(Guest):
 
     def awake(self) -> bool:
         """Whether a driver is up that serves its queues now."""
-        return self.driver is not None and self.machine.running and not self._asleep
+        return self.driver is not None and self.machine.running and not self.faults.asleep
 
     def _catch_up(self) -> None:
         if not self.awake():
@@ -152,7 +139,7 @@ class ModelledGuest(Guest):
             self._unload()
             self.machine.driver_released()
             return
-        if self.holding and not self._silent():
+        if self.holding and not self.faults.silent():
             self._reply()
         if self.latched:
             self.latched = False
@@ -164,30 +151,25 @@ class ModelledGuest(Guest):
         return BalloonDriver(device, self.machine.memory.regions[0], self.machine.ram)
 
     def _load(self) -> None:
-        machine = self.machine
-        device, kernel = machine.device, self.kernel
-        if device is None or kernel is None:
-            return
-        driver = self.make_driver(device)
-        if not driver.probe(self._features):
+        device, kernel = self.machine.device, self.kernel
+        if device is None or kernel is None or not (driver := self.make_driver(device)).probe(self._features):
             return
         self.driver = driver
         self.driver_loaded = True
         kernel.set_deflate_on_oom(driver.deflates_on_oom)
         if driver.has_stats and self._primes:
             if self._service_after:
-                self.arm("service", self._service_after, self._service_up)
+                self.arm("service", self._service_after)
             else:
                 driver.report(self.records())
         driver.go()
         self.inflation.start()
 
     def _service_up(self) -> None:
-        if self.driver is not None:
-            if self.awake():
-                self.driver.report(self.records())
-            else:
-                self.arm("service", SECOND, self._service_up)
+        if self.driver is not None and self.awake():
+            self.driver.report(self.records())
+        elif self.driver is not None:
+            self.arm("service", SECOND)
 
     def _unload(self) -> None:
         driver, self.driver = self.driver, None
@@ -203,25 +185,22 @@ class ModelledGuest(Guest):
             self.kernel.set_deflate_on_oom(False)
         driver.unload()
 
-    def arm(self, name: str, delay: int, callback: Callback) -> None:
+    def arm(self, name: str, delay: int) -> None:
         """Arm the timer called `name`, `delay` ns of VM time from now, unless it is armed."""
         timer = self.timers.get(name)
         if timer is None or not timer.armed:
-            self.timers[name] = self.machine.vm_timers.at(self.machine.vm_clock.now() + delay, callback)
+            self.timers[name] = self.machine.vm_timers.at(self.machine.vm_clock.now() + delay, self.actions[name])
 
     # What the device says.
 
     def interrupt(self, queue: int) -> None:
         """The statistics buffer came back; the other queues' buffers are fetched where they are sent."""
-        driver = self.driver
-        if driver is None or queue != driver.stats_index:
+        if self.driver is None or queue != self.driver.stats_index:
             return
-        if self._asleep or not self.machine.vm_clock.running:
+        if self.faults.asleep or not self.machine.vm_clock.running:
             self.latched = True
-            return
-        if self._in_force and any(fault.misses() for fault in reversed(self._in_force)):
-            return
-        self._asked()
+        elif not (self.faults.in_force and self.faults.miss()):
+            self._asked()
 
     def chance(self) -> int:
         """Return the next number below a million of this machine's dice."""
@@ -229,76 +208,59 @@ class ModelledGuest(Guest):
         return mix(self.machine.seed * 0x1_0000_0001 + self.draws) % 1_000_000
 
     def _asked(self) -> None:
-        driver = self.driver
+        driver, faults = self.driver, self.faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
-        if self._in_force:
-            if self._silent():
-                self.holding = True
-                return
-            wait = sum(fault.wait() for fault in self._in_force)
-            if wait:
-                self.arm("reply", wait, self._reply)
-                return
-        self._reply()
-
-    def _silent(self) -> bool:
-        return any(fault.silent() for fault in self._in_force)
+        if faults.in_force and faults.silent():
+            self.holding = True
+        elif faults.in_force and (wait := faults.wait()):
+            self.arm("reply", wait)
+        else:
+            self._reply()
 
     def _reply(self) -> None:
-        driver = self.driver
-        if driver is None:
-            return
-        self.holding = self._asleep
-        if self._asleep:
-            return
-        for fault in self._in_force:
-            fault.sent()
-        driver.report(self.records())
+        if self.driver is not None:
+            self.holding = self.faults.asleep
+            if not self.holding:
+                self.faults.sent()
+                self.driver.report(self.records())
 
     def records(self) -> bytes:
         """Return what the driver reports now, as it goes into its buffer."""
-        values = self.statistics()
-        if values is not self._reported:  # the very tuple: then nothing changed since it was packed
-            self._reported = values
-            told = {tag: values[tag] for tag in self.tags}
-            for fault in self._in_force:
-                told = fault.tell(told, values)
+        values, faults = self.statistics(), self.faults
+        if values is not self._reported or faults.in_force:  # the very tuple: nothing changed since it was packed
+            told = faults.tell({tag: values[tag] for tag in self.tags}, values)
             self._records = encode([*told.items()])
+            self._reported = None if faults.in_force else values
         return self._records
 
     def statistics(self) -> tuple[int, ...]:
         """Return the statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
-        kernel = self.kernel
-        if kernel is None:
+        if self.kernel is None:
             return (ABSENT,) * STAT_COUNT
-        kernel.tick(self.machine.vm_clock.now())
-        return kernel.values()
+        self.kernel.tick(self.machine.vm_clock.now())
+        return self.kernel.values()
 
     def config_changed(self) -> None:
         """The target changed, or the device broke: look at it when awake."""
         self.inflation.unstick()
 
-    # Hot-plug and power.
-
     def device_added(self) -> None:
         """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""
         self.plugged = not self.machine.running
-        if self.plugged:
-            return
-        if self.has_driver and self.driver is None and not self.dead:
+        if not self.plugged and self.has_driver and self.driver is None and not self.dead:
             self._load()
 
     def release_device(self) -> bool:
         """Let go of the device at once if the driver is awake, when it wakes up otherwise."""
         if self.driver is None:
             self.plugged = False
-            return False
-        if not self.awake():
+        elif self.awake():
+            self._unload()
+            return True
+        else:
             self.release_wanted = True
-            return False
-        self._unload()
-        return True
+        return False
 
     def power_down(self) -> bool:
         """Shut down if there is somebody to hear the button."""
@@ -308,7 +270,7 @@ class ModelledGuest(Guest):
 
     def controls(self) -> Mapping[str, str]:
         """Return the faults in force, by name."""
-        return {fault.label: fault.shown() for fault in self._in_force if fault.label and fault.value != fault.off}
+        return self.faults.shown()
 
     def hang(self) -> None:
         """Stop serving all queues; the VM keeps running."""
@@ -316,9 +278,7 @@ class ModelledGuest(Guest):
 
     def wake(self) -> None:
         """Serve the queues again, and what came meanwhile; a guest that had fallen silent answers again."""
-        for fault in self.faults.values():
-            fault.wake()
-        self.arrange()
+        self.faults.wake()
         self._catch_up()
 
     def set_delay(self, delay: int) -> None:
@@ -334,40 +294,35 @@ class ModelledGuest(Guest):
         if value is not None and not 0 <= value <= ABSENT:
             raise MisuseError(f"a statistic is from 0 to {ABSENT}, not {value}")
         self.faults["pin"].value[tag] = value
-        self.arrange()
+        self.faults.arrange()
 
     def unpin(self, tag: int) -> None:
         """Report the real value again; nothing if it is not pinned."""
         self.faults["pin"].value.pop(tag, None)
-        self.arrange()
+        self.faults.arrange()
 
     def pins(self) -> dict[int, int | None]:
         """Return the pinned statistics by tag."""
         return dict(self.faults["pin"].value)
 
-    def _living_kernel(self) -> Kernel:
+    def _alive(self) -> Kernel:
         if self.kernel is None or self.dead:
             raise MisuseError("the guest is not running a kernel")
-        self.kernel.tick(self.machine.vm_clock.now())
         return self.kernel
 
     def alloc(self, size: int) -> int:
         """Let the workload take `size` bytes; returns what it got: 0 if the OOM killer came."""
-        driver = self.driver
-        relief = self.inflation.relieve if driver is not None and driver.deflates_on_oom else None
-        return self._living_kernel().alloc(size, relief)
+        kernel, driver = self._alive(), self.driver
+        kernel.tick(self.machine.vm_clock.now())
+        return kernel.alloc(size, self.inflation.relieve if driver is not None and driver.deflates_on_oom else None)
 
     def free(self, size: int) -> int:
         """Let the workload give back `size` bytes; returns what it had to give. A stuck balloon goes on."""
-        freed = self._living_kernel().free_workload(size)
+        kernel = self._alive()
+        kernel.tick(self.machine.vm_clock.now())
+        freed = kernel.free_workload(size)
         self.inflation.unstick()
         return freed
-
-    # Snapshots.
-
-    def timer_actions(self) -> dict[str, Callback]:
-        """Return what each named timer does."""
-        return {"service": self._service_up, "reply": self._reply, "work": self.inflation.work}
 
     def state(self) -> dict[str, object]:
         """Return everything the guest remembers, as plain data."""
@@ -376,7 +331,7 @@ class ModelledGuest(Guest):
     def restore(self, state: Fields) -> None:
         """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
         load(self, state, *self.faults.values(), self.inflation)
-        self.arrange()
+        self.faults.arrange()
 
     def memory_free(self) -> int | None:
         """Return the model's free memory in bytes, or None before it boots."""
@@ -386,8 +341,7 @@ class ModelledGuest(Guest):
         """Load the driver. Raises MisuseError if that cannot be."""
         if self.driver is not None:
             raise MisuseError("the driver is loaded already")
-        if self.kernel is None or self.dead:
-            raise MisuseError("the guest is not running a kernel")
+        self._alive()
         if self.machine.device is None:
             raise MisuseError("there is no balloon device for it")
         self._load()
@@ -396,16 +350,14 @@ class ModelledGuest(Guest):
         """Unload the driver; the balloon deflates. Raises MisuseError if there is none."""
         if self.driver is None:
             raise MisuseError("the driver is not loaded")
-        if self.dead:
-            raise MisuseError("the guest is not running a kernel")
+        self._alive()
         self._unload()
         self.release_wanted = False
         self.machine.driver_released()
 
     def panic(self) -> None:
         """The kernel dies: nothing answers until the machine is reset. Raises MisuseError if it cannot."""
-        if self.kernel is None or self.dead:
-            raise MisuseError("the guest is not running a kernel")
+        self._alive()
         self.set_fault("panic", True)
         self.machine.panicked()
 
@@ -438,10 +390,9 @@ def _save_timers(guest: ModelledGuest) -> dict[str, int]:
 
 
 def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
-    actions = guest.timer_actions()
     for name, remaining in fields.counters("timers", 8, FAR).items():
         if guest.driver is None:
             raise fields.refuse("timers", "run without a driver")
-        if name not in actions:
+        if name not in guest.actions:
             raise fields.refuse("timers", f"names the unknown timer '{name}'")
-        guest.arm(name, remaining, actions[name])
+        guest.arm(name, remaining)

@@ -177,11 +177,6 @@ class Kernel:
         """MemTotal in bytes: the balloon is subtracted, unless it deflates on OOM (Linux's driver does it so)."""
         return self.values()[5]
 
-    @property
-    def available(self) -> int:
-        """MemAvailable in bytes: free and caches, less what must stay of each."""
-        return self.values()[6]
-
     def values(self) -> tuple[int, ...]:
         """The 16 statistics in the order of their tags, 0 to 15 (virtio 1.2 section 5.5.6.4 and its successors).
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from device.clock import SECOND
-from device.guest.model import guest as model
+from device.guest.model import faults
 from device.guest.model.faults import FAULTS, Delay, Fault
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
 from device.state import Integer, undeclared
@@ -130,7 +130,7 @@ class TestSnapshots:
 
         with Modelled("linux,delay=1") as m:
             data = saved(m.machine)
-            monkeypatch.setattr(model, "FAULTS", (*FAULTS, Jitter))
+            monkeypatch.setattr(faults, "FAULTS", (*FAULTS, Jitter))
             restore(m.machine, data)
             guest: Any = m.machine.guest
             assert list(guest.controls()) == ["delay"]

@@ -11,8 +11,7 @@ from device.balloon.spec import ABSENT, F_STATS_VQ, STAT_COUNT
 from device.clock import MS, SECOND
 from device.errors import MisuseError
 from device.guest.model import host_guest as hostguest
-from device.guest.model.driver import BalloonDriver
-from device.guest.model.inflation import STUCK, STUCK_LONG
+from device.guest.model.driver import STUCK, STUCK_LONG, BalloonDriver
 from device.state import save
 from device.virtio.spec import F_EVENT_IDX, F_VERSION_1, MIB, bit
 from tests.support.rig import Modelled

@@ -162,7 +162,7 @@ class TestSize:
         with Modelled() as m:
             for tag in range(1 << 16):
                 m.guest.faults["pin"].value[tag] = 2**64 - 1
-            m.guest.arrange()
+            m.guest.faults.arrange()
             restore(m.machine, saved(m.machine))
             assert len(m.machine.guest.pins()) == 1 << 16
 

@@ -10,7 +10,7 @@ import pytest
 from device.balloon.spec import F_REPORTING, STAT_COUNT
 from device.clock import SECOND, Clock
 from device.errors import RULES
-from device.guest.model.inflation import STUCK, STUCK_LONG
+from device.guest.model.driver import STUCK, STUCK_LONG
 from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.state import FAR, SnapshotError, save
