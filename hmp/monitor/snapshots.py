@@ -42,7 +42,7 @@ BYTES_LIMIT = 256 << 20
 
 def check_tag(tag: str) -> str:
     """Return `tag` if it can name a snapshot, else raise SnapshotError saying what it may consist of."""
-    if not _sound(tag):
+    if not _valid(tag):
         shown = tag if len(tag) <= 40 else f"{tag[:40]}..."
         raise SnapshotError(
             f"'{shown}' cannot name a snapshot: "
@@ -51,7 +51,7 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-def _sound(tag: str) -> bool:
+def _valid(tag: str) -> bool:
     # Lone surrogates, which stand for bytes that are no UTF-8, are not printable.
     if not tag or not tag.isprintable() or "/" in tag or " " in tag:
         return False
@@ -194,7 +194,7 @@ class DirectoryStore:
 
     def _names(self) -> list[str]:
         names = os.listdir(self._path)
-        return sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and _sound(name[:-_CUT]))
+        return sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and _valid(name[:-_CUT]))
 
     def _file(self, tag: str) -> str:
         return os.path.join(self._path, check_tag(tag) + SUFFIX)

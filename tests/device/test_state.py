@@ -288,3 +288,45 @@ class TestDeclared:
         more = More()
         more.extra = 1  # type: ignore[attr-defined]
         assert undeclared(more) == ["extra"]
+
+
+class Late:
+    """A part with a member that came into a format later, and one that was there."""
+
+    STATE = (Integer("old", 9), Integer("new", 9, 7, late=True))
+    DERIVED = ()
+
+    def __init__(self) -> None:
+        reset(self, new=True)
+
+
+class TestMembersThatCameLater:
+    def test_one_that_is_missing_has_its_default(self) -> None:
+        late = Late()
+        late.new = 3  # type: ignore[attr-defined]
+        load(late, fields(old=2))
+        assert save(late, 0) == {"old": 2, "new": 7}
+
+    def test_one_that_is_there_is_taken_with_distrust(self) -> None:
+        late = Late()
+        load(late, fields(old=2, new=5))
+        assert save(late, 0) == {"old": 2, "new": 5}
+        assert refusal(lambda: load(late, fields(old=2, new=10))) == "top.new is not an integer from 0 to 9"
+
+    def test_any_other_must_be_there(self) -> None:
+        assert refusal(lambda: load(Late(), fields(new=5))) == "top.old is missing"
+
+
+class TestPartsInOneObject:
+    def test_they_are_saved_and_loaded_together(self) -> None:
+        late, inner = Late(), Inner()
+        assert save(late, 0, inner) == {"here": False, "old": 0, "new": 7}
+        load(late, fields(here=True, old=1, new=2), inner)
+        assert save(late, 0, inner) == {"here": True, "old": 1, "new": 2}
+
+    def test_what_none_of_them_knows_is_refused(self) -> None:
+        assert refusal(lambda: load(Late(), fields(here=True, old=1, new=2, odd=3), Inner())) == "top.odd is unknown"
+
+    def test_an_unknown_name_is_cut_and_printable(self) -> None:
+        words = refusal(lambda: load(Inner(), fields(here=True, **{"\x1b" * 1000: 1})))
+        assert (words.isprintable(), len(words)) == (True, len("top. is unknown") + 40)

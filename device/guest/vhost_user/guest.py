@@ -220,7 +220,7 @@ class VhostUserGuest(Guest):
         peer = None if self._listener is None else self._listener.accept()
         if peer is not None:
             self.gone = ""
-            port = Port(self.machine, self._driver_coming, self._driver_changed, self._driver_misfit)
+            port = Port(self.machine, self._driver_coming, self._driver_changed, self._driver_unusable)
             self._connection = Connection(peer, Backend(port, barrier_ends=self._barrier_ends))
 
     def _driver_coming(self) -> None:
@@ -236,7 +236,7 @@ class VhostUserGuest(Guest):
         else:
             self.machine.driver_released()
 
-    def _driver_misfit(self) -> None:
+    def _driver_unusable(self) -> None:
         self._driver_missing(
             "it keeps to features of the device that it found first, which this one has not; a reset starts it anew"
         )

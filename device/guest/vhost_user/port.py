@@ -58,17 +58,17 @@ class Ring:
 class Port:
     """The rings of one front end, and the device of `machine` behind them. Close it when the front end is gone.
 
-    `coming` is called just before a driver comes up, `changed` after it came or went, `misfit` where it cannot come
+    `coming` is called just before a driver comes up, `changed` after it came or went, `unusable` where it cannot come
     up because it keeps to features that an earlier device had.
     """
 
     def __init__(
-        self, machine: Machine, coming: Callable[[], None], changed: Callable[[], None], misfit: Callable[[], None]
+        self, machine: Machine, coming: Callable[[], None], changed: Callable[[], None], unusable: Callable[[], None]
     ) -> None:
         self._machine = machine
         self._coming = coming
         self._changed = changed
-        self._misfit = misfit
+        self._unusable = unusable
         self._features = 0
         self.memory: SharedMemory | None = None
         """The guest's memory, once the front end shared it."""
@@ -131,7 +131,7 @@ class Port:
                     device.notify(index)
         elif all(self.rings[index].ready for index in wanted):
             if self._features & ~bit(F_PROTOCOL_FEATURES) & ~device.offered:
-                self._misfit()
+                self._unusable()
             else:
                 self._bring_up(device, self.memory, wanted)
 

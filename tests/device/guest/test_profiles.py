@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -247,6 +249,15 @@ def test_every_key_is_explained() -> None:
 
 
 class TestTable:
+    def test_it_imports_no_guest_before_one_is_made(self) -> None:
+        program = (
+            "import sys, device.guest.table; print(*[name for name in sys.modules if name.startswith('device.guest.')])"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert set(found) == {"device.guest.table", "device.guest.model", "device.guest.model.faults"}
+
     def test_what_a_guest_is_comes_from_its_row(self) -> None:
         for name, profile in PROFILES.items():
             assert profile.name == name
