@@ -10,7 +10,7 @@ from __future__ import annotations
 from device.balloon.spec import ABSENT, STATS_TABLE, stat_tag
 from device.clock import SECOND
 from device.errors import MisuseError
-from device.state import FAR, Flag, Integer, Other
+from device.state import Flag, Integer, Other
 from device.units import parse_seconds, parse_share
 from device.virtio.spec import U16
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 
 _MAX_COUNT = 1 << 40
+
+CENTURY = 1 << 62
+"""Ns of VM time that a snapshot may have a guest wait: more than any of them lives."""
 
 
 class Fault:
@@ -144,7 +147,7 @@ class Delay(Fault):
     __slots__ = ()
     name = label = "delay"
     help = "SEC: answer that much later"
-    STATE = (Integer("delay", FAR, attribute="value"),)
+    STATE = (Integer("delay", CENTURY, attribute="value"),)
 
     @staticmethod
     def parse(text: str) -> int:

@@ -7,10 +7,10 @@ from device.balloon.stats import encode
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model.driver import BalloonDriver, Inflation
-from device.guest.model.faults import Faults
+from device.guest.model.faults import CENTURY, Faults
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
-from device.state import FAR, Flag, Integer, Other, load, reset, save
+from device.state import Flag, Integer, Other, load, reset, save
 from device.virtio.spec import F_VERSION_1, PAGE_SHIFT, bit
 
 TYPE_CHECKING = False
@@ -390,7 +390,7 @@ def _save_timers(guest: ModelledGuest) -> dict[str, int]:
 
 
 def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
-    for name, remaining in fields.counters("timers", 8, FAR).items():
+    for name, remaining in fields.counters("timers", 8, CENTURY).items():
         if guest.driver is None:
             raise fields.refuse("timers", "run without a driver")
         if name not in guest.actions:
