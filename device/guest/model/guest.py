@@ -191,8 +191,6 @@ class ModelledGuest(Guest):
         if timer is None or not timer.armed:
             self.timers[name] = self.machine.vm_timers.at(self.machine.vm_clock.now() + delay, self.actions[name])
 
-    # What the device says.
-
     def interrupt(self, queue: int) -> None:
         """The statistics buffer came back; the other queues' buffers are fetched where they are sent."""
         if self.driver is None or queue != self.driver.stats_index:
@@ -211,19 +209,23 @@ class ModelledGuest(Guest):
         driver, faults = self.driver, self.faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
-        if faults.in_force and faults.silent():
+        if not faults.in_force:
+            self._reply()
+        elif faults.silent():
             self.holding = True
-        elif faults.in_force and (wait := faults.wait()):
+        elif wait := faults.wait():
             self.arm("reply", wait)
         else:
             self._reply()
 
     def _reply(self) -> None:
-        if self.driver is not None:
-            self.holding = self.faults.asleep
-            if not self.holding:
-                self.faults.sent()
-                self.driver.report(self.records())
+        driver, faults = self.driver, self.faults
+        if driver is not None:
+            self.holding = faults.asleep
+            if not faults.asleep:
+                if faults.in_force:
+                    faults.sent()
+                driver.report(self.records())
 
     def records(self) -> bytes:
         """Return what the driver reports now, as it goes into its buffer."""
