@@ -28,7 +28,7 @@ from device.balloon.spec import (
     TOTAL,
 )
 from device.errors import MisuseError
-from device.guest.table import PROFILES
+from device.guest.model.guest import TEN
 from device.guest.uml.guest import parse_meminfo
 from device.guest.uml.parts import find_parts
 from device.virtio.spec import MIB, PAGE_SIZE
@@ -91,7 +91,7 @@ class TestStatistics:
         real.ask()
         sample = real.device.stats.sample
         assert sample is not None
-        assert list(sample.tags) == [tag for tag in PROFILES["linux"].tags if tag not in (HTLB_ALLOC, HTLB_FAIL)]
+        assert list(sample.tags) == [tag for tag in TEN if tag not in (HTLB_ALLOC, HTLB_FAIL)]
         assert not sample.unknown
         assert real.device.refused == {}
 

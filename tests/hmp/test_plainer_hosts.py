@@ -183,6 +183,7 @@ from hmp.monitor.monitor import Monitor
 machine = Machine(SimulatedClock(warps=True), ram=64 << 20, guest=make_guest("linux"))
 machine.start()
 monitor = Monitor(machine, DIALECTS["seed"])
+monitor.host_files = True
 for line in sys.stdin.read().splitlines():
     reply = monitor.execute(line)
     while reply.pending:

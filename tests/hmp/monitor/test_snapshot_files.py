@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from device.machine.machine import Machine
 from device.machine.snapshot import save
 from device.state import SnapshotError
 from hmp.monitor import snapshots
@@ -81,9 +82,9 @@ def test_a_file_that_may_not_grow_keeps_the_old_snapshot(tmp_path: Path) -> None
 # Kills.
 
 
-def every_tag_loads(directory: Path, versions: list[bytes]) -> None:
+def every_tag_loads(directory: Path, versions: list[bytes], machine: Machine | None = None) -> None:
     """Assert that there is nothing half: each snapshot loads, and is one of the versions that were saved."""
-    store, machine = DirectoryStore(str(directory)), build(memory=4, paused=True)
+    store, machine = DirectoryStore(str(directory)), machine or build(memory=4, paused=True)
     for tag in store.tags():
         store.load(tag, machine)
         assert settled(saved(machine)) in [settled(version) for version in versions]
@@ -107,7 +108,7 @@ def two_versions() -> tuple[list[bytes], Callable[[DirectoryStore], None]]:
 def kill_at_random(directory: Path, times: int) -> None:
     dice = random.Random(20100111)
     versions, keep_saving = two_versions()
-    store = DirectoryStore(str(directory))
+    store, loader = DirectoryStore(str(directory)), build(memory=4, paused=True)
     for _ in range(times):
         reader, writer = os.pipe()
         child = os.fork()
@@ -125,7 +126,7 @@ def kill_at_random(directory: Path, times: int) -> None:
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         os.close(reader)
         os.close(writer)
-        every_tag_loads(directory, versions)
+        every_tag_loads(directory, versions, loader)  # a new machine each time would close those that are saved
     store.save("a", build(memory=4, paused=True))
     assert {name for name in os.listdir(directory) if not name.endswith(SUFFIX)} == set(), "leftovers were swept"
 
