@@ -6,39 +6,59 @@ import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, TimerHandle
     from collections.abc import Callable
+
+INTERVAL = 0.5
+"""Seconds between two looks where the system has no epoll, which the loop itself could watch."""
 
 
 class HangUps:
     """Watches sockets for nothing but their end."""
 
-    __slots__ = ("_actions", "_epoll", "_loop")
+    __slots__ = ("_actions", "_epoll", "_loop", "_poller", "_timer")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._epoll = select.epoll()
         self._actions: dict[int, Callable[[], None]] = {}
-        loop.add_reader(self._epoll.fileno(), self._look)
+        self._timer: TimerHandle | None = None
+        self._epoll: select.epoll | None = None
+        try:
+            self._epoll = select.epoll()
+            loop.add_reader(self._epoll.fileno(), self._look)
+        except (AttributeError, OSError):  # another system than Linux, or a sandbox
+            pass
+        self._poller: select.epoll | select.poll = self._epoll or select.poll()
 
     def watch(self, descriptor: int, action: Callable[[], None]) -> None:
         """Call `action` once both directions of `descriptor` are closed, or it broke. A half-close is neither."""
         self._actions[descriptor] = action
-        self._epoll.register(descriptor, 0)
+        self._poller.register(descriptor, 0)
+        self._look_later()
 
     def unwatch(self, descriptor: int) -> None:
         """Look no longer; call this before the descriptor is closed."""
         if self._actions.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            self._poller.unregister(descriptor)
+
+    def _look_later(self) -> None:
+        if self._timer is None and self._actions and self._epoll is None:
+            self._timer = self._loop.call_later(INTERVAL, self._look)
 
     def _look(self) -> None:
-        for descriptor, _ in self._epoll.poll(0):
+        self._timer = None
+        for descriptor, _ in self._poller.poll(0):
             action = self._actions.get(descriptor)
             if action is not None:  # else an action before it ended this one too
                 self.unwatch(descriptor)
                 action()
+        self._look_later()
 
     def close(self) -> None:
         """Look at nothing any more."""
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
+        self._actions.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._epoll is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
