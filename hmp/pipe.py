@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hmp.monitor.errors import UnreadableError
-from hmp.streams import MAX_LINE, TOO_LONG, Output, complain, poll_once, read_lines, wait_for_input
+from hmp.monitor.errors import MAX_LINE, TOO_LONG, UnreadableError
+from hmp.streams import Output, complain, poll_once, read_lines, wait_for_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

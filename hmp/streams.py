@@ -6,7 +6,7 @@ import errno
 import os
 import select
 
-from hmp.monitor.errors import UnreadableError
+from hmp.monitor.errors import MAX_LINE, UnreadableError
 from hmp.monitor.escape import escape
 
 TYPE_CHECKING = False
@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 16
 
-MAX_LINE = 4095
-"""Characters of a line, as QEMU's monitor takes them."""
-
 _MAX_BYTES = MAX_LINE * 4
 """Bytes that many characters can take in UTF-8: more than that in hand is too long without decoding."""
-
-TOO_LONG = f"line too long: more than {MAX_LINE} characters"
 
 STDOUT = "<stdout>"
 """What an OSError of writing there has as its `filename`: other things fail too, and are not to be taken for it."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+MAX_LINE = 4095
+"""Characters of a line, as QEMU's monitor takes them."""
+
+TOO_LONG = f"line too long: more than {MAX_LINE} characters"
+
 
 class CommandError(Exception):
     """A command failed. `desc` is QEMU's words; HMP prints them behind `Error: `, QMP sends them with `kind`."""

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 #: Bytes of tokens (blanks do not count) that one message may have. QEMU allows 64 MiB; an emulator that serves a
 #: thousand clients cannot hold that for each, and the longest command that anybody sends is a monitor line of 4 KiB.
-MAX_MESSAGE_BYTES = 8 << 20
-#: Tokens in one message. QEMU allows 2 Mi; a token costs up to 50 bytes as Python objects (a list of small lists), so
-#: this bounds what an unfinished message holds to some 16 MiB (for a moment, a string of 8 MiB takes 75).
-MAX_TOKENS = 512 << 10
+#: All clients wait while a message is answered: one of this size, all of it an id to be escaped, takes 80 ms.
+MAX_MESSAGE_BYTES = 128 << 10
+#: Tokens in one message. QEMU allows 2 Mi; a token costs up to 90 bytes as Python objects (a list of small lists), so
+#: this bounds what an unfinished message holds to some 3 MiB.
+MAX_TOKENS = 32 << 10
 #: Open brackets of both kinds; QEMU's own figure.
 MAX_DEPTH = 1024
 # What is given to the C decoder at once: far below the limits above, so that these cannot be overstepped there, and

@@ -10,7 +10,7 @@ from device.errors import MisuseError
 from hmp import QEMU_VERSION, __version__
 from hmp.monitor import qom
 from hmp.monitor.commands.machine import check_driver, parse_switches, valid_id
-from hmp.monitor.errors import CommandError
+from hmp.monitor.errors import MAX_LINE, TOO_LONG, CommandError
 from hmp.monitor.monitor import Monitor
 
 TYPE_CHECKING = False
@@ -216,7 +216,10 @@ def _human_monitor_command(session: QmpSession, arguments: Mapping[str, object])
     monitor = Monitor(session.machine, session.dialect)
     monitor.sole = False
     monitor.host_files = session.host_files
-    reply = monitor.execute(str(arguments["command-line"]))
+    line = str(arguments["command-line"])
+    if len(line) > MAX_LINE:  # as long a sum would hold up all clients
+        return f"{TOO_LONG}\r\n"
+    reply = monitor.execute(line)
     if reply.refused is not None:
         raise reply.refused
     if not reply.pending:

@@ -12,7 +12,6 @@ from device.guest.model.kernel import mix
 from hmp.monitor.escape import escape
 from hmp.recording.cast import MARKER, OUTPUT
 from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW
-from hmp.streams import MAX_LINE, TOO_LONG
 from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
 from hmp.terminal.events import Announcer

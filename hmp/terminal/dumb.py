@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import select
 
+from hmp.monitor.errors import MAX_LINE
 from hmp.monitor.escape import escape
-from hmp.streams import MAX_LINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from prompt_toolkit.shortcuts import PromptSession
 from prompt_toolkit.styles import Style
 
 from hmp.monitor.completion import complete
+from hmp.monitor.errors import MAX_LINE
 from hmp.monitor.escape import escape
 from hmp.monitor.history import history_path
-from hmp.streams import MAX_LINE
 from hmp.terminal import toolbar
 from hmp.terminal.history import FileHistory
 

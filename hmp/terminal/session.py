@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from device.clock import SECOND
+from hmp.monitor.errors import MAX_LINE, TOO_LONG
 from hmp.monitor.monitor import COLUMNS
-from hmp.streams import MAX_LINE, TOO_LONG
 from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
 from hmp.terminal.events import Announcer
 

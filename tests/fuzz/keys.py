@@ -16,7 +16,7 @@ from hmp.monitor.history import History
 from hmp.recording.script import HIDE, SHOW, read_steps
 from hmp.sockets.readline import LINE_LIMIT, PROMPT, Line, LineEditor
 from hmp.sockets.telnet import TelnetFilter
-from hmp.streams import MAX_LINE, LineSplitter
+from hmp.streams import LineSplitter
 from tests.fuzz.clients import ABROAD
 from tests.fuzz.lines import CODEC, WORDS, idle_machine
 

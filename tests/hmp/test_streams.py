@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmp.monitor.errors import UnreadableError
+from hmp.monitor.errors import MAX_LINE, UnreadableError
 from hmp.monitor.escape import escape
-from hmp.streams import CHUNK, MAX_LINE, STDOUT, LineSplitter, Output, complain, naming_stdout
+from hmp.streams import CHUNK, STDOUT, LineSplitter, Output, complain, naming_stdout
 from tests.support.torn import torn
 
 LIMIT = MAX_LINE * 4

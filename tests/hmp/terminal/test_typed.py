@@ -18,9 +18,9 @@ from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.aiodrive import MachineDriver
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.errors import TOO_LONG
 from hmp.monitor.history import history_path
 from hmp.monitor.monitor import Monitor
-from hmp.streams import TOO_LONG
 from hmp.terminal.events import FAULT_SPACING, Announcer
 from hmp.terminal.history import KEEP_BYTES, FileHistory
 from hmp.terminal.prompt import LinePrompt
