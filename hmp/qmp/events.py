@@ -9,7 +9,7 @@ from hmp.qmp import codec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from device.clock import Timer
     from device.machine.machine import Machine
@@ -23,13 +23,28 @@ CHANGE_INTERVAL = SECOND
 """Host time between two BALLOON_CHANGE: the first goes at once, the last is never lost (QEMU 7.2)."""
 
 
+class Latest(bytes):
+    """An event that takes the place of an older one that the client was not sent yet: BALLOON."""
+
+    __slots__ = ()
+
+
 class EventHub:
-    """Sends events to the clients of one machine that finished their negotiation. `close` it at the end."""
+    """Sends events to the clients of one machine that finished their negotiation. `close` it at the end.
 
-    __slots__ = ("_held", "_hold_from", "_latest", "_machine", "_request", "_sessions", "_throttle", "_unsubscribe")
+    `later` calls a function once what is under way is done, as an event loop's call_soon: of the BALLOONs that many
+    clients ask for at the same time, all get the last. Without it each goes out at once.
+    """
 
-    def __init__(self, machine: Machine) -> None:
+    __slots__ = (
+        "_answer", "_held", "_hold_from", "_later", "_latest", "_machine", "_request", "_sessions", "_throttle",
+        "_unsubscribe",
+    )  # fmt: skip
+
+    def __init__(self, machine: Machine, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._machine = machine
+        self._later = later
+        self._answer: tuple[int, Mapping[str, object]] | None = None  # the BALLOON to come: when, and what
         self._sessions: list[QmpSession] = []
         self._request: StatsRequest | None = None
         self._latest: tuple[int, Mapping[str, object]] | None = None  # when, and what, for the end of the interval
@@ -77,10 +92,10 @@ class EventHub:
         for message in held:
             self._broadcast(message)
 
-    def _broadcast(self, message: bytes, *, balloon: bool = False) -> None:
+    def _broadcast(self, message: bytes) -> None:
+        self._tell_answer()
         for session in tuple(self._sessions):
-            if not balloon or session.dialect.balloon_event:
-                session.send(message)
+            session.send(message)
 
     def _machine_event(self, name: str, data: Mapping[str, object]) -> None:
         if name in PLAIN_EVENTS:
@@ -136,4 +151,16 @@ class EventHub:
         if sample is not None:
             values = sample.values
             data.update((STATS_TABLE[tag].name, values[tag]) for tag in SEED_STATS if tag in values)
-        self._broadcast(self.encode("BALLOON", data), balloon=True)
+        waits, self._answer = self._answer is not None, (self._machine.clock.wall(), data)
+        if self._later is None:
+            self._tell_answer()
+        elif not waits:
+            self._later(self._tell_answer)
+
+    def _tell_answer(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            message = Latest(self.encode("BALLOON", answer[1], answer[0]))
+            for session in tuple(self._sessions):
+                if session.dialect.balloon_event:
+                    session.send(message)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _NEGOTIATE = "qmp_capabilities"
 
 
+def _drop(data: bytes) -> None:
+    """Send to nobody."""
+
+
 class QmpSession:
     """The protocol of one client.
 
@@ -189,10 +193,12 @@ class QmpSession:
             self.on_resume()
 
     def close(self) -> None:
-        """The client is gone: nothing is sent any more, what it waits for is cancelled."""
+        """The client is gone: nothing is sent any more, what it waits for is cancelled, and nothing of it is kept."""
         self.hub.leave(self)
         self.suspended = False
         self._messages.clear()
+        self._decoder = Decoder()
+        self.send, self.on_resume = _drop, None  # they hold who holds this session
         cancel, self._cancel = self._cancel, None
         if cancel is not None:
             cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
+from hmp.monitor.errors import MAX_LINE, TOO_LONG
 from hmp.monitor.escape import escape
 from hmp.recording.cast import MARKER, OUTPUT
 from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW

@@ -7,7 +7,7 @@ from hmp.monitor.completion import complete
 from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Monitor
 from hmp.qmp.protocol import QmpSession
-from hmp.sockets.connection import BLOCKED, DONE, MORE, STEPS, Connection
+from hmp.sockets.connection import BLOCKED, DONE, MORE, Connection
 from hmp.sockets.readline import PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from asyncio import TimerHandle
     from collections.abc import Iterable, Set
 
+    from device.machine.machine import Machine
     from hmp.monitor.dialects import Dialect
     from hmp.monitor.history import History
     from hmp.monitor.monitor import Reply
@@ -27,11 +28,19 @@ UNFINISHED_LIMIT = 60.0
 """Seconds of silence after which an unfinished QMP message is given up: what came of it, up to MAX_MESSAGE_BYTES, is
 not kept for ever, and whoever forgot a bracket is told."""
 
-SLICE = 4096
-"""Bytes of QMP looked at at once: garbage can yield an error message for every byte."""
+SLICE = 1024
+"""Bytes of QMP looked at at once, in 4 ms at most: garbage can yield an error message for every byte."""
 
 _CODEC = ("utf-8", "surrogateescape")
 """How a client's bytes become text and come back unchanged."""
+
+
+def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
+    text = line.decode(*_CODEC)
+    candidates = complete(machine, text)
+    word = text[candidates[0].start :] if candidates else ""
+    # What others named in a way that could drive a terminal is not offered; it can be typed.
+    return word.encode(*_CODEC), [each.text.encode() for each in candidates if each.text.isprintable()]
 
 
 class HmpConnection(Connection):
@@ -40,21 +49,13 @@ class HmpConnection(Connection):
     def __init__(self, host: Host, dialect: Dialect, history: History, *, telnet: bool, host_files: bool) -> None:
         super().__init__(host)
         self._telnet = TelnetFilter() if telnet else None
-        self._editor = LineEditor(PROMPT, history, self._complete)
+        self._editor = LineEditor(PROMPT, history, lambda line: _complete(host.machine, line))
         self._monitor = Monitor(host.machine, dialect, history)
         self._monitor.sole = False
         self._monitor.host_files = host_files
         self._typed: Set[str] = frozenset()
         """Characters of the line that runs. They came from this client, and go back to it as they are."""
         self._reply: Reply | None = None
-
-    def _complete(self, line: bytes) -> tuple[bytes, Iterable[bytes]]:
-        text = line.decode(*_CODEC)
-        candidates = complete(self.host.machine, text)
-        word = text[candidates[0].start :] if candidates else ""
-        # What others named in a way that could drive a terminal is not offered; it can be typed.
-        texts = [candidate.text for candidate in candidates if candidate.text.isprintable()]
-        return word.encode(*_CODEC), [text.encode() for text in texts]
 
     def _greet(self) -> None:
         opening = b"" if self._telnet is None else OPENING
@@ -63,9 +64,9 @@ class HmpConnection(Connection):
     def _incoming(self, data: bytes) -> bytes:
         return data if self._telnet is None else self._telnet.feed(data)
 
-    def _pump(self) -> int:
-        editor = self._editor
-        for _ in range(STEPS):
+    def _pump(self, end: float) -> int:
+        editor, now = self._editor, self.host.now
+        while True:
             if self._stalled or self._reply is not None:
                 self._keep()
                 return BLOCKED
@@ -80,7 +81,8 @@ class HmpConnection(Connection):
                 self._run(event)
                 if self.host.machine.over:
                     return BLOCKED
-        return MORE
+            if now() >= end:
+                return MORE
 
     def _keep(self) -> None:
         """Give the editor what it has room for, so that hanging up is noticed behind it."""
@@ -134,12 +136,14 @@ class QmpConnection(Connection):
     def _greet(self) -> None:
         self.write(self._session.greeting())
 
-    def _pump(self) -> int:
-        session = self._session
-        for _ in range(STEPS):
+    def _pump(self, end: float) -> int:
+        session, now = self._session, self.host.now
+        while True:
             if self._stalled:
                 return BLOCKED
             if session.step():
+                if now() >= end:
+                    return MORE
                 continue
             if session.suspended:
                 if not self._waiting:
@@ -150,10 +154,13 @@ class QmpConnection(Connection):
                 return BLOCKED
             if not self._received:
                 return DONE
-            session.feed(self._received[:SLICE])
-            self._received = self._received[SLICE:]
+            # What is cut between two messages is read the quick way.
+            size = self._received.rfind(b"}", 0, SLICE) + 1 or SLICE
+            session.feed(self._received[:size])
+            self._received = self._received[size:]
             self._watch_unfinished()
-        return MORE
+            if now() >= end:
+                return MORE
 
     def _resumed(self) -> None:
         if self._waiting:

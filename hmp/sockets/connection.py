@@ -6,10 +6,12 @@ import asyncio
 from fcntl import ioctl
 from termios import TIOCOUTQ
 
+from hmp.qmp.events import Latest
 from hmp.sockets.opening import Opening
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from device.machine.machine import Machine
@@ -28,12 +30,20 @@ if TYPE_CHECKING:
         hub: EventHub
         ended_by: Connection | None
         stopping: bool
+        now: Callable[[], float]
 
         def left(self) -> None:
             """A connection ended."""
 
         def foreign(self, where: str, language: str) -> None:
             """A client at `where` was hung up on because it does not speak a monitor's language but `language`."""
+
+        def queue(self, turn: Callable[[], None]) -> None:
+            """Call `turn` soon, behind those of other clients."""
+
+        @property
+        def crowded(self) -> bool:
+            """Whether other clients wait for their turn."""
 
 
 UNSENT_LIMIT = 1 << 20
@@ -50,8 +60,13 @@ RECEIVE_SIZE = 16 << 10
 SEND_SIZE = 64 << 10
 """Bytes of replies collected before they are sent: one system call for all the replies of a turn."""
 
-STEPS = 64
-"""Messages or lines (or pieces of echo) of one client that are handled before the others get their turn: some 5 ms."""
+TURN = 0.002
+"""Seconds that one client's messages or lines are handled before the others get their turn. What is begun is finished:
+a command takes less than a millisecond, a message of the greatest size up to 80."""
+
+REST = 20
+"""A client whose turn took some time has its next one at once only after so many times as long, while others wait: one
+that asks little goes ahead of those that ask without end, however many these are."""
 
 MORE, BLOCKED, DONE = range(3)
 """What a turn leaves: something to go on with at once, something that waits for a guest or for the client to read, or
@@ -76,8 +91,11 @@ class Connection(asyncio.BufferedProtocol):
         self._gone = False
         self._reading = True
         self._watched = False
-        self._collected: list[bytes] | None = None  # output, during a turn
+        self._turning = False
+        self._rested = 0.0
+        self._out: list[bytes] = []  # what the transport does not have yet: during a turn, and while it has enough
         self._size = 0
+        self._latest: Latest | None = None  # which of these a newer one will replace
         self._written = 0
         self._turn_due = False
         self._stall: asyncio.TimerHandle | None = None
@@ -90,6 +108,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport = transport
         if isinstance(transport.get_extra_info("sockname"), tuple):  # a host and a port; no browser opens unix sockets
             self._opening = Opening()
+        transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
         if self.host.stopping:
             self.cut_off()
@@ -116,7 +135,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._opening = None
         data = self._incoming(data)
         self._received = self._received + data if self._received else data
-        if not self._turn_due:
+        if self.host.crowded and self.host.now() < self._rested:
+            self._turn_soon()
+        elif not self._turn_due:
             self._turn()
 
     def eof_received(self) -> bool:
@@ -139,7 +160,9 @@ class Connection(asyncio.BufferedProtocol):
         self._unwatch_stall()
         if self.transport.is_closing():
             self._watch_stall()  # it has still to take the rest
-        else:
+            return
+        self._send()
+        if not self._stalled:
             self._turn_soon()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -159,6 +182,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """Send what is still to be sent, then close."""
+        self._send()
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch_stall()
@@ -169,13 +193,14 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def _finish_unheard(self) -> None:
-        if not self._over() and self._pump() == MORE:
-            self._loop.call_soon(self._finish_unheard)
+        if not self._over() and self._pump(self.host.now() + TURN) == MORE:
+            self.host.queue(self._finish_unheard)
         else:
             self._end()
 
     def _end(self) -> None:
         self._received = b""
+        self._out.clear()
         self._close()
         self.host.driver.kick()
 
@@ -203,35 +228,37 @@ class Connection(asyncio.BufferedProtocol):
 
     # Sending.
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the client to read."""
+        return self._size + self.transport.get_write_buffer_size()
+
     def write(self, data: bytes) -> None:
         """Send `data`, or cut off a client that let too much of it pile up."""
         if self._gone or not data:
             return
-        collected = self._collected
-        if collected is None:
-            self._send(data)
-            return
-        collected.append(data)
-        self._size += len(data)
-        if self._size >= SEND_SIZE:
-            self._send_collected()
-
-    def _send_collected(self) -> None:
-        collected, self._size = self._collected, 0
-        if collected:
-            data = b"".join(collected)
-            collected.clear()
-            self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        transport = self.transport
-        if self._gone or transport.is_closing():
-            return
-        if transport.get_write_buffer_size() > UNSENT_LIMIT:
+        if isinstance(data, Latest):
+            if self._latest is not None:
+                self._out.remove(self._latest)
+                self._size -= len(self._latest)
+            self._latest = data
+        if self._stalled and self.unsent > UNSENT_LIMIT:
             self.cut_off()
             return
-        self._written += len(data)
-        transport.write(data)
+        self._out.append(data)
+        self._size += len(data)
+        if not self._stalled and (not self._turning or self._size >= SEND_SIZE):
+            self._send()
+
+    def _send(self) -> None:
+        """Hand all that was written to the transport."""
+        if self._size:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._size, self._latest = 0, None
+            if not self._gone and not self.transport.is_closing():
+                self._written += len(data)
+                self.transport.write(data)
 
     # Turns.
 
@@ -244,15 +271,19 @@ class Connection(asyncio.BufferedProtocol):
         self._turn_due = False
         if self._gone or self._over():
             return
-        self._collected = []
+        self._turning = True
+        start = self.host.now()
         try:
-            self._state = self._pump()
+            self._state = self._pump(start + TURN)
         except Exception:
             self.cut_off()  # a fault of ours: the others are still served, and the loop's handler tells
             raise
         finally:
-            self._send_collected()
-            self._collected = None
+            self._turning = False
+            if not self._stalled:
+                self._send()
+            end = self.host.now()
+            self._rested = end + REST * (end - start)
         if self._over():
             self.host.ended_by = self
         self.host.driver.kick()
@@ -264,7 +295,7 @@ class Connection(asyncio.BufferedProtocol):
         """Go on, but not from within the callback of a timer or of another client's command: that one ends first."""
         if not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self._turn)
+            self.host.queue(self._turn)
 
     def _flow(self) -> None:
         """Read on or not; close behind the last answer."""
@@ -308,8 +339,8 @@ class Connection(asyncio.BufferedProtocol):
     def _greet(self) -> None:
         raise NotImplementedError
 
-    def _pump(self) -> int:
-        """Handle up to STEPS pieces of what was received, unless `_stalled`; return MORE, BLOCKED or DONE."""
+    def _pump(self, end: float) -> int:
+        """Handle what was received until host.now() is `end`, unless `_stalled`; return MORE, BLOCKED or DONE."""
         raise NotImplementedError
 
     def _close(self) -> None:

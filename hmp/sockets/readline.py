@@ -132,8 +132,9 @@ class LineEditor:
     def next_event(self) -> Output | Line | None:
         """The next thing that follows from what was fed: bytes to write, or a line to run; None when there is none.
 
-        A Line ends the events until show_prompt(). Output is handed out in pieces of about OUTPUT_LIMIT bytes; a
-        caller may stop asking while its client does not read, and go on later.
+        A Line ends the events until show_prompt(). Output is handed out in pieces of about OUTPUT_LIMIT bytes, and
+        behind every TAB, empty if need be; a caller may stop asking when its client does not read, or when others are
+        to have their turn, and go on later.
         """
         if self._entered is not None:
             line, self._entered = Line(self._entered), None
@@ -150,11 +151,11 @@ class LineEditor:
                 # Identity is enough here: _redraw compares in earnest.
                 if self._line is not self._shown or self._cursor != self._shown_cursor:
                     self._redraw()
-                if self._entered is not None or len(out) >= OUTPUT_LIMIT:
-                    break
+                if self._entered is not None or len(out) >= OUTPUT_LIMIT or key == 9:
+                    break  # behind a TAB as well: a completion may take as long as a command
         finally:
             del self._keys[:used]  # also if a completion raises: the next call goes on behind it
-        if not out:
+        if not out and not self._keys:
             return None
         self._out = bytearray()
         return Output(out)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import time
+from collections import deque
 
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.history import History
 from hmp.qmp import codec
 from hmp.qmp.events import EventHub
 from hmp.sockets.clients import HmpConnection, QmpConnection
-from hmp.sockets.connection import RECEIVE_SIZE, STEPS
+from hmp.sockets.connection import RECEIVE_SIZE, TURN
 from hmp.sockets.hangups import HangUps
 from hmp.spacing import Spacing
 from hmp.streams import complain
@@ -18,6 +20,7 @@ from hmp.streams import complain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from device.machine.machine import Machine
     from hmp.aiodrive import MachineDriver
@@ -29,7 +32,11 @@ CLIENT_LIMIT = 4096
 """Clients at once: four times what anybody was seen to need, and with UNSENT_LIMIT still memory that a host has."""
 
 SPARE_DESCRIPTORS = 64
-"""Descriptors that clients leave to the rest of the program: guests, scripts, snapshots, and to refusing a client."""
+"""Descriptors that clients leave to the rest of the program: guests, scripts, snapshots, and to refusing a client. No
+more than an eighth of all: where these are few, clients matter more."""
+
+ACCEPTED_AT_ONCE = 16
+"""Clients of one address that are accepted before others get their turn: some 2 ms."""
 
 ACCEPT_PAUSE = 1.0
 """Seconds until clients are accepted again after the system had no descriptor left for one."""
@@ -47,12 +54,10 @@ FOREIGN_SPACING = 10.0
 TOO_MANY = "too many clients"
 
 
-def client_limit() -> int:
-    """Return how many clients there may be at once."""
-    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if descriptors == resource.RLIM_INFINITY:
-        return CLIENT_LIMIT
-    return max(1, min(CLIENT_LIMIT, descriptors - SPARE_DESCRIPTORS))
+def leaves_enough(descriptor: int) -> bool:
+    """Whether enough descriptors are free beside this new one: it got the lowest number that was."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit == resource.RLIM_INFINITY or descriptor < limit - min(SPARE_DESCRIPTORS, limit // 8)
 
 
 class Server:
@@ -65,15 +70,17 @@ class Server:
         self.connections: set[Connection] = set()
         self.buffer = memoryview(bytearray(RECEIVE_SIZE))
         self.ended_by: Connection | None = None
-        self.hub = EventHub(machine)
         self.stopping = False
+        self.now = time.monotonic
         self._loop = asyncio.get_running_loop()
+        self.hub = EventHub(machine, self._loop.call_soon)
+        self._turns: deque[Callable[[], None]] = deque()
+        self._turning = False
         self.hang_ups = HangUps(self._loop)
         self._ports = [_Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
         self._awaited = {port for port in self._ports if port.listener.address.wait}
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
-        self._limit = client_limit()
         self._foreign = Spacing(FOREIGN_SPACING, now=self._loop.time)
 
     def start(self) -> None:
@@ -86,10 +93,9 @@ class Server:
         if self._awaited:
             await self._clients_came.wait()
 
-    @property
-    def full(self) -> bool:
-        """Whether there are as many clients as there may be."""
-        return self.clients >= self._limit
+    def takes(self, client: socket.socket) -> bool:
+        """Whether there is room for one more."""
+        return self.clients < CLIENT_LIMIT and (leaves_enough(client.fileno()) or not self.clients)
 
     def came(self, port: _Port) -> None:
         """A client was accepted at `port`."""
@@ -109,6 +115,30 @@ class Server:
         if untold is not None:
             more = f" ({untold} more before)" if untold else ""
             self.machine.emit("CLIENT_REFUSED", {"why": f"it spoke {language} to {where}, as web pages can{more}"})
+
+    @property
+    def crowded(self) -> bool:
+        """Whether clients wait for their turn."""
+        return bool(self._turns)
+
+    def queue(self, turn: Callable[[], None]) -> None:
+        """Call `turn` soon, behind those that came before. Between them the loop looks who else wants something."""
+        self._turns.append(turn)
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._take_turns)
+
+    def _take_turns(self) -> None:
+        end = self.now() + TURN
+        try:
+            for _ in range(len(self._turns)):
+                self._turns.popleft()()
+                if self.now() >= end:
+                    break
+        finally:
+            self._turning = bool(self._turns)
+            if self._turning:
+                self._loop.call_soon(self._take_turns)
 
     async def stop(self) -> None:
         """Accept and run nothing more, send what is still to be sent, and let every client go. Once is enough."""
@@ -156,6 +186,7 @@ class _Port:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._again: asyncio.TimerHandle | None = None
+        self._short = False  # of descriptors or memory; said once
 
     def open(self) -> None:
         """Accept clients."""
@@ -168,18 +199,21 @@ class _Port:
             self._again.cancel()
 
     def _accept(self) -> None:
-        for _ in range(STEPS):
+        for _ in range(ACCEPTED_AT_ONCE):
             try:
                 client, _ = self.listener.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                complain(f"cannot accept a client at {self.listener.name}: {error.strerror}")
+                if not self._short:
+                    complain(f"cannot accept a client at {self.listener.name}: {error.strerror}; trying again")
+                self._short = True
                 self.close()
                 self._again = self._loop.call_later(ACCEPT_PAUSE, self.open)
                 return
+            self._short = False
             client.setblocking(False)
-            if self._server.full:
+            if not self._server.takes(client):
                 self._refuse(client)
                 continue
             self._server.came(self)

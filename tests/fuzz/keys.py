@@ -11,7 +11,7 @@ from device.machine.machine import Machine
 from device.units import format_seconds, format_size, parse_seconds, parse_share, parse_size
 from hmp.addresses import Address
 from hmp.monitor.completion import complete
-from hmp.monitor.errors import UsageError
+from hmp.monitor.errors import MAX_LINE, UsageError
 from hmp.monitor.history import History
 from hmp.recording.script import HIDE, SHOW, read_steps
 from hmp.sockets.readline import LINE_LIMIT, PROMPT, Line, LineEditor
