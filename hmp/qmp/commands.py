@@ -105,7 +105,7 @@ def _query_balloon(session: QmpSession, arguments: Mapping[str, object]) -> obje
     if device is None:
         raise CommandError("No balloon device has been activated", "DeviceNotActive")
     if session.dialect.balloon_event:
-        session.afterwards(session.hub.ask)
+        session.afterwards(lambda: session.hub.ask(session))
     return {"actual": device.actual}
 
 

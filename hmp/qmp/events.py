@@ -37,14 +37,15 @@ class EventHub:
     """
 
     __slots__ = (
-        "_answer", "_held", "_hold_from", "_later", "_latest", "_machine", "_request", "_sessions", "_throttle",
-        "_unsubscribe",
+        "_answer", "_asker", "_held", "_hold_from", "_later", "_latest", "_machine", "_request", "_sessions",
+        "_throttle", "_unsubscribe",
     )  # fmt: skip
 
     def __init__(self, machine: Machine, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._machine = machine
         self._later = later
-        self._answer: tuple[int, Mapping[str, object]] | None = None  # the BALLOON to come: when, and what
+        self._answer: Latest | None = None  # the BALLOON to come
+        self._asker: QmpSession | None = None  # who has it already
         self._sessions: list[QmpSession] = []
         self._request: StatsRequest | None = None
         self._latest: tuple[int, Mapping[str, object]] | None = None  # when, and what, for the end of the interval
@@ -127,8 +128,11 @@ class EventHub:
 
     # Statistics asked for by query-balloon.
 
-    def ask(self) -> None:
-        """Ask the guest for fresh statistics, for all clients at once; BALLOON follows if and when it answers."""
+    def ask(self, asker: QmpSession | None = None) -> None:
+        """Ask the guest for fresh statistics, for all clients at once; BALLOON follows if and when it answers.
+
+        The `asker` has it at once where the guest answers at once: with the reply.
+        """
         if self._request is not None:
             device = self._machine.device
             if device is not None:  # the guest may have missed the notification: say it again
@@ -139,9 +143,9 @@ class EventHub:
             self._request = request
             request.on_done = self._answered
         else:
-            self._answered(request)
+            self._answered(request, asker)
 
-    def _answered(self, request: StatsRequest) -> None:
+    def _answered(self, request: StatsRequest, asker: QmpSession | None = None) -> None:
         self._request = None
         device = self._machine.device
         if device is None or request.state not in (ANSWERED, UNSUPPORTED):
@@ -151,16 +155,19 @@ class EventHub:
         if sample is not None:
             values = sample.values
             data.update((STATS_TABLE[tag].name, values[tag]) for tag in SEED_STATS if tag in values)
-        waits, self._answer = self._answer is not None, (self._machine.clock.wall(), data)
+        message = Latest(self.encode("BALLOON", data))
+        if asker is not None:
+            asker.send(message)
+        waits, self._answer, self._asker = self._answer is not None, message, asker
         if self._later is None:
             self._tell_answer()
         elif not waits:
             self._later(self._tell_answer)
 
     def _tell_answer(self) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            message = Latest(self.encode("BALLOON", answer[1], answer[0]))
+        message, self._answer = self._answer, None
+        asker, self._asker = self._asker, None
+        if message is not None:
             for session in tuple(self._sessions):
-                if session.dialect.balloon_event:
+                if session.dialect.balloon_event and session is not asker:
                     session.send(message)

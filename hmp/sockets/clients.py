@@ -67,7 +67,7 @@ class HmpConnection(Connection):
     def _pump(self, end: float) -> int:
         editor, now = self._editor, self.host.now
         while True:
-            if self._stalled or self._reply is not None:
+            if self._full or self._reply is not None:
                 self._keep()
                 return BLOCKED
             event = editor.next_event()
@@ -139,7 +139,7 @@ class QmpConnection(Connection):
     def _pump(self, end: float) -> int:
         session, now = self._session, self.host.now
         while True:
-            if self._stalled:
+            if self._full:
                 return BLOCKED
             if session.step():
                 if now() >= end:

@@ -162,8 +162,7 @@ class Connection(asyncio.BufferedProtocol):
             self._watch_stall()  # it has still to take the rest
             return
         self._send()
-        if not self._stalled:
-            self._turn_soon()
+        self._turn_soon()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
@@ -232,6 +231,11 @@ class Connection(asyncio.BufferedProtocol):
     def unsent(self) -> int:
         """Bytes that wait for the client to read."""
         return self._size + self.transport.get_write_buffer_size()
+
+    @property
+    def _full(self) -> bool:
+        """Whether no more may be done for the client before it reads."""
+        return self._stalled and self._size >= SEND_SIZE
 
     def write(self, data: bytes) -> None:
         """Send `data`, or cut off a client that let too much of it pile up."""
@@ -340,7 +344,7 @@ class Connection(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def _pump(self, end: float) -> int:
-        """Handle what was received until host.now() is `end`, unless `_stalled`; return MORE, BLOCKED or DONE."""
+        """Handle what was received until host.now() is `end`, unless `_full`; return MORE, BLOCKED or DONE."""
         raise NotImplementedError
 
     def _close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from contextlib import asynccontextmanager
@@ -38,6 +39,9 @@ def ready_line(listeners: list[Listener]) -> str:
 
 def open_server(machine: Machine, driver: MachineDriver, listeners: list[Listener], dialect: str) -> Server:
     """Serve on `listeners`, and say so on stderr. `stop()` it at the end."""
+    # Each of asyncio's transports is a cycle of its own; main() set the collector to be rare.
+    gc.freeze()
+    gc.set_threshold(5_000, 10, 10)
     server = Server(machine, driver, listeners, dialect)
     server.start()
     complain(ready_line(listeners))
