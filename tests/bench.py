@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import soak
+
 QEMU = "qemu-system-x86_64"
 MACHINE = ["-machine", "pc", "-m", "512", "-nodefaults", "-display", "none", "-S", "-device", "virtio-balloon-pci"]
 
@@ -219,18 +221,50 @@ def sockets(report: Report, hmp: list[str], qemu: list[str] | None, rounds: int)
                 subject.close()
 
 
+def crowd(report: Report, hmp: list[str], qemu: list[str] | None, rounds: int) -> None:
+    """One honest client beside 50 abusers. QEMU has a monitor for each, as it serves one client of an address."""
+    known = [soak.ABUSES[name] for name in ("help", "long lines", "TABs", "schema", "events", "query-balloon")]
+    pieces = (known * 50)[:50]
+    commands = {"hmp": [*hmp, "-m", "512", "--headless"]} | ({"qemu": qemu} if qemu else {})
+    trips: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(max(1, rounds // 3)):
+        for name, command in commands.items():
+            with tempfile.TemporaryDirectory() as directory:
+                dash = "-" if name == "qemu" else "--"
+                kinds = ["monitor", *(kind for kind, _ in pieces)]
+                paths = [f"{directory}/{number}" for number in range(len(kinds))]
+                for kind, path in zip(kinds, paths, strict=True):
+                    command = [*command, f"{dash}{kind}", f"unix:{path},server=on,wait=off"]
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                try:
+                    while not os.path.exists(paths[-1]):
+                        time.sleep(0.01)
+                    time.sleep(0.3)
+                    abusers = [(path, piece) for path, (_, piece) in zip(paths[1:], pieces, strict=True)]
+                    trips[name] += soak.run(process, abusers, paths[0], 10.0)[1]
+                finally:
+                    process.kill()
+                    process.wait()
+    for what, pick in (("median", statistics.median), ("worst", max)):
+        found = {name: pick(each) * 1e3 for name, each in trips.items() if each}
+        report.ratio(f"info status beside 50 abusers, {what}", "ms", found, 1.0)
+    report.missed |= statistics.median(trips["hmp"]) > 0.25 or max(trips["hmp"]) > 1
+
+
 def main() -> int:
     """Measure everything; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="alternations per figure (9)")
-    parser.add_argument("only", nargs="*", choices=[[], "start", "pipe", "sockets"], help="what to measure (all)")
+    parser.add_argument(
+        "only", nargs="*", choices=[[], "start", "pipe", "sockets", "crowd"], help="what to measure (all)"
+    )
     options = parser.parse_args()
     hmp = hmp_command()
     qemu = [QEMU, *MACHINE] if shutil.which(QEMU) else None
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     print(f"hmp: {' '.join(hmp)}\nQEMU: {' '.join(qemu) if qemu else 'not installed'}")
     report = Report()
-    for name, measure in (("start", start_up), ("pipe", piped), ("sockets", sockets)):
+    for name, measure in (("start", start_up), ("pipe", piped), ("sockets", sockets), ("crowd", crowd)):
         if not options.only or name in options.only:
             rounds = options.rounds if name != "pipe" else max(3, options.rounds // 3)
             measure(report, hmp, qemu, rounds)

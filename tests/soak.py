@@ -17,6 +17,7 @@ import random
 import select
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,10 +52,8 @@ ABUSES = {
 class Abuser:
     """One client that sends its piece again and again, reads or does not, and now and then goes and comes back."""
 
-    def __init__(self, paths: dict[str, str], name: str, source: random.Random) -> None:
-        self.name = name
-        self._kind, self._piece = ABUSES[name]
-        self._path = paths[self._kind]
+    def __init__(self, path: str, piece: bytes, source: random.Random) -> None:
+        self._path, self._piece = path, piece
         self._random = source
         self.socket: socket.socket | None = None
         self._todo = memoryview(b"")
@@ -122,34 +121,44 @@ def rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
+def run(
+    process: subprocess.Popen[bytes], abusers: list[tuple[str, bytes]], path: str, seconds: float, every: float = 0.0
+) -> tuple[list[tuple[float, int]], list[float]]:
+    """Let abusers, each an address and what it sends, and an honest client at `path` have their way with a program.
+
+    Returns (second, MiB) of a look each `every` seconds, which is printed (0: none), and the round trips in seconds.
+    """
+    source = random.Random(1)
+    crowd = [Abuser(*each, source) for each in abusers]
+    honest = Honest(path)
+    looks: list[tuple[float, int]] = []
+    start = time.monotonic()
+    while (now := time.monotonic() - start) < seconds and process.poll() is None:
+        if every and now >= every * len(looks):
+            looks.append((now, rss(process.pid)))
+            print(f"{now:6.0f} s {looks[-1][1]:6} MiB", flush=True)
+        for abuser in crowd:
+            abuser.act()
+            honest.act()
+        time.sleep(0.001)
+    looks.append((now, rss(process.pid)))
+    for abuser in crowd:
+        abuser.close()
+    honest.socket.close()
+    return looks, honest.trips
+
+
 def soak(seconds: float, clients: int = 50, every: float = 10.0) -> tuple[list[tuple[float, int]], list[float], str]:
     """Run; returns (second, MiB) of each look, the honest client's round trips, and what hmp said on stderr."""
     with tempfile.TemporaryDirectory() as directory:
         paths = {kind: f"{directory}/{kind}" for kind in ("monitor", "qmp")}
         options = [word for kind, path in paths.items() for word in (f"--{kind}", f"unix:{path}")]
         with Program("--headless", "-m", "512", *options) as program:
-            source = random.Random(1)
-            names = list(ABUSES)
-            abusers = [Abuser(paths, names[number % len(names)], source) for number in range(clients)]
-            honest = Honest(paths["monitor"])
-            looks: list[tuple[float, int]] = []
-            start = time.monotonic()
-            while (now := time.monotonic() - start) < seconds:
-                if now >= every * len(looks):
-                    looks.append((now, rss(program.process.pid)))
-                    print(f"{now:6.0f} s {looks[-1][1]:6} MiB", flush=True)
-                for abuser in abusers:
-                    abuser.act()
-                    honest.act()
-                if program.process.poll() is not None:
-                    break
-                time.sleep(0.001)
-            looks.append((now, rss(program.process.pid)))
-            for abuser in abusers:
-                abuser.close()
-            honest.socket.close()
+            pieces = (list(ABUSES.values()) * clients)[:clients]
+            abusers = [(paths[kind], piece) for kind, piece in pieces]
+            looks, trips = run(program.process, abusers, paths["monitor"], seconds, every)
             status, _, said = program.end()
-            return looks, honest.trips, said if status == 0 else f"{said}exit status {status}\n"
+            return looks, trips, said if status == 0 else f"{said}exit status {status}\n"
 
 
 def grew(looks: list[tuple[float, int]]) -> bool:

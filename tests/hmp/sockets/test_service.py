@@ -369,9 +369,10 @@ class TestBeside:
 
 
 @pytest.mark.slow
-def test_more_clients_than_descriptors_are_told_and_the_next_one_is_served(tmp_path: Path) -> None:
+@pytest.mark.parametrize("descriptors", [24, 64, 96])
+def test_more_clients_than_descriptors_are_told_and_the_next_one_is_served(tmp_path: Path, descriptors: int) -> None:
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
     with Program("--headless", *addresses(tmp_path), preexec_fn=limit) as program:
         clients: list[socket.socket] = []
@@ -381,7 +382,9 @@ def test_more_clients_than_descriptors_are_told_and_the_next_one_is_served(tmp_p
                 greeting = clients[-1].recv(4096)
                 if not greeting.startswith(b'{"QMP"'):
                     break
-                assert len(clients) < 96
+                assert len(clients) < descriptors
+            free = descriptors - len(os.listdir(f"/proc/{program.process.pid}/fd"))
+            assert free <= max(3, descriptors // 8) + 1, f"{free} unused, {len(clients) - 1} clients"
             assert greeting == b'{"error": {"class": "GenericError", "desc": "too many clients"}}\r\n'
             assert clients[-1].recv(1) == b""
             with program.connect("monitor") as human:
