@@ -68,6 +68,10 @@ REST = 20
 """A client whose turn took some time has its next one at once only after so many times as long, while others wait: one
 that asks little goes ahead of those that ask without end, however many these are."""
 
+UNHEARD_LIMIT = 0.1
+"""Seconds that the server works for a client that is gone: hundreds of lines. Else those that send much and leave would
+pile up faster than they are done with."""
+
 MORE, BLOCKED, DONE = range(3)
 """What a turn leaves: something to go on with at once, something that waits for a guest or for the client to read, or
 nothing."""
@@ -92,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
         self._watched = False
         self._turning = False
-        self._rested = 0.0
+        self._rested = self._unheard = 0.0
         self._out: list[bytes] = []  # what the transport does not have yet: during a turn, and while it has enough
         self._size = 0
         self._latest: Latest | None = None  # which of these a newer one will replace
@@ -170,7 +174,6 @@ class Connection(asyncio.BufferedProtocol):
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
-        self.host.left()
         if cut_off:
             self._end()
         else:
@@ -192,7 +195,9 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def _finish_unheard(self) -> None:
-        if not self._over() and self._pump(self.host.now() + TURN) == MORE:
+        start = self.host.now()
+        if not self._over() and self._unheard < UNHEARD_LIMIT and self._pump(start + TURN) == MORE:
+            self._unheard += self.host.now() - start
             self.host.queue(self._finish_unheard)
         else:
             self._end()
@@ -201,6 +206,7 @@ class Connection(asyncio.BufferedProtocol):
         self._received = b""
         self._out.clear()
         self._close()
+        self.host.left()
         self.host.driver.kick()
 
     def _watch_stall(self) -> None:

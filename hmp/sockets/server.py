@@ -38,6 +38,9 @@ more than an eighth of all: where these are few, clients matter more."""
 ACCEPTED_AT_ONCE = 16
 """Clients of one address that are accepted before others get their turn: some 2 ms."""
 
+LONGEST_ROUND = 0.02
+"""Seconds that clients in the queue get before the loop looks again who else wants something."""
+
 ACCEPT_PAUSE = 1.0
 """Seconds until clients are accepted again after the system had no descriptor left for one."""
 
@@ -76,6 +79,7 @@ class Server:
         self.hub = EventHub(machine, self._loop.call_soon)
         self._turns: deque[Callable[[], None]] = deque()
         self._turning = False
+        self._turned = 0.0
         self.hang_ups = HangUps(self._loop)
         self._ports = [_Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
         self._awaited = {port for port in self._ports if port.listener.address.wait}
@@ -129,13 +133,16 @@ class Server:
             self._loop.call_soon(self._take_turns)
 
     def _take_turns(self) -> None:
-        end = self.now() + TURN
+        start = self.now()
+        # As long as all else took since the last time: new clients, who go first, cannot starve those in the queue.
+        end = start + min(max(TURN, start - self._turned), LONGEST_ROUND)
         try:
             for _ in range(len(self._turns)):
                 self._turns.popleft()()
                 if self.now() >= end:
                     break
         finally:
+            self._turned = self.now()
             self._turning = bool(self._turns)
             if self._turning:
                 self._loop.call_soon(self._take_turns)
