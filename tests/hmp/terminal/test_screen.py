@@ -9,7 +9,7 @@ from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.terminal import toolbar
-from hmp.terminal.screen import Screen
+from hmp.terminal.screen import Screen, encode
 
 
 class TestScreen:
@@ -32,6 +32,17 @@ class TestScreen:
             written: list[str] = []
             Screen(written.append, color=color).show(text)
             assert written == [shown if color else text]
+
+    @pytest.mark.parametrize(
+        ("text", "encoding", "shown"),
+        [
+            ("total |▁▄█ é|", "utf-8", "total |▁▄█ é|".encode()),
+            ("total |▁▄█ é|", "latin-1", b"total |_-# \xe9|"),
+            ("name é→", "ascii", b"name \\xe9\\u2192"),
+        ],
+    )
+    def test_a_chart_is_drawn_in_what_the_terminals_encoding_has(self, text, encoding, shown):
+        assert encode(text, encoding) == shown
 
     def test_without_control_sequences_there_is_no_transient_line(self):
         written: list[str] = []
