@@ -106,7 +106,7 @@ def _query_balloon(session: QmpSession, arguments: Mapping[str, object]) -> obje
         raise CommandError("No balloon device has been activated", "DeviceNotActive")
     if session.dialect.balloon_event:
         session.afterwards(lambda: session.hub.ask(session))
-    return {"actual": device.actual}
+    return session.dialect.query(device)
 
 
 def _balloon(session: QmpSession, arguments: Mapping[str, object]) -> object:
@@ -146,6 +146,10 @@ def _query_uuid(session: QmpSession, arguments: Mapping[str, object]) -> object:
 
 def _query_kvm(session: QmpSession, arguments: Mapping[str, object]) -> object:
     return {"enabled": False, "present": True}
+
+
+def _query_memory_size_summary(session: QmpSession, arguments: Mapping[str, object]) -> object:
+    return {"base-memory": session.machine.ram, "plugged-memory": 0}
 
 
 def _query_commands(session: QmpSession, arguments: Mapping[str, object]) -> object:
@@ -249,6 +253,7 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("query-name", _query_name, returns="NameInfo"),
         QmpCommand("query-uuid", _query_uuid, returns="UuidInfo"),
         QmpCommand("query-kvm", _query_kvm, returns="KvmInfo"),
+        QmpCommand("query-memory-size-summary", _query_memory_size_summary, returns="MemoryInfo"),
         QmpCommand("query-commands", _query_commands, returns="[CommandInfo]"),
         QmpCommand("query-qmp-schema", _query_schema, returns="[SchemaInfo]"),
         QmpCommand("qom-list", _qom_list, Argument("path", "string"), returns="[ObjectPropertyInfo]"),
