@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from device.machine.machine import Machine
-    from hmp.aiodrive import MachineDriver
+    from hmp.drive import MachineDriver
     from hmp.qmp.events import EventHub
     from hmp.sockets.hangups import HangUps
 

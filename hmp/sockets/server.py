@@ -11,10 +11,10 @@ from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.history import History
 from hmp.qmp import codec
 from hmp.qmp.events import EventHub
+from hmp.ratelimit import RateLimit
 from hmp.sockets.clients import HmpConnection, QmpConnection
 from hmp.sockets.connection import RECEIVE_SIZE, TURN
 from hmp.sockets.hangups import HangUps
-from hmp.spacing import Spacing
 from hmp.streams import complain
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from device.machine.machine import Machine
-    from hmp.aiodrive import MachineDriver
+    from hmp.drive import MachineDriver
     from hmp.monitor.dialects import Dialect
     from hmp.sockets.connection import Connection
     from hmp.sockets.listeners import Listener
@@ -85,7 +85,7 @@ class Server:
         self._awaited = {port for port in self._ports if port.listener.address.wait}
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
-        self._foreign = Spacing(FOREIGN_SPACING, now=self._loop.time)
+        self._foreign = RateLimit(FOREIGN_SPACING, now=self._loop.time)
 
     def start(self) -> None:
         """Accept clients from now on."""
@@ -115,9 +115,9 @@ class Server:
 
     def foreign(self, where: str, language: str) -> None:
         """A client at `where` spoke `language` and was hung up on: say so, now and then."""
-        untold = self._foreign.untold()
-        if untold is not None:
-            more = f" ({untold} more before)" if untold else ""
+        dropped = self._foreign.admit()
+        if dropped is not None:
+            more = f" ({dropped} more before)" if dropped else ""
             self.machine.emit("CLIENT_REFUSED", {"why": f"it spoke {language} to {where}, as web pages can{more}"})
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from device.clock import SECOND, SimulatedClock
@@ -9,7 +11,7 @@ from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.terminal import toolbar
-from hmp.terminal.screen import Screen, encode
+from hmp.terminal.screen import Screen, encode, standard_screen
 
 
 class TestScreen:
@@ -117,3 +119,13 @@ class TestToolbar:
     )
     def test_ages(self, age, text):
         assert toolbar.format_age(int(age * SECOND)) == text
+
+
+@pytest.mark.parametrize(("value", "color"), [(None, True), ("", True), ("1", False), ("0", False)])
+def test_no_color_counts_unless_it_is_empty(monkeypatch: pytest.MonkeyPatch, value: str | None, color: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    with open(os.devnull, "w") as stdout:
+        assert standard_screen(stdout).color is color
