@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,28 +72,47 @@ class TestStdout:
         assert (tmp_path / "out").stat().st_size == 100_000
 
 
-def test_what_was_printed_is_written_before_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    seen: list[bytes] = []
-    monkeypatch.setattr("hmp.aiolines.PatientOutput", lambda: PatientOutput(writing))
+def front(monkeypatch: pytest.MonkeyPatch, descriptor: int, *lines: str) -> Front:
+    """Return a front whose machine runs on the warp clock and whose lines print to `descriptor`."""
+    monkeypatch.setattr("hmp.aiolines.PatientOutput", lambda: PatientOutput(descriptor))
+    config = Config()
+    config.sources = [("-c", list(lines))]
+    config.exit_on_error = True
+    made = Front(config)
+    made.machine = build("silent")
+    made.runner = Runner(made.machine, monitor(made.machine), config)
+    return made
+
+
+def run_inside(front: Front, inside: Callable[[], object]) -> None:
+    """Let the lines run in a loop, and call `inside` behind the last."""
 
     async def scene() -> None:
-        config = Config()
-        config.sources = [("-c", ["info status", "info balloon"])]
-        front = Front(config)
-        front.machine = machine = build("silent")
-        front.runner = Runner(machine, monitor(machine), config)
-        machine.time.after(1, lambda: seen.append(os.read(reading, 99)))
-        driver = MachineDriver(machine, asyncio.get_running_loop())
+        driver = MachineDriver(front.machine, asyncio.get_running_loop())
         driver.start()
         async with working(front, driver):
-            seen.append(os.read(reading, 99))
+            inside()
         driver.stop()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(scene())
-    assert seen[0] == b"VM status: running\n"
-    assert seen[1].startswith(b"balloon: actual=512")
-    for descriptor in (reading, writing):
-        os.close(descriptor)
+
+
+def test_what_was_printed_is_written_before_a_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[str] = []
+    with open(tmp_path / "out", "w") as file:
+        subject = front(monkeypatch, file.fileno(), "info status", "info balloon")
+        subject.machine.time.after(1, lambda: seen.append((tmp_path / "out").read_text()))
+        run_inside(subject, lambda: seen.append((tmp_path / "out").read_text()))
+    assert seen[0] == "VM status: running\n"
+    assert seen[1].startswith(f"{seen[0]}balloon: actual=512")
+
+
+def test_a_command_that_fails_can_end_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subject = front(monkeypatch, 1, "nosuch", "info status")
+    over: list[bool] = []
+    run_inside(subject, lambda: over.append(subject.machine.over))
+    assert over == [True]
+    assert capfd.readouterr().out == "unknown command: 'nosuch'\n"

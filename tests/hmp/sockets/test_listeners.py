@@ -16,7 +16,7 @@ import pytest
 
 from hmp.addresses import Address
 from hmp.monitor.errors import UsageError
-from hmp.sockets.listeners import Listener, listen, raise_file_limit
+from hmp.sockets.listeners import Listener, listen
 from tests.support.timing import PATIENCE
 
 
@@ -243,11 +243,11 @@ class TestAllOrNone:
         assert not list(tmp_path.iterdir())
 
 
-def test_the_limit_on_open_files_is_raised() -> None:
+def test_the_limit_on_open_files_is_raised(tmp_path: Path, opened: list[Listener]) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
-        raise_file_limit()
+        opened += listen([Address("qmp", f"unix:{tmp_path}/socket")], allow_remote=False)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
