@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     class Prompt(Protocol):
         """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
 
-        @property
-        def asking(self) -> bool:
-            """Whether a prompt takes keys."""
-
         async def read(self) -> str | None:
             """Ask for a line."""
 
