@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from fcntl import ioctl
+from math import inf
 from termios import TIOCOUTQ
 
 from hmp.qmp.events import Latest
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
         machine: Machine
         driver: MachineDriver
+        clients: int
         connections: set[Connection]
         buffer: memoryview
         hang_ups: HangUps
@@ -72,6 +74,9 @@ UNHEARD_LIMIT = 0.1
 """Seconds that the server works for a client that is gone: hundreds of lines. Else those that send much and leave would
 pile up faster than they are done with."""
 
+UNHEARD_CLIENTS = 64
+"""Clients that may be gone and have more to run than one turn takes; one more of them gets that turn only."""
+
 MORE, BLOCKED, DONE = range(3)
 """What a turn leaves: something to go on with at once, something that waits for a guest or for the client to read, or
 nothing."""
@@ -96,7 +101,8 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
         self._watched = False
         self._turning = False
-        self._rested = self._unheard = 0.0
+        self._rested = inf  # newcomers queue too: one that always comes anew would never have to
+        self._unheard = 0.0
         self._out: list[bytes] = []  # what the transport does not have yet: during a turn, and while it has enough
         self._size = 0
         self._latest: Latest | None = None  # which of these a newer one will replace
@@ -141,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
         self._received = self._received + data if self._received else data
         if self.host.crowded and self.host.now() < self._rested:
             self._turn_soon()
+            self._flow()  # read no more before that
         elif not self._turn_due:
             self._turn()
 
@@ -174,6 +181,8 @@ class Connection(asyncio.BufferedProtocol):
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
+        self._out.clear()
+        self._size, self._latest = 0, None
         if cut_off:
             self._end()
         else:
@@ -195,16 +204,17 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def _finish_unheard(self) -> None:
-        start = self.host.now()
-        if not self._over() and self._unheard < UNHEARD_LIMIT and self._pump(start + TURN) == MORE:
-            self._unheard += self.host.now() - start
-            self.host.queue(self._finish_unheard)
+        host, start = self.host, self.host.now()
+        more = not self._over() and self._pump(start + TURN) == MORE
+        self._unheard += host.now() - start
+        waiting = host.clients - len(host.connections)
+        if more and self._unheard < UNHEARD_LIMIT and waiting <= UNHEARD_CLIENTS:
+            host.queue(self._finish_unheard)
         else:
             self._end()
 
     def _end(self) -> None:
         self._received = b""
-        self._out.clear()
         self._close()
         self.host.left()
         self.host.driver.kick()
