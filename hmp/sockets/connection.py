@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from fcntl import ioctl
-from math import inf
 from termios import TIOCOUTQ
 
 from hmp.qmp.events import Latest
@@ -70,6 +69,9 @@ REST = 20
 """A client whose turn took some time has its next one at once only after so many times as long, while others wait: one
 that asks little goes ahead of those that ask without end, however many these are."""
 
+LITTLE = 512
+"""Bytes that may come at once from a client that goes ahead: else one that always comes anew would, with all it has."""
+
 UNHEARD_LIMIT = 0.1
 """Seconds that the server works for a client that is gone: hundreds of lines. Else those that send much and leave would
 pile up faster than they are done with."""
@@ -101,8 +103,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
         self._watched = False
         self._turning = False
-        self._rested = inf  # newcomers queue too: one that always comes anew would never have to
-        self._unheard = 0.0
+        self._rested = self._unheard = 0.0
         self._out: list[bytes] = []  # what the transport does not have yet: during a turn, and while it has enough
         self._size = 0
         self._latest: Latest | None = None  # which of these a newer one will replace
@@ -145,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._opening = None
         data = self._incoming(data)
         self._received = self._received + data if self._received else data
-        if self.host.crowded and self.host.now() < self._rested:
+        if self.host.crowded and (count > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
             self._flow()  # read no more before that
         elif not self._turn_due:
@@ -303,7 +304,7 @@ class Connection(asyncio.BufferedProtocol):
             if not self._stalled:
                 self._send()
             end = self.host.now()
-            self._rested = end + REST * (end - start)
+            self._rested = end + REST * min(end - start, TURN)  # it may have waited for a processor
         if self._over():
             self.host.ended_by = self
         self.host.driver.kick()
