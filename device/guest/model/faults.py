@@ -1,4 +1,4 @@
-"""How a modelled guest misbehaves: each fault is one class, with all that is known of it.
+"""How a modelled guest misbehaves, and what else it is given: each is one class, with all that is known of it.
 
 To add one, write its class and name it in FAULTS. Where it has `help`, `--guest` takes its name as a key, and
 completion and docs explain that; `sim` shows it while it is in force; snapshots keep its value, and those made before
@@ -11,14 +11,15 @@ from device.balloon.spec import ABSENT, STATS_TABLE, stat_tag
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.state import Flag, Integer, Other
-from device.units import parse_seconds, parse_share
-from device.virtio.spec import U16
+from device.units import format_size, parse_seconds, parse_share, parse_size
+from device.virtio.spec import MAX_RAM, PAGE_SIZE, U16
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, ClassVar, Protocol
 
+    from device.guest.model.kernel import Kernel
     from device.machine.machine import Machine
     from device.state import Fields, Member
 
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
         """What a fault needs of its guest."""
 
         machine: Machine
+        kernel: Kernel | None
+        faults: Faults
 
         def chance(self) -> int:
             """Return the next number below a million of the machine's dice."""
 
 
 _MAX_COUNT = 1 << 40
+
+NEVER = -1
+"""The time of what does not come."""
 
 CENTURY = 1 << 62
 """Ns of VM time that a snapshot may have a guest wait: more than any of them lives."""
@@ -62,6 +68,9 @@ class Fault:
 
     off: ClassVar[Any] = 0
 
+    common = True
+    """Whether every modelled guest takes its key."""
+
     sleeps = False
     """Whether a driver with this fault serves none of its queues."""
 
@@ -85,6 +94,10 @@ class Fault:
 
     def wake(self) -> None:
         """The driver is woken by hand."""
+
+    def time(self) -> int:
+        """Return the ns of VM time until what it is about comes, or NEVER."""
+        return int(self.value)
 
     # What becomes of a request.
 
@@ -141,23 +154,41 @@ class Hang(_Sleep):
         self.value = False
 
 
-class Delay(Fault):
+def _parse_time(text: str) -> int:
+    time = parse_seconds(text)
+    if time > 3600 * SECOND:
+        raise MisuseError(f"'{text}' is more than 3600 seconds")
+    return time
+
+
+class _Time(Fault):
+    """`value` is ns of VM time; NEVER where the key takes that word."""
+
+    __slots__ = ()
+    parse = staticmethod(_parse_time)
+
+    def shown(self) -> str:
+        return "never" if self.value == NEVER else f"{self.value / SECOND:g} s"
+
+
+class _Event(_Time):
+    """Something that may never come; by itself it comes as `off` says."""
+
+    __slots__ = ()
+    off: ClassVar[int | None] = None
+
+    @staticmethod
+    def parse(text: str) -> int:
+        return NEVER if text == "never" else _parse_time(text)
+
+
+class Delay(_Time):
     """Answers come later. One that is under way keeps its time when the delay is changed."""
 
     __slots__ = ()
     name = label = "delay"
     help = "SEC: answer that much later"
     STATE = (Integer("delay", CENTURY, attribute="value"),)
-
-    @staticmethod
-    def parse(text: str) -> int:
-        delay = parse_seconds(text)
-        if delay > 3600 * SECOND:
-            raise MisuseError(f"'{text}' is more than 3600 seconds")
-        return delay
-
-    def shown(self) -> str:
-        return f"{self.value / SECOND:g} s"
 
     def wait(self) -> int:
         return int(self.value)
@@ -288,6 +319,72 @@ class Pin(Fault):
         return told or dict.fromkeys(records, ABSENT)
 
 
+class Swap(Fault):
+    """The guest's swap space in bytes, instead of half of its RAM."""
+
+    __slots__ = ()
+    name = label = "swap"
+    help = "SIZE: of the swap space, 0 for none; half of RAM unless told"
+    off = None
+    DERIVED = (*Fault.DERIVED, "value")
+
+    @staticmethod
+    def parse(text: str) -> int:
+        swap = parse_size(text)
+        if swap > MAX_RAM:
+            raise MisuseError(f"'{text}' is not a swap space of at most {MAX_RAM >> 40}T")
+        return swap & -PAGE_SIZE
+
+    def shown(self) -> str:
+        return format_size(self.value)
+
+
+class Boot(_Time):
+    """The driver comes up that much after each start of the kernel."""
+
+    __slots__ = ()
+    name = label = "boot"
+    help = "SEC: until the driver is up, also after a reset; 0 unless told"
+    DERIVED = (*Fault.DERIVED, "value")
+
+
+class Shutdown(_Event):
+    """The time from the power button to the end; None means what suits the clock."""
+
+    __slots__ = ()
+    name = label = "shutdown"
+    help = "SEC or never: from the power button to the end; 1 unless told, 0 on simulated clocks"
+    DERIVED = (*Fault.DERIVED, "value")
+
+    def time(self) -> int:
+        if self.value is None:  # on a simulated clock nothing else might move time
+            return 0 if self.guest.machine.clock.simulated else SECOND
+        return int(self.value)
+
+
+class Service(_Event):
+    """The statistics come from a service of the guest, as in Windows: it is up that much after the driver."""
+
+    __slots__ = ()
+    name = label = "service"
+    help = "SEC or never: until the service that reports statistics is up"
+    off = None
+    common = False
+    DERIVED = (*Fault.DERIVED, "value")
+
+    def time(self) -> int:
+        guest = self.guest
+        if not self.value or guest.kernel is None:
+            return int(self.value or 0)
+        if self.value == NEVER:
+            return NEVER
+        up = guest.kernel.boot + int(guest.faults["boot"].value) + int(self.value)
+        return max(0, up - guest.machine.vm_clock.now())
+
+    def silent(self) -> bool:
+        return bool(self.time())
+
+
 def _load_pins(pin: Pin, fields: Fields) -> None:
     for tag, value in fields.pairs("pinned", U16 + 1):
         if tag > U16 or tag in pin.value:
@@ -295,7 +392,7 @@ def _load_pins(pin: Pin, fields: Fields) -> None:
         pin.value[tag] = value
 
 
-FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin)
+FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin, Swap, Boot, Shutdown, Service)
 """Every fault, in the order in which `sim` and --list-guests show them and in which they change what is told.
 
 Notifications meet them the other way round: what is dropped by count rolls no dice.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, F_STATS_VQ, STAT_COUNT
+from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, F_STATS_VQ, STAT_COUNT, STAT_RECORD
 from device.balloon.stats import encode
-from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model.driver import BalloonDriver, Inflation
-from device.guest.model.faults import CENTURY, Faults
+from device.guest.model.faults import CENTURY, NEVER, Faults
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
 from device.state import Flag, Integer, Other, load, reset, save
@@ -28,12 +27,15 @@ TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 FEATURES = bit(F_STATS_VQ) | bit(F_DEFLATE_ON_OOM) | bit(F_VERSION_1)
 """What a modelled driver accepts where it is offered."""
 
+KERNEL_TIMERS = frozenset(("boot", "off"))
+"""The timers that go on without a driver."""
+
 
 class ModelledGuest(Guest):
     """A guest made of traits (what its kernel and driver are like) and settings (`pace`, and how it misbehaves).
 
     Its kernel reports `tags`. The `driver`, if any, takes features besides the usual (`accepts`) or not (`refuses`),
-    and `primes` the statistics queue, perhaps `service_after` ns of VM time later.
+    and `primes` the statistics queue; its total keeps the balloon where it is `whole`.
     """
 
     STATE: tuple[Member, ...] = (
@@ -49,8 +51,8 @@ class ModelledGuest(Guest):
     release was asked for or a plug came then, an answer is held back; rolls of its dice, and how often it booted."""
 
     DERIVED: tuple[str, ...] = (
-        "name", "spec", "tags", "has_driver", "_primes", "_service_after", "_features", "faults", "inflation",
-        "actions", "_reported", "_records", "machine", "driver_loaded",
+        "name", "spec", "tags", "has_driver", "_primes", "_whole", "_features", "faults", "inflation",
+        "actions", "_reported", "_records", "machine", "driver_loaded", "booting",
     )  # fmt: skip
 
     latched: bool
@@ -73,7 +75,7 @@ class ModelledGuest(Guest):
         tags: tuple[int, ...] = TEN,
         driver: bool = True,
         primes: bool = True,
-        service_after: int = 0,
+        whole: bool = False,
         accepts: int = 0,
         refuses: int = 0,
     ) -> None:
@@ -82,11 +84,17 @@ class ModelledGuest(Guest):
         self.tags = tags
         self.has_driver = driver
         self._primes = primes
-        self._service_after = service_after
+        self._whole = whole
         self._features = (FEATURES | accepts) & ~refuses
         self.faults = Faults(self, settings)
         self.inflation = Inflation(self)
-        self.actions = {"service": self._service_up, "reply": self._reply, "work": self.inflation.work}
+        self.actions = {
+            "boot": self._booted,
+            "off": self._off,
+            "service": self._catch_up,
+            "reply": self._reply,
+            "work": self.inflation.work,
+        }
         """What each named timer does."""
         reset(self, new=True)
         self.pace = settings.get("pace", self.pace)
@@ -106,19 +114,36 @@ class ModelledGuest(Guest):
     # Life.
 
     def boot(self) -> None:
-        """Start the kernel; its driver comes up at once if there is a device and the profile has one."""
+        """Start the kernel; its driver comes up then, or `boot` later, if there is a device and the profile has one."""
         machine = self.machine
-        self.kernel = Kernel(machine.ram, seed=mix(machine.seed + self.boots), now=machine.vm_clock.now())
+        seed, swap = mix(machine.seed + self.boots), self.faults["swap"].value
+        self.kernel = Kernel(machine.ram, seed=seed, swap=swap, whole=self._whole, now=machine.vm_clock.now())
         self.boots += 1
         self.faults.boot()
-        if self.has_driver and machine.device is not None:
+        if wait := self.faults["boot"].time():
+            self.booting = True
+            self.arm("boot", wait)
+        else:
+            self._booted()
+
+    def _booted(self) -> None:
+        if self.has_driver:
             self._load()
+        self._boot_over()
+        self._catch_up()
+
+    def _boot_over(self) -> None:
+        """Nobody need wait for the driver: it is up, or it will not come."""
+        if self.booting:
+            self.timers.pop("boot").cancel()
+            self.booting = False
+            self.machine.driver_changed()
 
     def halt(self) -> None:
         """Power is off: the driver, its timers and the kernel are gone; what the simulator set stays."""
         for timer in self.timers.values():
             timer.cancel()
-        self.driver_loaded = False
+        self.driver_loaded = self.booting = False
         reset(self)
 
     def resumed(self) -> None:
@@ -158,26 +183,22 @@ class ModelledGuest(Guest):
         self.driver_loaded = True
         kernel.set_deflate_on_oom(driver.deflates_on_oom)
         if driver.has_stats and self._primes:
-            if self._service_after:
-                self.arm("service", self._service_after)
-            else:
+            service = self.faults["service"]
+            if service.value is None:
                 driver.report(self.records())
+            else:
+                driver.report(b"\xff" * (len(self.tags) * STAT_RECORD))  # what the driver fills its new buffer with
+                if (left := service.time()) > 0:
+                    self.arm("service", left)
         driver.go()
         self.inflation.start()
-
-    def _service_up(self) -> None:
-        if self.driver is not None and self.awake():
-            self.driver.report(self.records())
-        elif self.driver is not None:
-            self.arm("service", SECOND)
 
     def _unload(self) -> None:
         driver, self.driver = self.driver, None
         if driver is None:
             return
-        for timer in self.timers.values():
-            timer.cancel()
-        self.timers.clear()
+        for name in self.timers.keys() - KERNEL_TIMERS:
+            self.timers.pop(name).cancel()
         self.driver_loaded = False
         self.latched = self.holding = False
         if self.kernel is not None:
@@ -250,13 +271,14 @@ class ModelledGuest(Guest):
     def device_added(self) -> None:
         """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""
         self.plugged = not self.machine.running
-        if not self.plugged and self.has_driver and self.driver is None and not self.dead:
+        if not (self.plugged or self.booting or self.dead) and self.has_driver and self.driver is None:
             self._load()
 
     def release_device(self) -> bool:
         """Let go of the device at once if the driver is awake, when it wakes up otherwise."""
         if self.driver is None:
             self.plugged = False
+            self.release_wanted = self.booting
         elif self.awake():
             self._unload()
             return True
@@ -265,8 +287,17 @@ class ModelledGuest(Guest):
         return False
 
     def power_down(self) -> bool:
-        """Shut down if there is somebody to hear the button."""
-        return self.driver is not None and not self.dead
+        """Shut down in its own time if there is somebody to hear the button."""
+        time = self.faults["shutdown"].time()
+        if self.driver is None or self.dead or time == NEVER:
+            return False
+        if time:
+            self.arm("off", time)
+        return not time
+
+    def _off(self) -> None:
+        if not self.dead:
+            self.machine.guest_off()
 
     # The simulator's controls.
 
@@ -347,6 +378,7 @@ class ModelledGuest(Guest):
         if self.machine.device is None:
             raise MisuseError("there is no balloon device for it")
         self._load()
+        self._boot_over()
 
     def unload_driver(self) -> None:
         """Unload the driver; the balloon deflates. Raises MisuseError if there is none."""
@@ -361,6 +393,7 @@ class ModelledGuest(Guest):
         """The kernel dies: nothing answers until the machine is reset. Raises MisuseError if it cannot."""
         self._alive()
         self.set_fault("panic", True)
+        self._boot_over()
         self.machine.panicked()
 
 
@@ -393,8 +426,9 @@ def _save_timers(guest: ModelledGuest) -> dict[str, int]:
 
 def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
     for name, remaining in fields.counters("timers", 8, CENTURY).items():
-        if guest.driver is None:
+        if guest.driver is None and (name not in KERNEL_TIMERS or guest.kernel is None):
             raise fields.refuse("timers", "run without a driver")
         if name not in guest.actions:
             raise fields.refuse("timers", f"names the unknown timer '{name}'")
         guest.arm(name, remaining)
+    guest.booting = "boot" in guest.timers

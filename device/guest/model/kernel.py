@@ -8,7 +8,7 @@ plays a workload, and VM time comes in as nanoseconds. The RAM of a guest is spl
 and every operation only moves whole pages between neighbours, so the parts always add up. Amounts are bytes and
 multiples of 4096, counters only rise. The sizes are those of Linux 6.1, measured on guests of 512 MiB and 2 GiB.
 
-Choices that no measurement forces: swap is half of RAM, at most 2 GiB; of the background processes' memory a quarter
+Choices that no measurement forces: swap is half of RAM unless told; of the background processes' memory a quarter
 is cold and stays in swap once it went there; there is no hugetlb pool, so nothing ever asks for a huge page of it and
 both hugetlb counters stay 0.
 """
@@ -90,9 +90,10 @@ class Kernel:
         *[Integer(name, _MOST) for name in _COUNTS],
         Integer("seed"),
         Integer("deflate_on_oom", 1),
+        Integer("whole", 1, late=True),
     )
     DERIVED = ("_base", "_key", "_life", "_next", "_rise", "_start", "_values")
-    __slots__ = (*DERIVED, *_SIZES, *_COUNTS, "seed", "deflate_on_oom")
+    __slots__ = (*DERIVED, *_SIZES, *_COUNTS, "seed", "deflate_on_oom", "whole")
 
     def __init__(
         self,
@@ -103,12 +104,14 @@ class Kernel:
         floor: int | None = None,
         swap: int | None = None,
         deflate_on_oom: bool = False,
+        whole: bool = False,
         now: int = 0,
     ) -> None:
         """Boot a guest of `ram` bytes (4 MiB to 16 TiB) at VM time `now` in nanoseconds.
 
         `reserved`, `floor` (RAM that the balloon never gets, reserved part included) and `swap` are bytes and default
-        to what Linux 6.1 shows. Another seed gives slightly other numbers. Raises ValueError naming what is wrong.
+        to what Linux 6.1 shows; `whole` says that the total keeps the balloon. Another seed gives slightly other
+        numbers. Raises ValueError naming what is wrong.
         """
         if not MIN_RAM <= ram <= MAX_RAM or ram % PAGE:
             raise ValueError(f"ram must be whole pages from {MIN_RAM} to {MAX_RAM} bytes, not {ram}")
@@ -117,7 +120,7 @@ class Kernel:
         floor = min(ram, default_floor(ram) - usual + reserved) if floor is None else floor & _ALIGN
         if not 0 <= reserved < floor <= ram:
             raise ValueError(f"reserved and floor must rise from 0 to RAM, not {reserved}, {floor}")
-        swap = (min(ram >> 1, 2 << 30) if swap is None else swap) & _ALIGN
+        swap = (ram >> 1 if swap is None else swap) & _ALIGN
         if not 0 <= swap <= MAX_RAM or now < 0:
             raise ValueError(f"swap must be from 0 to {MAX_RAM} bytes and now not negative, not {swap}, {now}")
         self.ram, self.reserved = ram, reserved
@@ -140,7 +143,7 @@ class Kernel:
         self.async_scans = self.direct_scans = self.async_reclaims = self.direct_reclaims = 0
         self.majflt = min(120, ram >> 18) + (chance >> 16) % 40
         self.minflt = min(180_000, ram >> 12) + (chance >> 24) % min(60_000, ram >> 13)
-        self.deflate_on_oom = int(deflate_on_oom)
+        self.deflate_on_oom, self.whole = int(deflate_on_oom), int(whole)
         self.boot = self.now = now
         self.settle()
 
@@ -187,7 +190,7 @@ class Kernel:
             life, swap_in, free, cache, low = self._life, self.swap_in, self.free, self.cache, self.free_min
             major = self.majflt + (swap_in >> 15) + (life >> 8)  # swap comes in by clusters of 8 pages, one fault each
             minor = self.minflt + (swap_in >> _SHIFT) + life
-            total = self.ram - self.reserved - (0 if self.deflate_on_oom else self.ballooned)
+            total = self.ram - self.reserved - (0 if self.deflate_on_oom or self.whole else self.ballooned)
             half = cache >> 13 << _SHIFT
             available = free - low + cache - (half if half < low else low)
             kills, stalls = self.oom_kills, self.alloc_stalls

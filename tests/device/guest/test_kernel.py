@@ -369,7 +369,7 @@ class TestSavedState:
         assert twin.values() == kernel.values()
         assert state_of(twin) == state_of(kernel)
 
-    @pytest.mark.parametrize("name", sorted(state_of(busy())))
+    @pytest.mark.parametrize("name", [member.name for member in Kernel.STATE if not member.late])
     def test_a_missing_field_is_named(self, name: str) -> None:
         state = state_of(busy())
         del state[name]
