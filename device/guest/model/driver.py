@@ -21,7 +21,7 @@ from device.balloon.spec import (
     queue_roles,
 )
 from device.clock import MS, SECOND
-from device.state import Integer, Other, Parts, load, reset
+from device.state import Flag, Integer, Other, Parts, load, reset
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -78,6 +78,9 @@ TICK = 5 * MS
 STUCK, STUCK_LONG = 200 * MS, 10 * SECOND
 """VM time after which a driver that got no page tries again: at first as Linux's does, then twice as long each time,
 so that years of simulated time with a stuck balloon cost nothing."""
+
+OOM_PAGES = 256
+"""Pages that Linux's driver gives back for each call for help of a kernel without memory."""
 
 DEFLATE_SPEEDUP = 4
 """Deflating needs no page to be found first: measured on Linux, it is about four times as fast."""
@@ -247,16 +250,19 @@ class BalloonDriver:
 class Inflation:
     """The balloon's work in one guest, on the guest's timer called `work`.
 
-    `worked` is the VM time up to which pages were moved, `stuck` how long it waits when it gets no page.
+    `worked` is the VM time up to which pages were moved, `stuck` how long it waits when it gets no page. It `rests`
+    where pages were given back on OOM: Linux's driver lets them be until the host asks for something.
     """
 
     STATE = (
         Integer("worked", lambda part: part._guest.machine.vm_clock.now()),
         Integer("stuck", STUCK_LONG, STUCK, low=STUCK, late=True),
+        Flag("rests", late=True),
     )
     DERIVED = ("_guest",)
-    __slots__ = ("_guest", "stuck", "worked")
+    __slots__ = ("_guest", "rests", "stuck", "worked")
 
+    rests: bool
     stuck: int
     worked: int
 
@@ -268,11 +274,16 @@ class Inflation:
         """Go to work if the balloon is not what the device asks for; nothing if at work or asleep."""
         guest = self._guest
         driver = guest.driver
-        if driver is not None and guest.awake() and driver.target_pages != driver.ballooned:
+        if driver is not None and not self.rests and guest.awake() and driver.target_pages != driver.ballooned:
             timer = guest.timers.get("work")
             if timer is None or not timer.armed:
                 self.worked = guest.machine.vm_clock.now()
                 guest.arm("work", self._tick())
+
+    def told(self) -> None:
+        """The host asked for a size, perhaps the same again."""
+        self.rests = False
+        self.unstick()
 
     def unstick(self) -> None:
         """Things have changed: a driver that waits because it got no page tries again soon."""
@@ -328,7 +339,9 @@ class Inflation:
         driver, kernel, device = guest.driver, guest.kernel, guest.machine.device
         if driver is None or kernel is None or device is None or device.broken or not guest.awake():
             return 0
-        pages = min(pages, driver.ballooned)
+        timer = guest.timers.get("work")
+        self.rests = timer is None or not timer.armed
+        pages = min(-(-pages // OOM_PAGES) * OOM_PAGES, driver.ballooned)
         back = 0
         while back < pages:
             count = min(pages - back, MAX_PFNS_PER_BUFFER)

@@ -191,6 +191,7 @@ class ModelledGuest(Guest):
                 if (left := service.time()) > 0:
                     self.arm("service", left)
         driver.go()
+        reset(self.inflation)
         self.inflation.start()
 
     def _unload(self) -> None:
@@ -266,7 +267,7 @@ class ModelledGuest(Guest):
 
     def config_changed(self) -> None:
         """The target changed, or the device broke: look at it when awake."""
-        self.inflation.unstick()
+        self.inflation.told()
 
     def device_added(self) -> None:
         """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""

@@ -240,11 +240,12 @@ class TestPace:
 class TestRelief:
     def test_pages_come_back_in_lists_as_far_as_there_are_any(self) -> None:
         with Modelled(switches={"deflate-on-oom": True}) as m:
-            m.machine.set_balloon(510 * MIB)
+            m.machine.set_balloon(510 * MIB - 4096)
             m.advance(1)
-            assert m.guest.inflation.relieve(300) == 300
-            assert m.device.actual == 510 * MIB + 300 * 4096
-            assert m.guest.inflation.relieve(1000) == 212
+            assert m.guest.inflation.relieve(256) == 256
+            assert m.device.actual == 511 * MIB - 4096
+            assert m.guest.inflation.relieve(1) == 256
+            assert m.guest.inflation.relieve(1000) == 1
             assert m.guest.inflation.relieve(1) == 0
 
     def test_a_driver_that_sleeps_or_whose_device_is_broken_gives_none(self) -> None:
