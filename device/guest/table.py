@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from device.balloon.spec import F_STATS_VQ, SEED_STATS
+from device.balloon.spec import F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING, F_STATS_VQ, SEED_STATS
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model.faults import FAULTS, parse_count
 from device.units import parse_size
 from device.virtio.memory import check_ram_size
-from device.virtio.spec import F_INDIRECT_DESC, bit
+from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ MODELLED = "device.guest.model.guest:ModelledGuest"
 SIXTEEN = (0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 8, 9, 4, 5, 6, 7)
 """The statistics of Linux 6.12 with huge pages configured, in its order of sending."""
 
+SINCE = bit(F_EVENT_IDX) | bit(F_FREE_PAGE_HINT) | bit(F_REPORTING)
+"""Features that Linux's driver learned after 2010."""
+
 
 class Profile:
     """One guest: its name, one line about it, the keys it takes, and what makes it.
@@ -99,7 +102,13 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("linux", "a modelled Linux 6.1: ten statistics, answers at once"),
-        Profile("linux-2.6.34", "the kernel of the seed: the six statistics of 2010", tags=SEED_STATS),
+        Profile(
+            "linux-2.6.34",
+            "the kernel of the seed: the six statistics of 2010",
+            tags=SEED_STATS,
+            accepts=bit(F_INDIRECT_DESC),
+            refuses=SINCE | bit(F_DEFLATE_ON_OOM),
+        ),
         Profile("linux-6.12", "a newer kernel: sixteen statistics in its order", tags=SIXTEEN),
         Profile(
             "windows",
@@ -108,6 +117,7 @@ PROFILES: dict[str, Profile] = {
             keys=(*MODELLED_KEYS, "service"),
             tags=tuple(range(10)),
             whole=True,
+            refuses=SINCE & ~bit(F_REPORTING) | bit(F_DEFLATE_ON_OOM),
         ),
         Profile("nostats", "never negotiates the statistics queue", refuses=bit(F_STATS_VQ)),
         Profile("nodriver", "has no balloon driver at all", driver=False),
@@ -121,6 +131,7 @@ PROFILES: dict[str, Profile] = {
             "hostile",
             "breaks the rules of virtio, one of them or any, in a seeded random way",
             accepts=bit(F_INDIRECT_DESC),
+            refuses=SINCE,
             factory="device.guest.hostile.guest:HostileGuest",
             keys=(*MODELLED_KEYS, "seed", "rule"),
         ),

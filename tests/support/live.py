@@ -283,7 +283,7 @@ class Hmp(Side):
             "-m",
             str(memory),
             "--guest",
-            "linux",
+            "linux,swap=0",
             "--device",
             device,
         ]

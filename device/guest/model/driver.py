@@ -152,9 +152,10 @@ class BalloonDriver:
         event_idx = bool(self.features & bit(F_EVENT_IDX))
         self._queues: dict[str, DriverQueue] = {}
         address = BASE
-        for role in roles:
-            self._queues[role] = DriverQueue(self._region, address, QUEUE_SIZE, event_idx=event_idx, keep=keep)
-            address += ring_bytes(QUEUE_SIZE)
+        for role, seen in zip(roles, self.device.queues, strict=False):
+            size = QUEUE_SIZE if self.device.broken else seen.size  # a broken device may have been told anything
+            self._queues[role] = DriverQueue(self._region, address, size, event_idx=event_idx, keep=keep)
+            address += ring_bytes(size)
         self.stats = self._queues.get(STATS)
         self.stats_index = roles.index(STATS) if STATS in roles else -1
         self._lists = {INFLATE: (0, address), DEFLATE: (1, address + 4 * MAX_PFNS_PER_BUFFER)}
@@ -230,7 +231,8 @@ class BalloonDriver:
         queue = self._queues[role]
         if queue.free:  # else the device does not give lists back: nothing can be said to it
             queue.add_out(address, 4 * count)
-            self.device.notify(index)
+            if queue.should_notify():
+                self.device.notify(index)
             queue.take()
         self.device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
 
@@ -244,7 +246,8 @@ class BalloonDriver:
             offset = buffer - self._region.base
             self._region.buffer[offset : offset + size] = records
             queue.add_out(buffer, size)
-            self.device.notify(self.stats_index)
+            if queue.should_notify():
+                self.device.notify(self.stats_index)
 
 
 class Inflation:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from device.balloon.spec import ABSENT, F_DEFLATE_ON_OOM, F_STATS_VQ, STAT_COUNT, STAT_RECORD
+from device.balloon.spec import (
+    ABSENT,
+    F_DEFLATE_ON_OOM,
+    F_FREE_PAGE_HINT,
+    F_REPORTING,
+    F_STATS_VQ,
+    STAT_COUNT,
+    STAT_RECORD,
+)
 from device.balloon.stats import encode
 from device.errors import MisuseError
 from device.guest.model.driver import BalloonDriver, Inflation
@@ -10,7 +18,7 @@ from device.guest.model.faults import CENTURY, NEVER, Faults
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
 from device.state import Flag, Integer, Other, load, reset, save
-from device.virtio.spec import F_VERSION_1, PAGE_SHIFT, bit
+from device.virtio.spec import F_EVENT_IDX, F_VERSION_1, PAGE_SHIFT, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +32,8 @@ if TYPE_CHECKING:
 TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 """Linux 6.1's statistics, in its order of sending."""
 
-FEATURES = bit(F_STATS_VQ) | bit(F_DEFLATE_ON_OOM) | bit(F_VERSION_1)
-"""What a modelled driver accepts where it is offered."""
+FEATURES = sum(map(bit, (F_VERSION_1, F_EVENT_IDX, F_STATS_VQ, F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING)))
+"""What a modelled driver accepts where it is offered: Linux 6.1's, which takes PAGE_POISON only when told to poison."""
 
 KERNEL_TIMERS = frozenset(("boot", "off"))
 """The timers that go on without a driver."""

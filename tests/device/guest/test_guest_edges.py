@@ -52,7 +52,7 @@ class TestOnTheWire:
                 ("write_status", 0),
                 ("write_status", 1),
                 ("write_status", 3),
-                ("accept_features", 1 << 32 | 1 << 1),
+                ("accept_features", 1 << 32 | 1 << 29 | 1 << 1),
                 ("write_status", 11),
                 ("setup_queue", 0, 128, 0x1000, 0x1800, 0x1908),
                 ("setup_queue", 1, 128, 0x2000, 0x2800, 0x2908),
@@ -64,7 +64,7 @@ class TestOnTheWire:
     def test_without_statistics_there_is_one_queue_less(self, calls: list[tuple[Any, ...]]) -> None:
         with Modelled("nostats") as m:
             assert [call[:2] for call in calls if call[0] in ("setup_queue", "notify", "accept_features")] == [
-                ("accept_features", 1 << 32),
+                ("accept_features", 1 << 32 | 1 << 29),
                 ("setup_queue", 0),
                 ("setup_queue", 1),
             ]
