@@ -14,6 +14,8 @@ from device.balloon.spec import (
     CONFIG_NUM_PAGES,
     DEFLATE,
     F_DEFLATE_ON_OOM,
+    F_FREE_PAGE_HINT,
+    F_REPORTING,
     F_STATS_VQ,
     INFLATE,
     MAX_PFNS_PER_BUFFER,
@@ -25,6 +27,7 @@ from device.state import Flag, Integer, Other, Parts, load, reset
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.spec import (
     F_EVENT_IDX,
+    F_VERSION_1,
     PAGE_SHIFT,
     PAGE_SIZE,
     QUEUE_SIZE,
@@ -64,6 +67,9 @@ if TYPE_CHECKING:
         def arm(self, name: str, delay: int) -> None:
             """Arm the timer of that name, unless it is armed."""
 
+
+FEATURES = sum(map(bit, (F_VERSION_1, F_EVENT_IDX, F_STATS_VQ, F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING)))
+"""What a modelled driver accepts where it is offered: Linux 6.1's, which takes PAGE_POISON only when told to poison."""
 
 BASE = 0x1000
 """Guest address of the driver's pages: rings first, then the two page lists, then the statistics buffer."""

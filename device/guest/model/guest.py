@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from device.balloon.spec import (
-    ABSENT,
-    F_DEFLATE_ON_OOM,
-    F_FREE_PAGE_HINT,
-    F_REPORTING,
-    F_STATS_VQ,
-    STAT_COUNT,
-    STAT_RECORD,
-)
+from device.balloon.spec import ABSENT, STAT_COUNT, STAT_RECORD
 from device.balloon.stats import encode
 from device.errors import MisuseError
-from device.guest.model.driver import BalloonDriver, Inflation
-from device.guest.model.faults import CENTURY, NEVER, Faults
+from device.guest.model import KERNEL_TIMERS, NEVER, load_driver, load_kernel, load_timers, save_timers
+from device.guest.model.driver import FEATURES, BalloonDriver, Inflation
+from device.guest.model.faults import Faults
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
 from device.state import Flag, Integer, Other, load, reset, save
-from device.virtio.spec import F_EVENT_IDX, F_VERSION_1, PAGE_SHIFT, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +23,6 @@ if TYPE_CHECKING:
 
 TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 """Linux 6.1's statistics, in its order of sending."""
-
-FEATURES = sum(map(bit, (F_VERSION_1, F_EVENT_IDX, F_STATS_VQ, F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING)))
-"""What a modelled driver accepts where it is offered: Linux 6.1's, which takes PAGE_POISON only when told to poison."""
-
-KERNEL_TIMERS = frozenset(("boot", "off"))
-"""The timers that go on without a driver."""
 
 
 class ModelledGuest(Guest):
@@ -51,9 +37,9 @@ class ModelledGuest(Guest):
         Integer("pace", 1 << 50, 2 << 30, low=4096, kept=True),
         Integer("draws", kept=True),
         Integer("boots", kept=True),
-        Other("kernel", lambda part, now: part.kernel and save(part.kernel, now), lambda *all: _load_kernel(*all)),
-        Other("driver", lambda part, now: part.driver and save(part.driver, now), lambda *all: _load_driver(*all)),
-        Other("timers", lambda part, now: _save_timers(part), lambda *all: _load_timers(*all), dict),
+        Other("kernel", lambda part, now: part.kernel and save(part.kernel, now), lambda *all: load_kernel(*all)),
+        Other("driver", lambda part, now: part.driver and save(part.driver, now), lambda *all: load_driver(*all)),
+        Other("timers", lambda part, now: save_timers(part), lambda *all: load_timers(*all), dict),
     )
     """What it remembers besides its faults: whether a notification came while it slept (latched), the device's
     release was asked for or a plug came then, an answer is held back; rolls of its dice, and how often it booted."""
@@ -404,40 +390,3 @@ class ModelledGuest(Guest):
         self.set_fault("panic", True)
         self._boot_over()
         self.machine.panicked()
-
-
-def _load_kernel(guest: ModelledGuest, fields: Fields) -> None:
-    state = fields.maybe("kernel")
-    if state is not None:
-        guest.kernel = Kernel.restored(state)
-        if guest.kernel.ram != guest.machine.ram:
-            raise state.refuse("ram", "is not the machine's")
-
-
-def _load_driver(guest: ModelledGuest, fields: Fields) -> None:
-    state = fields.maybe("driver")
-    if state is None:
-        return
-    device, kernel = guest.machine.device, guest.kernel
-    if device is None or kernel is None:
-        raise fields.refuse("driver", "needs a device and a kernel")
-    guest.driver = guest.make_driver(device)
-    guest.driver.restore(state)
-    guest.driver_loaded = True
-    if guest.driver.ballooned << PAGE_SHIFT != kernel.ballooned:
-        raise state.refuse("ballooned", "is not what the kernel gave away")
-
-
-def _save_timers(guest: ModelledGuest) -> dict[str, int]:
-    now = guest.machine.vm_clock.now()
-    return {name: max(0, timer.due - now) for name, timer in guest.timers.items() if timer.armed}
-
-
-def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
-    for name, remaining in fields.counters("timers", 8, CENTURY).items():
-        if guest.driver is None and (name not in KERNEL_TIMERS or guest.kernel is None):
-            raise fields.refuse("timers", "run without a driver")
-        if name not in guest.actions:
-            raise fields.refuse("timers", f"names the unknown timer '{name}'")
-        guest.arm(name, remaining)
-    guest.booting = "boot" in guest.timers

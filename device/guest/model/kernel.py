@@ -110,8 +110,7 @@ class Kernel:
         """Boot a guest of `ram` bytes (4 MiB to 16 TiB) at VM time `now` in nanoseconds.
 
         `reserved`, `floor` (RAM that the balloon never gets, reserved part included) and `swap` are bytes and default
-        to what Linux 6.1 shows; `whole` says that the total keeps the balloon. Another seed gives slightly other
-        numbers. Raises ValueError naming what is wrong.
+        to Linux 6.1's; with `whole` the total keeps the balloon. Raises ValueError naming what is wrong.
         """
         if not MIN_RAM <= ram <= MAX_RAM or ram % PAGE:
             raise ValueError(f"ram must be whole pages from {MIN_RAM} to {MAX_RAM} bytes, not {ram}")
@@ -241,8 +240,7 @@ class Kernel:
         room = self.free - 2 * self.free_min  # kswapd's high mark: below it nothing new comes in
         if room <= 0:
             return
-        if self.swap_used:
-            # A page each 2^19 ns, about 7 MiB/s: random reads from a disk.
+        if self.swap_used:  # a page each 2^19 ns, about 7 MiB/s: random reads from a disk
             room -= self._swap_in(min(room, ((vm_now >> 19) - (last >> 19)) << _SHIFT))
         # Each third fault reads a page of a file, until half of the memory holds files.
         read = (life // 3 - before // 3) << _SHIFT
@@ -286,8 +284,7 @@ class Kernel:
             self._reclaim(need)
         got = min(need, self.free - self.free_min)
         if got < need:
-            # The driver's allocation looked for pages and went away without.
-            self.alloc_stalls += 1
+            self.alloc_stalls += 1  # the driver's allocation looked for pages and went away without
             self.direct_scans += _CLUSTER << _SHIFT
         self.free -= got
         self.ballooned += got

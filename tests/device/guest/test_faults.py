@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from device.clock import SECOND
-from device.guest.model import faults
-from device.guest.model.faults import FAULTS, Delay, Fault
+from device.guest.model import Fault, faults
+from device.guest.model.faults import FAULTS, Delay
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
 from device.state import Integer, undeclared
 from device.virtio.spec import MIB

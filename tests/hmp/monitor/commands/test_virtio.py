@@ -94,6 +94,7 @@ class TestStatus:
             "\tVIRTIO_CONFIG_S_FEATURES_OK: Feature negotiation complete,\n"
             "\tVIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready\n"
             "  Guest features:\n"
+            "\tVIRTIO_RING_F_EVENT_IDX: Used & avail. event fields enabled,\n"
             "\tVIRTIO_F_VERSION_1: Device compliant for v1 spec (legacy)\n"
             "\tVIRTIO_BALLOON_F_STATS_VQ: Guest memory stats VQ available\n"
         ) in text
