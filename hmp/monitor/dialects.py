@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from device.balloon.spec import SEED_STATS, STATS_TABLE
+from device.clock import MS, SECOND
 from device.virtio.spec import MIB
 
 TYPE_CHECKING = False
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 AGELESS = 1 << 127
 """A timeout that no age reaches: for a sample that came just now, and for guests that do not report at all."""
-
-_NS_PER_MS = 1_000_000
-_NS_PER_SECOND = 1_000_000_000
 
 _LAYOUTS: dict[tuple[int, ...], tuple[str, Picker]] = {}
 """For each order in which guests send their statistics: the line's format and how to pick its numbers."""
@@ -61,7 +59,7 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
         line = plain_line(device, timeout)
     if timeout is AGELESS or (age := stats.age) < timeout:
         return line
-    return f"{line[:-1]},age={age // _NS_PER_MS}\n"
+    return f"{line[:-1]},age={age // MS}\n"
 
 
 def plain_line(device: BalloonDevice, timeout: int) -> str:
@@ -81,7 +79,7 @@ def pve_line(device: BalloonDevice, timeout: int) -> str:
         values = sample.values
         fields += [f"{name}={values[tag] // MIB}" for name, tag in _PVE_SIZES if tag in values]
         fields += [f"{name}={values[tag]}" for name, tag in _PVE_REST if tag in values]
-        fields.append(f"last_update={sample.wall // _NS_PER_SECOND}")
+        fields.append(f"last_update={sample.wall // SECOND}")
     return f"balloon: {' '.join(fields)}\n"
 
 

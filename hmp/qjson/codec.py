@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 
-from hmp.qmp import lexer
-from hmp.qmp.lexer import Lexer
+from hmp.qjson import lexer
+from hmp.qjson.lexer import Lexer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
