@@ -103,6 +103,9 @@ class EventHub:
             self._broadcast(message)
 
     def _broadcast(self, message: bytes) -> None:
+        if self._held:
+            self._held.append(message)
+            return
         self._tell_answer()
         for session in tuple(self._sessions):
             session.send(message)
@@ -111,7 +114,7 @@ class EventHub:
         if name in PLAIN_EVENTS:
             if self._sessions:
                 message = self.encode(name, data)
-                if self._held or name == self._hold_from:
+                if name == self._hold_from:
                     self._held.append(message)
                 else:
                     self._broadcast(message)

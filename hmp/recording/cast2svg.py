@@ -51,13 +51,13 @@ def render(recording: Recording, *, title: str | None = None, at: int | None = N
     from hmp.recording.svg_draw import Picture, plain_text
     from hmp.recording.svg_screen import play
 
-    story = play(recording, until=at)
+    playback = play(recording, until=at)
     chapters = [(event.at, event.text) for event in recording.chapters if at is None or event.at <= at]
     if title is None:
         title = recording.title or "a terminal session"
-    last = plain_text(story)
+    last = plain_text(playback)
     if at is None:
-        length = max(recording.length, story.last_change + HOLD)
+        length = max(recording.length, playback.last_change + HOLD)
         said = f"A terminal recording of {recording.length / 1000:.0f} seconds."
         if chapters:
             said += f" Chapters: {'; '.join([text for _, text in chapters])}."
@@ -65,7 +65,7 @@ def render(recording: Recording, *, title: str | None = None, at: int | None = N
     else:
         length = 0
         said = f"A terminal after {at / 1000:g} seconds:\n{last}"
-    return Picture(story, length=length, animate=at is None).draw(title, said, chapters)
+    return Picture(playback, length=length, animate=at is None).draw(title, said, chapters)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
