@@ -84,8 +84,8 @@ WRONG = {
     "unix:m,server=maybe": "'server=maybe' is not an option",
     "unix:m,wait=maybe": "'wait=maybe' is not an option",
     "unix:m,nowait=on": "'nowait=on' is not an option",
-    "unix:m,dialect=": "'' is not a dialect (seed, qemu, pve)",
-    "unix:m,dialect=xen": "'xen' is not a dialect (seed, qemu, pve)",
+    "unix:m,dialect=": f"'' is not a dialect ({', '.join(DIALECTS)})",
+    "unix:m,dialect=xen": f"'xen' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=\x1b[2J": r"'\x1b[2J' is not a dialect",
 }
 
