@@ -31,9 +31,8 @@ _LAST: list[Any] = [None, ""]
 def _layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
     if len(_LAYOUTS) >= 64:  # only a guest that plays with its tags comes here
         _LAYOUTS.clear()
-    present = [tag for tag in SEED_STATS if tag in tags]
-    text = "".join(f",{STATS_TABLE[tag].name}=%d" for tag in present)
-    places = [tags.index(tag) for tag in present]
+    places = [tags.index(tag) for tag in SEED_STATS if tag in tags]
+    text = "".join(f",{STATS_TABLE[tags[at]].name}=%d" for at in places)
     pick: Picker = itemgetter(*places) if len(places) > 1 else lambda numbers: tuple([numbers[at] for at in places])
     layout = _LAYOUTS[tags] = (f"balloon: actual=%d{text}\n", pick)
     return layout

@@ -110,14 +110,8 @@ class _Assembler:
         if kind == lexer.ERROR:
             self.fault = ParseFailure(f"JSON parse error, stray '{lexer.legible(word)}'")
             return True
-        if kind == lexer.LCURLY:
-            self._curly += 1
-        elif kind == lexer.RCURLY:
-            self._curly -= 1
-        elif kind == lexer.LSQUARE:
-            self._square += 1
-        elif kind == lexer.RSQUARE:
-            self._square -= 1
+        self._curly += (kind == lexer.LCURLY) - (kind == lexer.RCURLY)
+        self._square += (kind == lexer.LSQUARE) - (kind == lexer.RSQUARE)
         self.size += len(word)
         self._count += 1
         max_bytes, max_tokens, max_depth = self._limits
@@ -153,12 +147,9 @@ class _Assembler:
             raise lexer.Refused(_FAULTS[place])
         elif kind in lexer.SCALARS:
             self._put(lexer.SCALARS[kind](word))
-        elif kind == lexer.LCURLY:
+        elif kind in (lexer.LCURLY, lexer.LSQUARE):
             self._stack.append((self._value, self._key, place))
-            self._value, self._place = {}, _FIRST_KEY
-        elif kind == lexer.LSQUARE:
-            self._stack.append((self._value, self._key, place))
-            self._value, self._place = [], _FIRST_ITEM
+            self._value, self._place = ({}, _FIRST_KEY) if kind == lexer.LCURLY else ([], _FIRST_ITEM)
         else:
             raise lexer.Refused("expecting value")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from device.balloon.spec import SEED_STATS, STATS_TABLE
 from hmp.monitor import grammar
 from hmp.monitor.errors import CommandError
 
@@ -29,15 +30,7 @@ OBJECTS: dict[str, Members] = {
     "CommandInfo": (("name", "str"),),
     "SchemaInfo": (("name", "str"), ("meta-type", "str")),
     "ObjectPropertyInfo": (("name", "str"), ("type", "str")),
-    "BalloonStats": (
-        ("actual", "int"),
-        ("mem_swapped_in", "int?"),
-        ("mem_swapped_out", "int?"),
-        ("major_page_faults", "int?"),
-        ("minor_page_faults", "int?"),
-        ("free_mem", "int?"),
-        ("total_mem", "int?"),
-    ),
+    "BalloonStats": (("actual", "int"), *((STATS_TABLE[tag].name, "int?") for tag in SEED_STATS)),
     "BalloonChange": (("actual", "int"),),
     "ResetInfo": (("guest", "bool"), ("reason", "str")),
     "DeviceDeleted": (("device", "str?"), ("path", "str")),

@@ -72,9 +72,7 @@ class Playback:
 class _Screen(pyte.Screen):
     """pyte's screen, counting the lines that scrolled away, and showing faint text as gray."""
 
-    def __init__(self, columns: int, rows: int) -> None:
-        self.top = 0
-        super().__init__(columns, rows)
+    top = 0
 
     def index(self) -> None:
         if self.margins is None and self.cursor.y == self.lines - 1:

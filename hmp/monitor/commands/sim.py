@@ -125,6 +125,11 @@ def human(tag: int, value: int) -> str:
     return f"{value:,}" if value >= 1000 else ""
 
 
+def stat_row(tag: int, value: int | None) -> tuple[str, str, str]:
+    """Return a statistic's name, its exact value and what that is to a person; None for one that is left out."""
+    return (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), human(tag, value))
+
+
 def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Every statistic of the last sample: exact, human-readable, and how old."""
     machine = monitor.machine
@@ -133,9 +138,7 @@ def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     heading = answering(machine, device) + "\n"
     if sample is None:
         return heading
-    known = sample.values
-    rows = [(stat_name(tag), str(known[tag]), human(tag, known[tag])) for tag in sorted(known)]
-    rows += [(stat_name(tag), str(value), human(tag, value)) for tag, value in sorted(sample.unknown.items())]
+    rows = [stat_row(*each) for each in (*sorted(sample.values.items()), *sorted(sample.unknown.items()))]
     return heading + (columns(rows, right=(1, 2)) if rows else "the guest knows no statistic\n")
 
 
@@ -207,11 +210,7 @@ def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Pin a statistic to a value or leave it out; without arguments list what is pinned."""
     guest = monitor.machine.guest
     if "stat" not in arguments:
-        pins = sorted(guest.pins().items())
-        rows = [
-            (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), human(tag, value))
-            for tag, value in pins
-        ]
+        rows = [stat_row(*each) for each in sorted(guest.pins().items())]
         return columns(rows, right=(1, 2)) if rows else "no statistic is set\n"
     tag = find_stat(arguments["stat"])
     if "value" not in arguments:
