@@ -12,22 +12,33 @@ UNIX_PATH_LIMIT = 107
 
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
+SWITCHES = {
+    "wait": ("unix", "tcp", "telnet"),
+    "abstract": ("unix",),
+    "tight": ("unix",),
+    "nodelay": ("tcp", "telnet"),
+    "ipv4": ("tcp", "telnet"),
+    "ipv6": ("tcp", "telnet"),
+}
+"""QEMU's options that are on or off, and the schemes that take each. `nodelay` and `tight` are so in any case."""
+
 
 class Address:
     """One address. `kind` is monitor or qmp, `scheme` unix, tcp or telnet; `dialect` is None for the default.
 
-    `wait` holds the guest back until the first client came; `host_files` lets clients start programs and name files of
-    this host. For unix, `host` is the path and `port` 0.
+    `switches` are the options that were set on or off. `host_files` lets clients start programs and name files of this
+    host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0.
     """
 
-    __slots__ = ("dialect", "host", "host_files", "kind", "port", "scheme", "spec", "wait")
+    __slots__ = ("dialect", "host", "host_files", "kind", "port", "scheme", "spec", "switches")
 
     def __init__(self, kind: str, spec: str) -> None:
         """Read `spec`. Raises UsageError that names what is wrong in it."""
         self.kind = kind
         self.spec = spec
         self.dialect: str | None = None
-        self.wait = self.host_files = False
+        self.host_files = False
+        self.switches: dict[str, bool] = {}
         if "\0" in spec:
             raise self._refuse("an address cannot contain NUL")
         # As in QEMU, two commas stand for one that is part of the path.
@@ -37,10 +48,12 @@ class Address:
             known = "unix:PATH, tcp:HOST:PORT" + (" or telnet:HOST:PORT" if kind == "monitor" else "")
             raise UsageError(f"--{kind}: '{escape(spec)}' is not {known}")
         self.host, self.port = (rest, 0) if self.scheme == "unix" else self._host_and_port(rest)
-        if self.scheme == "unix":
-            self._check_path()
         for option in options:
             self._option(option)
+        if self.scheme == "unix":
+            self._check_path()
+        if not any(self.families):
+            raise self._refuse("ipv4=off and ipv6=off leave nothing")
 
     def _refuse(self, why: str) -> UsageError:
         return UsageError(f"--{self.kind}: '{escape(self.spec)}': {why}")
@@ -67,12 +80,29 @@ class Address:
             if value not in DIALECTS:
                 raise self._refuse(f"'{escape(value)}' is not a dialect ({', '.join(DIALECTS)})")
             self.dialect = value
-        elif name == "wait" and switched is not None:
-            self.wait = switched
+        elif self.scheme in SWITCHES.get(name, ()) and switched is not None:
+            self.switches[name] = switched
         elif name == "nowait" and not value:
-            self.wait = False
+            self.switches["wait"] = False
         elif name != "server" or not switched:
-            raise self._refuse(f"'{escape(option)}' is not an option (server=on, wait=on, wait=off, dialect=NAME)")
+            known = [f"{switch}=on|off" for switch, schemes in SWITCHES.items() if self.scheme in schemes]
+            raise self._refuse(f"'{escape(option)}' is not an option (server=on, {', '.join(known)}, dialect=NAME)")
+
+    @property
+    def wait(self) -> bool:
+        """Whether the guest is held back until the first client came."""
+        return self.switches.get("wait", False)
+
+    @property
+    def abstract(self) -> bool:
+        """Whether a unix socket has a name in Linux's abstract namespace and no file."""
+        return self.switches.get("abstract", False)
+
+    @property
+    def families(self) -> tuple[bool, bool]:
+        """Whether IPv4 and IPv6 may be used: both unless told; one that is on turns the other off, as in QEMU."""
+        four, six = self.switches.get("ipv4"), self.switches.get("ipv6")
+        return (not six if four is None else four, not four if six is None else six)
 
     @property
     def loopback(self) -> bool:

@@ -6,20 +6,14 @@ import gc
 import os
 import sys
 
-from device.errors import MisuseError
+from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, OK, USAGE
 from hmp.monitor.errors import UnreadableError, UsageError
-from hmp.monitor.escape import escape
-from hmp.streams import STDOUT, complain, fill_standard_descriptors, naming_stdout
+from hmp.streams import STDOUT, complain, fill_standard_descriptors, naming_stdout, silence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from device.machine.machine import Machine
     from hmp.config import Config
-    from hmp.recording.recorder import Recorder
-    from hmp.sockets.listeners import Listener
-    from hmp.termination import CleanEnd
+    from hmp.pipe import Front
 
 
 def main() -> int:
@@ -44,173 +38,76 @@ def _run_guarded(argv: list[str]) -> int:
                 sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except SystemExit as end:  # by a signal
         return int(end.code or 0)
     except UsageError as error:
         complain(str(error))
-        return 2
+        return USAGE
     except UnreadableError as error:
         complain(str(error))
-        return 1
+        return FAILED
     except OSError as error:
         reason = error.strerror or str(error)
         if error.filename != STDOUT:
             complain(f"cannot go on: {reason}" + (f": '{error.filename}'" if error.filename else ""))
-            return 1
+            return FAILED
+        silence(1)
         if isinstance(error, BrokenPipeError):
-            return _silence(141)
+            return BROKEN_PIPE
         complain(f"cannot write output: {reason}")
-        return _silence(1)
-
-
-def _silence(status: int) -> int:
-    """Let nothing be flushed to a stdout that is gone when the interpreter ends."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError:
-        pass
-    return status
+        return FAILED
 
 
 def run(argv: list[str]) -> int:
     """Do what the arguments say. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
-    from hmp.config import Config, make_machine
-
-    config = Config()
     asked = os.environ.get("_HMP_COMPLETE")  # a shell wants to know what can be typed next
     if asked:
         from hmp.options import complete
 
         return complete(asked)
+    from hmp.config import Config
+
+    config: Config | None = Config()
     if argv:  # without options even click stays unimported
         from hmp.options import parse
 
-        parsed = parse(argv)
-        if parsed is None:
-            return 0
-        config = parsed
-    typed = not config.scripted and not config.headless and os.isatty(0) and os.isatty(1)
+        config = parse(argv)
+    return OK if config is None else choose(config).run()
+
+
+def choose(config: Config) -> Front:
+    """Return the front end for these options and this stdin and stdout. Raises UsageError for what cannot be had."""
+    terminal = os.isatty(0) and os.isatty(1)
+    given = config.scripted or config.headless
+    typed = terminal and (config.interactive or not given)
+    if not typed and (config.interactive or not given):
+        config.sources.append(("<stdin>", 0))
     if config.record is not None:
         from hmp.recording.record import check
 
-        check(config, typed=typed)
-    ends: list[CleanEnd] = []
+        check(config, typed=terminal and not given)
+    serving = None
     if config.addresses:
-        ends.append(_clean_end())
-    try:
-        machine = make_machine(config, real_guest_coming=lambda: ends.append(_clean_end()))
-    except MisuseError as error:
-        raise UsageError(str(error)) from None
-    listeners: list[Listener] = []
-    try:
-        if config.addresses:
-            from hmp.sockets.listeners import listen
+        from hmp.sockets.service import Serving
 
-            listeners = listen(config.addresses, allow_remote=config.allow_remote)
-        for end in ends:
-            end.allow()
-        return _serve(config, machine, listeners, typed=typed)
-    finally:
-        machine.close()
-        for listener in listeners:
-            listener.close()
-
-
-def _clean_end() -> CleanEnd:
-    from hmp.termination import CleanEnd
-
-    return CleanEnd()
-
-
-def _tell_of_end(machine: Machine) -> None:
-    """Say on stderr what nobody asked for: a real guest or its driver is not there, or a client was hung up on.
-
-    A person at the prompt is told there.
-    """
-    from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
-
-    words = {
-        "GUEST_GONE": "the guest is gone",
-        "DRIVER_MISSING": "the guest's driver does not come up",
-        "CLIENT_REFUSED": "hung up on a client",
-    }
-    spacing = Spacing(GONE_SPACING, burst=GONE_BURST)
-
-    def tell(name: str, data: Mapping[str, object]) -> None:
-        if name in words and spacing.untold() is not None:
-            complain(escape(f"{words[name]}: {data.get('why')}"))
-
-    machine.subscribe(tell)
-
-
-def _serve(config: Config, machine: Machine, listeners: list[Listener], *, typed: bool) -> int:
-    from hmp.monitor.dialects import DIALECTS
-    from hmp.monitor.monitor import Monitor
-    from hmp.pipe import Runner
-
-    monitor = Monitor(machine, DIALECTS[config.dialect])
-    monitor.sole = not listeners
-    monitor.host_files = True  # who typed the command line can start programs anyway
-    runner = Runner(machine, monitor, echo=config.echo, stop_on_error=config.exit_on_error)
-    sources = config.sources if config.scripted or config.headless else [("<stdin>", 0)]
-    if typed or (config.interactive and os.isatty(0) and os.isatty(1)):
-        from hmp.terminal.app import run as run_terminal
-
-        services = []
-        if listeners:
-            from hmp.sockets.service import beside
-
-            services.append(
-                beside(machine, listeners, runner, config.sources, dialect=config.dialect, paused=config.paused)
-            )
-        else:
-            machine.start(paused=config.paused)
-            if not runner.run(config.sources):
-                return runner.status(fail_stale=config.fail_stale)
-
-        def session(recorder: Recorder | None = None) -> int:
-            scripted = bool(listeners and config.sources)
-            return run_terminal(
-                machine, monitor, services=services, scripted=scripted, recorder=recorder, on_reply=runner.note
-            )
-
+        serving = Serving(config)
+    if typed:
         if config.record is not None:
-            from hmp.recording.record import record_typed
+            from hmp.recording.recorder import Recorded
 
-            status = record_typed(config, config.record, session)
-        else:
-            status = session()
-        return status or runner.status(fail_stale=config.fail_stale)
-    if listeners or machine.guest.real:
-        _tell_of_end(machine)
-    else:  # a listener would cost every answer of a modelled guest something
+            return Recorded(config, serving)
+        from hmp.terminal.app import Typed
 
-        def real_guest_coming() -> Callable[[], object]:
-            monitor.on_real_guest = None
-            _tell_of_end(machine)
-            return _clean_end().allow
-
-        monitor.on_real_guest = real_guest_coming
-    if config.interactive:
-        sources = [*sources, ("<stdin>", 0)]
-    if listeners:
-        from hmp.sockets.service import run_service
-
-        return run_service(
-            machine,
-            listeners,
-            runner,
-            sources,
-            dialect=config.dialect,
-            paused=config.paused,
-            headless=config.headless,
-            fail_stale=config.fail_stale,
-        )
+        return Typed(config, serving)
     if config.record is not None:
-        from hmp.recording.record import record_script
+        from hmp.recording.player import Played
 
-        return record_script(config, config.record, machine, runner, sources)
-    machine.start(paused=config.paused)
-    runner.run(sources)
-    return runner.status(fail_stale=config.fail_stale)
+        return Played(config)
+    if serving is not None:
+        from hmp.sockets.service import Served
+
+        return Served(config, serving)
+    from hmp.pipe import Piped
+
+    return Piped(config)

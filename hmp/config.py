@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from device.machine.guest import Guest
     from hmp.addresses import Address
-    from hmp.pipe import Source
 
 DEFAULT_RAM = 1 << 30
 DEFAULT_GUEST = "linux"
@@ -36,7 +36,8 @@ class Config:
         self.name: str | None = None
         self.uuid = NIL_UUID
         self.dialect = "seed"
-        self.sources: list[Source] = []
+        self.sources: list[tuple[str, int | list[str]]] = []
+        """What to run: its name for messages, and a descriptor to read or the lines themselves."""
         self.scripted = False
         self.exit_on_error = False
         self.interactive = False
@@ -59,23 +60,20 @@ CLOCKS: dict[str, tuple[Callable[[], Clock], str]] = {
 """The clocks: how each is made, and what it is."""
 
 
-def make_machine(config: Config, *, real_guest_coming: Callable[[], object] | None = None) -> Machine:
-    """Build the machine. Raises MisuseError for what the options alone could not tell, such as a guest's keys.
+def make_machine(config: Config, guest: Guest | None = None) -> Machine:
+    """Build the machine, with `guest` if it is made already.
 
-    `real_guest_coming` is called before a guest that lives in another process makes its first file.
+    Raises MisuseError for what the options alone could not tell, such as a guest's keys.
     """
     store = None
     if config.snapshot_dir is not None:
         from hmp.monitor.snapshots import DirectoryStore
 
         store = DirectoryStore(config.snapshot_dir)
-    guest = make_guest(config.guest)
-    if guest.real and real_guest_coming is not None:
-        real_guest_coming()
     machine = Machine(
         CLOCKS[config.clock][0](),
         ram=config.ram,
-        guest=guest,
+        guest=guest or make_guest(config.guest),
         device_id=config.device_id,
         switches=config.switches,
         balloon=config.balloon,

@@ -1,173 +1,234 @@
-"""The monitor on pipes, scripts and -c: no prompt, no escape codes, only what the commands print."""
+"""What all front ends share, and the plainest of them: pipes, scripts and -c, with no prompt and no escape codes."""
 
 from __future__ import annotations
 
-from hmp.monitor.errors import MAX_LINE, TOO_LONG, UnreadableError
-from hmp.streams import Output, complain, poll_once, read_lines, wait_for_input
+from device.errors import MisuseError
+from device.guest.table import make_guest
+from hmp import FAILED, OK, STALE
+from hmp.config import make_machine
+from hmp.drive import catching_up, wait, wait_for_input
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.errors import TOO_LONG, UnreadableError, UsageError
+from hmp.monitor.escape import escape
+from hmp.monitor.monitor import Monitor, Reply
+from hmp.streams import Output, Source, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Protocol
 
     from device.machine.machine import Machine
-    from hmp.monitor.monitor import Monitor, Reply
+    from hmp.config import Config
+    from hmp.drive import MachineDriver
+    from hmp.termination import CleanEnd
 
-    Source = tuple[str, "int | list[str]"]
-    """What to run: its name for messages, and a descriptor to read or the lines themselves."""
+    class Server(Protocol):
+        """What serves clients inside a loop."""
 
-OK, FAILED, USAGE, STALE, NO_CONNECTION, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 4, 130, 141
-"""Exit statuses."""
+        async def clients_came(self) -> None:
+            """Return once the clients came that are waited for."""
 
+        async def stop(self) -> None:
+            """Let them go."""
 
-def wait(machine: Machine, reply: Reply) -> None:
-    """Wait for a suspended reply, driving the machine's time. Returns early when the machine ends."""
-    time = machine.time
-    if machine.clock.warps:
-        while reply.pending and not machine.over and time.warp():
-            pass
-        return
-    while reply.pending and not machine.over:
-        poll_once([-1, *machine.descriptors()], time.next_deadline(), machine)
+    class Serving(Protocol):
+        """What a front needs of hmp.sockets, which says what each means."""
 
+        def listen(self) -> None:
+            """Make the sockets."""
 
-KNOWN_LINES, KNOWN_LENGTH = 64, 80
-"""Lines that are kept decoded, and how long they may be: what is piped by the thousand is mostly the same."""
+        def close(self) -> None:
+            """Take them away."""
+
+        def serve(self, machine: Machine, driver: MachineDriver) -> Server:
+            """Serve clients in the running loop."""
 
 
 class Runner:
-    """Runs lines on a monitor and keeps the score.
+    """Runs the lines of sources on a monitor, prints through `out`, and keeps the score, which is `status`."""
 
-    `echo` prints each command behind a prompt, `stop_on_error` ends at the first that fails. `status` is what to exit
-    with.
-    """
-
-    __slots__ = ("_echo", "_known", "_machine", "_monitor", "_out", "_stop", "failed", "stale")
-
-    def __init__(self, machine: Machine, monitor: Monitor, *, echo: bool = False, stop_on_error: bool = False) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, monitor: Monitor, config: Config) -> None:
+        self.machine = machine
+        self.out = Output()
         self._monitor = monitor
-        self._echo = echo
-        self._stop = stop_on_error
-        self._out = Output()
-        self._known: dict[bytes | None, str] = {}
-        self.failed = False
-        self.stale = False
+        self._config = config
+        self._echo = config.echo
+        self._failed = self._stale = False
 
-    def print_to(self, out: Output) -> None:
-        """Print through `out` from now on."""
-        self._out = out
+    def steps(self, sources: Iterable[Source]) -> Iterator[Source | Reply]:
+        """Run every line of every source, in order, until it is `over`.
 
-    def run(self, sources: Iterable[Source]) -> bool:
-        """Run every line of every source, in order; returns whether to go on, False once the machine ended.
-
-        Raises OSError when stdout cannot be written and KeyboardInterrupt on SIGINT.
+        Yields what a front has to wait for in its own way before it takes the next step: a source that is to be read,
+        or a reply that is pending. Raises OSError when stdout cannot be written.
         """
-        try:
-            for name, source in sources:
-                if isinstance(source, int):
-                    lines: Iterable[bytes | None] = self._read(source)
-                else:
-                    lines = [line.encode("utf-8", "surrogateescape") for line in source]
-                try:
-                    if not self._run(name, lines):
-                        return False
-                except UnreadableError as error:
-                    self.unreadable(name, error)
-                    if self._stop:
-                        return False
-        finally:
-            self._out.flush()
-        return True
-
-    def _read(self, descriptor: int) -> Iterator[bytes | None]:
-        def before_blocking() -> None:
-            self._out.flush()
-            wait_for_input(descriptor, self._machine)
-
-        return read_lines(descriptor, before_blocking)
-
-    def _run(self, name: str, lines: Iterable[bytes | None]) -> bool:
-        machine = self._machine
-        begin, end = self.begin, self.end
-        time, simulated = machine.time, machine.clock.simulated
-        for number, raw in enumerate(lines, 1):
-            if not simulated:
-                time.run_due()
-            reply = begin(name, number, raw)
-            if reply is not None:
-                if reply.pending:
-                    self.flush()
-                    wait(machine, reply)
-                end(name, number, reply)
-            if machine.over or (self.failed and self._stop):
-                return False
-        return True
+        machine, begin, end, stop = self.machine, self.begin, self.end, self._config.exit_on_error
+        catch_up = catching_up(machine)
+        for source in sources:
+            try:
+                while not (source.over or self.over):
+                    yield source
+                    for number, line in source.read():
+                        if catch_up is not None:
+                            catch_up()
+                        reply = begin(line)
+                        if reply.pending:
+                            yield reply
+                        end(source.name, number, reply)
+                        if machine.over or (stop and self._failed):
+                            return
+            except UnreadableError as error:
+                self._fail(f"{source.name}: cannot be read: {error}")
 
     @property
     def over(self) -> bool:
         """Whether to run no more lines: the machine ended, or a command failed and that is to stop us."""
-        return self._machine.over or (self.failed and self._stop)
+        return self.machine.over or (self._failed and self._config.exit_on_error)
 
-    def begin(self, name: str, number: int, raw: bytes | None) -> Reply | None:
-        """Run a line; returns its reply, to be passed to `end` once it is complete, or None for a line without one.
-
-        None as `raw` is a line that was too long. Raises OSError when stdout cannot be written.
-        """
-        line = self._known.get(raw)
+    def begin(self, line: str | None) -> Reply:
+        """Run a line, None for one that is too long. The reply is to be passed to `end` once it is complete."""
         if line is None:
-            line = self._text(name, number, raw)
-            if not line:
-                return None
+            reply = Reply()
+            reply.text, reply.failed = f"{TOO_LONG}\n", True
+            return reply
         if self._echo:
-            self._out.add(f"(qemu) {line}\n")
+            self.out.add(f"(qemu) {line}\n")
         self._monitor.history.add(line)
         return self._monitor.execute(line)
 
-    def _text(self, name: str, number: int, raw: bytes | None) -> str:
-        """Return the command that a line holds; empty for a blank line, a comment, and one that is refused."""
-        line = "" if raw is None else raw.decode("utf-8", "surrogateescape")
-        if raw is None or len(line) > MAX_LINE:
-            self._out.add(f"{TOO_LONG}\n")
-            self._failed(name, number, TOO_LONG)
-            return ""
-        if line.lstrip()[:1] in ("", "#"):
-            return ""
-        if len(self._known) < KNOWN_LINES and len(line) < KNOWN_LENGTH:
-            self._known[raw] = line
-        return line
-
     def end(self, name: str, number: int, reply: Reply) -> None:
-        """Print a complete reply and note how it went. Raises OSError when stdout cannot be written."""
+        """Print a complete reply and note how it went."""
         text = reply.text
         if text:
-            self._out.add(text)
+            self.out.add(text)
         if reply.failed:
-            self._failed(name, number, text.partition("\n")[0])
+            self._fail(f"{name}:{number}: command failed: {text.partition(chr(10))[0]}")
         if reply.stale:
-            self.stale = True
-
-    def unreadable(self, name: str, error: UnreadableError) -> None:
-        """Tell that a source could not be read to its end, and count it as a failed command."""
-        self.failed = True
-        self._out.flush()
-        complain(f"{name}: cannot be read: {error}")
+            self._stale = True
 
     def note(self, reply: Reply) -> None:
-        """Note whether a reply had to show old statistics."""
-        if reply.stale:
-            self.stale = True
+        """Note whether a reply, shown by somebody else, had old statistics."""
+        self._stale |= reply.stale
 
-    def flush(self) -> None:
-        """Write what was printed. Raises OSError."""
-        self._out.flush()
+    def _fail(self, what: str) -> None:
+        self._failed = True
+        self.out.flush()
+        complain(what)
 
-    def _failed(self, name: str, number: int, text: str) -> None:
-        self.failed = True
-        self._out.flush()
-        complain(f"{name}:{number}: command failed: {text}")
-
-    def status(self, *, fail_stale: bool) -> int:
-        """Return the exit status."""
-        if self.failed:
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        if self._failed:
             return FAILED
-        return STALE if self.stale and fail_stale else OK
+        return STALE if self._stale and self._config.fail_stale else OK
+
+
+def run(runner: Runner, sources: Iterable[Source]) -> None:
+    """Run `sources`, waiting with poll(). Raises OSError when stdout cannot be written."""
+    out, machine = runner.out, runner.machine
+    try:
+        for awaited in runner.steps(sources):
+            out.flush()
+            if isinstance(awaited, Reply):
+                wait(machine, awaited)
+            elif awaited.descriptor is not None:
+                wait_for_input(machine, awaited.descriptor)
+    finally:
+        out.flush()
+
+
+class Front:
+    """A way to use hmp: `run` makes the machine and what else the options ask for, and takes it apart behind `_use`."""
+
+    machine: Machine
+    monitor: Monitor
+    runner: Runner
+    tells = True
+    """Whether stderr says what nobody asked for; a person at the prompt is told there."""
+
+    def __init__(self, config: Config, serving: Serving | None = None) -> None:
+        self.config = config
+        self.serving = serving
+
+    def run(self) -> int:
+        """Return the exit status. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
+        config, end = self.config, None
+        try:
+            guest = make_guest(config.guest)
+            if self.serving is not None or guest.real:
+                end = _clean_end()
+            machine = self.machine = make_machine(config, guest)
+        except MisuseError as error:
+            raise UsageError(str(error)) from None
+        try:
+            if self.serving is not None:
+                self.serving.listen()
+            if end is not None:
+                end.allow()
+            monitor = self.monitor = Monitor(machine, DIALECTS[config.dialect])
+            monitor.sole = self.serving is None
+            monitor.host_files = True  # who typed the command line can start programs anyway
+            self.runner = Runner(machine, monitor, config)
+            if self.tells:
+                self._tell()
+            status = self._use()
+            return self.runner.status if status is None else status
+        finally:
+            machine.close()
+            if self.serving is not None:
+                self.serving.close()
+
+    def sources(self) -> list[Source]:
+        """Return what the command line says to run."""
+        return [Source(*each) for each in self.config.sources]
+
+    def _use(self) -> int | None:
+        """Start the machine and let it be used; returns the exit status, None for the runner's."""
+        raise NotImplementedError
+
+    def _tell(self) -> None:
+        if self.serving is not None or self.machine.guest.real:
+            _tell_of_ends(self.machine)
+            return
+
+        # Not before: a listener would cost every answer of a modelled guest something.
+        def real_guest_coming() -> Callable[[], object]:
+            self.monitor.on_real_guest = None
+            _tell_of_ends(self.machine)
+            return _clean_end().allow
+
+        self.monitor.on_real_guest = real_guest_coming
+
+
+class Piped(Front):
+    """Runs what comes from pipes and scripts, without a loop."""
+
+    def _use(self) -> None:
+        self.machine.start(paused=self.config.paused)
+        run(self.runner, self.sources())
+
+
+def _clean_end() -> CleanEnd:
+    from hmp.termination import CleanEnd
+
+    return CleanEnd()
+
+
+_ENDS = {
+    "GUEST_GONE": "the guest is gone",
+    "DRIVER_MISSING": "the guest's driver does not come up",
+    "CLIENT_REFUSED": "hung up on a client",
+}
+
+
+def _tell_of_ends(machine: Machine) -> None:
+    """Say on stderr that a real guest or its driver is not there, or that a client was hung up on."""
+    from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
+
+    limit = RateLimit(GONE_SECONDS, burst=GONE_BURST)
+
+    def tell(name: str, data: Mapping[str, object]) -> None:
+        if name in _ENDS and limit.admit() is not None:
+            complain(escape(f"{_ENDS[name]}: {data.get('why')}"))
+
+    machine.subscribe(tell)

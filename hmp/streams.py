@@ -5,26 +5,31 @@ from __future__ import annotations
 import errno
 import os
 import select
+from itertools import islice
 
 from hmp.monitor.errors import MAX_LINE, UnreadableError
 from hmp.monitor.escape import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from device.machine.machine import Machine
+    from collections.abc import Iterator
 
 CHUNK = 1 << 16
 
 _MAX_BYTES = MAX_LINE * 4
-"""Bytes that many characters can take in UTF-8: more than that in hand is too long without decoding."""
+"""Bytes that many characters can take in UTF-8: a beginning that is longer is too long without its end."""
 
 STDOUT = "<stdout>"
 """What an OSError of writing there has as its `filename`: other things fail too, and are not to be taken for it."""
 
-_UTF8, *_UTF16 = b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"
-"""Byte order marks that editors put at the beginning of a file."""
+LINES_AT_ONCE = 64
+"""Lines, of those that are there already, that are read at once."""
+
+_PASSED_OVER = ("", "#")
+"""First characters of lines that are no commands."""
+
+_BYTE_ORDER_MARK, _UTF16 = "\ufeff", ("\udcff\udcfe", "\udcfe\udcff")
+"""Byte order marks that editors put at the beginning of a file, as they are decoded."""
 
 
 def fill_standard_descriptors() -> None:
@@ -39,6 +44,16 @@ def fill_standard_descriptors() -> None:
             os.open(os.devnull, mode)  # the lowest free number, which is this one
 
 
+def silence(descriptor: int) -> None:
+    """Let nothing more be written to a descriptor that is gone, also when the interpreter ends."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
+    except OSError:
+        pass
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all of `data`, waiting where the descriptor does not block. Raises OSError."""
     view = memoryview(data)
@@ -46,9 +61,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         try:
             view = view[os.write(descriptor, view) :]
         except BlockingIOError:
-            poller = select.poll()
-            poller.register(descriptor, select.POLLOUT)
-            poller.poll()
+            _await(descriptor, select.POLLOUT)
 
 
 def complain(text: str) -> None:
@@ -97,65 +110,52 @@ class Output:
                 write_all(self._descriptor, data)
 
 
-_LONGEST_POLL = (1 << 31) - 1
-"""ms that poll() takes; a statistics poll may be due in a century, and waking up early does no harm."""
+class Source:
+    """Where commands come from: a descriptor to read, or lines that are there already. `name` is for messages.
 
-
-def wait_for_input(descriptor: int, machine: Machine) -> None:
-    """Wait until `descriptor` has something, running the machine meanwhile where time is real."""
-    time = machine.time
-    if machine.clock.simulated:
-        return
-    while not machine.over:
-        watched = machine.descriptors()
-        due = time.next_deadline()
-        if due is None and not watched:
-            return  # nothing to do but block in read()
-        if poll_once([descriptor, *watched], due, machine):
-            return
-
-
-def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool:
-    """Wait for one of `descriptors` or host time `due`, then do what is due; returns whether the first was ready.
-
-    All but the first belong to the guest. The first may be -1 for none.
-    """
-    poller = select.poll()
-    for descriptor in descriptors:
-        if descriptor >= 0:
-            poller.register(descriptor, select.POLLIN)
-    timeout = None if due is None else min(max(0, -((machine.clock.now() - due) // 1_000_000)), _LONGEST_POLL)
-    ready = [descriptor for descriptor, _ in poller.poll(timeout)]
-    if any(descriptor in ready for descriptor in descriptors[1:]):
-        machine.guest.serve()
-    machine.time.run_due()
-    return descriptors[0] in ready
-
-
-class LineSplitter:
-    """Cuts what comes in chunks into lines, without their ends (\\n or \\r\\n) and a byte order mark before the first.
-
-    Holds at most the longest line, whatever comes in. `size` counts the bytes that `read` took, `over` says whether it
-    came to the end.
+    One way in for all lines: they are decoded, a byte order mark is skipped, blank lines and comments are passed over.
+    Comments that begin with `kept` are not. At most the longest line is held, whatever comes in. `over` says whether
+    the end was reached, `size` counts the bytes that were read.
     """
 
-    __slots__ = ("_begun", "_rest", "_skipping", "over", "size")
+    __slots__ = ("_begun", "_given", "_kept", "_number", "_rest", "_skipping", "descriptor", "name", "over", "piece",
+                 "size")  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, origin: int | list[str], *, kept: str = "") -> None:
+        self.name = name
+        self.descriptor: int | None = origin if isinstance(origin, int) else None
+        self._given = iter(() if isinstance(origin, int) else origin)
+        self.piece = CHUNK
+        """Bytes that `read` takes at once."""
+        self._kept = kept
+        self._number = 0
         self._rest = b""
         self._skipping = False
         self._begun = False
         self.over = False
         self.size = 0
 
-    def read(self, descriptor: int) -> list[bytes | None]:
-        """Read what is there, waiting where nothing is; return the lines that it completes, as `feed`.
+    def read(self) -> Iterator[tuple[int, str | None]]:
+        """Read what is there, waiting where nothing is; yield the commands in it, each with the number of its line.
 
-        A terminal that hangs up has come to its end. Raises UnreadableError for what cannot be read. In both cases half
-        a line is dropped: nobody knows what the rest of it would have been.
+        None stands for a line that is too long. A terminal that hangs up has come to its end. Raises UnreadableError
+        for what cannot be read. In both cases half a line is dropped: nobody knows what the rest of it would have been.
         """
+        if self.descriptor is None:
+            lines = _measured(list(islice(self._given, LINES_AT_ONCE)))
+            self.over = not lines
+        else:
+            lines = self._read(self.descriptor)
+        number, kept = self._number, self._kept
+        self._number += len(lines)
+        for line in lines:
+            number += 1
+            if line is None or line.lstrip()[:1] not in _PASSED_OVER or (kept and line.lstrip().startswith(kept)):
+                yield number, line
+
+    def _read(self, descriptor: int) -> list[str | None]:
         try:
-            chunk = _read(descriptor)
+            chunk = _read_some(descriptor, self.piece)
         except OSError as error:
             self._rest = chunk = b""
             if not hung_up(descriptor):
@@ -166,50 +166,60 @@ class LineSplitter:
         self.over = not chunk
         return self.feed(chunk) if chunk else self.close()
 
-    def feed(self, chunk: bytes) -> list[bytes | None]:
-        """Return the lines that `chunk` completes; None stands for one that is too long. Raises UnreadableError."""
-        *lines, tail = chunk.split(b"\n")
-        found: list[bytes | None] = []
-        if lines:
-            lines[0] = self._rest + lines[0]
+    def feed(self, chunk: bytes) -> list[str | None]:
+        """Return the lines that `chunk` completes, without their ends (\\n or \\r\\n). Raises UnreadableError."""
+        head, end, tail = chunk.rpartition(b"\n")
+        lines: list[str | None] = []
+        if end:
+            lines = _measured(_decoded(self._rest + head).split("\n"))
             self._rest = b""
             if self._skipping:  # the end of a line that was told to be too long
                 self._skipping = False
                 del lines[0]
-            if chunk.find(b"\r") >= 0 or (lines and lines[0].endswith(b"\r")):
-                lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
-            found += [line if len(line) <= _MAX_BYTES else None for line in lines]
         if not self._skipping:
             self._rest += tail
             if len(self._rest) > _MAX_BYTES + 1:
-                found.append(None)
+                lines.append(None)
                 self._rest, self._skipping = b"", True
-        return self._begin(found)
+        return self._begin(lines)
 
-    def close(self) -> list[bytes | None]:
+    def close(self) -> list[str | None]:
         """Return the last line if it had no end. Raises UnreadableError."""
         rest, self._rest = self._rest, b""
-        return self._begin([rest[:-1] if rest.endswith(b"\r") else rest] if rest else [])
+        return self._begin(_measured([_decoded(rest)] if rest else []))
 
-    def _begin(self, lines: list[bytes | None]) -> list[bytes | None]:
+    def _begin(self, lines: list[str | None]) -> list[str | None]:
         if lines and not self._begun:
             self._begun = True
-            first = lines[0] or b""
-            if first[:2] in _UTF16 and b"\0" in first:
+            first = lines[0] or ""
+            if first.startswith(_UTF16) and "\0" in first:
                 raise UnreadableError("it is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does")
-            if first.startswith(_UTF8):
-                lines[0] = first[len(_UTF8) :]
+            if first.startswith(_BYTE_ORDER_MARK):
+                lines[0] = first[1:]
         return lines
 
 
-def _read(descriptor: int) -> bytes:
+def _decoded(data: bytes) -> str:
+    text = data.decode("utf-8", "surrogateescape")
+    return text.replace("\r\n", "\n").removesuffix("\r") if "\r" in text else text
+
+
+def _measured(lines: list[str]) -> list[str | None]:
+    return [line if len(line) <= MAX_LINE else None for line in lines]
+
+
+def _read_some(descriptor: int, size: int) -> bytes:
     while True:
         try:
-            return os.read(descriptor, CHUNK)
+            return os.read(descriptor, size)
         except BlockingIOError:
-            poller = select.poll()
-            poller.register(descriptor, select.POLLIN)
-            poller.poll()
+            _await(descriptor, select.POLLIN)
+
+
+def _await(descriptor: int, flags: int) -> None:
+    poller = select.poll()
+    poller.register(descriptor, flags)
+    poller.poll()
 
 
 def hung_up(descriptor: int) -> bool:
@@ -221,14 +231,3 @@ def hung_up(descriptor: int) -> bool:
     poller = select.poll()  # the kernel says this a moment before all else fails
     poller.register(descriptor, 0)
     return any(flags & select.POLLHUP for _, flags in poller.poll(0))
-
-
-def read_lines(descriptor: int, before_blocking: Callable[[], None]) -> Iterator[bytes | None]:
-    """Yield each line of a descriptor; None for one that is too long. `before_blocking` is called before each read.
-
-    Raises UnreadableError, as LineSplitter.read.
-    """
-    splitter = LineSplitter()
-    while not splitter.over:
-        before_blocking()
-        yield from splitter.read(descriptor)

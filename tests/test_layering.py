@@ -13,12 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
-    "asyncio": ["hmp.aiodrive", "hmp.sockets.aiostreams", "hmp.sockets.connection", "hmp.sockets.server",
+    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.server",
                 "hmp.sockets.service", "hmp.terminal.*"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
-    "select": ["hmp.streams", "hmp.sockets.aiostreams", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
+    "select": ["hmp.drive", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
     "socket": ["hmp.sockets.listeners", "hmp.sockets.server", "device.guest.vhost_user.*"],
     "subprocess": ["device.guest.uml.*"],
@@ -35,6 +35,7 @@ PIPED = [
     "device.guest.model*",
     "hmp.cli",
     "hmp.config",
+    "hmp.drive",
     "hmp.pipe",
     "hmp.streams",
     "hmp.monitor*",

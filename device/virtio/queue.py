@@ -207,12 +207,11 @@ class VirtQueue:
                 # Chained descriptors before the table are unusual and allowed (2.7.5.3.2).
                 if not self.indirect or nested or flags & DESC_NEXT:
                     raise GuestFault("bad-indirect", f"queue {self.index}: descriptor {index} flags {flags:#x}")
-                if not length or length % DESC_SIZE or length // DESC_SIZE > self.size or address % DESC_SIZE:
+                if not length or length % DESC_SIZE or length // DESC_SIZE > self.size:
                     raise GuestFault("bad-indirect", f"queue {self.index}: table of {length} bytes at {address:#x}")
                 region, where = memory.find(address, length)
-                if where % DESC_SIZE:
-                    raise GuestFault("bad-indirect", f"queue {self.index}: table at {address:#x} is misaligned")
-                table = region.u64[where // 8 :][: length // 8]
+                # Copied, for a table may stand at any address: only the queue's own has to be aligned.
+                table = memoryview(region.buffer[where : where + length]).cast("Q")
                 entries = length // DESC_SIZE
                 limit = min(limit, steps + entries)
                 index = 0

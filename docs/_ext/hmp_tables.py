@@ -15,14 +15,13 @@ from device.balloon.spec import FEATURES_TABLE, STATS_TABLE
 from device.errors import FATAL_RULES, RULES
 from device.guest.hostile.attacks import ATTACKS
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
+from hmp import BROKEN_PIPE, FAILED, HUNG_UP, INTERRUPTED, OK, STALE, TERMINATED, USAGE
 from hmp.config import CLOCKS
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.registry import COMMANDS, Command
 from hmp.options import command
-from hmp.pipe import BROKEN_PIPE, FAILED, INTERRUPTED, NO_CONNECTION, OK, STALE, USAGE
 from hmp.qmp.commands import COMMANDS as QMP_COMMANDS
 from hmp.qmp.schema import EVENTS, OBJECTS
-from hmp.terminal.app import HUNG_UP, TERMINATED
 
 
 class Table(NamedTuple):
@@ -37,18 +36,12 @@ EXITS: dict[int, str] = {
     FAILED: "a command failed, or output or a recording could not be written",
     USAGE: "bad usage: one line on stderr names the option and the value",
     STALE: "with `--fail-stale`: an `info balloon` printed old statistics, and no command failed",
-    NO_CONNECTION: "with `--attach`: no connection to the running QEMU",
     HUNG_UP: "SIGHUP while monitors on sockets are served",
     INTERRUPTED: "interrupted (SIGINT)",
     BROKEN_PIPE: "whoever read stdout is gone; nothing is said about it",
     TERMINATED: "SIGTERM while monitors on sockets are served; with `--headless` that is the way to end, and 0",
 }
 """What an exit status means."""
-
-
-def option_names() -> set[str]:
-    """Return every way to spell an option."""
-    return {name for each in command().params if isinstance(each, click.Option) for name in each.opts}
 
 
 def _code(text: str) -> str:
@@ -128,13 +121,8 @@ def device_properties() -> Table:
 
 
 def exits() -> Table:
-    """Exit statuses, those of options that there are."""
-    options = option_names()
-
-    def known(help: str) -> bool:
-        return not help.startswith("with `") or help.split("`")[1] in options
-
-    return Table(("status", "meaning"), [(str(status), help) for status, help in sorted(EXITS.items()) if known(help)])
+    """Exit statuses."""
+    return Table(("status", "meaning"), [(str(status), help) for status, help in sorted(EXITS.items())])
 
 
 def guests() -> Table:

@@ -102,10 +102,10 @@ def main(script: str, path: str) -> None:
                 chapters.append((len(terminal.recorded()), step.text))
             elif step.direction == PAUSE:
                 terminal.pass_time(step.duration / SECOND)
-            elif step.raw is not None and not step.raw.startswith(b"#"):
+            elif not step.direction and step.line is not None:
                 terminal.until_prompt()
                 terminal.pass_time(LOOK_MAX / SECOND)
-                terminal.type(step.raw.decode())
+                terminal.type(step.line)
         terminal.until_prompt()
         terminal.pass_time(2)
         lines = terminal.recorded()  # how hmp is left does not belong to the story

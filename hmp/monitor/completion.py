@@ -225,7 +225,7 @@ def _properties(arguments: _Arguments, *, writable_only: bool = False) -> Iterat
 def _snapshots(arguments: _Arguments) -> Iterator[Offer]:
     tags = arguments.snapshots or getattr(arguments.machine, "snapshot_tags", None)
     for tag in tags() if tags is not None else ():
-        yield tag, "a snapshot", False
+        yield f'"{tag}"' if " " in tag else tag, "a snapshot", False
 
 
 def _help(arguments: _Arguments) -> Iterator[Offer]:

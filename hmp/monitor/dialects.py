@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from operator import itemgetter
 
-from device.balloon.spec import SEED_STATS, STATS_TABLE
+from device.balloon.spec import (
+    FREE,
+    MAJOR_FAULTS,
+    MINOR_FAULTS,
+    SEED_STATS,
+    STATS_TABLE,
+    SWAP_IN,
+    SWAP_OUT,
+    TOTAL,
+)
 from device.clock import MS, SECOND
 from device.virtio.spec import MIB
 
@@ -66,35 +75,67 @@ def plain_line(device: BalloonDevice, timeout: int) -> str:
     return f"balloon: actual={device.actual // MIB}\n"
 
 
-_PVE_SIZES = (("total_mem", 5), ("free_mem", 4))
-_PVE_REST = (("mem_swapped_in", 0), ("mem_swapped_out", 1), ("major_page_faults", 2), ("minor_page_faults", 3))
+def plain_query(device: BalloonDevice) -> dict[str, int]:
+    """Return what QEMU 7.2's query-balloon says: the size in bytes and nothing else."""
+    return {"actual": device.actual}
+
+
+_PVE_STATS = (
+    ("total_mem", TOTAL),
+    ("free_mem", FREE),
+    ("mem_swapped_in", SWAP_IN),
+    ("mem_swapped_out", SWAP_OUT),
+    ("major_page_faults", MAJOR_FAULTS),
+    ("minor_page_faults", MINOR_FAULTS),
+)
+_PVE_SIZES = ("actual", "max_mem", "total_mem", "free_mem")
+"""The fields that the line has in MiB."""
+
+
+def pve_query(device: BalloonDevice) -> dict[str, int]:
+    """Return Proxmox's fields in bytes, and when the statistics came (seconds since the epoch).
+
+    They are there while polling is on and a driver has answered; its manager drops an answer without `max_mem`.
+    """
+    fields = {"actual": device.actual, "max_mem": device.ram}
+    stats = device.stats
+    if stats.sample is not None and stats.poll_interval and device.can_report:
+        values = stats.sample.values
+        fields |= {name: values[tag] for name, tag in _PVE_STATS if tag in values}
+        fields["last_update"] = stats.sample.wall // SECOND
+    return fields
 
 
 def pve_line(device: BalloonDevice, timeout: int) -> str:
-    """Return Proxmox's line: sizes in MiB, then what polling brought last and when (seconds since the epoch)."""
-    fields = [f"actual={device.actual // MIB}", f"max_mem={device.ram // MIB}"]
-    sample = device.stats.sample
-    if sample is not None:
-        values = sample.values
-        fields += [f"{name}={values[tag] // MIB}" for name, tag in _PVE_SIZES if tag in values]
-        fields += [f"{name}={values[tag]}" for name, tag in _PVE_REST if tag in values]
-        fields.append(f"last_update={sample.wall // SECOND}")
-    return f"balloon: {' '.join(fields)}\n"
+    """Return Proxmox's line: the same fields, the sizes in MiB."""
+    fields = pve_query(device)
+    shown = [f"{name}={value // MIB if name in _PVE_SIZES else value}" for name, value in fields.items()]
+    return f"balloon: {' '.join(shown)}\n"
 
 
 class Dialect:
-    """One way of answering: `line` renders, `waits` says whether `info balloon` asks the guest and waits for it,
-    `balloon_event` whether QMP clients get BALLOON when the guest answers.
+    """One way of answering: `line` renders `info balloon`, `query` says what query-balloon returns.
+
+    `waits` says whether `info balloon` asks the guest and waits for it, `balloon_event` whether QMP clients get BALLOON
+    when the guest answers.
     """
 
-    __slots__ = ("balloon_event", "help", "line", "name", "waits")
+    __slots__ = ("balloon_event", "help", "line", "name", "query", "waits")
 
     def __init__(
-        self, name: str, help: str, line: Callable[[BalloonDevice, int], str], *, waits: bool, balloon_event: bool
+        self,
+        name: str,
+        help: str,
+        line: Callable[[BalloonDevice, int], str],
+        query: Callable[[BalloonDevice], dict[str, int]] = plain_query,
+        *,
+        waits: bool = False,
+        balloon_event: bool = False,
     ) -> None:
         self.name = name
         self.help = help
         self.line = line
+        self.query = query
         self.waits = waits
         self.balloon_event = balloon_event
 
@@ -103,7 +144,7 @@ DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
         Dialect("seed", "asks the guest and waits; ages tell", seed_line, waits=True, balloon_event=True),
-        Dialect("qemu", "as QEMU 7.2: the size, at once", plain_line, waits=False, balloon_event=False),
-        Dialect("pve", "as Proxmox: what polling brought last", pve_line, waits=False, balloon_event=False),
+        Dialect("qemu", "as QEMU 7.2: the size, at once", plain_line),
+        Dialect("pve", "as Proxmox: what polling brought last", pve_line, pve_query),
     )
 }

@@ -45,15 +45,14 @@ def check_tag(tag: str) -> str:
     if not _valid(tag):
         shown = tag if len(tag) <= 40 else f"{tag[:40]}..."
         raise SnapshotError(
-            f"'{shown}' cannot name a snapshot: "
-            f"1 to {TAG_LIMIT} bytes of printable characters without blanks and slashes"
+            f"'{shown}' cannot name a snapshot: 1 to {TAG_LIMIT} bytes of printable characters without slashes"
         )
     return tag
 
 
 def _valid(tag: str) -> bool:
     # Lone surrogates, which stand for bytes that are no UTF-8, are not printable.
-    if not tag or not tag.isprintable() or "/" in tag or " " in tag:
+    if not tag or not tag.isprintable() or "/" in tag:
         return False
     return tag not in (".", "..") and len(tag.encode()) <= TAG_LIMIT
 

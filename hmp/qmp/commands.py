@@ -81,7 +81,7 @@ COMMANDS: dict[str, QmpCommand] = {
     command.name: command
     for command in (
         QmpCommand(NEGOTIATE, "enable:array?", _negotiate),
-        QmpCommand("query-balloon", "", lambda monitor, _: {"actual": balloon_device(monitor.machine).actual},
+        QmpCommand("query-balloon", "", lambda monitor, _: monitor.dialect.query(balloon_device(monitor.machine)),
                    returns="BalloonInfo", asks=True),
         QmpCommand("balloon", "value:integer"),
         QmpCommand("query-status", "", _query_status, returns="StatusInfo"),
@@ -94,6 +94,8 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("query-name", "", _query_name, returns="NameInfo"),
         QmpCommand("query-uuid", "", lambda monitor, _: {"UUID": monitor.machine.uuid}, returns="UuidInfo"),
         QmpCommand("query-kvm", "", lambda monitor, _: {"enabled": False, "present": True}, returns="KvmInfo"),
+        QmpCommand("query-memory-size-summary", "",
+                   lambda monitor, _: {"base-memory": monitor.machine.ram, "plugged-memory": 0}, returns="MemoryInfo"),
         QmpCommand("query-commands", "", lambda monitor, _: [{"name": name} for name in COMMANDS],
                    returns="[CommandInfo]"),
         QmpCommand("query-qmp-schema", "", lambda monitor, _: schema(COMMANDS.values()), returns="[SchemaInfo]"),

@@ -21,6 +21,7 @@ Members = tuple[tuple[str, str], ...]
 OBJECTS: dict[str, Members] = {
     "empty": (),
     "BalloonInfo": (("actual", "int"),),
+    "MemoryInfo": (("base-memory", "int"), ("plugged-memory", "int?")),
     "StatusInfo": (("status", "str"), ("singlestep", "bool"), ("running", "bool")),
     "VersionTriple": (("major", "int"), ("minor", "int"), ("micro", "int")),
     "VersionInfo": (("qemu", "VersionTriple"), ("package", "str")),

@@ -7,12 +7,19 @@ a person needs to read and to type.
 
 from __future__ import annotations
 
+from functools import partial
+
 from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
-from hmp.monitor.errors import MAX_LINE, TOO_LONG
+from hmp import FAILED, OK
+from hmp.drive import warp
 from hmp.monitor.escape import escape
-from hmp.recording.cast import MARKER, OUTPUT
-from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW
+from hmp.monitor.monitor import Reply
+from hmp.pipe import Front, Runner
+from hmp.recording.cast import MARKER, OUTPUT, Cast
+from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
+from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW, read_steps
+from hmp.streams import Source
 from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
 from hmp.terminal.events import Announcer
@@ -20,12 +27,11 @@ from hmp.terminal.screen import Screen, tint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from device.machine.machine import Machine
-    from hmp.monitor.monitor import Reply
-    from hmp.pipe import Runner
-    from hmp.recording.cast import Cast
+    from hmp.config import Config
+    from hmp.monitor.monitor import Monitor
     from hmp.recording.script import Step
 
 KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
@@ -63,14 +69,57 @@ class Rhythm:
         return least + mix(self._key ^ self._count) % ((most - least) // MS + 1) * MS
 
 
-class Player:
-    """Plays steps on a machine that has a simulated clock, through `runner`, into `cast`."""
+class Played(Front):
+    """Runs lines on simulated time and makes the cast of it, which is valid however that ends."""
 
-    def __init__(self, machine: Machine, runner: Runner, cast: Cast, *, columns: int, seed: int) -> None:
-        self._machine = machine
-        self._runner = runner
+    def _use(self) -> int | None:
+        config = self.config
+        steps = read_steps(config.sources)
+        columns, rows = config.size or DEFAULT_SIZE
+        on_failure = partial(tell_failure, config)
+
+        def make(descriptor: int) -> Cast:
+            name = title(config.sources)
+            return Cast(descriptor, columns=columns, rows=rows, title=name, on_failure=on_failure)
+
+        spared = [("the script itself", origin) for _, origin in config.sources if isinstance(origin, int)]
+        cast = begin(config, make, spared=spared)
+        player = self.runner = Player(self.machine, self.monitor, config, cast, columns=columns)
+        try:
+            self.machine.start(paused=config.paused)
+            player.play(steps)
+        finally:
+            cast.close()
+        return player.status or (FAILED if cast.failed else OK)
+
+
+class _Script(Source):
+    """Steps as a source, which are typed or followed as they are read."""
+
+    __slots__ = ("_follow", "_steps")
+
+    def __init__(self, steps: Iterable[Step], follow: Callable[[Step], None]) -> None:
+        super().__init__("", [])
+        self._steps = steps
+        self._follow = follow
+
+    def read(self) -> Iterator[tuple[int, str | None]]:
+        for step in self._steps:
+            if step.direction:
+                self._follow(step)
+            else:
+                self.name = step.name
+                yield step.number, step.line
+        self.over = True
+
+
+class Player(Runner):
+    """Plays steps on a machine that has a simulated clock, into `cast` as well."""
+
+    def __init__(self, machine: Machine, monitor: Monitor, config: Config, cast: Cast, *, columns: int) -> None:
+        super().__init__(machine, monitor, config)
         self._cast = cast
-        self._rhythm = Rhythm(seed)
+        self._rhythm = Rhythm(config.seed)
         self._screen = Screen(self._print, width=lambda: columns)
         self._announcer = Announcer(self._announce, now=lambda: machine.clock.now() / SECOND)
         self._at = 0
@@ -82,31 +131,25 @@ class Player:
         self._printed = 0
         self._wait: _Wait | None = None
 
-    def play(self, steps: Iterable[Step]) -> bool:
-        """Run every step; returns whether the machine could go on, False once it ended.
+    def play(self, steps: Iterable[Step]) -> None:
+        """Run every step.
 
         Raises OSError when stdout cannot be written and KeyboardInterrupt on SIGINT; the cast is valid then too.
         """
-        runner, cast = self._runner, self._cast
-        unsubscribe = self._machine.subscribe(self._hear)
+        unsubscribe = self.machine.subscribe(self._hear)
         try:
             self._screen.write(f"{BANNER}\n")
             self._ask()
-            for step in steps:
-                if step.direction:
-                    self._follow(step)
-                    continue
-                self._run(step)
-                cast.flush()
-                if runner.over:
-                    break
+            for awaited in self.steps([_Script(steps, self._follow)]):
+                if isinstance(awaited, Reply):
+                    self.out.flush()
+                    self._suspend(awaited)
             self._hidden = False
             self._pass(END)
             self._print("")
-            return not runner.over
         finally:
             unsubscribe()
-            runner.flush()
+            self.out.flush()
 
     # Time.
 
@@ -119,7 +162,7 @@ class Player:
 
     def _follow_clock(self) -> None:
         """Let the recording catch up with the machine, counting down on the way."""
-        now = self._machine.clock.now()
+        now = self.machine.clock.now()
         wait = self._wait
         while wait is not None and wait.due < now and not self._cast.failed and not self._hidden:
             self._pass(wait.due - self._seen)
@@ -162,38 +205,31 @@ class Player:
         elif step.direction in (HIDE, SHOW):
             self._hidden = step.direction == HIDE
 
-    def _run(self, step: Step) -> None:
-        runner, raw = self._runner, step.raw
-        line = "" if raw is None else raw.decode("utf-8", "surrogateescape")
-        too_long = raw is None or len(line) > MAX_LINE
-        if not too_long and line.lstrip()[:1] in ("", "#"):
-            return
+    def begin(self, line: str | None) -> Reply:
+        """Type a line and run it."""
         if not self._hidden:
-            self._type("" if too_long else line)
+            self._type(line or "")
         self._announcer.own = True
         try:
-            reply = runner.begin(step.name, step.number, raw)
+            return super().begin(line)
         finally:
             self._announcer.own = False
-        if reply is None:
-            self._screen.show(f"{TOO_LONG}\n", "error")
-        else:
-            if reply.pending:
-                runner.flush()
-                self._suspend(reply)
-            else:
-                self._follow_clock()
-            runner.end(step.name, step.number, reply)
-            self._answer(reply)
-        if not self._machine.over:
+
+    def end(self, name: str, number: int, reply: Reply) -> None:
+        """Show what came of it, and the next prompt."""
+        self._follow_clock()
+        super().end(name, number, reply)
+        self._answer(reply)
+        if not self.machine.over:
             self._ask()
+        self._cast.flush()
 
     def _suspend(self, reply: Reply) -> None:
-        """Wait for a reply, as pipe.wait does, in the sight of the recording."""
-        machine = self._machine
+        """Wait for a reply, as drive.wait does, in the sight of the recording."""
+        machine = self.machine
         self._wait = _Wait(machine, reply.until)
         try:
-            while reply.pending and not machine.over and machine.time.warp():
+            while reply.pending and not machine.over and warp(machine):
                 self._follow_clock()
         finally:
             self._wait = None

@@ -6,7 +6,6 @@ Read with the other options: what only a recording needs is imported by the func
 from __future__ import annotations
 
 import os
-import sys
 
 from device.errors import MisuseError
 from hmp.monitor.errors import UsageError
@@ -16,12 +15,13 @@ from hmp.streams import complain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
-    from device.machine.machine import Machine
     from hmp.config import Config
-    from hmp.newfile import NewFile
-    from hmp.pipe import Runner, Source
+    from hmp.recording.cast import Cast
     from hmp.recording.recorder import Recorder
+
+    T = TypeVar("T", Cast, Recorder)
 
 DEFAULT_SIZE = (80, 24)
 """Columns and rows of a recorded script."""
@@ -32,9 +32,6 @@ TITLE = "hmp"
 MIN_SIZE, MAX_SIZE = (20, 4), (500, 200)
 
 _STANDARD: list[tuple[str, int | str]] = [("stdout, which takes what commands print", 1), ("stderr", 2)]
-
-FAILED = 1
-"""Exit status of a run whose recording ended before it."""
 
 
 def read_terminal_size(text: str) -> tuple[int, int]:
@@ -80,7 +77,7 @@ def check(config: Config, *, typed: bool) -> None:
         )
 
 
-def title(sources: Sequence[Source]) -> str:
+def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:
     """Return what to call a recording: by its first script."""
     for name, source in sources:
         if isinstance(source, int) and source:
@@ -88,56 +85,25 @@ def title(sources: Sequence[Source]) -> str:
     return TITLE
 
 
-def record_script(config: Config, path: str, machine: Machine, runner: Runner, sources: Sequence[Source]) -> int:
-    """Run `sources` and make the cast of it; returns the exit status.
+def begin(
+    config: Config, make: Callable[[int], T], *, spared: Sequence[tuple[str, int | str]], private: bool = False
+) -> T:
+    """Open the file for a recording, `make` it on the descriptor, and let it take its place.
 
-    Raises UsageError before anything runs, OSError for stdout and KeyboardInterrupt. The cast is valid in any case.
+    From there on the path holds a valid cast in any case. Raises UsageError. For `spared` and `private` see `create`.
     """
-    from hmp.recording.cast import Cast, create
-    from hmp.recording.player import Player
-    from hmp.recording.script import read_steps
-
-    steps = read_steps(sources)
-    columns, rows = config.size or DEFAULT_SIZE
-    spared = [("the script itself", source) for _, source in sources if isinstance(source, int)]
-    file = create(path, overwrite=config.overwrite, spared=spared + _STANDARD)
-    cast = Cast(file.descriptor, columns=columns, rows=rows, title=title(sources), on_failure=_failure(path))
-    _settle(file, path, cast.failed)
-    try:
-        machine.start(paused=config.paused)
-        Player(machine, runner, cast, columns=columns, seed=config.seed).play(steps)
-    finally:
-        cast.close()
-    return runner.status(fail_stale=config.fail_stale) or (FAILED if cast.failed else 0)
-
-
-def record_typed(config: Config, path: str, session: Callable[[Recorder], int]) -> int:
-    """Run a typed session and make the cast of it; returns the exit status. Raises UsageError before it begins."""
-    from hmp.monitor.history import history_path
     from hmp.recording.cast import create
-    from hmp.recording.recorder import Recorder
 
-    history = history_path()
-    spared = _STANDARD if history is None else [*_STANDARD, ("the history of what was typed", history)]
-    file = create(path, overwrite=config.overwrite, private=True, spared=spared)
-    recorder = Recorder(sys.stdout, file.descriptor, title=TITLE)
-    _settle(file, path, recorder.failed)
+    path = config.record or ""
+    file = create(path, overwrite=config.overwrite, private=private, spared=[*spared, *_STANDARD])
+    made = make(file.descriptor)
     try:
-        status = session(recorder)
-    finally:
-        if not recorder.failed:  # else the session has told
-            recorder.on_failure(_failure(path))
-        recorder.close()
-    return status or (FAILED if recorder.failed else 0)
-
-
-def _settle(file: NewFile, path: str, failed: bool) -> None:
-    """Let the recording, which has begun, take its place: from here on the path holds a valid cast in any case."""
-    try:
-        file.settle(not failed)
+        file.settle(not made.failed)
     except OSError as error:
         raise UsageError(f"--record: '{escape(path)}': {error.strerror}") from None
+    return made
 
 
-def _failure(path: str) -> Callable[[str], None]:
-    return lambda reason: complain(f"--record: '{escape(path)}': {reason}")
+def tell_failure(config: Config, reason: str) -> None:
+    """Say that the recording ended."""
+    complain(f"--record: '{escape(config.record or '')}': {reason}")

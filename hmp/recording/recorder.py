@@ -5,9 +5,15 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import sys
 import time
+from functools import partial
 
+from hmp import FAILED
+from hmp.monitor.history import history_path
 from hmp.recording.cast import OUTPUT, RESIZE, Cast
+from hmp.recording.record import TITLE, begin, tell_failure
+from hmp.terminal.app import Typed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,3 +123,21 @@ class Recorder:
     def close(self) -> None:
         """End the recording; the terminal stays as it is."""
         self._cast.close()
+
+
+class Recorded(Typed):
+    """A typed session that is recorded."""
+
+    def _use(self) -> int | None:
+        history = history_path()
+        spared = [] if history is None else [("the history of what was typed", history)]
+        recorder = self.recorder = begin(
+            self.config, lambda descriptor: Recorder(sys.stdout, descriptor, title=TITLE), private=True, spared=spared
+        )
+        try:
+            status = super()._use()
+        finally:
+            if not recorder.failed:  # else the session has told
+                recorder.on_failure(partial(tell_failure, self.config))
+            recorder.close()
+        return status or (FAILED if recorder.failed else None)

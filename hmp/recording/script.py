@@ -15,13 +15,11 @@ from device.errors import MisuseError
 from device.units import parse_seconds
 from hmp.monitor.errors import UnreadableError, UsageError
 from hmp.monitor.escape import escape
-from hmp.streams import LineSplitter
+from hmp.streams import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from hmp.pipe import Source
 
 MAX_SCRIPT = 1 << 20
 """Bytes of a script: typed at a person's pace that much takes a day."""
@@ -35,57 +33,54 @@ _QUOTED = 60
 
 
 class Step:
-    """A line of a script: where it stands, its bytes (None if it was too long), and what it directs, if anything."""
+    """A line of a script: where it stands, its text (None if it was too long), and what it directs, if anything."""
 
-    __slots__ = ("direction", "duration", "name", "number", "raw", "text")
+    __slots__ = ("direction", "duration", "line", "name", "number", "text")
 
-    def __init__(self, name: str, number: int, raw: bytes | None) -> None:
+    def __init__(self, name: str, number: int, line: str | None) -> None:
         self.name = name
         self.number = number
-        self.raw = raw
-        self.direction = ""
-        self.text = ""
+        self.line = line
+        self.direction = self.text = ""
         self.duration = 0
 
 
-def read_steps(sources: Iterable[Source]) -> list[Step]:
-    """Return every line of every source.
+def read_steps(sources: Iterable[tuple[str, int | list[str]]]) -> list[Step]:
+    """Return every command of every source, and what directs the recording.
 
     Raises UsageError naming the line and the word that is wrong, UnreadableError naming what cannot be read.
     """
     steps: list[Step] = []
     hidden = False
-    for name, source in sources:
-        for number, raw in enumerate(_lines(name, source), 1):
-            step = Step(name, number, raw)
-            if raw is not None:
-                _direct(step, raw.decode("utf-8", "surrogateescape").strip(), hidden=hidden)
+    for name, number, line in _lines(sources):
+        step = Step(name, number, line)
+        if line is not None and line.lstrip().startswith(_MARK):
+            rest = line.strip()[len(_MARK) :]
+            if number == 1 and rest.lstrip().startswith("/"):
+                continue  # how the kernel finds the interpreter of a program
+            _direct(step, rest, hidden=hidden)
             if step.direction in (HIDE, SHOW):
                 hidden = step.direction == HIDE
-            steps.append(step)
+        steps.append(step)
     return steps
 
 
-def _lines(name: str, source: int | list[str]) -> Iterator[bytes | None]:
-    if isinstance(source, list):
-        for line in source:
-            yield line.encode("utf-8", "surrogateescape")
-        return
-    splitter = LineSplitter()
-    while not splitter.over:
-        try:
-            yield from splitter.read(source)
-        except UnreadableError as error:
-            raise UnreadableError(f"{name}: cannot be read: {error}") from None
-        if splitter.size > MAX_SCRIPT:
-            raise UsageError(f"--record: {escape(name)}: more than {MAX_SCRIPT >> 20} MiB is too long to be typed")
+def _lines(sources: Iterable[tuple[str, int | list[str]]]) -> Iterator[tuple[str, int, str | None]]:
+    for name, origin in sources:
+        source = Source(name, origin, kept=_MARK)
+        while not source.over:
+            try:
+                for number, line in source.read():
+                    yield name, number, line
+            except UnreadableError as error:
+                raise UnreadableError(f"{name}: cannot be read: {error}") from None
+            if source.size > MAX_SCRIPT:
+                raise UsageError(f"--record: {escape(name)}: more than {MAX_SCRIPT >> 20} MiB is too long to be typed")
 
 
-def _direct(step: Step, line: str, *, hidden: bool) -> None:
-    """Read a line that directs the recording; other lines are left alone."""
-    if not line.startswith(_MARK) or (step.number == 1 and line[len(_MARK) :].lstrip().startswith("/")):
-        return  # the latter is how the kernel finds the interpreter of a program
-    word, _, rest = line[len(_MARK) :].strip().partition(" ")
+def _direct(step: Step, text: str, *, hidden: bool) -> None:
+    """Read what stands behind the mark. Raises UsageError."""
+    word, _, rest = text.strip().partition(" ")
     step.direction, step.text = word, rest.strip()
 
     def refuse(why: str) -> UsageError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from device.machine.machine import Machine
-    from hmp.aiodrive import MachineDriver
+    from hmp.drive import MachineDriver
     from hmp.qmp.events import EventHub
     from hmp.sockets.hangups import HangUps
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
         machine: Machine
         driver: MachineDriver
+        clients: int
         connections: set[Connection]
         buffer: memoryview
         hang_ups: HangUps
@@ -68,6 +69,16 @@ REST = 20
 """A client whose turn took some time has its next one at once only after so many times as long, while others wait: one
 that asks little goes ahead of those that ask without end, however many these are."""
 
+LITTLE = 512
+"""Bytes that may come at once from a client that goes ahead: else one that always comes anew would, with all it has."""
+
+UNHEARD_LIMIT = 0.1
+"""Seconds that the server works for a client that is gone: hundreds of lines. Else those that send much and leave would
+pile up faster than they are done with."""
+
+UNHEARD_CLIENTS = 64
+"""Clients that may be gone and have more to run than one turn takes; one more of them gets that turn only."""
+
 MORE, BLOCKED, DONE = range(3)
 """What a turn leaves: something to go on with at once, something that waits for a guest or for the client to read, or
 nothing."""
@@ -92,7 +103,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
         self._watched = False
         self._turning = False
-        self._rested = 0.0
+        self._rested = self._unheard = 0.0
         self._out: list[bytes] = []  # what the transport does not have yet: during a turn, and while it has enough
         self._size = 0
         self._latest: Latest | None = None  # which of these a newer one will replace
@@ -135,8 +146,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._opening = None
         data = self._incoming(data)
         self._received = self._received + data if self._received else data
-        if self.host.crowded and self.host.now() < self._rested:
+        if self.host.crowded and (count > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
+            self._flow()  # read no more before that
         elif not self._turn_due:
             self._turn()
 
@@ -170,7 +182,8 @@ class Connection(asyncio.BufferedProtocol):
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
-        self.host.left()
+        self._out.clear()
+        self._size, self._latest = 0, None
         if cut_off:
             self._end()
         else:
@@ -192,15 +205,19 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def _finish_unheard(self) -> None:
-        if not self._over() and self._pump(self.host.now() + TURN) == MORE:
-            self.host.queue(self._finish_unheard)
+        host, start = self.host, self.host.now()
+        more = not self._over() and self._pump(start + TURN) == MORE
+        self._unheard += host.now() - start
+        waiting = host.clients - len(host.connections)
+        if more and self._unheard < UNHEARD_LIMIT and waiting <= UNHEARD_CLIENTS:
+            host.queue(self._finish_unheard)
         else:
             self._end()
 
     def _end(self) -> None:
         self._received = b""
-        self._out.clear()
         self._close()
+        self.host.left()
         self.host.driver.kick()
 
     def _watch_stall(self) -> None:
@@ -287,7 +304,7 @@ class Connection(asyncio.BufferedProtocol):
             if not self._stalled:
                 self._send()
             end = self.host.now()
-            self._rested = end + REST * (end - start)
+            self._rested = end + REST * min(end - start, TURN)  # it may have waited for a processor
         if self._over():
             self.host.ended_by = self
         self.host.driver.kick()

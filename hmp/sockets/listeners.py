@@ -59,6 +59,15 @@ class Listener:
 
     def _make_unix(self) -> socket.socket:
         path = self.address.host
+        if self.address.abstract:  # no file: nothing to sweep, and the kernel refuses a name in use
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                made.bind(b"\0" + os.fsencode(path))
+                made.listen(BACKLOG)
+            except OSError:
+                made.close()
+                raise
+            return made
         try:
             # Between finding a stale socket and removing it, another hmp could put a live one in its place.
             lock = _lock(os.path.dirname(path) or ".")
@@ -109,7 +118,10 @@ class Listener:
         host, port = self.address.host, self.address.port
         failure = OSError("no address")
         flags = socket.AI_PASSIVE
+        wanted = dict(zip((socket.AF_INET, socket.AF_INET6), self.address.families, strict=True))
         for family, kind, protocol, _, where in socket.getaddrinfo(host or None, port, type=_STREAM, flags=flags):
+            if not wanted.get(family, True):
+                continue
             try:
                 made = socket.socket(family, kind, protocol)
             except OSError as error:  # a family that this kernel lacks
@@ -132,7 +144,7 @@ class Listener:
     def name(self) -> str:
         """The address as clients can use it: with the port that was picked for 0."""
         if self.address.scheme == "unix":
-            return f"unix:{self.address.host}"
+            return f"unix:{self.address.host}{',abstract=on' if self.address.abstract else ''}"
         host, port = self.socket.getsockname()[:2]
         return f"{self.address.scheme}:[{host}]:{port}" if ":" in host else f"{self.address.scheme}:{host}:{port}"
 

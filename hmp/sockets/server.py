@@ -11,10 +11,10 @@ from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.history import History
 from hmp.qjson import codec
 from hmp.qmp.events import EventHub
+from hmp.ratelimit import RateLimit
 from hmp.sockets.clients import HmpConnection, QmpConnection
 from hmp.sockets.connection import RECEIVE_SIZE, TURN
 from hmp.sockets.hangups import HangUps
-from hmp.spacing import Spacing
 from hmp.streams import complain
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from device.machine.machine import Machine
-    from hmp.aiodrive import MachineDriver
+    from hmp.drive import MachineDriver
     from hmp.monitor.dialects import Dialect
     from hmp.sockets.connection import Connection
     from hmp.sockets.listeners import Listener
@@ -37,6 +37,9 @@ more than an eighth of all: where these are few, clients matter more."""
 
 ACCEPTED_AT_ONCE = 16
 """Clients of one address that are accepted before others get their turn: some 2 ms."""
+
+LONGEST_ROUND = 0.02
+"""Seconds that clients in the queue get before the loop looks again who else wants something."""
 
 ACCEPT_PAUSE = 1.0
 """Seconds until clients are accepted again after the system had no descriptor left for one."""
@@ -76,12 +79,13 @@ class Server:
         self.hub = EventHub(machine, self._loop.call_soon)
         self._turns: deque[Callable[[], None]] = deque()
         self._turning = False
+        self._turned = 0.0
         self.hang_ups = HangUps(self._loop)
         self._ports = [_Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
         self._awaited = {port for port in self._ports if port.listener.address.wait}
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
-        self._foreign = Spacing(FOREIGN_SPACING, now=self._loop.time)
+        self._foreign = RateLimit(FOREIGN_SPACING, now=self._loop.time)
 
     def start(self) -> None:
         """Accept clients from now on."""
@@ -111,9 +115,9 @@ class Server:
 
     def foreign(self, where: str, language: str) -> None:
         """A client at `where` spoke `language` and was hung up on: say so, now and then."""
-        untold = self._foreign.untold()
-        if untold is not None:
-            more = f" ({untold} more before)" if untold else ""
+        dropped = self._foreign.admit()
+        if dropped is not None:
+            more = f" ({dropped} more before)" if dropped else ""
             self.machine.emit("CLIENT_REFUSED", {"why": f"it spoke {language} to {where}, as web pages can{more}"})
 
     @property
@@ -129,13 +133,16 @@ class Server:
             self._loop.call_soon(self._take_turns)
 
     def _take_turns(self) -> None:
-        end = self.now() + TURN
+        start = self.now()
+        # As long as all else took since the last time: new clients, who go first, cannot starve those in the queue.
+        end = start + min(max(TURN, start - self._turned), LONGEST_ROUND)
         try:
             for _ in range(len(self._turns)):
                 self._turns.popleft()()
                 if self.now() >= end:
                     break
         finally:
+            self._turned = self.now()
             self._turning = bool(self._turns)
             if self._turning:
                 self._loop.call_soon(self._take_turns)

@@ -1,236 +1,100 @@
-"""hmp with sockets, without a typed prompt: headless, or beside a pipe. One event loop drives all of it."""
+"""hmp with sockets: the addresses that it listens on, and the front without a typed prompt, headless or beside a pipe.
+
+asyncio is imported once the addresses listen, so that a client can come early.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import signal
-from contextlib import asynccontextmanager
 
-from hmp.aiodrive import MachineDriver
-from hmp.monitor.errors import UnreadableError
+from hmp import OK
 from hmp.monitor.escape import escape
-from hmp.pipe import OK
-from hmp.sockets.aiostreams import PatientOutput, readable
-from hmp.sockets.server import Server
-from hmp.streams import CHUNK, LineSplitter, complain
+from hmp.pipe import Front
+from hmp.sockets.listeners import listen
+from hmp.streams import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
-    from contextlib import AbstractAsyncContextManager
+    from asyncio import AbstractEventLoop
 
     from device.machine.machine import Machine
-    from hmp.monitor.monitor import Reply
-    from hmp.pipe import Runner, Source
+    from hmp.config import Config
+    from hmp.drive import MachineDriver
     from hmp.sockets.listeners import Listener
-
-LINES_AT_ONCE = 64
-"""Lines of a script that run before clients on sockets get their turn."""
+    from hmp.sockets.server import Server
 
 
-def ready_line(listeners: list[Listener]) -> str:
-    """Return what stderr says once all addresses listen."""
-    return " ".join(
-        [f"ready pid={os.getpid()}", *(f"{listener.address.kind}={escape(listener.name)}" for listener in listeners)]
-    )
+class Serving:
+    """Where clients of a machine come in."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._listeners: list[Listener] = []
+
+    def listen(self) -> None:
+        """Listen on all addresses, or on none. Raises UsageError naming the address and the reason."""
+        self._listeners = listen(self._config.addresses, allow_remote=self._config.allow_remote)
+
+    def close(self) -> None:
+        """Listen no more."""
+        for listener in self._listeners:
+            listener.close()
+
+    def serve(self, machine: Machine, driver: MachineDriver) -> Server:
+        """Serve clients of `machine` in the running loop, and say so on stderr. `stop()` it at the end."""
+        from hmp.sockets.server import Server  # asyncio comes with it
+
+        # Each of asyncio's transports is a cycle of its own; main() set the collector to be rare.
+        gc.freeze()
+        gc.set_threshold(5_000, 10, 10)
+        server = Server(machine, driver, self._listeners, self._config.dialect)
+        server.start()
+        names = [f"{each.address.kind}={escape(each.name)}" for each in self._listeners]
+        complain(" ".join([f"ready pid={os.getpid()}", *names]))
+        return server
 
 
-def open_server(machine: Machine, driver: MachineDriver, listeners: list[Listener], dialect: str) -> Server:
-    """Serve on `listeners`, and say so on stderr. `stop()` it at the end."""
-    # Each of asyncio's transports is a cycle of its own; main() set the collector to be rare.
-    gc.freeze()
-    gc.set_threshold(5_000, 10, 10)
-    server = Server(machine, driver, listeners, dialect)
-    server.start()
-    complain(ready_line(listeners))
-    return server
+class Served(Front):
+    """Serves clients and runs lines beside. The last line is the end; headless, a signal or the machine's end is."""
 
+    _status: int | None = None
 
-def beside(
-    machine: Machine,
-    listeners: list[Listener],
-    runner: Runner,
-    sources: Iterable[Source],
-    *,
-    dialect: str,
-    paused: bool,
-) -> Callable[[MachineDriver], AbstractAsyncContextManager[object]]:
-    """Return what serves `machine` beside a typed prompt and inside its loop, and runs `sources` before the prompt.
+    def _use(self) -> int | None:
+        from asyncio import Runner
 
-    The machine starts once the clients came that are waited for; it ends where a failed command is to stop `runner`.
-    """
+        with Runner() as loops:  # not asyncio.run(): where no loop can be made it warns of what was not awaited
+            loops.run(self._serve())
+        return self._status
 
-    @asynccontextmanager
-    async def serving(driver: MachineDriver) -> AsyncIterator[None]:
-        server = open_server(machine, driver, listeners, dialect)
-        try:
-            await _work(machine, driver, server, runner, sources, paused=paused)
-            if runner.over:
-                machine.quit(reason="host-ui")
-            yield
-        finally:
-            await server.stop()
+    async def _serve(self) -> None:
+        from asyncio import get_running_loop
 
-    return serving
+        from hmp.aiolines import working
+        from hmp.drive import MachineDriver
 
-
-def run_service(
-    machine: Machine,
-    listeners: list[Listener],
-    runner: Runner,
-    sources: Iterable[Source],
-    *,
-    dialect: str,
-    paused: bool,
-    headless: bool,
-    fail_stale: bool,
-) -> int:
-    """Start the machine, serve it, and run `sources` beside; returns the exit status.
-
-    Headless, serving goes on behind the last line until SIGTERM, SIGINT or the machine's end; else that line is the
-    end. Raises OSError when stdout cannot be written.
-    """
-    status: int | None = None
-
-    def signalled(number: int) -> None:
-        nonlocal status
-        status = OK if headless and number == signal.SIGTERM else 128 + number
-        machine.quit(reason="host-signal")
-
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         loop.set_exception_handler(report)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                loop.add_signal_handler(number, signalled, number)
-        driver = MachineDriver(machine, loop)
+                loop.add_signal_handler(number, self._signalled, number)
+        driver = MachineDriver(self.machine, loop)
         driver.start()
-        server = open_server(machine, driver, listeners, dialect)
         try:
-            await _work(machine, driver, server, runner, sources, paused=paused, headless=headless)
+            async with working(self, driver) as over:
+                if self.config.headless and not self.machine.over:
+                    await over.wait()
         finally:
-            machine.quit(reason="host-ui")  # clients hear of the end of stdin; after another end this does nothing
-            await server.stop()
             driver.stop()
 
-    with asyncio.Runner() as loops:  # not asyncio.run(): where no loop can be made it warns of what was never awaited
-        loops.run(serve())
-    return runner.status(fail_stale=fail_stale) if status is None else status
+    def _signalled(self, number: int) -> None:
+        self._status = OK if self.config.headless and number == signal.SIGTERM else 128 + number
+        self.machine.quit(reason="host-signal")
 
 
-def report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+def report(loop: AbstractEventLoop, context: dict[str, object]) -> None:
     """Tell of a fault in one of the loop's callbacks, in one line; the service goes on."""
     error = context.get("exception")
     what = f"{context.get('message')}: {error!r}" if error is not None else str(context.get("message"))
     complain(f"internal error: {escape(what).replace(chr(10), ' ')}")
-
-
-async def _work(
-    machine: Machine,
-    driver: MachineDriver,
-    server: Server,
-    runner: Runner,
-    sources: Iterable[Source],
-    *,
-    paused: bool,
-    headless: bool = False,
-) -> None:
-    """Start the machine once the clients came that are waited for, then run `sources`, while others are served.
-
-    `headless` waits on, unless a failed command is to stop `runner`. The machine's end is the end of it all. Raises
-    OSError when stdout cannot be written.
-    """
-
-    async def work() -> None:
-        await server.clients_came()
-        machine.start(paused=paused)
-        driver.kick()
-        await _Lines(driver, runner).run(sources)
-        if headless and not runner.over:
-            await over.wait()
-
-    if machine.over:  # a signal came before we did
-        return
-    over = asyncio.Event()
-    unsubscribe = machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
-    tasks = [asyncio.ensure_future(each) for each in (work(), over.wait())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            tasks[0].result()
-    finally:
-        unsubscribe()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    runner.flush()
-
-
-class _Lines:
-    """Runs the lines of sources inside the loop, waiting for none of it in a way that holds the clients up."""
-
-    def __init__(self, driver: MachineDriver, runner: Runner) -> None:
-        self._driver = driver
-        self._runner = runner
-        self._out = PatientOutput()
-        runner.print_to(self._out)
-
-    async def run(self, sources: Iterable[Source]) -> None:
-        """Run them all. Raises OSError when stdout cannot be written."""
-        for name, source in sources:
-            try:
-                await self._run(name, source)
-            except UnreadableError as error:
-                self._runner.unreadable(name, error)
-            if self._runner.over:
-                break
-        await self._out.drain()
-
-    async def _run(self, name: str, source: int | list[str]) -> None:
-        """Run the lines of one source. Raises UnreadableError."""
-        number = 0
-        async for raw in self._lines(source):
-            number += 1
-            reply = self._runner.begin(name, number, raw)
-            if reply is not None:
-                if reply.pending:
-                    await self._out.drain()
-                    await self._wait(reply)
-                self._runner.end(name, number, reply)
-            self._driver.kick()
-            if self._runner.over:
-                return
-            if number % LINES_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            if self._out.size > CHUNK:
-                await self._out.drain()
-
-    async def _wait(self, reply: Reply) -> None:
-        done = asyncio.get_running_loop().create_future()
-
-        def finished(_: Reply) -> None:
-            self._driver.resume()
-            if not done.done():
-                done.set_result(None)
-
-        reply.on_done = finished
-        self._driver.suspend()
-        try:
-            await done
-        except asyncio.CancelledError:
-            reply.cancel()
-            raise
-
-    async def _lines(self, source: int | list[str]) -> AsyncIterator[bytes | None]:
-        if isinstance(source, list):
-            for line in source:
-                yield line.encode("utf-8", "surrogateescape")
-            return
-        splitter = LineSplitter()
-        while not splitter.over:
-            await self._out.drain()
-            await readable(source)
-            for raw in splitter.read(source):
-                yield raw

@@ -1,166 +1,107 @@
 """The monitor typed at a terminal. This package, and no other, knows prompt_toolkit.
 
-`run` takes the terminal over before it imports anything heavy, so that keys typed while the program starts are not
+`Typed` takes the terminal over before it imports anything heavy, so that keys typed while the program starts are not
 echoed and reach the first prompt.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
-from hmp import __version__
-from hmp.streams import hung_up
+from hmp import HUNG_UP, __version__
+from hmp.pipe import Front
+from hmp.streams import hung_up, silence
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
     from typing import TextIO
 
-    from device.machine.machine import Machine
-    from hmp.aiodrive import MachineDriver
-    from hmp.monitor.completion import Tags
-    from hmp.monitor.monitor import Monitor, Reply
     from hmp.recording.recorder import Recorder
     from hmp.terminal.screen import Screen
-    from hmp.terminal.session import Prompt
-
-    Service = Callable[[MachineDriver], AbstractAsyncContextManager[object]]
+    from hmp.terminal.session import Prompt, Session
 
 BANNER = f"hmp {__version__} monitor - type 'help' for more information"
 
-HUNG_UP, TERMINATED = 129, 143
-"""Exit statuses: 128 and the signal's number."""
 
+class Typed(Front):
+    """Talks with the person at stdin and stdout, terminals both, until the machine is over; serves clients beside.
 
-def run(
-    machine: Machine,
-    monitor: Monitor,
-    *,
-    banner: bool = True,
-    stdin: TextIO | None = None,
-    stdout: TextIO | None = None,
-    on_reply: Callable[[Reply], None] | None = None,
-    services: Sequence[Service] = (),
-    scripted: bool = False,
-    snapshots: Tags | None = None,
-    recorder: Recorder | None = None,
-) -> int:
-    """Talk with the person at `stdin` and `stdout` (the process's own, terminals both) until the machine is over.
-
-    `on_reply` is told each reply shown. `services` are entered inside the loop, with what drives the machine, and left
-    at the end: sockets that serve the same machine. `scripted` leaves them the terminal as it is, for scripts that they
-    run; the session begins behind these. `snapshots` returns the tags to complete. `recorder` takes the
-    place of `stdout`. Returns the exit status, 0 or 128 and the number of the signal that ended it; the terminal is
-    then as it was.
+    Lines of scripts run before, with the terminal left as it is. The status is 0 or 128 and the number of the signal
+    that ended it; the terminal is then as it was.
     """
-    stdin, stdout = stdin or sys.stdin, stdout or sys.stdout
-    if recorder is not None:
-        stdout = recorder.stdout
-    screen = standard_screen(stdout)
-    try:
-        with Tty(stdin.fileno()) as tty:
-            terminal = _Terminal(machine, monitor, tty, screen, stdin, stdout)
-            terminal.on_reply, terminal.services, terminal.snapshots = on_reply, services, snapshots
-            terminal.recorder, terminal.banner, terminal.scripted = recorder, banner, scripted
-            if not scripted:
-                terminal.begin()
-            from asyncio import Runner
 
-            with Runner() as runner:
-                runner.run(terminal.serve())
-            return terminal.status
-    except OSError:
-        if not hung_up(stdout.fileno()):
-            raise
-        machine.quit()
-        _silence(stdout)
-        return HUNG_UP
-
-
-def _silence(stdout: TextIO) -> None:
-    """Let nothing more be written to a terminal that is gone."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stdout.fileno())
-        os.close(null)
-    except OSError:
-        pass
-
-
-class _Terminal:
-    """What holds for the length of one `run`: the loop's signals and errors, the machine's driver, the session."""
-
-    on_reply: Callable[[Reply], None] | None = None
-    services: Sequence[Service] = ()
-    snapshots: Tags | None = None
+    tells = False
     recorder: Recorder | None = None
-    banner = True
-    scripted = False
+    """What takes the place of stdout, if the session is recorded."""
 
-    def __init__(
-        self, machine: Machine, monitor: Monitor, tty: Tty, screen: Screen, stdin: TextIO, stdout: TextIO
-    ) -> None:
-        self.status = 0
-        self._machine = machine
-        self._monitor = monitor
-        self._tty = tty
-        self._screen = screen
-        self._stdin = stdin
-        self._stdout = stdout
+    _status: int | None = None
+    _tty: Tty
+    _screen: Screen
+    _stdout: TextIO
+    _loop: AbstractEventLoop
+    _session: Session
 
-    def begin(self) -> None:
+    def _use(self) -> int | None:
+        stdout = self._stdout = sys.stdout if self.recorder is None else self.recorder.stdout
+        self._screen = standard_screen(stdout)
+        try:
+            with Tty(sys.stdin.fileno()) as self._tty:
+                if not self.config.sources:
+                    self._begin()
+                from asyncio import Runner
+
+                with Runner() as runner:
+                    runner.run(self._serve())
+                return self._status
+        except OSError:
+            if not hung_up(stdout.fileno()):
+                raise
+            self.machine.quit()
+            silence(stdout.fileno())
+            return HUNG_UP
+
+    def _begin(self) -> None:
         """Take the terminal over."""
         self._tty.quiet()
-        if self.banner:
-            self._screen.write(f"{BANNER}\n")
+        self._screen.write(f"{BANNER}\n")
 
-    async def serve(self) -> None:
+    async def _serve(self) -> None:
         """Run the session with everything around it."""
         import asyncio
-        from contextlib import AsyncExitStack
         from functools import partial
         from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, sigpending
 
-        from hmp.aiodrive import MachineDriver
+        from hmp.aiolines import working
+        from hmp.drive import MachineDriver
         from hmp.terminal.session import Session
 
+        machine, tty = self.machine, self._tty
         loop = self._loop = asyncio.get_running_loop()
-        driver = MachineDriver(self._machine, loop)
+        driver = MachineDriver(machine, loop)
         prompt = self._make_prompt(loop)
         session = self._session = Session(
-            self._machine,
-            self._monitor,
-            driver,
-            self._screen,
-            prompt,
-            on_reply=self.on_reply,
-            flush=self._tty.flush,
+            machine, self.monitor, driver, self._screen, prompt, on_reply=self.runner.note, flush=tty.flush
         )
-        loop.add_signal_handler(SIGINT, self._leave, 128 + SIGINT)  # while a service waits for its client
         loop.add_signal_handler(SIGTSTP, self._suspend)
-        for signal in (SIGHUP, SIGTERM, SIGQUIT):
+        for signal in (SIGINT, SIGHUP, SIGTERM, SIGQUIT):  # SIGINT only while there is no prompt yet
             loop.add_signal_handler(signal, self._leave, 128 + signal)
         if self.recorder is not None:
-            self.recorder.on_failure(partial(self._tell, prompt))
+            self.recorder.on_failure(partial(self._show_failure, prompt))
         driver.start()
         if SIGINT in sigpending():  # typed while we were starting: it is no line that it should clear
             self._leave(128 + SIGINT)
-        self._tty.release()
+        tty.release()
         try:
-            async with AsyncExitStack() as stack:
-                for service in self.services:
-                    await stack.enter_async_context(service(driver))
-                if self.scripted and not self._machine.over:
-                    self.begin()
+            async with working(self, driver):
+                if self.config.sources and not machine.over:
+                    self._begin()
                 loop.add_signal_handler(SIGINT, session.interrupt)
                 await session.run()
         finally:
-            self._tty.hold()
+            tty.hold()
             driver.stop()
 
     def _make_prompt(self, loop: AbstractEventLoop) -> Prompt:
@@ -174,20 +115,15 @@ class _Terminal:
         from hmp.terminal.prompt import LinePrompt
 
         return LinePrompt(
-            self._machine,
-            self._screen,
-            Vt100Input(self._stdin),
-            create_output(self._stdout),
-            snapshots=self.snapshots,
-            suspend=self._suspend,
+            self.machine, self._screen, Vt100Input(sys.stdin), create_output(self._stdout), suspend=self._suspend
         )
 
-    def _tell(self, prompt: Prompt, reason: str) -> None:
+    def _show_failure(self, prompt: Prompt, reason: str) -> None:
         # Not at once: what failed is the recording of something that is just being drawn.
         self._loop.call_soon(prompt.show, f"[{reason}]\n", "error")
 
     def _leave(self, status: int) -> None:
-        self.status = status
+        self._status = status
         self._session.leave()
 
     def _suspend(self) -> None:

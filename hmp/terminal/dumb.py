@@ -38,11 +38,6 @@ class DumbPrompt:
         self._asked: Future[bool] | None = None
         self._later: list[tuple[str, str]] = []
 
-    @property
-    def asking(self) -> bool:
-        """Whether a prompt is on the screen and takes keys."""
-        return self._asked is not None
-
     async def read(self) -> str | None:
         """As LinePrompt.read; None also after Ctrl-C."""
         self._screen.write(PROMPT)

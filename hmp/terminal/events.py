@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from device.virtio.spec import MIB
-from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
+from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,18 +64,18 @@ class Announcer:
     def __init__(self, say: Callable[[str], None], *, now: Callable[[], float] = monotonic) -> None:
         self.own = False
         self._say = say
-        self._spacings = {
-            "GUEST_FAULT": Spacing(FAULT_SPACING, now=now),
-            "GUEST_GONE": Spacing(GONE_SPACING, burst=GONE_BURST, now=now),
+        self._limits = {
+            "GUEST_FAULT": RateLimit(FAULT_SPACING, now=now),
+            "GUEST_GONE": RateLimit(GONE_SECONDS, burst=GONE_BURST, now=now),
         }
 
     def hear(self, name: str, data: Data) -> None:
         """Take an event; subscribe this to the machine."""
-        untold = self._spacings[name].untold() if name in self._spacings else 0
-        if untold is None:
+        dropped = self._limits[name].admit() if name in self._limits else 0
+        if dropped is None:
             return
         if name == "GUEST_FAULT":
-            more = f" and {untold} times before" if untold else ""
+            more = f" and {dropped} times before" if dropped else ""
             self._say(f"the guest broke a rule{more}: {data.get('rule')} ({str(data.get('detail'))[:_DETAIL]})")
             return
         words = ALWAYS.get(name)

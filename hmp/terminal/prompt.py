@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
     from device.machine.machine import Machine
-    from hmp.monitor.completion import Tags
     from hmp.terminal.screen import Screen
 
 PROMPT = "(qemu) "
@@ -75,14 +74,13 @@ _NO_COLORS = {"bottom-toolbar": "reverse"}
 class _Completer(Completer):
     """Hands completion.py's candidates on."""
 
-    def __init__(self, machine: Machine, snapshots: Tags | None) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._snapshots = snapshots
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         line = document.text_before_cursor
         last = not document.text_after_cursor
-        for candidate in complete(self._machine, line, snapshots=self._snapshots):
+        for candidate in complete(self._machine, line):
             text = f"{candidate.text} " if candidate.more and last else candidate.text
             yield Completion(text, candidate.start - len(line), display=candidate.text, display_meta=candidate.help)
 
@@ -113,7 +111,6 @@ class LinePrompt:
         output: Output,
         *,
         history: History | None = None,
-        snapshots: Tags | None = None,
         suspend: Callable[[], None] | None = None,
     ) -> None:
         """`suspend` stops the job for Ctrl-Z; without it the key does nothing."""
@@ -124,7 +121,7 @@ class LinePrompt:
         self._lines: deque[str] = deque()
         self._rest = ""
         self._soon = False
-        self._completer = _Completer(machine, snapshots)
+        self._completer = _Completer(machine)
         reader = getattr(input, "stdin_reader", None)
         if type(reader) is PosixStdinReader:
             input.stdin_reader = _Reader(reader.stdin_fd)  # type: ignore[attr-defined]

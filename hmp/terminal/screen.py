@@ -91,12 +91,24 @@ class Screen:
             self._write("\r\x1b[J")
 
 
+_BLOCKS = str.maketrans("▁▂▃▄▅▆▇█", "_.:-=+*#")
+"""What charts are drawn with, for terminals whose encoding has no blocks: an escape for each cell says nothing."""
+
+
+def encode(text: str, encoding: str) -> bytes:
+    """Return `text` for a terminal: in ASCII's signs or escaped where the encoding does not have it."""
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_BLOCKS).encode(encoding, "backslashreplace")
+
+
 def standard_screen(stdout: TextIO) -> Screen:
     """Return the screen that `stdout`, a terminal, is, as TERM and NO_COLOR say."""
     stream, encoding = stdout.buffer, stdout.encoding or "utf-8"
 
     def write(text: str) -> None:
-        stream.write(text.encode(encoding, "backslashreplace"))
+        stream.write(encode(text, encoding))
         stream.flush()
 
     def width() -> int:

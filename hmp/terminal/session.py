@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from device.clock import SECOND
+from hmp.drive import catching_up
 from hmp.monitor.errors import MAX_LINE, TOO_LONG
 from hmp.monitor.monitor import COLUMNS
 from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
@@ -16,16 +17,12 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from device.machine.machine import Machine
-    from hmp.aiodrive import MachineDriver
+    from hmp.drive import MachineDriver
     from hmp.monitor.monitor import Monitor, Reply
     from hmp.terminal.screen import Screen
 
     class Prompt(Protocol):
         """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
-
-        @property
-        def asking(self) -> bool:
-            """Whether a prompt takes keys."""
 
         async def read(self) -> str | None:
             """Ask for a line."""
@@ -96,6 +93,7 @@ class Session:
         on_reply: Callable[[Reply], None] | None = None,
         flush: Callable[[], None] = lambda: None,
     ) -> None:
+        self._catch_up = catching_up(machine)
         self._machine = machine
         self._monitor = monitor
         self._driver = driver
@@ -104,7 +102,7 @@ class Session:
         self._on_reply = on_reply
         self._flush = flush
         self._announcer = Announcer(self._announce)
-        self._wait: asyncio.Future[bool] | None = None
+        self._wait: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
 
     async def run(self) -> None:
@@ -138,7 +136,7 @@ class Session:
         if self._wait is not None:
             self._flush()
             self._prompt.drop()
-            self._release(False)
+            self._release()
         else:
             self._prompt.interrupt()
 
@@ -148,11 +146,11 @@ class Session:
             error = context.get("exception")
             self._failure = error if isinstance(error, BaseException) else RuntimeError(str(context.get("message")))
             self._prompt.end()
-            self._release(False)
+            self._release()
 
-    def _release(self, finished: bool) -> None:
+    def _release(self) -> None:
         if self._wait is not None and not self._wait.done():
-            self._wait.set_result(finished)
+            self._wait.set_result(None)
 
     # Commands.
 
@@ -160,9 +158,8 @@ class Session:
         if len(line) > MAX_LINE:
             self._screen.show(f"{TOO_LONG}\n", "error")
             return
-        machine = self._machine
-        if not machine.clock.simulated:
-            machine.time.run_due()
+        if self._catch_up is not None:
+            self._catch_up()
         self._monitor.history.add(line)
         self._monitor.columns = min(COLUMNS, self._screen.width())
         self._announcer.own = True
@@ -180,27 +177,15 @@ class Session:
     async def _finished(self, reply: Reply) -> bool:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
         loop = asyncio.get_running_loop()
-        driver = self._driver
         self._wait = loop.create_future()
-
-        def done(_: Reply) -> None:
-            driver.resume()
-            self._release(True)
-
-        reply.on_done = done
-        driver.suspend()
         countdown = Countdown(self._machine, self._screen, loop, reply.until)
         try:
             if self._prompt.interrupted():
-                self._release(False)
-            return await self._wait
+                self._release()
+            return await self._driver.wait(reply, self._wait)
         finally:
             self._wait = None
             countdown.stop()
-            if reply.pending:
-                reply.cancel()
-                driver.resume()
-                driver.kick()
 
     # Events.
 
@@ -208,7 +193,7 @@ class Session:
         self._announcer.hear(name, data)
         if name == "SHUTDOWN":
             self._prompt.end()
-            self._release(False)
+            self._release()
         else:
             self._prompt.refresh()
 

@@ -16,13 +16,6 @@ DIFFERENCES: dict[str, tuple[str, list[str]]] = {
             "-  unknown-features(0x0000010040000000)",
         ],
     ),
-    "memory size": (
-        "hmp has no query-memory-size-summary, though HMP's twin is there",
-        [
-            '-return {"return": {"base-memory": 536870912, "plugged-memory": 0}}',
-            '+return {"error": {"class": "CommandNotFound", "desc": "The command query-memory-size-summary has not been found"}}',
-        ],
-    ),
     "virtio-status": (
         "the modelled driver accepts neither EVENT_IDX nor RING_RESET; queue_sel is a register of a transport that is not modelled; its interrupt is not acknowledged (isr), where QEMU's is MSI-X; the modelled device offers no RING_RESET, ANY_LAYOUT, NOTIFY_ON_EMPTY or legacy bits",
         [

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from hmp.qjson.codec import Decoder, ParseFailure, encode
-from tests.hmp.qmp.test_codec import MALFORMED, VALUES
+from tests.hmp.qjson.test_codec import MALFORMED, VALUES
 
 QEMU = "qemu-system-x86_64"
 pytestmark = [

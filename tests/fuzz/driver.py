@@ -189,7 +189,7 @@ def _plain_pop(size: int, head: int, *, indirect: bool) -> tuple[str, list[tuple
             count = length // DESC_SIZE
             if inside or not indirect or flags & DESC_NEXT:
                 return "bad-indirect", out, into
-            if length % DESC_SIZE or not 0 < count <= size or address % DESC_SIZE:
+            if length % DESC_SIZE or not 0 < count <= size:
                 return "bad-indirect", out, into
             if address + length > PAIR_RAM:
                 return "bad-address", out, into

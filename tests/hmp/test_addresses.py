@@ -52,6 +52,28 @@ def test_qemus_trailing_options(place: str, options: str) -> None:
     assert Address("qmp", place + options).wait is WAITS[options]
 
 
+FAMILIES = {
+    "": (True, True),
+    ",ipv4": (True, False),
+    ",ipv6=on": (False, True),
+    ",ipv4=off": (False, True),
+    ",ipv6=off": (True, False),
+    ",ipv4=on,ipv6=on": (True, True),
+    ",nodelay,ipv4=on,nodelay=off": (True, False),
+}
+
+
+@pytest.mark.parametrize("options", FAMILIES)
+def test_which_internet_protocols_may_serve(options: str) -> None:
+    assert Address("monitor", f"telnet:localhost:0,server{options}").families == FAMILIES[options]
+
+
+def test_a_name_in_the_abstract_namespace() -> None:
+    address = Address("qmp", "unix:@vm1,abstract=on,tight=on")
+    assert (address.host, address.abstract, address.loopback) == ("@vm1", True, True)
+    assert not Address("qmp", "unix:@vm1").abstract
+
+
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_dialect(name: str) -> None:
     address = Address("qmp", f"unix:m,server=on,dialect={name},wait=off")
@@ -84,6 +106,11 @@ WRONG = {
     "unix:m,server=maybe": "'server=maybe' is not an option",
     "unix:m,wait=maybe": "'wait=maybe' is not an option",
     "unix:m,nowait=on": "'nowait=on' is not an option",
+    "unix:m,ipv4=on": "'ipv4=on' is not an option (server=on, wait=on|off, abstract=on|off, tight=on|off, dialect=",
+    "unix:m,nodelay": "'nodelay' is not an option",
+    "tcp:localhost:1,abstract=on": "'abstract=on' is not an option",
+    "tcp:localhost:1,nodelay=2": "'nodelay=2' is not an option",
+    "tcp:localhost:1,ipv4=off,ipv6=off": "ipv4=off and ipv6=off leave nothing",
     "unix:m,dialect=": f"'' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=xen": f"'xen' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=\x1b[2J": r"'\x1b[2J' is not a dialect",

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hmp.pipe import Runner
+from hmp.config import Config
+from hmp.pipe import Runner, run
+from hmp.streams import Source
 from tests.support.machines import build, monitor
 from tests.support.shell import TIMEOUT, environment, hmp, shell, start
 from tests.support.torn import torn
@@ -58,14 +60,23 @@ def test_what_comes_in_a_pipe(given: bytes, out: str, status: int, capfd: pytest
     os.write(writing, given)
     os.close(writing)
     machine = build()
-    runner = Runner(machine, monitor(machine))
-    assert runner.run([("<stdin>", reading)]) is not machine.over
+    runner = Runner(machine, monitor(machine), Config())
+    run(runner, [Source("<stdin>", reading)])
+    assert runner.over is machine.over
     os.close(reading)
     printed = capfd.readouterr()
-    assert (printed.out, runner.status(fail_stale=False)) == (out, status)
+    assert (printed.out, runner.status) == (out, status)
     assert printed.err.count("\n") == status
     assert printed.err.startswith("hmp: <stdin>:" if status else "")
     assert printed.err.removesuffix("\n").isprintable()
+
+
+def test_what_was_printed_is_written_before_a_wait(capfd: pytest.CaptureFixture[str]) -> None:
+    machine = build("silent")
+    seen: list[str] = []
+    machine.time.after(1, lambda: seen.append(capfd.readouterr().out))
+    run(Runner(machine, monitor(machine), Config()), [Source("-c", ["info status", "info balloon"])])
+    assert seen == [STATUS]
 
 
 REDIRECTIONS = [

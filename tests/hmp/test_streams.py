@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 
 from hmp.monitor.errors import MAX_LINE, UnreadableError
 from hmp.monitor.escape import escape
-from hmp.streams import CHUNK, STDOUT, LineSplitter, Output, complain, naming_stdout
+from hmp.streams import CHUNK, LINES_AT_ONCE, STDOUT, Output, Source, complain, naming_stdout
 from tests.support.torn import torn
 
 LIMIT = MAX_LINE * 4
 
 
 def split(chunks: list[bytes]) -> list[bytes | None]:
-    splitter = LineSplitter()
-    return [line for chunk in chunks for line in splitter.feed(chunk)] + splitter.close()
+    source = Source("s", 0)
+    lines = [line for chunk in chunks for line in source.feed(chunk)] + source.close()
+    return [line if line is None else line.encode("utf-8", "surrogateescape") for line in lines]
 
 
 PIECES = st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"x" * LIMIT, b"y" * 10]), max_size=30)
@@ -43,7 +44,7 @@ def test_lines_are_the_same_however_they_are_cut_into_chunks(pieces: list[bytes]
     found = split([chunk for chunk in chunks if chunk])
     assert len(found) == len(expected)
     for line, told in zip(expected, found, strict=True):
-        assert told == line or (told is None and len(line) > LIMIT - 1)
+        assert told == (line if len(line) <= MAX_LINE else None)
 
 
 def test_a_line_that_is_too_long_is_told_once_and_takes_one_number() -> None:
@@ -56,11 +57,11 @@ def test_a_line_that_is_too_long_is_told_once_and_takes_one_number() -> None:
 
 
 def test_a_line_without_end_is_not_kept() -> None:
-    splitter, chunk = LineSplitter(), b"x" * CHUNK
-    splitter.feed(chunk)
+    source, chunk = Source("s", 0), b"x" * CHUNK
+    source.feed(chunk)
     tracemalloc.start()
     for _ in range(100):
-        splitter.feed(chunk)
+        source.feed(chunk)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * CHUNK
@@ -71,35 +72,37 @@ def test_a_line_without_end_is_not_kept() -> None:
 
 def test_what_cannot_be_read_is_not_at_its_end() -> None:
     reading, writing = os.pipe()
-    splitter = LineSplitter()
-    with pytest.raises(UnreadableError, match="Bad file descriptor"):
-        splitter.read(writing)
-    assert not splitter.over
-    os.close(writing)
-    assert splitter.read(reading) == []
-    assert splitter.over
+    for descriptor, refused in ((writing, True), (reading, False)):
+        source = Source("s", descriptor)
+        if refused:
+            with pytest.raises(UnreadableError, match="Bad file descriptor"):
+                list(source.read())
+            os.close(writing)
+        else:
+            assert list(source.read()) == []
+        assert source.over is not refused
     os.close(reading)
 
 
 def test_half_a_line_before_a_read_error_is_dropped() -> None:
     descriptor = torn(b"info status\nballoon 9")
-    splitter = LineSplitter()
-    assert splitter.read(descriptor) == [b"info status"]
+    source = Source("s", descriptor)
+    assert list(source.read()) == [(1, "info status")]
     with pytest.raises(UnreadableError, match="Input/output error"):
-        splitter.read(descriptor)
-    assert splitter.close() == []
+        list(source.read())
+    assert source.close() == []
     os.close(descriptor)
 
 
 def test_half_a_line_of_a_terminal_that_hangs_up_is_dropped() -> None:
     master, slave = pty.openpty()
     tty.setraw(slave)
-    splitter = LineSplitter()
+    source = Source("s", slave)
     os.write(master, b"info status\nballoon 9")
-    assert splitter.read(slave) == [b"info status"]
+    assert list(source.read()) == [(1, "info status")]
     os.close(master)
-    assert splitter.read(slave) == []
-    assert splitter.over
+    assert list(source.read()) == []
+    assert source.over
     os.close(slave)
 
 
@@ -121,6 +124,27 @@ def test_utf_16_is_told(encoding: str) -> None:
         with pytest.raises(UnreadableError, match="it is UTF-16; make it UTF-8"):
             split([data[:cut], data[cut:]])
     assert split([b"\xff\xfe\xc3(\n"]) == [b"\xff\xfe\xc3("], "without a NUL it is no UTF-16"
+
+
+@pytest.mark.parametrize(("kept", "more"), [("", []), ("#!", [(5, "#! c")])])
+def test_commands_come_with_their_numbers_and_without_comments(kept: str, more: list[tuple[int, str]]) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"\xef\xbb\xbf# one\n\n  a b\r\n \t\n#! c\n \xff#\n" + b"x" * (MAX_LINE + 1) + b"\nd")
+    os.close(writing)
+    source, found = Source("s", reading, kept=kept), []
+    while not source.over:
+        found += list(source.read())
+    assert found == [(3, "  a b"), *more, (6, " \udcff#"), (7, None), (8, "d")]
+    os.close(reading)
+
+
+def test_lines_that_are_there_already_come_some_at_a_time() -> None:
+    source, found = Source("-c", ["a", "#", "x" * (MAX_LINE + 1)] * LINES_AT_ONCE), []
+    while not source.over:
+        turn = list(source.read())
+        assert len(turn) <= LINES_AT_ONCE
+        found += turn
+    assert found == [each for at in range(0, 3 * LINES_AT_ONCE, 3) for each in ((at + 1, "a"), (at + 3, None))]
 
 
 def test_only_what_has_no_name_of_its_own_is_stdout() -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hmp.termination import CleanEnd, Terminated
 from tests.support.shell import HMP, TIMEOUT, environment
-
-pytestmark = pytest.mark.slow
 
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 
@@ -36,6 +35,7 @@ def await_file(path: Path) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 @pytest.mark.parametrize("how", ["option", "command"])
 def test_a_vhost_user_socket_goes_with_a_piped_hmp(tmp_path: Path, number: int, status: int, how: str) -> None:
@@ -55,6 +55,7 @@ def test_a_vhost_user_socket_goes_with_a_piped_hmp(tmp_path: Path, number: int, 
     assert (program.returncode, os.listdir(tmp_path)) == (status, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_monitors_socket_goes_with_an_hmp_that_was_still_starting(tmp_path: Path, number: int) -> None:
     """It used to stay: between listening and the loop's own handlers lies the import of asyncio."""
@@ -67,6 +68,7 @@ def test_a_monitors_socket_goes_with_an_hmp_that_was_still_starting(tmp_path: Pa
     assert (program.returncode, sorted(os.listdir(tmp_path))) == (128 + number, ["slow"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "words"),
     [
@@ -86,3 +88,31 @@ def test_a_real_guest_that_came_by_command_says_what_is_wrong(tmp_path: Path, sc
     program = start()
     text = f"sim guest uml,kernel={kernel},module={part},busybox={part}\nsim sleep 0.5\n"
     assert program.communicate(text, timeout=TIMEOUT) == ("", f"hmp: {words}\n")
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_does_not_cut_the_clean_up_short(number: int, early: bool) -> None:
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)}
+    cleaned: list[int] = []
+
+    def use(end: CleanEnd) -> None:
+        try:
+            end.allow()
+            os.kill(os.getpid(), number)
+        finally:
+            for each in before:
+                os.kill(os.getpid(), each)
+                cleaned.append(each)
+
+    try:
+        end = CleanEnd()
+        if early:
+            os.kill(os.getpid(), number)
+        with pytest.raises(Terminated) as told:
+            use(end)
+        assert told.value.code == 128 + number
+        assert cleaned == list(before)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -22,7 +22,7 @@ from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.addresses import Address
-from hmp.aiodrive import MachineDriver
+from hmp.drive import MachineDriver
 from hmp.sockets.listeners import listen
 from hmp.sockets.server import Server
 from tests.support.loop import VirtualLoop

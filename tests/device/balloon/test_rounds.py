@@ -14,7 +14,7 @@ from device.errors import GuestFault, MisuseError
 from device.virtio.device import MAX_ROUNDS
 from device.virtio.memory import Memory, Region
 from device.virtio.queue import VirtQueue
-from device.virtio.spec import DESC_INDIRECT, MIB, PAGE_SIZE, STATUS_DRIVER_OK, STATUS_NEEDS_RESET, U32, bit
+from device.virtio.spec import MIB, PAGE_SIZE, STATUS_DRIVER_OK, STATUS_NEEDS_RESET, U32, bit
 from tests.support.rig import BUFFERS, FEATURES, READY, RINGS, Modelled, Rig
 
 ALL = READY | STATUS_DRIVER_OK
@@ -346,15 +346,3 @@ def test_a_ring_is_aligned_in_its_region_too(base: int, avail: int, used: int) -
         queue.start(memory, event_idx=False, indirect=False)
     assert str(caught.value) == "bad-ring: queue 0: misaligned in its region"
     assert not queue.enabled
-
-
-def test_an_indirect_table_is_aligned_in_its_region_too() -> None:
-    low, high = Region(0, 0x4000, mmap.mmap(-1, 0x4000)), Region(0x10_0008, 0x4000, mmap.mmap(-1, 0x4000))
-    queue = VirtQueue(0, 8)
-    queue.configure(8, 0x100, 0x200, 0x300)
-    low.u8[0x100:0x110] = struct.pack("<QIHH", 0x10_0010, 16, DESC_INDIRECT, 0)
-    low.u16[(0x200 >> 1) + 1] = 1
-    queue.start(Memory([low, high]), event_idx=False, indirect=True)
-    with pytest.raises(GuestFault) as caught:
-        queue.pop()
-    assert str(caught.value) == "bad-indirect: queue 0: table at 0x100010 is misaligned"

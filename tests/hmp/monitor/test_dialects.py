@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from device.balloon.spec import SEED_STATS, STATS_TABLE
+from device.balloon.spec import SEED_STATS, STATS_TABLE, TOTAL
 from device.clock import SECOND, SIMULATED_EPOCH
 from device.guest.table import PROFILES
+from device.virtio.spec import MIB
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.monitor import Monitor
 from tests.support.machines import device_of, monitor_on, run, say
@@ -205,6 +206,33 @@ def test_the_pve_line_shows_what_polling_brought_at_once() -> None:
     assert 400 < shown["total_mem"] < 512
     assert 0 < shown["free_mem"] < shown["total_mem"]
     assert shown["last_update"] == SIMULATED_EPOCH // SECOND + 2
+
+
+def test_pve_tells_statistics_while_polling_is_on_and_a_driver_answered() -> None:
+    subject = monitor_on(dialect="pve")
+    sizes = "balloon: actual=512 max_mem=512\n"
+    interval = "qom-set /machine/peripheral/balloon0 guest-stats-polling-interval "
+    assert say(subject, "info balloon") == sizes, "the buffer that primed the queue is not told"
+    run(subject, f"{interval}1")
+    run(subject, "sim sleep 2")
+    assert list(fields(say(subject, "info balloon"), " ")) == PVE
+    run(subject, f"{interval}0")
+    assert say(subject, "info balloon") == sizes
+    run(subject, f"{interval}1")
+    run(subject, "sim driver unload")
+    assert say(subject, "info balloon") == sizes
+
+
+def test_pves_query_balloon_has_the_fields_of_the_line_in_bytes() -> None:
+    subject = monitor_on(dialect="pve")
+    device, query = device_of(subject), DIALECTS["pve"].query
+    assert query(device) == {"actual": 512 * MIB, "max_mem": 512 * MIB}
+    run(subject, "qom-set /machine/peripheral/balloon0 guest-stats-polling-interval 1")
+    run(subject, "sim sleep 2")
+    told = query(device)
+    assert list(told) == PVE
+    assert device.stats.sample is not None
+    assert told["total_mem"] == device.stats.sample.values[TOTAL]
 
 
 def test_the_pve_line_of_a_guest_that_never_answered_is_the_sizes() -> None:

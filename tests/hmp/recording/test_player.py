@@ -14,9 +14,12 @@ import pexpect
 import pyte
 import pytest
 
-from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MIN, MS
-from hmp.recording.script import MAX_SCRIPT
+from hmp.config import Config
+from hmp.recording.cast import Cast
+from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MIN, MS, Player
+from hmp.recording.script import MAX_SCRIPT, read_steps
 from tests.support.casts import DEMOS, environment, hmp, output, read, record, screen
+from tests.support.machines import build, monitor
 from tests.support.shell import shell
 from tests.support.timing import PATIENCE, takes_less_than, until
 
@@ -113,6 +116,24 @@ class TestWaiting:
         assert screen(cast, counted[20][0])[-1] == "waiting for the guest ... 2.7 s"
         assert not any("waiting" in line for line in screen(cast))
         assert "".join(screen(cast)).endswith("age=5000(qemu)")
+
+    def test_time_never_goes_back(self, script, cast):
+        text = f"info status\n{HANG}#! hide\nsim sleep 3\n#! show\nsim sleep 2\n#! pause 1\nballoon 64\nsim sleep 1\n"
+        record(script(text), cast)
+        times = [at for at, _, _ in read(cast)[1]]
+        assert times == sorted(times)
+        assert 5 + 2 + 1 + 1 + 2 < times[-1] < 5 + 2 + 1 + 1 + 2 + 30
+
+    def test_what_was_printed_is_written_before_a_wait(self, tmp_path, capfd):
+        config, machine, seen = Config(), build("silent"), []
+        made = Cast(
+            os.open(tmp_path / "x", os.O_CREAT | os.O_WRONLY), columns=80, rows=24, title="", on_failure=pytest.fail
+        )
+        machine.time.after(1, lambda: seen.append(capfd.readouterr().out))
+        player = Player(machine, monitor(machine), config, made, columns=80)
+        player.play(read_steps([("-c", ["info status", "info balloon"])]))
+        made.close()
+        assert seen == ["VM status: running\n"]
 
     def test_sim_sleep_takes_its_time(self, script, cast):
         record(script("sim sleep 30\n"), cast)

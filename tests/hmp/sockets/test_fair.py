@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from hmp.sockets.connection import UNSENT_LIMIT
+from hmp.sockets.connection import RECEIVE_SIZE, UNHEARD_CLIENTS, UNSENT_LIMIT
 from tests.support.sockets import Served, play
 
 UNFINISHED = b'{"execute":"' + b"x" * 100_000
@@ -57,6 +57,26 @@ class TestGone:
             play(scene)
         finally:
             gc.enable()
+
+
+class TestMuchToRun:
+    def test_of_many_that_leave_much_behind_little_is_kept_and_each_gets_a_turn(self) -> None:
+        async def scene(served: Served) -> None:
+            served.server.now = Ticking()
+            other = await served.hmp()
+            told: list[str] = []
+            served.machine.subscribe(lambda name, data: told.append(name))
+            for number in range(300):
+                client = await served.hmp()
+                await client.send((b"stop\n", b"cont\n")[number % 2] + b"info name\n" * 1000)
+                client.hang_up()
+            while len(told) < 300 or served.server.clients > len(served.server.connections):
+                assert served.server.clients - len(served.server.connections) <= UNHEARD_CLIENTS + 16
+                await served.settle()
+            assert told == ["STOP", "RESUME"] * 150
+            assert await other.say("info status") == "VM status: running\n"
+
+        play(scene)
 
 
 class TestBalloonEvents:
@@ -170,11 +190,28 @@ class TestTurns:
 
         play(scene)
 
+    def test_who_waits_for_a_turn_is_not_read_from(self) -> None:
+        async def scene(served: Served) -> None:
+            served.server.now = Ticking()
+            crowd = [await served.hmp() for _ in range(20)]
+            sending = [asyncio.ensure_future(client.send(b"info name\n" * 10_000)) for client in crowd]
+            reading = [asyncio.ensure_future(client.rest()) for client in crowd]
+            for _ in range(300):
+                await asyncio.sleep(0)
+                assert all(len(each._received) <= RECEIVE_SIZE for each in served.server.connections)
+            await asyncio.gather(*sending)
+            for client in crowd:
+                client.half_close()
+            await asyncio.gather(*reading)
+
+        play(scene)
+
     def test_who_asks_little_goes_ahead_of_a_hundred_that_ask_without_end(self) -> None:
         async def scene(served: Served) -> None:
-            other = await served.hmp()
-            crowd = [await served.hmp() for _ in range(100)]
             clock = served.server.now = Ticking()
+            other = await served.hmp()
+            await other.say("info status")
+            crowd = [await served.hmp() for _ in range(100)]
             for client in crowd:
                 client.socket.send(b"info name\n" * 100)
             await served.settle()

@@ -16,7 +16,7 @@ import pytest
 
 from hmp.addresses import Address
 from hmp.monitor.errors import UsageError
-from hmp.sockets.listeners import Listener, listen, raise_file_limit
+from hmp.sockets.listeners import Listener, listen
 from tests.support.timing import PATIENCE
 
 
@@ -163,7 +163,33 @@ class TestUnix:
             assert not (tmp_path / "q").exists()
 
 
+class TestAbstract:
+    """`abstract=on`: a name of Linux's own namespace, which is no file."""
+
+    def test_it_is_served_under_its_name_and_leaves_no_file(
+        self, tmp_path: Path, opened: list[Listener], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        name = f"hmp-test-{os.getpid()}"
+        assert one(f"unix:{name},abstract=on", opened).name == f"unix:{name},abstract=on"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"\0{name}")
+        assert not list(tmp_path.iterdir())
+
+    def test_one_in_use(self, opened: list[Listener]) -> None:
+        name = f"hmp-test-{os.getpid()}"
+        one(f"unix:{name},abstract=on", opened)
+        assert "Address already in use" in refused(f"unix:{name},abstract=on")
+
+
 class TestTcp:
+    @pytest.mark.parametrize(("options", "family"), [("ipv4", socket.AF_INET), ("ipv6=off", socket.AF_INET)])
+    def test_the_protocol_that_is_asked_for(self, opened: list[Listener], options: str, family: int) -> None:
+        assert one(f"tcp:localhost:0,{options}", opened).socket.family == family
+
+    def test_a_host_without_the_protocol_that_is_asked_for(self) -> None:
+        assert refused("tcp:127.0.0.1:0,ipv6=on")
+
     def test_port_0_picks_one_and_names_it(self, opened: list[Listener]) -> None:
         listener = one("tcp:127.0.0.1:0", opened)
         scheme, host, port = listener.name.split(":")
@@ -217,11 +243,11 @@ class TestAllOrNone:
         assert not list(tmp_path.iterdir())
 
 
-def test_the_limit_on_open_files_is_raised() -> None:
+def test_the_limit_on_open_files_is_raised(tmp_path: Path, opened: list[Listener]) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
-        raise_file_limit()
+        opened += listen([Address("qmp", f"unix:{tmp_path}/socket")], allow_remote=False)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -16,9 +16,7 @@ from typing import Any
 
 import pytest
 
-from hmp.sockets.aiostreams import PatientOutput
 from hmp.sockets.service import report
-from tests.support.loop import VirtualLoop
 from tests.support.programs import ENVIRONMENT, HMP, Program, Talker
 from tests.support.timing import PATIENCE
 
@@ -29,60 +27,6 @@ def addresses(path: Path) -> list[str]:
     return ["--qmp", f"unix:{path}/q", "--monitor", f"unix:{path}/m"]
 
 
-class TestStdout:
-    """PatientOutput on a pipe, in a loop of its own."""
-
-    def test_it_never_blocks_and_loses_nothing(self) -> None:
-        async def scene() -> None:
-            reading, writing = os.pipe()
-            out = PatientOutput(writing)
-            text = "é" * 400_000
-            out.add(text)
-            out.flush()
-            assert 0 < out.size < 800_000
-            draining = asyncio.ensure_future(out.drain())
-            found = b""
-            while not draining.done():
-                if select.select([reading], [], [], 0)[0]:
-                    found += os.read(reading, 65536)
-                await asyncio.sleep(0)
-            os.close(writing)
-            while data := os.read(reading, 65536):
-                found += data
-            assert found.decode() == text
-            os.close(reading)
-
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(scene())
-
-    def test_a_reader_that_is_gone_is_told_once(self) -> None:
-        reading, writing = os.pipe()
-        os.close(reading)
-        out = PatientOutput(writing)
-        out.add("x")
-        with pytest.raises(BrokenPipeError):
-            out.flush()
-        out.flush()
-        os.close(writing)
-
-    def test_nothing_in_it_can_drive_a_terminal(self, tmp_path: Path) -> None:
-        with open(tmp_path / "out", "wb") as file:
-            out = PatientOutput(file.fileno())
-            out.add("a\0\x1b[31m\x9b\x7f\udcff\té\n")
-            out.flush()
-        assert (tmp_path / "out").read_text() == "a\\x00\\x1b[31m\\x9b\\x7f\\xff\té\n"
-
-    def test_a_file(self, tmp_path: Path) -> None:
-        async def scene() -> None:
-            with open(tmp_path / "out", "wb") as file:
-                out = PatientOutput(file.fileno())
-                out.add("x" * 100_000)
-                await out.drain()
-
-        asyncio.run(scene())
-        assert (tmp_path / "out").stat().st_size == 100_000
-
-
 def test_a_fault_of_ours_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     loop = asyncio.new_event_loop()
     report(loop, {"message": "callback\nfailed", "exception": ValueError("a\nb")})
@@ -91,6 +35,29 @@ def test_a_fault_of_ours_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == (
         "hmp: internal error: callback failed: ValueError('a\\nb')\nhmp: internal error: odd\n"
     )
+
+
+@pytest.mark.parametrize(("headless", "number", "status", "reason"), [
+    (True, signal.SIGTERM, 0, "host-signal"),
+    (True, signal.SIGINT, 130, "host-signal"),
+    (False, signal.SIGTERM, 143, "host-signal"),
+    (False, 0, 0, "host-ui"),
+])  # fmt: skip
+def test_clients_hear_why_it_ends(headless: bool, number: int, status: int, reason: str, tmp_path: Path) -> None:
+    options = ["--headless"] if headless else []
+    with Program(*options, "--qmp", f"unix:{tmp_path}/q", stdin=subprocess.PIPE) as program:
+        talker = program.qmp()
+        if number:
+            program.process.send_signal(number)
+        else:
+            assert program.process.stdin is not None
+            program.process.stdin.close()
+            program.process.stdin = None
+        while (message := talker.message()).get("event") != "SHUTDOWN":
+            pass
+        assert message["data"] == {"guest": False, "reason": reason}
+        talker.close()
+        assert program.end(0)[0] == status
 
 
 @pytest.mark.slow

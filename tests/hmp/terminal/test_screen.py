@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from device.clock import SECOND, SimulatedClock
@@ -9,7 +11,7 @@ from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.terminal import toolbar
-from hmp.terminal.screen import Screen
+from hmp.terminal.screen import Screen, encode, standard_screen
 
 
 class TestScreen:
@@ -32,6 +34,17 @@ class TestScreen:
             written: list[str] = []
             Screen(written.append, color=color).show(text)
             assert written == [shown if color else text]
+
+    @pytest.mark.parametrize(
+        ("text", "encoding", "shown"),
+        [
+            ("total |▁▄█ é|", "utf-8", "total |▁▄█ é|".encode()),
+            ("total |▁▄█ é|", "latin-1", b"total |_-# \xe9|"),
+            ("name é→", "ascii", b"name \\xe9\\u2192"),
+        ],
+    )
+    def test_a_chart_is_drawn_in_what_the_terminals_encoding_has(self, text, encoding, shown):
+        assert encode(text, encoding) == shown
 
     def test_without_control_sequences_there_is_no_transient_line(self):
         written: list[str] = []
@@ -106,3 +119,13 @@ class TestToolbar:
     )
     def test_ages(self, age, text):
         assert toolbar.format_age(int(age * SECOND)) == text
+
+
+@pytest.mark.parametrize(("value", "color"), [(None, True), ("", True), ("1", False), ("0", False)])
+def test_no_color_counts_unless_it_is_empty(monkeypatch: pytest.MonkeyPatch, value: str | None, color: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    with open(os.devnull, "w") as stdout:
+        assert standard_screen(stdout).color is color

@@ -129,12 +129,12 @@ STARTING = [
     "hmp.terminal.tty:Tty.quiet:return",
     "asyncio:<module>:call",
     "hmp.terminal.session:Session.__init__:return",
-    "hmp.aiodrive:MachineDriver.start:return",
+    "hmp.drive:MachineDriver.start:return",
 ]
 DRAWING = ["prompt_toolkit:<module>:call", "prompt_toolkit.shortcuts.prompt:<module>:call"]
 ENDING = [
-    "hmp.aiodrive:MachineDriver.stop:call",
-    "hmp.aiodrive:MachineDriver.stop:return",
+    "hmp.drive:MachineDriver.stop:call",
+    "hmp.drive:MachineDriver.stop:return",
     "asyncio.runners:Runner.close:call",
     "asyncio.runners:Runner.close:return",
     "hmp.terminal.tty:Tty.restore:call",

@@ -16,7 +16,7 @@ from device.clock import SECOND, SimulatedClock
 from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
-from hmp.aiodrive import MachineDriver
+from hmp.drive import MachineDriver
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.errors import TOO_LONG
 from hmp.monitor.history import history_path
@@ -131,6 +131,12 @@ class TestLines:
     def test_what_was_typed_is_the_monitors_history(self, sitting):
         person = sitting(lambda person: person.type("info name\rinfo history\r\x04"))
         assert person.shown.split() == ["0:", "'info", "name'", "1:", "'info", "history'"]
+
+    def test_a_repeated_line_moves_to_the_end_of_the_history(self, sitting):
+        person = sitting(lambda person: person.type("info name\rinfo uuid\rinfo name\rinfo history\r\x04"))
+        assert [line.partition(":")[2].strip() for line in person.shown.splitlines()[-3:]] == [
+            "'info uuid'", "'info name'", "'info history'",
+        ]  # fmt: skip
 
     def test_what_is_drawn_fits_the_screen_as_it_is_now(self, sitting):
         def script(person):
@@ -256,41 +262,6 @@ class TestSimulatedClocks:
         clock = SimulatedClock(warps=False)
         sitting(lambda person: person.type("balloon 32\r").type("quit\r", 100), clock=clock)
         assert clock.now() == 0
-
-
-class TestDriver:
-    def test_it_watches_the_guests_descriptors_and_follows_changes(self):
-        served = []
-
-        async def everything() -> None:
-            loop = asyncio.get_running_loop()
-            machine = Machine(loop.machine_clock(), ram=64 * MIB, guest=make_guest("linux"))
-            first, second = os.pipe(), os.pipe()
-            watched = [first[0]]
-            machine.guest.descriptors = lambda: list(watched)
-
-            def serve() -> None:
-                served.append([os.read(descriptor, 9) for descriptor in watched])
-                watched[:] = [second[0]]
-
-            machine.guest.serve = serve
-            driver = MachineDriver(machine, loop)
-            driver.start()
-            os.write(first[1], b"one")
-            await asyncio.sleep(1)
-            os.write(first[1], b"nobody looks")
-            os.write(second[1], b"two")
-            await asyncio.sleep(1)
-            driver.stop()
-            os.write(second[1], b"nobody looks")
-            await asyncio.sleep(1)
-            machine.close()
-            for descriptor in (*first, *second):
-                os.close(descriptor)
-
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(everything())
-        assert served == [[b"one"], [b"two"]]
 
 
 class TestEvents:

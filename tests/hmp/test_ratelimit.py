@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from hmp.spacing import GONE_BURST, GONE_SPACING, Spacing
+from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 from hmp.terminal.events import Announcer
 
 
 def test_a_burst_is_told_and_the_rest_counted_until_its_time_is_over() -> None:
     now = [100.0]
-    spacing = Spacing(10, burst=2, now=lambda: now[0])
-    assert [spacing.untold() for _ in range(4)] == [0, 0, None, None]
+    limit = RateLimit(10, burst=2, now=lambda: now[0])
+    assert [limit.admit() for _ in range(4)] == [0, 0, None, None]
     now[0] = 109.9
-    assert spacing.untold() is None
+    assert limit.admit() is None
     now[0] = 110
-    assert [spacing.untold() for _ in range(3)] == [3, 0, None]
+    assert [limit.admit() for _ in range(3)] == [3, 0, None]
 
 
 def test_a_front_end_that_comes_and_goes_for_ever_does_not_flood_the_prompt() -> None:
@@ -23,6 +23,6 @@ def test_a_front_end_that_comes_and_goes_for_ever_does_not_flood_the_prompt() ->
     for _ in range(1000):
         announcer.hear("GUEST_GONE", {"why": "its front end hung up"})
     assert lines == ["the guest is gone: its front end hung up"] * GONE_BURST
-    now[0] = GONE_SPACING
+    now[0] = GONE_SECONDS
     announcer.hear("GUEST_GONE", {"why": "again"})
     assert lines[GONE_BURST:] == ["the guest is gone: again"]

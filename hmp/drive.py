@@ -1,0 +1,193 @@
+"""How a machine's time is driven: with poll() for pipes, from an asyncio loop for the prompt and for sockets.
+
+Nothing else in hmp lets time pass. On the real clock whoever waits wakes up for the next timer and for the guest's
+descriptors. The warp clock jumps from timer to timer while some monitor waits for a reply, and only then. The manual
+clock is left alone.
+"""
+
+from __future__ import annotations
+
+import select
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, Handle
+    from collections.abc import Callable
+
+    from device.machine.machine import Machine
+    from hmp.monitor.monitor import Reply
+
+_LONGEST_POLL = (1 << 31) - 1
+"""ms that poll() takes; a statistics poll may be due in a century, and waking up early does no harm."""
+
+_SLICE = 0.01
+"""Seconds of loop time that the warp clock may jump on before the loop's other business gets its turn."""
+
+
+def catching_up(machine: Machine) -> Callable[[], object] | None:
+    """Return what to call before a line runs, so that what is due by then is done; None where time stands still."""
+    return None if machine.clock.simulated else machine.time.run_due
+
+
+def wait(machine: Machine, reply: Reply) -> None:
+    """Wait for a suspended reply, with poll(). Returns early when the machine ends."""
+    while reply.pending and not machine.over:
+        if machine.clock.warps:
+            if not warp(machine):
+                return
+        else:
+            _poll_once([-1, *machine.descriptors()], machine.time.next_deadline(), machine)
+
+
+def warp(machine: Machine) -> bool:
+    """Jump the warp clock to the next timer and do what is due; returns False if there is none."""
+    return machine.time.warp()
+
+
+def wait_for_input(machine: Machine, descriptor: int) -> None:
+    """Wait until `descriptor` has something, with poll(), running the machine meanwhile where time is real."""
+    while not machine.clock.simulated and not machine.over:
+        watched, due = machine.descriptors(), machine.time.next_deadline()
+        if due is None and not watched:
+            return  # nothing to do but block in read()
+        if _poll_once([descriptor, *watched], due, machine):
+            return
+
+
+def _poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool:
+    """Wait for one of `descriptors` or host time `due`, then do what is due; returns whether the first was ready.
+
+    All but the first belong to the guest. The first may be -1 for none.
+    """
+    poller = select.poll()
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            poller.register(descriptor, select.POLLIN)
+    timeout = None if due is None else min(max(0, -((machine.clock.now() - due) // 1_000_000)), _LONGEST_POLL)
+    ready = [descriptor for descriptor, _ in poller.poll(timeout)]
+    if any(descriptor in ready for descriptor in descriptors[1:]):
+        machine.guest.serve()
+    machine.time.run_due()
+    return descriptors[0] in ready
+
+
+class MachineDriver:
+    """Runs what is due on `machine` from within `loop`. Everything here is called from the loop's own callbacks.
+
+    Whoever did something to the machine (ran a command, served a client) calls `kick` in the same callback, because a
+    nearer timer or another descriptor may have come of it. Whoever waits for a reply calls `suspend`, and `resume`
+    from within the reply's `on_done`: later, and the warp clock would have gone on without anybody waiting.
+    """
+
+    __slots__ = ("_handle", "_loop", "_machine", "_started", "_waiting", "_watched")
+
+    def __init__(self, machine: Machine, loop: AbstractEventLoop) -> None:
+        self._machine = machine
+        self._loop = loop
+        self._handle: Handle | None = None
+        self._watched: list[int] = []
+        self._started = False
+        self._waiting = 0
+
+    def start(self) -> None:
+        """Drive from now on."""
+        self._started = True
+        self.kick()
+
+    def stop(self) -> None:
+        """Leave the machine alone; call before it is closed."""
+        self._started = False
+        self._disarm()
+        self._unwatch()
+
+    def suspend(self) -> None:
+        """One more monitor waits for its reply."""
+        self._waiting += 1
+        self.kick()
+
+    def resume(self) -> None:
+        """One monitor less waits."""
+        self._waiting -= 1
+
+    async def wait(self, reply: Reply, released: Future[None]) -> bool:
+        """Wait for a suspended reply; take it back if `released` is done first. Returns whether it is complete."""
+
+        def done(_: Reply) -> None:
+            self.resume()
+            if not released.done():
+                released.set_result(None)
+
+        reply.on_done = done
+        self.suspend()
+        try:
+            await released
+            return not reply.pending
+        finally:
+            if reply.pending:
+                reply.cancel()
+                self.resume()
+                self.kick()
+
+    def kick(self) -> None:
+        """Look again when something is due, and which descriptors matter."""
+        if not self._started:
+            return
+        machine, loop = self._machine, self._loop
+        self._watch()
+        self._disarm()
+        if machine.over:
+            return
+        if machine.clock.simulated:
+            if machine.clock.warps and self._waiting:
+                self._handle = loop.call_soon(self._warp)
+            return
+        due = machine.time.next_deadline()
+        if due is not None:
+            self._handle = loop.call_later(max(0, due - machine.clock.now()) / 1e9, self._run_due)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _run_due(self) -> None:
+        self._machine.time.run_due()
+        self.kick()
+
+    def _warp(self) -> None:
+        self._handle = None
+        machine, loop = self._machine, self._loop
+        end = loop.time() + _SLICE
+        while self._waiting and not machine.over:
+            if not warp(machine):
+                self._watch()
+                return  # no timer left: only another monitor, and its kick, can bring one
+            if loop.time() >= end:
+                break
+        self.kick()
+
+    # The guest's descriptors.
+
+    def _watch(self) -> None:
+        """Watch what the guest has open now.
+
+        Registered anew each time: a guest may have closed a descriptor and opened another of the same number, and the
+        kernel forgot the first without the selector knowing.
+        """
+        wanted = self._machine.descriptors()
+        if not wanted and not self._watched:
+            return
+        self._unwatch()
+        for descriptor in wanted:
+            self._loop.add_reader(descriptor, self._serve)
+        self._watched = list(wanted)
+
+    def _unwatch(self) -> None:
+        for descriptor in self._watched:
+            self._loop.remove_reader(descriptor)
+        self._watched = []
+
+    def _serve(self) -> None:
+        # On real time: nothing else has a guest with descriptors.
+        self._machine.guest.serve()
+        self._run_due()
