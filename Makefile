@@ -1,5 +1,5 @@
 # make run: build the environment and open the prompt.   make test: run every test that is fast.
-# make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
+# make coverage: which lines they run, and which not.   make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
 # make check: all that CI runs.   make demos: the casts and pictures of docs/demos, anew.
 # make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
@@ -23,7 +23,7 @@ docs/demos/fresh: SIZE := 56x25
 docs/demos/hang: SIZE := 56x21
 docs/demos/stopcont: SIZE := 56x18
 
-.PHONY: run test test-all check format bench demos demo-kernel docs man fuzz clean $(DEMOS)
+.PHONY: run test test-all coverage check format bench demos demo-kernel docs man fuzz clean $(DEMOS)
 
 run: $(STAMP)
 	@exec $(BIN)/hmp
@@ -33,6 +33,13 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+
+# Of the fast tests, child processes included.
+coverage: $(STAMP)
+	rm -rf .coverage && mkdir .coverage
+	$(BIN)/python -m coverage run -m pytest -q -n $(JOBS) --dist worksteal -m "not slow and not external"
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -80,7 +87,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(T)
 
 clean:
-	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .import_linter_cache
+	rm -rf $(VENV) build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .import_linter_cache
 
 # pip first: the start-up scripts that old versions write import more. setuptools would add a hook to every start.
 $(STAMP): pyproject.toml

@@ -5,22 +5,10 @@ from __future__ import annotations
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.errors import UsageError
 from hmp.monitor.escape import escape
+from hmp.monitor.grammar import SWITCH
 
 UNIX_PATH_LIMIT = 107
 """Bytes of a unix socket's path, as the kernel has room for."""
-
-SWITCH = {
-    "": True,
-    "on": True,
-    "yes": True,
-    "true": True,
-    "y": True,
-    "off": False,
-    "no": False,
-    "false": False,
-    "n": False,
-}
-"""QEMU's ways to say yes and no; an option without a value says yes."""
 
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
@@ -87,15 +75,16 @@ class Address:
 
     def _option(self, option: str) -> None:
         name, _, value = option.partition("=")
+        switched = SWITCH.get(value or "on")  # an option without a value says yes
         if name == "dialect":
             if value not in DIALECTS:
                 raise self._refuse(f"'{escape(value)}' is not a dialect ({', '.join(DIALECTS)})")
             self.dialect = value
-        elif self.scheme in SWITCHES.get(name, ()) and value in SWITCH:
-            self.switches[name] = SWITCH[value]
+        elif self.scheme in SWITCHES.get(name, ()) and switched is not None:
+            self.switches[name] = switched
         elif name == "nowait" and not value:
             self.switches["wait"] = False
-        elif name != "server" or not SWITCH.get(value):
+        elif name != "server" or not switched:
             known = [f"{switch}=on|off" for switch, schemes in SWITCHES.items() if self.scheme in schemes]
             raise self._refuse(f"'{escape(option)}' is not an option (server=on, {', '.join(known)}, dialect=NAME)")
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ONLY_IN: dict[str, list[str]] = {
     "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.server",
                 "hmp.sockets.service", "hmp.terminal.*"],
-    "click": ["hmp.options"],
+    "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
     "select": ["hmp.drive", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",

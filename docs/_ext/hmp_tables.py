@@ -53,7 +53,7 @@ def _plain(commands: Iterable[Command], before: str = "") -> Table:
     for each in commands:
         first, *others = each.name.split("|")
         names = ", ".join(_code(f"{before} {name}".strip()) for name in (first, *others))
-        rows.append((names + (f" *{each.params}*" if each.params else ""), each.help))
+        rows.append((names + (f" *{each.usage}*" if each.usage else ""), each.help))
     return Table(("command", "what it does"), rows)
 
 
@@ -193,7 +193,7 @@ def qmp_commands() -> Table:
     """QMP's commands: arguments and result."""
     rows = []
     for each in QMP_COMMANDS.values():
-        given = [_code(f"{a.name}: {a.kind}") + ("?" * a.optional) for a in each.arguments]
+        given = [_code(f"{name}: {kind}") + ("?" * optional) for name, kind, optional in each.parameters]
         if each.open:
             given.append("properties of the device?")
         rows.append((_code(each.name), ", ".join(given) or "none", _returned(each.returns)))

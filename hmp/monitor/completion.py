@@ -163,11 +163,14 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
         return
     if "=" in last:
         return
+    yield from _keys(arguments, given, ((key, KEYS[key][1]) for key in profile.keys))
+
+
+def _keys(arguments: _Arguments, given: list[str], keys: Iterable[tuple[str, str]]) -> Iterator[Offer]:
+    """Yield the keys that are not given yet, for behind the last comma."""
     arguments.cut(",")
     taken = {pair.partition("=")[0] for pair in given}
-    for key in profile.keys:
-        if key not in taken:
-            yield f"{key}=", KEYS[key][1], False
+    yield from ((f"{key}=", help, False) for key, help in keys if key not in taken)
 
 
 def _drivers(arguments: _Arguments) -> Iterator[Offer]:
@@ -187,13 +190,9 @@ def _drivers(arguments: _Arguments) -> Iterator[Offer]:
                 default = ", as it is without saying so" if PROPERTIES[name][1] == (value == "on") else ""
                 yield value, f"switch {name} {value}{default}", False
         return
-    arguments.cut(",")
-    taken = {pair.partition("=")[0] for pair in given}
-    if "id" not in taken:
-        yield "id=", "the name of the device, for device_del", False
-    for name, (_, on) in PROPERTIES.items():
-        if name not in taken:
-            yield f"{name}=", f"on or off ({'on' if on else 'off'} unless told)", False
+    keys = {"id": "the name of the device, for device_del"}
+    keys |= {name: f"on or off ({'on' if on else 'off'} unless told)" for name, (_, on) in PROPERTIES.items()}
+    yield from _keys(arguments, given, keys.items())
 
 
 def _devices(arguments: _Arguments) -> Iterator[Offer]:
@@ -219,8 +218,8 @@ def _paths(arguments: _Arguments) -> Iterator[Offer]:
 def _properties(arguments: _Arguments, *, writable_only: bool = False) -> Iterator[Offer]:
     from hmp.monitor.qom import property_names
 
-    for name, kind in property_names(arguments.machine, arguments.words[0], writable_only=writable_only):
-        yield name, kind, False
+    named = property_names(arguments.machine, arguments.words[0], writable_only=writable_only)
+    return ((name, kind, False) for name, kind in named)
 
 
 def _snapshots(arguments: _Arguments) -> Iterator[Offer]:

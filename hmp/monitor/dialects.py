@@ -14,6 +14,7 @@ from device.balloon.spec import (
     SWAP_OUT,
     TOTAL,
 )
+from device.clock import MS, SECOND
 from device.virtio.spec import MIB
 
 TYPE_CHECKING = False
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 AGELESS = 1 << 127
 """A timeout that no age reaches: for a sample that came just now, and for guests that do not report at all."""
 
-_NS_PER_MS = 1_000_000
-_NS_PER_SECOND = 1_000_000_000
-
 _LAYOUTS: dict[tuple[int, ...], tuple[str, Picker]] = {}
 """For each order in which guests send their statistics: the line's format and how to pick its numbers."""
 
@@ -42,9 +40,8 @@ _LAST: list[Any] = [None, ""]
 def _layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
     if len(_LAYOUTS) >= 64:  # only a guest that plays with its tags comes here
         _LAYOUTS.clear()
-    present = [tag for tag in SEED_STATS if tag in tags]
-    text = "".join(f",{STATS_TABLE[tag].name}=%d" for tag in present)
-    places = [tags.index(tag) for tag in present]
+    places = [tags.index(tag) for tag in SEED_STATS if tag in tags]
+    text = "".join(f",{STATS_TABLE[tags[at]].name}=%d" for at in places)
     pick: Picker = itemgetter(*places) if len(places) > 1 else lambda numbers: tuple([numbers[at] for at in places])
     layout = _LAYOUTS[tags] = (f"balloon: actual=%d{text}\n", pick)
     return layout
@@ -70,7 +67,7 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
         line = plain_line(device, timeout)
     if timeout is AGELESS or (age := stats.age) < timeout:
         return line
-    return f"{line[:-1]},age={age // _NS_PER_MS}\n"
+    return f"{line[:-1]},age={age // MS}\n"
 
 
 def plain_line(device: BalloonDevice, timeout: int) -> str:
@@ -105,7 +102,7 @@ def pve_query(device: BalloonDevice) -> dict[str, int]:
     if stats.sample is not None and stats.poll_interval and device.can_report:
         values = stats.sample.values
         fields |= {name: values[tag] for name, tag in _PVE_STATS if tag in values}
-        fields["last_update"] = stats.sample.wall // _NS_PER_SECOND
+        fields["last_update"] = stats.sample.wall // SECOND
     return fields
 
 

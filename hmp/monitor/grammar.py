@@ -14,14 +14,18 @@ from hmp.monitor.errors import SyntaxRefused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    Arguments = dict[str, object]
+    Arguments = dict[str, Any]
 
 BLANKS = " \t\n\v\f\r"
 """What isspace() says yes to in the C locale; Python's own str.isspace knows many more."""
 
 STRING_LIMIT = 1023
 """Characters of a string argument that count, as QEMU's buffer holds them."""
+
+SWITCH = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}
+"""QEMU's ways to say yes and no."""
 
 _WRAP = 1 << 64
 _HALF = 1 << 63
@@ -114,7 +118,12 @@ def _atom(text: str, at: int) -> tuple[int, int]:
         return _character(text, at + 1)
     if char == "$":
         raise SyntaxRefused("unknown register")
-    return _number(text, at)
+    value, end = natural(text, at)
+    if end == at:
+        raise SyntaxRefused(f"invalid char '{char}' in expression")
+    if value >= _WRAP:
+        raise SyntaxRefused("number too large")
+    return signed(value), skip_blanks(text, end)  # 2^63 and up wrap to negative
 
 
 def _character(text: str, at: int) -> tuple[int, int]:
@@ -136,23 +145,21 @@ _MAX_DIGITS = 22
 """Of a 64 bit number, in octal. Longer ones are not even converted."""
 
 
-def _number(text: str, at: int) -> tuple[int, int]:
-    """Read what C's strtoull(…, 0) reads: decimal, 0 octal, 0x hexadecimal; 2^63 and up wrap to negative."""
+def natural(text: str, at: int) -> tuple[int, int]:
+    """Read what C's strtoull(…, 0) reads: decimal, 0 octal, 0x hexadecimal; 2^64 stands for whatever is larger.
+
+    Nothing was read where the position behind it is still `at`.
+    """
     base, digits, start = 10, _DECIMAL, at
-    if text[at] == "0":
+    if text[at : at + 1] == "0":
         base, digits = 8, _OCTAL
         if text[at + 1 : at + 2] in ("x", "X") and text[at + 2 : at + 3] in _HEX and at + 2 < len(text):
             base, digits, start = 16, _HEX, at + 2
     end = start
     while end < len(text) and text[end] in digits:
         end += 1
-    if end == start:
-        raise SyntaxRefused(f"invalid char '{text[at]}' in expression")
     significant = text[start:end].lstrip("0")
-    value = int(significant or "0", base) if len(significant) <= _MAX_DIGITS else _WRAP
-    if value >= _WRAP:
-        raise SyntaxRefused("number too large")
-    return signed(value), skip_blanks(text, end)
+    return int(significant or "0", base) if len(significant) <= _MAX_DIGITS else _WRAP, end
 
 
 _ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
@@ -189,16 +196,13 @@ def string(text: str, at: int) -> tuple[str, int] | None:
     return "".join(found[:STRING_LIMIT]), at + 1
 
 
-_EXPECTED = {"F": "filename", "B": "block device name", "s": "string"}
-
-
 def _read_string(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
     try:
         found = string(text, at)
     except SyntaxRefused as error:
-        raise SyntaxRefused(f"{error}\n{name}: {_EXPECTED[kind]} expected") from None
+        raise SyntaxRefused(f"{error}\n{name}: string expected") from None
     if found is None:
-        raise SyntaxRefused(f"{name}: {_EXPECTED[kind]} expected")
+        raise SyntaxRefused(f"{name}: string expected")
     return found
 
 
@@ -218,16 +222,19 @@ def _read_word(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
     at = start
     while at < len(text) and text[at] not in BLANKS:
         at += 1
+    parse, expected = _OWN[kind]
     if start == at:
-        raise SyntaxRefused(f"{name}: {_OWN_WORDS[kind]} expected")
+        raise SyntaxRefused(f"{name}: {expected} expected")
     try:
-        return _OWN[kind](text[start:at]), at
+        return parse(text[start:at]), at
     except MisuseError as error:
         raise SyntaxRefused(f"{name}: {error}") from None
 
 
-_OWN: dict[str, Callable[[str], object]] = {"Z": parse_size, "T": parse_seconds}
-_OWN_WORDS = {"Z": "size", "T": "number of seconds"}
+_OWN: dict[str, tuple[Callable[[str], object], str]] = {
+    "Z": (parse_size, "size"),
+    "T": (parse_seconds, "number of seconds"),
+}
 
 
 def _read_rest(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
@@ -238,14 +245,11 @@ def _read_rest(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
 
 
 def _read_options(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
-    found = string(text, at)
-    return ("" if found is None else found[0]), (len(text) if found is None else found[1])
+    return string(text, at) or ("", len(text))
 
 
 _READERS: dict[str, Callable[[str, str, str, int], tuple[object, int]]] = {
     "s": _read_string,
-    "F": _read_string,
-    "B": _read_string,
     "S": _read_rest,
     "O": _read_options,
     "i": _read_number,

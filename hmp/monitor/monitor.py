@@ -22,7 +22,8 @@ NAME_LIMIT = 255
 COLUMNS = 80
 """What everybody's screen has, and pipes get."""
 
-_PARSED_KEPT = 256
+_PARSED_KEPT, _PARSED_LENGTH = 256, 80
+"""Lines that are kept with what they mean, and how long these may be."""
 
 
 class Reply:
@@ -123,9 +124,11 @@ class Monitor:
         except SyntaxRefused as error:
             typed = line[:at].rstrip(grammar.BLANKS)  # leading blanks stay, as in QEMU
             raise SyntaxRefused(f'{error}\nTry "help {typed}" for more information') from None
-        if len(self._parsed) >= _PARSED_KEPT:
-            self._parsed.clear()
-        found = self._parsed[line] = (command.handler(), arguments)
+        found = command.handler(), arguments
+        if len(line) <= _PARSED_LENGTH:
+            if len(self._parsed) >= _PARSED_KEPT:
+                self._parsed.clear()
+            self._parsed[line] = found
         return found
 
 

@@ -6,14 +6,19 @@ path. The tree is derived from the machine at each call: nothing here has to be 
 
 from __future__ import annotations
 
+import builtins
+
 from device.balloon.device import PROPERTIES
 from device.balloon.spec import ABSENT, QOM_STATS, STATS_TABLE
+from device.clock import SECOND
 from device.errors import MisuseError
 from hmp.monitor.errors import CommandError
+from hmp.monitor.grammar import BLANKS, SWITCH, natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from device.balloon.device import BalloonDevice
     from device.machine.machine import Machine
@@ -24,76 +29,29 @@ BACKEND_TYPE = "virtio-balloon-device"
 CONTAINER = "container"
 
 _POLLING = "guest-stats-polling-interval"
-_SECOND = 1_000_000_000
-_BLANKS = " \t\n\v\f\r"
-_DIGITS = "0123456789abcdef"
-_LONGEST = 22
-"""Digits of 2^63 in base 8, the longest spelling of a 64 bit integer."""
+_SIGNED = range(-(1 << 63), 1 << 63)
 
 
-class JsonValue:
-    """A value as QMP brings it, read as the type that a property has."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: object) -> None:
-        self._value = value
-
-    def integer(self, name: str) -> int:
-        """Return the 64 bit integer. Raises CommandError for any other type, and beyond 64 bits."""
-        value = self._value
-        if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63:
-            return value
-        raise CommandError(f"Invalid parameter type for '{name}', expected: integer")
-
-    def boolean(self, name: str) -> bool:
-        """Return the truth value. Raises CommandError for any other type."""
-        if isinstance(self._value, bool):
-            return self._value
-        raise CommandError(f"Invalid parameter type for '{name}', expected: boolean")
+def from_json(value: object, name: str, type: str) -> int | bool:
+    """Return a value as QMP brings it, if it has the type of the property `name`. Raises CommandError."""
+    if isinstance(value, bool) if type == "bool" else builtins.type(value) is int and value in _SIGNED:
+        return value  # type: ignore[return-value]
+    raise CommandError(f"Invalid parameter type for '{name}', expected: {'boolean' if type == 'bool' else 'integer'}")
 
 
-class TextValue:
-    """A value as HMP brings it: text, read as the type that a property has."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def integer(self, name: str) -> int:
-        """Return the 64 bit integer, decimal, 0x hex or 0 octal. Raises CommandError for anything else."""
-        value = _parse_integer(self._text)
-        if value is None:
-            raise CommandError(f"Parameter '{name}' expects int64")
-        return value
-
-    def boolean(self, name: str) -> bool:
-        """Return the truth value that a word says. Raises CommandError for anything else."""
-        if self._text in ("on", "yes", "true", "y"):
-            return True
-        if self._text in ("off", "no", "false", "n"):
-            return False
-        raise CommandError(f"Parameter '{name}' expects 'on' or 'off'")
-
-
-def _parse_integer(text: str) -> int | None:
-    """Return what C's strtoll(…, 0) reads if it reads all of `text` and it fits, else None."""
-    text = text.lstrip(_BLANKS)
-    negative = text[:1] == "-"
-    digits = text[1:].lower() if text[:1] in ("-", "+") else text.lower()
-    base = 10
-    if digits[:2] == "0x":
-        base, digits = 16, digits[2:]
-    elif digits[:1] == "0" and len(digits) > 1:
-        base, digits = 8, digits[1:]
-    if not digits or any(digit not in _DIGITS[:base] for digit in digits):
-        return None
-    digits = digits.lstrip("0") or "0"
-    if len(digits) > _LONGEST:
-        return None
-    value = -int(digits, base) if negative else int(digits, base)
-    return value if -(1 << 63) <= value < 1 << 63 else None
+def from_text(text: str, name: str, type: str) -> int | bool:
+    """Return what text means, as HMP brings it, for the type of the property `name`. Raises CommandError."""
+    if type == "bool":
+        if text not in SWITCH:
+            raise CommandError(f"Parameter '{name}' expects 'on' or 'off'")
+        return SWITCH[text]
+    text = text.lstrip(BLANKS)
+    sign = text[:1] if text[:1] in ("-", "+") else ""
+    value, end = natural(text, len(sign))
+    value = -value if sign == "-" else value
+    if end == len(sign) or end < len(text) or value not in _SIGNED:
+        raise CommandError(f"Parameter '{name}' expects int64")
+    return value
 
 
 class Property:
@@ -139,9 +97,8 @@ class Node:
 
 
 if TYPE_CHECKING:
-    Value = JsonValue | TextValue
     Getter = Callable[[Node], object]
-    Setter = Callable[[Node, Value], None]
+    Setter = Callable[[Node, Callable[[], int | bool]], None]
 
 
 # The properties.
@@ -152,25 +109,25 @@ def _guest_stats(node: Node) -> dict[str, object]:
     values = {} if sample is None else sample.values
     return {
         "stats": {STATS_TABLE[tag].qom: values.get(tag, ABSENT) for tag in QOM_STATS},
-        "last-update": 0 if sample is None else sample.wall // _SECOND,
+        "last-update": 0 if sample is None else sample.wall // SECOND,
     }
 
 
-def _set_interval(node: Node, value: Value) -> None:
+def _set_interval(node: Node, value: Callable[[], int | bool]) -> None:
     try:
-        node.device.stats.set_poll_interval(value.integer(_POLLING))
+        node.device.stats.set_poll_interval(value())
     except MisuseError as error:
         raise CommandError(str(error)) from None
 
 
-def _set_realized(node: Node, value: Value) -> None:
-    if not value.boolean("realized"):
+def _set_realized(node: Node, value: Callable[[], int | bool]) -> None:
+    if not value():
         # QEMU pulls the device out here, and aborts when it is realized again.
         raise CommandError("A device that is in use cannot be unrealized: use device_del")
 
 
 def _switch(name: str) -> Property:
-    def late(node: Node, value: Value) -> None:
+    def late(node: Node, value: Callable[[], int | bool]) -> None:
         raise CommandError(
             f"Attempt to set property '{name}' on anonymous device (type '{BACKEND_TYPE}') after it was realized"
         )
@@ -263,24 +220,24 @@ def qom_get(machine: Machine, path: str, prop: str) -> object:
 
 def qom_set(machine: Machine, path: str, prop: str, value: object) -> None:
     """Set a property to a value of the type that JSON has for it. Raises CommandError, and nothing has changed then."""
-    _set(machine, path, prop, JsonValue(value))
+    _set(machine, path, prop, value, from_json)
 
 
-def parse_property(machine: Machine, path: str, prop: str, text: str) -> None:
+def qom_set_text(machine: Machine, path: str, prop: str, text: str) -> None:
     """Set a property to what `text` means for it, as HMP does. Raises CommandError, and nothing has changed then."""
-    _set(machine, path, prop, TextValue(text))
+    _set(machine, path, prop, text, from_text)
 
 
-def _set(machine: Machine, path: str, name: str, value: Value) -> None:
+def _set(machine: Machine, path: str, name: str, value: Any, read: Callable[[Any, str, str], int | bool]) -> None:
     node = _find(machine, path)
     found = _property(node, name)
     if found.set is None:
         owner = BACKEND_TYPE if found.alias else node.kind
         raise CommandError(f"Property '{owner}.{name}' is not writable")
-    found.set(node, value)
+    found.set(node, lambda: read(value, name, found.type))
 
 
-def unpluggable(machine: Machine, id: str) -> str:
+def device_to_unplug(machine: Machine, id: str) -> str:
     """Return how `Machine.device_del` knows what `id` names: a device's id or any spelling of its path.
 
     Raises CommandError for what cannot be unplugged.
@@ -295,11 +252,6 @@ def unpluggable(machine: Machine, id: str) -> str:
     if node.kind != DEVICE_TYPE:
         raise CommandError(f"{id} is not a hotpluggable device")
     return id if id == node.name else node.path
-
-
-def object_paths(machine: Machine) -> list[str]:
-    """Return the path of every object."""
-    return [node.path for node in tree(machine).walk()]
 
 
 def property_names(machine: Machine, path: str, *, writable_only: bool = False) -> list[tuple[str, str]]:

@@ -2,10 +2,12 @@
 
 A handler is named `module:function`, below hmp.monitor.commands, and imported when its command first runs: a script
 pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to print, or None after
-it has suspended the reply.
+it has suspended the reply. Where all is to call a method of the machine or its guest, that is named: `machine.stop`.
 """
 
 from __future__ import annotations
+
+from operator import attrgetter
 
 from hmp.monitor import grammar
 
@@ -16,17 +18,17 @@ if TYPE_CHECKING:
 
 class Command:
     """One command. `name` lists its names joined by `|`; `types` are its arguments as grammar.py spells them;
-    `params` shows them to people; `complete` says, per argument, what completion offers (completion.py). `host` says
+    `usage` shows them to people; `complete` says, per argument, what completion offers (completion.py). `host` says
     that it starts programs or names files of this host: it is refused where a monitor's `host_files` is off.
     """
 
-    __slots__ = ("_handler", "complete", "heading", "help", "host", "name", "parameters", "params", "path", "topics")
+    __slots__ = ("_handler", "complete", "heading", "help", "host", "name", "parameters", "path", "topics", "usage")
 
     def __init__(
         self,
         name: str,
         types: str,
-        params: str,
+        usage: str,
         help: str,
         path: str,
         *,
@@ -37,7 +39,7 @@ class Command:
     ) -> None:
         self.name = name
         self.parameters = grammar.parameters(types)
-        self.params = params
+        self.usage = usage
         self.help = help
         self.path = path
         self.complete = complete
@@ -49,9 +51,13 @@ class Command:
     def handler(self) -> Callable[..., str | None]:
         """Return the function that runs the command, importing it the first time."""
         if self._handler is None:
-            module, _, function = self.path.partition(":")
-            found = __import__(f"hmp.monitor.commands.{module}", fromlist=[function])
-            self._handler = getattr(found, function)
+            module, colon, function = self.path.partition(":")
+            if colon:
+                found = __import__(f"hmp.monitor.commands.{module}", fromlist=[function])
+                self._handler = getattr(found, function)
+            else:
+                method = attrgetter(self.path)
+                self._handler = lambda monitor, arguments, reply: method(monitor)() or ""
         handler: Callable[..., str | None] = self._handler
         return handler
 
@@ -71,31 +77,13 @@ INFO = (
     Command("uuid", "", "", "the machine's UUID", "status:info_uuid"),
     Command("version", "", "", "the QEMU that is emulated, and by what", "status:info_version"),
     Command("virtio", "", "", "the virtio devices there are", "virtio:info_virtio"),
-    Command(
-        "virtio-queue-element",
-        "path:s,queue:i,index:i?",
-        "path queue [index]",
-        "a buffer on a virtqueue's available ring",
-        "virtio:info_virtio_queue_element",
-        complete=("virtio",),
-    ),
-    Command(
-        "virtio-queue-status",
-        "path:s,queue:i",
-        "path queue",
-        "a virtqueue's rings and indices",
-        "virtio:info_virtio_queue_status",
-        complete=("virtio",),
-    ),
-    Command(
-        "virtio-status",
-        "path:s",
-        "path",
-        "status, features and refusals of a virtio device",
-        "virtio:info_virtio_status",
-        complete=("virtio",),
-    ),
-)
+    Command("virtio-queue-element", "path:s,queue:i,index:i?", "path queue [index]",
+            "a buffer on a virtqueue's available ring", "virtio:info_virtio_queue_element", complete=("virtio",)),
+    Command("virtio-queue-status", "path:s,queue:i", "path queue", "a virtqueue's rings and indices",
+            "virtio:info_virtio_queue_status", complete=("virtio",)),
+    Command("virtio-status", "path:s", "path", "status, features and refusals of a virtio device",
+            "virtio:info_virtio_status", complete=("virtio",)),
+)  # fmt: skip
 
 SIM = (
     Command("alloc", "size:Z", "size", "let a workload in the guest take memory", "sim:alloc"),
@@ -108,19 +96,19 @@ SIM = (
     Command("free", "size:Z", "size", "let the workload give memory back", "sim:free"),
     Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
             complete=("guest",)),
-    Command("hang", "", "", "let the driver stop serving its queues", "sim:hang"),
-    Command("panic", "", "", "let the guest's kernel die", "sim:panic"),
+    Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.hang"),
+    Command("panic", "", "", "let the guest's kernel die", "machine.guest.panic"),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
             "sim:set_stat", complete=("stat", "none")),
     Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep"),
     Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
     Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("stat",)),
-    Command("wake", "", "", "let the driver serve its queues again", "sim:wake"),
+    Command("wake", "", "", "let the driver serve its queues again", "machine.guest.wake"),
 )  # fmt: skip
 
 COMMANDS = (
     Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", "balloon:balloon"),
-    Command("cont|c", "", "", "let the VM run", "machine:cont"),
+    Command("cont|c", "", "", "let the VM run", "machine.cont"),
     Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete=("snapshot",)),
     Command("device_add", "device:O", "driver[,prop=value][,...]", "plug a device in", "machine:device_add",
             complete=("driver",)),
@@ -134,11 +122,11 @@ COMMANDS = (
     Command("qom-list", "path:s?", "path", "list the properties of an object", "qom:qom_list", complete=("path",)),
     Command("qom-set", "json:-j,path:s,property:s,value:S", "[-j] path property value",
             "set a property of an object (-j: the value is JSON)", "qom:qom_set", complete=("path", "writable")),
-    Command("quit|q", "", "", "end the machine", "machine:quit"),
+    Command("quit|q", "", "", "end the machine", "machine.quit"),
     Command("savevm", "name:s?", "[tag]", "save the whole machine", "snapshot:savevm", complete=("snapshot",)),
-    Command("stop|s", "", "", "stop the VM", "machine:stop"),
-    Command("system_powerdown", "", "", "press the power button", "machine:system_powerdown"),
-    Command("system_reset", "", "", "reset the machine", "machine:system_reset"),
+    Command("stop|s", "", "", "stop the VM", "machine.stop"),
+    Command("system_powerdown", "", "", "press the power button", "machine.power_down"),
+    Command("system_reset", "", "", "reset the machine", "machine.reset"),
     Command("sim", "", "[topic]", "show or control the simulated guest", "sim:overview", topics=SIM,
             heading="simulator"),
 )  # fmt: skip

@@ -227,10 +227,8 @@ class DirectoryStore:
                 load(machine, source)
         except FileNotFoundError:
             raise _missing(tag) from None
-        except OSError as error:
-            raise SnapshotError(f"cannot load snapshot '{tag}': {error.strerror}") from None
-        except SnapshotError as error:
-            raise SnapshotError(f"cannot load snapshot '{tag}': {error}") from None
+        except (OSError, SnapshotError) as error:
+            raise SnapshotError(f"cannot load snapshot '{tag}': {getattr(error, 'strerror', error)}") from None
 
     def delete(self, tag: str) -> None:
         """Remove a snapshot's file; nothing if there is none. Raises SnapshotError where it cannot be removed."""
@@ -263,12 +261,8 @@ class DirectoryStore:
                 path = os.path.join(self._path, name)
                 try:
                     with _open(path, os.O_RDWR | os.O_NOFOLLOW) as file:
-                        status = os.fstat(file.fileno())
-                        ours = (status.st_uid, stat.S_IMODE(status.st_mode), status.st_nlink) == (
-                            os.geteuid(),
-                            0o600,
-                            1,
-                        )
+                        it = os.fstat(file.fileno())
+                        ours = (it.st_uid, stat.S_IMODE(it.st_mode), it.st_nlink) == (os.geteuid(), 0o600, 1)
                         if ours and MAGIC.startswith(file.read(len(MAGIC))) and _lock(file.fileno()):
                             os.unlink(path)
                 except (OSError, SnapshotError):

@@ -5,18 +5,27 @@ from __future__ import annotations
 from device.balloon.spec import SEED_STATS, STATS_TABLE
 from device.clock import SECOND
 from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED
-from hmp.qmp import codec
+from hmp.qjson import codec
+from hmp.qmp.schema import EVENTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Protocol
 
     from device.clock import Timer
     from device.machine.machine import Machine
     from device.machine.requests import StatsRequest
-    from hmp.qmp.protocol import QmpSession
+    from hmp.monitor.dialects import Dialect
 
-PLAIN_EVENTS = frozenset({"STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN", "DEVICE_DELETED", "GUEST_PANICKED"})
+    class Listener(Protocol):
+        """A client's session, as far as events go."""
+
+        dialect: Dialect
+        send: Callable[[bytes], None]
+
+
+PLAIN_EVENTS = frozenset(EVENTS) - {"BALLOON", "BALLOON_CHANGE"}
 """The machine's events that go out as they are."""
 
 CHANGE_INTERVAL = SECOND
@@ -45,8 +54,8 @@ class EventHub:
         self._machine = machine
         self._later = later
         self._answer: Latest | None = None  # the BALLOON to come
-        self._asker: QmpSession | None = None  # who has it already
-        self._sessions: list[QmpSession] = []
+        self._asker: Listener | None = None  # who has it already
+        self._sessions: list[Listener] = []
         self._request: StatsRequest | None = None
         self._latest: tuple[int, Mapping[str, object]] | None = None  # when, and what, for the end of the interval
         self._throttle: Timer | None = None
@@ -65,11 +74,11 @@ class EventHub:
             self._machine.requests.cancel(self._request)
             self._request = None
 
-    def join(self, session: QmpSession) -> None:
+    def join(self, session: Listener) -> None:
         """Send events to `session` from now on."""
         self._sessions.append(session)
 
-    def leave(self, session: QmpSession) -> None:
+    def leave(self, session: Listener) -> None:
         """Send it none any more."""
         if session in self._sessions:
             self._sessions.remove(session)
@@ -94,6 +103,9 @@ class EventHub:
             self._broadcast(message)
 
     def _broadcast(self, message: bytes) -> None:
+        if self._held:
+            self._held.append(message)
+            return
         self._tell_answer()
         for session in tuple(self._sessions):
             session.send(message)
@@ -102,7 +114,7 @@ class EventHub:
         if name in PLAIN_EVENTS:
             if self._sessions:
                 message = self.encode(name, data)
-                if self._held or name == self._hold_from:
+                if name == self._hold_from:
                     self._held.append(message)
                 else:
                     self._broadcast(message)
@@ -128,7 +140,7 @@ class EventHub:
 
     # Statistics asked for by query-balloon.
 
-    def ask(self, asker: QmpSession | None = None) -> None:
+    def ask(self, asker: Listener | None = None) -> None:
         """Ask the guest for fresh statistics, for all clients at once; BALLOON follows if and when it answers.
 
         The `asker` has it at once where the guest answers at once: with the reply.
@@ -145,7 +157,7 @@ class EventHub:
         else:
             self._answered(request, asker)
 
-    def _answered(self, request: StatsRequest, asker: QmpSession | None = None) -> None:
+    def _answered(self, request: StatsRequest, asker: Listener | None = None) -> None:
         self._request = None
         device = self._machine.device
         if device is None or request.state not in (ANSWERED, UNSUPPORTED):

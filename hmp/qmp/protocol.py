@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 
 from hmp.monitor.errors import CommandError
-from hmp.qmp import codec
-from hmp.qmp.codec import Decoder, ParseFailure
-from hmp.qmp.commands import COMMANDS, PENDING, QmpCommand, run, version
+from hmp.monitor.monitor import Monitor, Reply
+from hmp.qjson import codec
+from hmp.qjson.codec import Decoder, ParseFailure
+from hmp.qmp.commands import COMMANDS, NEGOTIATE, VERSION, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from device.machine.machine import Machine
     from hmp.monitor.dialects import Dialect
     from hmp.qmp.events import EventHub
-
-_NEGOTIATE = "qmp_capabilities"
+    from hmp.qmp.schema import QmpCommand
 
 
 def _drop(data: bytes) -> None:
@@ -41,41 +41,37 @@ class QmpSession:
     """
 
     __slots__ = (
-        "_after",
-        "_cancel",
-        "_decoder",
-        "_id",
-        "_in_command_mode",
-        "_messages",
-        "_oob",
-        "dialect",
-        "host_files",
-        "hub",
-        "machine",
-        "on_resume",
-        "send",
-        "suspended",
-    )
+        "_decoder", "_id", "_in_command_mode", "_messages", "_monitor", "_oob", "_waits_for", "dialect", "hub",
+        "on_resume", "send",
+    )  # fmt: skip
 
-    def __init__(self, machine: Machine, dialect: Dialect, hub: EventHub, send: Callable[[bytes], None]) -> None:
-        self.machine = machine
-        self.dialect = dialect
+    def __init__(
+        self,
+        machine: Machine,
+        dialect: Dialect,
+        hub: EventHub,
+        send: Callable[[bytes], None],
+        *,
+        host_files: bool = False,
+    ) -> None:
+        """`host_files` is the Monitor's, for human-monitor-command."""
+        self._monitor = Monitor(machine, dialect)
+        self._monitor.sole = False
+        self._monitor.host_files = host_files
         self.hub = hub
+        self.dialect = dialect
         self.send = send
-        self.suspended = False
-        self.host_files = False  # as Monitor's, for human-monitor-command
         self.on_resume: Callable[[], None] | None = None
         self._decoder = Decoder()
         self._messages: deque[object] = deque()  # read, not yet handled
         self._in_command_mode = False
         self._oob = False
         self._id: dict[str, object] = {}
-        self._cancel: Callable[[], None] | None = None
-        self._after: list[Callable[[], None]] = []
+        self._waits_for: Reply | None = None
 
     def greeting(self) -> bytes:
         """Return the greeting."""
-        return codec.encode({"QMP": {"version": version(self.machine), "capabilities": ["oob"]}})
+        return codec.encode({"QMP": {"version": VERSION, "capabilities": ["oob"]}})
 
     def feed(self, data: bytes) -> None:
         """Take what the client sent. Each byte may become a message to be answered: do not feed much at once."""
@@ -83,10 +79,15 @@ class QmpSession:
 
     def step(self) -> bool:
         """Handle the next message; False if there is none, the client is suspended, or the machine ended."""
-        if self.suspended or not self._messages or self.machine.over:
+        if self.suspended or not self._messages or self._monitor.machine.over:
             return False
         self._handle(self._messages.popleft())
         return True
+
+    @property
+    def suspended(self) -> bool:
+        """Whether a command waits for a guest, and the next commands for it."""
+        return self._waits_for is not None
 
     @property
     def unfinished(self) -> bool:
@@ -102,33 +103,45 @@ class QmpSession:
     def _handle(self, message: object) -> None:
         self._id = {}
         try:
-            value = self._dispatch(message)
+            if isinstance(message, ParseFailure):
+                raise CommandError(message.desc)
+            if not isinstance(message, dict):
+                raise CommandError("QMP input must be a JSON object")
+            if "id" in message:
+                self._id = {"id": message["id"]}
+            name, arguments, oob = self._members(message)
+            command = self._find(name)
+            if oob:
+                raise CommandError(f"The command {name} does not support OOB")
+            self._run(command, arguments)
         except CommandError as error:
             self._fail(error)
-            return
-        if value is not PENDING:
-            self.send(codec.encode({"return": value, **self._id}))
-            if self._after:
-                after, self._after = self._after, []
-                for action in after:
-                    action()
+
+    def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> None:
+        """Run a command and reply, or wait. Raises CommandError."""
+        hub = self.hub
+        hub.hold(command.holds)
+        try:
+            value = run(command, self._monitor, arguments)
+            if command.name == NEGOTIATE:
+                self._negotiated(oob=bool(arguments.get("enable")))
+            if isinstance(value, Reply):
+                if value.pending:
+                    self._waits_for = value
+                    value.on_done = self._resume
+                    return
+                value = _text(value)
+            self._reply(value)
+        finally:
+            hub.release()
+        if command.asks and self.dialect.balloon_event:
+            hub.ask(self)
+
+    def _reply(self, value: object) -> None:
+        self.send(codec.encode({"return": value, **self._id}))
 
     def _fail(self, error: CommandError) -> None:
-        self._after.clear()
         self.send(codec.encode({**self._id, "error": {"class": error.kind, "desc": error.desc}}))
-
-    def _dispatch(self, message: object) -> object:
-        if isinstance(message, ParseFailure):
-            raise CommandError(message.desc)
-        if not isinstance(message, dict):
-            raise CommandError("QMP input must be a JSON object")
-        if "id" in message:
-            self._id = {"id": message["id"]}
-        name, arguments, oob = self._members(message)
-        command = self._find(name)
-        if oob:
-            raise CommandError(f"The command {name} does not support OOB")
-        return run(command, self, arguments)
 
     def _members(self, message: dict[str, object]) -> tuple[str, Mapping[str, object], bool]:
         """Return (command, arguments, out of band) of a message. Raises CommandError in QEMU's words."""
@@ -153,16 +166,14 @@ class QmpSession:
         return name, arguments, verb == "exec-oob"
 
     def _find(self, name: str) -> QmpCommand:
-        if not self._in_command_mode and name != _NEGOTIATE:
-            raise CommandError(f"Expecting capabilities negotiation with '{_NEGOTIATE}'", "CommandNotFound")
+        if not self._in_command_mode and name != NEGOTIATE:
+            raise CommandError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
         command = COMMANDS.get(name)
         if command is None:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         return command
 
-    # For the commands.
-
-    def negotiated(self, *, oob: bool) -> None:
+    def _negotiated(self, *, oob: bool) -> None:
         """Go into command mode: events are sent from now on. Raises CommandError, in QEMU's words, the second time."""
         if self._in_command_mode:
             raise CommandError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
@@ -170,35 +181,26 @@ class QmpSession:
         self._oob = oob
         self.hub.join(self)
 
-    def afterwards(self, action: Callable[[], None]) -> None:
-        """Do `action` once the reply to the command under way was sent."""
-        self._after.append(action)
-
-    def suspend(self, cancel: Callable[[], None]) -> None:
-        """Wait with this client's next commands; `cancel` takes back what is waited for."""
-        self.suspended = True
-        self._cancel = cancel
-
-    def resume(self, value: object) -> None:
-        """Answer the command that suspended this client; what was kept is for the next `step`.
+    def _resume(self, reply: Reply) -> None:
+        """Answer the command that waited; what was kept is for the next `step`.
 
         Not handled here: the caller may be in the middle of another client's command, or of the device.
         """
-        if not self.suspended:
-            return
-        self.suspended = False
-        self._cancel = None
-        self.send(codec.encode({"return": value, **self._id}))
+        self._waits_for = None
+        self._reply(_text(reply))
         if self.on_resume is not None:
             self.on_resume()
 
     def close(self) -> None:
         """The client is gone: nothing is sent any more, what it waits for is cancelled, and nothing of it is kept."""
         self.hub.leave(self)
-        self.suspended = False
         self._messages.clear()
         self._decoder = Decoder()
         self.send, self.on_resume = _drop, None  # they hold who holds this session
-        cancel, self._cancel = self._cancel, None
-        if cancel is not None:
-            cancel()
+        reply, self._waits_for = self._waits_for, None
+        if reply is not None:
+            reply.cancel()
+
+
+def _text(reply: Reply) -> str:
+    return reply.text.replace("\n", "\r\n")

@@ -1,12 +1,20 @@
-"""query-qmp-schema: the introspection of what is implemented, generated from the command table."""
+"""What QMP's commands and events carry, as data; query-qmp-schema and the docs are made from it."""
 
 from __future__ import annotations
 
+from device.balloon.spec import SEED_STATS, STATS_TABLE
+from hmp.monitor import grammar
+from hmp.monitor.errors import CommandError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
-    from hmp.qmp.commands import QmpCommand
+    from hmp.monitor.monitor import Monitor
+
+    Arguments = Mapping[str, Any]
+    Handler = Callable[[Monitor, Arguments], object]
 
 Members = tuple[tuple[str, str], ...]
 
@@ -23,15 +31,7 @@ OBJECTS: dict[str, Members] = {
     "CommandInfo": (("name", "str"),),
     "SchemaInfo": (("name", "str"), ("meta-type", "str")),
     "ObjectPropertyInfo": (("name", "str"), ("type", "str")),
-    "BalloonStats": (
-        ("actual", "int"),
-        ("mem_swapped_in", "int?"),
-        ("mem_swapped_out", "int?"),
-        ("major_page_faults", "int?"),
-        ("minor_page_faults", "int?"),
-        ("free_mem", "int?"),
-        ("total_mem", "int?"),
-    ),
+    "BalloonStats": (("actual", "int"), *((STATS_TABLE[tag].name, "int?") for tag in SEED_STATS)),
     "BalloonChange": (("actual", "int"),),
     "ResetInfo": (("guest", "bool"), ("reason", "str")),
     "DeviceDeleted": (("device", "str?"), ("path", "str")),
@@ -50,52 +50,86 @@ EVENTS: dict[str, str] = {
     "DEVICE_DELETED": "DeviceDeleted",
     "GUEST_PANICKED": "GuestPanicked",
 }
+"""Each event with the object it carries. But for the first two, what the machine says goes out as it is."""
 
 BUILTIN = {"str": "string", "int": "int", "bool": "boolean", "any": "value"}
 """QAPI's built-in types, by JSON type."""
 
-_ARGUMENT_TYPES = {"string": "str", "integer": "int", "array": "[str]", "any": "any"}
+TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "string": (lambda value: isinstance(value, str), "str"),
+    "integer": (lambda value: type(value) is int and -(1 << 63) <= value < 1 << 63, "int"),
+    "array": (lambda value: isinstance(value, list), "[str]"),
+    "any": (lambda value: True, "any"),
+}
+"""The types of arguments by the names of QEMU's errors: how each is checked, and its name in the schema."""
 
 
-def _object(name: str, members: list[dict[str, object]]) -> dict[str, object]:
-    return {"name": name, "members": members, "meta-type": "object"}
+class QmpCommand:
+    """One command. `types` are its arguments, written as those of the human monitor with the names of TYPES.
+
+    `handler` gets a monitor and the arguments and returns the value of `return`, or the monitor's reply, which may
+    have to be waited for; without one, the human monitor's command of that name does the same work and returns nothing.
+    `returns` names the result in the schema, `open` says that further arguments are taken as given. The event `holds`
+    is told behind the reply, with what follows it: a real guest takes a moment. `asks` has the guest asked for its
+    statistics behind the reply.
+    """
+
+    __slots__ = ("asks", "handler", "holds", "name", "open", "parameters", "returns")
+
+    def __init__(
+        self,
+        name: str,
+        types: str = "",
+        handler: Handler | None = None,
+        *,
+        returns: str = "empty",
+        open: bool = False,
+        holds: str = "",
+        asks: bool = False,
+    ) -> None:
+        self.name = name
+        self.parameters = grammar.parameters(types)
+        self.handler = handler
+        self.returns = returns
+        self.open = open
+        self.holds = holds
+        self.asks = asks
+
+    def check(self, given: Arguments) -> None:
+        """Raise CommandError in QEMU's words where the arguments do not fit."""
+        for name, kind, optional in self.parameters:
+            if name in given:
+                if not TYPES[kind][0](given[name]):
+                    raise CommandError(f"Invalid parameter type for '{name}', expected: {kind}")
+            elif not optional:
+                raise CommandError(f"Parameter '{name}' is missing")
+        for name in () if self.open else given:
+            if name not in [known for known, _, _ in self.parameters]:
+                raise CommandError(f"Parameter '{name}' is unexpected")
 
 
-def _members(members: Members) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    for name, kind in members:
-        member: dict[str, object] = {"name": name, "type": kind.rstrip("?")}
-        if kind.endswith("?"):
-            member["default"] = None
-        found.append(member)
-    return found
+def _object(name: str, members: Iterable[tuple[str, str]]) -> dict[str, object]:
+    found = [
+        {"name": key, "type": kind.rstrip("?")} | ({"default": None} if "?" in kind else {}) for key, kind in members
+    ]
+    return {"name": name, "members": found, "meta-type": "object"}
 
 
-def schema(commands: Mapping[str, QmpCommand]) -> list[dict[str, object]]:
+def schema(commands: Iterable[QmpCommand]) -> list[dict[str, object]]:
     """Return the SchemaInfo list of the commands, the events, and every type they use."""
     entries: list[dict[str, object]] = []
-    arrays: set[str] = {"[str]"}
-    for command in commands.values():
-        argument_type = "empty"
-        if command.arguments:
-            argument_type = f"{command.name}-arg"
-            members = tuple(
-                (argument.name, _ARGUMENT_TYPES[argument.kind] + ("?" if argument.optional else ""))
-                for argument in command.arguments
-            )
-            entries.append(_object(argument_type, _members(members)))
-        entries.append(
-            {
-                "name": command.name,
-                "ret-type": command.returns,
-                "meta-type": "command",
-                "arg-type": argument_type,
-            }
-        )
+    arrays = {"[str]"}
+    for command in commands:
+        taken = "empty"
+        if command.parameters:
+            taken = f"{command.name}-arg"
+            members = [(name, TYPES[kind][1] + "?" * optional) for name, kind, optional in command.parameters]
+            entries.append(_object(taken, members))
+        entries.append({"name": command.name, "ret-type": command.returns, "meta-type": "command", "arg-type": taken})
         if command.returns.startswith("["):
             arrays.add(command.returns)
     entries += [{"name": name, "meta-type": "event", "arg-type": kind} for name, kind in EVENTS.items()]
-    entries += [_object(name, _members(members)) for name, members in OBJECTS.items()]
+    entries += [_object(name, members) for name, members in OBJECTS.items()]
     entries += [{"name": name, "element-type": name[1:-1], "meta-type": "array"} for name in sorted(arrays)]
     entries += [{"name": name, "json-type": kind, "meta-type": "builtin"} for name, kind in BUILTIN.items()]
     return entries

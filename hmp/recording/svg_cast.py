@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import NamedTuple
 
 from hmp.recording.cast import MARKER, OUTPUT, RESIZE
 
@@ -18,28 +19,22 @@ class CastError(Exception):
     """A cast can't be used; the text says where and why."""
 
 
-class Event:
+class Event(NamedTuple):
     """Something that happened `at` ms after the beginning: OUTPUT, RESIZE (as columns and rows) or MARKER."""
 
-    __slots__ = ("at", "kind", "size", "text")
-
-    def __init__(self, at: int, kind: str, text: str = "", size: tuple[int, int] = (0, 0)) -> None:
-        self.at = at
-        self.kind = kind
-        self.text = text
-        self.size = size
+    at: int
+    kind: str
+    text: str = ""
+    size: tuple[int, int] = (0, 0)
 
 
-class Recording:
+class Recording(NamedTuple):
     """A cast that was read: the size it starts with, its title and its events in order of time."""
 
-    __slots__ = ("columns", "events", "rows", "title")
-
-    def __init__(self, columns: int, rows: int, title: str, events: list[Event]) -> None:
-        self.columns = columns
-        self.rows = rows
-        self.title = title
-        self.events = events
+    columns: int
+    rows: int
+    title: str
+    events: list[Event]
 
     @property
     def length(self) -> int:
@@ -73,8 +68,8 @@ def read_cast(path: str) -> Recording:
             cut = " (is it cut off?)" if number == len(lines) else ""
             raise CastError(f"line {number}: {error}{cut}") from None
         if event is not None:
-            at = event.at = max(at, event.at)  # some recorders let times step back a little
-            recording.events.append(event)
+            at = max(at, event.at)  # some recorders let times step back a little
+            recording.events.append(event._replace(at=at))
     return recording
 
 

@@ -1,4 +1,4 @@
-"""A story drawn as an SVG: text in the reader's own fixed-width font, moved by CSS animations alone.
+"""A playback drawn as an SVG: text in the reader's own fixed-width font, moved by CSS animations alone.
 
 Each line of the session is a slit behind which a strip with its versions steps up and down; a window steps over the
 lines as the screen scrolls. Without animations, because the reader wants none or the viewer knows none, all stand
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
-    from hmp.recording.svg_screen import Cursor, Row, Story
+    from hmp.recording.svg_screen import Cursor, Playback, Row
 
     Value = TypeVar("Value")
 
@@ -60,8 +60,8 @@ _PALETTE = {
 class Picture:
     """Collects the parts of one SVG."""
 
-    def __init__(self, story: Story, *, length: int, animate: bool) -> None:
-        self._story = story
+    def __init__(self, playback: Playback, *, length: int, animate: bool) -> None:
+        self._playback = playback
         self._length = max(length, 1)
         self._animate = animate
         self._used = {"foreground", "background", "bar", "edge", "quiet"}
@@ -70,8 +70,8 @@ class Picture:
 
     def draw(self, title: str, description: str, chapters: Sequence[tuple[int, str]]) -> str:
         """Return the picture. `chapters` are (ms, text): the bar shows the one that is on."""
-        story = self._story
-        inner, height = story.columns * CELL, story.rows * LINE
+        playback = self._playback
+        inner, height = playback.columns * CELL, playback.rows * LINE
         width, total = inner + 2 * MARGIN, height + BAR + 2 * MARGIN
         window = f'<svg x="{MARGIN}" y="{BAR + MARGIN}" width="{inner}" height="{height}">{self._window()}</svg>'
         bar = self._bar(width, title, chapters)
@@ -90,7 +90,7 @@ class Picture:
 
     def _bar(self, width: int, title: str, chapters: Sequence[tuple[int, str]]) -> str:
         shape = f"M.5 {BAR}V8.5a8 8 0 0 1 8-8H{width - 8.5}a8 8 0 0 1 8 8V{BAR}z"
-        room = max(1, self._story.columns - len(title) - 3)
+        room = max(1, self._playback.columns - len(title) - 3)
         texts = [text if len(text) <= room else f"{text[: room - 1]}…" for _, text in chapters]
         shown = [(0, -1)] + [(at, number) for number, (at, _) in enumerate(chapters)]
         name = f'<text class="q" x="{MARGIN}" y="21">{escape(title)}</text>'
@@ -102,18 +102,18 @@ class Picture:
         return f'<path class="t" d="{shape}"/>{name}<svg width="{width}" height="{BAR}">{moved}</svg>'
 
     def _window(self) -> str:
-        story = self._story
-        lines = "".join([self._line(number, versions) for number, versions in sorted(story.lines.items())])
+        playback = self._playback
+        lines = "".join([self._line(number, versions) for number, versions in sorted(playback.lines.items())])
         block = f'<rect class="f" width="{CELL}" height="{LINE}" opacity=".3"/>'
-        cursor = self._moved(story.cursor, _cursor_place, block)
+        cursor = self._moved(playback.cursor, _cursor_place, block)
         # The cursor lies below: the first letter of a countdown can be read on it.
-        return self._moved(story.top, lambda top: (0, -top * LINE), f"{cursor}\n{lines}")
+        return self._moved(playback.top, lambda top: (0, -top * LINE), f"{cursor}\n{lines}")
 
     def _line(self, number: int, versions: Sequence[tuple[int, Row]]) -> str:
         """Return the slit of a line with what is behind it."""
         if not self._animate:
-            top = self._story.top[-1][1]
-            versions = versions[-1:] if top <= number < top + self._story.rows else []
+            top = self._playback.top[-1][1]
+            versions = versions[-1:] if top <= number < top + self._playback.rows else []
         rows: list[Row] = []
         for _, row in versions:
             if row and row not in rows:
@@ -124,7 +124,7 @@ class Picture:
         moved = self._moved(
             [(at, rows.index(row) if row else -1) for at, row in versions], lambda at: (0, -at * LINE), strip
         )
-        return f'<svg y="{number * LINE}" width="{self._story.columns * CELL}" height="{LINE}">{moved}</svg>\n'
+        return f'<svg y="{number * LINE}" width="{self._playback.columns * CELL}" height="{LINE}">{moved}</svg>\n'
 
     def _row(self, row: Row, y: int) -> str:
         parts = []
@@ -232,12 +232,12 @@ def _cursor_place(cursor: Cursor) -> tuple[int, int]:
     return (-2 * CELL, 0) if cursor is None else (cursor[0] * CELL, cursor[1] * LINE)
 
 
-def plain_text(story: Story) -> str:
+def plain_text(playback: Playback) -> str:
     """Return what the screen shows at the end, without colours and blank lines."""
-    top = story.top[-1][1]
+    top = playback.top[-1][1]
     lines = []
-    for number in range(top, top + story.rows):
-        row = story.lines.get(number, [(0, ())])[-1][1]
+    for number in range(top, top + playback.rows):
+        row = playback.lines.get(number, [(0, ())])[-1][1]
         line = ""
         for run in row:
             line += " " * (run.x - len(line)) + run.text

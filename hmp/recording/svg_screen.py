@@ -53,7 +53,7 @@ Cursor = tuple[int, int] | None
 """Column and line, or None while it is hidden."""
 
 
-class Story:
+class Playback:
     """What was to be seen: for each line, the window's first line and the cursor, the (ms, value) of each change."""
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -72,9 +72,7 @@ class Story:
 class _Screen(pyte.Screen):
     """pyte's screen, counting the lines that scrolled away, and showing faint text as gray."""
 
-    def __init__(self, columns: int, rows: int) -> None:
-        self.top = 0
-        super().__init__(columns, rows)
+    top = 0
 
     def index(self) -> None:
         if self.margins is None and self.cursor.y == self.lines - 1:
@@ -99,11 +97,11 @@ class _Screen(pyte.Screen):
         super().select_graphic_rendition(*found)
 
 
-def play(recording: Recording, *, until: int | None = None) -> Story:
+def play(recording: Recording, *, until: int | None = None) -> Playback:
     """Play a recording, or its beginning up to `until` ms. Raises CastError for output that can't be drawn."""
     screen = _Screen(recording.columns, recording.rows)
     stream = pyte.Stream(screen)
-    story = Story(recording.columns, recording.rows)
+    playback = Playback(recording.columns, recording.rows)
     for at, events in _frames(recording.events, until):
         for event in events:
             try:
@@ -111,12 +109,12 @@ def play(recording: Recording, *, until: int | None = None) -> Story:
                     stream.feed(event.text)
                 elif event.kind == RESIZE:
                     screen.resize(lines=event.size[1], columns=event.size[0])
-                    story.columns = max(story.columns, screen.columns)
-                    story.rows = max(story.rows, screen.lines)
+                    playback.columns = max(playback.columns, screen.columns)
+                    playback.rows = max(playback.rows, screen.lines)
             except (TypeError, ValueError, LookupError) as error:  # a sequence that pyte stumbles over
                 raise CastError(f"the output at {event.at / 1000} s can't be drawn: {error}") from None
-        _look(story, screen, at)
-    return story
+        _note_changes(playback, screen, at)
+    return playback
 
 
 def _frames(events: list[Event], until: int | None) -> Iterator[tuple[int, list[Event]]]:
@@ -133,17 +131,17 @@ def _frames(events: list[Event], until: int | None) -> Iterator[tuple[int, list[
         yield group[0].at, group
 
 
-def _look(story: Story, screen: _Screen, at: int) -> None:
+def _note_changes(playback: Playback, screen: _Screen, at: int) -> None:
     """Note what changed."""
     top = screen.top
     for y in sorted(screen.dirty):
         if y < screen.lines:
             row = _row(screen, y)
-            _note(story.lines.setdefault(top + y, [(0, ())]), at, row)
+            _note(playback.lines.setdefault(top + y, [(0, ())]), at, row)
     screen.dirty.clear()
-    _note(story.top, at, top)
+    _note(playback.top, at, top)
     cursor = screen.cursor
-    _note(story.cursor, at, None if cursor.hidden else (min(cursor.x, screen.columns - 1), top + cursor.y))
+    _note(playback.cursor, at, None if cursor.hidden else (min(cursor.x, screen.columns - 1), top + cursor.y))
 
 
 def _note(track: list[tuple[int, Value]], at: int, value: Value) -> None:

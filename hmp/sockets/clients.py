@@ -127,8 +127,7 @@ class QmpConnection(Connection):
 
     def __init__(self, host: Host, dialect: Dialect, *, host_files: bool) -> None:
         super().__init__(host)
-        self._session = QmpSession(host.machine, dialect, host.hub, self.write)
-        self._session.host_files = host_files
+        self._session = QmpSession(host.machine, dialect, host.hub, self.write, host_files=host_files)
         self._session.on_resume = self._resumed
         self._waiting = False
         self._unfinished: TimerHandle | None = None

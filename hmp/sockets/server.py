@@ -9,7 +9,7 @@ from collections import deque
 
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.history import History
-from hmp.qmp import codec
+from hmp.qjson import codec
 from hmp.qmp.events import EventHub
 from hmp.ratelimit import RateLimit
 from hmp.sockets.clients import HmpConnection, QmpConnection

@@ -119,7 +119,9 @@ def test_every_command_is_in_the_table() -> None:
     topics = {words[2] for words in lines if words[1] == "info"}
     asked = {step.split()[1] for step in steps if step.startswith("qmp ")} | {"human-monitor-command"}
     assert typed | ELSEWHERE.keys() >= {command.name for command in TABLE.values()}
-    assert topics == {topic.name for topic in INFO}
+    names = {topic.name for topic in INFO}
+    assert topics <= names
+    assert names - topics <= ELSEWHERE.keys(), "needs a row in live_table.py"
     assert asked | ELSEWHERE.keys() >= COMMANDS.keys()
 
 

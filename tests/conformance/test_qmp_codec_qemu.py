@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hmp.qmp.codec import Decoder, ParseFailure, encode
-from tests.hmp.qmp.test_codec import MALFORMED, VALUES
+from hmp.qjson.codec import Decoder, ParseFailure, encode
+from tests.hmp.qjson.test_codec import MALFORMED, VALUES
 
 QEMU = "qemu-system-x86_64"
 pytestmark = [

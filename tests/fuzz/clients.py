@@ -12,7 +12,7 @@ from device.guest.model.guest import ModelledGuest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB, PAGE_SIZE
 from hmp.monitor.dialects import DIALECTS
-from hmp.qmp.codec import Decoder, ParseFailure, encode
+from hmp.qjson.codec import Decoder, ParseFailure, encode
 from hmp.qmp.commands import COMMANDS
 from hmp.qmp.events import EventHub
 from hmp.qmp.protocol import QmpSession
@@ -117,7 +117,7 @@ QMP_WORDS = (
 # Conversations: the bytes are a program that composes messages, so that commands run and not only their refusal.
 
 _NAMES = tuple(COMMANDS)
-_KEYS = tuple(dict.fromkeys(argument.name for command in COMMANDS.values() for argument in command.arguments)) + (
+_KEYS = tuple(dict.fromkeys(name for command in COMMANDS.values() for name, _, _ in command.parameters)) + (
     "deflate-on-oom", "x",
 )  # fmt: skip
 _VALUES: tuple[object, ...] = (
@@ -211,7 +211,7 @@ def session(data: bytes) -> None:
 def session_seeds() -> Iterator[bytes]:
     yield bytes([0]) + bytes(byte for number in range(len(_NAMES)) for byte in (number, 4 | number << 3 & 0xF8))
     for name, command in COMMANDS.items():
-        keys = [_KEYS.index(argument.name) for argument in command.arguments][:3]
+        keys = [_KEYS.index(name) for name, _, _ in command.parameters][:3]
         for value in (0, 5, 22):
             pairs = bytes(byte for key in keys for byte in (key, value))
             yield bytes([1, _NAMES.index(name), len(keys)]) + pairs + bytes([2, 0, 3, 0])

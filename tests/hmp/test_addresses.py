@@ -111,8 +111,8 @@ WRONG = {
     "tcp:localhost:1,abstract=on": "'abstract=on' is not an option",
     "tcp:localhost:1,nodelay=2": "'nodelay=2' is not an option",
     "tcp:localhost:1,ipv4=off,ipv6=off": "ipv4=off and ipv6=off leave nothing",
-    "unix:m,dialect=": "'' is not a dialect (seed, qemu, pve)",
-    "unix:m,dialect=xen": "'xen' is not a dialect (seed, qemu, pve)",
+    "unix:m,dialect=": f"'' is not a dialect ({', '.join(DIALECTS)})",
+    "unix:m,dialect=xen": f"'xen' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=\x1b[2J": r"'\x1b[2J' is not a dialect",
 }
 

@@ -70,7 +70,7 @@ def test_help_alone_names_every_command_once() -> None:
     text = run(monitor_on(), "help").text
     shown = [line.partition(" -- ")[0].rstrip() for line in text.splitlines()]
     for command in COMMANDS:
-        assert shown.count(f"{command.name} {command.params}".rstrip()) == 1
+        assert shown.count(f"{command.name} {command.usage}".rstrip()) == 1
     assert "[simulator]\n" in text
     assert "\n\n" not in text
 

@@ -101,3 +101,9 @@ def test_fish_completes() -> None:
 def test_a_question_that_is_none_is_answered_by_nothing() -> None:
     assert shell("_HMP_COMPLETE=nonsense hmp; echo $?") == (0, "1\n", "")
     assert shell("printf 'info status\\n' | _HMP_COMPLETE= hmp").out == "VM status: running\n"
+
+
+def test_the_maker_of_pictures_completes_too() -> None:
+    asked = {"_HMP_CAST2SVG_COMPLETE": "bash_complete", "COMP_WORDS": "hmp-cast2svg --o", "COMP_CWORD": "1"}
+    ended = subprocess.run(["hmp-cast2svg"], env=environment() | asked, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "plain,--overwrite\n", "")

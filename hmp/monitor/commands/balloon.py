@@ -8,6 +8,8 @@ from hmp.monitor.errors import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from device.balloon.device import BalloonDevice
+    from device.machine.machine import Machine
     from device.machine.requests import StatsRequest
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
@@ -17,6 +19,13 @@ NO_BALLOON = "No balloon device has been activated"
 GONE = "the guest is gone: "
 
 STANDSTILL = "the manual clock stands still while this monitor waits: only sim sleep moves it"
+
+
+def balloon_device(machine: Machine) -> BalloonDevice:
+    """Return the device. Raises CommandError without one."""
+    if machine.device is None:
+        raise CommandError(NO_BALLOON, "DeviceNotActive")
+    return machine.device
 
 
 def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
@@ -36,10 +45,7 @@ def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | 
             request.on_done = lambda ended: _ended(monitor, reply, ended)
             return None
         timeout = AGELESS  # the numbers came just now, or nobody is there who could tell
-    device = machine.device
-    if device is None:
-        raise CommandError(NO_BALLOON)
-    return monitor.dialect.line(device, timeout)
+    return monitor.dialect.line(balloon_device(machine), timeout)
 
 
 def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
@@ -55,7 +61,6 @@ def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
 
 def balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Set the target."""
-    value = arguments["value"]
-    assert isinstance(value, int)  # noqa: S101 - the type M makes it one
-    monitor.machine.set_balloon(value)
+    balloon_device(monitor.machine)
+    monitor.machine.set_balloon(arguments["value"])
     return ""

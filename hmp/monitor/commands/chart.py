@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from device.balloon.spec import AVAILABLE, BYTES, CACHES, FREE, STATS_TABLE, TOTAL
 from device.units import format_size
-from hmp.monitor.commands.balloon import NO_BALLOON
+from hmp.monitor.commands.balloon import balloon_device
 from hmp.monitor.commands.sim import ago, find_stat, human, plural, stat_name
 from hmp.monitor.errors import CommandError
 
@@ -31,7 +31,7 @@ SPARK_MARGIN = 42
 PLOT_HEIGHT = 8
 """Columns and rows: with the longest names and values a line still fits 80 columns."""
 
-LEAST = 8
+MIN_COLUMNS = 8
 """Columns of a plot however narrow the screen is; beside the usual values they fit 40."""
 
 SIZES = (FREE, TOTAL, AVAILABLE, CACHES)
@@ -97,7 +97,7 @@ def _short(tag: int | None, value: int) -> str:
 def _sparks(entries: list[Entry], tags: list[int | None], end: int, ram: int, columns: int) -> str:
     """One row for each statistic."""
     lines = []
-    width = max(LEAST, columns - SPARK_MARGIN)
+    width = max(MIN_COLUMNS, columns - SPARK_MARGIN)
     for tag in tags:
         row = draw(series(entries, tag, end, width), scale_of(entries, tag, ram), 1)[0]
         latest = value_of(entries[-1], tag)
@@ -110,7 +110,7 @@ def _plot(entries: list[Entry], tag: int | None, end: int, ram: int, columns: in
     top = scale_of(entries, tag, ram)
     marks = {0: _short(tag, top), PLOT_HEIGHT - 1: "0"}
     margin = max(8, len(marks[0]))
-    width = max(LEAST, columns - margin - 3)
+    width = max(MIN_COLUMNS, columns - margin - 3)
     latest = value_of(entries[-1], tag)
     if latest is None:
         now = "not reported any more"
@@ -128,16 +128,12 @@ def _human(tag: int | None, value: int) -> str:
     return format_size(value) if tag is None else human(tag, value)
 
 
-def _wanted(words: list[str]) -> list[int | None]:
-    return list(dict.fromkeys([None if word == ACTUAL else find_stat(word) for word in words]))
-
-
 def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Draw what is named, each in a plot of its own, else everything known, in a row each."""
     machine = monitor.machine
-    if machine.device is None:
-        raise CommandError(NO_BALLOON)
-    tags = _wanted(str(arguments.get("stats", "")).split())
+    balloon_device(machine)
+    words = arguments.get("stats", "").split()
+    tags = list(dict.fromkeys([None if word == ACTUAL else find_stat(word) for word in words]))
     entries = machine.history.recent()
     if not entries:
         return "nothing to draw yet: no statistics have come and actual has not changed\n"

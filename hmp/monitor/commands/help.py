@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def help_line(command: Command, parent: str = "") -> str:
     """Return `NAME ARGS -- TEXT`, in the form that programs split at the first blank and people read."""
-    return f"{parent}{command.name} {command.params} -- {command.help}\n"
+    return f"{parent}{command.name} {command.usage} -- {command.help}\n"
 
 
 def topic_lines(command: Command) -> str:
@@ -24,7 +24,7 @@ def topic_lines(command: Command) -> str:
 
 def help(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Print every command, one command, or the topics of one that has topics."""
-    words = _words(str(arguments.get("name", "")))
+    words = _words(arguments.get("name", ""))
     if not words:
         lines = []
         for command in COMMANDS:

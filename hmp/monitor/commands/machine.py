@@ -1,12 +1,15 @@
-"""Run state and hot-plug."""
+"""Hot-plug."""
 
 from __future__ import annotations
 
 from device.balloon.device import PROPERTIES
 from hmp.monitor.errors import CommandError, SyntaxRefused
+from hmp.monitor.grammar import SWITCH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
 
@@ -14,41 +17,7 @@ DRIVERS = ("virtio-balloon-pci", "virtio-balloon")
 """The device models that can be plugged in; the second is QEMU's alias of the first."""
 
 
-def stop(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Stop the VM."""
-    monitor.machine.stop()
-    return ""
-
-
-def cont(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Let the VM run."""
-    monitor.machine.cont()
-    return ""
-
-
-def system_reset(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Reset the machine."""
-    monitor.machine.reset()
-    return ""
-
-
-def system_powerdown(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Press the power button."""
-    monitor.machine.power_down()
-    return ""
-
-
-def quit(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """End the machine."""
-    monitor.machine.quit()
-    return ""
-
-
-_SWITCH = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}
-"""How a switch may be set, as in QEMU."""
-
-
-def parse_switches(pairs: list[tuple[str, str]]) -> tuple[str, dict[str, bool]]:
+def parse_switches(pairs: Iterable[tuple[str, str]]) -> tuple[str, dict[str, bool]]:
     """Return (id, switches) of a balloon device's key=value pairs. Raises CommandError in QEMU's words.
 
     The first id counts, and the last of anything else given twice, as in QEMU.
@@ -60,10 +29,10 @@ def parse_switches(pairs: list[tuple[str, str]]) -> tuple[str, dict[str, bool]]:
             id = value if id is None else id
         elif key not in PROPERTIES:
             raise CommandError(f"Property 'virtio-balloon-pci.{key}' not found")
-        elif value not in _SWITCH:
+        elif value not in SWITCH:
             raise CommandError(f"Parameter '{key}' expects 'on' or 'off'")
         else:
-            switches[key.replace("-", "_")] = _SWITCH[value]
+            switches[key.replace("-", "_")] = SWITCH[value]
     return id or "", switches
 
 
@@ -112,11 +81,7 @@ def split_device(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
             if key.startswith("no"):
                 key, value = key[2:], "off"
         pairs.append((key, value))
-    driver = None
-    for key, value in pairs:
-        if key == "driver":
-            driver = value
-    return driver, [pair for pair in pairs if pair[0] != "driver"]
+    return dict(pairs).get("driver"), [pair for pair in pairs if pair[0] != "driver"]
 
 
 def _switch_lines() -> str:
@@ -136,7 +101,7 @@ def check_driver(driver: str | None) -> None:
 
 def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Plug in a balloon device."""
-    driver, pairs = split_device(str(arguments["device"]))
+    driver, pairs = split_device(arguments["device"])
     if driver in HELP:
         return f'Misc devices:\nname "{DRIVERS[0]}", bus PCI, alias "{DRIVERS[1]}"\n'
     if driver in DRIVERS and any(key in HELP for key, _ in pairs):
@@ -150,15 +115,14 @@ def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             'Try "help device_add" for more information'
         )
     check_driver(driver)
-    id, switches = parse_switches(pairs)
-    monitor.machine.device_add(id, switches)
+    monitor.machine.device_add(*parse_switches(pairs))
     return ""
 
 
 def device_del(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Ask the guest to let go of the device."""
-    from hmp.monitor.qom import unpluggable
+    from hmp.monitor.qom import device_to_unplug
 
     machine = monitor.machine
-    machine.device_del(unpluggable(machine, str(arguments["id"])))
+    machine.device_del(device_to_unplug(machine, arguments["id"]))
     return ""

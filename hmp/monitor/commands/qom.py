@@ -39,28 +39,28 @@ def qom_list(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """List the properties of an object; without a path, where the tree begins."""
     if "path" not in arguments:
         return "/\n"
-    found = qom.qom_list(monitor.machine, str(arguments["path"]))
+    found = qom.qom_list(monitor.machine, arguments["path"])
     return "".join([f"{each['name']} ({each['type']})\n" for each in found])
 
 
 def qom_get(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Print a property."""
-    return pretty(qom.qom_get(monitor.machine, str(arguments["path"]), str(arguments["property"]))) + "\n"
+    return pretty(qom.qom_get(monitor.machine, arguments["path"], arguments["property"])) + "\n"
 
 
 def qom_set(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Set a property, from JSON with -j, else from text in the form of the property's type."""
-    path, name, text = str(arguments["path"]), str(arguments["property"]), str(arguments["value"])
+    path, name, text = arguments["path"], arguments["property"], arguments["value"]
     if arguments["json"]:
         qom.qom_set(monitor.machine, path, name, _read_json(text))
     else:
-        qom.parse_property(monitor.machine, path, name, text)
+        qom.qom_set_text(monitor.machine, path, name, text)
     return ""
 
 
 def _read_json(text: str) -> object:
     """Return the one value that `text` holds. Raises CommandError in QEMU's words."""
-    from hmp.qmp.codec import Decoder, ParseFailure  # a quarter of the start-up time of a script that has no JSON
+    from hmp.qjson.codec import Decoder, ParseFailure  # a quarter of the start-up time of a script that has no JSON
 
     decoder = Decoder()
     # A number or a word ends with the byte behind it. Where that byte is itself at fault QEMU does not name it.

@@ -8,7 +8,7 @@ from device.errors import RULES, MisuseError
 from device.guest.table import PROFILES, make_guest
 from device.units import format_seconds, format_size, parse_size
 from device.virtio.spec import MAX_RAM
-from hmp.monitor.commands.balloon import NO_BALLOON
+from hmp.monitor.commands.balloon import balloon_device
 from hmp.monitor.errors import CommandError, HostRefused
 
 TYPE_CHECKING = False
@@ -125,19 +125,20 @@ def human(tag: int, value: int) -> str:
     return f"{value:,}" if value >= 1000 else ""
 
 
+def stat_row(tag: int, value: int | None) -> tuple[str, str, str]:
+    """Return a statistic's name, its exact value and what that is to a person; None for one that is left out."""
+    return (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), human(tag, value))
+
+
 def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Every statistic of the last sample: exact, human-readable, and how old."""
     machine = monitor.machine
-    device = machine.device
-    if device is None:
-        raise CommandError(NO_BALLOON)
+    device = balloon_device(machine)
     sample = device.stats.sample
     heading = answering(machine, device) + "\n"
     if sample is None:
         return heading
-    known = sample.values
-    rows = [(stat_name(tag), str(known[tag]), human(tag, known[tag])) for tag in sorted(known)]
-    rows += [(stat_name(tag), str(value), human(tag, value)) for tag, value in sorted(sample.unknown.items())]
+    rows = [stat_row(*each) for each in (*sorted(sample.values.items()), *sorted(sample.unknown.items()))]
     return heading + (columns(rows, right=(1, 2)) if rows else "the guest knows no statistic\n")
 
 
@@ -148,7 +149,7 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Show the guest, or reboot into another one."""
     machine = monitor.machine
     if "guest" in arguments:
-        wanted = str(arguments["guest"]).strip()
+        wanted = arguments["guest"].strip()
         known = PROFILES.get(wanted.partition(",")[0])
         if known is not None and known.host and not monitor.host_files:  # before its keys: errors tell what files exist
             raise HostRefused
@@ -169,20 +170,7 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n") + processor
 
 
-def hang(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Stop the driver's work."""
-    monitor.machine.guest.hang()
-    return ""
-
-
-def wake(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Let the driver work again."""
-    monitor.machine.guest.wake()
-    return ""
-
-
-def _duration(name: str, value: object, limit: int) -> int:
-    assert isinstance(value, int)  # noqa: S101 - the type T makes it one
+def _duration(name: str, value: int, limit: int) -> int:
     if value > limit:
         raise CommandError(f"sim {name} takes at most {limit // SECOND} seconds, not {format_seconds(value)}")
     return value
@@ -197,7 +185,6 @@ def delay(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 def drop(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Let the driver miss notifications: one, or as many as are given."""
     count = arguments.get("count", 1)
-    assert isinstance(count, int)  # noqa: S101 - the type l makes it one
     if not 0 <= count <= MAX_DROPS:
         raise CommandError(f"sim drop takes a number from 0 to {MAX_DROPS}, not {count}")
     monitor.machine.guest.drop(count)
@@ -223,16 +210,12 @@ def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Pin a statistic to a value or leave it out; without arguments list what is pinned."""
     guest = monitor.machine.guest
     if "stat" not in arguments:
-        pins = sorted(guest.pins().items())
-        rows = [
-            (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), human(tag, value))
-            for tag, value in pins
-        ]
+        rows = [stat_row(*each) for each in sorted(guest.pins().items())]
         return columns(rows, right=(1, 2)) if rows else "no statistic is set\n"
-    tag = find_stat(str(arguments["stat"]))
+    tag = find_stat(arguments["stat"])
     if "value" not in arguments:
         raise CommandError(f"sim set {arguments['stat']} needs a value, or none")
-    text = str(arguments["value"])
+    text = arguments["value"]
     guest.pin(tag, None if text == "none" else _stat_value(tag, text))
     return ""
 
@@ -240,15 +223,14 @@ def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 def unset(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Release a pinned statistic. One that is not pinned is an error: most likely another was meant."""
     guest = monitor.machine.guest
-    tag = find_stat(str(arguments["stat"]))
+    tag = find_stat(arguments["stat"])
     if tag not in guest.pins():
         raise CommandError(f"{stat_name(tag)} is not set")
     guest.unpin(tag)
     return ""
 
 
-def _workload(name: str, value: object) -> int:
-    assert isinstance(value, int)  # noqa: S101 - the type Z makes it one
+def _workload(name: str, value: int) -> int:
     if value > MAX_WORKLOAD:
         raise CommandError(f"sim {name} takes at most {format_size(MAX_WORKLOAD)}, not {format_size(value)}")
     return value
@@ -283,12 +265,6 @@ def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         monitor.machine.guest.unload_driver()
     else:
         raise CommandError(f"sim driver takes load or unload, not '{what}'")
-    return ""
-
-
-def panic(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Let the guest's kernel die."""
-    monitor.machine.guest.panic()
     return ""
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Save the whole machine; one of the same tag is replaced."""
     machine = monitor.machine
-    tag = str(arguments.get("name", "")) or automatic_tag(machine)
+    tag = arguments.get("name", "") or automatic_tag(machine)
 
     def save() -> str:
         _store(monitor, lambda store: store.save(tag, machine))
@@ -33,7 +33,7 @@ def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
 def loadvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Go back to a snapshot; one that cannot be loaded changes nothing."""
-    _store(monitor, lambda store: store.load(str(arguments["name"]), monitor.machine))
+    _store(monitor, lambda store: store.load(arguments["name"], monitor.machine))
     return ""
 
 
@@ -41,7 +41,7 @@ def delvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Delete a snapshot; silent if there is none, as QEMU."""
 
     def delete() -> str:
-        _store(monitor, lambda store: store.delete(str(arguments["name"])))
+        _store(monitor, lambda store: store.delete(arguments["name"]))
         return ""
 
     return _in_turn(monitor, reply, delete)

@@ -51,8 +51,7 @@ def _find(monitor: Monitor, path: object, words: str) -> BalloonDevice:
     return device
 
 
-def _queue(device: BalloonDevice, argument: object) -> VirtQueue:
-    assert isinstance(argument, int)  # noqa: S101 - the type i makes it one
+def _queue(device: BalloonDevice, argument: int) -> VirtQueue:
     number = argument & U16  # QEMU keeps 16 bits of the number
     if number >= len(device.queues):
         raise CommandError(f"Invalid virtqueue number {number}")
@@ -195,7 +194,6 @@ def info_virtio_queue_element(monitor: Monitor, arguments: Arguments, reply: Rep
     device = _find(monitor, path, "VirtIO device")
     queue = _queue(device, arguments["queue"])
     index = arguments.get("index", queue.last_avail)
-    assert isinstance(index, int)  # noqa: S101 - the type i makes it one
     try:
         head, *_, avail_flags, avail_idx = queue.peek(index & U16)
     except GuestFault:

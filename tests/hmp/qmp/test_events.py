@@ -345,3 +345,32 @@ class TestRunState:
         for name in ("BALLOON", "BALLOON_TARGET", "GUEST_FAULT", "DRIVER", "GUEST_GONE"):
             machine.emit(name, {"actual": 1})
         assert ear.events() == []
+
+
+class TestHeldEvents:
+    def test_what_follows_a_held_event_does_not_overtake_it(self) -> None:
+        machine = build("linux")
+        (ear,) = ears(machine, "seed")
+        hub = ear.session.hub
+        hub.hold("DEVICE_DELETED")
+        machine.stop()
+        machine.cont()
+        assert ear.names() == ["STOP", "RESUME"], "what comes before it is told"
+        machine.device_del("balloon0")
+        machine.stop()
+        machine.reset()
+        assert ear.names() == []
+        hub.release()
+        assert ear.names() == ["DEVICE_DELETED", "STOP", "RESET"]
+        machine.cont()
+        assert ear.names() == ["RESUME"]
+
+    def test_nor_does_a_change_of_the_balloon(self) -> None:
+        scene = Changing()
+        hub = scene.ear.session.hub
+        hub.hold("STOP")
+        scene.machine.stop()
+        scene.change(12)
+        assert scene.ear.names() == []
+        hub.release()
+        assert scene.ear.names() == ["STOP", "BALLOON_CHANGE"]

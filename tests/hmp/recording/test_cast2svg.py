@@ -320,9 +320,9 @@ class TestProgram:
             (["{dir}/x.cast", "{dir}/no/x.svg"], 1, "{dir}/no/x.svg: No such file or directory"),
             (["{dir}/x.cast", "/dev/full", "--overwrite"], 1, "/dev/full: No space left on device"),
             (["{dir}/there.svg", "{dir}/x.svg"], 1, "{dir}/there.svg: line 1: is not the header of an asciicast"),
-            (["{dir}/x.cast", "{dir}/x.svg", "--at", "soon"], 2, "argument --at: 'soon' is not a number of seconds"),
-            (["{dir}/x.cast", "{dir}/x.svg", "--at", "inf"], 2, "argument --at: 'inf' is not a number of seconds"),
-            (["{dir}/x.cast"], 2, "the following arguments are required: SVG"),
+            (["{dir}/x.cast", "{dir}/x.svg", "--at", "soon"], 2, "--at: 'soon' is not a number of seconds"),
+            (["{dir}/x.cast", "{dir}/x.svg", "--at", "inf"], 2, "--at: 'inf' is not a number of seconds"),
+            (["{dir}/x.cast"], 2, "Missing argument 'SVG'."),
         ],
     )
     def test_one_line_for_each_mistake(self, tmp_path, args, status, complaint):

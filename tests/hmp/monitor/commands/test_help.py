@@ -43,7 +43,7 @@ def test_help_says_the_same_whatever_it_is_called() -> None:
 def test_help_names_command_arguments_and_text(name: str, command: Command) -> None:
     lines = help_of(f"help {name}")
     if command.topics is None:
-        assert lines == [f"{name.rpartition(' ')[0]} {command.name} {command.params} -- {command.help}".lstrip()]
+        assert lines == [f"{name.rpartition(' ')[0]} {command.name} {command.usage} -- {command.help}".lstrip()]
     else:
         topics = [line.split(" ")[1] for line in lines if line.startswith(f"{name} ") and " -- " in line]
         assert [topic for topic in topics if not topic.startswith("[")] == list(command.topics)
@@ -69,8 +69,8 @@ def test_help_sim_begins_with_sim_itself() -> None:
 def test_help_of_every_argument_names_it() -> None:
     for name, command in EVERYTHING:
         needed = [each for each in command.parameters if not each[2]]
-        assert bool(command.params) == bool(command.parameters or command.topics), name
-        assert len(command.params.split()) >= len(needed), name
+        assert bool(command.usage) == bool(command.parameters or command.topics), name
+        assert len(command.usage.split()) >= len(needed), name
 
 
 @pytest.mark.parametrize(

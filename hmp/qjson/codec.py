@@ -3,7 +3,7 @@
 Behaviour is QEMU 7.2's: a message needs no newline, it is complete at its closing bracket; strings may be single
 quoted; bad input yields errors in QEMU's words, as many as QEMU sends, and the next good message is read. Two ways lead
 to the same result: ordinary messages that arrive whole go through the standard library's C decoder, everything else
-through the automaton of ``lexer.py`` and the assembler below, which do a fixed amount of work per byte however the
+through the automaton of `lexer.py` and the assembler below, which do a fixed amount of work per byte however the
 bytes are cut.
 """
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 
-from hmp.qmp import lexer
-from hmp.qmp.lexer import Lexer
+from hmp.qjson import lexer
+from hmp.qjson.lexer import Lexer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
     Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
-#: Bytes of tokens (blanks do not count) that one message may have. QEMU allows 64 MiB; an emulator that serves a
-#: thousand clients cannot hold that for each, and the longest command that anybody sends is a monitor line of 4 KiB.
-#: All clients wait while a message is answered: one of this size, all of it an id to be escaped, takes 80 ms.
 MAX_MESSAGE_BYTES = 128 << 10
-#: Tokens in one message. QEMU allows 2 Mi; a token costs up to 90 bytes as Python objects (a list of small lists), so
-#: this bounds what an unfinished message holds to some 3 MiB.
+"""Bytes of tokens (blanks do not count) that one message may have. QEMU allows 64 MiB; an emulator that serves a
+thousand clients cannot hold that for each, and the longest command that anybody sends is a monitor line of 4 KiB.
+All clients wait while a message is answered: one of this size, all of it an id to be escaped, takes 80 ms."""
+
 MAX_TOKENS = 32 << 10
-#: Open brackets of both kinds; QEMU's own figure.
+"""Tokens in one message. QEMU allows 2 Mi; a token costs up to 90 bytes as Python objects (a list of small lists), so
+this bounds what an unfinished message holds to some 3 MiB."""
+
 MAX_DEPTH = 1024
+"""Open brackets of both kinds; QEMU's own figure."""
+
 # What is given to the C decoder at once: far below the limits above, so that these cannot be overstepped there, and
 # small enough that a decoding error, which counts the lines before it, costs little.
 _PIECE = 64 << 10
@@ -39,7 +42,7 @@ _PIECE = 64 << 10
 class ParseFailure:
     """What a decoder delivers in place of a message that it could not read.
 
-    ``desc`` is the text for the ``desc`` of a ``GenericError``; the stream goes on, answer and carry on.
+    `desc` is the text for the `desc` of a `GenericError`; the stream goes on, answer and carry on.
     """
 
     __slots__ = ("desc",)
@@ -99,7 +102,7 @@ class _Assembler:
 
     @property
     def outcome(self) -> Json | ParseFailure:
-        """The message, or why there is none, once :meth:`add` has returned true."""
+        """The message, or why there is none, once `add` has returned true."""
         return self.fault or self._value
 
     def add(self, kind: int, word: bytes) -> bool:
@@ -107,14 +110,8 @@ class _Assembler:
         if kind == lexer.ERROR:
             self.fault = ParseFailure(f"JSON parse error, stray '{lexer.legible(word)}'")
             return True
-        if kind == lexer.LCURLY:
-            self._curly += 1
-        elif kind == lexer.RCURLY:
-            self._curly -= 1
-        elif kind == lexer.LSQUARE:
-            self._square += 1
-        elif kind == lexer.RSQUARE:
-            self._square -= 1
+        self._curly += (kind == lexer.LCURLY) - (kind == lexer.RCURLY)
+        self._square += (kind == lexer.LSQUARE) - (kind == lexer.RSQUARE)
         self.size += len(word)
         self._count += 1
         max_bytes, max_tokens, max_depth = self._limits
@@ -150,12 +147,9 @@ class _Assembler:
             raise lexer.Refused(_FAULTS[place])
         elif kind in lexer.SCALARS:
             self._put(lexer.SCALARS[kind](word))
-        elif kind == lexer.LCURLY:
+        elif kind in (lexer.LCURLY, lexer.LSQUARE):
             self._stack.append((self._value, self._key, place))
-            self._value, self._place = {}, _FIRST_KEY
-        elif kind == lexer.LSQUARE:
-            self._stack.append((self._value, self._key, place))
-            self._value, self._place = [], _FIRST_ITEM
+            self._value, self._place = ({}, _FIRST_KEY) if kind == lexer.LCURLY else ([], _FIRST_ITEM)
         else:
             raise lexer.Refused("expecting value")
 
@@ -205,8 +199,8 @@ _decode_one = json.JSONDecoder(
 class Decoder:
     """Turns what a client sends into messages, in order, with QEMU 7.2's error recovery.
 
-    What it holds between calls is bounded by the limits, whatever comes: ``max_bytes`` of tokens per message,
-    ``max_tokens`` tokens, ``max_depth`` open brackets. Beyond a limit one failure says so and reading goes on behind
+    What it holds between calls is bounded by the limits, whatever comes: `max_bytes` of tokens per message,
+    `max_tokens` tokens, `max_depth` open brackets. Beyond a limit one failure says so and reading goes on behind
     it, inside what was meant as one message, so that more failures follow, as in QEMU.
     """
 
@@ -231,10 +225,10 @@ class Decoder:
         return self._assembler.fault
 
     def feed(self, data: bytes) -> list[Json | ParseFailure]:
-        """Read ``data`` and return what it completes: JSON values of any type, and a failure wherever QEMU sends one.
+        """Read `data` and return what it completes: JSON values of any type, and a failure wherever QEMU sends one.
 
         Integers beyond int64 and uint64 are floats, as they are doubles in QEMU. A number or word that is not in
-        brackets is complete with the byte after it. There can be one item for every byte of ``data``: feed no more at
+        brackets is complete with the byte after it. There can be one item for every byte of `data`: feed no more at
         once than the replies that can be kept.
         """
         items: list[Json | ParseFailure] = []
@@ -312,9 +306,9 @@ def _as_qemu(text: str) -> str:
 
 
 def encode(message: Mapping[str, object]) -> bytes:
-    r"""The line that QEMU 7.2 would send for ``message`` (a dict with string keys), ``\r\n`` included.
+    r"""The line that QEMU 7.2 would send for `message` (a dict with string keys), `\r\n` included.
 
-    Members keep their order (QEMU's is that of a hash table). Floats have 17 digits and no ".0", infinity is ``inf``.
+    Members keep their order (QEMU's is that of a hash table). Floats have 17 digits and no ".0", infinity is `inf`.
     Raises TypeError for what JSON has no word for, ValueError for what contains itself.
     """
     try:

@@ -1,9 +1,9 @@
 """The words of QMP's JSON: how bytes become tokens, and what a token's text means.
 
 QEMU 7.2's dialect is JSON with single-quoted strings and with errors that leave the stream usable. The automaton never
-looks back, and it is data: :data:`TABLE` says for every state and byte what follows, and :data:`RUNS`, derived from it,
+looks back, and it is data: `TABLE` says for every state and byte what follows, and `RUNS`, derived from it,
 jumps over the bytes that change nothing (the inside of a string, blanks, digits). Nothing here knows about objects or
-about messages; see ``codec.py``.
+about messages; see `codec.py`.
 """
 
 from __future__ import annotations
@@ -81,16 +81,17 @@ def _run(state: int) -> Run:
     return re.compile(f"[{members}]*".encode("ascii")).match
 
 
-#: ``TABLE[state][byte]``: the next state, or a token's kind, either with :data:`PUT_BACK`.
 TABLE = tuple(_row(state) for state in range(len(_RULES)))
-#: ``RUNS[state](data, pos)``: matches the bytes from ``pos`` on that keep the automaton in ``state``.
+"""`TABLE[state][byte]`: the next state, or a token's kind, either with `PUT_BACK`."""
+
 RUNS = {state: _run(state) for state in range(len(_RULES)) if state in TABLE[state]}
+"""`RUNS[state](data, pos)`: matches the bytes from `pos` on that keep the automaton in `state`."""
 
 
 class Lexer:
     """Cuts a byte stream into tokens, however it arrives.
 
-    ``longest`` is the length in bytes that an unfinished token may reach; one more, and it is given up.
+    `longest` is the length in bytes that an unfinished token may reach; one more, and it is given up.
     """
 
     __slots__ = ("_held", "_longest", "_state")
@@ -111,10 +112,10 @@ class Lexer:
         return self._state == START
 
     def scan(self, data: bytes, pos: int, token: Callable[[int, bytes], bool]) -> tuple[int, bool]:
-        """Hand every token that ``data`` completes from ``pos`` on to ``token(kind, bytes)``.
+        """Hand every token that `data` completes from `pos` on to `token(kind, bytes)`.
 
-        Returns where it stopped and why: true after a token for which ``token`` returned true, false at the end of
-        ``data``. Kind :data:`ERROR` comes with the stray bytes; :data:`RECOVERY`, no kind at all, says that a token
+        Returns where it stopped and why: true after a token for which `token` returned true, false at the end of
+        `data`. Kind `ERROR` comes with the stray bytes; `RECOVERY`, no kind at all, says that a token
         grew longer than allowed (its bytes are dropped, what follows is read afresh).
         """
         table, runs, size, longest = TABLE, RUNS, len(data), self._longest
@@ -160,8 +161,9 @@ class Lexer:
 
 
 _INT64_MIN, _UINT64_MAX = -(1 << 63), (1 << 64) - 1
-#: QEMU words the complaints about tokens in a buffer of 1024 bytes, its end included.
 _MAX_COMPLAINT = 1023
+"""QEMU words the complaints about tokens in a buffer of 1024 bytes, its end included."""
+
 _ESCAPES = dict(zip(b"\"'\\/bfnrt", "\"'\\/\b\f\n\r\t", strict=True))
 _HEX4 = re.compile(rb"[0-9A-Fa-f]{4}").match
 # UTF-8 of what QEMU refuses and Python does not: U+FDD0 to U+FDEF, and the last two code points of every plane.
@@ -181,7 +183,7 @@ class Refused(ValueError):
 
 
 def is_clean(text: str) -> bool:
-    """Whether ``text`` has only characters that QEMU takes for such: no surrogates, no noncharacters."""
+    """Whether `text` has only characters that QEMU takes for such: no surrogates, no noncharacters."""
     if text.isascii():
         return True
     try:
@@ -217,7 +219,7 @@ def legible(raw: bytes) -> str:
 
 
 def string(raw: bytes) -> str:
-    """The value of a string token, quotes included; raises :class:`Refused` at its first fault."""
+    """The value of a string token, quotes included; raises `Refused` at its first fault."""
     if b"\\" not in raw:
         return _utf8(raw[1:-1])
     if raw[0] == 0x22:
@@ -274,7 +276,7 @@ def integer(digits: str | bytes) -> int | float:
 
 
 def keyword(word: bytes) -> bool | None:
-    """true, false or null; raises :class:`Refused` for any other word."""
+    """true, false or null; raises `Refused` for any other word."""
     try:
         return _KEYWORDS[word]
     except KeyError:
@@ -282,10 +284,10 @@ def keyword(word: bytes) -> bool | None:
 
 
 _KEYWORDS = {b"true": True, b"false": False, b"null": None}
-#: The kinds of token that are a value, and what makes it from the token's bytes.
 SCALARS: dict[int, Callable[[bytes], str | int | float | bool | None]] = {
     STRING: string,
     INTEGER: integer,
     FLOAT: float,
     KEYWORD: keyword,
 }
+"""The kinds of token that are a value, and what makes it from the token's bytes."""

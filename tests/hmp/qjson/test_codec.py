@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmp.qmp.codec import MAX_DEPTH, Decoder, ParseFailure, encode
+from hmp.qjson.codec import MAX_DEPTH, Decoder, ParseFailure, encode
 
 GOOD = b'{"execute":"query-balloon","id":7}'
 NEXT = {"execute": "query-balloon", "id": 7}
@@ -339,7 +339,9 @@ class TestEncoding:
 
 
 def test_importing_the_codec_stays_cheap() -> None:
-    code = "import sys, hmp.qmp.codec; print(sorted({'asyncio', 'dataclasses', 'socket', 'typing'} & set(sys.modules)))"
+    code = (
+        "import sys, hmp.qjson.codec; print(sorted({'asyncio', 'dataclasses', 'socket', 'typing'} & set(sys.modules)))"
+    )
     assert subprocess.check_output([sys.executable, "-S", "-c", code], text=True).strip() == "[]"
 
 

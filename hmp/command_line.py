@@ -1,0 +1,122 @@
+"""What both programs of this project share of their command lines, read with click."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import click
+
+from device.errors import MisuseError
+from hmp import __version__
+from hmp.monitor.errors import UsageError
+from hmp.streams import STDOUT, naming_stdout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType  # not generic before click 8.3
+
+
+class _Read(_Type):
+    """A click type around a function that raises MisuseError."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except MisuseError as error:
+            spelled = max(param.opts, key=len) if param is not None else self.name
+            named = "" if f"'{value}'" in str(error) else f" '{value}'"
+            raise UsageError(f"{spelled}{named}: {error}") from None
+
+
+def value(
+    flags: list[str],
+    name: str,
+    read: Callable[[str], Any],
+    help: str,
+    default: str | None = None,
+    *,
+    offers: Mapping[str, str] | None = None,
+    files: str = "",
+) -> click.Option:
+    """Return an option with a value that `read` turns into what it means.
+
+    A shell completes the words of `offers`, or what the file system has: `files` is file or dir.
+    """
+
+    def complete(context: click.Context, param: click.Parameter, begun: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        if files:
+            return [CompletionItem(begun, type=files)]
+        return [CompletionItem(word, help=help) for word, help in (offers or {}).items() if word.startswith(begun)]
+
+    # The name as it is written: on its own click shows a type's in capitals.
+    return click.Option(
+        flags,
+        type=_Read(name, read),
+        metavar=name,
+        help=help,
+        default=default,
+        show_default=default is not None,
+        shell_complete=complete,
+    )
+
+
+def choice(flag: str, choices: Mapping[str, str], default: str) -> click.Option:
+    """Return an option that takes one of `choices`, which are told with their help."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise MisuseError(f"'{text}' is not one of {', '.join(choices)}")
+        return text
+
+    told = "; ".join(f"{name}: {help}" for name, help in choices.items())
+    return value([flag], "NAME", read, f"{told}.", default, offers=choices)
+
+
+def switch(flags: list[str], help: str) -> click.Option:
+    """Return an option without a value."""
+    return click.Option(flags, is_flag=True, help=help)
+
+
+def program(name: str, params: list[click.Parameter], help: str, epilog: str | None = None) -> click.Command:
+    """Return the click command of a program, for parsing, help and the docs; all it does is return its options."""
+    made = click.Command(
+        name,
+        params=list(params),
+        callback=lambda **values: values,
+        help=help,
+        epilog=epilog,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    return click.version_option(__version__, prog_name=name, message="%(prog)s %(version)s")(made)
+
+
+def read_arguments(command: click.Command, argv: Sequence[str] | None) -> dict[str, Any] | None:
+    """Return the options by name, or None where the arguments were answered already (--help and the like).
+
+    Raises UsageError, one line that names the option and the value.
+    """
+    try:
+        with naming_stdout():  # --help and the like print
+            values = command.main(argv, command.name, standalone_mode=False)
+    except click.UsageError as error:
+        raise UsageError(" ".join(error.format_message().split())) from None
+    except click.Abort:  # how click takes SIGINT
+        raise KeyboardInterrupt from None
+    except SystemExit as end:  # how click takes a stdout that is closed, and ends after a shell's completion
+        if not end.code:
+            return None
+        raise OSError(errno.EPIPE, "", STDOUT) from None
+    return values if isinstance(values, dict) else None  # the status of an eager option

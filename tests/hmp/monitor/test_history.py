@@ -1,0 +1,35 @@
+"""The lines of a monitor: which are kept, and in which order."""
+
+from __future__ import annotations
+
+from hmp.monitor.history import HISTORY_LIMIT, History
+
+
+def filled(*lines: str) -> History:
+    history = History()
+    for line in lines:
+        history.add(line)
+    return history
+
+
+def test_a_repeated_line_moves_to_the_end() -> None:
+    assert filled("a", "b", "c", "a").entries() == ["b", "c", "a"]
+    assert filled("a", "b", "b").entries() == ["a", "b"]
+
+
+def test_a_repeated_line_costs_a_full_history_none() -> None:
+    lines = [f"line {number}" for number in range(HISTORY_LIMIT)]
+    assert filled(*lines, "line 5").entries() == [*lines[:5], *lines[6:], "line 5"]
+    assert filled(*lines, "new").entries() == [*lines[1:], "new"]
+
+
+def test_empty_lines_are_not_kept_and_blank_ones_are() -> None:
+    assert filled("", " ", "").entries() == [" "]
+
+
+def test_a_repeated_line_belongs_to_who_typed_it_last() -> None:
+    history, first, second = History(), object(), object()
+    history.add("\x1b[2J", first)
+    assert (history.shown(0, first), history.shown(0, second)) == ("\x1b[2J", "\\x1b[2J")
+    history.add("\x1b[2J", second)
+    assert (history.shown(0, first), history.shown(0, second)) == ("\\x1b[2J", "\x1b[2J")
