@@ -167,3 +167,96 @@ class TimerQueue:
             self._heap = [entry for entry in self._heap if entry[2]._queue is not None]
             heapify(self._heap)
             self._dead = 0
+
+
+class Timeline:
+    """Host and VM time of one machine. Deadlines and ages live on `host_timers`, the guest on `vm_timers`."""
+
+    __slots__ = ("_ends", "clock", "host_timers", "vm_clock", "vm_timers")
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.vm_clock = VmClock(clock)
+        self.host_timers = TimerQueue()
+        self.vm_timers = TimerQueue()
+        self._ends: list[int] = []
+
+    def after(self, delay: int, callback: Callable[[], None]) -> Timer:
+        """Arm a timer on the host clock, `delay` ns from now."""
+        return self.host_timers.at(self.clock.now() + delay, callback)
+
+    def next_deadline(self) -> int | None:
+        """Return the host time (ns) of the next timer that will come, or None."""
+        due = self.host_timers.next_due()
+        if self.vm_clock.running:
+            vm_due = self.vm_timers.next_due()
+            if vm_due is not None:
+                vm_due = self.vm_clock.to_host(vm_due)
+                if due is None or vm_due < due:
+                    return vm_due
+        return due
+
+    def fire_due(self, now: int) -> bool:
+        """Fire the next timer if it is due at host time `now`; returns whether one was.
+
+        In the same instant the guest's come first: an answer at the deadline is an answer.
+        """
+        host_due = self.host_timers.next_due()
+        vm_due = self.vm_timers.next_due() if self.vm_clock.running else None
+        if vm_due is not None:
+            vm_due = self.vm_clock.to_host(vm_due)
+            if vm_due <= now and (host_due is None or vm_due <= host_due):
+                self.vm_timers.fire_next()
+                return True
+        if host_due is None or host_due > now:
+            return False
+        self.host_timers.fire_next()
+        return True
+
+    def sleep(self, duration: int) -> int:
+        """Have a simulated clock go on for `duration` ns, as the machine is stepped; returns the end (host ns).
+
+        Raises MisuseError on a real clock and for a negative duration.
+        """
+        if not self.clock.simulated:
+            raise MisuseError("real time cannot be moved")
+        if duration < 0:
+            raise MisuseError("time does not go back")
+        end = self.clock.now() + duration
+        self._ends.append(end)
+        return end
+
+    def wake(self, end: int) -> None:
+        """Take a sleep that ends at `end` back; nothing if it is over."""
+        if end in self._ends:
+            self._ends.remove(end)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the clock has some way to go."""
+        if self._ends:
+            now = self.clock.now()
+            self._ends = [end for end in self._ends if end > now]
+        return bool(self._ends)
+
+    def move(self, *, jump: bool = False) -> bool:
+        """Move a simulated clock to the next timer, or as far as a sleep goes; returns whether there was such a time.
+
+        Without `jump` only as far as somebody sleeps. Raises MisuseError for a jump of a clock that does not warp.
+        """
+        clock = self.clock
+        asleep = self.asleep
+        if jump and not clock.warps:
+            raise MisuseError(f"the {clock.name} clock does not jump")
+        if not asleep and not jump:
+            return False
+        assert isinstance(clock, SimulatedClock)  # noqa: S101 - no other sleeps or warps
+        due = self.next_deadline()
+        if not jump:
+            end = max(self._ends)
+            due = end if due is None else min(due, end)
+        if due is None:
+            return False
+        if due > clock.now():
+            clock.move_to(due)
+        return True

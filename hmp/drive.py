@@ -26,7 +26,7 @@ _SLICE = 0.01
 
 def catching_up(machine: Machine) -> Callable[[], object] | None:
     """Return what to call before a line runs, so that what is due by then is done; None where time stands still."""
-    return None if machine.clock.simulated else machine.time.run_due
+    return None if machine.clock.simulated else machine.step
 
 
 def wait(machine: Machine, reply: Reply) -> None:
@@ -36,18 +36,19 @@ def wait(machine: Machine, reply: Reply) -> None:
             if not warp(machine):
                 return
         else:
-            _poll_once([-1, *machine.descriptors()], machine.time.next_deadline(), machine)
+            descriptors, due = machine.wait_for()
+            _poll_once([-1, *descriptors], due, machine)
 
 
 def warp(machine: Machine) -> bool:
-    """Jump the warp clock to the next timer and do what is due; returns False if there is none."""
-    return machine.time.warp()
+    """Do what is due, or let the warp clock jump to the next timer; returns False if there is none."""
+    return machine.step(jump=machine.clock.warps)
 
 
 def wait_for_input(machine: Machine, descriptor: int) -> None:
     """Wait until `descriptor` has something, with poll(), running the machine meanwhile where time is real."""
     while not machine.clock.simulated and not machine.over:
-        watched, due = machine.descriptors(), machine.time.next_deadline()
+        watched, due = machine.wait_for()
         if due is None and not watched:
             return  # nothing to do but block in read()
         if _poll_once([descriptor, *watched], due, machine):
@@ -65,9 +66,7 @@ def _poll_once(descriptors: list[int], due: int | None, machine: Machine) -> boo
             poller.register(descriptor, select.POLLIN)
     timeout = None if due is None else min(max(0, -((machine.clock.now() - due) // 1_000_000)), _LONGEST_POLL)
     ready = [descriptor for descriptor, _ in poller.poll(timeout)]
-    if any(descriptor in ready for descriptor in descriptors[1:]):
-        machine.guest.serve()
-    machine.time.run_due()
+    machine.step()
     return descriptors[0] in ready
 
 
@@ -137,11 +136,11 @@ class MachineDriver:
         self._disarm()
         if machine.over:
             return
-        if machine.clock.simulated:
-            if machine.clock.warps and self._waiting:
+        if machine.clock.warps:
+            if self._waiting:
                 self._handle = loop.call_soon(self._warp)
             return
-        due = machine.time.next_deadline()
+        _, due = machine.wait_for()
         if due is not None:
             self._handle = loop.call_later(max(0, due - machine.clock.now()) / 1e9, self._run_due)
 
@@ -151,7 +150,7 @@ class MachineDriver:
             self._handle = None
 
     def _run_due(self) -> None:
-        self._machine.time.run_due()
+        self._machine.step()
         self.kick()
 
     def _warp(self) -> None:
@@ -174,7 +173,7 @@ class MachineDriver:
         Registered anew each time: a guest may have closed a descriptor and opened another of the same number, and the
         kernel forgot the first without the selector knowing.
         """
-        wanted = self._machine.descriptors()
+        wanted, _ = self._machine.wait_for()
         if not wanted and not self._watched:
             return
         self._unwatch()
@@ -188,6 +187,4 @@ class MachineDriver:
         self._watched = []
 
     def _serve(self) -> None:
-        # On real time: nothing else has a guest with descriptors.
-        self._machine.guest.serve()
         self._run_due()

@@ -102,6 +102,10 @@ def test_the_piped_path_imports_nothing_slow_at_the_top(module: str) -> None:
     assert not at_once & set(SLOW_TO_IMPORT)
 
 
-@pytest.mark.parametrize("module", modules())
-def test_no_room_is_over_400_lines(module: str) -> None:
+LONG = {"device.machine.machine": "one class: what happens to a machine, and how it is told"}
+"""Modules that were looked at twice, and why they stay whole."""
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name not in LONG])
+def test_a_module_over_400_lines_was_looked_at_twice(module: str) -> None:
     assert source(module).count("\n") <= 400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from device.balloon.backlog import Backlog
 from device.balloon.pages import PageSet
 from device.balloon.spec import (
     CONFIG_ACTUAL,
@@ -22,40 +21,29 @@ from device.balloon.spec import (
 )
 from device.balloon.stats_queue import StatsQueue
 from device.errors import GuestFault, MisuseError
-from device.virtio.device import VirtioDevice
-from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, PAGE_SHIFT, PAGE_SIZE, U16, U32, bit
+from device.state import Age, Fields, Flag, Integer, Other, Text, load, save
+from device.virtio.device import DUE_SERVE, NEWS_ACTUAL, VirtioDevice
+from device.virtio.spec import (
+    F_EVENT_IDX,
+    F_INDIRECT_DESC,
+    F_VERSION_1,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    STATUS_DRIVER_OK,
+    STATUS_FAILED,
+    STATUS_NEEDS_RESET,
+    U16,
+    U32,
+    bit,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Any
 
-    from device.balloon.stats import Sample
-    from device.clock import Clock, TimerQueue, VmClock
+    from device.clock import Timeline
     from device.virtio.memory import Memory
     from device.virtio.queue import Element
-
-    class Owner(Protocol):
-        """What the device tells its machine."""
-
-        clock: Clock
-        vm_clock: VmClock
-        vm_timers: TimerQueue
-
-        def sample_arrived(self, sample: Sample) -> bool:
-            """The guest reported statistics; returns whether some request waits for the next ones."""
-
-        def actual_changed(self) -> None:
-            """The guest wrote a new `actual`."""
-
-        def driver_changed(self) -> None:
-            """A driver came up, or went away."""
-
-        def guest_fault(self, rule: str, detail: str) -> None:
-            """The guest broke a rule."""
-
-        def answer_wanted(self) -> bool:
-            """Whether some request still waits for a sample."""
-
 
 PROPERTIES: dict[str, tuple[int, bool]] = {
     "deflate-on-oom": (F_DEFLATE_ON_OOM, False),
@@ -79,6 +67,21 @@ WORK_AT_ONCE = 1 << 16
 """Bytes of page lists after which a queue waits for its turn: scattered pages cost a system call each."""
 
 
+def _no_name(device: BalloonDevice, id: str) -> str:
+    return "" if id.isascii() and all(char.isalnum() or char in "-._" for char in id) else "cannot name a device"
+
+
+def _load_stats(device: BalloonDevice, fields: Fields) -> None:
+    for queue in device.queues:
+        if queue.enabled:
+            try:
+                queue.look_into(device.memory)
+            except GuestFault as fault:
+                raise fields.refuse(f"queues[{queue.index}].desc", f"does not describe a queue ({fault})") from None
+    device.restore_roles()
+    device.stats.restore(fields.section("stats"))
+
+
 class BalloonDevice(VirtioDevice):
     """The device (virtio 1.2, 5.5). `ram` is the guest's memory in bytes.
 
@@ -88,7 +91,6 @@ class BalloonDevice(VirtioDevice):
 
     __slots__ = (
         "_actual_pages",
-        "_backlog",
         "_roles",
         "actual",
         "born",
@@ -96,7 +98,6 @@ class BalloonDevice(VirtioDevice):
         "hotplugged",
         "id",
         "num_pages",
-        "owner",
         "pages",
         "poison_seen",
         "properties",
@@ -104,33 +105,62 @@ class BalloonDevice(VirtioDevice):
         "stats",
     )
 
-    def __init__(self, owner: Owner, memory: Memory, ram: int, *, id: str = "", **switches: bool) -> None:
+    STATE = (
+        Text("id", kept=True, check=_no_name),
+        Flag("hotplugged", kept=True),
+        Other("properties", lambda device, now: dict(device.properties), lambda device, fields: None, kept=True),
+        *VirtioDevice.STATE[:3],
+        Integer("num_pages", lambda device: device.pages.limit, kept=True),
+        Integer("actual_pages", lambda device: device.pages.limit, kept=True),
+        Flag("poison_seen"),
+        *VirtioDevice.STATE[3:5],
+        Age("age", attribute="born", kept=True),
+        *VirtioDevice.STATE[5:],
+        Other("stats", lambda device, now: save(device.stats, now), _load_stats, kept=True),
+    )
+    DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "actual", "gone", "pages", "ram")
+
+    id: str
+    hotplugged: bool
+    num_pages: int
+    poison_seen: bool
+    stats: StatsQueue
+
+    def __init__(self, time: Timeline, memory: Memory, ram: int, *, id: str = "", **switches: bool) -> None:
         """Create the device. Raises MisuseError for a switch that does not exist (names with underscores)."""
-        self.properties = {name: default for name, (_, default) in PROPERTIES.items()}
+        properties = {name: default for name, (_, default) in PROPERTIES.items()}
         for switch, value in switches.items():
             name = switch.replace("_", "-")
-            if name not in self.properties:
+            if name not in properties:
                 raise MisuseError(f"no such balloon property: {name}")
-            self.properties[name] = value
+            properties[name] = value
         offered = ALWAYS_OFFERED
         for name, (feature, _) in PROPERTIES.items():
-            if self.properties[name]:
+            if properties[name]:
                 offered |= bit(feature)
-        super().__init__(memory, offered, len(queue_roles(offered)))
-        self.owner = owner
-        self.id = id
-        self.hotplugged = False
         self.ram = ram
         self.pages = PageSet(ram >> PAGE_SHIFT)
-        self.num_pages = 0
-        self.actual_pages = 0
-        self.poison_seen = False
+        super().__init__(time, memory, offered, len(queue_roles(offered)))
+        self.id = id
+        self.properties = properties
+        self.born = time.clock.now()
         self._roles = queue_roles(0)
-        self._backlog = Backlog(owner, self._resume)
         self.gone = False
         """Whether the device was taken off its machine: what a driver still writes to it has no effect."""
-        self.born = owner.clock.now()
-        self.stats = StatsQueue(self, owner)
+        self.stats = StatsQueue(self, time)
+
+    @staticmethod
+    def restored(time: Timeline, memory: Memory, ram: int, fields: Fields) -> BalloonDevice:
+        """Make a device from its state, without the pages in its balloon. Raises SnapshotError naming what is wrong."""
+        properties = fields.section("properties")
+        switches: dict[str, Any] = {name.replace("-", "_"): properties.flag(name) for name in PROPERTIES}
+        properties.done()
+        device = BalloonDevice(time, memory, ram, **switches)
+        load(device, fields)
+        device.live = bool(device.status & STATUS_DRIVER_OK) and not device.status & (
+            STATUS_NEEDS_RESET | STATUS_FAILED
+        )
+        return device
 
     # Size.
 
@@ -189,7 +219,7 @@ class BalloonDevice(VirtioDevice):
             pages = limit
         if pages != self.actual_pages:
             self.actual_pages = pages
-            self.owner.actual_changed()
+            self.due |= NEWS_ACTUAL
 
     # Queues.
 
@@ -212,7 +242,7 @@ class BalloonDevice(VirtioDevice):
         """Handle what the driver put on queue `index`."""
         if index == self.stats.index:
             if self.stats.serve(self.queues[index]):
-                self._kicked |= 1 << index
+                self.due |= DUE_SERVE << index
             return
         if index >= len(self._roles):
             self.refuse("notify-dead", f"queue {index} was not negotiated")
@@ -226,9 +256,9 @@ class BalloonDevice(VirtioDevice):
             queue.push(element)
             served += 1
         if work >= WORK_AT_ONCE:
-            self.defer(1 << index)
+            self.defer(DUE_SERVE << index)
         elif served == BUFFERS_AT_ONCE:
-            self._kicked |= 1 << index
+            self.due |= DUE_SERVE << index
         if served and queue.wants_interrupt():
             self.interrupt(index)
 
@@ -327,61 +357,33 @@ class BalloonDevice(VirtioDevice):
         """Whether a driver is up that negotiated the statistics queue."""
         return self.stats.index >= 0 and (self.live or self.broken)
 
-    def driver_ready(self) -> None:
-        """A driver is up: let the machine look after the requests that waited for one."""
-        self.owner.driver_changed()
-
-    def driver_failed(self) -> None:
-        """The driver gave up: nobody answers the requests that wait for it."""
-        self.owner.driver_changed()
-
-    def defer(self, kicked: int) -> None:
-        """Serve the queues in `kicked` a while of VM time later, so that monitors get their turn."""
-        self._backlog.add(kicked)
-
-    def _resume(self, waiting: int) -> None:
-        for queue in self.queues:
-            if waiting >> queue.index & 1 and queue.enabled:
-                self.notify(queue.index)
-
     def driver_gone(self) -> None:
         """Forget all that the driver told us: statistics, the held buffer, what is in the balloon."""
-        self._backlog.clear()
         self._roles = queue_roles(0)
         self.stats.forget()
-        self.poison_seen = False
         self.pages.clear()
         changed, self.actual_pages = self.actual_pages, 0
         if changed:
-            self.owner.actual_changed()
-        self.owner.driver_changed()
-
-    def fault_seen(self, rule: str, detail: str) -> None:
-        """Pass the guest's faults on to the machine."""
-        if not self.gone:
-            self.owner.guest_fault(rule, detail)
+            self.due |= NEWS_ACTUAL
 
     def wake(self) -> None:
         """Look again at queues with buffers that were not served yet when a snapshot was taken."""
-        waiting = sum(1 << queue.index for queue in self.queues if queue.available())
+        waiting = sum(DUE_SERVE << queue.index for queue in self.queues if queue.available())
         if waiting:
             self.defer(waiting)
 
-    def adopt(self, owner: Owner) -> None:
-        """Belong to `owner` from now on, its clocks and timers included."""
-        self.owner = owner
-        self.stats.adopt(owner)
-        self._backlog.adopt(owner)
+    def adopt(self, time: Timeline) -> None:
+        """Go on in `time`, which took over the timers too."""
+        self.time = self.stats.time = time
 
     def detach(self) -> None:
         """Take the device off its machine: no timer of it is left."""
         self.stats.set_poll_interval(0)
-        self._backlog.clear()
+        self.forget_later()
         for queue in self.queues:
             queue.stop()
         self.gone = True
         self.live = False
-        self.driver = None
 
 
 _HANDLERS = {

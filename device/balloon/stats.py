@@ -5,6 +5,8 @@ from __future__ import annotations
 from struct import Struct
 
 from device.balloon.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
+from device.state import FAR, Fields
+from device.virtio.spec import U16
 
 WIRE_LIMIT = MAX_STAT_RECORDS * STAT_RECORD
 """Bytes of a statistics buffer that are looked at."""
@@ -41,6 +43,36 @@ class Sample:
         self.collected = collected
         self.wall = wall
         self._values: dict[int, int] | None = None
+
+    def state(self, now: int) -> dict[str, object]:
+        """Return the sample as plain data, tag and value as they came; ages count from `now` (host ns)."""
+        return {
+            "tags": list(self.tags),
+            "numbers": list(self.numbers),
+            "unknown": [[tag, value] for tag, value in self.unknown.items()],
+            "age": now - self.collected,
+            "wall": self.wall,
+        }
+
+    @staticmethod
+    def restored(fields: Fields) -> Sample:
+        """Make a sample from its state; a tag that became known since is a known one. Raises SnapshotError."""
+        tags = fields.integers("tags", STAT_COUNT, STAT_COUNT - 1)
+        numbers = fields.integers("numbers", STAT_COUNT, ABSENT - 1)
+        pairs = fields.pairs("unknown", MAX_STAT_RECORDS)
+        age, wall = fields.integer("age", 0, FAR), fields.integer("wall", -FAR, FAR)
+        fields.done()
+        if len(tags) != len(numbers) or len(set(tags)) != len(tags):
+            raise fields.refuse("tags", "do not match the numbers")
+        unknown = {tag: value for tag, value in pairs if value is not None}
+        if len(unknown) != len(pairs):
+            raise fields.refuse("unknown", "names a statistic twice, or without its value")
+        if not all(tag <= U16 and tag not in tags for tag in unknown):
+            raise fields.refuse("unknown", "names a statistic that is known")
+        for tag in [tag for tag in unknown if tag < STAT_COUNT]:
+            tags.append(tag)
+            numbers.append(unknown.pop(tag))
+        return Sample(tuple(tags), tuple(numbers), unknown, fields.then - age, wall)
 
     @property
     def values(self) -> dict[int, int]:

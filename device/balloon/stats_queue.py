@@ -9,16 +9,24 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
+from device.state import Age, Fields, Flag, Integer, Other, load, reset
+from device.virtio.device import DUE_ASKED, NEWS_CAME, NEWS_SAMPLE
+from device.virtio.queue import Element
 from device.virtio.spec import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.balloon.device import BalloonDevice, Owner
-    from device.clock import Timer
-    from device.virtio.queue import Element, VirtQueue
+    from device.balloon.device import BalloonDevice
+    from device.clock import Timeline, Timer
+    from device.virtio.queue import VirtQueue
 
 BUFFERS_AT_ONCE = 16
 """Buffers looked at in one round: an honest driver has one; the rest waits for the next round."""
+
+
+def _load_sample(stats: StatsQueue, fields: Fields) -> None:
+    sample = fields.maybe("sample")
+    stats.sample = None if sample is None else Sample.restored(sample)
 
 
 class StatsQueue:
@@ -33,7 +41,6 @@ class StatsQueue:
         "_data",
         "_decoded",
         "_device",
-        "_owner",
         "_poll_timer",
         "held",
         "index",
@@ -41,28 +48,47 @@ class StatsQueue:
         "poll_interval",
         "reset_at",
         "sample",
+        "time",
     )
 
-    def __init__(self, device: BalloonDevice, owner: Owner) -> None:
+    STATE = (
+        Other(
+            "held", lambda stats, now: stats.held and stats.held.state(), lambda stats, fields: stats.load_held(fields)
+        ),
+        Flag("out"),
+        Integer("poll_interval", U32, kept=True),
+        Other(
+            "poll_remaining",
+            lambda stats, now: stats.poll_remaining,
+            lambda stats, fields: stats.load_poll(fields),
+            attribute="_poll_timer",
+            kept=True,
+        ),
+        Age("reset_age", attribute="reset_at", kept=True),
+        Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
+    )
+    DERIVED = ("_data", "_decoded", "_device", "index", "time")
+
+    held: Element | None
+    out: bool
+    poll_interval: int
+    sample: Sample | None
+    _poll_timer: Timer | None
+
+    def __init__(self, device: BalloonDevice, time: Timeline) -> None:
         self._device = device
-        self._owner = owner
-        self._poll_timer: Timer | None = None
+        self.time = time
         self._data = b""
         self._decoded = decode(b"")
-        self.poll_interval = 0
         self.index = -1
-        self.held: Element | None = None
-        self.out = False
-        self.sample: Sample | None = None
-        self.reset_at = owner.clock.now()
+        reset(self, new=True)
+        self.reset_at = time.clock.now()
 
     def forget(self) -> None:
         """The driver is gone: so are its buffer and its numbers. The polling interval stays."""
         self.index = -1
-        self.held = None
-        self.out = False
-        self.sample = None
-        self.reset_at = self._owner.clock.now()
+        reset(self)
+        self.reset_at = self.time.clock.now()
         if self.poll_interval:  # a poll that was out is lost with the driver; the next one is not
             self._arm_poll(self.poll_interval)
 
@@ -75,7 +101,7 @@ class StatsQueue:
     @property
     def age(self) -> int:
         """Host ns since the last sample was collected; without one since the device was created or reset."""
-        return self._owner.clock.now() - (self.reset_at if self.sample is None else self.sample.collected)
+        return self.time.clock.now() - (self.reset_at if self.sample is None else self.sample.collected)
 
     def ask(self) -> None:
         """Ask the guest for fresh statistics.
@@ -85,25 +111,26 @@ class StatsQueue:
         """
         if not self._device.live:  # broken: its rings are not touched until it is reset
             return
-        held = self.held
+        device, held = self._device, self.held
         if held is not None:
-            queue = self._device.queues[self.index]
+            queue = device.queues[self.index]
             self.held = None
             self.out = True
             queue.push(held)
-            if queue.wants_interrupt():
-                self._device.interrupt(self.index)
-        elif self.out:
-            self._device.interrupt(self.index)
+            if not queue.wants_interrupt():
+                return
+        elif not self.out:
+            return
+        device.interrupt(self.index)
+        device.due |= DUE_ASKED
 
     def serve(self, queue: VirtQueue) -> bool:
         """Take the buffers the driver made available; returns whether there may be more of them.
 
         Raises GuestFault for a broken ring.
         """
-        device, owner = self._device, self._owner
-        sample: Sample | None = None
-        odd: list[tuple[str, str]] | None = None  # told last: whoever listens may reset us
+        device = self._device
+        news = 0
         returned = False
         served = 0
         try:
@@ -112,43 +139,34 @@ class StatsQueue:
                 if element.into:
                     raise GuestFault("direction", "a statistics buffer must be readable only")
                 if self.held is not None:
-                    odd = [*(odd or ()), ("unsolicited-stats", f"queue {queue.index}")]
+                    device.refuse("unsolicited-stats", f"queue {queue.index}")
                     queue.push(self.held)
                     returned = True
                 self.held = element
                 data = element.read(WIRE_LIMIT + 1)
                 if len(data) > WIRE_LIMIT:
-                    odd = [*(odd or ()), ("huge-buffer", f"a statistics buffer of {element.readable()} bytes")]
+                    device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
                     data = data[:WIRE_LIMIT]
                 if data != self._data:  # a guest asked again at once says the same again
                     self._decoded = decode(data)
                     self._data = data
                 records, tags, numbers, unknown, faults = self._decoded
-                if faults:
-                    odd = [*(odd or ()), *faults]
+                for rule, detail in faults:
+                    device.refuse(rule, detail)
                 if records or self.out:
-                    clock = owner.clock
-                    sample = Sample(tags, numbers, unknown, clock.now(), clock.wall())
+                    clock = self.time.clock
+                    self.sample = Sample(tags, numbers, unknown, clock.now(), clock.wall())
+                    news = NEWS_SAMPLE
                 self.out = False
                 if not queue.more:
                     break
-            if not served:
-                return False
-            if self.poll_interval:
-                self._arm_poll(self.poll_interval)
-            if sample is None:
-                wanted = owner.answer_wanted()
-            else:
-                self.sample = sample
-                wanted = owner.sample_arrived(sample)
-            if wanted and self.held is not None:
-                self.ask()
-            if returned and queue.wants_interrupt():
-                device.interrupt(queue.index)
         finally:
-            if odd is not None:
-                for rule, detail in odd:
-                    device.refuse(rule, detail)
+            if served:
+                device.due |= news or NEWS_CAME
+                if self.poll_interval:
+                    self._arm_poll(self.poll_interval)
+        if returned and queue.wants_interrupt():
+            device.interrupt(queue.index)
         return served == BUFFERS_AT_ONCE
 
     # Polling.
@@ -170,24 +188,44 @@ class StatsQueue:
 
     def _arm_poll(self, seconds: int) -> None:
         self._cancel_poll()
-        due = self._owner.vm_clock.now() + seconds * SECOND
-        self._poll_timer = self._owner.vm_timers.at(due, self._poll)
+        due = self.time.vm_clock.now() + seconds * SECOND
+        self._poll_timer = self.time.vm_timers.at(due, self._poll)
 
     @property
     def poll_remaining(self) -> int | None:
         """VM ns until the next poll; None where the answer to the last one is awaited, which arms the timer."""
         timer = self._poll_timer
-        return None if timer is None or not timer.armed else max(0, timer.due - self._owner.vm_clock.now())
+        return None if timer is None or not timer.armed else max(0, timer.due - self.time.vm_clock.now())
 
-    def restore_polling(self, seconds: int, remaining: int | None) -> None:
-        """Poll every `seconds` again, as a snapshot says: `remaining` is what `poll_remaining` was."""
-        self.poll_interval = seconds
+    def restore(self, fields: Fields) -> None:
+        """Take the state out of a snapshot's `fields`; the device's queues are there. Raises SnapshotError."""
+        load(self, fields)
+        if self.out and not self._set_up:
+            raise fields.refuse("held", "needs a statistics queue, which there is not")
+        if not self.poll_interval and self._poll_timer is not None:
+            raise fields.refuse("poll_remaining", "has no interval")
+
+    @property
+    def _set_up(self) -> bool:
+        return self.index >= 0 and self._device.queues[self.index].enabled
+
+    def load_held(self, fields: Fields) -> None:
+        """Take the held buffer, if there is one. Raises SnapshotError."""
+        held = fields.maybe("held")
+        if held is None:
+            return
+        if not self._set_up:
+            raise fields.refuse("held", "needs a statistics queue, which there is not")
+        queue = self._device.queues[self.index]
+        self.held = Element.restored(held, queue.size, self._device.memory)
+        if self.held.into or not queue.in_use:
+            raise held.refuse("head", "cannot be held")
+
+    def load_poll(self, fields: Fields) -> None:
+        """Arm the timer of the next poll again. Raises SnapshotError."""
+        remaining = fields.perhaps("poll_remaining", 0, U32 * SECOND)
         if remaining is not None:
-            self._poll_timer = self._owner.vm_timers.at(self._owner.vm_clock.now() + remaining, self._poll)
-
-    def adopt(self, owner: Owner) -> None:
-        """Belong to `owner`, who took over the timers too."""
-        self._owner = owner
+            self._poll_timer = self.time.vm_timers.at(self.time.vm_clock.now() + remaining, self._poll)
 
     def _cancel_poll(self) -> None:
         if self._poll_timer is not None:

@@ -1,17 +1,28 @@
 """The machine that front ends talk to: clocks, RAM, the balloon device, the guest, run state and events.
 
-The machine owns no loop. It answers when its next timer is due (`time.next_deadline`), which descriptors concern it
-(`descriptors`), and does what is due (`time.run_due`); a front end waits in whatever way it waits.
+The machine owns no loop. `wait_for` says which descriptors concern it and until when to wait, `step` does what is due
+and delivers what the device noted; a front end waits in whatever way it waits.
 """
 
 from __future__ import annotations
 
 from device.balloon.device import BalloonDevice
-from device.clock import SECOND, Clock
+from device.clock import SECOND, Clock, Timeline
 from device.errors import MisuseError
 from device.machine.history import History
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
-from device.machine.timeline import Timeline
+from device.virtio.device import (
+    DUE_ASKED,
+    DUE_CONFIG,
+    DUE_QUEUE,
+    DUE_SERVE,
+    MAX_ROUNDS,
+    NEWS_ACTUAL,
+    NEWS_CAME,
+    NEWS_RULES,
+    NEWS_SAMPLE,
+    NEWS_WENT,
+)
 from device.virtio.memory import GuestMemory
 
 TYPE_CHECKING = False
@@ -19,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Protocol
 
-    from device.balloon.stats import Sample
     from device.machine.guest import Guest
 
     Listener = Callable[[str, Mapping[str, object]], None]
@@ -36,6 +46,9 @@ PAUSED = "paused"
 PRELAUNCH = "prelaunch"
 SHUTDOWN = "shutdown"
 
+AT_ONCE = 4096
+"""Timers fired and things delivered in one step; more have to wait for the next."""
+
 DEFAULT_TIMEOUT = 5 * SECOND
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -46,7 +59,8 @@ class Machine:
     Events go to every listener as (name, data), in order:
     STOP, RESUME, POWERDOWN and SHUTDOWN (`guest`, `reason`), RESET (`guest`, `reason`), BALLOON_CHANGE (`actual` in
     bytes), BALLOON (a sample arrived; `sample`), BALLOON_TARGET (`actual`), DEVICE_DELETED (`device`, `path`),
-    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail`), DRIVER_MISSING (`why`).
+    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail` of the last time,
+    `times` where there were more), DRIVER_MISSING (`why`).
     """
 
     def __init__(
@@ -93,7 +107,7 @@ class Machine:
         self.store: Store | None = None
         """Where snapshots of this machine are kept; the front ends' affair, shared by all monitors."""
         self._listeners: list[Listener] = []
-        self._settling = False
+        self._stepping = False
         self.target_told = True
         self.powering_down = False
         self.guest = guest
@@ -122,6 +136,144 @@ class Machine:
         """Tell every listener of an event."""
         for listener in tuple(self._listeners):
             listener(name, data)
+
+    # Stepping.
+
+    def wait_for(self, *, jump: bool = False) -> tuple[list[int], int | None]:
+        """Return the descriptors that concern the machine, and the host time (ns) at which to `step` next, or None.
+
+        On a simulated clock that is now, or never: with `jump` it is now as long as there is a timer.
+        """
+        time, device = self.time, self.device
+        due = time.next_deadline()
+        now = self.clock.now()
+        if (device is not None and device.due) or time.asleep:
+            due = now
+        elif self.clock.simulated and due is not None and due > now:
+            due = now if jump else None
+        return self.guest.descriptors(), due
+
+    def step(self, *, jump: bool = False) -> bool:
+        """Do what is due, AT_ONCE things at the most, and deliver what comes of it; returns whether there was any.
+
+        `jump` moves the warp clock to the next timer first: for front ends whose monitor waits. Within a step, as
+        from a listener, this does nothing. Raises MisuseError for a jump of a clock that does not warp.
+        """
+        if self._stepping:
+            return False
+        self._stepping = True
+        time, left = self.time, AT_ONCE
+        moved = False
+        try:
+            self.guest.serve()
+            left = self._deliver(left)
+            while left > 0:
+                moved = time.move(jump=jump) or moved
+                jump = False
+                now = self.clock.now()  # once: what comes due while we are at work has to wait, or it would never end
+                while left > 0 and time.fire_due(now):
+                    left = self._deliver(left - 1)
+                left -= 1
+                if not time.asleep:
+                    break
+            return moved or left < AT_ONCE - 1
+        finally:
+            self._stepping = False
+
+    def advance(self, duration: int) -> None:
+        """Let a simulated clock go on for `duration` ns at once, through every timer on the way.
+
+        Raises MisuseError on a real clock and for a negative duration.
+        """
+        self.time.sleep(duration)
+        while self.time.asleep:
+            self.step()
+        self.step()
+
+    def deliver(self) -> None:
+        """Deliver what the device noted, as the end of whatever was done to machine, guest or device.
+
+        Within a step this does nothing: the step comes to it.
+        """
+        if not self._stepping and self.device is not None and self.device.due:
+            self._stepping = True
+            try:
+                self._deliver(AT_ONCE)
+            finally:
+                self._stepping = False
+
+    def _deliver(self, left: int) -> int:
+        """Deliver `left` things at the most; returns how many more could have been."""
+        rounds = 0
+        device = self.device
+        while device is not None and (due := device.due) and left > 0:
+            left -= 1
+            flag = due & -due
+            if flag < DUE_CONFIG:
+                device.due = due ^ flag
+                if flag == NEWS_SAMPLE:
+                    self._sample_arrived(device)
+                else:
+                    _TOLD[flag](self, device)
+            elif rounds >= MAX_ROUNDS:
+                device.storm()
+            else:
+                rounds += 1
+                if due & DUE_ASKED:
+                    rounds = 0
+                    due ^= DUE_ASKED
+                device.due = due ^ flag
+                if flag >= DUE_SERVE:
+                    index = flag.bit_length() - DUE_SERVE.bit_length()
+                    if device.queues[index].enabled:
+                        device.notify(index)
+                elif flag > DUE_CONFIG:
+                    self.guest.interrupt(flag.bit_length() - DUE_QUEUE.bit_length())
+                else:
+                    self.guest.config_changed()
+            device = self.device
+        return left
+
+    def _tell(self, device: BalloonDevice) -> None:
+        """Tell what may not be lost of a device that is about to be reset or taken away."""
+        for flag in (NEWS_ACTUAL, NEWS_RULES):
+            if device.due & flag and self.device is device:
+                device.due ^= flag
+                _TOLD[flag](self, device)
+
+    def _sample_arrived(self, device: BalloonDevice) -> None:
+        sample = device.stats.sample
+        if sample is None:
+            return
+        self.history.add(sample.collected, device.actual, sample)
+        if self._listeners:
+            self.emit("BALLOON", {"sample": sample})
+        if self.requests.pending:
+            self.requests.end_all(ANSWERED)
+
+    def _actual_changed(self, device: BalloonDevice) -> None:
+        self.history.add(self.clock.now(), device.actual, device.stats.sample)
+        if self._listeners:
+            self.emit("BALLOON_CHANGE", {"actual": device.actual})
+        if device.actual_pages == device.num_pages and not self.target_told:
+            self.target_told = True
+            self.emit("BALLOON_TARGET", {"actual": device.actual})
+
+    def _rules_broken(self, device: BalloonDevice) -> None:
+        untold, device.untold = device.untold, {}
+        for rule, (times, detail) in untold.items():
+            self.emit("GUEST_FAULT", {"rule": rule, "detail": detail} | ({"times": times} if times > 1 else {}))
+
+    def _driver_went(self, device: BalloonDevice) -> None:
+        if self.requests.pending and not self.guest.booting:
+            self.requests.end_all(NO_DEVICE if self.unplugging else UNSUPPORTED)
+
+    def _driver_came(self, device: BalloonDevice) -> None:
+        if self.requests.pending:
+            if device.can_report:
+                device.stats.ask()
+            else:
+                self._driver_went(device)
 
     # Run state.
 
@@ -156,16 +308,20 @@ class Machine:
             self._boot()
         else:
             self.guest.resumed()
+            self.deliver()
             if self.powering_down:
                 self.guest_off()
 
     def _boot(self) -> None:
-        self._settling = True
-        try:
-            self.guest.boot()
-        finally:
-            self._settling = False
+        self.guest.boot()
         self._settle()
+
+    def _settle(self) -> None:
+        """A guest was started, or exchanged: only what it made of the device counts for those who wait."""
+        device = self.device
+        if device is not None:
+            device.due = device.due & ~NEWS_WENT | NEWS_CAME
+        self.deliver()
 
     def reset(self, *, guest: bool = False) -> None:
         """Reset the machine as a power cycle of the guest would.
@@ -176,16 +332,15 @@ class Machine:
         self._restart("guest-reset" if guest else "host-qmp-system-reset", guest=guest)
 
     def _restart(self, reason: str, *, guest: bool) -> None:
-        self._settling = True
-        try:
-            self.guest.halt()
-            self.powering_down = False
-            if self.device is not None:
-                self.device.reset()
-                if self.unplugging:  # an unplug that the old driver never let happen
-                    self._unplug()
-        finally:
-            self._settling = False
+        self.guest.halt()
+        self.powering_down = False
+        device = self.device
+        if device is not None:
+            device.reset()
+            device.due &= ~NEWS_WENT
+            self._tell(device)
+            if self.unplugging:  # an unplug that the old driver never let happen
+                self._unplug()
         self.emit("RESET", {"guest": guest, "reason": reason})
         if self.run_state == RUNNING:
             self._boot()
@@ -231,19 +386,13 @@ class Machine:
         """
         if guest.real and self.clock.simulated:
             raise MisuseError(f"the {guest.name} guest runs in real time: --clock {self.clock.name} cannot drive it")
-        self._settling = True
         try:
-            try:
-                guest.attach(self)
-            except MisuseError:
-                guest.close()
-                raise
-            self.guest.close()
-            self.guest = guest
-            if self.device is not None:
-                self.device.driver = guest
-        finally:
-            self._settling = False
+            guest.attach(self)
+        except MisuseError:
+            guest.close()
+            raise
+        self.guest.close()
+        self.guest = guest
         self.reset()
 
     def snapshot_tags(self) -> list[str]:
@@ -267,8 +416,7 @@ class Machine:
         return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
 
     def _plug(self, id: str, switches: dict[str, bool]) -> BalloonDevice:
-        device = BalloonDevice(self, self.memory, self.ram, id=id, **switches)
-        device.driver = self.guest
+        device = BalloonDevice(self.time, self.memory, self.ram, id=id, **switches)
         self.device = device
         self.unplugging = False
         return device
@@ -282,6 +430,7 @@ class Machine:
         self._plug(id, dict(switches or {})).hotplugged = True
         if self.run_state != PRELAUNCH:
             self.guest.device_added()
+            self.deliver()
 
     def device_del(self, id: str) -> None:
         """Ask the guest to let go of the device; it is gone once the driver did.
@@ -295,6 +444,7 @@ class Machine:
         self.unplugging = True
         if self.guest.release_device():
             self._unplug()
+        self.deliver()
 
     def driver_released(self) -> None:
         """The guest's driver let go of a device that is being unplugged."""
@@ -305,6 +455,7 @@ class Machine:
         device, path = self.device, self.device_path
         if device is None or path is None:
             return
+        self._tell(device)
         device.detach()
         self.device = None
         self.unplugging = False
@@ -322,6 +473,7 @@ class Machine:
         self.guest.check_target(size)
         self.device.set_target(size)
         self.target_told = False
+        self.deliver()
 
     # Statistics.
 
@@ -340,61 +492,34 @@ class Machine:
         stats = device.stats
         before = stats.sample
         stats.ask()
-        if stats.sample is not before and stats.sample is not None:
-            # The guest answered within the call, as most do: nothing has to be kept, no timer armed.
-            self.requests.answered += 1
-            return ENDED[ANSWERED]
-        if self.device is not device:  # unplugged by whoever was told meanwhile
-            return ENDED[NO_DEVICE]
+        if not self._stepping:
+            self._stepping = True
+            try:
+                self._deliver(AT_ONCE)
+            finally:
+                self._stepping = False
+            if stats.sample is not before and stats.sample is not None:
+                # The guest answered within the call, as most do: nothing has to be kept, no timer armed.
+                self.requests.answered += 1
+                return ENDED[ANSWERED]
+            if self.device is not device:  # unplugged by whoever was told meanwhile
+                return ENDED[NO_DEVICE]
         return self.requests.open(timeout)
 
-    def sample_arrived(self, sample: Sample) -> bool:
-        """The device got a sample: note it, answer all who wait. Returns whether somebody asked again meanwhile."""
-        device = self.device
-        assert device is not None  # noqa: S101 - only a plugged device has queues
-        self.history.add(sample.collected, device.actual, sample)
-        if self._listeners:
-            self.emit("BALLOON", {"sample": sample})
-        requests = self.requests
-        if requests.pending:
-            requests.end_all(ANSWERED)
-            return bool(requests.pending)
-        return False
-
-    def actual_changed(self) -> None:
-        """The guest wrote a new `actual`."""
-        device = self.device
-        if device is None:  # during construction
-            return
-        self.history.add(self.clock.now(), device.actual, device.stats.sample)
-        if self._listeners:
-            self.emit("BALLOON_CHANGE", {"actual": device.actual})
-        if device.actual_pages == device.num_pages and not self.target_told:
-            self.target_told = True
-            self.emit("BALLOON_TARGET", {"actual": device.actual})
-
     def driver_changed(self) -> None:
-        """A driver came up or went: requests that nobody will answer any more are ended."""
-        if not self._settling:
-            self._settle()
-
-    def _settle(self) -> None:
-        device = self.device
-        if device is None or not self.requests.pending:
-            return
-        if device.can_report:
-            device.stats.ask()
-        elif not self.guest.booting:
-            self.requests.end_all(NO_DEVICE if self.unplugging else UNSUPPORTED)
-
-    def answer_wanted(self) -> bool:
-        """Whether some request still waits for a sample."""
-        return bool(self.requests.pending)
+        """A driver will not come up, after all: requests that nobody will answer any more are ended."""
+        if self.device is not None:
+            self.device.due |= NEWS_WENT
+            self.deliver()
 
     def guest_fault(self, rule: str, detail: str) -> None:
         """The guest broke a rule."""
         self.emit("GUEST_FAULT", {"rule": rule, "detail": detail})
 
-    def descriptors(self) -> list[int]:
-        """Return the descriptors to wait on besides the clock; call `guest.serve` when one is readable."""
-        return self.guest.descriptors()
+
+_TOLD = {
+    NEWS_ACTUAL: Machine._actual_changed,
+    NEWS_RULES: Machine._rules_broken,
+    NEWS_WENT: Machine._driver_went,
+    NEWS_CAME: Machine._driver_came,
+}

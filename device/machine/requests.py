@@ -48,14 +48,14 @@ class StatsRequests:
     def __init__(self, clock: Clock, timers: TimerQueue) -> None:
         self._clock = clock
         self._timers = timers
-        self.pending: list[StatsRequest] = []
+        self.pending: dict[StatsRequest, None] = {}  # in the order they were opened
         self.answered = 0
         self.timed_out = 0
 
     def open(self, timeout: int | None) -> StatsRequest:
         """Open a request that waits `timeout` ns (None: until the next sample) for what the caller has asked."""
         request = StatsRequest()
-        self.pending.append(request)
+        self.pending[request] = None
         if timeout is not None:
             request.deadline = self._clock.now() + timeout
             request._timer = self._timers.at(request.deadline, lambda: self._expire(request))
@@ -66,7 +66,7 @@ class StatsRequests:
 
         Requests opened by their callbacks are new ones and stay.
         """
-        ending, self.pending = self.pending, []
+        ending, self.pending = self.pending, {}
         for request in ending:
             if request.state is PENDING:  # else a callback of an earlier one cancelled it
                 if state is ANSWERED:
@@ -86,8 +86,7 @@ class StatsRequests:
         self._end(request, TIMED_OUT)
 
     def _drop(self, request: StatsRequest) -> None:
-        if request in self.pending:  # not while `end_all` is on its way to it
-            self.pending.remove(request)
+        self.pending.pop(request, None)  # not there while `end_all` is on its way to it
 
     @staticmethod
     def _end(request: StatsRequest, state: str) -> None:

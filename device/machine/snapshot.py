@@ -15,12 +15,14 @@ import json
 import os
 from struct import Struct
 
+from device.balloon.device import BalloonDevice
 from device.errors import MisuseError
 from device.guest.table import make_guest
 from device.machine.machine import PAUSED, PRELAUNCH, Machine
 from device.machine.requests import NO_DEVICE
-from device.machine.state import load_device, save_device
 from device.state import FAR, Fields, SnapshotError
+from device.state import save as save_state
+from device.virtio.device import NEWS_ACTUAL
 from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
 
 TYPE_CHECKING = False
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from device.virtio.memory import GuestMemory
 
 MAGIC = b"HMPSNAP\0"
-VERSION = 1
+VERSION = 2
 """Grows when a file cannot be read by an older hmp; that one then says so."""
 
 STATE_LIMIT = 4 << 20
@@ -164,7 +166,7 @@ def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
             "unplugging": machine.unplugging,
             "powering_down": machine.powering_down,
             "target_told": machine.target_told,
-            "device": None if device is None else save_device(device, now),
+            "device": None if device is None else save_state(device, now),
             "guest": {"spec": machine.guest.spec, "state": machine.guest.state()},
         },
         separators=(",", ":"),
@@ -205,35 +207,35 @@ def _without_zeros(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield address + start, data[start:]
 
 
-def _front(reader: _Reader) -> int:
-    """Return the length of the state. Raises SnapshotError for what is no snapshot, or one of a newer hmp."""
+def _front(reader: _Reader) -> tuple[int, int]:
+    """Return format and length of the state. Raises SnapshotError for what is no snapshot, or one of a newer hmp."""
     if reader.left < _FRONT.size:
         raise SnapshotError("the file is not a snapshot, or cut short")
     magic, version, length = _FRONT.unpack(reader.read(_FRONT.size))
     if magic != MAGIC:
         raise SnapshotError("the file is not a snapshot of hmp")
-    if version != VERSION:
+    if not 0 < version <= VERSION:
         age = "of a newer hmp" if version > VERSION else "unknown"
-        raise SnapshotError(f"the snapshot's format {version} is {age}: this one reads format {VERSION}")
+        raise SnapshotError(f"the snapshot's format {version} is {age}: this one reads formats 1 to {VERSION}")
     if length > STATE_LIMIT:
         raise SnapshotError("the snapshot's state is too large to be one")
-    return int(length)
+    return int(version), int(length)
 
 
-def _state(reader: _Reader, length: int) -> Fields:
+def _state(reader: _Reader, version: int, length: int) -> Fields:
     packed = reader.read(length)
     try:
         data = json.loads(packed)
     except (ValueError, RecursionError):
         raise SnapshotError("the snapshot's state is not readable") from None
-    return Fields(data, "snapshot")
+    return Fields(data, "snapshot", version=version)
 
 
 def summarize(source: BinaryIO) -> Summary:
     """Return what a list shows of the snapshot in `source`. Raises SnapshotError; the content is not checked."""
     reader = _Reader(source)
     size = reader.left + _DIGEST
-    fields = _state(reader, _front(reader))
+    fields = _state(reader, *_front(reader))
     return Summary(
         fields.text("tag"),
         fields.integer("date", -FAR, FAR),
@@ -254,10 +256,10 @@ def load(machine: Machine, source: BinaryIO) -> None:
     if machine.guest.snapshot_refusal:
         raise SnapshotError(machine.guest.snapshot_refusal)
     reader = _Reader(source)
-    length = _front(reader)
+    version, length = _front(reader)
     reader.judge(length, machine.ram)
     reader.check()
-    fields = _state(reader, length)
+    fields = _state(reader, version, length)
     fields.text("tag")
     date = fields.integer("date", -FAR, FAR)
     simulated = fields.flag("simulated")
@@ -288,32 +290,27 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     running = machine.running
     before = None if machine.device is None else machine.device.actual
     machine.stop()
-    machine._settling = True
-    try:
-        machine.guest.close()
-        if machine.device is not None:
-            machine.device.detach()
-        machine.memory.close()
-        machine.memory, machine.device, machine.guest = fresh.memory, fresh.device, fresh.guest
-        machine.time.vm_clock = machine.vm_clock = fresh.vm_clock
-        machine.time.vm_timers = machine.vm_timers = fresh.vm_timers
-        machine.seed, machine.unplugging = fresh.seed, fresh.unplugging
-        machine.target_told, machine.powering_down = fresh.target_told, fresh.powering_down
-        machine.run_state = fresh.run_state
-        device = machine.device
-        machine.guest.machine = machine
-        if device is not None:
-            device.adopt(machine)
-            if device.live:
-                device.wake()
-        if running:
-            machine.cont()
-        if machine.device is None:
-            machine.requests.end_all(NO_DEVICE)
-    finally:
-        machine._settling = False
-    if machine.device is not None and machine.device.actual != before:
-        machine.actual_changed()
+    machine.guest.close()
+    if machine.device is not None:
+        machine._tell(machine.device)
+        machine.device.detach()
+    machine.memory.close()
+    machine.memory, machine.device, machine.guest = fresh.memory, fresh.device, fresh.guest
+    machine.time.vm_clock = machine.vm_clock = fresh.vm_clock
+    machine.time.vm_timers = machine.vm_timers = fresh.vm_timers
+    machine.seed, machine.unplugging = fresh.seed, fresh.unplugging
+    machine.target_told, machine.powering_down = fresh.target_told, fresh.powering_down
+    machine.run_state = fresh.run_state
+    device = machine.device
+    machine.guest.machine = machine
+    if device is not None:
+        device.adopt(machine.time)
+        if device.actual != before:
+            device.due |= NEWS_ACTUAL
+    else:
+        machine.requests.end_all(NO_DEVICE)
+    if running:
+        machine.cont()
     machine._settle()
 
 
@@ -368,11 +365,13 @@ def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapse
     fresh.target_told = fields.flag("target_told")
     device = fields.maybe("device")
     if device is not None:
-        fresh.device = load_device(fresh, device, elapsed)
-        fresh.device.driver = fresh.guest
+        device.then = fresh.clock.now() - elapsed
+        fresh.device = BalloonDevice.restored(fresh.time, fresh.memory, fresh.ram, device)
         for first, length in runs:
             for at in range(first, first + length, _PAGES_AT_ONCE):
                 fresh.device.pages.add(at, min(_PAGES_AT_ONCE, first + length - at))
+        if fields.version == 1 and fresh.device.live:  # which did not say what had to wait for its turn
+            fresh.device.wake()
     elif runs or fresh.unplugging:
         raise SnapshotError("the snapshot has a balloon without a balloon device")
     fresh.guest.restore(guest.section("state"))

@@ -3,11 +3,16 @@
 The methods a driver reaches through its transport are `write_status`, `accept_features`, `setup_queue`, `notify`,
 `read_config` and `write_config`. None of them raises for what a guest does: a broken rule is counted under its name in
 `refused`, and after one that leaves the rings untrustworthy the device is broken until it is reset.
+
+The device calls nobody. What is to be delivered it notes as bits of `due`: first its news, then the interrupts. Who
+owns the device looks there after each call, takes the bits out, lowest first, and delivers them (Machine.step).
 """
 
 from __future__ import annotations
 
-from device.errors import FATAL_RULES, GuestFault
+from device.clock import MS
+from device.errors import FATAL_RULES, RULES, GuestFault
+from device.state import FAR, Fields, Integer, Member, Other, Parts, Text, reset
 from device.virtio.queue import VirtQueue
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -25,18 +30,8 @@ from device.virtio.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
+    from device.clock import Timeline, Timer
     from device.virtio.memory import Memory
-
-    class DriverEnd(Protocol):
-        """Where the device's interrupts go: the guest's driver, or a transport in front of it."""
-
-        def interrupt(self, queue: int) -> None:
-            """Buffers of queue number `queue` were returned."""
-
-        def config_changed(self) -> None:
-            """The configuration space or the device's status changed."""
 
 
 _PREREQUISITE: dict[int, int] = {
@@ -49,47 +44,128 @@ _PREREQUISITE: dict[int, int] = {
 _WRITABLE_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
 
 
+NEWS_ACTUAL, NEWS_SAMPLE, NEWS_RULES, NEWS_WENT, NEWS_CAME = 1, 2, 4, 8, 16
+"""News of the device for its owner: the driver wrote `actual`, reported, broke rules, went away, came up or
+primed a queue. In the order in which they are told."""
+
+DUE_CONFIG = 32
+"""The driver is to be told that configuration or status changed."""
+
+DUE_QUEUE = 64
+"""The driver is to be interrupted for queue 0; the queues behind it have the bits behind this one."""
+
+DUE_SERVE = DUE_QUEUE << 8
+"""Queue 0 is to be served further, and so on."""
+
+DUE_ASKED = DUE_SERVE << 8
+"""The interrupt was the host's idea: the guest's rounds are counted from there."""
+
+_NEWS = DUE_CONFIG - 1
+
 MAX_ROUNDS = 1024
-"""How often one notification may lead to another from within our interrupts before the rest has to wait."""
+"""How many interrupts in a row may lead to one another before the rest has to wait."""
+
+_LONGEST = 128 * MS
+
+
+def _not_offered(device: VirtioDevice, features: int) -> str:
+    return "holds a feature that the device does not offer" if features & ~device.offered else ""
+
+
+def _load_refused(device: VirtioDevice, fields: Fields) -> None:
+    device.refused = fields.counters("refused", len(RULES))
+    if not device.refused.keys() <= RULES.keys():
+        raise fields.refuse("refused", "names a rule that does not exist")
+
+
+def _save_untold(device: VirtioDevice) -> dict[str, object]:
+    return {rule: {"times": times, "detail": detail} for rule, (times, detail) in device.untold.items()}
+
+
+def _load_untold(device: VirtioDevice, fields: Fields) -> None:
+    device.untold = {}
+    untold = fields.section("untold")
+    for rule in RULES:
+        if rule in untold:
+            told = untold.section(rule)
+            device.untold[rule] = (told.integer("times", 1), told.text("detail"))
+            told.done()
+    untold.done()
+
+
+def _save_later(device: VirtioDevice, now: int) -> int | None:
+    timer = device.later_timer
+    return None if timer is None else max(0, timer.due - device.time.vm_clock.now())
+
+
+def _load_later(device: VirtioDevice, fields: Fields) -> None:
+    remaining = fields.perhaps("later_remaining", 0, _LONGEST)
+    if remaining is not None:
+        device.arm_later(remaining)
 
 
 class VirtioDevice:
     """The part of a virtio device that does not depend on what it is.
 
-    A device type says which features it offers, which queues there are, and what to do with a notified queue.
+    A device type says which features it offers, which queues there are, and what to do with a notified queue. `due` is
+    what is to be delivered; `untold` how often rules were broken since they were last told, and the last detail.
     """
 
     __slots__ = (
-        "_kicked",
-        "_serving",
-        "_telling",
-        "driver",
+        "calm",
+        "due",
         "features",
         "isr",
         "last_refusal",
+        "later",
+        "later_timer",
         "live",
         "memory",
         "offered",
+        "pause",
         "queues",
         "refused",
         "status",
+        "time",
+        "untold",
     )
 
-    def __init__(self, memory: Memory, offered: int, queues: int) -> None:
+    STATE: tuple[Member, ...] = (
+        Integer("status", 0xFF),
+        Integer("features", check=_not_offered),
+        Integer("isr", 3),
+        Other("refused", lambda device, now: dict(device.refused), _load_refused, dict, kept=True),
+        Text("last_refusal", kept=True),
+        Parts("queues", kept=True),
+        Integer("due", DUE_ASKED * 2 - 1, kept=True, since=2),
+        Other("untold", lambda device, now: _save_untold(device), _load_untold, dict, kept=True, since=2),
+        Integer("later", DUE_ASKED * 2 - 1, since=2),
+        Other("later_remaining", _save_later, _load_later, attribute="later_timer", kept=True, since=2),
+        Integer("pause", _LONGEST, MS, low=MS, since=2),
+        Integer("calm", FAR, since=2),
+    )
+    DERIVED: tuple[str, ...] = ("live", "memory", "offered", "time")
+
+    status: int
+    features: int
+    isr: int
+    due: int
+    untold: dict[str, tuple[int, str]]
+    refused: dict[str, int]
+    last_refusal: str
+    later: int
+    later_timer: Timer | None
+    pause: int
+    calm: int
+
+    def __init__(self, time: Timeline, memory: Memory, offered: int, queues: int) -> None:
+        self.time = time
         self.memory = memory
         self.offered = offered
-        self.driver: DriverEnd | None = None
-        self.status = 0
-        self.features = 0
-        self.isr = 0
         self.live = False
         """Whether a driver set DRIVER_OK and the device is not broken: only then are rings looked at."""
-        self.refused: dict[str, int] = {}
-        self.last_refusal = ""
         self.queues = [VirtQueue(index, QUEUE_SIZE) for index in range(queues)]
-        self._serving = False
-        self._telling = False
-        self._kicked = 0
+        reset(self, new=True)
 
     # What a device type fills in.
 
@@ -97,20 +173,8 @@ class VirtioDevice:
         """Handle the buffers of queue `index`. May raise GuestFault."""
         raise NotImplementedError
 
-    def driver_ready(self) -> None:
-        """Called once the driver set DRIVER_OK, after the queues it primed were served."""
-
-    def driver_failed(self) -> None:
-        """Called once the driver set FAILED: it gave the device up until it resets it."""
-
     def driver_gone(self) -> None:
         """Called after a reset by either side."""
-
-    def defer(self, kicked: int) -> None:
-        """Called with the queues, one bit each, that one notification led to but that have to wait for their turn."""
-
-    def fault_seen(self, rule: str, detail: str) -> None:
-        """Called for every rule that the guest broke, after it was counted."""
 
     # The driver's calls.
 
@@ -136,14 +200,14 @@ class VirtioDevice:
         self.status |= added
         if added & STATUS_FAILED:
             self.live = False
-            self.driver_failed()
+            self.due |= NEWS_WENT
         elif added & STATUS_DRIVER_OK and not self.status & (STATUS_NEEDS_RESET | STATUS_FAILED):
             self.live = True
             for queue in self.queues:
                 if queue.enabled:
                     self.notify(queue.index)
             if self.live:
-                self.driver_ready()
+                self.due |= NEWS_CAME
 
     def accept_features(self, features: int) -> None:
         """Take the features the driver accepts; counted and ignored where they were not offered or come too late."""
@@ -182,57 +246,71 @@ class VirtioDevice:
         if not 0 <= index < len(self.queues) or not self.queues[index].enabled:
             self.refuse("notify-dead", f"queue {index} of {len(self.queues)}")
             return
-        if self._serving:  # told from within an interrupt of ours: the loop below comes to it
-            self._kicked |= 1 << index
-            return
-        self._serving = True
-        rounds = MAX_ROUNDS - 1
         try:
             self.serve(index)
-            while self._kicked and self.live:
-                rounds -= 1
-                if rounds < 0:
-                    self.defer(self._kicked)
-                    self.refuse("kick-storm", f"more than {MAX_ROUNDS} rounds")
-                    break
-                flag = self._kicked & -self._kicked
-                self._kicked ^= flag
-                self.serve(flag.bit_length() - 1)
         except GuestFault as fault:
             self.refuse(fault.rule, fault.detail)
-        finally:
-            self._kicked = 0
-            self._serving = False
 
     # The device's side.
 
     def reset(self) -> None:
-        """Forget the driver: status, features and queues as new; counters of refusals stay."""
-        self.status = 0
-        self.features = 0
-        self.isr = 0
+        """Forget the driver: status, features, queues and undelivered interrupts as new; counters of refusals stay."""
+        went = NEWS_WENT if self.status & (STATUS_DRIVER_OK | STATUS_FAILED) else 0
+        self.due = self.due & (NEWS_ACTUAL | NEWS_RULES | NEWS_WENT) | went
+        self.forget_later()
+        reset(self)
         self.live = False
-        self._kicked = 0
         for queue in self.queues:
             queue.clear(QUEUE_SIZE)
         self.driver_gone()
 
     def interrupt(self, index: int) -> None:
-        """Tell the driver that buffers of queue `index` came back."""
+        """Note that the driver is to be told that buffers of queue `index` came back."""
         self.isr |= 1
-        if self.driver is not None:
-            self.driver.interrupt(index)
+        self.due |= DUE_QUEUE << index
 
     def config_interrupt(self) -> None:
-        """Tell the driver that configuration or status changed. A driver that is not up yet reads it anyway."""
+        """Note that configuration or status changed. A driver that is not up yet reads it anyway."""
         if self.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET):
             self.isr |= 2
-            if self.driver is not None and not self._telling:  # a driver may break us again while it is being told
-                self._telling = True
-                try:
-                    self.driver.config_changed()
-                finally:
-                    self._telling = False
+            self.due |= DUE_CONFIG
+
+    # Drivers that keep the device busy without end.
+
+    def storm(self) -> None:
+        """The driver goes on and on from within its interrupts: what is due to it has to wait, and that is counted."""
+        waiting, self.due = self.due & ~_NEWS, self.due & _NEWS
+        self.refuse("kick-storm", f"more than {MAX_ROUNDS} rounds")
+        self.defer(waiting)
+
+    def defer(self, due: int) -> None:
+        """Let `due` wait for a while of VM time, so that monitors get their turn.
+
+        The while is a millisecond at first. It doubles, up to 128, as long as the storm goes on: a driver that never
+        lets up takes less and less of the host's time, and keeps no waiting monitor from its deadline.
+        """
+        self.later |= due
+        if self.later_timer is None:
+            now = self.time.vm_clock.now()
+            self.pause = MS if now >= self.calm else min(2 * self.pause, _LONGEST)
+            self.calm = now + 2 * self.pause + 1
+            self.arm_later(self.pause)
+
+    def arm_later(self, remaining: int) -> None:
+        """Have what waits come due in `remaining` ns of VM time."""
+        self.later_timer = self.time.vm_timers.at(self.time.vm_clock.now() + remaining, self._later_is_now)
+
+    def _later_is_now(self) -> None:
+        self.later_timer = None
+        waiting, self.later = self.later, 0
+        self.due |= waiting
+
+    def forget_later(self) -> None:
+        """Nothing waits any more."""
+        if self.later_timer is not None:
+            self.later_timer.cancel()
+            self.later_timer = None
+        self.later = self.calm = 0
 
     @property
     def broken(self) -> bool:
@@ -247,8 +325,9 @@ class VirtioDevice:
             return
         self.refused[rule] = self.refused.get(rule, 0) + times
         self.last_refusal = f"{rule}: {detail}"
+        self.untold[rule] = (self.untold[rule][0] + 1 if rule in self.untold else 1, detail)
+        self.due |= NEWS_RULES
         if rule in FATAL_RULES and not self.status & STATUS_NEEDS_RESET:
             self.status |= STATUS_NEEDS_RESET
             self.live = False
             self.config_interrupt()
-        self.fault_seen(rule, detail)

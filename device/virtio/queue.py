@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from device.errors import GuestFault
+from device.state import Flag, Integer, reset
 from device.virtio.spec import (
     AVAIL_NO_INTERRUPT,
     DESC_INDIRECT,
@@ -16,6 +17,7 @@ from device.virtio.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from device.state import Fields
     from device.virtio.memory import Memory, Region
 
     Segment = tuple[Region, int, int]
@@ -33,6 +35,32 @@ class Element:
         self.head = head
         self.out = out
         self.into = into
+
+    def state(self) -> dict[str, object]:
+        """Return the buffer as plain data."""
+        pieces = {"out": self.out, "into": self.into}
+        return {
+            "head": self.head,
+            **{name: [[region.base + at, length] for region, at, length in found] for name, found in pieces.items()},
+        }
+
+    @staticmethod
+    def restored(fields: Fields, size: int, memory: Memory) -> Element:
+        """Make a buffer of a ring of `size` entries from its state. Raises SnapshotError naming what is wrong."""
+        head = fields.integer("head", 0, size - 1)
+        pieces: list[list[Segment]] = []
+        for name in ("out", "into"):
+            found: list[Segment] = []
+            for address, length in fields.pairs(name, size):
+                if not length:
+                    raise fields.refuse(name, "holds a piece without a byte")
+                try:
+                    found.append((*memory.find(address, length), length))
+                except GuestFault as fault:
+                    raise fields.refuse(name, f"is not in guest memory ({fault})") from None
+            pieces.append(found)
+        fields.done()
+        return Element(head, tuple(pieces[0]), tuple(pieces[1]))
 
     def readable(self) -> int:
         """Return how many bytes there are to read."""
@@ -91,6 +119,35 @@ class VirtQueue:
         "used_idx",
     )
 
+    STATE = (
+        Integer("size", U32),  # what the driver wrote; only a queue that is set up has been checked
+        Integer("desc"),
+        Integer("avail"),
+        Integer("used"),
+        Flag("enabled"),
+        Flag("event_idx"),
+        Flag("indirect"),
+        Integer("last_avail", U16),
+        Integer("used_idx", U16),
+        Integer("signalled", U16),
+        Flag("signalled_valid"),
+        Integer("in_use", MAX_QUEUE_SIZE),
+    )
+    DERIVED = ("_avail", "_desc", "_memory", "_ring", "_used", "index", "maximum", "more")
+
+    size: int
+    desc: int
+    avail: int
+    used: int
+    enabled: bool
+    event_idx: bool
+    indirect: bool
+    last_avail: int
+    used_idx: int
+    signalled: int
+    signalled_valid: bool
+    in_use: int
+
     def __init__(self, index: int, size: int, maximum: int = MAX_QUEUE_SIZE) -> None:
         self.index = index
         self.maximum = maximum
@@ -98,13 +155,8 @@ class VirtQueue:
 
     def clear(self, size: int) -> None:
         """Forget everything, as a device reset does; `size` is what the device offers again."""
+        reset(self)
         self.size = size
-        self.desc = self.avail = self.used = 0
-        self.enabled = False
-        self.event_idx = self.indirect = False
-        self.last_avail = self.used_idx = self.signalled = 0
-        self.signalled_valid = False
-        self.in_use = 0
         self.more = False
         """Whether, at the last `pop`, another buffer was waiting already."""
         self._let_go()
@@ -123,7 +175,19 @@ class VirtQueue:
         self.size, self.desc, self.avail, self.used = size, desc, avail, used
 
     def start(self, memory: Memory, *, event_idx: bool, indirect: bool, last_avail: int = 0) -> None:
-        """Check the rings and go live from `last_avail`.
+        """Check the rings and go live from `last_avail`. Raises GuestFault as `look_into` does."""
+        self.look_into(memory)
+        self.event_idx = event_idx
+        self.indirect = indirect
+        self.last_avail = last_avail & U16
+        self.used_idx = self._used[1]
+        self.signalled = self.used_idx
+        self.signalled_valid = False
+        self.in_use = 0
+        self.enabled = True
+
+    def look_into(self, memory: Memory) -> None:
+        """Check the rings and look into them from now on.
 
         Raises GuestFault where the size is no power of two up to `maximum`, or a ring is misaligned (virtio 1.2, 2.7:
         16, 2 and 4 bytes) or not wholly inside one region of `memory`.
@@ -146,14 +210,6 @@ class VirtQueue:
         self._avail = avail_region.u16[avail // 2 :][: 3 + size]
         self._used = used_region.u16[used // 2 :][: 3 + 4 * size]
         self._ring = used_region.u32[used // 4 + 1 :][: 2 * size]
-        self.event_idx = event_idx
-        self.indirect = indirect
-        self.last_avail = last_avail & U16
-        self.used_idx = self._used[1]
-        self.signalled = self.used_idx
-        self.signalled_valid = False
-        self.in_use = 0
-        self.enabled = True
 
     def stop(self) -> None:
         """Take the queue out of service, keeping its configuration and indices."""

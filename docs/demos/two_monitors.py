@@ -237,7 +237,7 @@ def play(script: str, machine: Machine, cast: Cast) -> None:
         people = stage.people.values()
         times = [agenda[0][0], machine.time.next_deadline(), *(person.due for person in people)]
         due = min(time for time in times if time is not None)
-        machine.time.advance(max(0, due - machine.clock.now()))
+        machine.advance(max(0, due - machine.clock.now()))
         stage.show()
         for person in people:
             if person.due is not None and person.due <= due:

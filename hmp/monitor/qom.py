@@ -235,6 +235,7 @@ def _set(machine: Machine, path: str, name: str, value: Any, read: Callable[[Any
         owner = BACKEND_TYPE if found.alias else node.kind
         raise CommandError(f"Property '{owner}.{name}' is not writable")
     found.set(node, lambda: read(value, name, found.type))
+    machine.deliver()
 
 
 def device_to_unplug(machine: Machine, id: str) -> str:

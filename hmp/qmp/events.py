@@ -149,6 +149,7 @@ class EventHub:
             device = self._machine.device
             if device is not None:  # the guest may have missed the notification: say it again
                 device.stats.ask()
+                self._machine.deliver()
             return
         request = self._machine.request_stats(None)
         if request.state is PENDING:

@@ -127,6 +127,7 @@ def test_a_refusal_says_what_was_seen(words: str, act: Callable[[Rig], object]) 
     with Rig() as rig:
         rig.up(FEATURES | bit(F_INDIRECT_DESC), prime=None)
         act(rig)
+        rig.machine.deliver()
         rule, _, detail = words.partition(": ")
         told = rig.named("GUEST_FAULT")
         assert {"rule": rule, "detail": detail} in told

@@ -114,7 +114,7 @@ def rings(data: bytes) -> None:
         elif op < 200:
             machine.request_stats((value & 0xFFFF) * 1000 if value & 1 << 20 else None)
         elif op < 208:
-            machine.time.advance(value & 0xFFF_FFFF)
+            machine.advance(value & 0xFFF_FFFF)
         elif op < 212:
             device.stats.set_poll_interval(value & 7)
         elif op < 216:

@@ -187,7 +187,7 @@ monitor.host_files = True
 for line in sys.stdin.read().splitlines():
     reply = monitor.execute(line)
     while reply.pending:
-        machine.time.warp()
+        machine.step(jump=True)
     print(reply.text, end="")
 """
 

@@ -68,7 +68,7 @@ class FrontEnd:
     def serve(self) -> None:
         """Let the machine do what there is to do."""
         for _ in range(3):
-            self.real.machine.guest.serve()
+            self.real.machine.step()
 
     # Messages.
 

@@ -58,15 +58,14 @@ class Real:
     def turn(self, seconds: float = 0.0) -> None:
         """Wait that long at the most for the guest or a timer, and serve it."""
         machine = self.machine
-        due = machine.time.next_deadline()
+        watched, due = machine.wait_for()
         if due is not None:
             seconds = min(seconds, max(0.0, (due - machine.clock.now()) / SECOND))
         poller = select.poll()
-        for fd in machine.descriptors():
+        for fd in watched:
             poller.register(fd, select.POLLIN)
-        if poller.poll(seconds * 1000):
-            machine.guest.serve()
-        machine.time.run_due()
+        poller.poll(seconds * 1000)
+        machine.step()
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Serve until `condition` holds; fails after that long."""

@@ -180,6 +180,7 @@ class Rig:
     def go(self) -> None:
         """Set DRIVER_OK."""
         self.device.write_status(READY | STATUS_DRIVER_OK)
+        self.machine.deliver()
 
     def up(
         self, features: int = FEATURES, *, size: int = QUEUE_SIZE, prime: Iterable[tuple[int, int]] | None = ()
@@ -208,6 +209,7 @@ class Rig:
         """Put a buffer of records (or raw bytes) on the statistics queue and notify."""
         self.prime(records if isinstance(records, bytes) else encode(list(records)))
         self.device.notify(self.index(STATS))
+        self.machine.deliver()
 
     def answer_with(self, records: Iterable[tuple[int, int]]) -> None:
         """Answer every statistics request from now on, at once, with these records."""
@@ -229,9 +231,11 @@ class Rig:
 
     def kick(self, role: str) -> None:
         self.device.notify(self.index(role))
+        self.machine.deliver()
 
     def write_actual(self, pages: int) -> None:
         self.device.write_config(CONFIG_ACTUAL, pages.to_bytes(4, "little"))
+        self.machine.deliver()
 
     # Guest memory, raw.
 
@@ -253,7 +257,7 @@ class Rig:
         return self.machine.request_stats(timeout)
 
     def advance(self, seconds: float) -> None:
-        self.machine.time.advance(round(seconds * SECOND))
+        self.machine.advance(round(seconds * SECOND))
 
     def named(self, *names: str) -> list[Any]:
         """Return the data of the events of these names, in order."""
@@ -308,11 +312,11 @@ class Modelled:
         while request.state == "pending" and self.clock.now() < end:
             due = self.machine.time.next_deadline()
             assert due is not None, "a suspended monitor without a timer never comes back"
-            self.machine.time.advance(max(0, due - self.clock.now()))
+            self.machine.advance(max(0, due - self.clock.now()))
         return request.state
 
     def advance(self, seconds: float) -> None:
-        self.machine.time.advance(round(seconds * SECOND))
+        self.machine.advance(round(seconds * SECOND))
 
     @property
     def age(self) -> float:

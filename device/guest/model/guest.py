@@ -308,6 +308,7 @@ class ModelledGuest(Guest):
         """Serve the queues again, and what came meanwhile; a guest that had fallen silent answers again."""
         self.faults.wake()
         self._catch_up()
+        self.machine.deliver()
 
     def set_delay(self, delay: int) -> None:
         """Answer `delay` ns of VM time after being asked; an answer under way keeps its time."""
@@ -342,7 +343,9 @@ class ModelledGuest(Guest):
         """Let the workload take `size` bytes; returns what it got: 0 if the OOM killer came."""
         kernel, driver = self._alive(), self.driver
         kernel.tick(self.machine.vm_clock.now())
-        return kernel.alloc(size, self.inflation.relieve if driver is not None and driver.deflates_on_oom else None)
+        got = kernel.alloc(size, self.inflation.relieve if driver is not None and driver.deflates_on_oom else None)
+        self.machine.deliver()
+        return got
 
     def free(self, size: int) -> int:
         """Let the workload give back `size` bytes; returns what it had to give. A stuck balloon goes on."""
@@ -374,6 +377,7 @@ class ModelledGuest(Guest):
             raise MisuseError("there is no balloon device for it")
         self._load()
         self._boot_over()
+        self.machine.deliver()
 
     def unload_driver(self) -> None:
         """Unload the driver; the balloon deflates. Raises MisuseError if there is none."""
@@ -383,6 +387,7 @@ class ModelledGuest(Guest):
         self._unload()
         self.release_wanted = False
         self.machine.driver_released()
+        self.machine.deliver()
 
     def panic(self) -> None:
         """The kernel dies: nothing answers until the machine is reset. Raises MisuseError if it cannot."""

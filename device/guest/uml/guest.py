@@ -262,8 +262,7 @@ class UmlGuest(VhostUserGuest):
             due = machine.time.next_deadline()
             wait = left if due is None else min(left, max(0, due - machine.clock.now()))
             poller.poll(wait // MS + 1)
-            self.serve()
-            machine.time.run_due()
+            machine.step()
         if number not in console.results:
             raise self._cannot("do that: " + (self.gone or "it was reset"))
         return console.results.pop(number)

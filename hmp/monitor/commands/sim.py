@@ -269,15 +269,19 @@ def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def sleep(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Let host time pass. On a clock that only this moves it passes here and now, else the monitor waits."""
+    """Let host time pass. The monitor waits; on the manual clock, time passes as the machine is stepped."""
     machine = monitor.machine
     duration = _duration("sleep", arguments["duration"], MAX_SLEEP)
-    if machine.clock.simulated and not machine.clock.warps:
-        machine.time.advance(duration)
-        return ""
     if not duration:
         return ""
+    end = machine.time.sleep(duration) if machine.clock.simulated and not machine.clock.warps else None
     timer = machine.time.after(duration, lambda: reply.finish(""))
-    reply.suspend(timer.cancel)
+
+    def cancel() -> None:
+        timer.cancel()
+        if end is not None:
+            machine.time.wake(end)
+
+    reply.suspend(cancel)
     reply.until = timer.due
     return None

@@ -154,7 +154,7 @@ class TestShutdown:
             assert not machine.over
             assert machine.time.next_deadline() == SECOND
             now = SECOND
-            machine.time.run_due()
+            machine.step()
             assert machine.over
         finally:
             machine.close()

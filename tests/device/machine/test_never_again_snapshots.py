@@ -17,7 +17,7 @@ def test_06_loadvm_while_pending_loses_no_request_and_blocks_none() -> None:
     first, second = monitor(machine), monitor(machine)
     say(first, "savevm x")
     waiting = first.execute("info balloon")
-    machine.time.advance(SECOND)
+    machine.advance(SECOND)
     say(second, "loadvm x")
     also = second.execute("info balloon")
     assert [waiting.pending, also.pending] == [True, True]
@@ -35,7 +35,7 @@ def test_06_who_waits_at_loadvm_is_asked_for_again() -> None:
     say(there, "savevm x")
     say(there, "sim hang")
     waiting = there.execute("info balloon")
-    machine.time.advance(SECOND)
+    machine.advance(SECOND)
     say(monitor(machine), "loadvm x")
     assert not waiting.pending
     assert not waiting.stale
@@ -51,7 +51,7 @@ def test_06_loadvm_of_a_guest_that_will_not_answer_keeps_the_deadline() -> None:
     say(there, "sim hang")
     start = machine.clock.now()
     waiting = there.execute("info balloon")
-    machine.time.advance(3 * SECOND)
+    machine.advance(3 * SECOND)
     say(monitor(machine), "loadvm hung")
     complete(there, waiting)
     assert (waiting.stale, machine.clock.now() - start) == (True, 5 * SECOND)

@@ -44,9 +44,9 @@ class TestEnds:
         ends: list[str] = []
         request = note(rig.ask(), ends)
         rig.machine.stop()
-        rig.machine.time.advance(5 * SECOND - 1)
+        rig.machine.advance(5 * SECOND - 1)
         assert request.state == PENDING
-        rig.machine.time.advance(1)
+        rig.machine.advance(1)
         assert (request.state, ends, rig.machine.requests.timed_out) == (TIMED_OUT, [TIMED_OUT], 1)
 
     def test_unsupported_without_statistics_or_driver(self) -> None:
@@ -56,7 +56,7 @@ class TestEnds:
             assert rig.ask().state == UNSUPPORTED
         with Rig(paused=True) as rig:
             assert rig.ask().state == UNSUPPORTED
-            assert rig.machine.requests.pending == []
+            assert not rig.machine.requests.pending
 
     def test_no_device(self) -> None:
         with Modelled(balloon=False) as m:
@@ -69,12 +69,13 @@ class TestEnds:
         rig.machine.requests.cancel(request)
         rig.report([(4, 1)])
         rig.advance(10)
-        assert (request.state, ends, rig.machine.requests.pending) == (CANCELLED, [], [])
+        assert (request.state, ends, rig.machine.requests.pending) == (CANCELLED, [], {})
         assert rig.device.stats.sample is not None, "the late answer still lands"
 
     def test_a_driver_that_sets_failed_leaves_nobody_waiting(self, rig: Rig) -> None:
         request = rig.ask(None)
         rig.device.write_status(rig.device.status | 128)
+        rig.machine.deliver()
         assert request.state == UNSUPPORTED
         assert rig.ask().state == UNSUPPORTED
 
@@ -134,6 +135,7 @@ class TestManyAtOnce:
             rig.report([(4, 1)])
         elif end == "unload":
             rig.device.write_status(0)
+            rig.machine.deliver()
         else:
             rig.guest.driver_loaded = True
             rig.machine.device_del("balloon0")
@@ -194,7 +196,7 @@ class TestManyAtOnce:
                 else:
                     rig.advance(tenths / 10)
             rig.advance(7)
-            assert rig.machine.requests.pending == []
+            assert not rig.machine.requests.pending
             assert all(request.state != PENDING for request in requests)
             assert len(ended) == len(set(map(id, ended)))
             assert len(rig.machine.host_timers) == 0

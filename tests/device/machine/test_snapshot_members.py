@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from device.balloon.spec import F_REPORTING, STAT_COUNT
-from device.clock import SECOND, Clock
+from device.clock import MS, SECOND, Clock
 from device.errors import RULES
 from device.guest.model.driver import STUCK, STUCK_LONG
 from device.guest.table import make_guest
@@ -216,7 +217,7 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", f"{SAMPLE}/tags", [0] * (STAT_COUNT + 1), f"is not a list of at most {STAT_COUNT}"),
     ("rich", f"{SAMPLE}/numbers", [0] * (STAT_COUNT + 1), f"is not a list of at most {STAT_COUNT}"),
     ("rich", f"{SAMPLE}/numbers", [U64], f"holds something else than integers from 0 to {U64 - 1}"),
-    ("rich", f"{SAMPLE}/unknown", [[STAT_COUNT - 1, 1]], "names a statistic that is known"),
+    ("rich", f"{SAMPLE}/unknown", [[1, 1]], "names a statistic that is known"),
     ("rich", f"{SAMPLE}/unknown", [[U16 + 1, 1]], "names a statistic that is known"),
     ("held", "device/stats/held/head", 128, integer(127)),
     ("held", "device/stats/held/out", [[RAM - 8, 9]], "is not in guest memory (bad-address: 9 bytes at 0x3ffff8)"),
@@ -347,3 +348,22 @@ def test_no_time_has_passed_since_a_simulated_date() -> None:
     assert real.device is not None
     assert (real.device.stats.age, real.device.born) == (3 * SECOND, 47 * SECOND)
     real.close()
+
+
+def test_a_statistic_that_became_known_since_is_known_after_the_load(m: Modelled, snapshots: dict[str, bytes]) -> None:
+    """An hmp that did not know tag 15 kept it among the unknown ones: this one reads that snapshot all the same."""
+    data = snapshots["rich"]
+    assert 15 not in state_in(data)["device"]["stats"]["sample"]["tags"]
+    restore(m.machine, with_state(data, replaced(state_in(data), path_of(f"{SAMPLE}/unknown"), [[15, 1], [99, 2]])))
+    assert (m.stats.sample.values[15], m.stats.sample.unknown) == (1, {99: 2})
+
+
+def test_an_older_format_has_nothing_to_deliver_and_serves_what_waits(m: Modelled, snapshots: dict[str, bytes]) -> None:
+    data = bytearray(snapshots["rich"])
+    state = state_in(bytes(data))
+    for name in ("due", "untold", "later", "later_remaining", "pause", "calm"):
+        del state["device"][name]
+    old = bytearray(with_state(bytes(data), state)[:-32])
+    old[8] = 1
+    restore(m.machine, bytes(old) + sha256(old).digest())
+    assert (m.device.due, m.device.untold, m.device.pause) == (0, {}, MS)

@@ -54,8 +54,8 @@ class TestFront:
         ("front", "words"),
         [
             (b"HMPSNAP\1" + b"\1\0\0\0", "the file is not a snapshot of hmp"),
-            (MAGIC + b"\0\0\0\0", "the snapshot's format 0 is unknown: this one reads format 1"),
-            (MAGIC + b"\2\0\0\0", "the snapshot's format 2 is of a newer hmp: this one reads format 1"),
+            (MAGIC + b"\0\0\0\0", "the snapshot's format 0 is unknown: this one reads formats 1 to 2"),
+            (MAGIC + b"\3\0\0\0", "the snapshot's format 3 is of a newer hmp: this one reads formats 1 to 2"),
         ],
     )
     def test_one_of_another_program_or_age(self, m: Modelled, data: bytes, front: bytes, words: str) -> None:

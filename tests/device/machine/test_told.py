@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from device.balloon.stats import decode, encode
-from device.clock import SECOND, SimulatedClock
+from device.clock import SECOND, SimulatedClock, Timeline
 from device.errors import MisuseError
 from device.guest.table import make_guest
 from device.machine.machine import NIL_UUID, Machine
-from device.machine.timeline import Timeline
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled, Rig
 
@@ -53,7 +52,7 @@ GIVEN: list[tuple[str, Callable[[Modelled], object], list[tuple[str, Any]]]] = [
     ("gone", lambda m: m.machine.guest_gone("it died"), [("GUEST_GONE", {"why": "it died"})]),
     (
         "fault",
-        lambda m: m.device.write_config(0, b"abc"),
+        lambda m: (m.device.write_config(0, b"abc"), m.machine.deliver()),
         [("GUEST_FAULT", {"rule": "config-write", "detail": "3 bytes at 0"})],
     ),
     (
@@ -128,7 +127,7 @@ def test_answers_are_counted_one_by_one() -> None:
         for count in range(1, 4):
             m.info()
             assert (m.machine.requests.answered, m.machine.requests.timed_out) == (3, count)
-            assert m.machine.requests.pending == []
+            assert not m.machine.requests.pending
 
 
 def test_a_device_says_whether_it_was_plugged_in_later() -> None:
@@ -223,7 +222,7 @@ def test_what_a_machine_is_unless_told_otherwise() -> None:
 
 
 def test_a_machine_without_timers_has_nothing_due() -> None:
-    assert Timeline(SimulatedClock()).run_due() is False
+    assert Timeline(SimulatedClock()).fire_due(0) is False
 
 
 def test_records_of_any_number_hold_tags_and_values_of_full_width() -> None:

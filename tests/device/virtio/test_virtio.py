@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from device.balloon.spec import F_STATS_VQ
+from device.clock import SimulatedClock, Timeline
 from device.errors import FATAL_RULES, RULES
-from device.virtio.device import VirtioDevice
+from device.virtio.device import DUE_CONFIG, DUE_QUEUE, VirtioDevice
 from device.virtio.memory import GuestMemory
 from device.virtio.spec import (
     DESC_INDIRECT,
@@ -237,6 +238,7 @@ def test_a_broken_rule_breaks_the_device_until_a_reset_heals_it(
     """device.md, Hostile guests: NEEDS_RESET, counted, told to the driver, the monitor alive; then all as new."""
     rig.up(prime=[(4, 1)])
     act(rig)
+    rig.machine.deliver()
     assert rig.device.broken
     assert rig.refused == {rule: 1}
     assert rig.device.last_refusal.startswith(rule)
@@ -303,21 +305,20 @@ class TestInterrupts:
         rig.machine.set_balloon(4 * MIB)
         assert (rig.guest.config_changes, rig.device.isr & 2) == (1, 2)
 
-    def test_a_device_without_a_driver_end_is_silent(self, rig: Rig) -> None:
+    def test_a_device_calls_nobody_and_notes_what_is_due(self, rig: Rig) -> None:
         rig.up()
-        rig.device.driver = None
-        rig.device.interrupt(0)
+        rig.device.interrupt(1)
         rig.device.config_interrupt()
+        assert (rig.guest.interrupts, rig.guest.config_changes) == ([], 0)
+        assert rig.device.due == DUE_QUEUE << 1 | DUE_CONFIG
+        rig.machine.deliver()
+        assert (rig.guest.interrupts, rig.guest.config_changes, rig.device.due) == ([1], 1, 0)
 
 
 def test_a_device_type_has_to_say_how_it_serves() -> None:
     memory = GuestMemory(4 * MIB)
-    device = VirtioDevice(memory, VERSION_1, 1)
+    device = VirtioDevice(Timeline(SimulatedClock()), memory, VERSION_1, 1)
     with pytest.raises(NotImplementedError):
         device.serve(0)
-    device.driver_ready()
-    device.driver_failed()
     device.driver_gone()
-    device.defer(1)
-    device.fault_seen("bad-ring", "")
     memory.close()

@@ -70,10 +70,10 @@ class TestTurns:
         assert store.tags() == ["0"]
         for last in (1, 2, 3):
             assert (replies[last].until, machine.time.next_deadline()) == (store.rests_until, store.rests_until)
-            machine.time.run_due()
+            machine.step()
             assert replies[last].pending, "too early"
             store.now = store.rests_until
-            machine.time.run_due()
+            machine.step()
             assert [reply.pending for reply in replies] == [False] * (last + 1) + [True] * (3 - last)
         assert store.now == 7 * 30 * MS
         assert store.tags() == ["0", "1", "2", "3"]
@@ -92,7 +92,7 @@ class TestTurns:
         third.cancel()
         while machine.host_timers.next_due() is not None:
             store.now = store.rests_until
-            machine.time.run_due()
+            machine.step()
         assert (first.failed, [reply.text for reply in done]) == (False, [second.text])
         assert second.failed
         assert second.text.startswith("Error: there are 1 snapshots in memory")

@@ -301,7 +301,7 @@ class TestDirectory:
         assert [summary.tag for summary in store.summaries()] == ["a", "b", "c"]
         assert [summary.tag for summary in store.summaries()] == ["a", "b", "c"]
         assert read == [f"a{SUFFIX}", f"b{SUFFIX}", f"c{SUFFIX}", f"d{SUFFIX}"]
-        machine.time.advance(10**9)
+        machine.advance(10**9)
         store.save("a", machine)
         store.delete("b")
         assert [summary.tag for summary in store.summaries()] == ["c", "a"]

@@ -107,11 +107,11 @@ class TestCommands:
         first, second = monitor(machine), monitor(machine)
         say(first, "savevm start")
         waiting = first.execute("info balloon")
-        machine.time.advance(10**9)
+        machine.advance(10**9)
         say(second, "loadvm start")
         assert waiting.pending
         while waiting.pending:
-            machine.time.warp()
+            machine.step(jump=True)
         assert (waiting.stale, machine.clock.now()) == (False, 3 * 10**9)
 
     def test_a_guest_elsewhere_is_refused_with_the_reason(self, store: snapshots.Store) -> None:

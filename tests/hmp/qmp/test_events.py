@@ -88,16 +88,16 @@ class TestBalloon:
         machine = build("silent")
         (ear,) = ears(machine, "seed")
         ear.run("query-balloon")
-        machine.time.advance(3600 * SECOND)
+        machine.advance(3600 * SECOND)
         assert ear.events() == []
 
     def test_a_late_answer_still_raises_it(self) -> None:
         machine = build("slow,delay=60")
         (ear,) = ears(machine, "seed")
         ear.run("query-balloon")
-        machine.time.advance(59 * SECOND)
+        machine.advance(59 * SECOND)
         assert ear.events() == []
-        machine.time.advance(2 * SECOND)
+        machine.advance(2 * SECOND)
         assert len(ear.events("BALLOON")) == 1
 
     def test_one_for_all_that_asked_before_the_answer(self) -> None:
@@ -105,10 +105,10 @@ class TestBalloon:
         one, other = ears(machine, "seed", "seed")
         for ear in (one, other, one):
             ear.run("query-balloon")
-        machine.time.advance(10 * SECOND)
+        machine.advance(10 * SECOND)
         assert (len(one.events("BALLOON")), len(other.events("BALLOON"))) == (1, 1)
         one.run("query-balloon")
-        machine.time.advance(10 * SECOND)
+        machine.advance(10 * SECOND)
         assert (len(one.events("BALLOON")), len(other.events("BALLOON"))) == (1, 1)
 
     def test_an_answer_that_hmp_asked_for_serves_who_waits_and_nobody_else(self) -> None:
@@ -122,7 +122,7 @@ class TestBalloon:
         asks, hears = ears(machine, "seed", "seed")
         asks.run("query-balloon")
         asks.session.close()
-        machine.time.advance(10 * SECOND)
+        machine.advance(10 * SECOND)
         assert (asks.events(), len(hears.events("BALLOON"))) == ([], 1)
 
     @pytest.mark.parametrize("guest", ["nostats", "nodriver"])
@@ -148,10 +148,10 @@ class TestBalloon:
         (ear,) = ears(machine, "seed")
         machine.stop()
         ear.run("query-balloon")
-        machine.time.advance(10 * SECOND)
+        machine.advance(10 * SECOND)
         assert ear.events("BALLOON") == []
         machine.cont()
-        machine.time.advance(10 * SECOND)
+        machine.advance(10 * SECOND)
         assert len(ear.events("BALLOON")) == 1
 
     def test_unloading_the_driver_answers_with_actual_only(self) -> None:
@@ -167,10 +167,10 @@ class TestBalloon:
         ear.run("query-balloon")
         assert len(ear.events("BALLOON")) == 1
         ear.run("query-balloon")
-        machine.time.advance(10 * SECOND)
+        machine.advance(10 * SECOND)
         assert ear.events("BALLOON") == []
         machine.reset()
-        machine.time.advance(10 * SECOND)
+        machine.advance(10 * SECOND)
         assert len(ear.events("BALLOON")) == 1
 
     def test_a_device_that_goes_takes_the_question_with_it(self) -> None:
@@ -196,7 +196,7 @@ class Changing:
 
     def __init__(self) -> None:
         self.machine = build("linux")
-        self.machine.time.advance(SECOND)
+        self.machine.advance(SECOND)
         (self.ear,) = ears(self.machine, "seed")
         self.start = self.machine.clock.now()
 
@@ -204,9 +204,10 @@ class Changing:
         device = self.machine.device
         assert device is not None
         device.write_config(4, (mib * 256).to_bytes(4, "little"))
+        self.machine.deliver()
 
     def advance(self, seconds: float) -> None:
-        self.machine.time.advance(round(seconds * SECOND))
+        self.machine.advance(round(seconds * SECOND))
 
     def heard(self) -> list[tuple[int, float]]:
         """MiB, and seconds after the start, of each BALLOON_CHANGE since the last time."""
@@ -262,7 +263,7 @@ class TestBalloonChange:
         machine = build("linux")
         three = ears(machine, "seed", "qemu", "pve")
         three[0].run("balloon", value=256 * MIB)
-        machine.time.advance(5 * SECOND)
+        machine.advance(5 * SECOND)
         heard = [ear.events() for ear in three]
         assert heard[0] == heard[1] == heard[2]
         assert heard[0][-1]["data"] == {"actual": 256 * MIB}
@@ -307,7 +308,7 @@ class TestRunState:
         machine = build("linux")
         (ear,) = ears(machine, "qemu")
         ear.run("system_powerdown")
-        machine.time.advance(60 * SECOND)
+        machine.advance(60 * SECOND)
         events = ear.events()
         assert [each["event"] for each in events] == ["POWERDOWN", "SHUTDOWN"]
         assert events[1]["data"] == {"guest": True, "reason": "guest-shutdown"}

@@ -253,7 +253,7 @@ class TestHumanMonitorCommand:
         assert other.ask("query-name") == {"return": {}}
         woken: list[bool] = []
         one.session.on_resume = lambda: woken.append(one.session.suspended)
-        assert machine.time.warp()
+        assert machine.step(jump=True)
         assert woken == [False]
         assert one.heard() == [{"return": "balloon: actual=512,age=5000\r\n", "id": "a"}]
         assert one.send(b"") == [
@@ -280,7 +280,7 @@ class TestHumanMonitorCommand:
         assert len(machine.requests.pending) == 1
         talk.session.close()
         assert not machine.requests.pending
-        machine.time.advance(10**10)
+        machine.advance(10**10)
         assert talk.heard() == []
 
     def test_in_the_clients_own_dialect(self) -> None:
@@ -386,7 +386,7 @@ class TestEveryCommand:
         talk = Talk(build())
         path = "/machine/peripheral/balloon0"
         talk.ask("qom-set", path=path, property="guest-stats-polling-interval", value=2)
-        talk.machine.time.advance(3 * 10**9)
+        talk.machine.advance(3 * 10**9)
         stats = talk.ask("qom-get", path=path, property="guest-stats")["return"]
         assert stats["last-update"] > 0
         assert stats["stats"]["stat-total-memory"] < 512 << 20

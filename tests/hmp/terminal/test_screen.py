@@ -69,7 +69,7 @@ class TestToolbar:
     def test_it_tells_state_guest_memory_and_age(self, machine):
         assert toolbar.text(machine, 80) == f" not started │ linux │ {'█' * 20} 1G of 1G │ no statistics"
         machine.start()
-        machine.time.advance(3 * SECOND)
+        machine.advance(3 * SECOND)
         assert toolbar.text(machine, 80) == f" running │ linux │ {'█' * 20} 1G of 1G │ statistics 3 s old"
         machine.stop()
         machine.set_balloon(256 * MIB)
@@ -80,7 +80,7 @@ class TestToolbar:
     def test_the_bar_is_actual_of_ram(self, machine):
         machine.start()
         machine.set_balloon(512 * MIB)
-        machine.time.advance(2 * SECOND)
+        machine.advance(2 * SECOND)
         assert f"{'█' * 10}{'░' * 10} 512M of 1G" in toolbar.text(machine, 80)
 
     @pytest.mark.parametrize("columns", [*range(1, 12), 20, 30, 40, 60, 80, 200])
@@ -98,7 +98,7 @@ class TestToolbar:
     def test_signs(self, guest, sign):
         machine = Machine(SimulatedClock(), ram=64 * MIB, guest=make_guest(guest))
         machine.start()
-        machine.time.advance(6 * SECOND)
+        machine.advance(6 * SECOND)
         assert toolbar.guest_sign(machine) == sign
         machine.close()
 

@@ -38,7 +38,9 @@ class Table:
         return value
 
     def play(self, name: str) -> bool:
-        return bool(ATTACKS[name][0](self.driver))
+        anew = bool(ATTACKS[name][0](self.driver))
+        self.m.machine.deliver()
+        return anew
 
     @property
     def told(self) -> list[str]:
@@ -181,11 +183,12 @@ def test_a_reset_midway_leaves_a_buffer_in_flight(ambush: int) -> None:
 
 
 @pytest.mark.parametrize(("dice", "buffers"), [(0, 2), (1, 3), (2, 4)])
-def test_statistics_that_nobodyasked_for(dice: int, buffers: int) -> None:
+def test_statistics_that_nobody_asked_for(dice: int, buffers: int) -> None:
     with Modelled("hostile", ram=RAM) as m:
         table = Table(m, dice, *[5, 1234] * buffers)
         table.play("unsolicited-stats")
-        assert table.told == ["unsolicited-stats: queue 2"] * buffers
+        assert table.told == ["unsolicited-stats: queue 2"]
+        assert m.named("GUEST_FAULT")[0]["times"] == m.device.refused["unsolicited-stats"] == buffers
         assert table.sides == [3] + [STAT_COUNT, 1 << 30] * buffers
         assert m.machine.memory.read(SCRATCH, 10) == b"\5\0" + (1234).to_bytes(8, "little")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from device.balloon.device import PFN_LIMIT, WORK_AT_ONCE
 from device.clock import MS, SECOND
 from device.errors import RULES
-from device.virtio.device import MAX_ROUNDS
+from device.virtio.device import DUE_SERVE, MAX_ROUNDS
 from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, MIB, bit
 from tests.support.rig import BUFFERS, FEATURES, RINGS, Rig
 
@@ -65,7 +65,8 @@ class TestDriversThatMisuseOurInterrupts:
 
         rig.guest.on_config = break_again
         rig.device.setup_queue(0, 128, 0, 0, 0)
-        assert rig.refused == {"queue-live": 2}
+        rig.machine.deliver()
+        assert rig.refused == {"queue-live": 1 + MAX_ROUNDS, "kick-storm": 1}
         assert rig.device.broken
 
     def test_a_ring_refilled_from_within_interrupts_lets_others_have_their_turn(self, rig: Rig) -> None:
@@ -106,15 +107,15 @@ class TestDriversThatMisuseOurInterrupts:
         assert rig.device.queues[1].used_idx == 40
         rule = "double-deflate" if pfn == 0x800 else "bad-pfn"
         assert rig.refused == {rule: 40 * PFN_LIMIT // 4}
-        assert len(rig.events) - before == 40
+        assert sum(data.get("times", 1) for _, data in rig.events[before:]) == 40
 
     def test_queues_that_wait_wait_together(self, rig: Rig) -> None:
         rig.up()
         rig.poke(BUFFERS, (2000).to_bytes(4, "little"))
         for role in ("inflate", "deflate"):
             rig.queues[role].add_out(BUFFERS, 4)
-        rig.device.defer(1)
-        rig.device.defer(2)
+        rig.device.defer(DUE_SERVE)
+        rig.device.defer(2 * DUE_SERVE)
         rig.advance(0.001)
         assert [queue.used_idx for queue in rig.device.queues] == [1, 1, 0]
 
@@ -150,7 +151,7 @@ def test_random_bytes_over_rings_never_leave_the_core(data: st.DataObject) -> No
         assert set(rig.refused) <= set(RULES)
         assert all(0 <= queue.in_use <= queue.size for queue in rig.device.queues)
         rig.advance(5)
-        assert rig.machine.requests.pending == []
+        assert not rig.machine.requests.pending
         rig.up()
         rig.answer_with([(4, 77)])
         assert rig.ask().state == "answered"

@@ -46,7 +46,7 @@ class TestLife:
         front.up(prime=[(FREE, 7)])
         request = real.machine.request_stats(200_000_000)
         front.close()
-        real.machine.guest.serve()  # and no timer, however long that takes
+        real.machine.step()  # and no timer, however long that takes
         assert real.named("GUEST_GONE") == [{"why": "its front end hung up"}]
         assert request.state == "pending"
         real.until(lambda: request.state != "pending")
@@ -84,7 +84,7 @@ class TestLife:
         front.kick(STATS)
         assert front.ask_number(wire.GET_QUEUE_NUM) == 5
         assert request.state == "pending"
-        assert len(real.machine.descriptors()) == 1  # a kick that waits must not wake us for ever
+        assert len(real.machine.wait_for()[0]) == 1  # a kick that waits must not wake us for ever
         real.machine.cont()
         assert request.state == "answered"
 
@@ -149,7 +149,7 @@ class TestLife:
 
     def test_before_the_vm_runs_nobody_is_let_in(self, path: str) -> None:
         with Real(f"vhost-user,path={path}", memory=16, paused=True) as real, FrontEnd(real, path) as front:
-            assert real.machine.descriptors() == []
+            assert real.machine.wait_for()[0] == []
             front.send(wire.GET_FEATURES)
             real.machine.cont()
             front.serve()

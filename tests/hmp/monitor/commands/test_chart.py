@@ -203,7 +203,7 @@ def test_a_full_history_is_drawn_from_its_oldest_kept_entry() -> None:
     machine = build()
     subject = monitor(machine)
     for _ in range(1100):
-        machine.time.advance(SECOND)
+        machine.advance(SECOND)
         say(subject, "info balloon")
     assert say(subject, "sim chart").startswith("last 511.0 s, 512 points; ")
 
