@@ -10,7 +10,7 @@ from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
 from device.state import Age, Fields, Flag, Integer, Other, load, reset
-from device.virtio.device import DUE_ASKED, NEWS_CAME, NEWS_SAMPLE
+from device.virtio.device import DUE_ASKED, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
 
@@ -162,7 +162,7 @@ class StatsQueue:
                     break
         finally:
             if served:
-                device.due |= news or NEWS_CAME
+                device.due |= news or NEWS_DRIVER
                 if self.poll_interval:
                     self._arm_poll(self.poll_interval)
         if returned and queue.wants_interrupt():

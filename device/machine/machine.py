@@ -18,10 +18,9 @@ from device.virtio.device import (
     DUE_SERVE,
     MAX_ROUNDS,
     NEWS_ACTUAL,
-    NEWS_CAME,
+    NEWS_DRIVER,
     NEWS_RULES,
     NEWS_SAMPLE,
-    NEWS_WENT,
 )
 from device.virtio.memory import GuestMemory
 
@@ -47,7 +46,7 @@ PRELAUNCH = "prelaunch"
 SHUTDOWN = "shutdown"
 
 AT_ONCE = 4096
-"""Timers fired and things delivered in one step; more have to wait for the next."""
+"""Timers that one step fires, and things that it delivers; more have to wait for the next."""
 
 DEFAULT_TIMEOUT = 5 * SECOND
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
@@ -162,21 +161,21 @@ class Machine:
         if self._stepping:
             return False
         self._stepping = True
-        time, left = self.time, AT_ONCE
-        moved = False
+        time, fired, moved = self.time, 0, False
         try:
             self.guest.serve()
-            left = self._deliver(left)
-            while left > 0:
+            left = self._deliver(AT_ONCE)
+            while fired < AT_ONCE:  # whatever is left to deliver: it keeps nobody from a deadline
                 moved = time.move(jump=jump) or moved
                 jump = False
                 now = self.clock.now()  # once: what comes due while we are at work has to wait, or it would never end
-                while left > 0 and time.fire_due(now):
-                    left = self._deliver(left - 1)
-                left -= 1
+                while fired < AT_ONCE and time.fire_due(now):
+                    fired += 1
+                    left = self._deliver(left)
                 if not time.asleep:
                     break
-            return moved or left < AT_ONCE - 1
+                fired += 1
+            return moved or fired > 0 or left < AT_ONCE
         finally:
             self._stepping = False
 
@@ -264,16 +263,14 @@ class Machine:
         for rule, (times, detail) in untold.items():
             self.emit("GUEST_FAULT", {"rule": rule, "detail": detail} | ({"times": times} if times > 1 else {}))
 
-    def _driver_went(self, device: BalloonDevice) -> None:
-        if self.requests.pending and not self.guest.booting:
-            self.requests.end_all(NO_DEVICE if self.unplugging else UNSUPPORTED)
-
-    def _driver_came(self, device: BalloonDevice) -> None:
+    def _driver_changed(self, device: BalloonDevice) -> None:
+        """Look after the requests that wait for a driver, or for one that primes its queue."""
         if self.requests.pending:
             if device.can_report:
                 device.stats.ask()
-            else:
-                self._driver_went(device)
+                device.due &= ~DUE_ASKED  # it was the guest that gave the occasion
+            elif not self.guest.booting:
+                self.requests.end_all(NO_DEVICE if self.unplugging else UNSUPPORTED)
 
     # Run state.
 
@@ -314,13 +311,8 @@ class Machine:
 
     def _boot(self) -> None:
         self.guest.boot()
-        self._settle()
-
-    def _settle(self) -> None:
-        """A guest was started, or exchanged: only what it made of the device counts for those who wait."""
-        device = self.device
-        if device is not None:
-            device.due = device.due & ~NEWS_WENT | NEWS_CAME
+        if self.device is not None:
+            self.device.due |= NEWS_DRIVER  # those who wait find out whether the new guest has one
         self.deliver()
 
     def reset(self, *, guest: bool = False) -> None:
@@ -337,7 +329,7 @@ class Machine:
         device = self.device
         if device is not None:
             device.reset()
-            device.due &= ~NEWS_WENT
+            device.due &= ~NEWS_DRIVER  # those who wait, wait for the new one
             self._tell(device)
             if self.unplugging:  # an unplug that the old driver never let happen
                 self._unplug()
@@ -509,7 +501,7 @@ class Machine:
     def driver_changed(self) -> None:
         """A driver will not come up, after all: requests that nobody will answer any more are ended."""
         if self.device is not None:
-            self.device.due |= NEWS_WENT
+            self.device.due |= NEWS_DRIVER
             self.deliver()
 
     def guest_fault(self, rule: str, detail: str) -> None:
@@ -520,6 +512,5 @@ class Machine:
 _TOLD = {
     NEWS_ACTUAL: Machine._actual_changed,
     NEWS_RULES: Machine._rules_broken,
-    NEWS_WENT: Machine._driver_went,
-    NEWS_CAME: Machine._driver_came,
+    NEWS_DRIVER: Machine._driver_changed,
 }

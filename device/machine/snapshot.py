@@ -22,7 +22,7 @@ from device.machine.machine import PAUSED, PRELAUNCH, Machine
 from device.machine.requests import NO_DEVICE
 from device.state import FAR, Fields, SnapshotError
 from device.state import save as save_state
-from device.virtio.device import NEWS_ACTUAL
+from device.virtio.device import NEWS_ACTUAL, NEWS_DRIVER
 from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
 
 TYPE_CHECKING = False
@@ -305,13 +305,12 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     machine.guest.machine = machine
     if device is not None:
         device.adopt(machine.time)
-        if device.actual != before:
-            device.due |= NEWS_ACTUAL
+        device.due |= NEWS_DRIVER if device.actual == before else NEWS_DRIVER | NEWS_ACTUAL
     else:
         machine.requests.end_all(NO_DEVICE)
     if running:
         machine.cont()
-    machine._settle()
+    machine.deliver()
 
 
 def _elapsed(machine: Machine, date: int, *, simulated: bool) -> int:

@@ -44,14 +44,14 @@ _PREREQUISITE: dict[int, int] = {
 _WRITABLE_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
 
 
-NEWS_ACTUAL, NEWS_SAMPLE, NEWS_RULES, NEWS_WENT, NEWS_CAME = 1, 2, 4, 8, 16
-"""News of the device for its owner: the driver wrote `actual`, reported, broke rules, went away, came up or
-primed a queue. In the order in which they are told."""
+NEWS_ACTUAL, NEWS_SAMPLE, NEWS_RULES, NEWS_DRIVER = 1, 2, 4, 8
+"""News of the device for its owner: the driver wrote `actual`, reported, broke rules; came up, went away, or primed
+its queue. In the order in which they are told."""
 
-DUE_CONFIG = 32
+DUE_CONFIG = 16
 """The driver is to be told that configuration or status changed."""
 
-DUE_QUEUE = 64
+DUE_QUEUE = 32
 """The driver is to be interrupted for queue 0; the queues behind it have the bits behind this one."""
 
 DUE_SERVE = DUE_QUEUE << 8
@@ -200,14 +200,14 @@ class VirtioDevice:
         self.status |= added
         if added & STATUS_FAILED:
             self.live = False
-            self.due |= NEWS_WENT
+            self.due |= NEWS_DRIVER
         elif added & STATUS_DRIVER_OK and not self.status & (STATUS_NEEDS_RESET | STATUS_FAILED):
             self.live = True
             for queue in self.queues:
                 if queue.enabled:
                     self.notify(queue.index)
             if self.live:
-                self.due |= NEWS_CAME
+                self.due |= NEWS_DRIVER
 
     def accept_features(self, features: int) -> None:
         """Take the features the driver accepts; counted and ignored where they were not offered or come too late."""
@@ -255,8 +255,7 @@ class VirtioDevice:
 
     def reset(self) -> None:
         """Forget the driver: status, features, queues and undelivered interrupts as new; counters of refusals stay."""
-        went = NEWS_WENT if self.status & (STATUS_DRIVER_OK | STATUS_FAILED) else 0
-        self.due = self.due & (NEWS_ACTUAL | NEWS_RULES | NEWS_WENT) | went
+        self.due = self.due & (NEWS_ACTUAL | NEWS_RULES) | NEWS_DRIVER
         self.forget_later()
         reset(self)
         self.live = False
