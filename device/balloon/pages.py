@@ -6,6 +6,15 @@ import mmap
 
 from device.errors import MisuseError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK = 1024
+"""Bytes of the bitmap that are made a number at once: shifting a longer one a bit at a time costs its square."""
+
+_LARGE = 1 << 16
+
 
 class PageSet:
     """A set of page numbers below `limit`, worked on in runs of neighbours.
@@ -51,6 +60,8 @@ class PageSet:
         if old:
             self._bits[start:stop] = (bits & ~mask).to_bytes(stop - start, "little")
             self.count -= old
+            if not self.count:  # give the bitmap's memory back, and look through it no more
+                self.clear()
         return old
 
     def __contains__(self, page: int) -> bool:
@@ -58,18 +69,25 @@ class PageSet:
 
     def clear(self) -> None:
         """Take every page out, and give the bitmap's memory back."""
-        if self.count:
+        if self._high:
             self._bits.close()
             self._reset()
+
+    def _chunks(self) -> Iterator[int]:
+        """Yield where the chunks begin that hold set bits, looking through what is empty in large pieces."""
+        zeros = bytes(_LARGE)
+        for start in range(self._low, self._high, _LARGE):
+            piece = self._bits[start : min(start + _LARGE, self._high)]
+            if piece != zeros[: len(piece)]:
+                for offset in range(0, len(piece), _CHUNK):
+                    if piece[offset : offset + _CHUNK].strip(b"\0"):
+                        yield start + offset
 
     def runs(self) -> list[tuple[int, int]]:
         """Return the pages as sorted (first, length) runs."""
         found: list[tuple[int, int]] = []
-        step = 1024  # shifting a longer number a bit at a time would cost the square of its length
-        for base in range(self._low, self._high, step):
-            chunk = self._bits[base : min(base + step, self._high)]
-            if not chunk.strip(b"\0"):
-                continue
+        for base in self._chunks():
+            chunk = self._bits[base : min(base + _CHUNK, self._high)]
             bits = int.from_bytes(chunk, "little")
             page = base * 8
             while bits:

@@ -10,7 +10,7 @@ from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
 from device.state import Age, Fields, Flag, Integer, Other, load, reset
-from device.virtio.device import DUE_ASKED, NEWS_DRIVER, NEWS_SAMPLE
+from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
 
@@ -121,8 +121,8 @@ class StatsQueue:
                 return
         elif not self.out:
             return
-        device.interrupt(self.index)
-        device.due |= DUE_ASKED
+        device.isr |= 1
+        device.due |= DUE_QUEUE << self.index | DUE_ASKED
 
     def serve(self, queue: VirtQueue) -> bool:
         """Take the buffers the driver made available; returns whether there may be more of them.

@@ -45,6 +45,8 @@ PAUSED = "paused"
 PRELAUNCH = "prelaunch"
 SHUTDOWN = "shutdown"
 
+_QUEUE, _SERVE = DUE_QUEUE.bit_length(), DUE_SERVE.bit_length()
+
 AT_ONCE = 4096
 """Timers that one step fires, and things that it delivers; more have to wait for the next."""
 
@@ -223,11 +225,11 @@ class Machine:
                     due ^= DUE_ASKED
                 device.due = due ^ flag
                 if flag >= DUE_SERVE:
-                    index = flag.bit_length() - DUE_SERVE.bit_length()
+                    index = flag.bit_length() - _SERVE
                     if device.queues[index].enabled:
                         device.notify(index)
                 elif flag > DUE_CONFIG:
-                    self.guest.interrupt(flag.bit_length() - DUE_QUEUE.bit_length())
+                    self.guest.interrupt(flag.bit_length() - _QUEUE)
                 else:
                     self.guest.config_changed()
             device = self.device

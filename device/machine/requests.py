@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from device.errors import MisuseError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +32,19 @@ class StatsRequest:
     _timer: Timer | None = None
 
 
-def _ended(state: str) -> StatsRequest:
-    request = StatsRequest()
-    request.state = state
-    return request
+class _Ended(StatsRequest):
+    """A request that ended before it began. It is shared, so nothing of it can be set."""
+
+    def __init__(self, state: str) -> None:
+        self.__dict__["state"] = state
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if value is not None:
+            raise MisuseError(f"the request has ended ({self.state}): look at that instead of setting {name}")
 
 
-ENDED = {state: _ended(state) for state in (ANSWERED, UNSUPPORTED, NO_DEVICE)}
-"""Requests that ended before they began: nothing of them can change any more, so one of each kind does."""
+ENDED: dict[str, StatsRequest] = {state: _Ended(state) for state in (ANSWERED, UNSUPPORTED, NO_DEVICE)}
+"""What is returned of requests that end at once: one of each kind does for all."""
 
 
 class StatsRequests:
