@@ -233,8 +233,7 @@ class StatsQueue:
             self._poll_timer = None
 
     def _poll(self) -> None:
-        self._poll_timer = None
+        # Armed anew before the answer arms it too: QEMU waits for that, and one lost notification ends its polling.
+        self._arm_poll(self.poll_interval)
         if self._device.can_report and (self.held is not None or self.out):
-            self.ask()  # the answer arms the timer again
-        else:
-            self._arm_poll(self.poll_interval)
+            self.ask()

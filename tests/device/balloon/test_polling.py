@@ -61,6 +61,16 @@ def test_a_notification_without_a_buffer_does_not_put_it_off(rig: Rig) -> None:
     assert pushes(rig) == 2
 
 
+def test_a_lost_notification_costs_one_interval_and_no_more() -> None:
+    """QEMU's timer waits for the answer, so one that is lost ends its polling (`flaky`, 300 s: 3 samples)."""
+    with Modelled("linux") as m:
+        m.device.stats.set_poll_interval(1)
+        m.advance(5)
+        m.guest.drop(1)
+        m.advance(60)
+        assert m.device.stats.age <= SECOND
+
+
 def test_0_stops_and_keeps_the_data(rig: Rig) -> None:
     rig.device.stats.set_poll_interval(1)
     rig.advance(3)
