@@ -233,7 +233,7 @@ class StatsQueue:
             self._poll_timer = None
 
     def _poll(self) -> None:
-        # Armed anew before the answer arms it too: QEMU waits for that, and one lost notification ends its polling.
+        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
         self._arm_poll(self.poll_interval)
         if self._device.can_report and (self.held is not None or self.out):
             self.ask()

@@ -62,7 +62,7 @@ def test_a_notification_without_a_buffer_does_not_put_it_off(rig: Rig) -> None:
 
 
 def test_a_lost_notification_costs_one_interval_and_no_more() -> None:
-    """QEMU's timer waits for the answer, so one that is lost ends its polling (`flaky`, 300 s: 3 samples)."""
+    """Armed by the answer alone, the timer was never armed again after a loss (`flaky`, 300 s: 3 samples)."""
     with Modelled("linux") as m:
         m.device.stats.set_poll_interval(1)
         m.advance(5)
