@@ -1,7 +1,7 @@
 """vhost-user messages as bytes: what a front end may send, how it is taken apart, what goes back.
 
 Nothing here touches a socket or a device. Whatever a front end gets wrong comes out as FrontEndFault, whose text is the
-reason it is cut off with. All numbers are little-endian, as the host must be (device.memory).
+reason it is cut off with. All numbers are little-endian, as the host must be (device.virtio.memory).
 """
 
 from __future__ import annotations
