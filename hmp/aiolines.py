@@ -7,6 +7,7 @@ import os
 import select
 from contextlib import asynccontextmanager
 
+from device.machine.events import Ended
 from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Reply
 from hmp.streams import Output, naming_stdout
@@ -107,7 +108,7 @@ async def working(front: Front, driver: MachineDriver) -> AsyncIterator[asyncio.
     """
     machine, over = front.machine, asyncio.Event()
     server = None if front.serving is None else front.serving.serve(machine, driver)
-    unsubscribe = machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
+    unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) else None)
     try:
         if not machine.over:  # else a signal came before we did
             await _first(_work(front, driver, server), over.wait())

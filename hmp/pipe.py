@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from device.errors import MisuseError
 from device.guest.table import make_guest
+from device.machine.events import ClientRefused, DriverMissing, Event, GuestGone
 from hmp import FAILED, OK, STALE
 from hmp.config import make_machine
 from hmp.drive import catching_up, wait, wait_for_input
@@ -15,7 +16,7 @@ from hmp.streams import Output, Source, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol
 
     from device.machine.machine import Machine
@@ -214,10 +215,10 @@ def _clean_end() -> CleanEnd:
     return CleanEnd()
 
 
-_ENDS = {
-    "GUEST_GONE": "the guest is gone",
-    "DRIVER_MISSING": "the guest's driver does not come up",
-    "CLIENT_REFUSED": "hung up on a client",
+_ENDS: dict[type[Event], str] = {
+    GuestGone: "the guest is gone",
+    DriverMissing: "the guest's driver does not come up",
+    ClientRefused: "hung up on a client",
 }
 
 
@@ -227,8 +228,9 @@ def _tell_of_ends(machine: Machine) -> None:
 
     limit = RateLimit(GONE_SECONDS, burst=GONE_BURST)
 
-    def tell(name: str, data: Mapping[str, object]) -> None:
-        if name in _ENDS and limit.admit() is not None:
-            complain(escape(f"{_ENDS[name]}: {data.get('why')}"))
+    def tell(event: Event) -> None:
+        words = _ENDS.get(type(event))
+        if words is not None and limit.admit() is not None:
+            complain(escape(f"{words}: {event.data['why']}"))
 
     machine.subscribe(tell)

@@ -9,6 +9,21 @@ from __future__ import annotations
 from device.balloon.device import BalloonDevice
 from device.clock import SECOND, Clock, Timeline
 from device.errors import MisuseError
+from device.machine.events import (
+    ActualChanged,
+    DeviceDeleted,
+    Ended,
+    Event,
+    GuestGone,
+    Panicked,
+    PowerButton,
+    Resumed,
+    RuleBroken,
+    SampleArrived,
+    Stopped,
+    TargetReached,
+    WasReset,
+)
 from device.machine.history import History
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
 from device.virtio.device import (
@@ -31,7 +46,7 @@ if TYPE_CHECKING:
 
     from device.machine.guest import Guest
 
-    Listener = Callable[[str, Mapping[str, object]], None]
+    Listener = Callable[[Event], None]
 
     class Store(Protocol):
         """What completion needs of a store of snapshots."""
@@ -57,11 +72,7 @@ NIL_UUID = "00000000-0000-0000-0000-000000000000"
 class Machine:
     """A virtual machine with at most one balloon device.
 
-    Events go to every listener as (name, data), in order:
-    STOP, RESUME, POWERDOWN and SHUTDOWN (`guest`, `reason`), RESET (`guest`, `reason`), BALLOON_CHANGE (`actual` in
-    bytes), BALLOON (a sample arrived; `sample`), BALLOON_TARGET (`actual`), DEVICE_DELETED (`device`, `path`),
-    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail` of the last time,
-    `times` where there were more), DRIVER_MISSING (`why`).
+    Every listener is told the Events of device.machine.events, in the order in which they happened.
     """
 
     def __init__(
@@ -133,10 +144,10 @@ class Machine:
 
         return unsubscribe
 
-    def emit(self, name: str, data: Mapping[str, object]) -> None:
+    def emit(self, event: Event) -> None:
         """Tell every listener of an event."""
         for listener in tuple(self._listeners):
-            listener(name, data)
+            listener(event)
 
     # Stepping.
 
@@ -248,22 +259,22 @@ class Machine:
             return
         self.history.add(sample.collected, device.actual, sample)
         if self._listeners:
-            self.emit("BALLOON", {"sample": sample})
+            self.emit(SampleArrived(sample))
         if self.requests.pending:
             self.requests.end_all(ANSWERED)
 
     def _actual_changed(self, device: BalloonDevice) -> None:
         self.history.add(self.clock.now(), device.actual, device.stats.sample)
         if self._listeners:
-            self.emit("BALLOON_CHANGE", {"actual": device.actual})
+            self.emit(ActualChanged(device.actual))
         if device.actual_pages == device.num_pages and not self.target_told:
             self.target_told = True
-            self.emit("BALLOON_TARGET", {"actual": device.actual})
+            self.emit(TargetReached(device.actual))
 
     def _rules_broken(self, device: BalloonDevice) -> None:
         untold, device.untold = device.untold, {}
         for rule, (times, detail) in untold.items():
-            self.emit("GUEST_FAULT", {"rule": rule, "detail": detail} | ({"times": times} if times > 1 else {}))
+            self.emit(RuleBroken(rule, detail, times))
 
     def _driver_changed(self, device: BalloonDevice) -> None:
         """Look after the requests that wait for a driver, or for one that primes its queue."""
@@ -293,7 +304,7 @@ class Machine:
         self.vm_clock.stop()
         self.run_state = PAUSED
         self.guest.stopped()
-        self.emit("STOP", {})
+        self.emit(Stopped())
 
     def cont(self) -> None:
         """Let the VM run; from prelaunch this boots the guest. Nothing if it runs, or has ended."""
@@ -302,7 +313,7 @@ class Machine:
         boots = self.run_state == PRELAUNCH
         self.run_state = RUNNING
         self.vm_clock.start()
-        self.emit("RESUME", {})
+        self.emit(Resumed())
         if boots:
             self._boot()
         else:
@@ -335,7 +346,7 @@ class Machine:
             self._tell(device)
             if self.unplugging:  # an unplug that the old driver never let happen
                 self._unplug()
-        self.emit("RESET", {"guest": guest, "reason": reason})
+        self.emit(WasReset(guest=guest, reason=reason))
         if self.run_state == RUNNING:
             self._boot()
         else:
@@ -343,7 +354,7 @@ class Machine:
 
     def power_down(self) -> None:
         """Press the power button; ignored without a guest that listens."""
-        self.emit("POWERDOWN", {})
+        self.emit(PowerButton())
         if self.guest.power_down():
             if self.run_state == RUNNING:
                 self.guest_off()
@@ -356,7 +367,7 @@ class Machine:
 
     def guest_gone(self, why: str) -> None:
         """A real guest died: nothing answers until the machine is reset."""
-        self.emit("GUEST_GONE", {"why": why})
+        self.emit(GuestGone(why))
 
     def quit(self, *, reason: str = "host-qmp-quit") -> None:
         """End the machine from outside."""
@@ -367,11 +378,11 @@ class Machine:
             self.over = True
             self.vm_clock.stop()
             self.run_state = SHUTDOWN
-            self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
+            self.emit(Ended(guest=guest, reason=reason))
 
     def panicked(self) -> None:
         """The guest's kernel died; the VM goes on running nothing, as QEMU without a panic device."""
-        self.emit("GUEST_PANICKED", {"action": "run"})
+        self.emit(Panicked("run"))
 
     def replace_guest(self, guest: Guest) -> None:
         """Reboot the machine into another guest.
@@ -454,8 +465,7 @@ class Machine:
         self.device = None
         self.unplugging = False
         self.requests.end_all(NO_DEVICE)
-        data = {"device": device.id, "path": path} if device.id else {"path": path}
-        self.emit("DEVICE_DELETED", data)
+        self.emit(DeviceDeleted(device.id, path))
 
     def set_balloon(self, size: int) -> None:
         """Ask the guest to keep `size` bytes of memory.
@@ -508,7 +518,7 @@ class Machine:
 
     def guest_fault(self, rule: str, detail: str) -> None:
         """The guest broke a rule."""
-        self.emit("GUEST_FAULT", {"rule": rule, "detail": detail})
+        self.emit(RuleBroken(rule, detail))
 
 
 _TOLD = {

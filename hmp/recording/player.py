@@ -27,8 +27,9 @@ from hmp.terminal.screen import Screen, tint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
+    from device.machine.events import Event
     from device.machine.machine import Machine
     from hmp.config import Config
     from hmp.monitor.monitor import Monitor
@@ -246,9 +247,9 @@ class Player(Runner):
 
     # Events.
 
-    def _hear(self, name: str, data: Mapping[str, object]) -> None:
+    def _hear(self, event: Event) -> None:
         self._follow_clock()
-        self._announcer.hear(name, data)
+        self._announcer.hear(event)
 
     def _announce(self, line: str) -> None:
         self._screen.show(f"[{line}]\n", "event")

@@ -7,6 +7,7 @@ import resource
 import time
 from collections import deque
 
+from device.machine.events import ClientRefused
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.history import History
 from hmp.qjson import codec
@@ -118,7 +119,7 @@ class Server:
         dropped = self._foreign.admit()
         if dropped is not None:
             more = f" ({dropped} more before)" if dropped else ""
-            self.machine.emit("CLIENT_REFUSED", {"why": f"it spoke {language} to {where}, as web pages can{more}"})
+            self.machine.emit(ClientRefused(f"it spoke {language} to {where}, as web pages can{more}"))
 
     @property
     def crowded(self) -> bool:

@@ -35,7 +35,7 @@ class Real:
             switches=switches,
             timeout=round(timeout * SECOND),
         )
-        self.machine.subscribe(lambda name, data: self.events.append((name, data)))
+        self.machine.subscribe(lambda event: self.events.append((event.name, event.data)))
         self.machine.start(paused=paused)
 
     def __enter__(self) -> Real:

@@ -14,6 +14,7 @@ from device.guest.uml.parts import build_initramfs, find_parts
 from device.guest.uml.process import UmlProcess, make_directory
 from device.guest.vhost_user.guest import VhostUserGuest
 from device.guest.vhost_user.listener import UnixListener
+from device.machine.events import WasReset
 from device.units import format_size
 from device.virtio.spec import MIB, bit
 
@@ -218,7 +219,7 @@ class UmlGuest(VhostUserGuest):
             self.booting = True
             if self.machine.device is not None:
                 self.machine.device.reset()
-            self.machine.emit("RESET", {"guest": True, "reason": "guest-reset"})
+            self.machine.emit(WasReset(guest=True, reason="guest-reset"))
         self._met = True
 
     # The simulator's controls.

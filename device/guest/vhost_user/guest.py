@@ -12,6 +12,7 @@ from device.guest.vhost_user.backend import Backend
 from device.guest.vhost_user.listener import UnixListener
 from device.guest.vhost_user.port import Port
 from device.guest.vhost_user.wire import MAX_REGIONS, Decoder, FrontEndFault, HostFault
+from device.machine.events import DriverMissing
 from device.machine.guest import Guest
 
 TYPE_CHECKING = False
@@ -246,7 +247,7 @@ class VhostUserGuest(Guest):
         self.booting = False
         if self.gone != why:
             self.gone = why
-            self.machine.emit("DRIVER_MISSING", {"why": why})
+            self.machine.emit(DriverMissing(why))
         self.machine.driver_changed()
 
     def _cut_off(self, fault: FrontEndFault) -> None:

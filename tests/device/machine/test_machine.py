@@ -313,7 +313,7 @@ class TestListening:
     def test_every_listener_hears_until_it_leaves(self) -> None:
         with Rig() as rig:
             heard: list[str] = []
-            leave = rig.machine.subscribe(lambda name, _: heard.append(name))
+            leave = rig.machine.subscribe(lambda event: heard.append(event.name))
             rig.machine.stop()
             leave()
             leave()
@@ -324,7 +324,7 @@ class TestListening:
         with Rig() as rig:
             heard: list[str] = []
             leave: Callable[[], None] = rig.machine.subscribe(lambda *_: leave())
-            rig.machine.subscribe(lambda name, _: heard.append(name))
+            rig.machine.subscribe(lambda event: heard.append(event.name))
             rig.machine.stop()
             assert heard == ["STOP"]
 

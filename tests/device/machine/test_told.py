@@ -84,7 +84,7 @@ def test_an_event_and_what_comes_with_it(act: Callable[[Modelled], object], even
 def test_the_run_state_has_changed_when_it_is_told() -> None:
     with Modelled() as m:
         states: list[tuple[str, str, bool]] = []
-        m.machine.subscribe(lambda name, data: states.append((name, m.machine.run_state, m.machine.over)))
+        m.machine.subscribe(lambda event: states.append((event.name, m.machine.run_state, m.machine.over)))
         m.machine.stop()
         m.machine.cont()
         m.machine.stop()

@@ -95,7 +95,7 @@ class TestCommands:
     def test_monitors_share_the_snapshots_and_hear_of_them(self) -> None:
         machine = build()
         events: list[object] = []
-        machine.subscribe(lambda name, data: events.append((name, data)))
+        machine.subscribe(lambda event: events.append((event.name, event.data)))
         first, second = monitor(machine), monitor(machine)
         say(first, "savevm a")
         assert events == [("SNAPSHOT_DONE", {"tag": "a"})]

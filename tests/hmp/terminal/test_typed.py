@@ -14,6 +14,7 @@ from prompt_toolkit.output import DummyOutput
 
 from device.clock import SECOND, SimulatedClock
 from device.guest.table import make_guest
+from device.machine.events import RuleBroken
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.drive import MachineDriver
@@ -283,9 +284,9 @@ class TestEvents:
         now = [0.0]
         announcer = Announcer(lines.append, now=lambda: now[0])
         for _ in range(1000):
-            announcer.hear("GUEST_FAULT", {"rule": "bad-pfn", "detail": "x" * 1000})
+            announcer.hear(RuleBroken("bad-pfn", "x" * 1000))
         now[0] = FAULT_SPACING
-        announcer.hear("GUEST_FAULT", {"rule": "bad-actual", "detail": "5"})
+        announcer.hear(RuleBroken("bad-actual", "5"))
         assert lines == [
             f"the guest broke a rule: bad-pfn ({'x' * 60})",
             "the guest broke a rule and 999 times before: bad-actual (5)",
