@@ -7,7 +7,7 @@ from hmp.monitor.completion import complete
 from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Monitor
 from hmp.qmp.protocol import QmpSession
-from hmp.sockets.connection import BLOCKED, DONE, MORE, Connection
+from hmp.sockets.connection import IDLE, OPEN, Connection
 from hmp.sockets.readline import PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
 
@@ -64,25 +64,25 @@ class HmpConnection(Connection):
     def _incoming(self, data: bytes) -> bytes:
         return data if self._telnet is None else self._telnet.feed(data)
 
-    def _pump(self, end: float) -> int:
+    def _pump(self, end: float) -> str:
         editor, now = self._editor, self.host.now
         while True:
             if self._full or self._reply is not None:
                 self._keep()
-                return BLOCKED
+                return "blocked"
             event = editor.next_event()
             if event is None:
                 if not self._received:
-                    return DONE
+                    return "done"
                 self._keep()
             elif isinstance(event, Output):
                 self.write(event)
             else:
                 self._run(event)
                 if self.host.machine.over:
-                    return BLOCKED
+                    return "blocked"
             if now() >= end:
-                return MORE
+                return "more"
 
     def _keep(self) -> None:
         """Give the editor what it has room for, so that hanging up is noticed behind it."""
@@ -135,31 +135,31 @@ class QmpConnection(Connection):
     def _greet(self) -> None:
         self.write(self._session.greeting())
 
-    def _pump(self, end: float) -> int:
+    def _pump(self, end: float) -> str:
         session, now = self._session, self.host.now
         while True:
             if self._full:
-                return BLOCKED
+                return "blocked"
             if session.step():
                 if now() >= end:
-                    return MORE
+                    return "more"
                 continue
             if session.suspended:
                 if not self._waiting:
                     self._waiting = True
                     self.host.driver.suspend()
-                return BLOCKED
+                return "blocked"
             if self.host.machine.over:
-                return BLOCKED
+                return "blocked"
             if not self._received:
-                return DONE
+                return "done"
             # What is cut between two messages is read the quick way.
             size = self._received.rfind(b"}", 0, SLICE) + 1 or SLICE
             session.feed(self._received[:size])
             self._received = self._received[size:]
             self._watch_unfinished()
             if now() >= end:
-                return MORE
+                return "more"
 
     def _resumed(self) -> None:
         if self._waiting:
@@ -171,12 +171,12 @@ class QmpConnection(Connection):
         if self._unfinished is not None:
             self._unfinished.cancel()
             self._unfinished = None
-        if self._session.unfinished and not self._gone:
+        if self._session.unfinished and self.state in OPEN:
             self._unfinished = self._loop.call_later(UNFINISHED_LIMIT, self._give_up)
 
     def _give_up(self) -> None:
         self._unfinished = None
-        if self._state != DONE or self._received:  # the rest may be here, unread because of what comes before it
+        if self.state != IDLE or self._received:  # the rest may be here, unread because of what comes before it
             self._watch_unfinished()
         else:
             self._session.give_up(f"the rest of the message did not come within {UNFINISHED_LIMIT:.0f} seconds")

@@ -32,8 +32,9 @@ class HangUps:
 
     def watch(self, descriptor: int, action: Callable[[], None]) -> None:
         """Call `action` once both directions of `descriptor` are closed, or it broke. A half-close is neither."""
+        if descriptor not in self._actions:
+            self._poller.register(descriptor, 0)
         self._actions[descriptor] = action
-        self._poller.register(descriptor, 0)
         self._look_later()
 
     def unwatch(self, descriptor: int) -> None:
