@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from hmp.monitor import UsageError, escape
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
 from hmp.monitor.grammar import SWITCH
 
 UNIX_PATH_LIMIT = 107

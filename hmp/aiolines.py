@@ -8,7 +8,7 @@ import select
 from contextlib import asynccontextmanager
 
 from device.machine.events import Ended
-from hmp.monitor.escape import escape
+from hmp.monitor import escape
 from hmp.monitor.monitor import Reply
 from hmp.streams import Output, naming_stdout
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, OK, USAGE
-from hmp.monitor.errors import UnreadableError, UsageError
+from hmp.monitor import UnreadableError, UsageError
 from hmp.streams import STDOUT, complain, fill_standard_descriptors, naming_stdout, silence
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ import click
 
 from device.errors import MisuseError
 from hmp import __version__
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.streams import STDOUT, naming_stdout
 
 TYPE_CHECKING = False

@@ -17,9 +17,9 @@ from device.virtio.memory import check_ram_size
 from hmp.addresses import Address
 from hmp.command_line import choice, program, read_arguments, switch, value
 from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, Config
+from hmp.monitor import CommandError, UsageError
 from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import CommandError, UsageError
 from hmp.recording.record import check_options, read_terminal_size
 
 TYPE_CHECKING = False

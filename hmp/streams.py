@@ -7,8 +7,7 @@ import os
 import select
 from itertools import islice
 
-from hmp.monitor.errors import MAX_LINE, UnreadableError
-from hmp.monitor.escape import escape
+from hmp.monitor import MAX_LINE, UnreadableError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from device.machine.events import (
     Ended,
     Event,
     GuestGone,
+    History,
     Panicked,
     PowerButton,
     Resumed,
@@ -24,7 +25,6 @@ from device.machine.events import (
     TargetReached,
     WasReset,
 )
-from device.machine.history import History
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
 from device.virtio.device import (
     DUE_ASKED,

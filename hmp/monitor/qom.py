@@ -12,7 +12,7 @@ from device.balloon.device import PROPERTIES
 from device.balloon.spec import ABSENT, QOM_STATS, STATS_TABLE
 from device.clock import SECOND
 from device.errors import MisuseError
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.grammar import BLANKS, SWITCH, natural
 
 TYPE_CHECKING = False

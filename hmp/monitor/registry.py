@@ -1,8 +1,9 @@
 """The command table. Dispatch, help, completion, QMP's human-monitor-command and the docs all read this.
 
-A handler is named `module:function`, below hmp.monitor.commands, and imported when its command first runs: a script
-pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to print, or None after
-it has suspended the reply. Where all is to call a method of the machine or its guest, that is named: `machine.stop`.
+A handler is named `module:function`, below hmp.monitor.commands (`:function` there), and imported when its command
+first runs: a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to
+print, or None after it has suspended the reply. Where all is to call a method of the machine or its guest, that is
+named: `machine.stop`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Command:
         if self._handler is None:
             module, colon, function = self.path.partition(":")
             if colon:
-                found = __import__(f"hmp.monitor.commands.{module}", fromlist=[function])
+                found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
                 self._handler = getattr(found, function)
             else:
                 method = attrgetter(self.path)
@@ -67,7 +68,7 @@ def _by_name(commands: tuple[Command, ...]) -> dict[str, Command]:
 
 
 INFO = (
-    Command("balloon", "", "", "ask the guest for its memory statistics", "balloon:info_balloon"),
+    Command("balloon", "", "", "ask the guest for its memory statistics", ":info_balloon"),
     Command("history", "", "", "the lines typed so far", "status:info_history"),
     Command("kvm", "", "", "whether KVM is used (never)", "status:info_kvm"),
     Command("memory_size_summary", "", "", "RAM and plugged memory in bytes", "status:info_memory_size_summary"),
@@ -107,7 +108,7 @@ SIM = (
 )  # fmt: skip
 
 COMMANDS = (
-    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", "balloon:balloon"),
+    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon"),
     Command("cont|c", "", "", "let the VM run", "machine.cont"),
     Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete=("snapshot",)),
     Command("device_add", "device:O", "driver[,prop=value][,...]", "plug a device in", "machine:device_add",

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from device.errors import MisuseError
 from hmp import QEMU_VERSION, __version__
-from hmp.monitor import qom
-from hmp.monitor.commands.balloon import balloon_device
+from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
+from hmp.monitor.commands import balloon_device
 from hmp.monitor.commands.machine import check_driver, parse_switches, valid_id
-from hmp.monitor.errors import MAX_LINE, TOO_LONG, CommandError
 from hmp.monitor.monitor import Reply
 from hmp.monitor.registry import TABLE
 from hmp.qmp.schema import QmpCommand, schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure

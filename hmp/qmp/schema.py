@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from device.balloon.spec import SEED_STATS, STATS_TABLE
-from hmp.monitor import grammar
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError, grammar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

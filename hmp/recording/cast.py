@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 from hmp.newfile import NewFile, named_again
 from hmp.streams import write_all
 

@@ -12,8 +12,7 @@ from functools import partial
 from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
 from hmp import FAILED, OK
-from hmp.drive import warp
-from hmp.monitor.escape import escape
+from hmp.monitor import escape
 from hmp.monitor.monitor import Reply
 from hmp.pipe import Front, Runner
 from hmp.recording.cast import MARKER, OUTPUT, Cast
@@ -226,11 +225,11 @@ class Player(Runner):
         self._cast.flush()
 
     def _suspend(self, reply: Reply) -> None:
-        """Wait for a reply, as drive.wait does, in the sight of the recording."""
+        """Wait for a reply, as pipe.wait does, in the sight of the recording."""
         machine = self.machine
         self._wait = _Wait(machine, reply.until)
         try:
-            while reply.pending and not machine.over and warp(machine):
+            while reply.pending and not machine.over and machine.step(jump=machine.clock.warps):
                 self._follow_clock()
         finally:
             self._wait = None

@@ -10,10 +10,10 @@ import time
 from functools import partial
 
 from hmp import FAILED
-from hmp.monitor.history import history_path
 from hmp.recording.cast import OUTPUT, RESIZE, Cast
 from hmp.recording.record import TITLE, begin, tell_failure
 from hmp.terminal.app import Typed
+from hmp.terminal.history import history_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

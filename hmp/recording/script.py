@@ -13,8 +13,7 @@ from __future__ import annotations
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
-from hmp.monitor.errors import UnreadableError, UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UnreadableError, UsageError, escape
 from hmp.streams import Source
 
 TYPE_CHECKING = False

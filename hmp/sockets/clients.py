@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hmp import QEMU_VERSION
+from hmp.monitor import escape
 from hmp.monitor.completion import complete
-from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Monitor
 from hmp.qmp.protocol import QmpSession
 from hmp.sockets.connection import IDLE, OPEN, Connection
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from device.machine.machine import Machine
     from hmp.monitor.dialects import Dialect
-    from hmp.monitor.history import History
-    from hmp.monitor.monitor import Reply
+    from hmp.monitor.monitor import History, Reply
     from hmp.sockets.connection import Host
 
 BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()

@@ -11,8 +11,7 @@ import stat
 import time
 
 from hmp.addresses import Address
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a thousand clients may come at once."""

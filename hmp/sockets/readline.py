@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from hmp.monitor.history import History
+    from hmp.monitor.monitor import History
 
     # Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by
     # its length only: so many bytes of each candidate are taken as typed already.

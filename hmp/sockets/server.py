@@ -9,7 +9,7 @@ from collections import deque
 
 from device.machine.events import ClientRefused
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.history import History
+from hmp.monitor.monitor import History
 from hmp.qjson import codec
 from hmp.qmp.events import EventHub
 from hmp.ratelimit import RateLimit

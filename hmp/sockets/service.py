@@ -10,7 +10,7 @@ import os
 import signal
 
 from hmp import OK
-from hmp.monitor.escape import escape
+from hmp.monitor import escape
 from hmp.pipe import Front
 from hmp.sockets.listeners import listen
 from hmp.streams import complain

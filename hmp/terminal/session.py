@@ -6,9 +6,9 @@ import asyncio
 
 from device.clock import SECOND
 from device.machine.events import Ended, Event
-from hmp.drive import catching_up
-from hmp.monitor.errors import MAX_LINE, TOO_LONG
+from hmp.monitor import MAX_LINE, TOO_LONG
 from hmp.monitor.monitor import COLUMNS
+from hmp.pipe import catching_up
 from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
 from hmp.terminal.events import Announcer
 

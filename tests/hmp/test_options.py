@@ -11,8 +11,8 @@ from device.clock import SECOND
 from device.guest.table import PROFILES
 from hmp import __version__
 from hmp.config import CLOCKS, Config
+from hmp.monitor import UsageError
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import UsageError
 from hmp.options import OPTIONS, guest_table, parse
 from tests.support.shell import hmp
 

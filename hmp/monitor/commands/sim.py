@@ -8,8 +8,8 @@ from device.errors import RULES, MisuseError
 from device.guest.table import PROFILES, make_guest
 from device.units import format_seconds, format_size, parse_size
 from device.virtio.spec import MAX_RAM
-from hmp.monitor.commands.balloon import balloon_device
-from hmp.monitor.errors import CommandError, HostRefused
+from hmp.monitor import CommandError, HostRefused
+from hmp.monitor.commands import balloon_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

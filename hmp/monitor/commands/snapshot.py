@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from device.machine.events import SnapshotDone
 from device.state import SnapshotError
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.snapshots import automatic_tag, lines, store_of
 
 TYPE_CHECKING = False

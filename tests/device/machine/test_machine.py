@@ -11,8 +11,8 @@ import pytest
 from device.clock import SECOND, Clock, SimulatedClock
 from device.errors import MisuseError, UnsupportedError
 from device.guest.table import make_guest
+from device.machine.events import SPACING
 from device.machine.guest import Guest
-from device.machine.history import SPACING
 from device.machine.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
 from device.virtio.spec import MIB
 from tests.support.descriptors import open_descriptors

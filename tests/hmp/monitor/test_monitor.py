@@ -6,8 +6,7 @@ import pytest
 
 from device.clock import MS, SECOND
 from device.machine.events import SampleArrived
-from hmp.monitor.history import HISTORY_LIMIT
-from hmp.monitor.monitor import Monitor, Reply, find_command
+from hmp.monitor.monitor import HISTORY_LIMIT, Monitor, Reply, find_command
 from hmp.monitor.registry import TABLE
 from tests.support.machines import build, complete, device_of, monitor, monitor_on, run, say, state_of
 

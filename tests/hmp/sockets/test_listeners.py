@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hmp.addresses import Address
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.sockets.listeners import Listener, listen
 from tests.support.timing import PATIENCE
 

@@ -18,12 +18,11 @@ from device.machine.events import RuleBroken
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.drive import MachineDriver
+from hmp.monitor import TOO_LONG
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import TOO_LONG
-from hmp.monitor.history import history_path
 from hmp.monitor.monitor import Monitor
 from hmp.terminal.events import FAULT_SPACING, Announcer
-from hmp.terminal.history import KEEP_BYTES, FileHistory
+from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path
 from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen
 from hmp.terminal.session import Session
