@@ -17,7 +17,6 @@ from struct import Struct
 
 from device.balloon.device import BalloonDevice
 from device.errors import MisuseError
-from device.guest.table import make_guest
 from device.machine.machine import PAUSED, PRELAUNCH, Machine
 from device.machine.requests import NO_DEVICE
 from device.state import FAR, Fields, SnapshotError
@@ -27,9 +26,10 @@ from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
+    from device.machine.guest import Guest
     from device.virtio.memory import GuestMemory
 
 MAGIC = b"HMPSNAP\0"
@@ -246,8 +246,10 @@ def summarize(source: BinaryIO) -> Summary:
     )
 
 
-def load(machine: Machine, source: BinaryIO) -> None:
+def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest]) -> None:
     """Put the machine back to what `source` holds; run state and waiting requests stay as they are.
+
+    `make_guest` makes the guest that the snapshot names in words of Guest.spec; it raises MisuseError.
 
     Not from within a listener or a request's callback: the guest that it replaces may still be at work behind them.
     Raises SnapshotError, and nothing has changed, for a damaged, truncated, foreign or newer file, for one of another
@@ -269,7 +271,7 @@ def load(machine: Machine, source: BinaryIO) -> None:
     if fields.flag("balloon") != machine.balloon:
         words = ("with", "without") if machine.balloon else ("without", "with")
         raise SnapshotError(f"this machine was built {words[0]} a balloon device, the snapshot's {words[1]} one")
-    fresh, guest = _build(machine, fields)
+    fresh, guest = _build(machine, fields, make_guest)
     try:
         _fill(fresh, fields, guest, reader, _elapsed(machine, date, simulated=simulated))
     except BaseException:
@@ -320,7 +322,7 @@ def _elapsed(machine: Machine, date: int, *, simulated: bool) -> int:
     return max(0, min(machine.clock.wall() - date, 1 << 60))
 
 
-def _build(machine: Machine, fields: Fields) -> tuple[Machine, Fields]:
+def _build(machine: Machine, fields: Fields, make_guest: Callable[[str], Guest]) -> tuple[Machine, Fields]:
     """Make the machine beside: same clock, no device yet, the snapshot's guest; and return that guest's state."""
     guest = fields.section("guest")
     try:

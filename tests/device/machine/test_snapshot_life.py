@@ -222,7 +222,7 @@ class TestRefusals:
         with pytest.raises(SnapshotError, match="it runs elsewhere"):
             save(m.machine, io.BytesIO())
         with pytest.raises(SnapshotError, match="it runs elsewhere"):
-            load(m.machine, io.BytesIO())
+            load(m.machine, io.BytesIO(), make_guest)
 
     def test_a_guest_that_knows_nothing_of_snapshots(self) -> None:
         with Rig() as rig:
