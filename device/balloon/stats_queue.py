@@ -16,8 +16,8 @@ from device.virtio.spec import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.balloon.device import BalloonDevice
     from device.clock import Timeline, Timer
+    from device.virtio.device import VirtioDevice
     from device.virtio.queue import VirtQueue
 
 BUFFERS_AT_ONCE = 16
@@ -75,7 +75,7 @@ class StatsQueue:
     sample: Sample | None
     _poll_timer: Timer | None
 
-    def __init__(self, device: BalloonDevice, time: Timeline) -> None:
+    def __init__(self, device: VirtioDevice, time: Timeline) -> None:
         self._device = device
         self.time = time
         self._data = b""
@@ -235,5 +235,4 @@ class StatsQueue:
     def _poll(self) -> None:
         # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
         self._arm_poll(self.poll_interval)
-        if self._device.can_report and (self.held is not None or self.out):
-            self.ask()
+        self.ask()

@@ -59,7 +59,7 @@ KEYS: dict[str, tuple[Callable[[str], object], str]] = {
 MODELLED_KEYS = (*[fault.name for fault in FAULTS if fault.help and fault.common], "pace")
 """What every modelled guest takes."""
 
-MODELLED = "device.guest.model.guest:ModelledGuest"
+MODELLED = "device.guest.model.controls:ControlledGuest"
 
 SIXTEEN = (0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 8, 9, 4, 5, 6, 7)
 """The statistics of Linux 6.12 with huge pages configured, in its order of sending."""
@@ -144,7 +144,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             "uml",
             "a real Linux kernel: boots User-Mode Linux (Debian's user-mode-linux and busybox-static)",
-            factory="device.guest.uml.guest:UmlGuest",
+            factory="device.guest.uml.controls:ControlledUml",
             keys=("mem", "kernel", "module", "busybox"),
             host=True,
         ),

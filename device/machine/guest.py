@@ -1,4 +1,4 @@
-"""What a machine expects of a guest, modelled or real."""
+"""What a machine expects of a guest, what a guest finds in its machine, and what can be controlled of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,45 @@ from device.errors import UnsupportedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Protocol
 
-    from device.machine.machine import Machine
+    from device.balloon.device import BalloonDevice
+    from device.clock import Clock, Timeline, TimerQueue, VmClock
     from device.state import Fields
+    from device.virtio.memory import GuestMemory
+
+    class Platform(Protocol):
+        """A machine as its guest sees it; device.machine.machine says what each means."""
+
+        ram: int
+        seed: int
+        clock: Clock
+        time: Timeline
+        vm_clock: VmClock
+        vm_timers: TimerQueue
+        memory: GuestMemory
+        device: BalloonDevice | None
+        guest: Guest
+
+        @property
+        def running(self) -> bool: ...
+        def emit(self, name: str, data: Mapping[str, object]) -> None: ...
+        def deliver(self) -> None: ...
+        def step(self, *, jump: bool = False) -> bool: ...
+        def reset(self, *, guest: bool = False) -> None: ...
+        def driver_changed(self) -> None: ...
+        def driver_released(self) -> None: ...
+        def guest_off(self) -> None: ...
+        def guest_gone(self, why: str) -> None: ...
+        def guest_fault(self, rule: str, detail: str) -> None: ...
+        def panicked(self) -> None: ...
 
 
 class Guest:
-    """A guest behind the device. The machine calls these; what a kind of guest cannot do raises UnsupportedError.
+    """A guest behind the device: its life, as the machine leads it.
 
-    A guest drives the device through rings, config space and notifications only.
+    A guest drives the device through rings, config space and notifications only. What can be changed of it by hand is
+    another matter: its `controls`.
     """
 
     name = "guest"
@@ -35,9 +65,9 @@ class Guest:
     """Why the process of a real guest is over, so that nothing answers until a reset; empty for all that may answer."""
 
     driver_loaded = False
-    machine: Machine
+    machine: Platform
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Platform) -> None:
         """Belong to `machine` from now on. Called once, before any other but `close`.
 
         Raises MisuseError where the guest does not find what it needs.
@@ -90,62 +120,22 @@ class Guest:
     def serve(self) -> None:
         """Some of the descriptors became readable."""
 
-    # The simulator's controls.
+    # What is known of it.
 
-    def _cannot(self, what: str) -> UnsupportedError:
-        return UnsupportedError(f"the {self.name} guest cannot {what}")
+    @property
+    def controls(self) -> Controls:
+        """What can be controlled of it: nothing, unless it is Controls besides."""
+        controls = self if isinstance(self, Controls) else Controls()
+        controls.name = self.name
+        return controls
 
-    def controls(self) -> Mapping[str, str]:
-        """Return what the simulator set here, by name, for the overview."""
+    def shown(self) -> Mapping[str, str]:
+        """Return what is out of the ordinary here, by name, for the overview."""
         return {}
 
-    def hang(self) -> None:
-        """Stop serving all queues."""
-        raise self._cannot("hang its driver")
-
-    def wake(self) -> None:
-        """Serve the queues again, and what came meanwhile."""
-        raise self._cannot("wake its driver")
-
-    def set_delay(self, delay: int) -> None:
-        """Answer `delay` ns of VM time after being asked."""
-        raise self._cannot("delay its answers")
-
-    def drop(self, count: int) -> None:
-        """Miss the next `count` notifications of the statistics queue."""
-        raise self._cannot("miss notifications")
-
-    def pin(self, tag: int, value: int | None) -> None:
-        """Report `value` for statistic `tag` from now on, or with None nothing."""
-        raise self._cannot("set statistics")
-
-    def unpin(self, tag: int) -> None:
-        """Report the real value of statistic `tag` again."""
-        raise self._cannot("set statistics")
-
-    def pins(self) -> dict[int, int | None]:
-        """Return the pinned statistics by tag."""
-        return {}
-
-    def alloc(self, size: int) -> int:
-        """Let a workload take `size` bytes; returns how many it got."""
-        raise self._cannot("run a workload")
-
-    def free(self, size: int) -> int:
-        """Let the workload give back `size` bytes; returns how many it had to give."""
-        raise self._cannot("run a workload")
-
-    def load_driver(self) -> None:
-        """Load the balloon driver."""
-        raise self._cannot("load a driver")
-
-    def unload_driver(self) -> None:
-        """Unload the balloon driver."""
-        raise self._cannot("unload its driver")
-
-    def panic(self) -> None:
-        """Let the kernel die."""
-        raise self._cannot("panic")
+    def memory_free(self) -> int | None:
+        """Return the guest's free memory in bytes as the model knows it, or None where only the guest knows."""
+        return None
 
     # Snapshots.
 
@@ -154,15 +144,72 @@ class Guest:
 
     def state(self) -> dict[str, object]:
         """Return everything the guest remembers, as plain data; what is in guest memory is saved with that."""
-        raise self._cannot("be saved")
+        raise UnsupportedError(f"the {self.name} guest cannot be saved")
 
     def restore(self, state: Fields) -> None:
         """Remember again what `state` said; the machine's memory and device are restored already.
 
         Raises SnapshotError naming the member that is wrong.
         """
-        raise self._cannot("be loaded")
+        raise UnsupportedError(f"the {self.name} guest cannot be loaded")
 
-    def memory_free(self) -> int | None:
-        """Return the guest's free memory in bytes as the model knows it, or None where only the guest knows."""
-        return None
+
+class Controls:
+    """What can be changed of a guest by hand, as `sim` does: a second interface of the guests that have it.
+
+    What a kind of guest cannot do raises UnsupportedError.
+    """
+
+    name: str
+
+    def cannot(self, what: str) -> UnsupportedError:
+        """Return the error for what this guest cannot do."""
+        return UnsupportedError(f"the {self.name} guest cannot {what}")
+
+    def hang(self) -> None:
+        """Stop serving all queues."""
+        raise self.cannot("hang its driver")
+
+    def wake(self) -> None:
+        """Serve the queues again, and what came meanwhile."""
+        raise self.cannot("wake its driver")
+
+    def set_delay(self, delay: int) -> None:
+        """Answer `delay` ns of VM time after being asked."""
+        raise self.cannot("delay its answers")
+
+    def drop(self, count: int) -> None:
+        """Miss the next `count` notifications of the statistics queue."""
+        raise self.cannot("miss notifications")
+
+    def pin(self, tag: int, value: int | None) -> None:
+        """Report `value` for statistic `tag` from now on, or with None nothing."""
+        raise self.cannot("set statistics")
+
+    def unpin(self, tag: int) -> None:
+        """Report the real value of statistic `tag` again."""
+        raise self.cannot("set statistics")
+
+    def pins(self) -> dict[int, int | None]:
+        """Return the pinned statistics by tag."""
+        return {}
+
+    def alloc(self, size: int) -> int:
+        """Let a workload take `size` bytes; returns how many it got."""
+        raise self.cannot("run a workload")
+
+    def free(self, size: int) -> int:
+        """Let the workload give back `size` bytes; returns how many it had to give."""
+        raise self.cannot("run a workload")
+
+    def load_driver(self) -> None:
+        """Load the balloon driver."""
+        raise self.cannot("load a driver")
+
+    def unload_driver(self) -> None:
+        """Unload the balloon driver."""
+        raise self.cannot("unload its driver")
+
+    def panic(self) -> None:
+        """Let the kernel die."""
+        raise self.cannot("panic")

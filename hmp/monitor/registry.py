@@ -97,14 +97,14 @@ SIM = (
     Command("free", "size:Z", "size", "let the workload give memory back", "sim:free"),
     Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
             complete=("guest",)),
-    Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.hang"),
-    Command("panic", "", "", "let the guest's kernel die", "machine.guest.panic"),
+    Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.controls.hang"),
+    Command("panic", "", "", "let the guest's kernel die", "machine.guest.controls.panic"),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
             "sim:set_stat", complete=("stat", "none")),
     Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep"),
     Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
     Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("stat",)),
-    Command("wake", "", "", "let the driver serve its queues again", "machine.guest.wake"),
+    Command("wake", "", "", "let the driver serve its queues again", "machine.guest.controls.wake"),
 )  # fmt: skip
 
 COMMANDS = (

@@ -108,7 +108,7 @@ def guest_sign(machine: Machine) -> str:
     if guest.ended:
         return "gone"
     for sign in ("panicked", "hung"):
-        if sign in guest.controls():
+        if sign in guest.shown():
             return sign
     if device is None or machine.run_state == PRELAUNCH:
         return ""

@@ -71,9 +71,7 @@ class Real:
         """Serve until `condition` holds; fails after that long."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, (
-                f"not within {seconds} s; events: {self.events[-5:]}, {self.guest.controls()}"
-            )
+            assert time.monotonic() < end, f"not within {seconds} s; events: {self.events[-5:]}, {self.guest.shown()}"
             self.turn(0.05)
 
     def idle(self, seconds: float) -> None:

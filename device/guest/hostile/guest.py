@@ -10,7 +10,7 @@ from __future__ import annotations
 from device.clock import MS, SECOND
 from device.guest.hostile.attacks import ATTACKS
 from device.guest.hostile.driver import ANSWERS, HostileDriver
-from device.guest.model.guest import ModelledGuest
+from device.guest.model.controls import ControlledGuest
 from device.guest.model.kernel import mix
 from device.state import Integer
 
@@ -31,11 +31,11 @@ OCCASION = 4
 """One in so many statistics requests is taken as the occasion for an attack, but never the first after a start."""
 
 
-class HostileGuest(ModelledGuest):
+class HostileGuest(ControlledGuest):
     """As ModelledGuest, with attacks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
 
-    STATE = (Integer("asked_for"), Integer("played", kept=True, attribute="attacks"), *ModelledGuest.STATE)
-    DERIVED = (*ModelledGuest.DERIVED, "_seed", "_rule", "_attacking")
+    STATE = (Integer("asked_for"), Integer("played", kept=True, attribute="attacks"), *ControlledGuest.STATE)
+    DERIVED = (*ControlledGuest.DERIVED, "_seed", "_rule", "_attacking")
 
     asked_for: int
     attacks: int
@@ -60,9 +60,10 @@ class HostileGuest(ModelledGuest):
         """As ModelledGuest.make_driver."""
         return HostileDriver(device, self.machine.memory.regions[0], self.machine.ram, self.roll)
 
-    def _load(self) -> None:
+    def start_driver(self) -> None:
+        """As ModelledGuest.start_driver; it rests before the first attack."""
         self.asked_for = 0
-        super()._load()
+        super().start_driver()
         if self.driver is not None:
             self._rest()
 
@@ -100,8 +101,8 @@ class HostileGuest(ModelledGuest):
             self.arm("recovery", RECOVERY)
 
     def _start_anew(self) -> None:
-        self._unload()
-        self._load()
+        self.stop_driver()
+        self.start_driver()
 
     def _recover(self) -> None:
         if not self.awake():
@@ -130,6 +131,6 @@ class HostileGuest(ModelledGuest):
             self.driver.spoil = self._rule
         return super().records()
 
-    def controls(self) -> Mapping[str, str]:
-        """As ModelledGuest.controls, and which rules it breaks."""
-        return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self.attacks)}
+    def shown(self) -> Mapping[str, str]:
+        """As ModelledGuest.shown, and which rules it breaks."""
+        return {**super().shown(), "breaks": self._rule or "any rule", "tricks played": str(self.attacks)}

@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
     from device.guest.model.kernel import Kernel
-    from device.machine.machine import Machine
+    from device.machine.guest import Platform
     from device.state import Fields, Member
     from device.virtio.memory import Region
 
     class Owner(Protocol):
         """What the inflation needs of its guest."""
 
-        machine: Machine
+        machine: Platform
         kernel: Kernel | None
         pace: int
         timers: dict[str, Timer]

@@ -8,7 +8,7 @@ import signal
 
 from device.balloon.spec import F_DEFLATE_ON_OOM
 from device.clock import MS, SECOND
-from device.errors import MisuseError
+from device.errors import MisuseError, UnsupportedError
 from device.guest.uml import xstate
 from device.guest.uml.parts import build_initramfs, find_parts
 from device.guest.uml.process import UmlProcess, make_directory
@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from device.machine.machine import Machine
+    from device.machine.guest import Platform
 
 LEAST_RAM = 32 * MIB
 """With less the kernel does not come up (measured)."""
@@ -60,7 +60,7 @@ class UmlGuest(VhostUserGuest):
         self._met = False
         self._restricted = False
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Platform) -> None:
         """Belong to `machine`. Raises MisuseError for a missing part, and for memory that does not do."""
         if self.ram and self.ram != machine.ram:
             raise MisuseError(
@@ -222,9 +222,9 @@ class UmlGuest(VhostUserGuest):
             self.machine.emit(WasReset(guest=True, reason="guest-reset"))
         self._met = True
 
-    # The simulator's controls.
+    # What is known of it.
 
-    def controls(self) -> Mapping[str, str]:
+    def shown(self) -> Mapping[str, str]:
         """Return the kernel's process, or why there is none."""
         shown: dict[str, str] = {}
         if self.process is not None and self.process.pid:
@@ -243,14 +243,16 @@ class UmlGuest(VhostUserGuest):
         """
         process, machine = self.process, self.machine
         if not machine.running:
-            raise self._cannot("do that while the VM is stopped")
+            raise UnsupportedError(f"the {self.name} guest cannot " + "do that while the VM is stopped")
         if process is None or process.console.up is None:
-            raise self._cannot("do that: " + (self.gone or "it is not up yet"))
+            raise UnsupportedError(f"the {self.name} guest cannot " + "do that: " + (self.gone or "it is not up yet"))
         console = process.console
         try:
             number = console.send(command)
         except OSError as error:
-            raise self._cannot(f"do that: its console takes nothing ({error.strerror})") from None
+            raise UnsupportedError(
+                f"the {self.name} guest cannot " + f"do that: its console takes nothing ({error.strerror})"
+            ) from None
         deadline = machine.clock.now() + patience
         while self.process is process and number not in console.results:
             left = deadline - machine.clock.now()
@@ -265,51 +267,8 @@ class UmlGuest(VhostUserGuest):
             poller.poll(wait // MS + 1)
             machine.step()
         if number not in console.results:
-            raise self._cannot("do that: " + (self.gone or "it was reset"))
+            raise UnsupportedError(f"the {self.name} guest cannot " + "do that: " + (self.gone or "it was reset"))
         return console.results.pop(number)
-
-    def _workload(self, command: str) -> int:
-        status, text = self.shell(command)
-        last = text.rpartition("\n")[2]
-        if status or not last.isdigit():
-            raise MisuseError(f"the {self.name} guest's shell failed: {last or status}")
-        return int(last)
-
-    def alloc(self, size: int) -> int:
-        """Let a file in the guest's memory grow; it leaves the kernel 8 MiB to live."""
-        return self._workload(f"alloc {size}")
-
-    def free(self, size: int) -> int:
-        """Let that file shrink."""
-        return self._workload(f"free {size}")
-
-    def load_driver(self) -> None:
-        """Load the balloon driver, if it is not loaded."""
-        if not self.driver_loaded:
-            self.booting = True
-            self._driver("$B insmod /virtio_balloon.ko")
-
-    def unload_driver(self) -> None:
-        """Unload the balloon driver, which empties the balloon, if it is loaded."""
-        self._driver("$B rmmod virtio_balloon")
-
-    def _driver(self, command: str) -> None:
-        try:
-            status, text = self.shell(f"{command} 2>&1")
-        except MisuseError:
-            self.booting = False
-            raise
-        if status and "File exists" not in text and "No such file" not in text:
-            self.booting = False
-            raise MisuseError(f"the {self.name} guest's shell failed: {text.strip() or status}")
-
-    def panic(self) -> None:
-        """Let the kernel crash by its own means (SysRq c)."""
-        try:
-            self.shell("echo c > /proc/sysrq-trigger")
-        except MisuseError:
-            if self.process is not None:  # it lives
-                raise
 
     def release_device(self) -> bool:
         """Have the guest's shell unload the driver; the device is gone once it did."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from device.guest.vhost_user.memory import SharedMemory
-    from device.machine.machine import Machine
+    from device.machine.guest import Platform
 
 MESSAGES_AT_ONCE = 64
 """Messages answered before whoever drives the machine gets its turn: a whole negotiation takes about forty."""
@@ -123,7 +123,7 @@ class VhostUserGuest(Guest):
         if name == "vhost-user" and "path" not in settings:
             raise MisuseError("guest vhost-user: needs a path (vhost-user,path=SOCKET)")
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Platform) -> None:
         """Belong to `machine` and listen. Raises MisuseError where the path cannot be listened on."""
         path = str(self._settings["path"])
         if ":" in path or any(char.isspace() for char in path):
@@ -276,9 +276,9 @@ class VhostUserGuest(Guest):
             connection.close()
         self.driver_loaded = False
 
-    # The simulator's controls.
+    # What is known of it.
 
-    def controls(self) -> Mapping[str, str]:
+    def shown(self) -> Mapping[str, str]:
         """Return what is known of the front end."""
         if self.gone:
             return {"gone": self.gone}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
     from device.guest.vhost_user.memory import SharedMemory
     from device.guest.vhost_user.wakeup import Wakeup
-    from device.machine.machine import Machine
+    from device.machine.guest import Platform
 
 LEAST_QUEUES = 5
 """Rings that are offered at the least: Linux's driver asks for room for five whatever it negotiates."""
@@ -63,7 +63,7 @@ class Port:
     """
 
     def __init__(
-        self, machine: Machine, coming: Callable[[], None], changed: Callable[[], None], unusable: Callable[[], None]
+        self, machine: Platform, coming: Callable[[], None], changed: Callable[[], None], unusable: Callable[[], None]
     ) -> None:
         self._machine = machine
         self._coming = coming

@@ -12,7 +12,7 @@ from device.clock import SECOND, Clock, SimulatedClock
 from device.errors import MisuseError, UnsupportedError
 from device.guest.table import make_guest
 from device.machine.events import SPACING
-from device.machine.guest import Guest
+from device.machine.guest import Controls, Guest
 from device.machine.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
 from device.virtio.spec import MIB
 from tests.support.descriptors import open_descriptors
@@ -140,7 +140,7 @@ class TestPower:
     def test_without_anybody_to_hear_it_the_button_is_ignored(self, spec: str) -> None:
         with Modelled(spec) as m:
             if spec == "linux":
-                m.guest.panic()
+                m.guest.controls.panic()
             m.machine.power_down()
             assert not m.machine.over
             assert m.named("POWERDOWN") == [{}]
@@ -215,12 +215,12 @@ class TestHotPlug:
 
     def test_a_hung_driver_lets_go_when_it_wakes(self) -> None:
         with Modelled() as m:
-            m.guest.hang()
+            m.guest.controls.hang()
             m.machine.device_del("balloon0")
             with pytest.raises(MisuseError, match="Device balloon0 is already in the process of unplug"):
                 m.machine.device_del("balloon0")
             assert m.machine.device is not None
-            m.guest.wake()
+            m.guest.controls.wake()
             assert m.machine.device is None
 
     def test_without_a_driver_nobody_lets_go_until_a_reset(self) -> None:
@@ -245,7 +245,7 @@ class TestHotPlug:
             assert not m.guest.driver_loaded
             m.machine.cont()
             assert m.guest.driver_loaded
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
             m.machine.stop()
             m.machine.cont()
             assert not m.guest.driver_loaded, "an unloaded driver does not come back by itself"
@@ -266,7 +266,7 @@ class TestHotPlug:
 
     def test_a_panicked_guest_takes_no_device_until_its_reset(self) -> None:
         with Modelled(balloon=False) as m:
-            m.guest.panic()
+            m.guest.controls.panic()
             m.machine.device_add("b")
             assert not m.guest.driver_loaded
             m.machine.reset()
@@ -361,7 +361,7 @@ def test_a_request_waits_for_a_guest_that_is_still_booting() -> None:
         assert request.state == "answered"
 
 
-CANNOT: list[tuple[str, Callable[[Guest], object]]] = [
+CANNOT: list[tuple[str, Callable[[Controls], object]]] = [
     ("hang its driver", lambda g: g.hang()),
     ("wake its driver", lambda g: g.wake()),
     ("delay its answers", lambda g: g.set_delay(1)),
@@ -377,9 +377,9 @@ CANNOT: list[tuple[str, Callable[[Guest], object]]] = [
 
 
 @pytest.mark.parametrize(("what", "act"), CANNOT)
-def test_what_a_kind_of_guest_cannot_do_is_said(what: str, act: Callable[[Guest], object]) -> None:
+def test_what_a_kind_of_guest_cannot_do_is_said(what: str, act: Callable[[Controls], object]) -> None:
     with pytest.raises(UnsupportedError, match=f"the guest guest cannot {what}"):
-        act(Guest())
+        act(Guest().controls)
 
 
 def test_a_guest_that_is_nothing_in_particular() -> None:
@@ -392,5 +392,5 @@ def test_a_guest_that_is_nothing_in_particular() -> None:
     guest.device_added()
     guest.close()
     assert (guest.release_device(), guest.power_down(), guest.descriptors()) == (False, False, [])
-    assert (dict(guest.controls()), guest.pins(), guest.memory_free()) == ({}, {}, None)
+    assert (dict(guest.shown()), guest.controls.pins(), guest.memory_free()) == ({}, {}, None)
     assert PAUSED != PRELAUNCH

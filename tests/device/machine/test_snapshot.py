@@ -20,7 +20,7 @@ def prelude(m: Modelled) -> None:
     m.info()
     m.machine.set_balloon(400 * MIB)
     m.advance(0.03)
-    m.guest.alloc(30 * MIB)
+    m.guest.controls.alloc(30 * MIB)
     m.device.stats.set_poll_interval(3)
     m.advance(1.3)
 
@@ -30,18 +30,18 @@ def ask_and_leave(m: Modelled) -> None:
 
 
 def hang(m: Modelled) -> None:
-    m.guest.hang()
+    m.guest.controls.hang()
     m.ask()
 
 
 def delayed(m: Modelled) -> None:
-    m.guest.set_delay(SECOND)
+    m.guest.controls.set_delay(SECOND)
     m.ask()
     m.advance(0.4)
 
 
 def unplug(m: Modelled) -> None:
-    m.guest.hang()
+    m.guest.controls.hang()
     m.machine.device_del("balloon0")
 
 
@@ -52,9 +52,9 @@ def no_device(m: Modelled) -> None:
 
 
 def pinned(m: Modelled) -> None:
-    m.guest.pin(4, 7)
-    m.guest.pin(5, None)
-    m.guest.pin(700, 2**64 - 1)
+    m.guest.controls.pin(4, 7)
+    m.guest.controls.pin(5, None)
+    m.guest.controls.pin(700, 2**64 - 1)
 
 
 MOMENTS: dict[str, Callable[[Modelled], object]] = {
@@ -62,7 +62,7 @@ MOMENTS: dict[str, Callable[[Modelled], object]] = {
     "request pending": ask_and_leave,
     "reply timer running": delayed,
     "hung": hang,
-    "panicked": lambda m: m.guest.panic(),
+    "panicked": lambda m: m.guest.controls.panic(),
     "stopped": lambda m: m.machine.stop(),
     "powering down": lambda m: (m.machine.stop(), m.machine.power_down()),
     "inflating": lambda m: (m.machine.set_balloon(340 * MIB), m.advance(0.02)),
@@ -70,9 +70,9 @@ MOMENTS: dict[str, Callable[[Modelled], object]] = {
     "unplugging": unplug,
     "no device": no_device,
     "device plugged while stopped": lambda m: (no_device(m), m.machine.stop(), m.machine.device_add("other")),
-    "driver unloaded": lambda m: m.guest.unload_driver(),
+    "driver unloaded": lambda m: m.guest.controls.unload_driver(),
     "statistics pinned": pinned,
-    "notifications dropped": lambda m: (m.guest.drop(3), m.ask()),
+    "notifications dropped": lambda m: (m.guest.controls.drop(3), m.ask()),
     "prelaunch": lambda m: (m.machine.stop(), m.machine.reset()),
 }
 
@@ -92,7 +92,7 @@ def play_on(m: Modelled) -> list[object]:
             seen.append(m.info())
         m.machine.cont()
         m.advance(1.7)
-        seen.append((m.machine.run_state, m.machine.vm_clock.now(), m.guest.memory_free(), m.guest.controls()))
+        seen.append((m.machine.run_state, m.machine.vm_clock.now(), m.guest.memory_free(), m.guest.shown()))
     m.machine.reset()
     m.advance(30)
     seen.append(m.info())
@@ -217,7 +217,7 @@ def test_a_poll_that_repeats_its_question_still_does_after_a_load() -> None:
     with Modelled() as m:
         m.device.stats.set_poll_interval(10)
         m.advance(1)
-        m.guest.drop(1)
+        m.guest.controls.drop(1)
         m.ask(SECOND)
         m.advance(2)
         assert m.stats.out

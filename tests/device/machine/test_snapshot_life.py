@@ -89,7 +89,7 @@ class TestAskers:
     def test_they_keep_their_deadline_and_are_asked_again(self) -> None:
         with Modelled() as m:
             data = saved(m.machine)
-            m.guest.hang()
+            m.guest.controls.hang()
             requests = [m.ask(), m.ask(2 * SECOND)]
             m.advance(1.5)
             m.machine.stop()
@@ -103,7 +103,7 @@ class TestAskers:
 
     def test_they_are_answered_at_once_where_nobody_will_report(self) -> None:
         with Modelled() as m, Modelled("nodriver") as none:
-            m.guest.hang()
+            m.guest.controls.hang()
             request = m.ask()
             restore(m.machine, saved(none.machine))
             assert request.state == "unsupported"
@@ -113,7 +113,7 @@ class TestAskers:
             m.machine.device_del("balloon0")
             data = saved(m.machine)
             m.machine.device_add("balloon0")
-            m.guest.hang()
+            m.guest.controls.hang()
             request = m.ask()
             restore(m.machine, data)
             assert request.state == "no device"
@@ -164,7 +164,7 @@ class TestSize:
                 m.guest.faults["pin"].value[tag] = 2**64 - 1
             m.guest.faults.arrange()
             restore(m.machine, saved(m.machine))
-            assert len(m.machine.guest.pins()) == 1 << 16
+            assert len(m.machine.guest.controls.pins()) == 1 << 16
 
 
 class TestRefusals:

@@ -48,7 +48,7 @@ GIVEN: list[tuple[str, Callable[[Modelled], object], list[tuple[str, Any]]]] = [
         lambda m: m.machine.quit(reason="host-signal"),
         [("SHUTDOWN", {"guest": False, "reason": "host-signal"})],
     ),
-    ("panic", lambda m: m.guest.panic(), [("GUEST_PANICKED", {"action": "run"})]),
+    ("panic", lambda m: m.guest.controls.panic(), [("GUEST_PANICKED", {"action": "run"})]),
     ("gone", lambda m: m.machine.guest_gone("it died"), [("GUEST_GONE", {"why": "it died"})]),
     (
         "fault",
@@ -123,7 +123,7 @@ def test_answers_are_counted_one_by_one() -> None:
         for count in range(1, 4):
             m.info()
             assert m.machine.requests.answered == count
-        m.guest.hang()
+        m.guest.controls.hang()
         for count in range(1, 4):
             m.info()
             assert (m.machine.requests.answered, m.machine.requests.timed_out) == (3, count)
@@ -150,9 +150,9 @@ def test_a_machine_without_a_store_has_no_snapshots() -> None:
 def test_while_a_guest_is_replaced_or_reset_nobody_is_told_that_there_is_none() -> None:
     """The old driver goes before the new one comes: a request that waits must live through that."""
     with Modelled() as m:
-        m.guest.hang()
+        m.guest.controls.hang()
         for restart in (m.machine.reset, lambda: m.machine.replace_guest(make_guest("linux"))):
-            m.machine.guest.hang()
+            m.machine.guest.controls.hang()
             request = m.ask()
             assert request.state == "pending"
             restart()
@@ -163,20 +163,20 @@ def test_while_a_guest_is_replaced_or_reset_nobody_is_told_that_there_is_none() 
 
 def test_who_waits_for_a_driver_that_lets_go_of_its_device_learns_that_there_is_none() -> None:
     with Modelled() as m:
-        m.guest.hang()
+        m.guest.controls.hang()
         request = m.ask()
         m.machine.device_del("balloon0")
         assert request.state == "pending"
-        m.guest.wake()
+        m.guest.controls.wake()
         assert (request.state, m.machine.device) == ("no device", None)
 
 
 def test_who_waits_for_a_driver_that_goes_learns_that_nobody_reports_any_more() -> None:
     with Modelled() as m:
         m.machine.reset()
-        m.guest.hang()
+        m.guest.controls.hang()
         request = m.ask()
-        m.guest.unload_driver()
+        m.guest.controls.unload_driver()
         assert request.state == "unsupported"
 
 

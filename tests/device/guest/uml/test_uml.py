@@ -111,7 +111,7 @@ def test_a_wedged_kernel_keeps_nobody_waiting(place: Path, spec: str, tmp_path: 
 
         takes_less_than(1, request)
         with pytest.raises(MisuseError, match="it is not up yet"):
-            real.guest.alloc(MIB)
+            real.guest.controls.alloc(MIB)
         group = real.guest.process.pid
         assert len(living(group)) >= 2
         real.machine.power_down()
@@ -127,13 +127,13 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
     script(tmp_path / "kernel", "echo '@@total 50000'; echo '@@up 0'; sleep 1000")
     with Real(spec, memory=64) as real:
         real.until(lambda: real.guest.process.console.up == 0)
-        real.until(lambda: "CONFIG_VIRTIO_UML" in real.guest.controls().get("gone", ""))
+        real.until(lambda: "CONFIG_VIRTIO_UML" in real.guest.shown().get("gone", ""))
         assert real.ask()[0] == "unsupported"
 
         def order() -> float:
             start = time.monotonic()
             with pytest.raises(MisuseError, match="still works on it after"):
-                real.guest.shell("true", 100_000_000)
+                real.guest.controls.shell("true", 100_000_000)
             return time.monotonic() - start
 
         takes_less_than(1, order)
@@ -141,7 +141,7 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
             for _ in range(5000):
                 real.guest._order("x" * size)  # as far as the pipe holds it
         with pytest.raises(MisuseError, match="its console takes nothing"):
-            real.guest.shell("true")
+            real.guest.controls.shell("true")
         assert real.machine.running
 
 
@@ -151,7 +151,7 @@ def test_a_module_of_another_kernel(place: Path, spec: str, tmp_path: Path) -> N
         request = real.machine.request_stats(10**10)
         real.until(lambda: request.state != "pending")
         assert request.state == "unsupported"
-        assert "does the module belong to it?" in real.guest.controls()["gone"]
+        assert "does the module belong to it?" in real.guest.shown()["gone"]
         assert real.named("DRIVER_MISSING") == [{"why": real.guest.gone}]
 
 

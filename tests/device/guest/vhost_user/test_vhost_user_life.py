@@ -52,7 +52,7 @@ class TestLife:
         real.until(lambda: request.state != "pending")
         assert request.state == "timed out"
         assert real.sample == {FREE: 7}
-        assert real.guest.controls()["gone"] == "its front end hung up"
+        assert real.guest.shown()["gone"] == "its front end hung up"
 
     def test_another_one_may_come(self, real: Real, path: str) -> None:
         with FrontEnd(real, path) as front:
@@ -63,7 +63,7 @@ class TestLife:
             front.up(prime=[(FREE, 8)])
             assert real.sample == {FREE: 8}
             assert real.device.pages.count == 0
-            assert real.guest.controls() == {}
+            assert real.guest.shown() == {}
 
     def test_a_second_one_waits_in_line(self, real: Real, front: FrontEnd, path: str) -> None:
         front.up()
