@@ -170,7 +170,7 @@ class UmlGuest(VhostUserGuest):
     def _look_for_driver(self) -> None:
         """The module was taken: its driver has said all that it has to say, or will never say anything."""
         super().serve()  # a driver's last messages may have come since we looked
-        if self._connection is None:
+        if self._backend is None:
             self._driver_missing("its kernel has no vhost-user devices (CONFIG_VIRTIO_UML)")
         elif not self.driver_loaded and self.machine.device is not None:
             self._driver_missing("its module was loaded but drives no balloon: is it a virtio_balloon.ko?")
@@ -212,7 +212,7 @@ class UmlGuest(VhostUserGuest):
     def _accept(self) -> None:
         """Take the kernel's connection; a second one comes from a kernel that rebooted itself, in the same process."""
         super()._accept()
-        if self._connection is None or self.process is None:
+        if self._backend is None or self.process is None:
             return
         if self._met:
             self.process.console.up = None
