@@ -438,14 +438,12 @@ class Machine:
             self.deliver()
 
     def device_del(self, id: str) -> None:
-        """Ask the guest to let go of the device; it is gone once the driver did.
+        """Ask the guest, perhaps again, to let go of the device; it is gone once the driver did.
 
-        Raises MisuseError in QEMU's words if there is no such device or it was asked before.
+        Raises MisuseError in QEMU's words if there is no such device.
         """
         if self.device is None or id not in (self.device.id, self.device_path) or not id:
             raise MisuseError(f"Device '{id}' not found")
-        if self.unplugging:
-            raise MisuseError(f"Device {id} is already in the process of unplug")
         self.unplugging = True
         if self.guest.release_device():
             self._unplug()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from hmp.monitor.errors import UsageError
 
 from device.errors import MisuseError
 from device.guest.table import make_guest
@@ -21,6 +20,7 @@ from device.guest.uml.guest import parse_meminfo
 from device.guest.uml.initramfs import Archive
 from device.guest.uml.parts import Parts, build_initramfs, find_parts
 from device.guest.uml.process import make_directory
+from hmp.monitor import UsageError
 from hmp.options import parse
 from tests.support.real import Real
 

@@ -143,7 +143,8 @@ def test_never_again_7_after_device_del_a_new_device_serves() -> None:
 def test_a_device_without_a_driver_is_never_let_go_until_reset() -> None:
     subject = monitor_on("nodriver")
     assert say(subject, "device_del balloon0") == ""
-    assert say(subject, "device_del balloon0") == "Error: Device balloon0 is already in the process of unplug\n"
+    for id in ("balloon0", "/machine/peripheral/balloon0", "balloon0"):
+        assert say(subject, f"device_del {id}") == "", "QEMU 7.2's pc takes it again without a word"
     assert say(subject, "info balloon") == "balloon: actual=512\n"
     run(subject, "system_reset")
     assert say(subject, "info balloon") == ERROR_NO_BALLOON
