@@ -421,7 +421,7 @@ class Machine:
         return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
 
     def _plug(self, id: str, switches: dict[str, bool]) -> BalloonDevice:
-        device = BalloonDevice(self.time, self.memory, self.ram, id=id, **switches)
+        device = BalloonDevice(self.time, self.memory, self.ram, id=id, sizes=(), **switches)
         self.device = device
         self.unplugging = False
         return device
