@@ -89,7 +89,7 @@ def _plain(value: Any, now: int) -> object:
 @pytest.mark.parametrize("name", ["linux", "windows", "slow", "flaky", "hung", "hostile", "linux-2.6.34"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_machine_and_its_copy_have_the_same_future(name: str, seed: int) -> None:
-    draw = random.Random(f"{name}{seed}")  # noqa: S311 - the same for all time
+    draw = random.Random(f"{name}{seed}")
     switches = {"deflate_on_oom": draw.random() < 0.5}
     with (
         Modelled(name, ram=RAM * MIB, seed=seed, switches=switches) as first,
