@@ -357,13 +357,13 @@ class BalloonDevice(VirtioDevice):
         return self.stats.index >= 0 and (self.live or self.broken)
 
     def driver_gone(self) -> None:
-        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon."""
+        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon.
+
+        `actual` stays, as in QEMU: only a driver writes it.
+        """
         self._roles = queue_roles(0)
         self.stats.forget()
         self.pages.clear()
-        changed, self.actual_pages = self.actual_pages, 0
-        if changed:
-            self.due |= NEWS_ACTUAL
 
     def wake(self) -> None:
         """Look again at queues with buffers that were not served yet when a snapshot was taken."""

@@ -33,8 +33,9 @@ class StatsQueue:
     """The statistics side of a balloon device.
 
     `index` is the queue's number, -1 while it is not negotiated. `held` is the guest's buffer while it waits here for
-    the next request, `out` says that it is with the guest to be filled. `sample` is the last one, `reset_at` when
-    (host ns) the device was created or last reset.
+    the next request, `out` says that it is with the guest to be filled. `sample` is the last one of this driver, `told`
+    the last of any, which QEMU's guest-stats goes on with. `reset_at` is when (host ns) the device was created or last
+    reset.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class StatsQueue:
         "reset_at",
         "sample",
         "time",
+        "told",
     )
 
     STATE = (
@@ -67,7 +69,7 @@ class StatsQueue:
         Age("reset_age", attribute="reset_at", kept=True),
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
-    DERIVED = ("_data", "_decoded", "_device", "index", "time")
+    DERIVED = ("_data", "_decoded", "_device", "index", "time", "told")
 
     held: Element | None
     out: bool
@@ -80,12 +82,13 @@ class StatsQueue:
         self.time = time
         self._data = b""
         self._decoded = decode(b"")
+        self.told: Sample | None = None
         self.index = -1
         reset(self, new=True)
         self.reset_at = time.clock.now()
 
     def forget(self) -> None:
-        """The driver is gone: so are its buffer and its numbers. The polling interval stays."""
+        """The driver is gone: so are its buffer and its numbers. The polling interval stays, and what is told."""
         self.index = -1
         reset(self)
         self.reset_at = self.time.clock.now()
@@ -155,7 +158,7 @@ class StatsQueue:
                     device.refuse(rule, detail)
                 if records or self.out:
                     clock = self.time.clock
-                    self.sample = Sample(tags, numbers, unknown, clock.now(), clock.wall())
+                    self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE
                 self.out = False
                 if not queue.more:

@@ -331,8 +331,8 @@ class Machine:
     def reset(self, *, guest: bool = False) -> None:
         """Reset the machine as a power cycle of the guest would.
 
-        Target and polling interval stay, statistics are forgotten, pending requests wait for the new driver. A
-        stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
+        Target, `actual` and polling interval stay, the driver's statistics are forgotten, pending requests wait for the
+        new driver. A stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
         """
         self._restart("guest-reset" if guest else "host-qmp-system-reset", guest=guest)
 

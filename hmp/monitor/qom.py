@@ -105,7 +105,7 @@ if TYPE_CHECKING:
 
 
 def _guest_stats(node: Node) -> dict[str, object]:
-    sample = node.device.stats.sample
+    sample = node.device.stats.told
     values = {} if sample is None else sample.values
     return {
         "stats": {STATS_TABLE[tag].qom: values.get(tag, ABSENT) for tag in QOM_STATS},

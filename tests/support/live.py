@@ -283,7 +283,7 @@ class Hmp(Side):
             "-m",
             str(memory),
             "--guest",
-            "linux,swap=0",
+            "linux,swap=0,boot=1",  # a real one takes its time after a reset, too
             "--device",
             device,
         ]

@@ -192,9 +192,10 @@ class BalloonDriver:
         self.device.write_status(self.device.status | STATUS_DRIVER_OK)
 
     def unload(self) -> None:
-        """Take every page back and reset the device, as removing the module does. A broken device is only reset."""
+        """Take every page back and reset the device, as removing the module does; to a broken one no list is sent."""
         while self.ballooned and self.device.live:
             self.deflate(min(self.ballooned, MAX_PFNS_PER_BUFFER))
+        self.device.write_config(CONFIG_ACTUAL, bytes(4))
         self.device.write_status(0)
 
     @property

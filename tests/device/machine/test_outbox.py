@@ -38,7 +38,7 @@ def test_interrupts_and_samples_of_before_a_reset_are_dropped_and_rules_told_fir
         rig.events.clear()
         rig.machine.reset()
         assert [name for name, _ in rig.events] == ["BALLOON_CHANGE", *["GUEST_FAULT"] * 2, "RESET"]
-        assert rig.events[0][1] == {"actual": 16 * MIB}
+        assert rig.events[0][1] == {"actual": 15 * MIB}
         assert rig.guest.interrupts == []
 
 
