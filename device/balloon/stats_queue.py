@@ -9,7 +9,7 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Fields, Flag, Integer, Other, load, reset
+from device.state import Age, Fields, Flag, Other, load, reset
 from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
@@ -58,24 +58,14 @@ class StatsQueue:
             "held", lambda stats, now: stats.held and stats.held.state(), lambda stats, fields: stats.load_held(fields)
         ),
         Flag("out"),
-        Integer("poll_interval", U32, kept=True),
-        Other(
-            "poll_remaining",
-            lambda stats, now: stats.poll_remaining,
-            lambda stats, fields: stats.load_poll(fields),
-            attribute="_poll_timer",
-            kept=True,
-        ),
         Age("reset_age", attribute="reset_at", kept=True),
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
-    DERIVED = ("_data", "_decoded", "_device", "index", "time", "told")
+    DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "index", "poll_interval", "time", "told")
 
     held: Element | None
     out: bool
-    poll_interval: int
     sample: Sample | None
-    _poll_timer: Timer | None
 
     def __init__(self, device: VirtioDevice, time: Timeline) -> None:
         self._device = device
@@ -83,6 +73,8 @@ class StatsQueue:
         self._data = b""
         self._decoded = decode(b"")
         self.told: Sample | None = None
+        self.poll_interval = 0
+        self._poll_timer: Timer | None = None
         self.index = -1
         reset(self, new=True)
         self.reset_at = time.clock.now()
@@ -194,19 +186,39 @@ class StatsQueue:
         due = self.time.vm_clock.now() + seconds * SECOND
         self._poll_timer = self.time.vm_timers.at(due, self._poll)
 
-    @property
-    def poll_remaining(self) -> int | None:
-        """VM ns until the next poll; None where the answer to the last one is awaited, which arms the timer."""
-        timer = self._poll_timer
-        return None if timer is None or not timer.armed else max(0, timer.due - self.time.vm_clock.now())
+    def _cancel_poll(self) -> None:
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
+
+    def _poll(self) -> None:
+        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
+        self._arm_poll(self.poll_interval)
+        self.ask()
+
+    # Snapshots.
 
     def restore(self, fields: Fields) -> None:
         """Take the state out of a snapshot's `fields`; the device's queues are there. Raises SnapshotError."""
+        for name in ("poll_interval", "poll_remaining"):  # which are the host's: only older snapshots have them
+            if name in fields:
+                fields.perhaps(name)
         load(self, fields)
         if self.out and not self._set_up:
             raise fields.refuse("held", "needs a statistics queue, which there is not")
-        if not self.poll_interval and self._poll_timer is not None:
-            raise fields.refuse("poll_remaining", "has no interval")
+
+    def replace(self, old: StatsQueue) -> None:
+        """Take over from a device that a snapshot replaces what is the host's: the interval, and what is told."""
+        self.told, self.poll_interval = old.told, old.poll_interval
+        if self.poll_interval:
+            self._arm_poll(self.poll_interval)
+
+    def vm_runs(self) -> None:
+        """The VM runs: a held buffer that came with a snapshot is told of as if it had come now, as in QEMU."""
+        sample = self.sample
+        if sample is not None and sample is not self.told and self.held is not None:
+            sample.wall = self.time.clock.wall()
+            self.told = sample
 
     @property
     def _set_up(self) -> bool:
@@ -223,19 +235,3 @@ class StatsQueue:
         self.held = Element.restored(held, queue.size, self._device.memory)
         if self.held.into or not queue.in_use:
             raise held.refuse("head", "cannot be held")
-
-    def load_poll(self, fields: Fields) -> None:
-        """Arm the timer of the next poll again. Raises SnapshotError."""
-        remaining = fields.perhaps("poll_remaining", 0, U32 * SECOND)
-        if remaining is not None:
-            self._poll_timer = self.time.vm_timers.at(self.time.vm_clock.now() + remaining, self._poll)
-
-    def _cancel_poll(self) -> None:
-        if self._poll_timer is not None:
-            self._poll_timer.cancel()
-            self._poll_timer = None
-
-    def _poll(self) -> None:
-        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
-        self._arm_poll(self.poll_interval)
-        self.ask()

@@ -313,6 +313,8 @@ class Machine:
         boots = self.run_state == PRELAUNCH
         self.run_state = RUNNING
         self.vm_clock.start()
+        if self.device is not None:
+            self.device.stats.vm_runs()
         self.emit(Resumed())
         if boots:
             self._boot()

@@ -158,6 +158,7 @@ def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
             "tag": tag,
             "date": machine.clock.wall(),
             "simulated": machine.clock.simulated,
+            "run": machine.clock.run,
             "ram": machine.ram,
             "balloon": machine.balloon,
             "seed": machine.seed,
@@ -265,6 +266,7 @@ def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest])
     fields.text("tag")
     date = fields.integer("date", -FAR, FAR)
     simulated = fields.flag("simulated")
+    run = fields.text("run") if "run" in fields else ""
     ram = fields.integer("ram", MIN_RAM, MAX_RAM)
     if ram != machine.ram:
         raise SnapshotError(f"the snapshot is of {_exactly(ram)} of memory, this machine has {_exactly(machine.ram)}")
@@ -273,7 +275,7 @@ def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest])
         raise SnapshotError(f"this machine was built {words[0]} a balloon device, the snapshot's {words[1]} one")
     fresh, guest = _build(machine, fields, make_guest)
     try:
-        _fill(fresh, fields, guest, reader, _elapsed(machine, date, simulated=simulated))
+        _fill(fresh, fields, guest, reader, _elapsed(machine, date, run, simulated=simulated))
     except BaseException:
         fresh.close()
         raise
@@ -287,13 +289,14 @@ def _exactly(ram: int) -> str:
 def _take_over(machine: Machine, fresh: Machine) -> None:
     """Let `machine` go on as `fresh`, restored and not started: its memory, device, guest and VM time.
 
-    Monitors, listeners, run state and waiting requests stay; those requests are asked again.
+    Monitors, listeners, run state, polling interval and waiting requests stay; those requests are asked again.
     """
     running = machine.running
-    before = None if machine.device is None else machine.device.actual
     machine.stop()
     machine.guest.close()
     if machine.device is not None:
+        if fresh.device is not None:
+            fresh.device.stats.replace(machine.device.stats)
         machine._tell(machine.device)
         machine.device.detach()
     machine.memory.close()
@@ -307,7 +310,8 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     machine.guest.machine = machine
     if device is not None:
         device.adopt(machine.time)
-        device.due |= NEWS_DRIVER if device.actual == before else NEWS_DRIVER | NEWS_ACTUAL
+        device.due = device.due & ~NEWS_ACTUAL | NEWS_DRIVER  # QEMU says nothing of `actual` here
+        machine.history.add(machine.clock.now(), device.actual, device.stats.sample)
     else:
         machine.requests.end_all(NO_DEVICE)
     if running:
@@ -315,11 +319,12 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     machine.deliver()
 
 
-def _elapsed(machine: Machine, date: int, *, simulated: bool) -> int:
-    """Return the ns since the save by the wall clock; on simulated clocks none have passed."""
-    if simulated or machine.clock.simulated:
+def _elapsed(machine: Machine, date: int, run: str, *, simulated: bool) -> int:
+    """Return the ns since the save by the wall clock, a simulated one in its own run; none between two clocks."""
+    clock = machine.clock
+    if simulated != clock.simulated or run != clock.run:
         return 0
-    return max(0, min(machine.clock.wall() - date, 1 << 60))
+    return max(0, min(clock.wall() - date, 1 << 60))
 
 
 def _build(machine: Machine, fields: Fields, make_guest: Callable[[str], Guest]) -> tuple[Machine, Fields]:

@@ -65,9 +65,9 @@ def signed(body: bytes) -> bytes:
 
 
 def settled(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return all that a snapshot says of the machine, without the date of its making and its tag."""
+    """Return all that a snapshot says of the machine, without date and run of its making and its tag."""
     state = state_in(data)
-    del state["date"], state["tag"]
+    del state["date"], state["run"], state["tag"]
     return state, behind_state(data)
 
 

@@ -81,7 +81,7 @@ def test_10_statistics_go_on_after_a_restore(polling: bool) -> None:
     with Modelled() as m, Modelled("nodriver") as other:
         m.info()
         if polling:
-            m.device.stats.set_poll_interval(2)
+            other.device.stats.set_poll_interval(2)
         m.advance(3)
         restore(other.machine, saved(m.machine))
         collected = other.stats.sample.collected
