@@ -107,7 +107,6 @@ class TestOnTheWire:
             m.guest.controls.unload_driver()
             assert calls == [
                 ("notify", 1),
-                ("write_config", 4, (44).to_bytes(4, "little")),
                 ("notify", 1),
                 ("write_config", 4, bytes(4)),
                 ("write_status", 0),

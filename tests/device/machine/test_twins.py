@@ -14,7 +14,7 @@ from device.errors import MisuseError
 from device.state import save
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled
-from tests.support.snapshots import restore, saved
+from tests.support.snapshots import behind_state, restore, saved
 
 RAM = 64
 BEFORE, AFTER = 120, 1000
@@ -74,6 +74,8 @@ def _seen(m: Modelled) -> dict[str, Any]:
     machine, now = m.machine, m.clock.now()
     device = machine.device
     seen: dict[str, Any] = {} if device is None else save(device, now)
+    if seen and seen["stats"]["sample"]:
+        seen["stats"]["sample"]["wall"] = 0  # a loaded one was told when the VM ran again, as in QEMU
     return {
         "device": seen,
         "guest": machine.guest.state(),
@@ -83,7 +85,7 @@ def _seen(m: Modelled) -> dict[str, Any]:
 
 
 def _plain(value: Any, now: int) -> object:
-    return value.state(now) if isinstance(value, Sample) else value
+    return value.state(now) | {"wall": 0} if isinstance(value, Sample) else value
 
 
 @pytest.mark.parametrize("name", ["linux", "windows", "slow", "flaky", "hung", "hostile", "linux-2.6.34"])
@@ -99,6 +101,7 @@ def test_a_machine_and_its_copy_have_the_same_future(name: str, seed: int) -> No
             _do(first, _draw(draw))
         for request in tuple(first.machine.requests.pending):
             first.machine.requests.cancel(request)  # askers belong to monitors: a snapshot has none
+        _device(lambda device: device.stats.set_poll_interval(0))(first)  # the host's: no snapshot has it
         second.machine.stop()
         second.machine.advance(first.clock.now() - second.clock.now())
         restore(second.machine, saved(first.machine))
@@ -115,4 +118,4 @@ def test_a_machine_and_its_copy_have_the_same_future(name: str, seed: int) -> No
             second.events.clear()
         for m in (first, second):
             m.machine.stop()
-        assert saved(first.machine) == saved(second.machine)
+        assert behind_state(saved(first.machine)) == behind_state(saved(second.machine))
