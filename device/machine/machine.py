@@ -14,9 +14,7 @@ from device.machine.events import (
     DeviceDeleted,
     Ended,
     Event,
-    GuestGone,
     History,
-    Panicked,
     PowerButton,
     Resumed,
     RuleBroken,
@@ -367,10 +365,6 @@ class Machine:
         """The guest switched itself off: the machine ends, as QEMU does."""
         self._end(guest=True, reason="guest-shutdown")
 
-    def guest_gone(self, why: str) -> None:
-        """A real guest died: nothing answers until the machine is reset."""
-        self.emit(GuestGone(why))
-
     def quit(self, *, reason: str = "host-qmp-quit") -> None:
         """End the machine from outside."""
         self._end(guest=False, reason=reason)
@@ -381,10 +375,6 @@ class Machine:
             self.vm_clock.stop()
             self.run_state = SHUTDOWN
             self.emit(Ended(guest=guest, reason=reason))
-
-    def panicked(self) -> None:
-        """The guest's kernel died; the VM goes on running nothing, as QEMU without a panic device."""
-        self.emit(Panicked("run"))
 
     def replace_guest(self, guest: Guest) -> None:
         """Reboot the machine into another guest.
@@ -515,10 +505,6 @@ class Machine:
         if self.device is not None:
             self.device.due |= NEWS_DRIVER
             self.deliver()
-
-    def guest_fault(self, rule: str, detail: str) -> None:
-        """The guest broke a rule."""
-        self.emit(RuleBroken(rule, detail))
 
 
 _TOLD = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from device.balloon.spec import ABSENT
 from device.errors import MisuseError
 from device.guest.model.guest import ModelledGuest
+from device.machine.events import Panicked
 from device.machine.guest import Controls
 
 TYPE_CHECKING = False
@@ -96,4 +97,4 @@ class ControlledGuest(ModelledGuest, Controls):
         self._alive()
         self.set_fault("panic", True)
         self.boot_over()
-        self.machine.panicked()
+        self.machine.emit(Panicked("run"))

@@ -14,7 +14,7 @@ from device.guest.uml.parts import build_initramfs, find_parts
 from device.guest.uml.process import UmlProcess, make_directory
 from device.guest.vhost_user.guest import VhostUserGuest
 from device.guest.vhost_user.listener import UnixListener
-from device.machine.events import WasReset
+from device.machine.events import GuestGone, Panicked, WasReset
 from device.units import format_size
 from device.virtio.spec import MIB, bit
 
@@ -200,8 +200,8 @@ class UmlGuest(VhostUserGuest):
         self.gone = self.ended = why
         if tell:
             if panicked:
-                self.machine.panicked()
-            self.machine.guest_gone(why)
+                self.machine.emit(Panicked("run"))
+            self.machine.emit(GuestGone(why))
             self.machine.driver_changed()  # who waits for a driver that had not come up waits for nothing
 
     def _hung_up(self) -> None:

@@ -10,7 +10,7 @@ from device.guest.vhost_user.backend import Backend
 from device.guest.vhost_user.listener import UnixListener
 from device.guest.vhost_user.port import Port
 from device.guest.vhost_user.wire import FrontEndFault, HostFault
-from device.machine.events import DriverMissing
+from device.machine.events import DriverMissing, GuestGone, RuleBroken
 from device.machine.guest import Guest
 
 TYPE_CHECKING = False
@@ -174,7 +174,7 @@ class VhostUserGuest(Guest):
         elif device is not None:
             device.refuse("front-end", why)
         else:
-            self.machine.guest_fault("front-end", why)
+            self.machine.emit(RuleBroken("front-end", why))
         self._lost(f"its front end was cut off: {why}")
 
     def _hung_up(self) -> None:
@@ -185,7 +185,7 @@ class VhostUserGuest(Guest):
         self._disconnect()
         self.gone = why
         self.booting = self._booted
-        self.machine.guest_gone(why)
+        self.machine.emit(GuestGone(why))
 
     def _disconnect(self) -> None:
         backend, self._backend = self._backend, None

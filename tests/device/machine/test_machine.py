@@ -11,7 +11,7 @@ import pytest
 from device.clock import SECOND, Clock, SimulatedClock
 from device.errors import MisuseError, UnsupportedError
 from device.guest.table import make_guest
-from device.machine.events import SPACING
+from device.machine.events import SPACING, GuestGone
 from device.machine.guest import Controls, Guest
 from device.machine.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
 from device.virtio.spec import MIB
@@ -395,7 +395,7 @@ class TestListening:
 
     def test_a_dead_real_guest_and_its_descriptors(self) -> None:
         with Rig() as rig:
-            rig.machine.guest_gone("killed")
+            rig.machine.emit(GuestGone("killed"))
             assert not rig.machine.step()
             assert rig.named("GUEST_GONE") == [{"why": "killed"}]
             assert rig.machine.wait_for() == ([], None)

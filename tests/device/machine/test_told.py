@@ -11,6 +11,7 @@ from device.balloon.stats import decode, encode
 from device.clock import SECOND, SimulatedClock, Timeline
 from device.errors import MisuseError
 from device.guest.table import make_guest
+from device.machine.events import GuestGone
 from device.machine.machine import NIL_UUID, Machine
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled, Rig
@@ -49,7 +50,7 @@ GIVEN: list[tuple[str, Callable[[Modelled], object], list[tuple[str, Any]]]] = [
         [("SHUTDOWN", {"guest": False, "reason": "host-signal"})],
     ),
     ("panic", lambda m: m.guest.controls.panic(), [("GUEST_PANICKED", {"action": "run"})]),
-    ("gone", lambda m: m.machine.guest_gone("it died"), [("GUEST_GONE", {"why": "it died"})]),
+    ("gone", lambda m: m.machine.emit(GuestGone("it died")), [("GUEST_GONE", {"why": "it died"})]),
     (
         "fault",
         lambda m: (m.device.write_config(0, b"abc"), m.machine.deliver()),
