@@ -16,6 +16,7 @@ from device.guest.vhost_user import wire
 from device.guest.vhost_user.memory import map_table
 from device.guest.vhost_user.wakeup import Wakeup
 from device.guest.vhost_user.wire import PAIR, U64, Decoder, FrontEndFault, Request, check_shape, reply
+from device.virtio.device import DUE_ASKED, DUE_CONFIG, DUE_QUEUE, DUE_SERVE
 from device.virtio.spec import MAX_QUEUE_SIZE, U16, bit
 
 TYPE_CHECKING = False
@@ -33,9 +34,10 @@ _ROOM_FOR_FDS = socket.CMSG_SPACE((wire.MAX_REGIONS + 1) * 4)
 class Backend:
     """Talks to the front end on `socket` about the rings and the device behind `port`. `close` it when that is gone.
 
-    `talk` when the socket is readable, `port.take_kicks` when one of its descriptors is. Neither blocks. With
-    `barrier_ends` a question for the features while a driver is up means that it lets go: all that UML (6.1) says when
-    its driver is unloaded, where other front ends ask it to wait for their last message to be done.
+    Call `serve` when the socket or one of `port.descriptors()` is readable, and after whatever was done to the device;
+    it never blocks. With `barrier_ends` a question for the features while a driver is up means that it lets go: all
+    that UML (6.1) says when its driver is unloaded, where other front ends ask it to wait for their last message to be
+    done.
     """
 
     def __init__(self, sock: socket.socket, port: Port, *, barrier_ends: bool = False) -> None:
@@ -71,6 +73,30 @@ class Backend:
                 messages -= 1
                 self._send(self._handle(request))
         return True
+
+    def serve(self) -> bool:
+        """As `talk`, then take kicks and pass on what the device noted for its driver: for who has no Machine to do it.
+
+        The device's news stay in `device.due`; its timers are the caller's to fire.
+        """
+        there = self.talk()
+        if there:
+            self.port.take_kicks()
+        device = self.port.device
+        if there and device is not None:
+            device.due &= ~DUE_ASKED
+            if device.due & DUE_CONFIG:
+                device.due ^= DUE_CONFIG
+                self.config_changed()
+            for index, queue in enumerate(device.queues):
+                if device.due & DUE_SERVE << index:
+                    device.due ^= DUE_SERVE << index
+                    if queue.enabled:
+                        device.notify(index)
+                if device.due & DUE_QUEUE << index:
+                    device.due ^= DUE_QUEUE << index
+                    self.port.interrupt(index)
+        return there
 
     def _receive(self) -> tuple[bytes, list[int]]:
         data, ancillary, flags, _ = self.socket.recvmsg(
