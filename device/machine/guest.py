@@ -6,12 +6,13 @@ from device.errors import UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Protocol
 
     from device.balloon.device import BalloonDevice
     from device.clock import Clock, Timeline, TimerQueue, VmClock
     from device.machine.events import Event
+    from device.machine.requests import Task
     from device.state import Fields
     from device.virtio.memory import GuestMemory
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
         def running(self) -> bool: ...
         def emit(self, event: Event) -> None: ...
         def deliver(self) -> None: ...
-        def step(self, *, jump: bool = False) -> bool: ...
         def reset(self, *, guest: bool = False) -> None: ...
         def driver_changed(self) -> None: ...
         def driver_released(self) -> None: ...
@@ -108,8 +108,13 @@ class Guest:
         """Be asked to shut down; returns whether the guest will."""
         return False
 
-    def check_target(self, size: int) -> None:
-        """Raise MisuseError where the guest would not survive being left with `size` bytes."""
+    def check_target(self, size: int, go: Callable[[], object]) -> Task | None:
+        """Call `go`, which asks for `size` bytes, unless the guest would not survive being left with so little.
+
+        Then it raises MisuseError. A guest that has to be asked first returns the task that this is.
+        """
+        go()
+        return None
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors whose readability concerns the guest."""
@@ -155,7 +160,7 @@ class Guest:
 class Controls:
     """What can be changed of a guest by hand, as `sim` does: a second interface of the guests that have it.
 
-    What a kind of guest cannot do raises UnsupportedError.
+    What a kind of guest cannot do raises UnsupportedError. A guest that takes a while returns the Task instead.
     """
 
     name: str
@@ -192,22 +197,22 @@ class Controls:
         """Return the pinned statistics by tag."""
         return {}
 
-    def alloc(self, size: int) -> int:
+    def alloc(self, size: int) -> int | Task:
         """Let a workload take `size` bytes; returns how many it got."""
         raise self.cannot("run a workload")
 
-    def free(self, size: int) -> int:
+    def free(self, size: int) -> int | Task:
         """Let the workload give back `size` bytes; returns how many it had to give."""
         raise self.cannot("run a workload")
 
-    def load_driver(self) -> None:
+    def load_driver(self) -> Task | None:
         """Load the balloon driver."""
         raise self.cannot("load a driver")
 
-    def unload_driver(self) -> None:
+    def unload_driver(self) -> Task | None:
         """Unload the balloon driver."""
         raise self.cannot("unload its driver")
 
-    def panic(self) -> None:
+    def panic(self) -> Task | None:
         """Let the kernel die."""
         raise self.cannot("panic")

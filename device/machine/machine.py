@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from device.machine.guest import Guest
+    from device.machine.requests import Task
 
     Listener = Callable[[Event], None]
 
@@ -64,6 +65,7 @@ AT_ONCE = 4096
 """Timers that one step fires, and things that it delivers; more have to wait for the next."""
 
 DEFAULT_TIMEOUT = 5 * SECOND
+NO_BALLOON = "No balloon device has been activated"
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -457,17 +459,23 @@ class Machine:
         self.requests.end_all(NO_DEVICE)
         self.emit(DeviceDeleted(device.id, path))
 
-    def set_balloon(self, size: int) -> None:
+    def set_balloon(self, size: int) -> Task | None:
         """Ask the guest to keep `size` bytes of memory.
 
-        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives.
+        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives. Where
+        that is not known at once, the task returned ends with the same: the guest is asked for it first.
         """
         if self.device is None:
-            raise MisuseError("No balloon device has been activated")
-        self.guest.check_target(size)
-        self.device.set_target(size)
-        self.target_told = False
-        self.deliver()
+            raise MisuseError(NO_BALLOON)
+
+        def go() -> None:
+            if self.device is None:
+                raise MisuseError(NO_BALLOON)
+            self.device.set_target(size)
+            self.target_told = False
+            self.deliver()
+
+        return self.guest.check_target(size, go)
 
     # Statistics.
 

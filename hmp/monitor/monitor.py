@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from device.errors import MisuseError
+from device.machine.requests import Task
 from hmp.monitor import CommandError, HostRefused, SyntaxRefused, escape, grammar
 from hmp.monitor.registry import TABLE, Command
 
@@ -31,6 +32,7 @@ class Reply:
     """What became of a line. While `pending` the monitor is suspended.
 
     `text` is what the monitor prints, `failed` whether the command did, `stale` whether the statistics shown are old.
+    `error` is that of a command that failed behind its wait; QMP has its own words around it.
     `refused` is the error of a command that needs `Monitor.host_files`, which QMP answers as an error of its own.
     `until` is the host time (ns) at which the wait ends by itself, or None where nobody knows: for countdowns.
     """
@@ -41,6 +43,7 @@ class Reply:
     stale = False
     pending = False
     refused: HostRefused | None = None
+    error: MisuseError | None = None
     until: int | None = None
     on_done: Callable[[Reply], None] | None = None
     _cancel: Callable[[], None] | None = None
@@ -59,6 +62,20 @@ class Reply:
         self.text, self.failed, self.stale = text, failed, stale
         if self.on_done is not None:
             self.on_done(self)
+
+    def fail(self, error: MisuseError) -> None:
+        """End the wait with an error."""
+        self.error = error
+        self.finish(f"Error: {error}\n", failed=True)
+
+    def follow(self, outcome: object, say: Callable[[int], str] = lambda result: "") -> str | None:
+        """Wait for a task of the guest and print what `say` makes of its result; return that of what is one already."""
+        if not isinstance(outcome, Task):
+            return say(outcome if isinstance(outcome, int) else 0)
+        self.suspend(outcome.cancel)
+        self.until = outcome.deadline
+        outcome.on_done = lambda task: self.finish(say(task.result)) if task.error is None else self.fail(task.error)
+        return None
 
     def cancel(self) -> None:
         """Give the prompt back at once, with nothing printed; what was asked may still come and is stored."""

@@ -58,7 +58,7 @@ class Command:
                 self._handler = getattr(found, function)
             else:
                 method = attrgetter(self.path)
-                self._handler = lambda monitor, arguments, reply: method(monitor)() or ""
+                self._handler = lambda monitor, arguments, reply: reply.follow(method(monitor)())
         handler: Callable[..., str | None] = self._handler
         return handler
 

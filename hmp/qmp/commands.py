@@ -119,7 +119,8 @@ def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
     try:
         if command.handler is not None:
             return command.handler(monitor, arguments)
-        TABLE[command.name].handler()(monitor, arguments, Reply())
+        reply = Reply()
+        TABLE[command.name].handler()(monitor, arguments, reply)
     except MisuseError as error:
         raise CommandError(str(error)) from None
-    return {}
+    return reply if reply.pending else {}

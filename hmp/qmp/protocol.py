@@ -128,7 +128,7 @@ class QmpSession:
             if isinstance(value, Reply):
                 if value.pending:
                     self._waits_for = value
-                    value.on_done = self._resume
+                    value.on_done = lambda reply: self._resume(command, reply)
                     return
                 value = _text(value)
             self._reply(value)
@@ -181,13 +181,18 @@ class QmpSession:
         self._oob = oob
         self.hub.join(self)
 
-    def _resume(self, reply: Reply) -> None:
+    def _resume(self, command: QmpCommand, reply: Reply) -> None:
         """Answer the command that waited; what was kept is for the next `step`.
 
         Not handled here: the caller may be in the middle of another client's command, or of the device.
         """
         self._waits_for = None
-        self._reply(_text(reply))
+        if command.returns != "empty":
+            self._reply(_text(reply))
+        elif reply.error is None:
+            self._reply({})
+        else:
+            self._fail(CommandError(str(reply.error)))
         if self.on_resume is not None:
             self.on_resume()
 

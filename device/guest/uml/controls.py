@@ -6,49 +6,63 @@ from device.errors import MisuseError
 from device.guest.uml.guest import UmlGuest
 from device.machine.guest import Controls
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.guest.uml.guest import Answer
+    from device.machine.requests import Task
+
 
 class ControlledUml(UmlGuest, Controls):
-    """A real kernel with a workload, a module that comes and goes, and a panic."""
+    """A real kernel with a workload, a module that comes and goes, and a panic: each is a task for its shell."""
 
-    def _workload(self, command: str) -> int:
-        status, text = self.shell(command)
+    def alloc(self, size: int) -> Task:
+        """Let a file in the guest's memory grow; it leaves the kernel 8 MiB to live."""
+        return self.shell(f"alloc {size}", self._amount)
+
+    def free(self, size: int) -> Task:
+        """Let that file shrink."""
+        return self.shell(f"free {size}", self._amount)
+
+    def _amount(self, answer: Answer) -> int:
+        status, text = answer()
         last = text.rpartition("\n")[2]
         if status or not last.isdigit():
-            raise MisuseError(f"the {self.name} guest's shell failed: {last or status}")
+            raise self._failed(last or str(status))
         return int(last)
 
-    def alloc(self, size: int) -> int:
-        """Let a file in the guest's memory grow; it leaves the kernel 8 MiB to live."""
-        return self._workload(f"alloc {size}")
+    def _failed(self, why: str) -> MisuseError:
+        return MisuseError(f"the {self.name} guest's shell failed: {why}")
 
-    def free(self, size: int) -> int:
-        """Let that file shrink."""
-        return self._workload(f"free {size}")
-
-    def load_driver(self) -> None:
+    def load_driver(self) -> Task | None:
         """Load the balloon driver, if it is not loaded."""
-        if not self.driver_loaded:
-            self.booting = True
-            self._driver("$B insmod /virtio_balloon.ko")
+        if self.driver_loaded:
+            return None
+        task = self.shell("$B insmod /virtio_balloon.ko 2>&1", self._moved)
+        self.booting = True
+        return task
 
-    def unload_driver(self) -> None:
+    def unload_driver(self) -> Task:
         """Unload the balloon driver, which empties the balloon, if it is loaded."""
-        self._driver("$B rmmod virtio_balloon")
+        return self.shell("$B rmmod virtio_balloon 2>&1", self._moved)
 
-    def _driver(self, command: str) -> None:
+    def _moved(self, answer: Answer) -> int:
         try:
-            status, text = self.shell(f"{command} 2>&1")
+            status, text = answer()
+            if status and "File exists" not in text and "No such file" not in text:
+                raise self._failed(text.strip() or str(status))
         except MisuseError:
             self.booting = False
             raise
-        if status and "File exists" not in text and "No such file" not in text:
-            self.booting = False
-            raise MisuseError(f"the {self.name} guest's shell failed: {text.strip() or status}")
+        return status
 
-    def panic(self) -> None:
+    def panic(self) -> Task:
         """Let the kernel crash by its own means (SysRq c)."""
+        return self.shell("echo c > /proc/sysrq-trigger", self._died)
+
+    def _died(self, answer: Answer) -> int:
         try:
-            self.shell("echo c > /proc/sysrq-trigger")
+            return answer()[0]
         except MisuseError:
             if self.process is not None:  # it lives
                 raise
+            return 0

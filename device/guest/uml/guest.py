@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 
 from device.balloon.spec import F_DEFLATE_ON_OOM
@@ -15,20 +14,23 @@ from device.guest.uml.process import UmlProcess, make_directory
 from device.guest.vhost_user.guest import VhostUserGuest
 from device.guest.vhost_user.listener import UnixListener
 from device.machine.events import GuestGone, Panicked, WasReset
+from device.machine.requests import Task
 from device.units import format_size
 from device.virtio.spec import MIB, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from device.machine.guest import Platform
+
+    Answer = Callable[[], tuple[int, str]]
 
 LEAST_RAM = 32 * MIB
 """With less the kernel does not come up (measured)."""
 
 PATIENCE = 3 * SECOND
-"""How long a control waits for the guest's shell before the monitor gets its turn again."""
+"""How long a control waits for the guest's shell."""
 
 HASTE = 300 * MS
 """The same where a guess will do."""
@@ -36,6 +38,8 @@ HASTE = 300 * MS
 MARGIN = 4 * MIB
 """Memory a kernel must have available to live: between 0 and 1 MiB the first 32 to 1024 MiB kernels panicked, at 2 none
 did (measured)."""
+
+MEMINFO = "$B cat /proc/meminfo"
 
 _BALLOON_DEVICE = 5
 """virtio's device number, in the kernel's words for a vhost-user device."""
@@ -59,6 +63,8 @@ class UmlGuest(VhostUserGuest):
         self._powering_down = False
         self._met = False
         self._restricted = False
+        self._tasks: list[Callable[[], None]] = []
+        """What ends each task that waits for the shell: the guest is gone."""
 
     def attach(self, machine: Platform) -> None:
         """Belong to `machine`. Raises MisuseError for a missing part, and for memory that does not do."""
@@ -113,13 +119,15 @@ class UmlGuest(VhostUserGuest):
     def halt(self) -> None:
         """Kill the kernel and remove every trace of it."""
         super().halt()
-        self.ended = ""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         process, self.process = self.process, None
         if process is not None:
             process.close()
+        for lost in tuple(self._tasks):
+            lost()
+        self.ended = ""
 
     def stopped(self) -> None:
         """Freeze every process of the guest."""
@@ -136,7 +144,7 @@ class UmlGuest(VhostUserGuest):
         """Have the guest's shell switch it off; the machine ends when it did."""
         if self.process is not None and not self._powering_down:
             try:
-                self.process.console.send("$B poweroff -f", wait=False)
+                self.process.console.send("$B poweroff -f")
                 self._powering_down = True
             except OSError:
                 pass
@@ -196,8 +204,9 @@ class UmlGuest(VhostUserGuest):
 
     def _ended(self, why: str, *, tell: bool = True, panicked: bool = False) -> None:
         """The kernel is gone: leave the device as it left it, and no trace of it on this host."""
-        self.halt()
         self.gone = self.ended = why
+        self.halt()
+        self.ended = why
         if tell:
             if panicked:
                 self.machine.emit(Panicked("run"))
@@ -235,40 +244,49 @@ class UmlGuest(VhostUserGuest):
             shown["gone"] = self.gone
         return shown
 
-    def shell(self, command: str, patience: int = PATIENCE) -> tuple[int, str]:
-        """Run a line of shell in the guest; returns its status and what it printed.
+    def shell(self, command: str, read: Callable[[Answer], int], patience: int = PATIENCE) -> Task:
+        """Have the guest's shell run a line, and `read` make the task's result of its answer.
 
-        Waits `patience` ns at the most, serving the guest and the machine's timers meanwhile. Raises UnsupportedError
-        where the guest is stopped, not up or gone, MisuseError where it takes longer.
+        The answer is a function: it returns the status and what was printed, or raises MisuseError where there is none
+        within `patience` ns. Raises UnsupportedError where the guest is stopped, not up or gone.
         """
-        process, machine = self.process, self.machine
+        machine, console = self.machine, None if self.process is None else self.process.console
         if not machine.running:
-            raise UnsupportedError(f"the {self.name} guest cannot " + "do that while the VM is stopped")
-        if process is None or process.console.up is None:
-            raise UnsupportedError(f"the {self.name} guest cannot " + "do that: " + (self.gone or "it is not up yet"))
-        console = process.console
+            raise self._cannot("while the VM is stopped")
+        if console is None or console.up is None:
+            raise self._cannot(self.gone or "it is not up yet")
+
+        def answered(status: int, text: str) -> None:
+            task.end(lambda: read(lambda: (status, text)))
+
+        def forget() -> None:
+            timer.cancel()
+            console.forget(number)
+            self._tasks.remove(lost)
+
+        def fail(error: MisuseError) -> None:
+            def answer() -> tuple[int, str]:
+                raise error
+
+            task.end(lambda: read(answer))
+
+        def late() -> None:
+            fail(MisuseError(f"the {self.name} guest still works on it after {patience // SECOND} seconds"))
+
+        def lost() -> None:
+            fail(self._cannot(self.ended or "it was reset"))
+
         try:
-            number = console.send(command)
+            number = console.send(command, answered)
         except OSError as error:
-            raise UnsupportedError(
-                f"the {self.name} guest cannot " + f"do that: its console takes nothing ({error.strerror})"
-            ) from None
-        deadline = machine.clock.now() + patience
-        while self.process is process and number not in console.results:
-            left = deadline - machine.clock.now()
-            if left <= 0:
-                console.forget(number)
-                raise MisuseError(f"the {self.name} guest still works on it after {patience // SECOND} seconds")
-            poller = select.poll()
-            for fd in self.descriptors():
-                poller.register(fd, select.POLLIN)
-            due = machine.time.next_deadline()
-            wait = left if due is None else min(left, max(0, due - machine.clock.now()))
-            poller.poll(wait // MS + 1)
-            machine.step()
-        if number not in console.results:
-            raise UnsupportedError(f"the {self.name} guest cannot " + "do that: " + (self.gone or "it was reset"))
-        return console.results.pop(number)
+            raise self._cannot(f"its console takes nothing ({error.strerror})") from None
+        timer = machine.time.after(patience, late)
+        task = Task(timer.due, forget)
+        self._tasks.append(lost)
+        return task
+
+    def _cannot(self, why: str) -> UnsupportedError:
+        return UnsupportedError(f"the {self.name} guest cannot do that: {why}")
 
     def release_device(self) -> bool:
         """Have the guest's shell unload the driver; the device is gone once it did."""
@@ -285,39 +303,47 @@ class UmlGuest(VhostUserGuest):
     def _order(self, command: str) -> None:
         if self.process is not None:
             try:
-                self.process.console.send(command, wait=False)
+                self.process.console.send(command)
             except OSError:
                 pass
 
-    def check_target(self, size: int) -> None:
+    def check_target(self, size: int, go: Callable[[], object]) -> Task | None:
         """Refuse to leave the kernel less than it needs: without deflate-on-oom it would panic."""
         device = self.machine.device
         if device is not None and device.features & bit(F_DEFLATE_ON_OOM):
-            return
-        floor = self.floor
-        if size < floor:
-            raise MisuseError(
-                f"the {self.name} guest's kernel would not survive less than {format_size(floor)} "
-                "(deflate-on-oom=on lets it take memory back)"
-            )
+            go()
+            return None
 
-    @property
-    def floor(self) -> int:
-        """The least memory in bytes that the kernel may be left with: what it uses now and MARGIN, in whole MiB.
+        def judge(answer: Answer) -> int:
+            floor = self.floor(answer)
+            if size < floor:
+                raise MisuseError(
+                    f"the {self.name} guest's kernel would not survive less than {format_size(floor)} "
+                    "(deflate-on-oom=on lets it take memory back)"
+                )
+            go()
+            return size
 
-        Where its shell does not answer at once, what a kernel was measured to use of this much memory.
+        try:
+            return self.shell(MEMINFO, judge, HASTE)
+        except UnsupportedError:
+            judge(lambda: (0, ""))
+            return None
+
+    def floor(self, meminfo: Answer) -> int:
+        """Return the least memory in bytes that the kernel may be left with: what it uses and MARGIN, in whole MiB.
+
+        Where its shell does not tell at once, what a kernel was measured to use of this much memory.
         """
-        used = 0
-        if self.machine.running and self.process is not None and self.process.console.total:
-            try:
-                _, text = self.shell("$B cat /proc/meminfo", HASTE)
-                known = parse_meminfo(text)
-                reserved = self.machine.ram - self.process.console.total
-                used = reserved + known["MemTotal"] - known["MemAvailable"]
-            except (MisuseError, KeyError):
-                pass
-        used = used or (28 * MIB + self.machine.ram // 32)
-        return min(-(-(used + MARGIN) // MIB) * MIB, self.machine.ram)
+        ram, total = self.machine.ram, self.process.console.total if self.process is not None else 0
+        used = 28 * MIB + ram // 32
+        try:
+            known = parse_meminfo(meminfo()[1])
+            if total:
+                used = ram - total + known["MemTotal"] - known["MemAvailable"]
+        except (MisuseError, KeyError):
+            pass
+        return min(-(-(used + MARGIN) // MIB) * MIB, ram)
 
 
 def parse_meminfo(text: str) -> dict[str, int]:

@@ -62,8 +62,7 @@ def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
         reply.finish(monitor.dialect.line(machine.device, timeout), stale=request.state is TIMED_OUT)
 
 
-def balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Set the target."""
     balloon_device(monitor.machine)
-    monitor.machine.set_balloon(arguments["value"])
-    return ""
+    return reply.follow(monitor.machine.set_balloon(arguments["value"]))

@@ -240,32 +240,33 @@ def _amount(size: int) -> str:
     return f"{format_size(size)} ({plural(size, 'byte')})"
 
 
-def alloc(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def alloc(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Let the workload take memory, and say what came of it."""
     size = _workload("alloc", arguments["size"])
-    got = monitor.machine.guest.controls.alloc(size)
-    if not got and size:
-        return f"out of memory: no room for {_amount(size)}; the OOM killer ended the workload\n"
-    return f"the workload took {_amount(got)}\n"
+
+    def say(got: int) -> str:
+        if not got and size:
+            return f"out of memory: no room for {_amount(size)}; the OOM killer ended the workload\n"
+        return f"the workload took {_amount(got)}\n"
+
+    return reply.follow(monitor.machine.guest.controls.alloc(size), say)
 
 
-def free(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def free(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Let the workload give memory back, and say how much it had."""
     size = _workload("free", arguments["size"])
-    got = monitor.machine.guest.controls.free(size)
-    return f"the workload gave back {_amount(got)}" + (": it had no more\n" if got < size else "\n")
+    return reply.follow(
+        monitor.machine.guest.controls.free(size),
+        lambda got: f"the workload gave back {_amount(got)}" + (": it had no more\n" if got < size else "\n"),
+    )
 
 
-def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Load or unload the driver."""
-    what = arguments["what"]
-    if what == "load":
-        monitor.machine.guest.controls.load_driver()
-    elif what == "unload":
-        monitor.machine.guest.controls.unload_driver()
-    else:
+    what, controls = arguments["what"], monitor.machine.guest.controls
+    if what not in ("load", "unload"):
         raise CommandError(f"sim driver takes load or unload, not '{what}'")
-    return ""
+    return reply.follow(controls.load_driver() if what == "load" else controls.unload_driver())
 
 
 def sleep(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
