@@ -53,7 +53,11 @@ class VhostUserGuest(Guest):
         path = str(self._settings["path"])
         if ":" in path or any(char.isspace() for char in path):
             raise MisuseError(f"'{path}': front ends cannot name a socket with blanks or colons in its path")
-        self._listener = UnixListener(path)
+        before = machine.guest
+        if isinstance(before, VhostUserGuest) and before._listener is not None and before._listener.at(path):
+            self._listener, before._listener = before._listener, None  # it is replaced by us, and nothing can fail now
+        else:
+            self._listener = UnixListener(path)
         super().attach(machine)
 
     # Life.

@@ -247,3 +247,43 @@ class TestPath:
                 real.machine.replace_guest(make_guest("linux"))
                 assert front.cut_off
             assert real.ask()[0] == "answered"
+
+    @pytest.mark.parametrize("spelled", ["{path}", "{directory}/./sock", "{directory}/../{name}/sock"])
+    def test_a_guest_can_be_replaced_by_another_on_the_same_socket(
+        self, path: str, tmp_path: Path, spelled: str
+    ) -> None:
+        """It was refused: something listens there. That was the guest to be replaced."""
+        again = spelled.format(path=path, directory=tmp_path, name=tmp_path.name)
+        before = open_descriptors()
+        with Real(f"vhost-user,path={path}", memory=16) as real:
+            with FrontEnd(real, path) as front:
+                front.up(prime=[(FREE, 7)])
+                waiting = socket.socket(socket.AF_UNIX)
+                waiting.connect(path)
+                real.machine.replace_guest(make_guest(f"vhost-user,path={again}"))
+                real.guest = real.machine.guest
+                assert front.cut_off
+                assert real.device.stats.sample is None
+                assert real.guest.shown() == {"waiting for": f"a front end on {again}"}
+            waiting.sendall(wire.HEADER.pack(wire.GET_QUEUE_NUM, wire.VERSION, 0))
+            real.until(lambda: real.guest.shown() == {})
+            real.turn(0.01)
+            assert waiting.recv(100)[12:] == struct.pack("<Q", 5), "who waited in line is served by the new guest"
+            waiting.close()
+            real.until(real.guest.shown)
+            with FrontEnd(real, path) as front:
+                front.up(prime=[(FREE, 8)])
+                assert real.sample == {FREE: 8}
+        assert not os.path.exists(path)
+        assert open_descriptors() == before
+
+    def test_a_socket_that_somebody_else_put_there_is_not_taken_for_ours(self, path: str) -> None:
+        with Real(f"vhost-user,path={path}", memory=16) as real:
+            os.unlink(path)
+            with socket.socket(socket.AF_UNIX) as live:
+                live.bind(path)
+                live.listen(1)
+                guest = real.machine.guest
+                with pytest.raises(MisuseError, match="is in use: something listens there"):
+                    real.machine.replace_guest(make_guest(f"vhost-user,path={path}"))
+                assert real.machine.guest is guest
