@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from device.errors import UnsupportedError
 
 TYPE_CHECKING = False
@@ -125,11 +127,14 @@ class Guest:
 
     # What is known of it.
 
+    controlled_by = "device.machine.guest:Controls"
+    """The class of its controls, as MODULE:NAME: most scripts change nothing and need not import it."""
+
     @property
     def controls(self) -> Controls:
-        """What can be controlled of it: nothing, unless it is Controls besides."""
-        controls = self if isinstance(self, Controls) else Controls()
-        controls.name = self.name
+        """What can be controlled of it."""
+        module, _, name = self.controlled_by.partition(":")
+        controls: Controls = getattr(import_module(module), name)(self)
         return controls
 
     def shown(self) -> Mapping[str, str]:
@@ -163,11 +168,12 @@ class Controls:
     What a kind of guest cannot do raises UnsupportedError. A guest that takes a while returns the Task instead.
     """
 
-    name: str
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
 
     def cannot(self, what: str) -> UnsupportedError:
         """Return the error for what this guest cannot do."""
-        return UnsupportedError(f"the {self.name} guest cannot {what}")
+        return UnsupportedError(f"the {self.guest.name} guest cannot {what}")
 
     def hang(self) -> None:
         """Stop serving all queues."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from device.clock import MS, SECOND
 from device.guest.hostile.attacks import ATTACKS
 from device.guest.hostile.driver import ANSWERS, HostileDriver
-from device.guest.model.controls import ControlledGuest
+from device.guest.model.guest import ModelledGuest
 from device.guest.model.kernel import mix
 from device.state import Integer
 
@@ -31,11 +31,11 @@ OCCASION = 4
 """One in so many statistics requests is taken as the occasion for an attack, but never the first after a start."""
 
 
-class HostileGuest(ControlledGuest):
+class HostileGuest(ModelledGuest):
     """As ModelledGuest, with attacks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
 
-    STATE = (Integer("asked_for"), Integer("played", kept=True, attribute="attacks"), *ControlledGuest.STATE)
-    DERIVED = (*ControlledGuest.DERIVED, "_seed", "_rule", "_attacking")
+    STATE = (Integer("asked_for"), Integer("played", kept=True, attribute="attacks"), *ModelledGuest.STATE)
+    DERIVED = (*ModelledGuest.DERIVED, "_seed", "_rule", "_attacking")
 
     asked_for: int
     attacks: int

@@ -87,7 +87,7 @@ class ModelledGuest(Guest):
 
     DERIVED: tuple[str, ...] = (
         "name", "spec", "tags", "has_driver", "_primes", "_whole", "_features", "faults", "inflation",
-        "actions", "_reported", "_records", "machine", "driver_loaded", "booting",
+        "actions", "_reported", "_records", "machine", "driver_loaded", "booting", "controlled_by",
     )  # fmt: skip
 
     latched: bool

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from device.balloon.spec import ABSENT, FREE, STAT_COUNT
-from device.guest.model.controls import ControlledGuest
+from device.guest.model.guest import ModelledGuest
 from device.guest.model.host import read_host_statistics
 
 
-class HostGuest(ControlledGuest):
+class HostGuest(ModelledGuest):
     """As ModelledGuest; only `actual` follows the balloon, the numbers are the host's."""
 
     def statistics(self) -> tuple[int, ...]:

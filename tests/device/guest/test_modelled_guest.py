@@ -188,7 +188,7 @@ class TestFaults:
         with Modelled("slow,delay=1") as m:
             request = m.ask(None)
             for step in order.split():
-                getattr(m.guest if step in ("hang", "wake") else m.machine, step)()
+                getattr(m.guest.controls if step in ("hang", "wake") else m.machine, step)()
                 m.advance(2)
             assert request.state == "answered"
             assert m.info() == "answered"

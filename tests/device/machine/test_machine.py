@@ -270,9 +270,9 @@ class TestHotPlug:
 
     def test_one_asked_for_again_goes_where_there_is_a_driver_by_now(self) -> None:
         with Modelled() as m:
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
             m.machine.device_del("balloon0")
-            m.guest.load_driver()
+            m.guest.controls.load_driver()
             assert m.machine.device is not None, "the new driver was not asked"
             m.machine.device_del("balloon0")
             assert m.machine.device is None
