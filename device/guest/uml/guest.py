@@ -170,12 +170,12 @@ class UmlGuest(VhostUserGuest):
         if before is None and console.up:
             self._driver_missing("its kernel did not take the driver: does the module belong to it?")
         elif before is None and console.up == 0 and not self.driver_loaded:
-            self._look_for_driver()
+            self._module_loaded()
         status = process.ended()
         if status is not None:
             self._process_ended(process, status)
 
-    def _look_for_driver(self) -> None:
+    def _module_loaded(self) -> None:
         """The module was taken: its driver has said all that it has to say, or will never say anything."""
         super().serve()  # a driver's last messages may have come since we looked
         if self._backend is None:

@@ -213,7 +213,7 @@ class Backend:
             raise FrontEndFault(f"ring {index} starts at {base}")
         self.port.renew(ring)
         ring.base = base
-        self.port.look()
+        self.port.start_ready()
 
     def _set_vring_addr(self, request: Request, index: int, _: int, desc: int, used: int, avail: int, log: int) -> None:
         ring = self._ring(index)
@@ -221,7 +221,7 @@ class Backend:
         if address != ring.address:
             self.port.renew(ring)
             ring.address = address
-        self.port.look()
+        self.port.start_ready()
 
     def _get_vring_base(self, request: Request, index: int, _: int) -> bytes:
         ring = self._ring(index)
@@ -238,7 +238,7 @@ class Backend:
         if not enabled:
             self.port.park(ring)
         self.port.down_if_idle()
-        self.port.look()
+        self.port.start_ready()
 
     def _descriptor(self, request: Request, value: int) -> tuple[Ring, Wakeup | None]:
         name = wire.SHAPES[request.number].name
@@ -254,7 +254,7 @@ class Backend:
         if end is None:
             raise FrontEndFault(f"ring {ring.index} without kicks: rings are not polled here")
         ring.set_kick(end)
-        self.port.look()
+        self.port.start_ready()
 
     def _set_vring_call(self, request: Request, value: int) -> None:
         ring, end = self._descriptor(request, value)

@@ -91,7 +91,7 @@ class Port:
             self._own = device.memory, device.ram
         self.up = False
         """Whether the device was told that a driver is there."""
-        self.look()
+        self.start_ready()
 
     @property
     def device(self) -> BalloonDevice | None:
@@ -115,7 +115,7 @@ class Port:
         if not features >> F_PROTOCOL_FEATURES & 1:
             for ring in self.rings:  # without them there is no message to enable a ring with
                 ring.enabled = True
-        self.look()
+        self.start_ready()
 
     def set_memory(self, memory: SharedMemory) -> None:
         """Take a memory table; rings that run go on in it. Raises FrontEndFault where one has no place there."""
@@ -129,12 +129,12 @@ class Port:
                 self._start(ring, device, memory)
             for ring in running:
                 device.notify(ring.index)  # a buffer that was held is found again
-        self.look()
+        self.start_ready()
 
     # Rings, and the driver behind them.
 
-    def look(self) -> None:
-        """Bring the device up if all it takes is there; start a ring that came back."""
+    def start_ready(self) -> None:
+        """Start the device once every ring is ready, or a ring that came back."""
         device, memory = self.device, self.memory
         if device is None or memory is None or not self._features & bit(F_VERSION_1):
             return
