@@ -204,14 +204,14 @@ class Backend:
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise FrontEndFault(f"ring {index} of {size} entries")
         if size != ring.size:
-            self.port.renew(ring)
+            self.port.reconfigure(ring)
             ring.size = size
 
     def _set_vring_base(self, request: Request, index: int, base: int) -> None:
         ring = self._ring(index)
         if base > U16:
             raise FrontEndFault(f"ring {index} starts at {base}")
-        self.port.renew(ring)
+        self.port.reconfigure(ring)
         ring.base = base
         self.port.start_ready()
 
@@ -219,7 +219,7 @@ class Backend:
         ring = self._ring(index)
         address = (desc, avail, used)
         if address != ring.address:
-            self.port.renew(ring)
+            self.port.reconfigure(ring)
             ring.address = address
         self.port.start_ready()
 

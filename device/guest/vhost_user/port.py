@@ -183,8 +183,8 @@ class Port:
         if not self.running():
             self.take_down()
 
-    def renew(self, ring: Ring) -> None:
-        """The driver sets up a ring: if that is in use, it is a new driver and nothing of the old one stays."""
+    def reconfigure(self, ring: Ring) -> None:
+        """The driver configures a ring: if that is in use, it is a new driver and nothing of the old one stays."""
         if self.up and ring in self.running():
             self.take_down()
             for each in self.rings:
