@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[], tuple[int, str]]
 
-LEAST_RAM = 32 * MIB
+MIN_KERNEL_RAM = 32 * MIB
 """With less the kernel does not come up (measured)."""
 
 PATIENCE = 3 * SECOND
@@ -72,10 +72,10 @@ class UmlGuest(VhostUserGuest):
             raise MisuseError(
                 f"guest uml: mem={format_size(self.ram)}: the machine has {format_size(machine.ram)} (-m sets it)"
             )
-        if machine.ram < LEAST_RAM:
+        if machine.ram < MIN_KERNEL_RAM:
             raise MisuseError(
                 f"guest uml: {format_size(machine.ram)} is too little memory for a kernel: "
-                f"{format_size(LEAST_RAM)} is the least"
+                f"{format_size(MIN_KERNEL_RAM)} is the least"
             )
         self._parts = find_parts(self._settings)
         self.machine = machine

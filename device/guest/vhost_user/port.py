@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from device.guest.vhost_user.memory import SharedMemory
     from device.guest.vhost_user.wakeup import Wakeup
 
-LEAST_QUEUES = 5
+MIN_QUEUES = 5
 """Rings that are offered at the least: Linux's driver asks for room for five whatever it negotiates."""
 
 _READY = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
@@ -81,7 +81,7 @@ class Port:
         self._features = 0
         self.memory: SharedMemory | None = None
         """The guest's memory, once the front end shared it."""
-        self.rings = [Ring(index) for index in range(LEAST_QUEUES)]
+        self.rings = [Ring(index) for index in range(MIN_QUEUES)]
         self.plug(device)
 
     def plug(self, device: BalloonDevice | None) -> None:
