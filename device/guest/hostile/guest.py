@@ -46,7 +46,8 @@ class HostileGuest(ModelledGuest):
         self._seed: int | None = settings.get("seed")
         self._rule: str = settings.get("rule", "")
         self._attacking = False
-        self.actions |= {"trick": self._turn, "recovery": self._recover}
+        self.actions |= {"attack": self._turn, "recovery": self._recover}
+        self.actions["trick"] = self._turn  # as older snapshots call it
 
     def roll(self, count: int) -> int:
         """Return the next number below `count` of this guest's dice."""
@@ -68,7 +69,7 @@ class HostileGuest(ModelledGuest):
             self._rest()
 
     def _rest(self) -> None:
-        self.arm("trick", (1 + self.roll(16)) * REST)
+        self.arm("attack", (1 + self.roll(16)) * REST)
 
     def _turn(self) -> None:
         """Attack and rest, unless the device is broken: nothing is left to attack then."""
@@ -133,4 +134,4 @@ class HostileGuest(ModelledGuest):
 
     def shown(self) -> Mapping[str, str]:
         """As ModelledGuest.shown, and which rules it breaks."""
-        return {**super().shown(), "breaks": self._rule or "any rule", "tricks played": str(self.attacks)}
+        return {**super().shown(), "breaks": self._rule or "any rule", "attacks made": str(self.attacks)}

@@ -282,31 +282,31 @@ class TestOverview:
 
     def test_of_the_hostile_guest(self) -> None:
         with Modelled("hostile") as m:
-            assert dict(m.guest.shown()) == {"breaks": "any rule", "tricks played": "0"}
+            assert dict(m.guest.shown()) == {"breaks": "any rule", "attacks made": "0"}
         with Modelled("hostile,rule=bad-pfn") as m:
             m.advance(2)
             controls = m.guest.shown()
             assert controls["breaks"] == "bad-pfn"
-            assert int(controls["tricks played"]) == m.device.refused["bad-pfn"] // 4 > 0
+            assert int(controls["attacks made"]) == m.device.refused["bad-pfn"] // 4 > 0
 
     def test_the_hostile_guest_rests_for_tenths_of_a_second(self) -> None:
         """From one to sixteen of them, by its dice."""
         rests = []
         for seed in range(8):
             with Modelled(f"hostile,seed={seed}") as m:
-                rests.append(m.guest.timers["trick"].due // (100 * MS))
+                rests.append(m.guest.timers["attack"].due // (100 * MS))
         assert rests == [15, 15, 6, 4, 8, 11, 12, 16]
         with Modelled("hostile", seed=7) as m:
-            assert m.guest.timers["trick"].due == 1600 * MS, "the machine's seed, unless it has its own"
+            assert m.guest.timers["attack"].due == 1600 * MS, "the machine's seed, unless it has its own"
 
     def test_no_attack_begins_within_another(self) -> None:
         with Modelled("hostile,rule=status-order") as m:
             m.guest._attacking = True
             m.guest.attack()
-            assert (m.guest.shown()["tricks played"], m.device.refused) == ("0", {})
+            assert (m.guest.shown()["attacks made"], m.device.refused) == ("0", {})
             m.guest._attacking = False
             m.guest.attack()
-            assert (m.guest.shown()["tricks played"], m.device.refused) == ("1", {"status-order": 1})
+            assert (m.guest.shown()["attacks made"], m.device.refused) == ("1", {"status-order": 1})
 
     def test_a_hostile_guest_that_hangs_recovers_when_it_wakes(self) -> None:
         with Modelled("hostile,seed=3", ram=4 * MIB) as m:

@@ -13,7 +13,7 @@ from device.machine.machine import Machine
 from device.virtio.spec import MIB, TIB
 from tests.support.machines import build, device_of, monitor, run, say
 from tests.support.rig import Modelled
-from tests.support.snapshots import restore, saved, settled
+from tests.support.snapshots import restore, saved, settled, state_in, with_state
 
 PATH = "/machine/peripheral/balloon0/virtio-backend"
 SEEDS = range(12)
@@ -241,3 +241,17 @@ def test_a_storm_that_never_ends_costs_less_and_less() -> None:
 def test_odd_words_are_refused(spec: str, words: str) -> None:
     with pytest.raises(MisuseError, match=words):
         make_guest(spec)
+
+
+def test_a_snapshot_that_calls_an_attack_a_trick_is_loaded() -> None:
+    """Those made before the timer was renamed."""
+    with Modelled("hostile") as m, Modelled("hostile") as other:
+        m.advance(0.01)
+        state = state_in(saved(m.machine))
+        timers = state["guest"]["state"]["timers"]
+        timers["trick"] = timers.pop("attack")
+        restore(other.machine, with_state(saved(m.machine), state))
+        other.guest = other.machine.guest
+        before = other.guest.attacks
+        other.advance(2)
+        assert other.guest.attacks > before
