@@ -16,7 +16,7 @@ from device.guest.vhost_user import wire
 from device.guest.vhost_user.memory import map_table
 from device.guest.vhost_user.wakeup import Wakeup
 from device.guest.vhost_user.wire import PAIR, U64, Decoder, FrontEndFault, Request, check_shape, reply
-from device.virtio.device import DUE_ASKED, DUE_CONFIG, DUE_QUEUE, DUE_SERVE
+from device.virtio.device import MAX_ROUNDS
 from device.virtio.spec import MAX_QUEUE_SIZE, U16, bit
 
 TYPE_CHECKING = False
@@ -74,28 +74,31 @@ class Backend:
                 self._send(self._handle(request))
         return True
 
-    def serve(self) -> bool:
-        """As `talk`, then take kicks and pass on what the device noted for its driver: for who has no Machine to do it.
+    def serve(self, tell: Callable[[str], object]) -> bool:
+        """Do all there is to do, for who has no Machine: `talk`, take kicks, deliver what the device noted.
 
-        The device's news stay in `device.due`; its timers are the caller's to fire.
+        Its news go to `tell`, by the names of `take_due`. Its timers are the caller's to fire.
         """
         there = self.talk()
         if there:
             self.port.take_kicks()
         device = self.port.device
-        if there and device is not None:
-            device.due &= ~DUE_ASKED
-            if device.due & DUE_CONFIG:
-                device.due ^= DUE_CONFIG
+        if device is None:
+            return there
+        for _ in range(MAX_ROUNDS):
+            due = device.take_due()
+            if due is None:
+                return there
+            what, queue = due
+            if what == "interrupt":
+                self.port.interrupt(queue)
+            elif what == "config":
                 self.config_changed()
-            for index, queue in enumerate(device.queues):
-                if device.due & DUE_SERVE << index:
-                    device.due ^= DUE_SERVE << index
-                    if queue.enabled:
-                        device.notify(index)
-                if device.due & DUE_QUEUE << index:
-                    device.due ^= DUE_QUEUE << index
-                    self.port.interrupt(index)
+            elif what == "serve":
+                device.notify(queue)
+            else:
+                tell(what)
+        device.storm()
         return there
 
     def _receive(self) -> tuple[bytes, list[int]]:

@@ -17,7 +17,6 @@ from device.clock import SECOND, SimulatedClock, Timeline
 from device.guest.vhost_user import wire
 from device.guest.vhost_user.backend import Backend
 from device.guest.vhost_user.port import Port
-from device.virtio.device import NEWS_ACTUAL, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.memory import GuestMemory, Region
 from device.virtio.spec import F_VERSION_1, MIB, PAGE_SIZE, bit
@@ -83,10 +82,11 @@ def test_a_device_is_served_without_a_machine() -> None:
     device = BalloonDevice(time, GuestMemory(RAM), RAM)
     ours, theirs = socket.socketpair()
     backend, front = Backend(theirs, Port(device)), FrontEnd(ours)
+    news: list[str] = []
 
     # Features.
     front.negotiate()
-    assert backend.serve()
+    assert backend.serve(news.append)
     (offered,) = struct.unpack("<Q", front.socket.recv(100)[wire.HEADER.size :])
     assert offered == device.offered | bit(wire.F_PROTOCOL_FEATURES)
     assert not device.live
@@ -94,45 +94,45 @@ def test_a_device_is_served_without_a_machine() -> None:
     # The driver comes up, with its statistics queue primed.
     front.put(front.stats, RECORDS, encode([(FREE, 5 * MIB), (TOTAL, 15 * MIB)]))
     front.set_up_rings()
-    assert backend.serve()
+    assert backend.serve(news.append)
     assert device.live
-    assert device.due == NEWS_SAMPLE | NEWS_DRIVER
+    assert news == ["sample", "driver"]
     assert device.stats.sample is not None
     assert dict(device.stats.sample.values) == {FREE: 5 * MIB, TOTAL: 15 * MIB}
-    device.due = 0
+    news.clear()
 
     # Inflating: a page list goes in, the driver is called, and says how large its balloon is.
     device.set_target(12 * MIB)
     front.put(front.inflate, LIST, b"".join(pfn.to_bytes(4, "little") for pfn in range(2048, 3072)))
     front.say(wire.SET_CONFIG, "IIII", CONFIG_ACTUAL, 4, 0, 4 * MIB // PAGE_SIZE)
-    assert backend.serve()
+    assert backend.serve(news.append)
     assert os.eventfd_read(front.calls[0]) == 1
     assert front.inflate.take() is not None
     assert (device.actual, device.pages.count) == (12 * MIB, 1024)
-    assert device.due == NEWS_ACTUAL
-    device.due = 0
+    assert news == ["actual"]
+    news.clear()
 
     # Statistics: the held buffer goes back, and comes again with new numbers.
     clock.move_to(3 * SECOND)
     device.stats.ask()
-    assert backend.serve()
+    assert backend.serve(news.append)
     assert os.eventfd_read(front.calls[2]) == 1
     assert front.stats.take() is not None
     front.put(front.stats, RECORDS, encode([(FREE, MIB)]))
-    assert backend.serve()
+    assert backend.serve(news.append)
     assert dict(device.stats.sample.values) == {FREE: MIB}
-    assert device.due == NEWS_SAMPLE
+    assert news == ["sample"]
     assert device.stats.age == 0
 
     # Polling, by the timers that the device was given.
     device.stats.set_poll_interval(2)
     while time.fire_due(clock.now()):
         pass
-    assert backend.serve()
+    assert backend.serve(news.append)
     assert os.eventfd_read(front.calls[2]) == 1
 
     front.close()
-    assert not backend.serve()
+    assert not backend.serve(news.append)
     backend.close()
     assert device.refused == {}
 
@@ -141,10 +141,11 @@ def test_one_that_breaks_the_protocol_is_an_error_for_the_caller() -> None:
     device = BalloonDevice(Timeline(SimulatedClock()), GuestMemory(RAM), RAM)
     ours, theirs = socket.socketpair()
     backend, front = Backend(theirs, Port(device)), FrontEnd(ours)
+    news: list[str] = []
     front.say(wire.SET_VRING_NUM, "II", 7, 128)
     words = ""
     try:
-        backend.serve()
+        backend.serve(news.append)
     except wire.FrontEndFault as fault:
         words = str(fault)
     assert words == "ring 7 of 5"
