@@ -7,12 +7,10 @@ clock is left alone.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future, Handle
+from asyncio import AbstractEventLoop, Future, Handle
 
-    from device.machine.machine import Machine
-    from hmp.monitor.monitor import Reply
+from device.machine.machine import Machine
+from hmp.monitor.monitor import Reply
 
 _SLICE = 0.01
 """Seconds of loop time that the warp clock may jump on before the loop's other business gets its turn."""

@@ -6,12 +6,9 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterable
 
 from hmp.streams import write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def named_again(path: str, others: Iterable[tuple[str, int | str]]) -> str:

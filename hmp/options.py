@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -21,10 +22,6 @@ from hmp.monitor import CommandError, UsageError
 from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
 from hmp.monitor.dialects import DIALECTS
 from hmp.recording.record import check_options, read_terminal_size
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MIN_TIMEOUT, MAX_TIMEOUT = SECOND // 10, 3600 * SECOND
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 GONE_BURST, GONE_SECONDS = 10, 10.0
 """Lines about a guest that is gone, in so many seconds: a front end may come and go as fast as it can."""

@@ -18,14 +18,12 @@ try:
 except ImportError:  # not every system has it
     fcntl = None  # type: ignore[assignment]
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeAlias
 
-    from device.machine.machine import Machine
+from device.machine.machine import Machine
 
-    Store: TypeAlias = "MemoryStore | DirectoryStore"
+Store: TypeAlias = "MemoryStore | DirectoryStore"
 
 TAG_LIMIT = 128
 """Bytes of a tag: with its suffix it is a file name everywhere."""

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Run = Callable[[bytes, int], re.Match[bytes] | None]
+Run = Callable[[bytes, int], re.Match[bytes] | None]
 
 # States. START and RECOVERY hold no bytes of a token, all later ones do.
 START, RECOVERY = 0, 1

@@ -10,14 +10,9 @@ from hmp import QEMU_VERSION, __version__
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
 from hmp.monitor.commands import balloon_device
 from hmp.monitor.commands.machine import check_driver, parse_switches, valid_id
-from hmp.monitor.monitor import Reply
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
-from hmp.qmp.schema import QmpCommand, schema
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hmp.monitor.monitor import Monitor
-    from hmp.qmp.schema import Arguments
+from hmp.qmp.schema import Arguments, QmpCommand, schema
 
 NEGOTIATE = "qmp_capabilities"
 

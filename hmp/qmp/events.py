@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
 from device.balloon.spec import SEED_STATS, STATS_TABLE
-from device.clock import SECOND
-from device.machine.events import ActualChanged
-from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED
+from device.clock import SECOND, Timer
+from device.machine.events import ActualChanged, Event
+from device.machine.machine import Machine
+from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED, StatsRequest
+from hmp.monitor.dialects import Dialect
 from hmp.qjson import codec
 from hmp.qmp.schema import EVENTS
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Protocol
 
-    from device.clock import Timer
-    from device.machine.events import Event
-    from device.machine.machine import Machine
-    from device.machine.requests import StatsRequest
-    from hmp.monitor.dialects import Dialect
+class Listener(Protocol):
+    """A client's session, as far as events go."""
 
-    class Listener(Protocol):
-        """A client's session, as far as events go."""
-
-        dialect: Dialect
-        send: Callable[[bytes], None]
+    dialect: Dialect
+    send: Callable[[bytes], None]
 
 
 PLAIN_EVENTS = frozenset(EVENTS) - {"BALLOON", "BALLOON_CHANGE"}

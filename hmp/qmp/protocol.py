@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 
+from device.machine.machine import Machine
 from hmp.monitor import CommandError
+from hmp.monitor.dialects import Dialect
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
 from hmp.qmp.commands import COMMANDS, NEGOTIATE, VERSION, run
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from device.machine.machine import Machine
-    from hmp.monitor.dialects import Dialect
-    from hmp.qmp.events import EventHub
-    from hmp.qmp.schema import QmpCommand
+from hmp.qmp.events import EventHub
+from hmp.qmp.schema import QmpCommand
 
 
 def _drop(data: bytes) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 from device.balloon.spec import SEED_STATS, STATS_TABLE
 from hmp.monitor import CommandError, grammar
+from hmp.monitor.monitor import Monitor
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Any
-
-    from hmp.monitor.monitor import Monitor
-
-    Arguments = Mapping[str, Any]
-    Handler = Callable[[Monitor, Arguments], object]
+Arguments = Mapping[str, Any]
+Handler = Callable[[Monitor, Arguments], object]
 
 Members = tuple[tuple[str, str], ...]
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable
 
 from hmp.monitor import UsageError, escape
 from hmp.newfile import NewFile, named_again
 from hmp.streams import write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 MS = 1_000_000
 

@@ -7,32 +7,26 @@ a person needs to read and to type.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
+from device.machine.events import Event
+from device.machine.machine import Machine
 from hmp import FAILED, OK
+from hmp.config import Config
 from hmp.monitor import escape
-from hmp.monitor.monitor import Reply
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.pipe import Front, Runner
 from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
-from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW, read_steps
+from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW, Step, read_steps
 from hmp.streams import Source
 from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
 from hmp.terminal.events import Announcer
 from hmp.terminal.screen import Screen, tint
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from device.machine.events import Event
-    from device.machine.machine import Machine
-    from hmp.config import Config
-    from hmp.monitor.monitor import Monitor
-    from hmp.recording.script import Step
 
 KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
 """The time a key takes, ends included."""

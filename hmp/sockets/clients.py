@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
+from collections.abc import Iterable, Set
+
+from device.machine.machine import Machine
 from hmp import QEMU_VERSION
 from hmp.monitor import escape
 from hmp.monitor.completion import complete
-from hmp.monitor.monitor import Monitor
+from hmp.monitor.dialects import Dialect
+from hmp.monitor.monitor import History, Monitor, Reply
 from hmp.qmp.protocol import QmpSession
-from hmp.sockets.connection import IDLE, OPEN, Connection
+from hmp.sockets.connection import IDLE, OPEN, Connection, Host
 from hmp.sockets.readline import PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import TimerHandle
-    from collections.abc import Iterable, Set
-
-    from device.machine.machine import Machine
-    from hmp.monitor.dialects import Dialect
-    from hmp.monitor.monitor import History, Reply
-    from hmp.sockets.connection import Host
 
 BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()
 

@@ -3,48 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from fcntl import ioctl
 from termios import TIOCOUTQ
+from typing import Protocol
 
-from hmp.qmp.events import Latest
+from device.machine.machine import Machine
+from hmp.drive import MachineDriver
+from hmp.qmp.events import EventHub, Latest
+from hmp.sockets.hangups import HangUps
 from hmp.sockets.opening import Opening
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
 
-    from device.machine.machine import Machine
-    from hmp.drive import MachineDriver
-    from hmp.qmp.events import EventHub
-    from hmp.sockets.hangups import HangUps
+class Host(Protocol):
+    """The server that a connection belongs to."""
 
-    class Host(Protocol):
-        """The server that a connection belongs to."""
+    machine: Machine
+    driver: MachineDriver
+    clients: int
+    connections: set[Connection]
+    buffer: memoryview
+    hang_ups: HangUps
+    hub: EventHub
+    ended_by: Connection | None
+    stopping: bool
+    now: Callable[[], float]
 
-        machine: Machine
-        driver: MachineDriver
-        clients: int
-        connections: set[Connection]
-        buffer: memoryview
-        hang_ups: HangUps
-        hub: EventHub
-        ended_by: Connection | None
-        stopping: bool
-        now: Callable[[], float]
+    def left(self) -> None:
+        """A connection ended."""
 
-        def left(self) -> None:
-            """A connection ended."""
+    def foreign(self, where: str, language: str) -> None:
+        """A client at `where` was hung up on because it does not speak a monitor's language but `language`."""
 
-        def foreign(self, where: str, language: str) -> None:
-            """A client at `where` was hung up on because it does not speak a monitor's language but `language`."""
+    def queue(self, turn: Callable[[], None]) -> None:
+        """Call `turn` soon, behind those of other clients."""
 
-        def queue(self, turn: Callable[[], None]) -> None:
-            """Call `turn` soon, behind those of other clients."""
-
-        @property
-        def crowded(self) -> bool:
-            """Whether other clients wait for their turn."""
+    @property
+    def crowded(self) -> bool:
+        """Whether other clients wait for their turn."""
 
 
 UNSENT_LIMIT = 1 << 20

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import select
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, TimerHandle
-    from collections.abc import Callable
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
 
 INTERVAL = 0.5
 """Seconds between two looks where the system has no epoll, which the loop itself could watch."""

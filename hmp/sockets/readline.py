@@ -21,16 +21,14 @@ and what is fed is kept as it came. When `room` is 0, stop reading from the sock
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable
 
-    from hmp.monitor.monitor import History
+from hmp.monitor.monitor import History
 
-    # Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by
-    # its length only: so many bytes of each candidate are taken as typed already.
-    Completer = Callable[[bytes], tuple[bytes, Iterable[bytes]]]
-    Action = Callable[["LineEditor", int], None]
+# Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by
+# its length only: so many bytes of each candidate are taken as typed already.
+Completer = Callable[[bytes], tuple[bytes, Iterable[bytes]]]
+Action = Callable[["LineEditor", int], None]
 
 PROMPT = b"(qemu) "
 

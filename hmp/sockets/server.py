@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import time
 from collections import deque
+from collections.abc import Callable
 
 from device.machine.events import ClientRefused
-from hmp.monitor.dialects import DIALECTS
+from device.machine.machine import Machine
+from hmp.drive import MachineDriver
+from hmp.monitor.dialects import DIALECTS, Dialect
 from hmp.monitor.monitor import History
 from hmp.qjson import codec
 from hmp.qmp.events import EventHub
 from hmp.ratelimit import RateLimit
 from hmp.sockets.clients import HmpConnection, QmpConnection
-from hmp.sockets.connection import RECEIVE_SIZE, TURN
+from hmp.sockets.connection import RECEIVE_SIZE, TURN, Connection
 from hmp.sockets.hangups import HangUps
+from hmp.sockets.listeners import Listener
 from hmp.streams import complain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
-    from device.machine.machine import Machine
-    from hmp.drive import MachineDriver
-    from hmp.monitor.dialects import Dialect
-    from hmp.sockets.connection import Connection
-    from hmp.sockets.listeners import Listener
 
 CLIENT_LIMIT = 4096
 """Clients at once: four times what anybody was seen to need, and with UNSENT_LIMIT still memory that a host has."""
