@@ -29,8 +29,6 @@ class Address:
     host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0.
     """
 
-    __slots__ = ("dialect", "host", "host_files", "kind", "port", "scheme", "spec", "switches")
-
     def __init__(self, kind: str, spec: str) -> None:
         """Read `spec`. Raises UsageError that names what is wrong in it."""
         self.kind = kind

@@ -62,8 +62,6 @@ async def _ready(watch: Callable[[Callable[[], None]], object], unwatch: Callabl
 class PatientOutput(Output):
     """stdout that never blocks: `drain` waits, in the loop, for what did not fit yet."""
 
-    __slots__ = ("_data",)
-
     def __init__(self, descriptor: int = 1) -> None:
         super().__init__(descriptor)
         self._data = bytearray()

@@ -24,8 +24,6 @@ class MachineDriver:
     from within the reply's `on_done`: later, and the warp clock would have gone on without anybody waiting.
     """
 
-    __slots__ = ("_handle", "_loop", "_machine", "_started", "_waiting", "_watched")
-
     def __init__(self, machine: Machine, loop: AbstractEventLoop) -> None:
         self._machine = machine
         self._loop = loop

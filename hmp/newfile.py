@@ -34,8 +34,6 @@ class NewFile:
     devices are written to directly, and stdout, by whatever path, where it stands.
     """
 
-    __slots__ = ("_made", "_path", "descriptor")
-
     def __init__(self, path: str, *, overwrite: bool, private: bool = False) -> None:
         """Open it, for its owner alone if `private`.
 

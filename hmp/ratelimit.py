@@ -12,8 +12,6 @@ GONE_BURST, GONE_SECONDS = 10, 10.0
 class RateLimit:
     """At most `burst` lines of a kind in any span of `seconds` that begins with one; the others are counted."""
 
-    __slots__ = ("_burst", "_dropped", "_end", "_left", "_now", "_seconds")
-
     def __init__(self, seconds: float, *, burst: int = 1, now: Callable[[], float] = monotonic) -> None:
         self._seconds = seconds
         self._burst = burst

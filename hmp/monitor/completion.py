@@ -28,8 +28,6 @@ class Candidate:
     that completed to this one can go on behind a blank.
     """
 
-    __slots__ = ("help", "more", "start", "text")
-
     def __init__(self, text: str, start: int, help: str, *, more: bool = False) -> None:
         self.text = text
         self.start = start

@@ -93,8 +93,6 @@ class History:
     QEMU 7.2 behaviour: HISTORY_LIMIT lines; a repeated line moves to the end; empty lines are not kept, blank ones are.
     """
 
-    __slots__ = ("_lines",)
-
     def __init__(self) -> None:
         self._lines: dict[str, object] = {}  # to who typed it last
 

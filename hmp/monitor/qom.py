@@ -57,8 +57,6 @@ def from_text(text: str, name: str, type: str) -> int | bool:
 class Property:
     """One property: how it is read, and how it is set or None. `alias` says that it is the backend's own."""
 
-    __slots__ = ("alias", "get", "name", "set", "type")
-
     def __init__(self, name: str, type: str, get: Getter, set: Setter | None = None, *, alias: bool = False) -> None:
         self.name = name
         self.type = type
@@ -69,8 +67,6 @@ class Property:
 
 class Node:
     """One object of the tree. Only nodes whose table asks for it have a `device`."""
-
-    __slots__ = ("children", "device", "kind", "name", "path", "properties")
 
     device: BalloonDevice
 

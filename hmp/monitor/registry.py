@@ -23,8 +23,6 @@ class Command:
     that it starts programs or names files of this host: it is refused where a monitor's `host_files` is off.
     """
 
-    __slots__ = ("_handler", "complete", "heading", "help", "host", "name", "parameters", "path", "topics", "usage")
-
     def __init__(
         self,
         name: str,

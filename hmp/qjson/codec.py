@@ -39,8 +39,6 @@ class ParseFailure:
     `desc` is the text for the `desc` of a `GenericError`; the stream goes on, answer and carry on.
     """
 
-    __slots__ = ("desc",)
-
     def __init__(self, desc: str) -> None:
         self.desc = desc
 
@@ -81,8 +79,6 @@ class _Assembler:
 
     The first fault is kept and nothing more is built, but the count goes on: QEMU answers at the last bracket.
     """
-
-    __slots__ = ("_count", "_curly", "_key", "_limits", "_place", "_square", "_stack", "_value", "fault", "size")
 
     def __init__(self, limits: tuple[int, int, int]) -> None:
         self._limits = limits
@@ -197,8 +193,6 @@ class Decoder:
     `max_tokens` tokens, `max_depth` open brackets. Beyond a limit one failure says so and reading goes on behind
     it, inside what was meant as one message, so that more failures follow, as in QEMU.
     """
-
-    __slots__ = ("_assembler", "_lexer", "_limits", "_piece")
 
     def __init__(
         self, *, max_bytes: int = MAX_MESSAGE_BYTES, max_tokens: int = MAX_TOKENS, max_depth: int = MAX_DEPTH

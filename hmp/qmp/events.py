@@ -42,11 +42,6 @@ class EventHub:
     clients ask for at the same time, all get the last. Without it each goes out at once.
     """
 
-    __slots__ = (
-        "_answer", "_asker", "_held", "_hold_from", "_later", "_latest", "_machine", "_request", "_sessions",
-        "_throttle", "_unsubscribe",
-    )  # fmt: skip
-
     def __init__(self, machine: Machine, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._machine = machine
         self._later = later

@@ -36,11 +36,6 @@ class QmpSession:
     client is gone: what it waits for is cancelled.
     """
 
-    __slots__ = (
-        "_decoder", "_id", "_in_command_mode", "_messages", "_monitor", "_oob", "_waits_for", "dialect", "hub",
-        "on_resume", "send",
-    )  # fmt: skip
-
     def __init__(
         self,
         machine: Machine,

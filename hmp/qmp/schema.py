@@ -70,8 +70,6 @@ class QmpCommand:
     statistics behind the reply.
     """
 
-    __slots__ = ("asks", "handler", "holds", "name", "open", "parameters", "returns")
-
     def __init__(
         self,
         name: str,

@@ -62,8 +62,6 @@ class Cast:
     `failed` stays true.
     """
 
-    __slots__ = ("_descriptor", "_good", "_lines", "_live", "_size", "failed", "on_failure")
-
     def __init__(
         self,
         descriptor: int,

@@ -51,8 +51,6 @@ PROMPT = f"{_GREEN}(qemu){_PLAIN} "
 class Rhythm:
     """How long a person takes for what, by `seed`."""
 
-    __slots__ = ("_count", "_key")
-
     def __init__(self, seed: int) -> None:
         self._key = mix(seed)
         self._count = 0
@@ -89,8 +87,6 @@ class Played(Front):
 
 class _Script(Source):
     """Steps as a source, which are typed or followed as they are read."""
-
-    __slots__ = ("_follow", "_steps")
 
     def __init__(self, steps: Iterable[Step], follow: Callable[[Step], None]) -> None:
         super().__init__("", [])
@@ -250,8 +246,6 @@ class Player(Runner):
 
 class _Wait:
     """The countdown of one wait: when it changes next, and to what."""
-
-    __slots__ = ("_guest", "_since", "_until", "due")
 
     def __init__(self, machine: Machine, until: int | None) -> None:
         self._guest = countdown.waits_for_guest(machine, until)

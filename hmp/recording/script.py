@@ -32,8 +32,6 @@ _QUOTED = 60
 class Step:
     """A line of a script: where it stands, its text (None if it was too long), and what it directs, if anything."""
 
-    __slots__ = ("direction", "duration", "line", "name", "number", "text")
-
     def __init__(self, name: str, number: int, line: str | None) -> None:
         self.name = name
         self.number = number

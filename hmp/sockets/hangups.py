@@ -13,8 +13,6 @@ INTERVAL = 0.5
 class HangUps:
     """Watches sockets for nothing but their end."""
 
-    __slots__ = ("_actions", "_epoll", "_loop", "_poller", "_timer")
-
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._actions: dict[int, Callable[[], None]] = {}

@@ -37,8 +37,6 @@ LOCK_PATIENCE = 2.0
 class Listener:
     """A bound, listening socket and the address it serves."""
 
-    __slots__ = ("_inode", "address", "socket")
-
     def __init__(self, address: Address) -> None:
         """Bind and listen. Raises UsageError naming the address and the reason; then nothing was created."""
         self.address = address

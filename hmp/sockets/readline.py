@@ -75,11 +75,6 @@ class LineEditor:
     Completer above; what it raises passes through next_event, and the editor is still usable).
     """
 
-    __slots__ = (
-        "_complete", "_cursor", "_entered", "_history", "_keys", "_line", "_me", "_out", "_param", "_place", "_prompt",
-        "_shown", "_shown_cursor", "_table", "_waiting",
-    )  # fmt: skip
-
     def __init__(self, prompt: bytes, history: History, complete: Completer) -> None:
         self._prompt = prompt
         self._history = history
