@@ -43,21 +43,23 @@ class Clock:
 class SimulatedClock(Clock):
     """A clock that stands still until it is told to move. With `warps`, waiting monitors move it."""
 
-    __slots__ = ("_time", "run", "warps")
+    __slots__ = ("_time", "epoch", "run", "warps")
 
     simulated = True
 
-    def __init__(self, *, warps: bool = True, start: int = 0) -> None:
+    def __init__(self, *, warps: bool = True, start: int = 0, epoch: int = SIMULATED_EPOCH) -> None:
+        """Start at `start` ns; the wall clock is at `epoch` (ns since 1970) when the clock is at its zero."""
         super().__init__("warp" if warps else "manual", self._now, self._wall)
         self.warps = warps
         self.run = os.urandom(8).hex()
+        self.epoch = epoch
         self._time = start
 
     def _now(self) -> int:
         return self._time
 
     def _wall(self) -> int:
-        return SIMULATED_EPOCH + self._time
+        return self.epoch + self._time
 
     def move_to(self, when: int) -> None:
         """Move the clock forward to `when` (ns). Raises MisuseError if that is in the past."""

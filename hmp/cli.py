@@ -78,6 +78,10 @@ def run(argv: list[str]) -> int:
 
 def choose(config: Config) -> Front:
     """Return the front end for these options and this stdin and stdout. Raises UsageError for what cannot be had."""
+    if config.count is not None:
+        from hmp.sockets.fleet import Fleet
+
+        return Fleet(config)
     terminal = os.isatty(0) and os.isatty(1)
     given = config.scripted or config.headless
     typed = terminal and (config.interactive or not given)

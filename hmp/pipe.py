@@ -202,7 +202,7 @@ class Front:
         try:
             guest = make_guest(config.guest)
             if self.serving is not None or guest.real:
-                end = _clean_end()
+                end = clean_end()
             machine = self.machine = make_machine(config, guest)
         except MisuseError as error:
             raise UsageError(str(error)) from None
@@ -234,14 +234,14 @@ class Front:
 
     def _tell(self) -> None:
         if self.serving is not None or self.machine.guest.real:
-            _tell_of_ends(self.machine)
+            tell_of_ends(self.machine)
             return
 
         # Not before: a listener would cost every answer of a modelled guest something.
         def real_guest_coming() -> Callable[[], object]:
             self.monitor.on_real_guest = None
-            _tell_of_ends(self.machine)
-            return _clean_end().allow
+            tell_of_ends(self.machine)
+            return clean_end().allow
 
         self.monitor.on_real_guest = real_guest_coming
 
@@ -254,7 +254,8 @@ class Piped(Front):
         run(self.runner, self.sources())
 
 
-def _clean_end() -> CleanEnd:
+def clean_end() -> CleanEnd:
+    """Let SIGTERM and SIGHUP leave nothing behind from now on; see CleanEnd."""
     from hmp.termination import CleanEnd
 
     return CleanEnd()
@@ -267,7 +268,7 @@ _ENDS: dict[type[Event], str] = {
 }
 
 
-def _tell_of_ends(machine: Machine) -> None:
+def tell_of_ends(machine: Machine) -> None:
     """Say on stderr that a real guest or its driver is not there, or that a client was hung up on."""
     from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 

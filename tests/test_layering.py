@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
     "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.clients", "hmp.sockets.connection",
-                "hmp.sockets.hangups", "hmp.sockets.server", "hmp.sockets.service", "hmp.terminal.*"],
+                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.server", "hmp.sockets.service", "hmp.terminal.*"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],

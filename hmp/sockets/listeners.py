@@ -190,7 +190,6 @@ def listen(addresses: list[Address], *, allow_remote: bool) -> list[Listener]:
                 f"--{address.kind}: '{escape(address.spec)}': a monitor has no password; "
                 "--allow-remote lets other hosts than loopback reach it"
             )
-    raise_file_limit()
     listeners: list[Listener] = []
     try:
         for address in addresses:

@@ -61,12 +61,14 @@ def leaves_enough(descriptor: int) -> bool:
 class Server:
     """Serves one machine on listening sockets, inside a running event loop."""
 
+    buffer = memoryview(bytearray(RECEIVE_SIZE))
+    """One for all machines of a process: what is received is copied at once, and all are served by one thread."""
+
     def __init__(self, machine: Machine, driver: MachineDriver, listeners: list[Listener], dialect: str) -> None:
         self.machine = machine
         self.driver = driver
         self.clients = 0
         self.connections: set[Connection] = set()
-        self.buffer = memoryview(bytearray(RECEIVE_SIZE))
         self.ended_by: Connection | None = None
         self.stopping = False
         self.now = time.monotonic
