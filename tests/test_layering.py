@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
     "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.clients", "hmp.sockets.connection",
-                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.server", "hmp.sockets.service", "hmp.terminal.*"],
+                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.server", "hmp.sockets.service",
+                "hmp.testing.*", "hmp.terminal.*"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
@@ -22,7 +23,7 @@ ONLY_IN: dict[str, list[str]] = {
                "device.guest.vhost_user.*"],
     "socket": ["hmp.sockets.listeners", "hmp.sockets.server", "device.guest.vhost_user.*"],
     "subprocess": ["device.guest.uml.*"],
-    "threading": [],
+    "threading": ["hmp.testing.host"],
     "multiprocessing": [],
     "concurrent": [],
 }  # fmt: skip

@@ -27,6 +27,7 @@ class Host(Protocol):
     hub: EventHub
     ended_by: Connection | None
     stopping: bool
+    note: Callable[[Connection, str, bytes], None] | None
     now: Callable[[], float]
 
     def left(self) -> None:
@@ -137,6 +138,7 @@ class Connection(asyncio.BufferedProtocol):
             self._opening = Opening()
         transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
+        self._note("connect")
         if self.host.stopping:
             self.cut_off()
         else:
@@ -161,6 +163,7 @@ class Connection(asyncio.BufferedProtocol):
             if language is not None:
                 self._opening = None
         data = self._incoming(data)
+        self._note("in", data)
         self._received = self._received + data if self._received else data
         if self.host.crowded and (count > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
@@ -190,6 +193,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
         self.move("lost")
+        self._note("disconnect")
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
@@ -199,6 +203,10 @@ class Connection(asyncio.BufferedProtocol):
             self._finish_unheard()
         else:
             self._end()
+
+    def _note(self, what: str, data: bytes = b"") -> None:
+        if self.host.note is not None:
+            self.host.note(self, what, data)
 
     # Ending.
 
@@ -298,10 +306,12 @@ class Connection(asyncio.BufferedProtocol):
     def _send(self) -> None:
         """Hand all that was written to the transport."""
         if self._size:
-            data = b"".join(self._out)
+            data, parts = b"".join(self._out), tuple(self._out)
             self._out.clear()
             self._size, self._latest = 0, None
             if not self.transport.is_closing():
+                for part in parts if self.host.note is not None else ():
+                    self._note("out", part)
                 self._written += len(data)
                 self.transport.write(data)
 

@@ -10,6 +10,7 @@ import resource
 import signal
 
 from device.errors import MisuseError
+from device.machine.events import Ended
 from hmp import OK
 from hmp.addresses import Address
 from hmp.config import NUMBER, make_machine
@@ -31,16 +32,17 @@ _PER_MACHINE = 2
 
 def check_descriptors(machines: int, addresses: int) -> None:
     """Raise UsageError where this process may not open the descriptors that so many machines take."""
-    limit, each = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _PER_MACHINE + addresses
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
-        used = len(os.listdir("/proc/self/fd"))
-    except OSError:  # no /proc: nobody knows
-        used = 0
-    needed = used + machines * each + min(SPARE_DESCRIPTORS, limit // 8)
+        with open(os.devnull) as lowest:  # of the numbers that are free
+            used = lowest.fileno()
+    except OSError:
+        used = limit
+    needed = used + machines * (_PER_MACHINE + addresses) + min(SPARE_DESCRIPTORS, limit // 8)
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise UsageError(
-            f"{machines} machines with {addresses} sockets each take {needed} open files, "
-            f"and this process may have {limit} (ulimit -n)"
+            f"too few open files for {machines} more with {addresses} sockets each: {needed} are needed, "
+            f"this process may have {limit} (ulimit -n)"
         )
 
 
@@ -90,9 +92,9 @@ class Member:
     async def serve(self) -> None:
         """Run the machine, once the clients came that it waits for, until it ends; then nothing is left of it."""
         machine, over = self.machine, asyncio.Event()
-        machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
+        machine.subscribe(lambda event: over.set() if isinstance(event, Ended) else None)
         try:
-            if not machine.over:
+            if any(each.address.wait for each in self.listeners):
                 waits = [asyncio.ensure_future(each) for each in (self.server.clients_came(), over.wait())]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 for each in waits:

@@ -111,8 +111,8 @@ class TestWhatCannotBeHad:
 
     def test_more_machines_than_descriptors(self, tmp_path: Path) -> None:
         line = self.refused("--count", "100", "--qmp", f"unix:{tmp_path}/q%d", files=256)
-        assert line.startswith("hmp: 100 machines with 1 sockets each take 3")
-        assert line.endswith(" open files, and this process may have 256 (ulimit -n)\n")
+        assert line.startswith("hmp: too few open files for 100 more with 1 sockets each: 3")
+        assert line.endswith(" are needed, this process may have 256 (ulimit -n)\n")
         assert not list(tmp_path.iterdir())
 
     def test_an_address_of_one_of_them_that_is_in_use(self, tmp_path: Path) -> None:
