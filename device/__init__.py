@@ -17,8 +17,10 @@ of a real one.
 Requests. `request_stats(timeout)` returns a StatsRequest that may have ended: look at its `state` (PENDING, ANSWERED,
 TIMED_OUT, UNSUPPORTED, NO_DEVICE, CANCELLED), else set its `on_done`. `machine.requests.cancel(request)` takes it back.
 
-Events. `machine.subscribe(listener)` calls the listener with the name and a dict of each; `Machine` lists them. Run
-states are RUNNING, PAUSED, PRELAUNCH and SHUTDOWN, in `machine.run_state`.
+Events. `machine.subscribe(listener)` calls the listener with what happened, an object of a class in `events`: Stopped,
+Resumed, WasReset, Ended, PowerButton, ActualChanged, TargetReached, SampleArrived, RuleBroken, DeviceDeleted, Panicked,
+GuestGone, DriverMissing. Run states are RUNNING, PAUSED, PRELAUNCH and SHUTDOWN, in `machine.run_state`. What can be
+done to a modelled guest by hand is in `guest.controls`.
 
 Guests. `make_guest("slow,delay=7")` takes what `--guest` takes, PROFILES names the presets. A guest of your own is a
 `Guest`: override what it does; it drives the device through `DriverQueue`s, of `ring_bytes` each, in guest memory.
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from device.clock import MS, SECOND, Clock, SimulatedClock, Timeline
     from device.errors import RULES, MisuseError, UnsupportedError
     from device.guest.table import PROFILES, make_guest
+    from device.machine import events
     from device.machine.guest import Guest
     from device.machine.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
     from device.machine.requests import ANSWERED, CANCELLED, NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED, StatsRequest
@@ -65,7 +68,7 @@ __all__ = [
     "RULES", "RUNNING", "SECOND", "SHUTDOWN", "STATS_TABLE", "TIMED_OUT", "UNSUPPORTED", "BalloonDevice",
     "Clock", "DriverQueue", "Element", "Guest", "GuestMemory", "Machine", "Memory", "MisuseError", "Region",
     "Sample", "SimulatedClock", "SnapshotError", "StatsRequest", "Timeline", "UnsupportedError", "VirtQueue",
-    "VirtioDevice", "load_snapshot", "make_guest", "ring_bytes", "save_snapshot",
+    "VirtioDevice", "events", "load_snapshot", "make_guest", "ring_bytes", "save_snapshot",
 ]  # fmt: skip
 
 _PLACES = {
@@ -75,6 +78,7 @@ _PLACES = {
     "device.clock": "MS SECOND Clock SimulatedClock Timeline",
     "device.errors": "RULES MisuseError UnsupportedError",
     "device.guest.table": "PROFILES make_guest",
+    "device.machine.events": "events",
     "device.machine.guest": "Guest",
     "device.machine.machine": "PAUSED PRELAUNCH RUNNING SHUTDOWN Machine",
     "device.machine.requests": "ANSWERED CANCELLED NO_DEVICE PENDING TIMED_OUT UNSUPPORTED StatsRequest",
@@ -85,8 +89,8 @@ _PLACES = {
     "device.virtio.memory": "GuestMemory Memory Region",
     "device.virtio.queue": "Element VirtQueue",
 }
-"""Where the names are, as NAME or PUBLIC=NAME: a module is imported when the first name of it is used, for whoever uses
-one name should not wait for all (PEP 562)."""
+"""Where the names are, as NAME or PUBLIC=NAME; one that a module does not have is the module. A module is imported when
+the first name of it is used, for whoever uses one name should not wait for all (PEP 562)."""
 
 
 def __getattr__(name: str) -> object:
@@ -98,7 +102,8 @@ def __getattr__(name: str) -> object:
             for each in names.split():
                 public, _, inner = each.partition("=")
                 if public == name:
-                    value = globals()[name] = getattr(import_module(place), inner or name)
+                    module = import_module(place)
+                    value = globals()[name] = getattr(module, inner or name, module)
                     return value
     raise AttributeError(f"module 'device' has no attribute '{name}'")
 
