@@ -148,9 +148,22 @@ def _piece(length: int) -> int:
 
 
 def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
-    """Write the machine to `out`. Raises SnapshotError where the guest cannot be saved, OSError from `out`."""
+    """Write the machine, stopped meanwhile, to `out`.
+
+    Raises SnapshotError where the guest cannot be saved, OSError from `out`.
+    """
     if machine.guest.snapshot_refusal:
         raise SnapshotError(machine.guest.snapshot_refusal)
+    running = machine.running
+    machine.stop()
+    try:
+        _write(machine, out, tag)
+    finally:
+        if running:
+            machine.cont()
+
+
+def _write(machine: Machine, out: BinaryIO, tag: str) -> None:
     now = machine.clock.now()
     device = machine.device
     state = json.dumps(

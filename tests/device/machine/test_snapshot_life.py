@@ -206,9 +206,9 @@ class TestRefusals:
             restore(m.machine, data)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 400
+        assert m.events == []
         assert settled(saved(m.machine)) == before
         assert (id(m.machine.device), id(m.machine.guest), id(m.machine.memory)) == identity
-        assert m.events == []
         assert m.info() == "answered"
 
     @pytest.mark.parametrize("data", [b"", b"x", b"\x7fELF" + bytes(5000), b"QFI\xfb" + bytes(100), b"HMPSNAP\0"])
