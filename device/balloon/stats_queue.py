@@ -34,8 +34,9 @@ class StatsQueue:
 
     `index` is the queue's number, -1 while it is not negotiated. `held` is the guest's buffer while it waits here for
     the next request, `out` says that it is with the guest to be filled. `sample` is the last one of this driver, `told`
-    the last of any, which QEMU's guest-stats goes on with. `reset_at` is when (host ns) the device was created or last
-    reset.
+    the last of any, which QEMU's guest-stats goes on with. `again` is the sample of the buffer that comes next, where a
+    transport knows that it was seen before: if it says the same, it is no news. `reset_at` is when (host ns) the device
+    was created or last reset.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class StatsQueue:
         "_decoded",
         "_device",
         "_poll_timer",
+        "again",
         "held",
         "index",
         "out",
@@ -61,7 +63,7 @@ class StatsQueue:
         Age("reset_age", attribute="reset_at", kept=True),
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
-    DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "index", "poll_interval", "time", "told")
+    DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "again", "index", "poll_interval", "time", "told")
 
     held: Element | None
     out: bool
@@ -72,6 +74,7 @@ class StatsQueue:
         self.time = time
         self._data = b""
         self._decoded = decode(b"")
+        self.again: Sample | None = None
         self.told: Sample | None = None
         self.poll_interval = 0
         self._poll_timer: Timer | None = None
@@ -82,6 +85,7 @@ class StatsQueue:
     def forget(self) -> None:
         """The driver is gone: so are its buffer and its numbers. The polling interval stays, and what is told."""
         self.index = -1
+        self.again = None
         reset(self)
         self.reset_at = self.time.clock.now()
         if self.poll_interval:  # a poll that was out is lost with the driver; the next one is not
@@ -142,13 +146,17 @@ class StatsQueue:
                 if len(data) > WIRE_LIMIT:
                     device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
                     data = data[:WIRE_LIMIT]
+                again, self.again = self.again, None
                 if data != self._data:  # a guest asked again at once says the same again
                     self._decoded = decode(data)
                     self._data = data
+                    again = None
                 records, tags, numbers, unknown, faults = self._decoded
                 for rule, detail in faults:
                     device.refuse(rule, detail)
-                if records or self.out:
+                if again is not None:
+                    self.sample = again
+                elif records or self.out:
                     clock = self.time.clock
                     self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE

@@ -79,58 +79,6 @@ DIFFERENCES: dict[str, tuple[str, list[str]]] = {
             '-event {"event": "RESUME"}',
         ],
     ),
-    "savevm": (
-        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
-        [
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-        ],
-    ),
-    "savevm without a name": (
-        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
-        [
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-        ],
-    ),
-    "loadvm": (
-        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
-        [
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-        ],
-    ),
-    "loadvm into a smaller balloon": (
-        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants",
-        [
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-        ],
-    ),
-    "loadvm and statistics": (
-        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants; and hmp's snapshot puts the polling interval back, which in QEMU stays as the host set it",
-        [
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-            '-return {"return": 0}',
-            '+return {"return": 1}',
-            "-return stats of sample 1",
-            "+return stats of sample 0",
-        ],
-    ),
-    "loadvm and the interval": (
-        "QEMU stops the VM to save or load it and says so (STOP, RESUME); hmp does it between two instants; and hmp's snapshot puts the polling interval back, which in QEMU stays as the host set it",
-        [
-            '-event {"event": "STOP"}',
-            '-event {"event": "RESUME"}',
-            '-return {"return": 200}',
-            '+return {"return": 300}',
-        ],
-    ),
     "no driver: status": (
         "rmmod leaves ACKNOWLEDGE, which Linux sets again at once; hmp's driver leaves 0; the modelled device offers no RING_RESET, ANY_LAYOUT, NOTIFY_ON_EMPTY or legacy bits",
         [

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from device.balloon.device import BalloonDevice
+    from device.balloon.stats import Sample
     from device.guest.vhost_user.memory import SharedMemory
     from device.guest.vhost_user.wakeup import Wakeup
 
@@ -79,6 +80,8 @@ class Port:
         self._changed = changed
         self._unusable = unusable
         self._features = 0
+        self._again: tuple[int, tuple[int, ...] | None, Sample | None] | None = None
+        """Where the statistics buffer was that the device held when its ring was parked, and its sample."""
         self.memory: SharedMemory | None = None
         """The guest's memory, once the front end shared it."""
         self.rings = [Ring(index) for index in range(MIN_QUEUES)]
@@ -87,6 +90,7 @@ class Port:
     def plug(self, device: BalloonDevice | None) -> None:
         """Another device is there: a driver that is ready gets it."""
         self._device = device
+        self._again = None
         if device is not None:
             self._own = device.memory, device.ram
         self.up = False
@@ -111,6 +115,7 @@ class Port:
         if features == self._features:
             return
         self.take_down()
+        self._again = None
         self._features = features
         if not features >> F_PROTOCOL_FEATURES & 1:
             for ring in self.rings:  # without them there is no message to enable a ring with
@@ -161,16 +166,23 @@ class Port:
             self._changed()
             device.write_status(_READY | STATUS_DRIVER_OK)
 
-    @staticmethod
-    def _start(ring: Ring, device: BalloonDevice, memory: SharedMemory) -> None:
+    def _start(self, ring: Ring, device: BalloonDevice, memory: SharedMemory) -> None:
         desc, avail, used = [memory.guest_address(user) for user in ring.address or ()]
         device.setup_queue(ring.index, ring.size, desc, avail, used, last_avail=ring.base)
+        if ring.index == device.stats.index:
+            again, self._again = self._again, None
+            if again is not None and again[:2] == (ring.base, ring.address):
+                device.stats.again = again[2]
 
     def park(self, ring: Ring) -> None:
         """Take a ring out of service, if it runs; it goes on where it was when it is started again."""
         device = self.device
         if device is not None and ring in self.running():
+            stats = device.stats
+            held = ring.index == stats.index and stats.held is not None
             ring.base = device.park_queue(ring.index)
+            if held:
+                self._again = ring.base, ring.address, stats.sample
 
     def _park_all(self) -> list[Ring]:
         running = self.running()
@@ -187,12 +199,14 @@ class Port:
         """The driver configures a ring: if that is in use, it is a new driver and nothing of the old one stays."""
         if self.up and ring in self.running():
             self.take_down()
+            self._again = None
             for each in self.rings:
                 each.address = None
 
     def let_go(self) -> None:
         """The driver lets go of the device: if it comes back, it says everything anew."""
         self.take_down()
+        self._again = None
         self._close_rings()
 
     def _close_rings(self) -> None:
