@@ -240,7 +240,7 @@ class BalloonDevice(VirtioDevice):
     def restore_roles(self) -> None:
         """Work out which queue is which from the negotiated features."""
         self._roles = queue_roles(self.features)
-        self.stats.index = self._roles.index(STATS) if STATS in self._roles else -1
+        self.stats.negotiated(self._roles.index(STATS) if STATS in self._roles else -1)
 
     def serve(self, index: int) -> None:
         """Handle what the driver put on queue `index`."""

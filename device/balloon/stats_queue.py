@@ -9,7 +9,7 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Fields, Flag, Other, load, reset
+from device.state import Age, Fields, Other, load, reset
 from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
@@ -24,6 +24,21 @@ BUFFERS_AT_ONCE = 16
 """Buffers looked at in one round: an honest driver has one; the rest waits for the next round."""
 
 
+ABSENT, UNPRIMED, HELD, OUT = "absent", "unprimed", "held", "with the guest"
+"""Where the driver's one buffer is: there is no queue for it; the driver put none there yet; it waits here for a request;
+it was returned to be filled."""
+
+MOVES: dict[str, dict[str, str]] = {
+    ABSENT: {"negotiate": UNPRIMED, "forget": ABSENT},
+    UNPRIMED: {"negotiate": UNPRIMED, "fill": HELD, "park": UNPRIMED, "forget": ABSENT},
+    HELD: {"negotiate": HELD, "fill": HELD, "ask": OUT, "park": UNPRIMED, "forget": ABSENT},
+    OUT: {"negotiate": OUT, "fill": HELD, "park": UNPRIMED, "forget": ABSENT},
+}
+"""The moves of each state and where they lead; any other is a fault of ours. docs/design.md draws it. The driver
+negotiates the queue and fills the buffer (a second one takes the place of one that is held, which goes back), requests
+and polls ask, a transport parks the queue, a reset or another driver forgets it."""
+
+
 def _load_sample(stats: StatsQueue, fields: Fields) -> None:
     sample = fields.maybe("sample")
     stats.sample = None if sample is None else Sample.restored(sample)
@@ -32,8 +47,8 @@ def _load_sample(stats: StatsQueue, fields: Fields) -> None:
 class StatsQueue:
     """The statistics side of a balloon device.
 
-    `index` is the queue's number, -1 while it is not negotiated. `held` is the guest's buffer while it waits here for
-    the next request, `out` says that it is with the guest to be filled. `sample` is the last one of this driver, `told`
+    `index` is the queue's number, -1 while it is not negotiated. `buffer` is one of the states of MOVES, `held` the
+    guest's buffer while it is held. `sample` is the last one of this driver, `told`
     the last of any, which QEMU's guest-stats goes on with. `again` is the sample of the buffer that comes next, where a
     transport knows that it was seen before: if it says the same, it is no news. `reset_at` is when (host ns) the device
     was created or last reset.
@@ -45,9 +60,9 @@ class StatsQueue:
         "_device",
         "_poll_timer",
         "again",
+        "buffer",
         "held",
         "index",
-        "out",
         "poll_interval",
         "reset_at",
         "sample",
@@ -59,14 +74,20 @@ class StatsQueue:
         Other(
             "held", lambda stats, now: stats.held and stats.held.state(), lambda stats, fields: stats.load_held(fields)
         ),
-        Flag("out"),
+        Other(
+            "out",
+            lambda stats, now: stats.out,
+            lambda stats, fields: stats.load_out(fields),
+            ABSENT,
+            attribute="buffer",
+        ),
         Age("reset_age", attribute="reset_at", kept=True),
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
     DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "again", "index", "poll_interval", "time", "told")
 
     held: Element | None
-    out: bool
+    buffer: str
     sample: Sample | None
 
     def __init__(self, device: VirtioDevice, time: Timeline) -> None:
@@ -84,17 +105,38 @@ class StatsQueue:
 
     def forget(self) -> None:
         """The driver is gone: so are its buffer and its numbers. The polling interval stays, and what is told."""
-        self.index = -1
         self.again = None
+        self.negotiated(-1)
         reset(self)
         self.reset_at = self.time.clock.now()
         if self.poll_interval:  # a poll that was out is lost with the driver; the next one is not
             self._arm_poll(self.poll_interval)
 
+    def move(self, move: str) -> None:
+        """Let the buffer go to another state. Raises ValueError where MOVES does not allow it, and changes nothing."""
+        state = MOVES[self.buffer].get(move)
+        if state is None:
+            raise ValueError(f"a statistics buffer that is {self.buffer} has no move {move!r}")
+        self.buffer = state
+
+    @property
+    def out(self) -> bool:
+        """Whether the buffer is with the guest, to be filled."""
+        return self.buffer is OUT
+
+    def negotiated(self, index: int) -> None:
+        """The driver accepted the features that make queue `index` the one for statistics; -1 for none."""
+        self.index = index
+        if index >= 0:
+            self.move("negotiate")
+        else:
+            self.held = None
+            self.move("forget")
+
     def let_go(self) -> int:
         """The queue is taken out of service: hold no buffer of it. Returns how many were held, 0 or 1."""
         held, self.held = self.held, None
-        self.out = False
+        self.move("park")
         return int(held is not None)
 
     @property
@@ -114,11 +156,11 @@ class StatsQueue:
         if held is not None:
             queue = device.queues[self.index]
             self.held = None
-            self.out = True
+            self.move("ask")
             queue.push(held)
             if not queue.wants_interrupt():
                 return
-        elif not self.out:
+        elif self.buffer is not OUT:
             return
         device.isr |= 1
         device.due |= DUE_QUEUE << self.index | DUE_ASKED
@@ -142,6 +184,8 @@ class StatsQueue:
                     queue.push(self.held)
                     returned = True
                 self.held = element
+                asked = self.buffer is OUT
+                self.move("fill")
                 data = element.read(WIRE_LIMIT + 1)
                 if len(data) > WIRE_LIMIT:
                     device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
@@ -156,11 +200,10 @@ class StatsQueue:
                     device.refuse(rule, detail)
                 if again is not None:
                     self.sample = again
-                elif records or self.out:
+                elif records or asked:
                     clock = self.time.clock
                     self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE
-                self.out = False
                 if not queue.more:
                     break
         finally:
@@ -212,8 +255,6 @@ class StatsQueue:
             if name in fields:
                 fields.perhaps(name)
         load(self, fields)
-        if self.out and not self._set_up:
-            raise fields.refuse("held", "needs a statistics queue, which there is not")
 
     def replace(self, old: StatsQueue) -> None:
         """Take over from a device that a snapshot replaces what is the host's: the interval, and what is told."""
@@ -243,3 +284,14 @@ class StatsQueue:
         self.held = Element.restored(held, queue.size, self._device.memory)
         if self.held.into or not queue.in_use:
             raise held.refuse("head", "cannot be held")
+        self.move("fill")
+
+    def load_out(self, fields: Fields) -> None:
+        """Take whether the buffer is with the guest. Raises SnapshotError."""
+        if not fields.flag("out"):
+            return
+        if not self._set_up:
+            raise fields.refuse("held", "needs a statistics queue, which there is not")
+        if self.held is not None:
+            raise fields.refuse("out", "says that the held buffer is with the guest")
+        self.buffer = OUT

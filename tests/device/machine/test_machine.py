@@ -150,7 +150,7 @@ class TestRunStates:
             m.advance(1)
             m.machine.reset()
             m.machine.set_balloon(512 * MIB)
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
             assert (m.device.actual, m.named("BALLOON_CHANGE")[-1]) == (512 * MIB, {"actual": 512 * MIB})
 
     @pytest.mark.parametrize("spec", ["linux,boot=30", "nodriver", "nostats"])
