@@ -15,6 +15,7 @@ from device.balloon.spec import (
     F_STATS_VQ,
     HINT,
     INFLATE,
+    QUEUE_SIZES,
     REPORTING,
     STATS,
     queue_roles,
@@ -92,6 +93,7 @@ class BalloonDevice(VirtioDevice):
     __slots__ = (
         "_actual_pages",
         "_roles",
+        "_sized",
         "actual",
         "born",
         "gone",
@@ -118,7 +120,7 @@ class BalloonDevice(VirtioDevice):
         *VirtioDevice.STATE[5:],
         Other("stats", lambda device, now: save(device.stats, now), _load_stats, kept=True),
     )
-    DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "actual", "gone", "pages", "ram")
+    DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "_sized", "actual", "gone", "pages", "ram")
 
     id: str
     hotplugged: bool
@@ -148,10 +150,11 @@ class BalloonDevice(VirtioDevice):
         self.id = id
         self.properties = properties
         self.born = time.clock.now()
-        self._roles = queue_roles(0)
+        self._sized = len(sizes)
         self.gone = False
         """Whether the device was taken off its machine: what a driver still writes to it has no effect."""
         self.stats = StatsQueue(self, time)
+        self.restore_roles()
 
     @staticmethod
     def restored(time: Timeline, memory: Memory, ram: int, fields: Fields) -> BalloonDevice:
@@ -238,8 +241,11 @@ class BalloonDevice(VirtioDevice):
         self.restore_roles()
 
     def restore_roles(self) -> None:
-        """Work out which queue is which from the negotiated features."""
+        """Work out from the features, offered and then negotiated ones, which queue is which, and how long."""
         self._roles = queue_roles(self.features)
+        roles = self._roles if self.features else queue_roles(self.offered)
+        for queue, role in [*zip(self.queues, roles, strict=False)][self._sized :]:
+            queue.offer(QUEUE_SIZES[role])
         self.stats.negotiated(self._roles.index(STATS) if STATS in self._roles else -1)
 
     def serve(self, index: int) -> None:
@@ -361,7 +367,7 @@ class BalloonDevice(VirtioDevice):
 
         `actual` stays, as in QEMU: only a driver writes it.
         """
-        self._roles = queue_roles(0)
+        self.restore_roles()
         self.stats.forget()
         self.pages.clear()
 

@@ -5,7 +5,7 @@ Everything here is data: the code, the monitor's tables, the completion and the 
 
 from __future__ import annotations
 
-from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, U16, U64, Feature
+from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QUEUE_SIZE, U16, U64, Feature
 
 DEVICE_ID = 5
 """virtio 1.2, 5.5.1."""
@@ -16,6 +16,9 @@ DEFLATE = "deflate"
 STATS = "stats"
 HINT = "free-page-hint"
 REPORTING = "reporting"
+
+QUEUE_SIZES = {INFLATE: QUEUE_SIZE, DEFLATE: QUEUE_SIZE, STATS: QUEUE_SIZE, HINT: 1024, REPORTING: 32}
+"""Entries of the queue in each role, as in QEMU."""
 
 # Feature bits (virtio 1.2, 5.5.3).
 F_MUST_TELL_HOST = 0

@@ -25,8 +25,8 @@ BUFFERS_AT_ONCE = 16
 
 
 ABSENT, UNPRIMED, HELD, OUT = "absent", "unprimed", "held", "with the guest"
-"""Where the driver's one buffer is: there is no queue for it; the driver put none there yet; it waits here for a request;
-it was returned to be filled."""
+"""Where the driver's one buffer is: there is no queue for it; the driver put none there yet; it waits here for a
+request; it was returned to be filled."""
 
 MOVES: dict[str, dict[str, str]] = {
     ABSENT: {"negotiate": UNPRIMED, "forget": ABSENT},

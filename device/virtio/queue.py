@@ -169,6 +169,12 @@ class VirtQueue:
         """Whether, at the last `pop`, another buffer was waiting already."""
         self._let_go()
 
+    def offer(self, size: int) -> None:
+        """Offer `size` entries from now on; a driver that set the queue up already keeps what it chose."""
+        if not self.enabled and self.size == self.offered:
+            self.size = size
+        self.offered = size
+
     def _let_go(self) -> None:
         """Look into no memory any more, so that it can be unmapped."""
         self._memory: Memory | None = None

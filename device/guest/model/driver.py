@@ -30,7 +30,6 @@ from device.virtio.spec import (
     F_VERSION_1,
     PAGE_SHIFT,
     PAGE_SIZE,
-    QUEUE_SIZE,
     STATUS_ACKNOWLEDGE,
     STATUS_DRIVER,
     STATUS_DRIVER_OK,
@@ -159,7 +158,9 @@ class BalloonDriver:
         self._queues: dict[str, DriverQueue] = {}
         address = BASE
         for role, seen in zip(roles, self.device.queues, strict=False):
-            size = QUEUE_SIZE if self.device.broken else seen.size  # a broken device may have been told anything
+            size = (
+                seen.size if seen.enabled else seen.offered
+            )  # of one not set up the device may have been told anything
             self._queues[role] = DriverQueue(self._region, address, size, event_idx=event_idx, keep=keep)
             address += ring_bytes(size)
         self.stats = self._queues.get(STATS)

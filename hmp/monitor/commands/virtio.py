@@ -9,7 +9,6 @@ from device.virtio.spec import (
     DESC_NEXT,
     DESC_SIZE,
     DESC_WRITE,
-    QUEUE_SIZE,
     STATUS_DRIVER_OK,
     STATUS_TABLE,
     U16,
@@ -147,7 +146,7 @@ def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Repl
     )
     ring = (
         ("num", queue.size),
-        ("num_default", QUEUE_SIZE),
+        ("num_default", queue.offered),
         ("align", ALIGN),
         ("desc", f"0x{queue.desc:016x}"),
         ("avail", f"0x{queue.avail:016x}"),

@@ -91,6 +91,31 @@ def test_a_queue_that_was_not_negotiated_has_no_number(features: tuple[int, ...]
         assert (rig.device.pages.count, rig.refused) == (0, {})
 
 
+@pytest.mark.parametrize(
+    ("switches", "negotiated", "offered", "sizes"),
+    [
+        ({}, (), [128, 128, 128], [128, 128, 128]),
+        (ALL_ON, (F_STATS_VQ, F_FREE_PAGE_HINT, F_REPORTING), [128, 128, 128, 1024, 32], [128, 128, 128, 1024, 32]),
+        (ALL_ON, (F_STATS_VQ, F_REPORTING), [128, 128, 128, 1024, 32], [128, 128, 128, 32, 32]),
+        (ALL_ON, (F_FREE_PAGE_HINT,), [128, 128, 128, 1024, 32], [128, 128, 1024, 1024, 32]),
+        ({"free-page-reporting": True}, (F_STATS_VQ, F_REPORTING), [128, 128, 128, 32], [128, 128, 128, 32]),
+    ],
+)
+def test_queues_are_as_long_as_in_qemu(
+    switches: dict[str, bool], negotiated: tuple[int, ...], offered: list[int], sizes: list[int]
+) -> None:
+    """device.md: 128 entries each, the hint queue 1024, the reporting queue 32."""
+    with Rig(switches=switches) as rig:
+        assert [queue.size for queue in rig.device.queues] == offered
+        rig.negotiate(VERSION_1 | sum(bit(feature) for feature in negotiated))
+        assert [queue.size for queue in rig.device.queues] == sizes
+        assert [queue.offered for queue in rig.device.queues] == sizes
+        rig.set_up(size=8)
+        assert [queue.size for queue in rig.device.queues][:2] == [8, 8]
+        rig.device.write_status(0)
+        assert [queue.size for queue in rig.device.queues] == offered
+
+
 class TestConfigurationSpace:
     """virtio 1.2, 5.5.4: num_pages le32 (ours), actual le32 (the driver's), hint command, poison value."""
 

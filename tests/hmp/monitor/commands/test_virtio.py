@@ -111,6 +111,12 @@ class TestStatus:
         ]  # fmt: skip
         assert "  num_vqs:                 5\n" in text
 
+    @pytest.mark.parametrize(("queue", "size"), [(0, 128), (1, 128), (2, 128), (3, 1024), (4, 32)])
+    def test_each_queue_is_as_long_as_in_qemu(self, queue: int, size: int) -> None:
+        switches = {"free_page_reporting": True, "free_page_hint": True}
+        text = say(monitor_on(switches=switches), f"info virtio-queue-status {PATH} {queue}")
+        assert f"    num:          {size}\n    num_default:  {size}\n" in text
+
     def test_status_words_come_in_qemus_order(self) -> None:
         names = [text.partition(":")[0].removeprefix("VIRTIO_CONFIG_S_") for _, text in STATUS_TABLE]
         assert names == ["ACKNOWLEDGE", "FAILED", "NEEDS_RESET", "DRIVER", "FEATURES_OK", "DRIVER_OK"]
