@@ -14,6 +14,8 @@ from device.balloon.spec import (
     F_REPORTING,
     F_STATS_VQ,
     HINT,
+    HINT_DONE,
+    HINT_STOP,
     INFLATE,
     QUEUE_SIZES,
     REPORTING,
@@ -61,6 +63,9 @@ ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit
 PFN_LIMIT = 1 << 14
 """Bytes of one page list that are looked at: 4096 pages, 16 times what Linux sends."""
 
+HINT_ROUNDS = 8
+"""Rounds of free page hints that are remembered."""
+
 BUFFERS_AT_ONCE = 512
 """Buffers served in one round, so that a ring refilled from within interrupts cannot keep us for ever."""
 
@@ -70,6 +75,18 @@ WORK_AT_ONCE = 1 << 16
 
 def _no_name(device: BalloonDevice, id: str) -> str:
     return "" if id.isascii() and all(char.isalnum() or char in "-._" for char in id) else "cannot name a device"
+
+
+def _load_poison(device: BalloonDevice, fields: Fields) -> None:
+    negotiated = bool(device.features & bit(F_PAGE_POISON))
+    if "poison_seen" in fields:  # of an hmp that did not keep the value
+        device.poison_val = int(fields.flag("poison_seen") and negotiated)
+        return
+    device.poison_val = fields.integer("poison_val", 0, U32 * negotiated)
+
+
+def _load_hints(device: BalloonDevice, fields: Fields) -> None:
+    device.hints = {id: pages or 0 for id, pages in fields.pairs("hints", HINT_ROUNDS)}
 
 
 def _load_stats(device: BalloonDevice, fields: Fields) -> None:
@@ -97,11 +114,13 @@ class BalloonDevice(VirtioDevice):
         "actual",
         "born",
         "gone",
+        "hint_id",
+        "hints",
         "hotplugged",
         "id",
         "num_pages",
         "pages",
-        "poison_seen",
+        "poison_val",
         "properties",
         "ram",
         "stats",
@@ -114,7 +133,9 @@ class BalloonDevice(VirtioDevice):
         *VirtioDevice.STATE[:3],
         Integer("num_pages", lambda device: device.pages.limit, kept=True),
         Integer("actual_pages", lambda device: device.pages.limit, kept=True),
-        Flag("poison_seen"),
+        Other("poison_val", lambda device, now: device.poison_val, _load_poison, 0),
+        Integer("hint_id", U32, late=True),
+        Other("hints", lambda device, now: [[*each] for each in device.hints.items()], _load_hints, dict, late=True),
         *VirtioDevice.STATE[3:5],
         Age("age", attribute="born", kept=True),
         *VirtioDevice.STATE[5:],
@@ -125,7 +146,10 @@ class BalloonDevice(VirtioDevice):
     id: str
     hotplugged: bool
     num_pages: int
-    poison_seen: bool
+    poison_val: int
+    hint_id: int
+    hints: dict[int, int]
+    """The pages that the driver hinted at, by command id, the last HINT_ROUNDS of them; 0 is for those without one."""
     stats: StatsQueue
 
     def __init__(
@@ -200,7 +224,8 @@ class BalloonDevice(VirtioDevice):
         return (
             min(self.num_pages, U32).to_bytes(4, "little")
             + min(self.actual_pages, U32).to_bytes(4, "little")
-            + bytes(CONFIG_SIZE - 8)
+            + HINT_STOP.to_bytes(4, "little")  # there is no migration that would ask for hints
+            + self.poison_val.to_bytes(4, "little")
         )
 
     def read_config(self, offset: int, size: int) -> bytes:
@@ -211,13 +236,18 @@ class BalloonDevice(VirtioDevice):
         return self.config_bytes()[offset : offset + size].ljust(size, b"\0")
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Take the driver's write of `actual` (le32 at 4); any other write is refused and counted."""
+        """Take the driver's write of `actual` or `poison_val` (le32 at 4 and 12); any other is refused and counted.
+
+        Where PAGE_POISON was not negotiated, `poison_val` is ignored.
+        """
         if self.gone:
             return
-        if offset != CONFIG_ACTUAL or len(data) != 4:
-            if offset == CONFIG_POISON_VAL and any(data):
-                self.poison_seen = True  # then a reported page must keep what it holds
+        if len(data) != 4 or offset not in (CONFIG_ACTUAL, CONFIG_POISON_VAL):
             self.refuse("config-write", f"{len(data)} bytes at {offset}")
+            return
+        if offset == CONFIG_POISON_VAL:
+            if self.features & bit(F_PAGE_POISON):
+                self.poison_val = int.from_bytes(data, "little")
             return
         pages = int.from_bytes(data, "little")
         limit = self.ram >> PAGE_SHIFT
@@ -327,11 +357,25 @@ class BalloonDevice(VirtioDevice):
             self.refuse("double-deflate", f"{missing} pages of a list", missing)
 
     def _hint(self, element: Element) -> None:
-        """Free page hints serve a migration; there is none here, so the buffers just go back."""
+        """Count hinted pages by the command id that came before them (virtio 1.2, 5.5.6.7).
+
+        They are left as they are: a page may be dropped only while a migration's own id asks for hints, and none does.
+        """
+        if element.out:
+            if element.readable() != 4:
+                self.refuse("ragged-pfns", f"a command id of {element.readable()} bytes")
+                return
+            id = int.from_bytes(element.read(4), "little")
+            self.hint_id = HINT_STOP if id == HINT_DONE else id
+        if self.hint_id or element.into:
+            if self.hint_id not in self.hints and len(self.hints) == HINT_ROUNDS:
+                del self.hints[next(iter(self.hints))]
+            pages = sum([length for _, _, length in element.into]) >> PAGE_SHIFT
+            self.hints[self.hint_id] = self.hints.get(self.hint_id, 0) + pages
 
     def _report(self, element: Element) -> None:
         """Give reported free pages back to the host (virtio 1.2, 5.5.6.7), unless the guest poisons its pages."""
-        if self.poison_seen:
+        if self.poison_val:
             return
         for region, offset, length in element.into:
             address = region.base + offset

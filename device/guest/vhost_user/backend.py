@@ -285,17 +285,12 @@ class Backend:
         return request.payload[: wire.CONFIG.size] + data.ljust(size, b"\0")
 
     def _set_config(self, request: Request, offset: int, size: int, flags: int) -> None:
-        """Take `actual` out of what is written, whatever is around it: QEMU writes the whole space back.
-
-        `poison_val` written alone is the driver's, and the device wants to know of it.
-        """
+        """Take the driver's own fields out of what is written, whatever is around them: QEMU writes the whole space."""
         data = self._config(request, offset, size)
-        device, at = self.port.device, CONFIG_ACTUAL - offset
-        if device is not None:
+        for field in (CONFIG_ACTUAL, CONFIG_POISON_VAL):
+            at = field - offset
             if at >= 0 and at + 4 <= size:
-                device.write_config(CONFIG_ACTUAL, data[at : at + 4])
-            elif offset == CONFIG_POISON_VAL:
-                device.write_config(offset, data)
+                self.port.write_config(field, data[at : at + 4])
 
 
 def _close_all(fds: list[int] | array.array[int]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 
-from device.balloon.spec import queue_roles
+from device.balloon.spec import CONFIG_POISON_VAL, queue_roles
 from device.guest.vhost_user.wire import F_PROTOCOL_FEATURES, FrontEndFault, HostFault
 from device.virtio.spec import F_VERSION_1, STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK, bit
 
@@ -85,6 +85,7 @@ class Port:
         self.memory: SharedMemory | None = None
         """The guest's memory, once the front end shared it."""
         self.rings = [Ring(index) for index in range(MIN_QUEUES)]
+        self._poison = bytes(4)
         self.plug(device)
 
     def plug(self, device: BalloonDevice | None) -> None:
@@ -121,6 +122,13 @@ class Port:
             for ring in self.rings:  # without them there is no message to enable a ring with
                 ring.enabled = True
         self.start_ready()
+
+    def write_config(self, field: int, data: bytes) -> None:
+        """Take a field that the driver wrote. Its poison_val comes before the device is brought up: it is kept."""
+        if field == CONFIG_POISON_VAL:
+            self._poison = data
+        if self.device is not None:
+            self.device.write_config(field, data)
 
     def set_memory(self, memory: SharedMemory) -> None:
         """Take a memory table; rings that run go on in it. Raises FrontEndFault where one has no place there."""
@@ -159,6 +167,7 @@ class Port:
             device.write_status(STATUS_ACKNOWLEDGE)
             device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
             device.accept_features(features)
+            device.write_config(CONFIG_POISON_VAL, self._poison)
             device.write_status(_READY)
             self.up = True
             for ring in wanted:
@@ -219,6 +228,7 @@ class Port:
         """The driver is gone: the device forgets it."""
         if self.up:
             self.up = False
+            self._poison = bytes(4)
             device = self.device
             if device is not None:
                 device.write_status(0)

@@ -95,8 +95,14 @@ def _refusals(device: BalloonDevice) -> str:
     return f"  Refused:\n{''.join(lines)}    last: {device.last_refusal}\n"
 
 
+def _hints(device: BalloonDevice) -> str:
+    """The free pages that the driver hinted at, by command id: QEMU shows nothing of them."""
+    lines = [f"    command {id:#x}: {pages} pages\n" for id, pages in device.hints.items()]
+    return "  Free page hints:\n" + "".join(lines) if lines else ""
+
+
 def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Status and features of a device, and what it refused."""
+    """Status and features of a device, what it was hinted at, and what it refused."""
     path = arguments["path"]
     device = _find(monitor, path, "VirtIODevice")
     fields = (
@@ -123,7 +129,7 @@ def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> 
     lines.append(f"  Guest features:\n{_features(device.features)}")
     lines.append(f"  Host features:\n{_features(device.offered)}")
     lines.append(f"  Backend features:\n{_features(0)}")
-    lines.append(_refusals(device))
+    lines.append(_hints(device) + _refusals(device))
     return "".join(lines)
 
 

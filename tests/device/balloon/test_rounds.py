@@ -185,11 +185,12 @@ class TestAfterwards:
         rig.device.write_config(CONFIG_POISON_VAL, b"\1\0\0\0")
         rig.send("inflate", [5])
         rig.machine.set_balloon(8 * MIB)
-        assert (rig.device.isr, rig.device.poison_seen) == (3, True)
+        assert (rig.device.isr, rig.device.poison_val) == (3, 1)
         rig.device.write_status(0)
         device = rig.device
         assert (device.status, device.features, device.isr, device.live) == (0, 0, 0, False)
-        assert (device.poison_seen, device.pages.count, device.target) == (False, 0, 8 * MIB)
+        assert (device.poison_val, device.pages.count, device.target) == (0, 0, 8 * MIB)
+        rig.device.write_config(0, bytes(4))
         assert rig.refused == {"config-write": 1}
         assert [queue.enabled for queue in device.queues] == [False] * 3
         assert [(queue.size, queue.desc, queue.last_avail, queue.used_idx) for queue in device.queues] == [
@@ -199,7 +200,7 @@ class TestAfterwards:
     def test_a_new_device_knows_nothing(self, rig: Rig) -> None:
         device = rig.device
         assert (device.live, device.broken, device.status, device.features) == (False, False, 0, 0)
-        assert (device.poison_seen, device.gone, device.isr, device.last_refusal) == (False, False, 0, "")
+        assert (device.poison_val, device.gone, device.isr, device.last_refusal) == (0, False, 0, "")
         assert (device.stats.poll_interval, device.stats.held, device.stats.out) == (0, None, False)
         assert (device.stats.index, device.stats.sample) == (-1, None)
         rig.negotiate()
@@ -270,14 +271,11 @@ class TestConfiguration:
         rig.device.num_pages = rig.device.actual_pages = U32 + 5
         assert rig.device.read_config(0, 8) == b"\xff" * 8
 
-    def test_only_a_poison_value_that_is_one_counts(self, rig: Rig) -> None:
+    def test_a_poison_value_is_written_whole(self, rig: Rig) -> None:
         rig.up(FEATURES | bit(F_PAGE_POISON))
-        rig.device.write_config(CONFIG_POISON_VAL, bytes(4))
         rig.device.write_config(CONFIG_POISON_VAL - 1, b"\1\1\1\1")
-        assert not rig.device.poison_seen
-        rig.device.write_config(CONFIG_POISON_VAL, b"\0\0\0\1")
-        assert rig.device.poison_seen
-        assert rig.refused == {"config-write": 3}
+        rig.device.write_config(CONFIG_POISON_VAL, b"\1\1")
+        assert (rig.device.poison_val, rig.refused) == (0, {"config-write": 2})
 
     def test_the_same_actual_again_is_no_news(self, rig: Rig) -> None:
         rig.up()

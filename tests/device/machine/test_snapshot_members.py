@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from device.balloon.spec import F_REPORTING, STAT_COUNT
+from device.balloon.spec import CONFIG_POISON_VAL, F_PAGE_POISON, F_REPORTING, STAT_COUNT
 from device.clock import MS, SECOND, Clock
 from device.errors import RULES
 from device.guest.model.driver import STUCK, STUCK_LONG
@@ -37,7 +37,16 @@ def held() -> Modelled:
     return m
 
 
-BASES: dict[str, Callable[[], Modelled]] = {"rich": rich, "broken": broken, "held": held}
+def poisoned() -> Modelled:
+    """Return a machine whose driver negotiated PAGE_POISON, as kernels do that clear or poison what they free."""
+    m = Modelled("linux", ram=RAM, paused=True)
+    m.guest._features |= bit(F_PAGE_POISON)
+    m.machine.cont()
+    m.device.write_config(CONFIG_POISON_VAL, b"\xaa" * 4)
+    return m
+
+
+BASES: dict[str, Callable[[], Modelled]] = {"rich": rich, "broken": broken, "held": held, "poisoned": poisoned}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +97,9 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", "device/isr", [0, 1, 2, 3]),
     ("rich", "device/num_pages", [0, PAGES]),
     ("rich", "device/actual_pages", [0, PAGES]),
-    ("rich", "device/poison_seen", [False, True]),
+    ("poisoned", "device/poison_val", [0, U32]),
+    ("rich", "device/hint_id", [0, U32]),
+    ("rich", "device/hints", [[], [[n, n] for n in range(8)], [[U32, U64]]]),
     ("rich", "device/refused", [{}, dict.fromkeys(RULES, U64)]),
     ("rich", "device/last_refusal", ["", "words"]),
     ("rich", "device/age", [0, FAR]),
@@ -180,7 +191,10 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", "device/isr", 4, integer(3)),
     ("rich", "device/num_pages", PAGES + 1, integer(PAGES)),
     ("rich", "device/actual_pages", PAGES + 1, integer(PAGES)),
-    ("rich", "device/poison_seen", 0, "is not true or false"),
+    ("rich", "device/poison_val", 1, integer(0)),
+    ("poisoned", "device/poison_val", U32 + 1, integer(U32)),
+    ("rich", "device/hint_id", U32 + 1, integer(U32)),
+    ("rich", "device/hints", [[n, n] for n in range(9)], "is not a list of at most 8"),
     ("rich", "device/refused", {"new": 1}, "names a rule that does not exist"),
     ("rich", "device/refused", {f"rule {n}": 1 for n in range(100)}, f"has more than {len(RULES)} members"),
     ("rich", "device/last_refusal", 5, "is not a printable text"),
@@ -397,3 +411,16 @@ def test_an_older_format_has_nothing_to_deliver_and_serves_what_waits(m: Modelle
     old[8] = 1
     restore(m.machine, bytes(old) + sha256(old).digest())
     assert (m.device.due, m.device.untold, m.device.pause) == (0, {}, MS)
+
+
+@pytest.mark.parametrize(("base", "seen", "value"), [("poisoned", True, 1), ("poisoned", False, 0), ("rich", True, 0)])
+def test_an_older_snapshot_knows_only_whether_pages_are_poisoned(
+    snapshots: dict[str, bytes], m: Modelled, base: str, seen: bool, value: int
+) -> None:
+    """And that without the feature too, where it means nothing."""
+    state = state_in(snapshots[base])
+    for name in ("poison_val", "hint_id", "hints"):
+        del state["device"][name]
+    state["device"]["poison_seen"] = seen
+    restore(m.machine, with_state(snapshots[base], state))
+    assert m.device.poison_val == value

@@ -134,6 +134,13 @@ class TestStatus:
             "    last: notify-dead: queue 9 of 3\n"
         )
 
+    def test_hints_of_free_pages_are_told_by_command_id(self) -> None:
+        subject = monitor_on(switches={"free_page_hint": True})
+        device_of(subject).hints = {0: 1, 0x80000000: 1234}
+        assert say(subject, f"info virtio-status {PATH}").partition("  Backend features:\n\n")[2] == (
+            "  Free page hints:\n    command 0x0: 1 pages\n    command 0x80000000: 1234 pages\n"
+        )
+
     def test_a_broken_device_says_so_until_it_is_reset(self) -> None:
         subject = monitor_on()
         device_of(subject).accept_features(bit(F_VERSION_1) | bit(F_STATS_VQ) | bit(40))
