@@ -23,8 +23,9 @@ def value(
     *,
     offers: Mapping[str, str] | None = None,
     files: str = "",
+    multiple: bool = False,
 ) -> click.Option:
-    """Return an option with a value that `read` turns into what it means.
+    """Return an option with a value that `read` turns into what it means; with `multiple` a tuple of them.
 
     A shell completes the words of `offers`, or what the file system has: `files` is file or dir.
     """
@@ -49,8 +50,9 @@ def value(
         callback=convert,
         metavar=name,
         help=help,
-        default=default,
+        default=(default,) if multiple else default,
         show_default=default is not None,
+        multiple=multiple,
         shell_complete=complete,
     )
 

@@ -11,6 +11,7 @@ from device.machine.machine import DEFAULT_TIMEOUT, NIL_UUID, Machine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from device.machine.guest import Guest
     from hmp.addresses import Address
@@ -35,7 +36,8 @@ class Config:
         self.paused = False
         self.balloon = True
         self.device_id = "balloon0"
-        self.switches: dict[str, bool] = {}
+        self.switches: dict[str, Any] = {}
+        """What the device is made with besides."""
         self.name: str | None = None
         self.uuid = NIL_UUID
         self.dialect = "seed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -19,8 +19,10 @@ from hmp.addresses import Address
 from hmp.command_line import choice, program, read_arguments, switch, value
 from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, NUMBER, Config
 from hmp.monitor import CommandError, UsageError, escape
-from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
+from hmp.monitor.commands.machine import check_driver, check_iothread, split_device
+from hmp.monitor.commands.qom import read_json
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.qom import from_json, from_option, read_options, valid_id
 from hmp.recording.record import check_options, read_terminal_size
 
 MIN_TIMEOUT, MAX_TIMEOUT = SECOND // 10, 3600 * SECOND
@@ -56,16 +58,37 @@ def _guest(text: str) -> str:
     return text
 
 
-def _device(text: str) -> tuple[str, dict[str, bool]]:
+def _device(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Return (the text, id, options) of a device, from `driver,key=value` or JSON."""
     try:
-        driver, pairs = split_device(text)
-        check_driver(driver)
-        id, switches = parse_switches(pairs)
+        if text.startswith("{"):
+            pairs = read_json(text)
+            driver, id = pairs.pop("driver", None), pairs.pop("id", None)
+            id = id if isinstance(id, str) else None
+            named = not id or valid_id(f"x{id}")  # QEMU looks at no id in JSON: this one may begin with anything
+            options = read_options(check_driver(driver), pairs.items(), from_json)
+        else:
+            driver, id, pairs = split_device(text)
+            named = id is None or valid_id(id)
+            options = read_options(check_driver(driver), pairs, from_option)
+        check_iothread(options)
     except CommandError as error:
         raise MisuseError(error.desc) from None
-    if any(key == "id" for key, _ in pairs) and not valid_id(id):
+    if not named:
         raise MisuseError(f"'{id}' is not a device id (a letter, then letters, digits, '-', '.', '_')")
-    return id, switches
+    return text, id or "", options
+
+
+def _only_device(devices: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
+    """Return id and options of the one device. Raises UsageError for more, in the words and the order of QEMU."""
+    # Those in JSON are made last.
+    (_, id, options), *others = sorted(devices, key=lambda device: device[0].startswith("{"))
+    for text, other, _ in others:
+        words = "Only one balloon device is supported"
+        if id and other == id:
+            words = f"Duplicate device ID '{id}'" if text.startswith("{") else f"Duplicate ID '{id}' for device"
+        raise UsageError(f"--device '{text}': {words}")
+    return id, options
 
 
 def _uuid(text: str) -> str:
@@ -117,7 +140,7 @@ OPTIONS: list[click.Parameter] = [
     choice("--clock", {name: help for name, (_, help) in CLOCKS.items()}, "real"),
     value(["--seed"], "N", _seed, "Seed of all that is random.", "0"),
     switch(["-S", "--paused"], "Start with the VM stopped."),
-    value(["--device"], "SPEC", _device, "The balloon device.", DEFAULT_DEVICE),
+    value(["--device"], "SPEC", _device, "The balloon device; JSON will do.", DEFAULT_DEVICE, multiple=True),
     switch(["--no-balloon"], "A machine without a balloon device."),
     click.Option(["--name"], metavar="TEXT", help="What info name prints."),
     value(["--uuid"], "UUID", _uuid, "What info uuid prints."),
@@ -178,7 +201,9 @@ def _config(values: dict[str, Any]) -> Config:
             setattr(config, name, values[name])
     config.ram = _ram(values["memory"], config.guest)
     config.balloon = not values["no_balloon"]
-    config.device_id, config.switches = values["device"]
+    if values["no_balloon"] and [text for text, _, _ in values["device"]] != [DEFAULT_DEVICE]:
+        raise UsageError("--no-balloon: not together with --device")
+    config.device_id, config.switches = _only_device(values["device"])
     for kind in ("monitor", "qmp"):
         for spec in values[kind]:
             address = Address(kind, spec if config.count is None else spec.replace(NUMBER, "0"))

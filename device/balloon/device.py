@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from device.balloon.pages import PageSet
+from device.balloon.pages import PageSet, page_runs
 from device.balloon.spec import (
+    ALWAYS_OFFERED,
     CONFIG_ACTUAL,
     CONFIG_POISON_VAL,
     CONFIG_SIZE,
     DEFLATE,
-    F_DEFLATE_ON_OOM,
-    F_FREE_PAGE_HINT,
     F_PAGE_POISON,
-    F_REPORTING,
-    F_STATS_VQ,
     HINT,
     HINT_DONE,
     HINT_STOP,
     INFLATE,
+    MODELS,
+    PROPERTIES,
     QUEUE_SIZES,
     REPORTING,
     STATS,
@@ -27,9 +26,6 @@ from device.errors import GuestFault, MisuseError
 from device.state import Age, Fields, Flag, Integer, Other, Text, load, save
 from device.virtio.device import DUE_SERVE, NEWS_ACTUAL, VirtioDevice
 from device.virtio.spec import (
-    F_EVENT_IDX,
-    F_INDIRECT_DESC,
-    F_VERSION_1,
     PAGE_SHIFT,
     PAGE_SIZE,
     STATUS_DRIVER_OK,
@@ -49,20 +45,6 @@ if TYPE_CHECKING:
     from device.virtio.memory import Memory
     from device.virtio.queue import Element
 
-PROPERTIES: dict[str, tuple[int, bool]] = {
-    "deflate-on-oom": (F_DEFLATE_ON_OOM, False),
-    "free-page-hint": (F_FREE_PAGE_HINT, False),
-    "page-poison": (F_PAGE_POISON, True),
-    "free-page-reporting": (F_REPORTING, False),
-}
-"""The device's switches: the feature bit each offers, and whether it is on unless told otherwise (as in QEMU)."""
-
-ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
-"""The features that no switch takes away."""
-
-PFN_LIMIT = 1 << 14
-"""Bytes of one page list that are looked at: 4096 pages, 16 times what Linux sends."""
-
 HINT_ROUNDS = 8
 """Rounds of free page hints that are remembered."""
 
@@ -75,6 +57,10 @@ WORK_AT_ONCE = 1 << 16
 
 def _no_name(device: BalloonDevice, id: str) -> str:
     return "" if id.isascii() and all(char.isalnum() or char in "-._" for char in id) else "cannot name a device"
+
+
+def _no_model(device: BalloonDevice, model: str) -> str:
+    return "" if model in MODELS else "is no model of this device"
 
 
 def _load_poison(device: BalloonDevice, fields: Fields) -> None:
@@ -108,26 +94,20 @@ class BalloonDevice(VirtioDevice):
     """
 
     __slots__ = (
-        "_actual_pages",
-        "_roles",
-        "_sized",
-        "actual",
-        "born",
-        "gone",
-        "hint_id",
-        "hints",
-        "hotplugged",
-        "id",
-        "num_pages",
-        "pages",
-        "poison_val",
-        "properties",
-        "ram",
-        "stats",
-    )
+        "_actual_pages", "_roles", "_sized", "actual", "born", "gone", "hint_id", "hints", "hotplugged", "id",
+        "iothread", "model", "num_pages", "pages", "poison_val", "properties", "ram", "stats",
+    )  # fmt: skip
 
     STATE = (
         Text("id", kept=True, check=_no_name),
+        Text(
+            "model",
+            MODELS[0],
+            kept=True,
+            late=True,
+            check=_no_model,
+        ),
+        Text("iothread", kept=True, late=True),
         Flag("hotplugged", kept=True),
         Other("properties", lambda device, now: dict(device.properties), lambda device, fields: None, kept=True),
         *VirtioDevice.STATE[:3],
@@ -144,6 +124,8 @@ class BalloonDevice(VirtioDevice):
     DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "_sized", "actual", "gone", "pages", "ram")
 
     id: str
+    model: str
+    iothread: str
     hotplugged: bool
     num_pages: int
     poison_val: int
@@ -153,10 +135,22 @@ class BalloonDevice(VirtioDevice):
     stats: StatsQueue
 
     def __init__(
-        self, time: Timeline, memory: Memory, ram: int, *, id: str = "", sizes: Sequence[int] = (), **switches: bool
+        self,
+        time: Timeline,
+        memory: Memory,
+        ram: int,
+        *,
+        id: str = "",
+        model: str = MODELS[0],
+        iothread: str = "",
+        guest_stats_polling_interval: int = 0,
+        sizes: Sequence[int] = (),
+        **switches: bool,
     ) -> None:
-        """Create the device; `sizes` are those of VirtioDevice. Raises MisuseError for one that cannot be, and for a
-        switch that does not exist (names with underscores).
+        """Create the device; `model` and `iothread` are only remembered, a polling interval (seconds) starts polling.
+
+        `sizes` are those of VirtioDevice. Raises MisuseError for one that cannot be, for an interval out of range, and
+        for a switch that does not exist (names with underscores).
         """
         properties = {name: default for name, (_, default) in PROPERTIES.items()}
         for switch, value in switches.items():
@@ -164,14 +158,13 @@ class BalloonDevice(VirtioDevice):
             if name not in properties:
                 raise MisuseError(f"no such balloon property: {name}")
             properties[name] = value
-        offered = ALWAYS_OFFERED
-        for name, (feature, _) in PROPERTIES.items():
-            if properties[name]:
-                offered |= bit(feature)
+        offered = ALWAYS_OFFERED | sum([bit(feature) for name, (feature, _) in PROPERTIES.items() if properties[name]])
         self.ram = ram
         self.pages = PageSet(ram >> PAGE_SHIFT)
         super().__init__(time, memory, offered, len(queue_roles(offered)), sizes)
         self.id = id
+        self.model = model
+        self.iothread = iothread
         self.properties = properties
         self.born = time.clock.now()
         self._sized = len(sizes)
@@ -179,6 +172,7 @@ class BalloonDevice(VirtioDevice):
         """Whether the device was taken off its machine: what a driver still writes to it has no effect."""
         self.stats = StatsQueue(self, time)
         self.restore_roles()
+        self.stats.set_poll_interval(guest_stats_polling_interval)
 
     @staticmethod
     def restored(time: Timeline, memory: Memory, ram: int, fields: Fields) -> BalloonDevice:
@@ -221,12 +215,9 @@ class BalloonDevice(VirtioDevice):
 
     def config_bytes(self) -> bytes:
         """Return the 16 bytes of the configuration space."""
-        return (
-            min(self.num_pages, U32).to_bytes(4, "little")
-            + min(self.actual_pages, U32).to_bytes(4, "little")
-            + HINT_STOP.to_bytes(4, "little")  # there is no migration that would ask for hints
-            + self.poison_val.to_bytes(4, "little")
-        )
+        # The hint's command id: there is no migration that would ask for hints.
+        fields = (min(self.num_pages, U32), min(self.actual_pages, U32), HINT_STOP, self.poison_val)
+        return b"".join([field.to_bytes(4, "little") for field in fields])
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return `size` bytes at `offset`; those beyond the space read as zeros."""
@@ -302,48 +293,9 @@ class BalloonDevice(VirtioDevice):
         if served and queue.wants_interrupt():
             self.interrupt(index)
 
-    def _pfns(self, element: Element) -> list[int]:
-        if element.into:
-            raise GuestFault("direction", "a page list must be readable only")
-        if element.readable() > PFN_LIMIT:
-            self.refuse("huge-buffer", f"a page list of {element.readable()} bytes")
-        data = element.read(PFN_LIMIT)
-        if len(data) % 4:
-            self.refuse("ragged-pfns", f"a page list of {len(data)} bytes")
-            data = data[: len(data) & ~3]
-        return memoryview(data).cast("I").tolist()
-
-    def _runs(self, pfns: list[int]) -> list[tuple[int, int]]:
-        """Return valid page numbers as runs of neighbours; the ones beyond RAM are refused."""
-        limit = self.pages.limit
-        count = len(pfns)
-        if not count:
-            return []
-        first = pfns[0]
-        if first + count <= limit and pfns[-1] == first + count - 1 and pfns == list(range(first, first + count)):
-            return [(first, count)]
-        runs: list[tuple[int, int]] = []
-        start = length = 0
-        pfns.sort()
-        last = pfns[-1]
-        while pfns and pfns[-1] >= limit:
-            pfns.pop()
-        if last >= limit:
-            self.refuse("bad-pfn", f"pages up to {last:#x} of {limit:#x}", count - len(pfns))
-        for pfn in pfns:
-            if length and pfn == start + length:
-                length += 1
-            else:
-                if length:
-                    runs.append((start, length))
-                start, length = pfn, 1
-        if length:
-            runs.append((start, length))
-        return runs
-
     def _inflate(self, element: Element) -> None:
         twice = 0
-        for first, length in self._runs(self._pfns(element)):
+        for first, length in page_runs(element, self.pages.limit, self.refuse):
             twice += length - self.pages.add(first, length)
             self.memory.discard(first << PAGE_SHIFT, length << PAGE_SHIFT)
         if twice:
@@ -351,7 +303,7 @@ class BalloonDevice(VirtioDevice):
 
     def _deflate(self, element: Element) -> None:
         missing = 0
-        for first, length in self._runs(self._pfns(element)):
+        for first, length in page_runs(element, self.pages.limit, self.refuse):
             missing += length - self.pages.remove(first, length)
         if missing:
             self.refuse("double-deflate", f"{missing} pages of a list", missing)

@@ -5,7 +5,7 @@ Everything here is data: the code, the monitor's tables, the completion and the 
 
 from __future__ import annotations
 
-from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QUEUE_SIZE, U16, U64, Feature
+from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QUEUE_SIZE, U16, U64, Feature, bit
 
 DEVICE_ID = 5
 """virtio 1.2, 5.5.1."""
@@ -27,6 +27,20 @@ F_DEFLATE_ON_OOM = 2
 F_FREE_PAGE_HINT = 3
 F_PAGE_POISON = 4
 F_REPORTING = 5
+
+PROPERTIES: dict[str, tuple[int, bool]] = {
+    "deflate-on-oom": (F_DEFLATE_ON_OOM, False),
+    "free-page-hint": (F_FREE_PAGE_HINT, False),
+    "page-poison": (F_PAGE_POISON, True),
+    "free-page-reporting": (F_REPORTING, False),
+}
+"""The device's switches: the feature bit each offers, and whether it is on unless told otherwise (as in QEMU)."""
+
+MODELS = ("virtio-balloon-pci", "virtio-balloon-pci-non-transitional", "virtio-balloon-pci-transitional")
+"""The device's types in QEMU. They differ in what a transport would offer, and there is none."""
+
+ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
+"""The features that no switch takes away."""
 
 # Config space (virtio 1.2, 5.5.4): num_pages, actual, free_page_hint_cmd_id, poison_val; all le32.
 CONFIG_NUM_PAGES = 0

@@ -44,6 +44,14 @@ def _load_sample(stats: StatsQueue, fields: Fields) -> None:
     stats.sample = None if sample is None else Sample.restored(sample)
 
 
+def check_poll_interval(seconds: int) -> None:
+    """Raise MisuseError below 0 and above 2^32-1, in QEMU's words."""
+    if seconds < 0:
+        raise MisuseError("timer value must be greater than zero")
+    if seconds > U32:
+        raise MisuseError("timer value is too big")
+
+
 class StatsQueue:
     """The statistics side of a balloon device.
 
@@ -220,12 +228,9 @@ class StatsQueue:
     def set_poll_interval(self, seconds: int) -> None:
         """Poll every `seconds` of VM time; enabling asks at once, 0 stops and keeps the data.
 
-        Raises MisuseError below 0 and above 2^32-1, in QEMU's words.
+        Raises MisuseError as `check_poll_interval`.
         """
-        if seconds < 0:
-            raise MisuseError("timer value must be greater than zero")
-        if seconds > U32:
-            raise MisuseError("timer value is too big")
+        check_poll_interval(seconds)
         before, self.poll_interval = self.poll_interval, seconds
         if not seconds:
             self._cancel_poll()

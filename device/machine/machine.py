@@ -40,7 +40,7 @@ from device.virtio.memory import GuestMemory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from device.machine.guest import Guest
     from device.machine.requests import Task
@@ -82,7 +82,7 @@ class Machine:
         ram: int,
         guest: Guest,
         device_id: str | None = "balloon0",
-        switches: Mapping[str, bool] | None = None,
+        switches: Mapping[str, Any] | None = None,
         balloon: bool = True,
         timeout: int = DEFAULT_TIMEOUT,
         seed: int = 0,
@@ -91,7 +91,8 @@ class Machine:
     ) -> None:
         """Build a machine that has not started: call `start`.
 
-        `ram` in bytes, `timeout` in ns; `device_id` None makes an anonymous device. Raises MisuseError for an
+        `ram` in bytes, `timeout` in ns; `device_id` None makes an anonymous device, `switches` are keywords of
+        BalloonDevice. Raises MisuseError for an
         impossible size, an unknown switch, or a simulated clock with a real guest.
         """
         if guest.real and clock.simulated:
@@ -414,13 +415,13 @@ class Machine:
             return None
         return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
 
-    def _plug(self, id: str, switches: dict[str, bool]) -> BalloonDevice:
-        device = BalloonDevice(self.time, self.memory, self.ram, id=id, sizes=(), **switches)
+    def _plug(self, id: str, switches: dict[str, Any]) -> BalloonDevice:
+        device = BalloonDevice(self.time, self.memory, self.ram, id=id, **switches)
         self.device = device
         self.unplugging = False
         return device
 
-    def device_add(self, id: str, switches: Mapping[str, bool] | None = None) -> None:
+    def device_add(self, id: str, switches: Mapping[str, Any] | None = None) -> None:
         """Plug in a balloon device. Raises MisuseError in QEMU's words if there is one, or a switch is unknown."""
         if self.device is not None:
             if id and id == self.device.id:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import click
 
-from device.balloon.device import PROPERTIES
-from device.balloon.spec import FEATURES_TABLE, STATS_TABLE
+from device.balloon.spec import FEATURES_TABLE, PROPERTIES, STATS_TABLE
 from device.errors import FATAL_RULES, RULES
 from device.guest.hostile.attacks import ATTACKS
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES

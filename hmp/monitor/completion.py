@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from device.balloon.device import PROPERTIES
-from device.balloon.spec import STATS_TABLE
+from device.balloon.spec import MODELS, PROPERTIES, STATS_TABLE
 from device.guest.table import KEYS, PROFILES
 from device.machine.machine import Machine
 from device.units import format_size
@@ -169,13 +168,13 @@ def _keys(arguments: _Arguments, given: list[str], keys: Iterable[tuple[str, str
 
 
 def _drivers(arguments: _Arguments) -> Iterator[Offer]:
-    from hmp.monitor.commands.machine import DRIVERS
+    from hmp.monitor.commands.machine import ALIAS
 
     driver, comma, settings = arguments.word.partition(",")
     if not comma:
-        yield DRIVERS[0], "the balloon device", False
-        for alias in DRIVERS[1:]:
-            yield alias, f"another name of {DRIVERS[0]}", False
+        for model in MODELS:
+            yield model, "the balloon device", False
+        yield ALIAS, f"another name of {MODELS[0]}", False
         return
     *given, last = settings.split(",")
     if "=" in last:
@@ -185,7 +184,11 @@ def _drivers(arguments: _Arguments) -> Iterator[Offer]:
                 default = ", as it is without saying so" if PROPERTIES[name][1] == (value == "on") else ""
                 yield value, f"switch {name} {value}{default}", False
         return
-    keys = {"id": "the name of the device, for device_del"}
+    keys = {
+        "id": "the name of the device, for device_del",
+        "guest-stats-polling-interval": "seconds from one poll of the statistics to the next, 0 for none",
+        "iothread": "any id; free-page-hint wants one",
+    }
     keys |= {name: f"on or off ({'on' if on else 'off'} unless told)" for name, (_, on) in PROPERTIES.items()}
     yield from _keys(arguments, given, keys.items())
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from device.balloon.device import PROPERTIES
-from device.balloon.spec import STATS_TABLE
+from device.balloon.spec import PROPERTIES, STATS_TABLE
 from device.guest.table import PROFILES
 from device.machine.machine import Machine
 from device.virtio.spec import MIB

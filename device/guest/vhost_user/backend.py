@@ -10,8 +10,7 @@ import array
 import os
 import socket
 
-from device.balloon.device import ALWAYS_OFFERED
-from device.balloon.spec import CONFIG_ACTUAL, CONFIG_POISON_VAL
+from device.balloon.spec import ALWAYS_OFFERED, CONFIG_ACTUAL, CONFIG_POISON_VAL
 from device.guest.vhost_user import wire
 from device.guest.vhost_user.memory import map_table
 from device.guest.vhost_user.wakeup import Wakeup

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.balloon.device import BUFFERS_AT_ONCE, HINT_ROUNDS, PFN_LIMIT, PROPERTIES, BalloonDevice
+from device.balloon.device import BUFFERS_AT_ONCE, HINT_ROUNDS, BalloonDevice
+from device.balloon.pages import PFN_LIMIT
 from device.balloon.spec import (
     CONFIG_HINT_CMD_ID,
     CONFIG_POISON_VAL,
@@ -21,6 +22,7 @@ from device.balloon.spec import (
     HINT,
     HINT_DONE,
     HINT_STOP,
+    PROPERTIES,
     queue_roles,
 )
 from device.errors import MisuseError

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.balloon.device import BUFFERS_AT_ONCE, PFN_LIMIT, WORK_AT_ONCE
+from device.balloon.device import BUFFERS_AT_ONCE, WORK_AT_ONCE
+from device.balloon.pages import PFN_LIMIT
 from device.balloon.spec import CONFIG_POISON_VAL, F_PAGE_POISON
 from device.errors import GuestFault, MisuseError
 from device.virtio.device import DUE_SERVE, MAX_ROUNDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from device.balloon.spec import STATS_TABLE
+from device.balloon.spec import MODELS, STATS_TABLE
 from device.clock import SimulatedClock
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
 from device.machine.machine import Machine
@@ -117,8 +117,8 @@ class TestArguments:
         assert texts(machine, "info virtio-status ") == []
 
     def test_drivers_and_their_properties(self, machine):
-        assert texts(machine, "device_add ") == ["virtio-balloon-pci", "virtio-balloon"]
-        assert texts(machine, "device_add virtio-balloon-pci,i") == ["id="]
+        assert texts(machine, "device_add ") == [*MODELS, "virtio-balloon"]
+        assert texts(machine, "device_add virtio-balloon-pci,i") == ["id=", "iothread="]
         assert "id=" not in texts(machine, "device_add virtio-balloon-pci,id=x,")
         (candidate,) = complete(machine, "device_add virtio-balloon-pci,id=x,page-poison=on")
         assert (candidate.text, candidate.start) == ("on", 47)

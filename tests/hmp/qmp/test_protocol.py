@@ -344,6 +344,54 @@ def commands() -> list[str]:
     ]
 
 
+class TestDeviceAdd:
+    """What a real QEMU 7.2 said to the same."""
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"driver": None}, "Parameter 'driver' is missing"),
+            ({"driver": []}, "Parameter 'driver' is missing"),
+            ({"driver": 1}, "'1' is not a valid device model name"),
+            ({"driver": True}, "'on' is not a valid device model name"),
+            ({"id": "1"}, "Parameter 'id' expects an identifier"),
+            ({"id": ""}, "Parameter 'id' expects an identifier"),
+            ({"deflate-on-oom": 1}, "Parameter 'deflate-on-oom' expects 'on' or 'off'"),
+            ({"guest-stats-polling-interval": "x"}, "Parameter 'guest-stats-polling-interval' expects integer"),
+            ({"guest-stats-polling-interval": True}, "Parameter 'guest-stats-polling-interval' expects integer"),
+            ({"guest-stats-polling-interval": 1.5}, "Parameter 'guest-stats-polling-interval' expects integer"),
+            ({"guest-stats-polling-interval": -1}, "timer value must be greater than zero"),
+            ({"guest-stats-polling-interval": 1 << 32}, "timer value is too big"),
+            ({"free-page-hint": True}, "'free-page-hint' requires 'iothread' to be set"),
+            ({"driver": "virtio-balloon-pci-transitional", "x": 1},
+             "Property 'virtio-balloon-pci-transitional.x' not found"),
+        ],
+    )  # fmt: skip
+    def test_refused(self, given: dict[str, object], words: str) -> None:
+        talk = Talk(build(balloon=False))
+        arguments = {"driver": "virtio-balloon-pci", "id": "b", **given}
+        assert talk.fails("device_add", **arguments) == ("GenericError", words)
+        assert talk.machine.device is None
+
+    @pytest.mark.parametrize(
+        ("given", "path", "told"),
+        [
+            ({"guest-stats-polling-interval": 5}, "b", {"guest-stats-polling-interval": 5}),
+            ({"guest-stats-polling-interval": "0x10"}, "b", {"guest-stats-polling-interval": 16}),
+            ({"guest-stats-polling-interval": None, "deflate-on-oom": [], "page-poison": {}}, "b",
+             {"guest-stats-polling-interval": 0, "deflate-on-oom": False, "page-poison": True}),
+            ({"driver": "virtio-balloon-pci-non-transitional"}, "b", {"type": "virtio-balloon-pci-non-transitional"}),
+            ({"free-page-hint": True, "iothread": "io1"}, "b", {"free-page-hint": True, "iothread": "/objects/io1"}),
+            ({"id": 1}, "/machine/peripheral-anon/device[0]", {"type": "virtio-balloon-pci", "iothread": ""}),
+        ],
+    )  # fmt: skip
+    def test_taken(self, given: dict[str, object], path: str, told: dict[str, object]) -> None:
+        talk = Talk(build(balloon=False))
+        arguments = {"driver": "virtio-balloon-pci", "id": "b", **given}
+        assert talk.ask("device_add", **arguments) == {"return": {}}
+        assert {name: talk.ask("qom-get", path=path, property=name)["return"] for name in told} == told
+
+
 class TestEveryCommand:
     @pytest.mark.parametrize("name", commands())
     def test_it_answers(self, name: str) -> None:
