@@ -196,10 +196,11 @@ class Machine:
     def advance(self, duration: int) -> None:
         """Let a simulated clock go on for `duration` ns at once, through every timer on the way.
 
+        Within a step, as from a listener, the time passes in that step, or in the next.
         Raises MisuseError on a real clock and for a negative duration.
         """
         self.time.sleep(duration)
-        while self.time.asleep:
+        while self.time.asleep and not self._stepping:
             self.step()
         self.step()
 

@@ -58,6 +58,24 @@ def test_a_step_within_a_step_does_nothing_and_a_request_only_asks() -> None:
         assert not m.machine.requests.pending, "the step in which it asked went on to the answer"
 
 
+def test_time_that_a_listener_lets_pass_passes_in_the_step_that_told_it() -> None:
+    """It was waited for within the listener, where nothing moves: for ever."""
+    with Modelled() as m:
+        at: list[int] = []
+
+        def listener(event: Event) -> None:
+            if isinstance(event, SampleArrived) and not at:
+                at.append(m.clock.now())
+                m.machine.advance(3 * SECOND)
+                at.append(m.clock.now())
+
+        m.machine.subscribe(listener)
+        m.device.stats.set_poll_interval(1)
+        m.advance(2)
+        assert at[0] == at[1], "nothing moves within a listener"
+        assert m.clock.now() == 3 * SECOND
+
+
 def test_asking_again_from_on_done_is_no_storm_of_the_guests() -> None:
     with Rig() as rig:
         rig.up()
