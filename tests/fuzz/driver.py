@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
-from device.balloon.device import BalloonDevice
-from device.balloon.spec import ABSENT, CONFIG_ACTUAL, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
+from device.balloon.device import HINT_ROUNDS, BalloonDevice
+from device.balloon.spec import (
+    ABSENT,
+    CONFIG_ACTUAL,
+    CONFIG_POISON_VAL,
+    F_PAGE_POISON,
+    MAX_STAT_RECORDS,
+    STAT_COUNT,
+    STAT_RECORD,
+)
 from device.balloon.stats import decode, encode
 from device.errors import FATAL_RULES, RULES, GuestFault
 from device.guest.vhost_user.wire import HEADER, MAX_PAYLOAD, MAX_REGIONS, SHAPES, Decoder, FrontEndFault, check_shape
@@ -131,12 +139,14 @@ def rings(data: bytes) -> None:
         elif op < 240:
             device.reset_queue((value & 7) - 1)
         else:
-            device.write_config(CONFIG_ACTUAL, data[at : at + 4])
+            device.write_config(CONFIG_ACTUAL if op < 248 else CONFIG_POISON_VAL, data[at : at + 4])
 
     for at in range(2, min(len(data) - 5, 400), 5):
         step(at)
     rig.guest.on_interrupt = None
     assert device.refused.keys() <= RULES.keys()
+    assert device.poison_val == 0 or device.features & bit(F_PAGE_POISON)
+    assert len(device.hints) <= HINT_ROUNDS
     for request in tuple(machine.requests.pending):
         machine.requests.cancel(request)
     for ring in device.queues:

@@ -28,7 +28,7 @@ WORDS = (
     *(stat.name for stat in STATS_TABLE[:8]),
     *PROPERTIES,
     "balloon0", "virtio-balloon-pci", ",id=", "=on", "=off", "/machine", "/machine/peripheral/balloon0", "guest-stats",
-    "guest-stats-polling-interval", "none", "load", "unload", "seed=3", "rule=bad-ring", "\n", " ", '"', "-j ", "0x",
+    "guest-stats-polling-interval", "virtio-balloon-pci-transitional", ",iothread=io1", "none", "load", "unload", "seed=3", "rule=bad-ring", "\n", " ", '"', "-j ", "0x",
 )  # fmt: skip
 """What a byte from 128 up stands for in `hmp`, so that a line that means something is short."""
 

@@ -61,6 +61,7 @@ PLUGS = (
     "device_del balloon0",
     "device_add virtio-balloon-pci,id=balloon0",
     "device_add virtio-balloon-pci,id=balloon0,deflate-on-oom=on",
+    "device_add virtio-balloon-pci-transitional,id=balloon0,guest-stats-polling-interval=2,free-page-hint=on,iothread=io",
     "sim driver load",
     "sim driver unload",
 )
