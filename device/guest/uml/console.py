@@ -12,6 +12,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from device.errors import MisuseError
+
+    Answer = Callable[[], tuple[int, str]]
+    """Returns a command's status and output, or raises MisuseError where there are none."""
+
 MODULE = "/virtio_balloon.ko"
 _WORK = "/work/load"
 
@@ -81,7 +86,7 @@ class Console:
         self._lines: list[bytes] = []
         self._size = 0
         self._number = 0
-        self._waiting: dict[int, Callable[[int, str], object]] = {}
+        self._waiting: dict[int, Callable[[Answer], object]] = {}
         self.tail = b""
         self.up: int | None = None
         self.total = 0
@@ -93,8 +98,8 @@ class Console:
         """The descriptor that becomes readable when the guest prints."""
         return self._from
 
-    def send(self, command: str, answered: Callable[[int, str], object] | None = None) -> int:
-        """Have the guest run one line of shell; returns its number. `answered` gets its status and output.
+    def send(self, command: str, answered: Callable[[Answer], object] | None = None) -> int:
+        """Have the guest run one line of shell; returns its number. `answered` gets its answer.
 
         Raises BlockingIOError where the guest does not read, BrokenPipeError where it is gone.
         """
@@ -107,8 +112,17 @@ class Console:
         return self._number
 
     def forget(self, number: int) -> None:
-        """Nobody waits for a command's result any more."""
+        """Nobody waits for a command's answer any more."""
         self._waiting.pop(number, None)
+
+    def fail(self, error: MisuseError, *numbers: int) -> None:
+        """Answer these commands, without numbers all that wait, with an error."""
+
+        def answer() -> tuple[int, str]:
+            raise error
+
+        for number in numbers or tuple(self._waiting):
+            self._waiting.pop(number)(answer)
 
     def receive(self) -> None:
         """Take what the guest printed, one piece of it. Never blocks."""
@@ -141,7 +155,7 @@ class Console:
         lines, self._lines, self._size = self._lines, [], 0
         answered = self._waiting.pop(int(word[2:]), None) if word[2:].isdigit() else None
         if answered is not None:
-            answered(int(status), b"\n".join(lines).decode("utf-8", "replace"))
+            answered(lambda: (int(status), b"\n".join(lines).decode("utf-8", "replace")))
 
     def last_words(self) -> str:
         """Return the line that explains an end best: that of a panic, else the last one printed."""

@@ -7,7 +7,8 @@ from device.machine.guest import Controls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.guest.uml.guest import Answer, UmlGuest
+    from device.guest.uml.console import Answer
+    from device.guest.uml.guest import UmlGuest
     from device.machine.requests import Task
 
 

@@ -22,9 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from device.guest.uml.console import Answer
     from device.machine.guest import Platform
-
-    Answer = Callable[[], tuple[int, str]]
 
 MIN_KERNEL_RAM = 32 * MIB
 """With less the kernel does not come up (measured)."""
@@ -63,8 +62,6 @@ class UmlGuest(VhostUserGuest):
         self._powering_down = False
         self._met = False
         self._restricted = False
-        self._tasks: list[Callable[[], None]] = []
-        """What ends each task that waits for the shell: the guest is gone."""
 
     def attach(self, machine: Platform) -> None:
         """Belong to `machine`. Raises MisuseError for a missing part, and for memory that does not do."""
@@ -124,9 +121,8 @@ class UmlGuest(VhostUserGuest):
             self._listener = None
         process, self.process = self.process, None
         if process is not None:
+            process.console.fail(self._cannot(self.ended or "it was reset"))
             process.close()
-        for lost in tuple(self._tasks):
-            lost()
         self.ended = ""
 
     def stopped(self) -> None:
@@ -256,33 +252,20 @@ class UmlGuest(VhostUserGuest):
         if console is None or console.up is None:
             raise self._cannot(self.gone or "it is not up yet")
 
-        def answered(status: int, text: str) -> None:
-            task.end(lambda: read(lambda: (status, text)))
-
         def forget() -> None:
             timer.cancel()
             console.forget(number)
-            self._tasks.remove(lost)
-
-        def fail(error: MisuseError) -> None:
-            def answer() -> tuple[int, str]:
-                raise error
-
-            task.end(lambda: read(answer))
 
         def late() -> None:
-            fail(MisuseError(f"the {self.name} guest still works on it after {patience // SECOND} seconds"))
-
-        def lost() -> None:
-            fail(self._cannot(self.ended or "it was reset"))
+            seconds = patience // SECOND
+            console.fail(MisuseError(f"the {self.name} guest still works on it after {seconds} seconds"), number)
 
         try:
-            number = console.send(command, answered)
+            number = console.send(command, lambda answer: task.end(lambda: read(answer)))
         except OSError as error:
             raise self._cannot(f"its console takes nothing ({error.strerror})") from None
         timer = machine.time.after(patience, late)
         task = Task(timer.due, forget)
-        self._tasks.append(lost)
         return task
 
     def _cannot(self, why: str) -> UnsupportedError:

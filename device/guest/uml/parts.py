@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+from typing import NamedTuple
 
 from device.errors import MisuseError
 from device.guest.uml.console import INIT, MODULE
@@ -24,15 +25,12 @@ _INTERPRETER = 3
 """The ELF program header that names a dynamic loader."""
 
 
-class Parts:
+class Parts(NamedTuple):
     """Paths of what a guest is made of."""
 
-    __slots__ = ("busybox", "kernel", "module")
-
-    def __init__(self, kernel: str, module: str, busybox: str) -> None:
-        self.kernel = kernel
-        self.module = module
-        self.busybox = busybox
+    kernel: str
+    module: str
+    busybox: str
 
 
 def find_parts(settings: Mapping[str, object]) -> Parts:

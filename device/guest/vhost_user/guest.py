@@ -57,7 +57,10 @@ class VhostUserGuest(Guest):
         if isinstance(before, VhostUserGuest) and before._listener is not None and before._listener.at(path):
             self._listener, before._listener = before._listener, None  # it is replaced by us, and nothing can fail now
         else:
-            self._listener = UnixListener(path)
+            try:
+                self._listener = UnixListener(path)
+            except OSError as error:
+                raise MisuseError(f"cannot listen on '{path}': {error.strerror or error}") from None
         super().attach(machine)
 
     # Life.
@@ -118,7 +121,7 @@ class VhostUserGuest(Guest):
         if self._backend is not None:
             kicks = self._backend.port.descriptors() if self.machine.running else []
             return [self._backend.socket.fileno(), *kicks]
-        return [self._listener.fd] if self._booted and self._listener is not None else []
+        return [self._listener.socket.fileno()] if self._booted and self._listener is not None else []
 
     def serve(self) -> None:
         """Do what the front end wants, within bounds; cut off one that breaks the protocol."""
@@ -143,7 +146,10 @@ class VhostUserGuest(Guest):
             self._hung_up()
 
     def _accept(self) -> None:
-        peer = None if self._listener is None else self._listener.accept()
+        try:
+            peer = None if self._listener is None else self._listener.socket.accept()[0]
+        except OSError:
+            peer = None
         if peer is not None:
             self.gone = ""
             port = Port(self.machine.device, self._driver_changed, self._driver_unusable)

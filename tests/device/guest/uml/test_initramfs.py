@@ -259,7 +259,7 @@ class TestConsole:
         console.receive()
         assert (console.up, console.total) == (0, 117868 << 10)
         answers: list[tuple[int, str]] = []
-        assert console.send("ls", lambda *answer: answers.append(answer)) == 1
+        assert console.send("ls", lambda answer: answers.append(answer())) == 1
         assert os.read(guest_in, 100) == b"1\nls\n"
         os.write(guest_out, b"one\ntwo\n@@1")
         console.receive()
@@ -276,7 +276,7 @@ class TestConsole:
     def test_what_the_guest_prints_is_bounded(self) -> None:
         console, guest_in, guest_out = self.pair()
         answers: list[str] = []
-        console.send("yes", lambda status, text: answers.append(text))
+        console.send("yes", lambda answer: answers.append(answer()[1]))
         for _ in range(40):
             os.write(guest_out, b"y\n" * 30_000)
             console.receive()
