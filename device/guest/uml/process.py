@@ -73,18 +73,28 @@ class UmlProcess:
         )
 
     def start(self, kernel: str, options: list[str], restrict: Callable[[], object] | None = None) -> None:
-        """Start the kernel; `restrict` is called in the child before it becomes that. Raises OSError."""
-        prefix, personality = self._fixed_addresses()
-        calls = [call for call in (personality, restrict) if call is not None]
+        """Start the kernel; `restrict` is called in the child before it becomes that. Raises OSError, ImportError.
+
+        With a random gap in its address space the kernel's memory varies by some percent, and 32 MiB can be too little.
+        """
+        import ctypes
+
+        library = ctypes.CDLL(None)
+
+        def prepare() -> None:
+            library.personality(_NO_RANDOM_ADDRESSES)
+            if restrict is not None:
+                restrict()
+
         self._child = subprocess.Popen(
-            ["/bin/sh", "-c", _START, "sh", *prefix, kernel, *options],
+            ["/bin/sh", "-c", _START, "sh", kernel, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
             cwd=self.directory,
             env={"PATH": os.environ.get("PATH", os.defpath), "HOME": self.directory},
             start_new_session=True,
-            preexec_fn=(lambda: [call() for call in calls]) if calls else None,  # safe: we have no threads
+            preexec_fn=prepare,  # safe: we have no threads
         )
         self._tell(f"{self._child.pid}\n")
         self._pidfd = os.pidfd_open(self._child.pid)
@@ -96,20 +106,6 @@ class UmlProcess:
         for end in ends:
             os.set_blocking(end, False)
         self.console = Console(*ends)
-
-    @staticmethod
-    def _fixed_addresses() -> tuple[list[str], Callable[[], object] | None]:
-        """Return how to start a program without address randomisation: words before it, or a call in the child.
-
-        With a random gap in its address space the kernel's memory varies by some percent, and 32 MiB can be too little.
-        """
-        setarch = shutil.which("setarch")
-        if setarch is not None:
-            return [setarch, "-R"], None
-        import ctypes
-
-        library = ctypes.CDLL(None)
-        return [], lambda: library.personality(_NO_RANDOM_ADDRESSES)
 
     def _tell(self, text: str) -> None:
         assert self._watcher.stdin is not None  # noqa: S101 - a pipe was asked for

@@ -17,27 +17,6 @@ REPLY = 4
 NEED_REPLY = 8
 REPLY_FLAGS = VERSION | REPLY
 
-# Requests of the front end.
-GET_FEATURES = 1
-SET_FEATURES = 2
-SET_OWNER = 3
-RESET_OWNER = 4
-SET_MEM_TABLE = 5
-SET_VRING_NUM = 8
-SET_VRING_ADDR = 9
-SET_VRING_BASE = 10
-GET_VRING_BASE = 11
-SET_VRING_KICK = 12
-SET_VRING_CALL = 13
-SET_VRING_ERR = 14
-GET_PROTOCOL_FEATURES = 15
-SET_PROTOCOL_FEATURES = 16
-GET_QUEUE_NUM = 17
-SET_VRING_ENABLE = 18
-SET_BACKEND_REQ_FD = 21
-GET_CONFIG = 24
-SET_CONFIG = 25
-
 CONFIG_CHANGED = HEADER.pack(2, VERSION, 0)
 """The one request of ours: the configuration space is not what it was."""
 
@@ -115,27 +94,30 @@ class _Shape:
 
 
 SHAPES: dict[int, _Shape] = {
-    GET_FEATURES: _Shape("GET_FEATURES"),
-    SET_FEATURES: _Shape("SET_FEATURES", "Q"),
-    SET_OWNER: _Shape("SET_OWNER"),
-    RESET_OWNER: _Shape("RESET_OWNER"),
-    SET_MEM_TABLE: _Shape("SET_MEM_TABLE", "II", MAX_PAYLOAD - PAIR.size, fds=(1, MAX_REGIONS)),
-    SET_VRING_NUM: _Shape("SET_VRING_NUM", "II"),
-    SET_VRING_ADDR: _Shape("SET_VRING_ADDR", "IIQQQQ"),
-    SET_VRING_BASE: _Shape("SET_VRING_BASE", "II"),
-    GET_VRING_BASE: _Shape("GET_VRING_BASE", "II"),
-    SET_VRING_KICK: _Shape("SET_VRING_KICK", "Q", fds=(0, 1)),
-    SET_VRING_CALL: _Shape("SET_VRING_CALL", "Q", fds=(0, 1)),
-    SET_VRING_ERR: _Shape("SET_VRING_ERR", "Q", fds=(0, 1)),
-    GET_PROTOCOL_FEATURES: _Shape("GET_PROTOCOL_FEATURES"),
-    SET_PROTOCOL_FEATURES: _Shape("SET_PROTOCOL_FEATURES", "Q"),
-    GET_QUEUE_NUM: _Shape("GET_QUEUE_NUM"),
-    SET_VRING_ENABLE: _Shape("SET_VRING_ENABLE", "II"),
-    SET_BACKEND_REQ_FD: _Shape("SET_BACKEND_REQ_FD", fds=(1, 1)),
-    GET_CONFIG: _Shape("GET_CONFIG", "III", MAX_CONFIG),
-    SET_CONFIG: _Shape("SET_CONFIG", "III", MAX_CONFIG),
+    1: _Shape("GET_FEATURES"),
+    2: _Shape("SET_FEATURES", "Q"),
+    3: _Shape("SET_OWNER"),
+    4: _Shape("RESET_OWNER"),
+    5: _Shape("SET_MEM_TABLE", "II", MAX_PAYLOAD - PAIR.size, fds=(1, MAX_REGIONS)),
+    8: _Shape("SET_VRING_NUM", "II"),
+    9: _Shape("SET_VRING_ADDR", "IIQQQQ"),
+    10: _Shape("SET_VRING_BASE", "II"),
+    11: _Shape("GET_VRING_BASE", "II"),
+    12: _Shape("SET_VRING_KICK", "Q", fds=(0, 1)),
+    13: _Shape("SET_VRING_CALL", "Q", fds=(0, 1)),
+    14: _Shape("SET_VRING_ERR", "Q", fds=(0, 1)),
+    15: _Shape("GET_PROTOCOL_FEATURES"),
+    16: _Shape("SET_PROTOCOL_FEATURES", "Q"),
+    17: _Shape("GET_QUEUE_NUM"),
+    18: _Shape("SET_VRING_ENABLE", "II"),
+    21: _Shape("SET_BACKEND_REQ_FD", fds=(1, 1)),
+    24: _Shape("GET_CONFIG", "III", MAX_CONFIG),
+    25: _Shape("SET_CONFIG", "III", MAX_CONFIG),
 }
 """Every message that is understood; the backend does one in its method of that name."""
+
+NUMBERS = {shape.name: number for number, shape in SHAPES.items()}
+"""The number of each message by its name."""
 
 
 def check_shape(request: Request) -> tuple[int, ...]:

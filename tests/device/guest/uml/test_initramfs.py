@@ -48,11 +48,11 @@ def entries(data: bytes) -> dict[str, tuple[int, bytes]]:
 class TestArchive:
     def make(self) -> Archive:
         archive = Archive()
-        archive.directory("bin")
-        archive.file("bin/odd", b"12345", 0o755)
-        archive.file("empty", b"")
-        archive.link("bin/sh", "odd")
-        archive.device("dev-null", 1, 3, 0o666)
+        archive.add("bin", stat.S_IFDIR | 0o755)
+        archive.add("bin/odd", stat.S_IFREG | 0o755, b"12345")
+        archive.add("empty", stat.S_IFREG | 0o644, b"")
+        archive.add("bin/sh", stat.S_IFLNK | 0o777, b"odd")
+        archive.add("dev-null", stat.S_IFCHR | 0o666, b"", 1, 3)
         return archive
 
     def test_what_went_in_comes_out(self) -> None:
@@ -72,8 +72,8 @@ class TestArchive:
     @pytest.mark.parametrize("length", range(1, 9))
     def test_names_and_contents_of_any_length_stay_aligned(self, length: int) -> None:
         archive = Archive()
-        archive.file("n" * length, b"c" * length)
-        archive.file("last", b"x")
+        archive.add("n" * length, stat.S_IFREG | 0o644, b"c" * length)
+        archive.add("last", stat.S_IFREG | 0o644, b"x")
         assert list(entries(bytes(archive))) == ["n" * length, "last"]
 
     @pytest.mark.external

@@ -48,17 +48,26 @@ class FrontEnd:
         socket.send_fds(self.socket, [wire.HEADER.pack(number, wire.VERSION, len(payload)) + payload], fds)
 
     def negotiate(self) -> None:
-        self.say(wire.GET_FEATURES)
-        self.say(wire.SET_FEATURES, "Q", bit(F_VERSION_1) | bit(F_STATS_VQ) | bit(wire.F_PROTOCOL_FEATURES))
-        self.say(wire.SET_MEM_TABLE, "II4Q", 1, 0, 0, RAM, USER, 0, fds=(self.memory,))
+        self.say(wire.NUMBERS["GET_FEATURES"])
+        self.say(wire.NUMBERS["SET_FEATURES"], "Q", bit(F_VERSION_1) | bit(F_STATS_VQ) | bit(wire.F_PROTOCOL_FEATURES))
+        self.say(wire.NUMBERS["SET_MEM_TABLE"], "II4Q", 1, 0, 0, RAM, USER, 0, fds=(self.memory,))
 
     def set_up_rings(self) -> None:
         for index, ring in enumerate(self.rings):
-            self.say(wire.SET_VRING_NUM, "II", index, ring.size)
-            self.say(wire.SET_VRING_ADDR, "IIQQQQ", index, 0, USER + ring.desc, USER + ring.used, USER + ring.avail, 0)
-            self.say(wire.SET_VRING_CALL, "Q", index, fds=(self.calls[index],))
-            self.say(wire.SET_VRING_KICK, "Q", index, fds=(self.kicks[index],))
-            self.say(wire.SET_VRING_ENABLE, "II", index, 1)
+            self.say(wire.NUMBERS["SET_VRING_NUM"], "II", index, ring.size)
+            self.say(
+                wire.NUMBERS["SET_VRING_ADDR"],
+                "IIQQQQ",
+                index,
+                0,
+                USER + ring.desc,
+                USER + ring.used,
+                USER + ring.avail,
+                0,
+            )
+            self.say(wire.NUMBERS["SET_VRING_CALL"], "Q", index, fds=(self.calls[index],))
+            self.say(wire.NUMBERS["SET_VRING_KICK"], "Q", index, fds=(self.kicks[index],))
+            self.say(wire.NUMBERS["SET_VRING_ENABLE"], "II", index, 1)
 
     def put(self, ring: DriverQueue, address: int, data: bytes) -> None:
         """Write a buffer, make it available and kick."""
@@ -104,7 +113,7 @@ def test_a_device_is_served_without_a_machine() -> None:
     # Inflating: a page list goes in, the driver is called, and says how large its balloon is.
     device.set_target(12 * MIB)
     front.put(front.inflate, LIST, b"".join(pfn.to_bytes(4, "little") for pfn in range(2048, 3072)))
-    front.say(wire.SET_CONFIG, "IIII", CONFIG_ACTUAL, 4, 0, 4 * MIB // PAGE_SIZE)
+    front.say(wire.NUMBERS["SET_CONFIG"], "IIII", CONFIG_ACTUAL, 4, 0, 4 * MIB // PAGE_SIZE)
     assert backend.serve(news.append)
     assert os.eventfd_read(front.calls[0]) == 1
     assert front.inflate.take() is not None
@@ -142,7 +151,7 @@ def test_one_that_breaks_the_protocol_is_an_error_for_the_caller() -> None:
     ours, theirs = socket.socketpair()
     backend, front = Backend(theirs, Port(device)), FrontEnd(ours)
     news: list[str] = []
-    front.say(wire.SET_VRING_NUM, "II", 7, 128)
+    front.say(wire.NUMBERS["SET_VRING_NUM"], "II", 7, 128)
     words = ""
     try:
         backend.serve(news.append)

@@ -68,12 +68,12 @@ class TestLife:
     def test_a_second_one_waits_in_line(self, real: Real, front: FrontEnd, path: str) -> None:
         front.up()
         with FrontEnd(real, path) as second:
-            second.send(wire.GET_FEATURES)
+            second.send(wire.NUMBERS["GET_FEATURES"])
             with pytest.raises(BlockingIOError):
                 second.reply()
             front.close()
             second.serve()
-            assert second.reply()[0] == wire.GET_FEATURES
+            assert second.reply()[0] == wire.NUMBERS["GET_FEATURES"]
 
     def test_while_the_vm_is_stopped_messages_are_answered_and_kicks_wait(self, real: Real, front: FrontEnd) -> None:
         front.up()
@@ -82,7 +82,7 @@ class TestLife:
         assert front.queues[STATS].take() is not None
         front.fill([(FREE, 5)])
         front.kick(STATS)
-        assert front.ask_number(wire.GET_QUEUE_NUM) == 5
+        assert front.ask_number(wire.NUMBERS["GET_QUEUE_NUM"]) == 5
         assert request.state == "pending"
         assert len(real.machine.wait_for()[0]) == 1  # a kick that waits must not wake us for ever
         real.machine.cont()
@@ -102,12 +102,14 @@ class TestLife:
         real.machine.device_del("balloon0")
         assert real.machine.device is not None
         for index in range(3):
-            front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 0))
+            front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 0))
         assert real.machine.device is None
-        assert front.ask(wire.GET_CONFIG, wire.CONFIG.pack(0, 4, 0) + bytes(4)) == wire.CONFIG.pack(0, 4, 0) + bytes(4)
-        front.send(wire.SET_CONFIG, wire.CONFIG.pack(CONFIG_ACTUAL, 4, 0) + bytes(4))
+        assert front.ask(wire.NUMBERS["GET_CONFIG"], wire.CONFIG.pack(0, 4, 0) + bytes(4)) == wire.CONFIG.pack(
+            0, 4, 0
+        ) + bytes(4)
+        front.send(wire.NUMBERS["SET_CONFIG"], wire.CONFIG.pack(CONFIG_ACTUAL, 4, 0) + bytes(4))
         for index in range(3):
-            front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 1))
+            front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 1))
         real.machine.device_add("other")
         assert real.device.live
 
@@ -116,7 +118,7 @@ class TestLife:
         real.machine.device_del("balloon0")
         real.machine.reset()
         with FrontEnd(real, path) as front:
-            assert front.ask_number(wire.GET_FEATURES) & FEATURES == FEATURES
+            assert front.ask_number(wire.NUMBERS["GET_FEATURES"]) & FEATURES == FEATURES
             front.hello()
             front.lay_out(prime=[(FREE, 4711)])
             for index, role in enumerate((INFLATE, DEFLATE, STATS)):
@@ -128,32 +130,32 @@ class TestLife:
         """The front end is honest, and was cut off: UML keeps to the features it got at its boot."""
         with Real(f"vhost-user,path={path}", memory=16, deflate_on_oom=True) as real, FrontEnd(real, path) as front:
             features = FEATURES | bit(F_DEFLATE_ON_OOM)
-            assert front.ask_number(wire.GET_FEATURES) & features == features
+            assert front.ask_number(wire.NUMBERS["GET_FEATURES"]) & features == features
             front.up(features)
             real.machine.device_del("balloon0")
             for index in range(3):
-                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 0))
+                front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 0))
             real.machine.device_add("lesser")
             real.machine.guest.booting = True
             request = real.machine.request_stats(10**10)
-            front.send(wire.SET_FEATURES, struct.pack("<Q", features))
+            front.send(wire.NUMBERS["SET_FEATURES"], struct.pack("<Q", features))
             for index in range(3):
-                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 1))
+                front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 1))
             assert not front.cut_off
             assert request.state == "unsupported"
             [told] = real.named("DRIVER_MISSING")
             assert "keeps to features" in told["why"]
             assert (real.device.refused, real.device.live) == ({}, False)
-            front.send(wire.SET_FEATURES, struct.pack("<Q", features | 1 << 40))
+            front.send(wire.NUMBERS["SET_FEATURES"], struct.pack("<Q", features | 1 << 40))
             assert front.cut_off
 
     def test_before_the_vm_runs_nobody_is_let_in(self, path: str) -> None:
         with Real(f"vhost-user,path={path}", memory=16, paused=True) as real, FrontEnd(real, path) as front:
             assert real.machine.wait_for()[0] == []
-            front.send(wire.GET_FEATURES)
+            front.send(wire.NUMBERS["GET_FEATURES"])
             real.machine.cont()
             front.serve()
-            assert front.reply()[0] == wire.GET_FEATURES
+            assert front.reply()[0] == wire.NUMBERS["GET_FEATURES"]
 
     def test_everything_is_given_back(self, path: str) -> None:
         before = open_descriptors()
@@ -385,7 +387,7 @@ class TestPath:
                 assert front.cut_off
                 assert real.device.stats.sample is None
                 assert real.guest.shown() == {"waiting for": f"a front end on {again}"}
-            waiting.sendall(wire.HEADER.pack(wire.GET_QUEUE_NUM, wire.VERSION, 0))
+            waiting.sendall(wire.HEADER.pack(wire.NUMBERS["GET_QUEUE_NUM"], wire.VERSION, 0))
             real.until(lambda: real.guest.shown() == {})
             real.turn(0.01)
             assert waiting.recv(100)[12:] == struct.pack("<Q", 5), "who waited in line is served by the new guest"
