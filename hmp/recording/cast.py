@@ -10,11 +10,10 @@ import json
 import os
 from collections.abc import Callable, Iterable
 
+from device.clock import MS
 from hmp.monitor import UsageError, escape
 from hmp.newfile import NewFile, named_again
 from hmp.streams import write_all
-
-MS = 1_000_000
 
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
 """Kinds of events. There is a fourth, "i" for input: what is typed may be private, and is not recorded."""

@@ -23,8 +23,8 @@ from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
 from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW, Step, read_steps
 from hmp.streams import Source
-from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
+from hmp.terminal.countdown import Countdown
 from hmp.terminal.events import Announcer
 from hmp.terminal.screen import Screen, tint
 
@@ -119,7 +119,7 @@ class Player(Runner):
         self._hidden = False
         self._asking = False
         self._printed = 0
-        self._wait: _Wait | None = None
+        self._wait: Countdown | None = None
 
     def play(self, steps: Iterable[Step]) -> None:
         """Run every step.
@@ -157,7 +157,7 @@ class Player(Runner):
         while wait is not None and wait.due < now and not self._cast.failed and not self._hidden:
             self._pass(wait.due - self._seen)
             self._seen = wait.due
-            self._screen.transient(wait.line())
+            self._screen.transient(wait.line(wait.due))
         self._pass(now - self._seen)
         self._seen = now
 
@@ -217,7 +217,7 @@ class Player(Runner):
     def _suspend(self, reply: Reply) -> None:
         """Wait for a reply, as pipe.wait does, in the sight of the recording."""
         machine = self.machine
-        self._wait = _Wait(machine, reply.until)
+        self._wait = Countdown(machine, reply.until)
         try:
             while reply.pending and not machine.over and machine.step(jump=machine.clock.warps):
                 self._follow_clock()
@@ -242,18 +242,3 @@ class Player(Runner):
 
     def _announce(self, line: str) -> None:
         self._screen.show(f"[{line}]\n", "event")
-
-
-class _Wait:
-    """The countdown of one wait: when it changes next, and to what."""
-
-    def __init__(self, machine: Machine, until: int | None) -> None:
-        self._guest = countdown.waits_for_guest(machine, until)
-        self._since = machine.clock.now()
-        self._until = until
-        self.due = self._since + countdown.AFTER
-
-    def line(self) -> str:
-        """Return what it says when it is due, and go on to the next."""
-        now, self.due = self.due, self.due + countdown.STEP
-        return countdown.countdown_line(now, self._since, self._until, guest=self._guest)

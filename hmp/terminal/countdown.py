@@ -16,14 +16,19 @@ STEP = 100 * MS
 _TENTH = SECOND // 10
 
 
-def waits_for_guest(machine: Machine, until: int | None) -> bool:
-    """Whether what ends at host time `until` is a request for statistics."""
-    return any(request.deadline == until for request in machine.requests.pending)
+class Countdown:
+    """The line about one wait, which ends at host time `until` (ns), or nobody knows when. It changes at `due`."""
 
+    def __init__(self, machine: Machine, until: int | None) -> None:
+        self._guest = any(request.deadline == until for request in machine.requests.pending)
+        self._since = machine.clock.now()
+        self._until = until
+        self.due = self._since + AFTER
 
-def countdown_line(now: int, since: int, until: int | None, *, guest: bool) -> str:
-    """Return what is waited for, and how much longer or, where nobody knows, for how long already."""
-    waiting = "waiting for the guest" if guest else "waiting"
-    # Rounded up, so that 0.0 stands for the end only.
-    tenths = -(-max(0, until - now) // _TENTH) if until is not None else (now - since) // _TENTH
-    return f"{waiting} ... {tenths // 10}.{tenths % 10} s"
+    def line(self, now: int) -> str:
+        """Return what is waited for, and how much longer or, where nobody knows, for how long already."""
+        self.due = now + STEP
+        waiting = "waiting for the guest" if self._guest else "waiting"
+        # Rounded up, so that 0.0 stands for the end only.
+        tenths = -(-max(0, self._until - now) // _TENTH) if self._until is not None else (now - self._since) // _TENTH
+        return f"{waiting} ... {tenths // 10}.{tenths % 10} s"

@@ -9,7 +9,7 @@ from device.machine.events import Ended, Event
 from hmp.monitor import MAX_LINE, TOO_LONG
 from hmp.monitor.monitor import COLUMNS
 from hmp.pipe import catching_up
-from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
+from hmp.terminal.countdown import AFTER, STEP, Countdown
 from hmp.terminal.events import Announcer
 
 TYPE_CHECKING = False
@@ -47,33 +47,26 @@ if TYPE_CHECKING:
             """Look at the machine again."""
 
 
-class Countdown:
-    """The line that says how long a wait will still take, on a clock that a person can watch."""
+class _Ticker:
+    """Shows the countdown of a wait, on a clock that a person can watch."""
 
     def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, until: int | None) -> None:
-        self._machine = machine
+        self._countdown = Countdown(machine, until)
+        self._now = machine.clock.now
         self._screen = screen
         self._loop = loop
-        self._until = until
-        self._since = machine.clock.now()
         self._handle: asyncio.TimerHandle | None = None
         if not machine.clock.simulated:
             self._handle = loop.call_later(AFTER / SECOND, self._step)
 
     def _step(self) -> None:
         self._handle = self._loop.call_later(STEP / SECOND, self._step)
-        self._screen.transient(self.text())
-
-    def text(self) -> str:
-        """Return the line: what is waited for, and how much longer or, where nobody knows, how long already."""
-        machine, until = self._machine, self._until
-        return countdown_line(machine.clock.now(), self._since, until, guest=waits_for_guest(machine, until))
+        self._screen.transient(self._countdown.line(self._now()))
 
     def stop(self) -> None:
         """End it, without a trace."""
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
         self._screen.clear()
 
 
@@ -179,14 +172,14 @@ class Session:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
-        countdown = Countdown(self._machine, self._screen, loop, reply.until)
+        ticker = _Ticker(self._machine, self._screen, loop, reply.until)
         try:
             if self._prompt.interrupted():
                 self._release()
             return await self._driver.wait(reply, self._wait)
         finally:
             self._wait = None
-            countdown.stop()
+            ticker.stop()
 
     # Events.
 
