@@ -138,17 +138,17 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None) -> N
     if server is not None:
         await server.clients_came()
     front.machine.start(paused=front.config.paused)
-    driver.kick()
+    driver.reschedule()
     out = front.runner.out = PatientOutput()
     sources = front.sources()
     for source in sources:
         source.piece = AT_ONCE
     for awaited in front.runner.steps(sources):
-        driver.kick()
+        driver.reschedule()
         await out.drain()
         if isinstance(awaited, Reply):
             await driver.wait(awaited, asyncio.get_running_loop().create_future())
         else:
             await readable(awaited.descriptor)
-    driver.kick()
+    driver.reschedule()
     await out.drain()

@@ -19,9 +19,9 @@ _SLICE = 0.01
 class MachineDriver:
     """Runs what is due on `machine` from within `loop`. Everything here is called from the loop's own callbacks.
 
-    Whoever did something to the machine (ran a command, served a client) calls `kick` in the same callback, because a
-    nearer timer or another descriptor may have come of it. Whoever waits for a reply calls `suspend`, and `resume`
-    from within the reply's `on_done`: later, and the warp clock would have gone on without anybody waiting.
+    Whoever did something to the machine (ran a command, served a client) calls `reschedule` in the same callback,
+    because a nearer timer or another descriptor may have come of it. Whoever waits for a reply calls `suspend`, and
+    `resume` from within the reply's `on_done`: later, and the warp clock would have gone on without anybody waiting.
     """
 
     def __init__(self, machine: Machine, loop: AbstractEventLoop) -> None:
@@ -35,7 +35,7 @@ class MachineDriver:
     def start(self) -> None:
         """Drive from now on."""
         self._started = True
-        self.kick()
+        self.reschedule()
 
     def stop(self) -> None:
         """Leave the machine alone; call before it is closed."""
@@ -46,7 +46,7 @@ class MachineDriver:
     def suspend(self) -> None:
         """One more monitor waits for its reply."""
         self._waiting += 1
-        self.kick()
+        self.reschedule()
 
     def resume(self) -> None:
         """One monitor less waits."""
@@ -69,9 +69,9 @@ class MachineDriver:
             if reply.pending:
                 reply.cancel()
                 self.resume()
-                self.kick()
+                self.reschedule()
 
-    def kick(self) -> None:
+    def reschedule(self) -> None:
         """Look again when something is due, and which descriptors matter."""
         if not self._started:
             return
@@ -95,7 +95,7 @@ class MachineDriver:
 
     def _run_due(self) -> None:
         self._machine.step()
-        self.kick()
+        self.reschedule()
 
     def _warp(self) -> None:
         self._handle = None
@@ -104,10 +104,10 @@ class MachineDriver:
         while self._waiting and not machine.over:
             if not machine.step(jump=True):
                 self._watch()
-                return  # no timer left: only another monitor, and its kick, can bring one
+                return  # no timer left: only another monitor can bring one, and it reschedules
             if loop.time() >= end:
                 break
-        self.kick()
+        self.reschedule()
 
     # The guest's descriptors.
 

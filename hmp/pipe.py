@@ -212,7 +212,7 @@ class Front:
             if end is not None:
                 end.allow()
             monitor = self.monitor = Monitor(machine, DIALECTS[config.dialect])
-            monitor.sole = self.serving is None
+            monitor.alone = self.serving is None
             monitor.host_files = True  # who typed the command line can start programs anyway
             self.runner = Runner(machine, monitor, config)
             if self.tells:
@@ -239,11 +239,11 @@ class Front:
 
         # Not before: a listener would cost every answer of a modelled guest something.
         def real_guest_coming() -> Callable[[], object]:
-            self.monitor.on_real_guest = None
+            self.monitor.before_real_guest = None
             tell_of_ends(self.machine)
             return clean_end().allow
 
-        self.monitor.on_real_guest = real_guest_coming
+        self.monitor.before_real_guest = real_guest_coming
 
 
 class Piped(Front):

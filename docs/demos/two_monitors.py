@@ -82,7 +82,7 @@ class Typed:
         self._screen = Screen(half.print, width=lambda: COLUMNS)
         self._print = half.print
         self._monitor = Monitor(machine, DIALECTS["seed"])
-        self._monitor.sole = False
+        self._monitor.alone = False
         self._line = ""
         self._reply: Reply | None = None
         self._countdown: Countdown | None = None
@@ -132,7 +132,7 @@ class Socketed:
         history = History()
         self._editor = LineEditor(SOCKET_PROMPT, history, lambda line: (line, []))
         self._monitor = Monitor(machine, DIALECTS["seed"], history)
-        self._monitor.sole = False
+        self._monitor.alone = False
         self.busy = False
         self._write(SOCKET_BANNER + self._editor.show_prompt())
 

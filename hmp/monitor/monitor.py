@@ -141,11 +141,11 @@ class Monitor:
         self.history = History() if history is None else history
         self.columns = COLUMNS
         """What plots may take of a row; a front end on a narrower screen says so."""
-        self.sole = True
+        self.alone = True
         """Whether no other monitor can move a clock that stands still."""
         self.host_files = False
         """Whether what starts programs or names files of this host may run: off for clients of sockets."""
-        self.on_real_guest: Callable[[], Callable[[], object]] | None = None
+        self.before_real_guest: Callable[[], Callable[[], object]] | None = None
         """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
         self._parsed: dict[str, tuple[Callable[..., str | None], Arguments]] = {}
 

@@ -28,9 +28,9 @@ this bounds what an unfinished message holds to some 3 MiB."""
 MAX_DEPTH = 1024
 """Open brackets of both kinds; QEMU's own figure."""
 
-# What is given to the C decoder at once: far below the limits above, so that these cannot be overstepped there, and
-# small enough that a decoding error, which counts the lines before it, costs little.
 _PIECE = 64 << 10
+"""What is given to the C decoder at once: far below the limits above, so that these cannot be overstepped there, and
+small enough that a decoding error, which counts the lines before it, costs little."""
 
 
 class ParseFailure:
@@ -52,10 +52,10 @@ class ParseFailure:
         return hash(self.desc)
 
 
-# Where in a message the assembler stands. Up to MEMBER a value may come next.
 _TOP, _FIRST_ITEM, _ITEM, _FIRST_KEY, _KEY, _MEMBER, _AFTER_ITEM, _AFTER_KEY, _AFTER_MEMBER = range(9)
+"""Where in a message the assembler stands. Up to MEMBER a value may come next."""
+
 _CLOSE = -1
-# place: {kind of token: the next place}. What is not listed is a value or a fault, which the place then names.
 _STEPS: dict[int, dict[int, int]] = {
     _TOP: {},
     _FIRST_ITEM: {lexer.RSQUARE: _CLOSE},
@@ -67,6 +67,8 @@ _STEPS: dict[int, dict[int, int]] = {
     _AFTER_KEY: {lexer.COLON: _MEMBER},
     _AFTER_MEMBER: {lexer.COMMA: _KEY, lexer.RCURLY: _CLOSE},
 }
+"""place: {kind of token: the next place}. What is not listed is a value or a fault, which the place then names."""
+
 _FAULTS = {
     _AFTER_ITEM: "expected separator in list",
     _AFTER_KEY: "missing : in object pair",
@@ -271,8 +273,9 @@ class Decoder:
 
 
 _encode_plain = json.JSONEncoder(check_circular=False, allow_nan=False).encode
-# An escape in encoded text: a surrogate pair, another \u, or (so that an escaped backslash is passed over) any.
 _ESCAPED = re.compile(r"\\(?:u(d[89ab]..)\\u(d[c-f]..)|u(....)|.)")
+r"""An escape in encoded text: a surrogate pair, another \u, or (so that an escaped backslash is passed over) any."""
+
 _FLOAT = re.compile(r"[ \[]-?\d+[.e]").search
 
 

@@ -11,31 +11,33 @@ import json
 import re
 from collections.abc import Callable
 
-# States. START and RECOVERY hold no bytes of a token, all later ones do.
 START, RECOVERY = 0, 1
+"""States. START and RECOVERY hold no bytes of a token, all later ones do."""
+
 (DOUBLE, DOUBLE_ESCAPE, SINGLE, SINGLE_ESCAPE, WORD, MINUS, ZERO, DIGITS, POINT, FRACTION, EXPONENT, EXPONENT_SIGN) = (
     range(2, 14)
 )
 EXPONENT_DIGITS = 14
 
-# What a finished token is. ERROR is the state's "this byte cannot follow"; the byte belongs to the stray text.
 ERROR, LCURLY, RCURLY, LSQUARE, RSQUARE, COLON, COMMA, STRING, INTEGER, FLOAT, KEYWORD = range(32, 43)
+"""What a finished token is. ERROR is the state's "this byte cannot follow"; the byte belongs to the stray text."""
+
 FIRST_KIND = ERROR
 
-# Set beside a state or kind: the byte only ended what came before, it is looked at again in the new state.
 PUT_BACK = 0x80
+"""Set beside a state or kind: the byte only ended what came before, it is looked at again in the new state."""
 
 _BLANK = b" \t\r\n"
 _DIGIT = b"0123456789"
 _LOWER = b"abcdefghijklmnopqrstuvwxyz"
 _BRACKETS = {b"{": LCURLY, b"}": RCURLY, b"[": LSQUARE, b"]": RSQUARE, b":": COLON, b",": COMMA}
-# Inside a string everything may stand but control characters and the two bytes that no UTF-8 contains.
 _TEXT = bytes(range(0x20, 0xFE))
-# Garbage is skipped up to a control character (a tab is not one here), a bracket, a comma, a colon or 0xFE, 0xFF.
-# A quote does not end it: QEMU 7.2 eats the string that follows a stray character.
-_RESYNC = bytes(set(range(0x20)) - {0x09}) + b"{}[]:,\xfe\xff"
+"""Inside a string everything may stand but control characters and the two bytes that no UTF-8 contains."""
 
-# state: (what an unlisted byte leads to, {bytes: what these lead to}); a later entry overrides an earlier one.
+_RESYNC = bytes(set(range(0x20)) - {0x09}) + b"{}[]:,\xfe\xff"
+"""Garbage is skipped up to a control character (a tab is not one here), a bracket, a comma, a colon or 0xFE, 0xFF. A
+quote does not end it: QEMU 7.2 eats the string that follows a stray character."""
+
 _RULES: dict[int, tuple[int, dict[bytes, int]]] = {
     START: (
         ERROR,
@@ -56,6 +58,7 @@ _RULES: dict[int, tuple[int, dict[bytes, int]]] = {
     EXPONENT_SIGN: (ERROR, {_DIGIT: EXPONENT_DIGITS}),
     EXPONENT_DIGITS: (FLOAT | PUT_BACK, {_DIGIT: EXPONENT_DIGITS}),
 }
+"""state: (what an unlisted byte leads to, {bytes: what these lead to}); a later entry overrides an earlier one."""
 
 
 def _row(state: int) -> bytes:
@@ -133,15 +136,18 @@ _MAX_COMPLAINT = 1023
 
 _ESCAPES = dict(zip(b"\"'\\/bfnrt", "\"'\\/\b\f\n\r\t", strict=True))
 _HEX4 = re.compile(rb"[0-9A-Fa-f]{4}").match
-# UTF-8 of what QEMU refuses and Python does not: U+FDD0 to U+FDEF, and the last two code points of every plane.
 _NONCHARACTER = re.compile(
     rb"\xef(?:\xb7[\x90-\xaf]|\xbf[\xbe\xbf])|[\xf0-\xf4][\x8f\x9f\xaf\xbf]\xbf[\xbe\xbf]"
 ).search
-# One UTF-8 sequence as QEMU steps over it: a lead byte and as many of the continuation bytes that it promises as came.
+"""UTF-8 of what QEMU refuses and Python does not: U+FDD0 to U+FDEF, and the last two code points of every plane."""
+
 _SEQUENCE = (
     rb"[\x00-\x7f]+|[\xc0-\xdf][\x80-\xbf]?|[\xe0-\xef][\x80-\xbf]{0,2}|[\xf0-\xf7][\x80-\xbf]{0,3}"
     rb"|[\xf8-\xfb][\x80-\xbf]{0,4}|[\xfc\xfd][\x80-\xbf]{0,5}|[\x80-\xbf\xfe\xff]"
 )
+"""One UTF-8 sequence as QEMU steps over it: a lead byte and as many of the continuation bytes that it promises as
+came."""
+
 _json_string = json.JSONDecoder(strict=False).raw_decode
 
 

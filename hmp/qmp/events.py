@@ -22,7 +22,7 @@ class Listener(Protocol):
     send: Callable[[bytes], None]
 
 
-PLAIN_EVENTS = frozenset(EVENTS) - {"BALLOON", "BALLOON_CHANGE"}
+FORWARDED_EVENTS = frozenset(EVENTS) - {"BALLOON", "BALLOON_CHANGE"}
 """The machine's events that go out as they are."""
 
 CHANGE_INTERVAL = SECOND
@@ -105,7 +105,7 @@ class EventHub:
     def _machine_event(self, event: Event) -> None:
         if isinstance(event, ActualChanged):
             self._changed(event)
-        elif event.name in PLAIN_EVENTS and self._sessions:
+        elif event.name in FORWARDED_EVENTS and self._sessions:
             message = self.encode(event.name, event.data)
             if event.name == self._hold_from:
                 self._held.append(message)

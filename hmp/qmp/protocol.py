@@ -47,7 +47,7 @@ class QmpSession:
     ) -> None:
         """`host_files` is the Monitor's, for human-monitor-command."""
         self._monitor = Monitor(machine, dialect)
-        self._monitor.sole = False
+        self._monitor.alone = False
         self._monitor.host_files = host_files
         self.hub = hub
         self.dialect = dialect

@@ -44,8 +44,8 @@ END = 2 * SECOND
 MAX_LENGTH = 3600 * SECOND
 """Where a recording ends, if the script did not."""
 
-_GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
-PROMPT = f"{_GREEN}(qemu){_PLAIN} "
+_GREEN, _RESET = "\x1b[32m", "\x1b[0m"
+PROMPT = f"{_GREEN}(qemu){_RESET} "
 
 
 class Rhythm:

@@ -13,7 +13,7 @@ from hmp.monitor.dialects import Dialect
 from hmp.monitor.monitor import History, Monitor, Reply
 from hmp.qmp.protocol import QmpSession
 from hmp.sockets.connection import IDLE, OPEN, Connection, Host
-from hmp.sockets.readline import PROMPT, LineEditor, Output
+from hmp.sockets.readline import CODEC, PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
 
 BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()
@@ -25,16 +25,13 @@ not kept for ever, and whoever forgot a bracket is told."""
 SLICE = 1024
 """Bytes of QMP looked at at once, in 4 ms at most: garbage can yield an error message for every byte."""
 
-_CODEC = ("utf-8", "surrogateescape")
-"""How a client's bytes become text and come back unchanged."""
-
 
 def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
-    text = line.decode(*_CODEC)
+    text = line.decode(*CODEC)
     candidates = complete(machine, text)
     word = text[candidates[0].start :] if candidates else ""
     # What others named in a way that could drive a terminal is not offered; it can be typed.
-    return word.encode(*_CODEC), [each.text.encode() for each in candidates if each.text.isprintable()]
+    return word.encode(*CODEC), [each.text.encode() for each in candidates if each.text.isprintable()]
 
 
 class HmpConnection(Connection):
@@ -45,7 +42,7 @@ class HmpConnection(Connection):
         self._telnet = TelnetFilter() if telnet else None
         self._editor = LineEditor(PROMPT, history, lambda line: _complete(host.machine, line))
         self._monitor = Monitor(host.machine, dialect, history)
-        self._monitor.sole = False
+        self._monitor.alone = False
         self._monitor.host_files = host_files
         self._typed: Set[str] = frozenset()
         """Characters of the line that runs. They came from this client, and go back to it as they are."""
@@ -86,7 +83,7 @@ class HmpConnection(Connection):
             self._received = self._received[room:]
 
     def _run(self, line: bytes) -> None:
-        text = line.decode(*_CODEC)
+        text = line.decode(*CODEC)
         self._typed = frozenset() if text.isprintable() else frozenset(text)
         reply = self._monitor.execute(text)
         if reply.pending:
@@ -99,7 +96,7 @@ class HmpConnection(Connection):
             self.write(self._rendered(reply) + self._editor.show_prompt())
 
     def _rendered(self, reply: Reply) -> bytes:
-        return escape(reply.text, self._typed).replace("\n", "\r\n").encode(*_CODEC)
+        return escape(reply.text, self._typed).replace("\n", "\r\n").encode(*CODEC)
 
     def _resumed(self, reply: Reply) -> None:
         self._reply = None

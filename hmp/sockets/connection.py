@@ -240,11 +240,11 @@ class Connection(asyncio.BufferedProtocol):
         self._received = b""
         self._close()
         self.host.left()
-        self.host.driver.kick()
+        self.host.driver.reschedule()
 
     def _watch_stall(self) -> None:
         if self._stall is None:
-            self._stall = self._loop.call_later(STALL_LIMIT, self._check_stall, self._taken)
+            self._stall = self._loop.call_later(STALL_LIMIT, self._check_stall, self._delivered)
 
     def _unwatch_stall(self) -> None:
         if self._stall is not None:
@@ -252,14 +252,14 @@ class Connection(asyncio.BufferedProtocol):
             self._stall = None
 
     @property
-    def _taken(self) -> int:
+    def _delivered(self) -> int:
         """What the client took, in units that only grow as it does: the kernel tells late that there is room again."""
         unread = ioctl(self._descriptor, TIOCOUTQ, bytes(4))
         return self._written - self.transport.get_write_buffer_size() - int.from_bytes(unread, "little")
 
-    def _check_stall(self, taken: int) -> None:
+    def _check_stall(self, before: int) -> None:
         self._stall = None
-        if self._taken == taken and (self._received or self._eof):
+        if self._delivered == before and (self._received or self._eof):
             self.cut_off()
         else:
             self._watch_stall()
@@ -342,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
             self._rested = end + REST * min(end - start, TURN)  # it may have waited for a processor
         if self._over():
             self.host.ended_by = self
-        self.host.driver.kick()
+        self.host.driver.reschedule()
         if self.state == QUEUED:
             self.host.queue(self._turn)
         self._flow()

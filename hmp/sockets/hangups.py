@@ -24,7 +24,7 @@ class HangUps:
         """Make what watches. Not before there is something to watch: of a thousand machines few ever need it."""
         try:
             self._epoll = select.epoll()
-            self._loop.add_reader(self._epoll.fileno(), self._look)
+            self._loop.add_reader(self._epoll.fileno(), self._poll)
         except (AttributeError, OSError):  # another system than Linux, or a sandbox
             pass
         return self._epoll or select.poll()
@@ -36,25 +36,25 @@ class HangUps:
         if descriptor not in self._actions:
             self._poller.register(descriptor, 0)
         self._actions[descriptor] = action
-        self._look_later()
+        self._poll_later()
 
     def unwatch(self, descriptor: int) -> None:
         """Look no longer; call this before the descriptor is closed."""
         if self._actions.pop(descriptor, None) is not None and self._poller is not None:
             self._poller.unregister(descriptor)
 
-    def _look_later(self) -> None:
+    def _poll_later(self) -> None:
         if self._timer is None and self._actions and self._epoll is None:
-            self._timer = self._loop.call_later(INTERVAL, self._look)
+            self._timer = self._loop.call_later(INTERVAL, self._poll)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         self._timer = None
         for descriptor, _ in self._poller.poll(0) if self._poller is not None else ():
             action = self._actions.get(descriptor)
             if action is not None:  # else an action before it ended this one too
                 self.unwatch(descriptor)
                 action()
-        self._look_later()
+        self._poll_later()
 
     def close(self) -> None:
         """Look at nothing any more."""

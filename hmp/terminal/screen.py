@@ -15,7 +15,7 @@ DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 """Values of TERM that promise no control sequences at all; "" is an unset one."""
 
 _STYLES = {"error": "\x1b[31m", "event": "\x1b[36m", "dim": "\x1b[2m"}
-_PLAIN = "\x1b[0m"
+_RESET = "\x1b[0m"
 
 _AGE, _OLD = ",age=", "\x1b[33m"
 
@@ -28,7 +28,7 @@ def tint(text: str) -> str:
     for number, line in enumerate(lines):
         before, age, value = line.rpartition(_AGE)
         if before.startswith("balloon: ") and value.isdigit():
-            lines[number] = f"{before},{_OLD}{age[1:]}{value}{_PLAIN}"
+            lines[number] = f"{before},{_OLD}{age[1:]}{value}{_RESET}"
     return "\n".join(lines)
 
 
@@ -67,7 +67,7 @@ class Screen:
         text = escape(text)
         before = _STYLES.get(style, "") if self.color else ""
         if before:
-            text = "".join([f"{before}{line}{_PLAIN}\n" for line in text.removesuffix("\n").split("\n")])
+            text = "".join([f"{before}{line}{_RESET}\n" for line in text.removesuffix("\n").split("\n")])
         elif self.color:
             text = tint(text)
         self.write(text)
@@ -80,7 +80,7 @@ class Screen:
         """
         if self.ansi:
             text = text[: max(0, self.width() - 1)]
-            shown = f"{_STYLES['dim']}{text}{_PLAIN}" if self.color else text
+            shown = f"{_STYLES['dim']}{text}{_RESET}" if self.color else text
             self._write(f"\r{shown}\x1b[J\r")
             self._transient = True
 

@@ -161,7 +161,7 @@ class Session:
             reply = self._monitor.execute(line)
         finally:
             self._announcer.own = False
-        self._driver.kick()
+        self._driver.reschedule()
         if reply.pending and not await self._finished(reply):
             return
         self._screen.show(reply.text, "error" if reply.failed else "")

@@ -40,7 +40,7 @@ def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | 
             raise CommandError(GONE + machine.guest.ended)
         request = machine.request_stats(timeout)
         if request.state is PENDING:
-            if not machine.clock.warps and machine.clock.simulated and monitor.sole:
+            if not machine.clock.warps and machine.clock.simulated and monitor.alone:
                 machine.requests.cancel(request)
                 raise CommandError(STANDSTILL)
             reply.suspend(lambda: machine.requests.cancel(request))

@@ -154,7 +154,7 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         if known is not None and known.host and not monitor.host_files:  # before its keys: errors tell what files exist
             raise HostRefused
         new = make_guest(wanted)
-        after = monitor.on_real_guest() if new.real and monitor.on_real_guest is not None else None
+        after = monitor.before_real_guest() if new.real and monitor.before_real_guest is not None else None
         try:
             machine.replace_guest(new)
         finally:

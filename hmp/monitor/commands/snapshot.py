@@ -94,7 +94,7 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | 
         except CommandError as error:
             reply.finish(f"Error: {error.desc}\n", failed=True)
 
-    if monitor.sole or machine.clock.simulated or now() >= store.rests_until:
+    if monitor.alone or machine.clock.simulated or now() >= store.rests_until:
         return timed()
     wait()
     return None

@@ -107,7 +107,7 @@ class World(RuleBasedStateMachine):
         self.machine.start()
         self.monitors = [Monitor(self.machine, DIALECTS["seed"]) for _ in range(MONITORS)]
         for monitor in self.monitors:
-            monitor.sole = False
+            monitor.alone = False
         self.waiting: list[tuple[Reply, Asked] | None] = [None] * MONITORS
         self.raw: list[tuple[StatsRequest, Asked]] = []
         self.size = RAM  # the last `actual` that was seen

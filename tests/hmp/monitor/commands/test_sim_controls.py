@@ -261,7 +261,7 @@ class TestSleep:
     def test_on_the_manual_clock_time_passes_step_by_step_through_every_timer(self) -> None:
         machine = build("silent", warps=False)
         waits, other = monitor(machine), monitor(machine)
-        waits.sole = other.sole = False
+        waits.alone = other.alone = False
         reply = waits.execute("info balloon")
         slept = other.execute("sim sleep 4")
         assert slept.pending
