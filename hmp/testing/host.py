@@ -13,6 +13,7 @@ import stat
 import tempfile
 import threading
 import time
+from contextlib import ExitStack, closing
 
 from device.errors import MisuseError
 from hmp.sockets.service import report
@@ -30,13 +31,11 @@ LOCK = "lock"
 LONGEST_BASE = 60
 """Bytes of a directory for temporary files with which a socket's path still has room for the rest of its 107."""
 
-_REAL_TIME = (time.monotonic,)
-"""In a tuple, where libraries that freeze the time of tests do not find it: what serves the machines goes on."""
-
 
 class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
-        return _REAL_TIME[0]()
+        # Libraries that freeze the time of tests replace time.monotonic; what serves the machines has to go on.
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class Folder:
@@ -110,14 +109,21 @@ class Host:
         """One machine more; returns how the names of its sockets begin."""
         with self._lock:
             if self._loop is None:
-                self._folder, self._loop = Folder(), _Loop()
-                self._loop.set_exception_handler(report)
-                self._thread = threading.Thread(target=self._loop.run_forever, name="hmp.testing", daemon=True)
-                self._thread.start()
+                self._open()
             assert self._folder is not None  # noqa: S101 - made with the loop
             self._users += 1
             self._made += 1
             return f"{self._folder.path}/{self._made}"
+
+    def _open(self) -> None:
+        with ExitStack() as made:
+            folder = made.enter_context(closing(Folder()))
+            loop = made.enter_context(closing(_Loop()))
+            loop.set_exception_handler(report)
+            thread = threading.Thread(target=loop.run_forever, name="hmp.testing", daemon=True)
+            thread.start()
+            self._folder, self._loop, self._thread = folder, loop, thread
+            made.pop_all()
 
     def leave(self) -> None:
         """One machine less."""

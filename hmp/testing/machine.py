@@ -77,12 +77,13 @@ class FakeQemu:
     limit is left as it is.
     """
 
-    qmp: str | tuple[str, int]
-    monitor: str | tuple[str, int]
+    qmp: Any
+    monitor: Any
 
     def __init__(self, *, tcp: bool = False, start: float | datetime | None = None, **options: object) -> None:
         self._process = os.getpid()
         self._member: Member | None = None
+        self._served: asyncio.Future[None] | None = None
         self._entered = self._closed = False
         try:
             check_descriptors(1, 2)
@@ -117,7 +118,6 @@ class FakeQemu:
         self._monitor.host_files = True  # who writes the test can do all that anyway
         self._log = Log(machine.clock)
         self._waits: set[asyncio.Future[None]] = set()
-        self._served: asyncio.Future[None] | None = None
         _host.run(self._start(member))
 
     async def _start(self, member: Member) -> None:
@@ -219,19 +219,20 @@ class FakeQemu:
             return
         self._closed = True
         _open.pop(self, None)
+        member = self._member
         try:
-            if self._member is not None:
-                if getattr(self, "_served", None) is not None:
-                    _host.run(self._stop())
-                self._member.close()
+            if member is not None:
+                _host.run(self._stop(member))
         finally:
+            if member is not None:
+                member.close()
             if self._entered:
                 _host.leave()
 
-    async def _stop(self) -> None:
-        assert self._served is not None  # noqa: S101 - asked before
-        self._machine.quit()
-        await self._served
+    async def _stop(self, member: Member) -> None:
+        member.machine.quit()
+        if self._served is not None:
+            await self._served
 
     def __enter__(self) -> FakeQemu:
         return self

@@ -38,7 +38,7 @@ def fake_qemu(request: pytest.FixtureRequest) -> Iterator[Callable[..., FakeQemu
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show with a failed test what its machines were told and said."""
     report = yield
-    if report.when == "call" and report.failed:
+    if report.failed:
         machines: list[FakeQemu] = item.stash.get(_MACHINES, [])
         for number, machine in enumerate(machines):
             report.sections.append((f"fake_qemu {number}", machine.transcript()))

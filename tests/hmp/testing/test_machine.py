@@ -20,7 +20,7 @@ import pytest
 
 from device.errors import MisuseError
 from hmp.testing import FakeQemu, SimError
-from hmp.testing.host import PREFIX, Folder, sweep
+from hmp.testing.host import PREFIX, Folder, Host, sweep
 from hmp.testing.machine import close_all
 from tests.support.programs import Talker
 from tests.support.timing import PATIENCE, until
@@ -123,6 +123,30 @@ class TestTheMachine:
         finally:
             close_all(machines)
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_an_interrupt_while_it_starts_leaves_nothing(self, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = Host.run
+
+        def interrupted(host: Host, work: Any, timeout: float | None = None) -> Any:
+            monkeypatch.setattr(Host, "run", run)
+            if begun:
+                run(host, work)
+            else:
+                work.close()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Host, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            FakeQemu()
+
+    def test_where_no_thread_can_be_had_nothing_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def none_left(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+            FakeQemu()
 
 
 class TestPullingStrings:
