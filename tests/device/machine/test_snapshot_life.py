@@ -15,11 +15,11 @@ from device.guest.table import make_guest
 from device.machine.guest import Guest
 from device.machine.machine import Machine
 from device.machine.snapshot import load, save, summarize
-from device.state import SnapshotError
+from device.state import FAR, SnapshotError
 from device.virtio.spec import MIB, TIB
 from tests.support.descriptors import open_descriptors
 from tests.support.rig import HandGuest, Modelled, Rig
-from tests.support.snapshots import restore, saved, settled, state_in, with_state
+from tests.support.snapshots import replaced, restore, saved, settled, state_in, with_state
 
 
 class TestAges:
@@ -89,6 +89,22 @@ class TestAges:
             restore(m.machine, saved(real))
             assert m.age == 3
         real.close()
+
+    @pytest.mark.parametrize("member", ["age", "stats/reset_age", "stats/sample/age"])
+    def test_an_age_at_its_end_grows_no_more(self, member: str) -> None:
+        """Else a snapshot of the machine that loaded it could not be loaded."""
+        with Modelled() as m:
+            m.info()
+            data = saved(m.machine)
+            path = ("device", *member.split("/"))
+            m.advance(1)
+            restore(m.machine, with_state(data, replaced(state_in(data), path, FAR)))
+            again = saved(m.machine)
+            restore(m.machine, again)
+            part: Any = state_in(again)
+            for name in path:
+                part = part[name]
+            assert part == FAR
 
     def test_the_age_without_statistics_counts_too(self) -> None:
         with Modelled("silent") as m:
