@@ -138,6 +138,15 @@ def rings(data: bytes) -> None:
             queue.take()
         elif op < 240:
             device.reset_queue((value & 7) - 1)
+        elif op < 244:  # as a transport does that takes rings back for a while
+            index = value % len(device.queues)
+            ring, stats = device.queues[index], device.stats
+            if ring.enabled:
+                sample = stats.sample if index == stats.index and stats.held is not None else None
+                last = device.park_queue(index)
+                device.setup_queue(index, ring.size, ring.desc, ring.avail, ring.used, last_avail=last)
+                stats.again = sample
+                device.notify(index)
         else:
             device.write_config(CONFIG_ACTUAL if op < 248 else CONFIG_POISON_VAL, data[at : at + 4])
 
@@ -160,6 +169,7 @@ def rings(data: bytes) -> None:
     if rig.queues["stats"].take() is not None:
         rig.report([(4, 1)])
     assert rig.ask().state == "answered", device.last_refusal
+    assert device.stats.told is device.stats.sample is not None
 
 
 def rings_seeds() -> Iterator[bytes]:
