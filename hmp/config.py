@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from device.machine.guest import Guest
     from hmp.addresses import Address
+    from hmp.attach.address import Place
 
 DEFAULT_RAM = 1 << 30
 DEFAULT_GUEST = "linux"
@@ -49,6 +50,10 @@ class Config:
         self.echo = False
         self.fail_stale = False
         self.snapshot_dir: str | None = None
+        self.attach: Place | None = None
+        self.allow_disruptive = False
+        self.typed = False
+        """Whether a person types: choose() says so."""
         self.addresses: list[Address] = []
         self.allow_remote = False
         self.headless = False

@@ -16,6 +16,8 @@ from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
 from device.units import format_size, parse_seconds, parse_size
 from device.virtio.memory import check_ram_size
 from hmp.addresses import Address
+from hmp.attach.address import KNOWN, Place
+from hmp.attach.address import check_options as check_attach
 from hmp.command_line import choice, program, read_arguments, switch, value
 from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, NUMBER, Config
 from hmp.monitor import CommandError, UsageError, escape
@@ -161,6 +163,8 @@ OPTIONS: list[click.Parameter] = [
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script: 80x24."),
     switch(["--overwrite"], "Let --record replace a file that exists."),
     value(["--snapshot-dir"], "DIR", _directory, "Where savevm keeps its snapshots.", files="dir"),
+    value(["--attach"], "ADDR", Place, f"Be the monitor of a running QEMU instead: {KNOWN}."),
+    switch(["--allow-disruptive"], "With --attach: let scripts run commands that may stop the VM."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),
 ]  # fmt: skip
@@ -215,6 +219,7 @@ def _config(values: dict[str, Any]) -> Config:
     if config.headless and config.interactive:
         raise UsageError("--headless: not together with -i")
     check_options(config)
+    check_attach(config, values)
     if config.count is not None:
         _check_count(config, config.count, scripted=bool(values["script"] or values["command"]))
     scripts, commands = values["script"], values["command"]

@@ -63,7 +63,7 @@ def wait(machine: Machine, reply: Reply) -> None:
                 return  # no timer left
         else:
             descriptors, due = machine.wait_for()
-            _poll_once([-1, *descriptors], due, machine)
+            poll_once([-1, *descriptors], due, machine)
 
 
 def wait_for_input(machine: Machine, descriptor: int) -> None:
@@ -72,11 +72,11 @@ def wait_for_input(machine: Machine, descriptor: int) -> None:
         watched, due = machine.wait_for()
         if due is None and not watched:
             return  # nothing to do but block in read()
-        if _poll_once([descriptor, *watched], due, machine):
+        if poll_once([descriptor, *watched], due, machine):
             return
 
 
-def _poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool:
+def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool:
     """Wait for one of `descriptors` or host time `due`, then do what is due; returns whether the first was ready.
 
     All but the first belong to the guest. The first may be -1 for none.
@@ -199,6 +199,8 @@ class Front:
     def run(self) -> int:
         """Return the exit status. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
         config, end = self.config, None
+        if config.attach is not None:
+            return self._run_attached()
         try:
             guest = make_guest(config.guest)
             if self.serving is not None or guest.real:
@@ -221,6 +223,27 @@ class Front:
             return self.runner.status if status is None else status
         finally:
             machine.close()
+            if self.serving is not None:
+                self.serving.close()
+
+    def _run_attached(self) -> int:
+        """The same with a machine that runs elsewhere. Raises ConnectError too."""
+        from hmp.attach.front import attach
+
+        end = clean_end()
+        attached, self.machine, self.monitor = attach(self.config)
+        try:
+            if self.serving is not None:
+                self.serving.listen()
+            end.allow()
+            self.runner = Runner(self.machine, self.monitor, self.config)
+            status = self._use()
+            if attached.failure:
+                complain(escape(attached.failure))
+                return FAILED
+            return self.runner.status if status is None else status
+        finally:
+            attached.close()
             if self.serving is not None:
                 self.serving.close()
 

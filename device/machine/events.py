@@ -7,6 +7,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from device.balloon.stats import Sample
 
 
@@ -213,3 +215,14 @@ class History:
     def recent(self) -> list[tuple[int, int, Sample | None]]:
         """Return at most KEEP entries, oldest first."""
         return self.entries[-KEEP:]
+
+
+class Relayed(Event):
+    """What a machine outside said, in its own words: `raw` is QMP's object, `told` a line for people or nothing."""
+
+    __slots__ = members = ("raw", "told")
+    name = "RELAYED"
+
+    def __init__(self, raw: Mapping[str, object], told: str = "") -> None:
+        self.raw = raw
+        self.told = told

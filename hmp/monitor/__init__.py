@@ -74,3 +74,7 @@ def _spell(line: str, kept: Set[str]) -> str:
         else:
             found.append(f"\\U{code:08x}")
     return "".join(found)
+
+
+class ConnectError(Exception):
+    """There is nothing to attach to; the message says why. Exit status 4."""

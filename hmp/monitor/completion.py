@@ -42,6 +42,9 @@ def complete(machine: Machine, line: str, *, snapshots: Tags | None = None) -> l
 
     `snapshots` returns the tags that can be loaded; without it the machine is asked, if it keeps any.
     """
+    offers = getattr(machine, "offers", None)  # of a running VM: QEMU's own commands
+    if offers is not None:
+        return offers(line)  # type: ignore[no-any-return]
     table: dict[str, Command] = TABLE
     at = 0
     while True:

@@ -45,6 +45,9 @@ class Reply:
     refused: HostRefused | None = None
     error: MisuseError | None = None
     until: int | None = None
+    question: str | None = None
+    """What a person has to say yes to before `go_on` runs the line after all: on a running VM."""
+    go_on: Callable[[], None] | None = None
     on_done: Callable[[Reply], None] | None = None
     _cancel: Callable[[], None] | None = None
 

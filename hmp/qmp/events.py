@@ -7,7 +7,7 @@ from typing import Protocol
 
 from device.balloon.spec import SEED_STATS, STATS_TABLE
 from device.clock import SECOND, Timer
-from device.machine.events import ActualChanged, Event
+from device.machine.events import ActualChanged, Event, Relayed
 from device.machine.machine import Machine
 from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED, StatsRequest
 from hmp.monitor.dialects import Dialect
@@ -103,7 +103,11 @@ class EventHub:
             session.send(message)
 
     def _machine_event(self, event: Event) -> None:
-        if isinstance(event, ActualChanged):
+        if isinstance(event, Relayed):  # of a running QEMU, in its own words
+            self._broadcast(codec.encode(event.raw))
+        elif getattr(self._machine, "relays", False):
+            pass
+        elif isinstance(event, ActualChanged):
             self._changed(event)
         elif event.name in FORWARDED_EVENTS and self._sessions:
             message = self.encode(event.name, event.data)

@@ -41,7 +41,7 @@ class HmpConnection(Connection):
         super().__init__(host)
         self._telnet = TelnetFilter() if telnet else None
         self._editor = LineEditor(PROMPT, history, lambda line: _complete(host.machine, line))
-        self._monitor = Monitor(host.machine, dialect, history)
+        self._monitor = getattr(host.machine, "make_monitor", Monitor)(host.machine, dialect, history)
         self._monitor.alone = False
         self._monitor.host_files = host_files
         self._typed: Set[str] = frozenset()
@@ -118,7 +118,9 @@ class QmpConnection(Connection):
 
     def __init__(self, host: Host, dialect: Dialect, *, host_files: bool) -> None:
         super().__init__(host)
-        self._session = QmpSession(host.machine, dialect, host.hub, self.write, host_files=host_files)
+        self._session = getattr(host.machine, "make_session", QmpSession)(
+            host.machine, dialect, host.hub, self.write, host_files=host_files
+        )
         self._session.on_resume = self._resumed
         self._waiting = False
         self._unfinished: TimerHandle | None = None

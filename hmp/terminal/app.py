@@ -83,7 +83,14 @@ class Typed(Front):
         driver = MachineDriver(machine, loop)
         prompt = self._make_prompt(loop)
         session = self._session = Session(
-            machine, self.monitor, driver, self._screen, prompt, on_reply=self.runner.note, flush=tty.flush
+            machine,
+            self.monitor,
+            driver,
+            self._screen,
+            prompt,
+            on_reply=self.runner.note,
+            flush=tty.flush,
+            keys=tty.fd,
         )
         loop.add_signal_handler(SIGTSTP, self._suspend)
         for signal in (SIGINT, SIGHUP, SIGTERM, SIGQUIT):  # SIGINT only while there is no prompt yet

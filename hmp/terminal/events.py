@@ -12,6 +12,7 @@ from device.machine.events import (
     Event,
     GuestGone,
     Panicked,
+    Relayed,
     Resumed,
     RuleBroken,
     SnapshotDone,
@@ -50,6 +51,7 @@ ALWAYS: dict[type[Event], Callable[[Any], str]] = {
     TargetReached: lambda event: f"balloon target reached: {event.actual // MIB} MiB",
     ClientRefused: lambda event: f"hung up on a client: {event.why}",
     Panicked: lambda event: "guest panic: nothing answers until system_reset",
+    Relayed: lambda event: event.told,
     GuestGone: lambda event: f"the guest is gone: {event.why}",
     DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
     SnapshotDone: lambda event: f"snapshot {event.tag} is done",
@@ -90,5 +92,6 @@ class Announcer:
         words = ALWAYS.get(kind)
         if words is None and not self.own:
             words = FROM_ELSEWHERE.get(kind)
-        if words is not None:
-            self._say(words(event))
+        line = "" if words is None else words(event)
+        if line:
+            self._say(line)

@@ -73,7 +73,8 @@ class _Ticker:
 class Session:
     """A person at a monitor. `run` asks and executes until the machine is over or the input ends.
 
-    `on_reply` is told every reply that was shown. `flush` forgets the keys that nobody has read yet.
+    `on_reply` is told every reply that was shown. `flush` forgets the keys that nobody has read yet, `keys` is the
+    descriptor that they come from.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Session:
         *,
         on_reply: Callable[[Reply], None] | None = None,
         flush: Callable[[], None] = lambda: None,
+        keys: int | None = None,
     ) -> None:
         self._catch_up = catching_up(machine)
         self._machine = machine
@@ -95,6 +97,7 @@ class Session:
         self._prompt = prompt
         self._on_reply = on_reply
         self._flush = flush
+        self._keys = keys
         self._announcer = Announcer(self._announce)
         self._wait: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -161,12 +164,27 @@ class Session:
             reply = self._monitor.execute(line)
         finally:
             self._announcer.own = False
+        if reply.question is not None and reply.go_on is not None and await self._agreed(reply.question):
+            reply.go_on()
         self._driver.reschedule()
         if reply.pending and not await self._finished(reply):
             return
         self._screen.show(reply.text, "error" if reply.failed else "")
         if self._on_reply is not None:
             self._on_reply(reply)
+
+    async def _agreed(self, question: str) -> bool:
+        """Ask for one key; what was typed ahead or pasted is no answer."""
+        from hmp.terminal.question import agreed
+
+        self._flush()
+        self._prompt.drop()
+        loop = asyncio.get_running_loop()
+        self._wait = loop.create_future()
+        try:
+            return self._keys is not None and await agreed(self._screen, self._keys, self._wait, question, self._flush)
+        finally:
+            self._wait = None
 
     async def _finished(self, reply: Reply) -> bool:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
