@@ -22,7 +22,7 @@ ONLY_IN: dict[str, list[str]] = {
     "select": ["hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
     "socket": ["hmp.attach.link", "hmp.sockets.listeners", "hmp.sockets.server", "device.guest.vhost_user.*"],
-    "subprocess": ["device.guest.uml.*"],
+    "subprocess": ["device.guest.uml.*", "hmp.attach.virsh"],
     "threading": ["hmp.testing.host"],
     "multiprocessing": [],
     "concurrent": [],

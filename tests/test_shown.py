@@ -123,7 +123,7 @@ def serves_beside_a_prompt(command: str, folder: Path) -> None:
     assert not os.path.exists(folder / "hmp.sock")
 
 
-LIVE = "tests/conformance/test_attach_live.py"
+LIVE, VIRSH = "tests/conformance/test_attach_live.py", "tests/hmp/attach/test_virsh.py"
 ATTACHED = "tests/hmp/attach/test_programs.py"
 CRON = (
     "*/5 * * * * out=$(hmp --attach unix:/run/vm1/qmp.sock --fail-stale -c 'info balloon' 2>&1) || echo \"vm1: $out\""
@@ -140,7 +140,7 @@ RUN: dict[str, Callable[[str, Path], None]] = {
     "hmp --guest slow --qmp unix:qmp.sock --monitor unix:hmp.sock": serves_beside_a_prompt,
     "hmp --record demo.cast": records,
     "hmp --attach unix:/run/vm1/qmp.sock": its_test_is(f"{ATTACHED}::test_a_session"),
-    "hmp --attach libvirt:vm1": its_test_is(f"{ATTACHED}::test_a_session"),
+    "hmp --attach libvirt:vm1": its_test_is(f"{VIRSH}::test_a_fresh_answer_taints_nothing_and_puts_the_period_back"),
     "hmp --attach unix:/var/run/qemu-server/100.qmp": its_test_is(f"{ATTACHED}::test_proxmox_sockets_are_not_held"),
     "hmp --attach unix:vm1.sock --fail-stale -c 'info balloon'": its_test_is(
         f"{LIVE}::test_a_check_of_a_healthy_guest"

@@ -33,7 +33,13 @@ def attach(config: Config) -> tuple[Attached, Any, AttachedMonitor]:
     assert place is not None  # noqa: S101
     clock = Clock("real", time.monotonic_ns, time.time_ns)
     wanted = config.typed or bool(config.addresses)
-    link: Link = SocketLink(clock, place)
+    link: Link
+    if place.scheme == "libvirt":
+        from hmp.attach.virsh import VirshLink
+
+        link = VirshLink(clock, place, events=wanted)
+    else:
+        link = SocketLink(clock, place)
     machine = Attached(
         link,
         clock,
