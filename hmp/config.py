@@ -52,6 +52,7 @@ class Config:
         self.snapshot_dir: str | None = None
         self.attach: Place | None = None
         self.allow_disruptive = False
+        self.save_replies: str | None = None
         self.typed = False
         """Whether a person types: choose() says so."""
         self.addresses: list[Address] = []

@@ -164,6 +164,8 @@ OPTIONS: list[click.Parameter] = [
     switch(["--overwrite"], "Let --record replace a file that exists."),
     value(["--snapshot-dir"], "DIR", _directory, "Where savevm keeps its snapshots.", files="dir"),
     value(["--attach"], "ADDR", Place, f"Be the monitor of a running QEMU instead: {KNOWN}."),
+    click.Option(["--save-replies"], type=click.Path(), metavar="FILE",
+                 help="With --attach: write what this VM answers, for --replies."),
     switch(["--allow-disruptive"], "With --attach: let scripts run commands that may stop the VM."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),

@@ -236,6 +236,10 @@ class Front:
             if self.serving is not None:
                 self.serving.listen()
             end.allow()
+            if self.config.save_replies is not None:
+                from hmp.attach.replies import save
+
+                save(attached, self.config.save_replies)
             self.runner = Runner(self.machine, self.monitor, self.config)
             status = self._use()
             if attached.failure:

@@ -76,6 +76,8 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "clock": ("--clock", "real", "a VM runs in real time"),
     "paused": ("-S", False, "the VM was started already"),
     "snapshot_dir": ("--snapshot-dir", None, "QEMU keeps its snapshots in its disks"),
+    "count": ("--count", None, "there is one VM"),
+    "replies": ("--replies", None, "the VM answers itself"),
     "seed": ("--seed", 0, "nothing about a VM is made up"),
 }
 """Options that mean something else than a VM that runs: how each is spelled, what it is unless given, and why not."""
@@ -84,9 +86,10 @@ REFUSED: dict[str, tuple[str, object, str]] = {
 def check_options(config: Config, values: Mapping[str, object]) -> None:
     """Refuse options that do not fit together. Raises UsageError."""
     if config.attach is None:
-        if config.allow_disruptive:
-            raise UsageError("--allow-disruptive: only together with --attach")
+        for option, given in (("--allow-disruptive", config.allow_disruptive), ("--save-replies", config.save_replies)):
+            if given:
+                raise UsageError(f"{option}: only together with --attach")
         return
     for name, (option, default, why) in REFUSED.items():
-        if values[name] != default:
+        if values.get(name, default) != default:
             raise UsageError(f"{option}: not together with --attach: {why}")

@@ -52,9 +52,11 @@ def attach(config: Config) -> tuple[Attached, Any, AttachedMonitor]:
         machine.ask(machine.look_around(whole=config.typed), ATTACH_LIMIT)
         if config.typed:
             words.learn(*machine.ask(machine.help(), ATTACH_LIMIT))
-    except (QmpError, LinkError) as error:
+    except BaseException as error:  # Ctrl-C too: virsh is not to go on without us
         link.close()
-        raise ConnectError(str(error)) from None
+        if isinstance(error, (QmpError, LinkError)):
+            raise ConnectError(str(error)) from None
+        raise
     machine.offers = words.complete
 
     def make(_: Any, dialect: Dialect, history: History | None = None) -> AttachedMonitor:

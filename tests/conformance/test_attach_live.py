@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -158,6 +159,16 @@ def test_a_socket_that_is_held_by_somebody(vm: Qemu) -> None:
         assert time.monotonic() - begun >= 2
     assert (ended.status, ended.out) == (4, "")
     assert ended.err == f"hmp: unix:{vm.folder}/a: busy: another client holds this monitor\n"
+
+
+def test_what_the_vm_answers_is_saved(vm: Qemu, tmp_path: Path) -> None:
+    ended = attached(vm, "--save-replies", f"{tmp_path}/r.json", "-c", "info status")
+    assert ended == Ended(0, "VM status: running\n", "")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {"query-block", "query-machines", "query-cpus-fast"} <= found["qmp"].keys()
+    assert "query-balloon" not in found["qmp"]
+    assert found["qmp"]["query-cpus-fast"] == [{"return": vm.aside.ask("query-cpus-fast")}]
+    assert found["hmp"]["info block"] == vm.line("info block").replace("\r\n", "\n")
 
 
 def test_a_panicked_guest_is_stale(vm: Qemu) -> None:

@@ -129,7 +129,7 @@ def test_a_wrong_value_is_refused_with_option_and_value_in_one_line(option: str,
 
 
 def test_every_option_that_reads_its_value_is_tested() -> None:
-    free = {"--name", "--command", "--record", "--list-guests"}
+    free = {"--name", "--command", "--record", "--save-replies", "--list-guests"}
     flags = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option) and each.is_flag}
     named = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option)}
     assert named - free - flags == set(BAD)
@@ -221,6 +221,7 @@ CONFLICTS = [
     (["--count", "2", "--qmp", "unix:q"], "--qmp", "%d"),
     (["--count", "2", "--monitor", "telnet:localhost:1"], "--monitor", "%d"),
     (["--allow-disruptive"], "--allow-disruptive", "--attach"),
+    (["--save-replies", "x.json"], "--save-replies", "--attach"),
     (["--attach", "unix:q", "-m", "512"], "-m", "--attach"),
     (["--attach", "unix:q", "--guest", "slow"], "--guest", "--attach"),
     (["--attach", "unix:q", "--device", "virtio-balloon-pci,id=x"], "--device", "--attach"),
