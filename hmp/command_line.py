@@ -37,7 +37,10 @@ def value(
             return [CompletionItem(begun, type=files)]
         return [CompletionItem(word, help=help) for word, help in (offers or {}).items() if word.startswith(begun)]
 
-    def convert(context: click.Context, param: click.Parameter, given: str | None) -> Any:
+    def convert(context: click.Context, param: click.Parameter, given: Any) -> Any:
+        return tuple([one(param, each) for each in given]) if multiple else one(param, given)
+
+    def one(param: click.Parameter, given: str | None) -> Any:
         try:
             return None if given is None else read(given)
         except MisuseError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hmp.addresses import Address
+from hmp.config import DEFAULT_DEVICE
 from hmp.monitor import UsageError, escape
 from hmp.monitor.grammar import SWITCH
 
@@ -71,7 +72,7 @@ class Place:
 REFUSED: dict[str, tuple[str, object, str]] = {
     "memory": ("-m", None, "the VM has its memory already"),
     "guest": ("--guest", "linux", "the guest is the VM's own"),
-    "device": ("--device", ("balloon0", {}), "the device is the VM's own"),
+    "device": ("--device", ((DEFAULT_DEVICE, "balloon0", {}),), "the device is the VM's own"),
     "no_balloon": ("--no-balloon", False, "the device is the VM's own"),
     "clock": ("--clock", "real", "a VM runs in real time"),
     "paused": ("-S", False, "the VM was started already"),

@@ -101,7 +101,7 @@ class Member:
                     each.cancel()
             if not machine.over:
                 machine.start(paused=self.config.paused)
-                self.driver.kick()
+                self.driver.reschedule()
                 await over.wait()
         finally:
             machine.quit(reason="host-ui")

@@ -114,7 +114,7 @@ class FakeQemu:
         if isinstance(machine.clock, SimulatedClock):
             machine.clock.epoch = time.time_ns() if start is None else round(start * SECOND)
         self._monitor = Monitor(machine, DIALECTS[member.config.dialect])
-        self._monitor.sole = False
+        self._monitor.alone = False
         self._monitor.host_files = True  # who writes the test can do all that anyway
         self._log = Log(machine.clock)
         self._waits: set[asyncio.Future[None]] = set()
@@ -156,7 +156,7 @@ class FakeQemu:
         if self._machine.over:
             raise SimError("the machine has ended")
         reply = self._monitor.execute(line)
-        driver.kick()
+        driver.reschedule()
         if reply.pending:
             released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waits.add(released)

@@ -97,12 +97,22 @@ class TestMessages:
         assert real.device.actual_pages == real.device.num_pages == 0
         assert real.device.refused == {}
 
-    def test_a_poison_value_reaches_the_device_and_nothing_else_does(self, real: Real, front: FrontEnd) -> None:
-        """Then reported pages keep what they hold; the field is the driver's to write."""
-        front.send(wire.NUMBERS["SET_CONFIG"], wire.CONFIG.pack(8, 4, 0) + b"\1\0\0\0")
-        assert (real.device.poison_seen, real.device.refused) == (False, {})
+    @pytest.mark.parametrize(
+        ("offset", "data"), [(CONFIG_POISON_VAL, b"\7\0\0\0"), (0, struct.pack("<IIII", 1, 0, 2, 7))]
+    )
+    def test_a_poison_value_that_comes_before_the_rings_is_kept_for_them(
+        self, real: Real, front: FrontEnd, offset: int, data: bytes
+    ) -> None:
+        """Linux writes it before it sets the rings up, and QEMU writes the whole space back."""
+        front.send(wire.NUMBERS["SET_CONFIG"], wire.CONFIG.pack(offset, len(data), 0) + data)
+        assert (real.device.poison_val, real.device.refused) == (0, {})
+        front.up(FEATURES | bit(F_PAGE_POISON))
+        assert (real.device.poison_val, real.device.refused) == (7, {})
         front.send(wire.NUMBERS["SET_CONFIG"], wire.CONFIG.pack(CONFIG_POISON_VAL, 4, 0) + b"\1\0\0\0")
-        assert real.device.poison_seen
+        assert real.device.poison_val == 1
+        front.channel.close()
+        front.up(FEATURES | bit(F_PAGE_POISON))
+        assert real.device.poison_val == 0, "another driver, which has said nothing"
 
     def test_bytes_behind_the_memory_table_are_ignored(self, real: Real, front: FrontEnd) -> None:
         front.send(wire.NUMBERS["SET_MEM_TABLE"], front.table() + bytes(200), [front.memfd])

@@ -128,7 +128,7 @@ def test_nothing_but_an_answer_makes_statistics_younger(
         for number, (what, order, count) in enumerate(steps):
             rings = order[:count]
             if what == "table":
-                front.send(wire.SET_MEM_TABLE, front.table(), [front.memfd])
+                front.send(wire.NUMBERS["SET_MEM_TABLE"], front.table(), [front.memfd])
             elif what == "answer":
                 request = real.machine.request_stats(10**10)
                 assert front.queues[STATS].take() is not None
@@ -139,15 +139,15 @@ def test_nothing_but_an_answer_makes_statistics_younger(
             else:
                 for index in rings:
                     if what == "stop":
-                        front.ask(wire.GET_VRING_BASE, PAIR.pack(index, 0))
+                        front.ask(wire.NUMBERS["GET_VRING_BASE"], PAIR.pack(index, 0))
                     else:
-                        front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 0))
+                        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 0))
                     assert stats.sample in (last, None)
                 for index in reversed(rings):
                     if what == "stop":
-                        front.send(wire.SET_VRING_KICK, U64.pack(index), [front.kicks[index]])
+                        front.send(wire.NUMBERS["SET_VRING_KICK"], U64.pack(index), [front.kicks[index]])
                     else:
-                        front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 1))
+                        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 1))
                     assert stats.sample in (last, None)
             assert real.device.live
             assert stats.sample is last

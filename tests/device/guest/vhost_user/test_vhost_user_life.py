@@ -179,21 +179,21 @@ class TestLife:
 
 def restart(front: FrontEnd, *indices: int, base: int | None = None) -> None:
     """Take rings out of service, all before the first comes back, as a front end does whose machine is stopped."""
-    bases = [front.ask(wire.GET_VRING_BASE, PAIR.pack(index, 0)) for index in indices]
+    bases = [front.ask(wire.NUMBERS["GET_VRING_BASE"], PAIR.pack(index, 0)) for index in indices]
     for index, told in zip(indices, bases, strict=True):
-        front.send(wire.SET_VRING_BASE, told if base is None else PAIR.pack(index, base))
-        front.send(wire.SET_VRING_KICK, struct.pack("<Q", index), [front.kicks[index]])
+        front.send(wire.NUMBERS["SET_VRING_BASE"], told if base is None else PAIR.pack(index, base))
+        front.send(wire.NUMBERS["SET_VRING_KICK"], struct.pack("<Q", index), [front.kicks[index]])
 
 
 def switch(front: FrontEnd, *indices: int) -> None:
     """Disable rings, then enable them."""
     for enabled in (0, 1):
         for index in indices:
-            front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, enabled))
+            front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, enabled))
 
 
 PARKED: dict[str, Callable[[FrontEnd], None]] = {
-    "a memory table": lambda front: front.send(wire.SET_MEM_TABLE, front.table(), [front.memfd]),
+    "a memory table": lambda front: front.send(wire.NUMBERS["SET_MEM_TABLE"], front.table(), [front.memfd]),
     "a stopped ring": lambda front: restart(front, 2),
     "a disabled ring": lambda front: switch(front, 2),
     "all rings stopped": lambda front: restart(front, 0, 1, 2),
@@ -236,9 +236,9 @@ class TestASampleThatIsSeenAgain:
     def test_answers_nobody_who_waits(self, real: Real, front: FrontEnd) -> None:
         front.up(prime=[(FREE, 7)])
         switch(front, 2)
-        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 0))
+        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(2, 0))
         request = real.machine.request_stats(10**10)
-        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 1))
+        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(2, 1))
         assert request.state == "pending"
         assert front.queues[STATS].take() is not None, "the guest is asked"
         front.fill([(FREE, 8)])
@@ -248,9 +248,9 @@ class TestASampleThatIsSeenAgain:
     def test_is_one_if_it_says_something_else(self, real: Real, front: FrontEnd) -> None:
         front.up(prime=[(FREE, 7)])
         before = real.device.stats.sample
-        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 0))
+        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(2, 0))
         front.region.buffer[MIB + 2 : MIB + 3] = b"\x09"
-        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 1))
+        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(2, 1))
         assert before is not None
         assert real.sample == {FREE: 9}
         assert real.device.stats.sample is not before
@@ -270,17 +270,17 @@ class TestASampleThatIsSeenAgain:
         elif how == "another device":
             real.machine.device_del("balloon0")
             for index in range(3):
-                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 0))
+                front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 0))
             for index in range(3):
-                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 1))
+                front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 1))
             real.machine.device_add("other")
         else:
-            front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 0))
+            front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(2, 0))
             if how == "other features":
                 for features in (FEATURES & ~bit(F_VERSION_1), FEATURES):
-                    front.send(wire.SET_FEATURES, struct.pack("<Q", features))
+                    front.send(wire.NUMBERS["SET_FEATURES"], struct.pack("<Q", features))
             else:
-                front.send(wire.SET_VRING_BASE, PAIR.pack(0, 0))
+                front.send(wire.NUMBERS["SET_VRING_BASE"], PAIR.pack(0, 0))
             front.lay_out(prime=[(FREE, 7)])
             for index, role in enumerate((INFLATE, DEFLATE, STATS)):
                 front.set_ring(index, front.queues[role], size=128)
