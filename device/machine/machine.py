@@ -194,7 +194,7 @@ class Machine:
             self._stepping = False
 
     def advance(self, duration: int) -> None:
-        """Let a simulated clock go on for `duration` ns at once, through every timer on the way.
+        """Let a simulated clock go on for `duration` ns, through every timer on the way; within a step, as it goes on.
 
         Within a step, as from a listener, the time passes in that step, or in the next.
         Raises MisuseError on a real clock and for a negative duration.

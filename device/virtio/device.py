@@ -83,6 +83,11 @@ def _not_offered(device: VirtioDevice, features: int) -> str:
     return "holds a feature that the device does not offer" if features & ~device.offered else ""
 
 
+def _no_queue(device: VirtioDevice, due: int) -> str:
+    absent = DUE_SERVE // DUE_QUEUE - (1 << len(device.queues))
+    return "names a queue that there is not" if due & absent * (DUE_QUEUE | DUE_SERVE) else ""
+
+
 def _load_refused(device: VirtioDevice, fields: Fields) -> None:
     device.refused = fields.counters("refused", len(RULES))
     if not device.refused.keys() <= RULES.keys():
@@ -149,9 +154,9 @@ class VirtioDevice:
         Other("refused", lambda device, now: dict(device.refused), _load_refused, dict, kept=True),
         Text("last_refusal", kept=True),
         Parts("queues", kept=True),
-        Integer("due", DUE_ASKED * 2 - 1, kept=True, since=2),
+        Integer("due", DUE_ASKED * 2 - 1, kept=True, since=2, check=_no_queue),
         Other("untold", lambda device, now: _save_untold(device), _load_untold, dict, kept=True, since=2),
-        Integer("later", DUE_ASKED * 2 - 1, since=2),
+        Integer("later", DUE_ASKED * 2 - 1, since=2, check=_no_queue),
         Other("later_remaining", _save_later, _load_later, attribute="later_timer", kept=True, since=2),
         Integer("pause", _LONGEST, MS, low=MS, since=2),
         Integer("calm", FAR, since=2),

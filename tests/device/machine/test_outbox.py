@@ -143,3 +143,19 @@ def test_the_runs_of_an_emptied_set_of_16_tib_are_none_at_once() -> None:
     assert pages.runs() == []
     assert half - start < 2
     assert process_time() - half < 0.01
+
+
+def test_time_that_passes_within_a_step_passes_when_the_step_goes_on() -> None:
+    """It was waited for within the step for ever."""
+    with Rig() as rig:
+        rig.up(prime=[(4, 1)])
+        seen: list[int] = []
+
+        def more(index: int) -> None:
+            rig.advance(3)
+            seen.append(rig.clock.now())
+
+        rig.guest.on_interrupt = more
+        rig.ask()
+        rig.machine.step()
+        assert (seen, rig.clock.now()) == ([0], 3 * SECOND)
