@@ -117,7 +117,9 @@ def _load(data: bytes) -> None:
         _victim = None
         return
     first = saved(m.machine)
-    assert _content(first) == _content(data, _passed(data, m.clock))
+    expected = _content(data, _passed(data, m.clock))
+    if expected["device"] is None or not expected["device"].get("due"):  # else what was due is delivered by now
+        assert _content(first) == expected
     if m.machine.device is not None:
         now, old = m.stats, None if before is None else before.stats
         assert (now.poll_interval, now.told) == ((0, None) if old is None else (_loads % 3, old.told))
