@@ -128,12 +128,12 @@ class UmlGuest(VhostUserGuest):
     def stopped(self) -> None:
         """Freeze every process of the guest."""
         if self.process is not None:
-            self.process.freeze()
+            self.process.signal(signal.SIGSTOP)
 
     def resumed(self) -> None:
         """Let them go on."""
         if self.process is not None:
-            self.process.thaw()
+            self.process.signal(signal.SIGCONT)
         super().resumed()
 
     def power_down(self) -> bool:

@@ -228,7 +228,7 @@ class Backend:
     def _get_vring_base(self, request: Request, index: int, _: int) -> bytes:
         ring = self._ring(index)
         self.port.park(ring)
-        ring.set_kick(None)  # it runs again when a new one comes
+        ring.hold("kick", None)  # it runs again when a new one comes
         self.port.down_if_idle()
         return PAIR.pack(index, ring.base)
 
@@ -255,12 +255,12 @@ class Backend:
         ring, end = self._descriptor(request, value)
         if end is None:
             raise FrontEndFault(f"ring {ring.index} without kicks: rings are not polled here")
-        ring.set_kick(end)
+        ring.hold("kick", end)
         self.port.start_ready()
 
     def _set_vring_call(self, request: Request, value: int) -> None:
         ring, end = self._descriptor(request, value)
-        ring.set_call(end)
+        ring.hold("call", end)
 
     def _set_vring_err(self, request: Request, value: int) -> None:
         """Errors are told as the device's, not through a descriptor: it is checked and closed."""

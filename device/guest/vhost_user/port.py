@@ -17,6 +17,7 @@ from device.virtio.spec import F_VERSION_1, STATUS_ACKNOWLEDGE, STATUS_DRIVER, S
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from device.balloon.device import BalloonDevice
     from device.balloon.stats import Sample
@@ -47,17 +48,12 @@ class Ring:
         """Whether nothing is missing for the ring to run."""
         return self.enabled and self.size > 0 and self.address is not None and self.kick is not None
 
-    def set_kick(self, kick: Wakeup | None) -> None:
-        """Take over the kick descriptor, in place of the one before."""
-        if self.kick is not None:
-            self.kick.close()
-        self.kick = kick
-
-    def set_call(self, call: Wakeup | None) -> None:
-        """Take over the call descriptor, in place of the one before."""
-        if self.call is not None:
-            self.call.close()
-        self.call = call
+    def hold(self, what: Literal["kick", "call"], end: Wakeup | None) -> None:
+        """Take over a kick or call descriptor, in place of the one before."""
+        before: Wakeup | None = getattr(self, what)
+        if before is not None:
+            before.close()
+        setattr(self, what, end)
 
 
 def _nobody() -> None:
@@ -220,8 +216,8 @@ class Port:
 
     def _close_rings(self) -> None:
         for ring in self.rings:
-            ring.set_kick(None)
-            ring.set_call(None)
+            ring.hold("kick", None)
+            ring.hold("call", None)
             ring.address = None
 
     def take_down(self) -> None:

@@ -16,8 +16,8 @@ import pytest
 from device.errors import MisuseError
 from device.virtio.spec import MIB
 from tests.support.descriptors import open_descriptors
-from tests.support.real import Real, living, nobody_lives
-from tests.support.timing import takes_less_than
+from tests.support.real import Real, living, nobody_lives, state
+from tests.support.timing import takes_less_than, until
 
 
 @pytest.fixture
@@ -263,3 +263,20 @@ class TestTasks:
         os.killpg(shell.guest.process.pid, signal.SIGKILL)
         with pytest.raises(MisuseError, match="cannot do that: its kernel was killed by SIGKILL"):
             shell.done(task)
+
+
+@pytest.mark.parametrize("act", ["stop", "stop cont"])
+def test_a_kernel_that_died_just_before_a_stop_is_missed_all_the_same(
+    place: Path, spec: str, tmp_path: Path, act: str
+) -> None:
+    """The signal to freeze it took note of its death, which was never told then, and watched for ever after."""
+    script(tmp_path / "kernel", "echo '@@total 50000'; echo '@@up 0'; read -r _")
+    with Real(spec, memory=64) as real:
+        real.until(lambda: real.guest.process.console.up == 0)
+        process = real.guest.process.pid
+        os.kill(process, signal.SIGKILL)
+        until(lambda: state(process) == "Z")
+        for each in act.split():
+            getattr(real.machine, each)()
+        real.until(lambda: real.named("GUEST_GONE"))
+        assert real.guest.ended == "its kernel was killed by SIGKILL"
