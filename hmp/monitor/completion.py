@@ -7,6 +7,7 @@ of a provider below or a word that stands for itself; a `*` at the end says that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from device.balloon.spec import MODELS, PROPERTIES, STATS_TABLE
 from device.guest.table import KEYS, PROFILES
@@ -20,21 +21,17 @@ Offer = tuple[str, str, bool]
 Tags = Callable[[], Iterable[str]]
 
 
-class Candidate:
+class Candidate(NamedTuple):
     """One way to go on: `text` replaces the line from `start` to its end; `help` is one line about it.
 
     All candidates of one answer have the same `start`. `more` says that the command takes another word, so a front end
     that completed to this one can go on behind a blank.
     """
 
-    def __init__(self, text: str, start: int, help: str, *, more: bool = False) -> None:
-        self.text = text
-        self.start = start
-        self.help = help
-        self.more = more
-
-    def __repr__(self) -> str:
-        return f"Candidate({self.text!r}, {self.start}, {self.help!r}, more={self.more})"
+    text: str
+    start: int
+    help: str
+    more: bool = False
 
 
 def complete(machine: Machine, line: str, *, snapshots: Tags | None = None) -> list[Candidate]:
@@ -62,7 +59,7 @@ def complete(machine: Machine, line: str, *, snapshots: Tags | None = None) -> l
 
 
 def _matching(offers: Iterable[Offer], word: str, start: int) -> list[Candidate]:
-    return [Candidate(text, start, help, more=more) for text, help, more in offers if text.startswith(word)]
+    return [Candidate(text, start, help, more) for text, help, more in offers if text.startswith(word)]
 
 
 def _names(table: dict[str, Command]) -> Iterator[Offer]:
@@ -108,8 +105,7 @@ class _Arguments:
         if repeats:
             found = [candidate for candidate in found if candidate.text not in self.words]
         elif place + 1 < len([None for _, types, _ in self.command.parameters if types[0] != "-"]):
-            for candidate in found:
-                candidate.more = True
+            found = [candidate._replace(more=True) for candidate in found]
         return found
 
     def cut(self, separators: str) -> str:

@@ -13,7 +13,7 @@ from device.errors import MisuseError
 from device.machine.events import Ended
 from hmp import OK
 from hmp.addresses import Address
-from hmp.config import NUMBER, make_machine
+from hmp.config import NUMBER, Config, make_machine
 from hmp.drive import MachineDriver
 from hmp.monitor import UsageError, escape
 from hmp.pipe import Front, clean_end, tell_of_ends
@@ -21,10 +21,6 @@ from hmp.sockets.listeners import listen, raise_file_limit
 from hmp.sockets.server import SPARE_DESCRIPTORS, Server
 from hmp.sockets.service import report
 from hmp.streams import complain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hmp.config import Config
 
 _PER_MACHINE = 2
 """Descriptors of a machine itself: its memory, which Python's mmap opens once more."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from device.clock import MS, SECOND
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from device.machine.machine import Machine
+from device.machine.machine import Machine
 
 AFTER = 300 * MS
 """How long (ns) a wait goes on before it is counted down: most answers come sooner."""

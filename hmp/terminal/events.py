@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 from device.machine.events import (
     ClientRefused,
@@ -22,11 +24,6 @@ from device.machine.events import (
 )
 from device.virtio.spec import MIB
 from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
 
 FAULT_SPACING = 10.0
 """Seconds between two lines about the guest breaking rules, however often it does."""

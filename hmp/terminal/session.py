@@ -3,48 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
 from device.clock import SECOND
 from device.machine.events import Ended, Event
+from device.machine.machine import Machine
+from hmp.drive import MachineDriver
 from hmp.monitor import MAX_LINE, TOO_LONG
-from hmp.monitor.monitor import COLUMNS
+from hmp.monitor.monitor import COLUMNS, Monitor, Reply
 from hmp.pipe import catching_up
 from hmp.terminal.countdown import AFTER, STEP, Countdown
 from hmp.terminal.events import Announcer
+from hmp.terminal.screen import Screen
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
 
-    from device.machine.machine import Machine
-    from hmp.drive import MachineDriver
-    from hmp.monitor.monitor import Monitor, Reply
-    from hmp.terminal.screen import Screen
+class Prompt(Protocol):
+    """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
 
-    class Prompt(Protocol):
-        """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
+    async def read(self) -> str | None:
+        """Ask for a line."""
 
-        async def read(self) -> str | None:
-            """Ask for a line."""
+    def end(self) -> None:
+        """Take the prompt away."""
 
-        def end(self) -> None:
-            """Take the prompt away."""
+    def interrupt(self) -> None:
+        """Clear the line."""
 
-        def interrupt(self) -> None:
-            """Clear the line."""
+    def drop(self) -> None:
+        """Forget what was typed ahead."""
 
-        def drop(self) -> None:
-            """Forget what was typed ahead."""
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C was typed ahead."""
 
-        def interrupted(self) -> bool:
-            """Whether Ctrl-C was typed ahead."""
+    def show(self, text: str, style: str = "") -> None:
+        """Show lines above."""
 
-        def show(self, text: str, style: str = "") -> None:
-            """Show lines above."""
-
-        def refresh(self) -> None:
-            """Look at the machine again."""
+    def refresh(self) -> None:
+        """Look at the machine again."""
 
 
 class _Ticker:
