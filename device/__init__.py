@@ -32,6 +32,9 @@ call delivers what `take_due()` says, MAX_ROUNDS of it at the most. The host's s
 `stats.ask()` and `stats.sample`, a `Sample`, whose tags STATS_TABLE explains. Another kind of device is a subclass of
 `VirtioDevice`; its `serve` takes `Element`s from a `VirtQueue` and gives them back.
 
+A vhost-user front end's socket, with or without a machine: `VhostBackend(socket, VhostPort(device))`, and its `serve`
+whenever something is readable. It raises FrontEndFault or HostFault where the connection has to be closed.
+
 Errors. The caller's mistakes raise MisuseError (UnsupportedError and SnapshotError are kinds of it), and nothing has
 changed then. What a guest does never raises: it is counted in `device.refused` under one of RULES.
 
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from device.clock import MS, SECOND, Clock, SimulatedClock, Timeline
     from device.errors import RULES, MisuseError, UnsupportedError
     from device.guest.table import PROFILES, make_guest
+    from device.guest.vhost_user.backend import Backend as VhostBackend
+    from device.guest.vhost_user.port import Port as VhostPort
+    from device.guest.vhost_user.wire import FrontEndFault, HostFault
     from device.machine import events
     from device.machine.guest import Guest
     from device.machine.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
@@ -66,9 +72,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWERED", "CANCELLED", "MAX_ROUNDS", "MS", "NO_DEVICE", "PAUSED", "PENDING", "PRELAUNCH", "PROFILES",
     "RULES", "RUNNING", "SECOND", "SHUTDOWN", "STATS_TABLE", "TIMED_OUT", "UNSUPPORTED", "BalloonDevice",
-    "Clock", "DriverQueue", "Element", "Guest", "GuestMemory", "Machine", "Memory", "MisuseError", "Region",
-    "Sample", "SimulatedClock", "SnapshotError", "StatsRequest", "Timeline", "UnsupportedError", "VirtQueue",
-    "VirtioDevice", "events", "load_snapshot", "make_guest", "ring_bytes", "save_snapshot",
+    "Clock", "DriverQueue", "Element", "FrontEndFault", "Guest", "GuestMemory", "HostFault", "Machine",
+    "Memory", "MisuseError", "Region", "Sample", "SimulatedClock", "SnapshotError", "StatsRequest", "Timeline",
+    "UnsupportedError", "VhostBackend", "VhostPort", "VirtQueue", "VirtioDevice", "events", "load_snapshot",
+    "make_guest", "ring_bytes", "save_snapshot",
 ]  # fmt: skip
 
 _PLACES = {
@@ -78,6 +85,9 @@ _PLACES = {
     "device.clock": "MS SECOND Clock SimulatedClock Timeline",
     "device.errors": "RULES MisuseError UnsupportedError",
     "device.guest.table": "PROFILES make_guest",
+    "device.guest.vhost_user.backend": "VhostBackend=Backend",
+    "device.guest.vhost_user.port": "VhostPort=Port",
+    "device.guest.vhost_user.wire": "FrontEndFault HostFault",
     "device.machine.events": "events",
     "device.machine.guest": "Guest",
     "device.machine.machine": "PAUSED PRELAUNCH RUNNING SHUTDOWN Machine",
