@@ -247,7 +247,8 @@ class Attached:
         elif name == "BALLOON_CHANGE":
             event = self._changed(data.get("actual"))
         self._ending = self._ending or name == "SHUTDOWN"
-        self.emit(Relayed(raw, "" if event is not None else f"{name} {data or ''}".rstrip()))
+        told = " ".join([name, *[f"{key}={value}" for key, value in data.items()]])
+        self.emit(Relayed(raw, "" if event is not None else told))
         if event is not None:
             self.emit(event)
 

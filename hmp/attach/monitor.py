@@ -127,8 +127,9 @@ class AttachedMonitor(Monitor):
             reply.text, reply.failed = f"Error: {text}\n", True
 
     def _send(self, line: str, reply: Reply) -> None:
-        cancelled: list[bool] = []
-        reply.suspend(lambda: cancelled.append(True))
+        reply.suspend(lambda: None)
+        if first_word(line) == "balloon" and self.attached.device is not None:
+            self._targeted(line)  # now: its events may come before the reply
         self.attached.run(self._run(line), partial(self._printed, line, reply))
 
     def _run(self, line: str) -> Steps:
@@ -154,8 +155,6 @@ class AttachedMonitor(Monitor):
         if not failed(text):
             if words[0] == "cpu" and words[1:] and words[1].isdigit():
                 self.cpu = int(words[1])
-            elif words[0] == "balloon" and self.attached.device is not None:
-                self._targeted(line)
             elif words[0] in ("quit", "q"):
                 self.attached.quit()
         reply.finish(text, failed=failed(text))
