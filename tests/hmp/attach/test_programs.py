@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hmp.attach.address import Place
 from tests.hmp.terminal.test_pty import Seat, seat
 from tests.support.programs import Program, Talker
 from tests.support.shell import ROOT, Ended, hmp, shell
+from tests.support.timing import until
 
 assert seat  # a fixture
 
@@ -89,6 +92,23 @@ def test_scripts_pipes_and_statuses(tmp_path: Path) -> None:
         assert attached(tmp_path / "q", "-c", "quit", "-c", "info status") == Ended(0, "left q alone: it goes on\n", "")
         assert attached(tmp_path / "q", "--allow-disruptive", "-c", "quit vm") == Ended(0, "", "")
     assert attached(tmp_path / "q", "-c", "info status").status == 4
+
+
+def test_over_tcp(tmp_path: Path) -> None:
+    with Program("--headless", "--qmp", "tcp:127.0.0.1:0") as vm:
+        ended = hmp("--attach", vm.address("qmp"), "--fail-stale", "-c", "info balloon", "-c", "info status")
+        assert (ended.status, ended.err) == (0, "")
+        assert ended.out.startswith("balloon: actual=1024,mem_swapped_in=")
+        address = vm.address("qmp")
+    assert hmp("--attach", address, "-c", "info balloon") == Ended(4, "", f"hmp: {address}: Connection refused\n")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may connect to everything")
+def test_permission_denied(tmp_path: Path) -> None:
+    with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
+        (tmp_path / "q").chmod(0)
+        told = attached(tmp_path / "q", "-c", "info balloon")
+    assert told == Ended(4, "", f"hmp: unix:{tmp_path}/q: Permission denied\n")
 
 
 def test_what_is_no_qmp_is_told(tmp_path: Path) -> None:
@@ -211,6 +231,27 @@ class TestTyped:
             desk.see("left vm1 alone: it goes on")
             assert desk.ends() == 0
             assert direct.ask("query-name") == {"return": {"name": "vm1"}}
+
+    @pytest.mark.parametrize("how", ["ctrl-c", "SIGTERM", "SIGHUP"])
+    def test_an_end_of_the_wait_puts_the_interval_back(self, tmp_path: Path, seat: type[Seat], how: str) -> None:
+        with Program("--headless", "--guest", "silent", "--qmp", f"unix:{tmp_path}/q") as vm, client(vm) as direct:
+
+            def interval() -> object:
+                asked = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
+                return direct.ask("qom-get", **asked)["return"]
+
+            desk = seat("--attach", f"unix:{tmp_path}/q", "--timeout", "60")  # type: ignore[call-arg,arg-type]
+            desk.see("running")
+            desk.type("info balloon\r")
+            until(lambda: interval() == 1)
+            if how == "ctrl-c":
+                desk.type("\x03")
+            else:
+                desk.child.kill(getattr(signal, how))
+            until(lambda: interval() == 0)
+            if how == "ctrl-c":
+                desk.type("quit\r")
+            assert desk.ends() == {"ctrl-c": 0, "SIGTERM": 143, "SIGHUP": 129}[how]
 
     def test_the_vm_ends_beside(self, tmp_path: Path, seat: type[Seat]) -> None:
         with Program("--headless", "--qmp", f"unix:{tmp_path}/q") as vm:
