@@ -220,7 +220,6 @@ class Question:
             return
         device.can_report = True
         yield from self._borrow(device)
-        yield from self.read(device)
         self.why = "the guest did not answer"
         pause = FIRST_LOOK
         while self.machine.requests.pending:
@@ -237,7 +236,10 @@ class Question:
             if not there:
                 before = mark  # a reset, or the driver is gone: whatever comes is new
             yield from self._borrow(device)
-            device.actual = (yield "query-balloon", None)["actual"]
+            if pause == FIRST_LOOK:  # not before: most guests have answered by now
+                yield from self.read(device)
+            else:
+                device.actual = (yield "query-balloon", None)["actual"]
             if pause >= KEPT_OPEN and not self.machine.hold:
                 self.machine.link.release()
             yield pause
