@@ -24,6 +24,7 @@ from device.machine.events import (
     WasReset,
 )
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
+from device.state import FAR, Flag, Integer, Other, save
 from device.virtio.device import (
     DUE_ASKED,
     DUE_CONFIG,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from device.machine.guest import Guest
     from device.machine.requests import Task
+    from device.state import Fields
 
     Listener = Callable[[Event], None]
 
@@ -69,11 +71,48 @@ NO_BALLOON = "No balloon device has been activated"
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
+def _load_run_state(machine: Machine, fields: Fields) -> None:
+    machine.run_state = PAUSED if fields.flag("booted") else PRELAUNCH
+
+
+def _load_device(machine: Machine, fields: Fields) -> None:
+    device = fields.maybe("device")
+    if device is not None:
+        machine.device = BalloonDevice.restored(machine.time, machine.memory, machine.ram, device)
+
+
 class Machine:
     """A virtual machine with at most one balloon device.
 
     Every listener is told the Events of device.machine.events, in the order in which they happened.
     """
+
+    STATE = (
+        Integer("seed"),
+        Other("booted", lambda machine, now: machine.run_state != PRELAUNCH, _load_run_state, attribute="run_state"),
+        Other(
+            "vm_time",
+            lambda machine, now: machine.vm_clock.now(),
+            lambda machine, fields: machine.vm_clock.set(fields.integer("vm_time", 0, FAR)),
+            attribute="vm_clock",
+        ),
+        Flag("unplugging"),
+        Flag("powering_down"),
+        Flag("target_told"),
+        Other("device", lambda machine, now: machine.device and save(machine.device, now), _load_device),
+        # What makes guests is not known here: who loads a machine makes the guest before it, and restores it after it.
+        Other(
+            "guest",
+            lambda machine, now: {"spec": machine.guest.spec, "state": machine.guest.state()},
+            lambda machine, fields: None,
+        ),
+    )
+    """What a snapshot has. Memory and the pages in the balloon stand beside it; monitors and their requests do not."""
+
+    DERIVED = (
+        "_listeners", "_stepping", "balloon", "clock", "history", "host_timers", "memory", "name", "over", "ram",
+        "requests", "store", "time", "timeout", "uuid", "vm_timers",
+    )  # fmt: skip
 
     def __init__(
         self,

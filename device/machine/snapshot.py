@@ -15,11 +15,11 @@ import json
 import os
 from struct import Struct
 
-from device.balloon.device import BalloonDevice
 from device.errors import MisuseError
-from device.machine.machine import PAUSED, PRELAUNCH, Machine
+from device.machine.machine import Machine
 from device.machine.requests import NO_DEVICE
 from device.state import FAR, Fields, SnapshotError
+from device.state import load as load_state
 from device.state import save as save_state
 from device.virtio.device import NEWS_ACTUAL, NEWS_DRIVER
 from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
@@ -164,7 +164,6 @@ def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
 
 
 def _write(machine: Machine, out: BinaryIO, tag: str) -> None:
-    now = machine.clock.now()
     device = machine.device
     state = json.dumps(
         {
@@ -174,14 +173,7 @@ def _write(machine: Machine, out: BinaryIO, tag: str) -> None:
             "run": machine.clock.run,
             "ram": machine.ram,
             "balloon": machine.balloon,
-            "seed": machine.seed,
-            "booted": machine.run_state != PRELAUNCH,
-            "vm_time": machine.vm_clock.now(),
-            "unplugging": machine.unplugging,
-            "powering_down": machine.powering_down,
-            "target_told": machine.target_told,
-            "device": None if device is None else save_state(device, now),
-            "guest": {"spec": machine.guest.spec, "state": machine.guest.state()},
+            **save_state(machine, machine.clock.now()),
         },
         separators=(",", ":"),
     ).encode("ascii")
@@ -313,12 +305,11 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
         machine._tell(machine.device)
         machine.device.detach()
     machine.memory.close()
-    machine.memory, machine.device, machine.guest = fresh.memory, fresh.device, fresh.guest
-    machine.time.vm_clock = machine.vm_clock = fresh.vm_clock
+    machine.memory = fresh.memory
+    for member in Machine.STATE:
+        setattr(machine, member.attribute, getattr(fresh, member.attribute))
+    machine.time.vm_clock = machine.vm_clock
     machine.time.vm_timers = machine.vm_timers = fresh.vm_timers
-    machine.seed, machine.unplugging = fresh.seed, fresh.unplugging
-    machine.target_told, machine.powering_down = fresh.target_told, fresh.powering_down
-    machine.run_state = fresh.run_state
     device = machine.device
     machine.guest.machine = machine
     if device is not None:
@@ -347,7 +338,7 @@ def _build(machine: Machine, fields: Fields, make_guest: Callable[[str], Guest])
         made = make_guest(guest.text("spec"))
         if made.snapshot_refusal:
             raise SnapshotError(made.snapshot_refusal)
-        fresh = Machine(machine.clock, ram=machine.ram, guest=made, balloon=False, seed=fields.integer("seed"))
+        fresh = Machine(machine.clock, ram=machine.ram, guest=made, balloon=False)
     except SnapshotError:
         raise
     except MisuseError as error:
@@ -377,15 +368,9 @@ def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapse
             raise SnapshotError("the snapshot's memory lies outside the machine's")
         fresh.memory.write(address, reader.read(length))
         end = address + length
-    fresh.vm_clock.set(fields.integer("vm_time", 0, FAR))
-    fresh.run_state = PAUSED if fields.flag("booted") else PRELAUNCH
-    fresh.unplugging = fields.flag("unplugging")
-    fresh.powering_down = fields.flag("powering_down")
-    fresh.target_told = fields.flag("target_told")
-    device = fields.maybe("device")
-    if device is not None:
-        device.then = fresh.clock.now() - elapsed
-        fresh.device = BalloonDevice.restored(fresh.time, fresh.memory, fresh.ram, device)
+    fields.then = fresh.clock.now() - elapsed
+    load_state(fresh, fields)
+    if fresh.device is not None:
         for first, length in runs:
             for at in range(first, first + length, _PAGES_AT_ONCE):
                 fresh.device.pages.add(at, min(_PAGES_AT_ONCE, first + length - at))
@@ -395,4 +380,3 @@ def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapse
         raise SnapshotError("the snapshot has a balloon without a balloon device")
     fresh.guest.restore(guest.section("state"))
     guest.done()
-    fields.done()
