@@ -8,9 +8,10 @@ from collections import deque
 from functools import partial
 
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.buffer import Buffer, CompletionState
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import has_focus
+from prompt_toolkit.filters import completion_is_selected, has_completions, has_focus
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings
@@ -100,6 +101,26 @@ class _Reader(PosixStdinReader):
         return self._stdin_decoder.decode(data)
 
 
+class _Line(Buffer):
+    """prompt_toolkit's line, whose history is there before the first key that was typed ahead is looked at.
+
+    The library's own comes in a task of the loop's, behind the keys that came in one packet with the line before.
+    """
+
+    def reset(self, document: Document | None = None, append_to_history: bool = False) -> None:
+        super().reset(document, append_to_history)
+        at = self.cursor_position
+        if not self.history._loaded:
+            self.history._loaded_strings = list(self.history.load_history_strings())
+            self.history._loaded = True
+        self._working_lines.extendleft(self.history._loaded_strings)
+        self.working_index = len(self._working_lines) - 1
+        self.cursor_position = at
+
+    def load_history_if_not_yet_loaded(self) -> None:
+        """It is."""
+
+
 class LinePrompt:
     """Asks for one line after the other on the terminal `input` and `output`. Made and used inside a running loop."""
 
@@ -138,8 +159,6 @@ class LinePrompt:
             completer=self._completer,
             complete_while_typing=False,
             reserve_space_for_menu=MENU_ROWS,
-            # Without colour a suggestion would look like something typed.
-            auto_suggest=AutoSuggestFromHistory() if screen.color else None,
             bottom_toolbar=self._toolbar,
             refresh_interval=_REFRESH,
             search_ignore_case=True,
@@ -147,6 +166,9 @@ class LinePrompt:
             style=Style.from_dict(_COLORS if screen.color else _NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )
+        self._session.default_buffer.__class__ = _Line
+        if screen.color:  # else a suggestion would look like something typed
+            self._session.default_buffer.on_text_insert += self._suggest
         renderer = self._session.app.renderer
         renderer.cpr_not_supported_callback = None  # a warning; without it there is just no toolbar
         renderer.wait_for_cpr_responses = partial(  # type: ignore[method-assign]
@@ -244,6 +266,8 @@ class LinePrompt:
         keys.add("c-c", filter=at_line)(lambda event: self.interrupt())
         keys.add("<sigint>")(lambda event: self.interrupt())
         keys.add("tab", filter=at_line)(self._tab)
+        keys.add("enter", filter=completion_is_selected)(lambda event: self._close_menu())
+        keys.add("escape", filter=has_completions, eager=True)(lambda event: event.current_buffer.cancel_completion())
         keys.add("c-z")(lambda event: self._stop_job())
         keys.add(Keys.BracketedPaste, filter=at_line)(self._paste)
         return keys
@@ -264,7 +288,16 @@ class LinePrompt:
             common = next((at for at, char in enumerate(first) if char != last[at]), len(first))
             buffer.insert_text(first[-found[0].start_position : common])
         if len(found) > 1:
-            buffer.start_completion()
+            found = list(self._completer.get_completions(buffer.document, CompleteEvent()))
+            buffer.complete_state = CompletionState(buffer.document, found)
+
+    def _close_menu(self) -> None:
+        """Take the entry that is chosen, and run nothing."""
+        self._session.default_buffer.complete_state = None
+
+    def _suggest(self, buffer: Buffer) -> None:
+        """Look for a suggestion now, not in a task: the key that takes it may be in the same packet."""
+        buffer.suggestion = AutoSuggestFromHistory().get_suggestion(buffer, buffer.document)
 
     def _stop_job(self) -> None:
         if self._suspend is not None:

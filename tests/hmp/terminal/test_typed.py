@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 
 import pytest
@@ -32,7 +33,7 @@ from tests.support.loop import VirtualLoop
 class Person:
     """Types at a monitor: `at` says what happens when (seconds of virtual time)."""
 
-    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None) -> None:
+    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None, color=False) -> None:
         self.loop = loop
         self.machine = machine
         self.pipe = pipe
@@ -40,7 +41,7 @@ class Person:
         self.replies: list[str] = []
         self.driver = MachineDriver(machine, loop)
         self.columns = 80
-        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=False, width=lambda: self.columns)
+        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=color, width=lambda: self.columns)
         self.prompt = LinePrompt(machine, screen, pipe, DummyOutput(), history=history or InMemoryHistory())
         self.session = Session(
             machine,
@@ -163,6 +164,62 @@ class TestLines:
     def test_ctrl_r_finds_an_earlier_line(self, sitting):
         person = sitting(lambda person: person.type("info status\rinfo name\r\x12sta", 0).type("\r\r\x04", 1))
         assert person.replies == ["VM status: running\n", "", "VM status: running\n"]
+
+
+UP, RIGHT = "\x1b[A", "\x1b[C"
+
+
+def slowly(keys: str) -> list[str]:
+    """The keys one by one."""
+    return re.findall(r"\x1b\[200~.*?\x1b\[201~|\x1b\[\w|.", keys, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        f"info version\r{UP}0M\r",
+        "info version\r\x10\r",
+        f"info name\rinfo version\r{UP}{UP}\x0e\r",
+        "info name\rinfo uuid\r\x12nam\r\r",
+        f"info name\rgarbage\x03{UP}\r",
+        f"{UP}\r",
+        f"old{UP}\r",
+        f"info st{RIGHT}\r",
+        "info \t\t\t\r\r",
+        f"info balloon\r{UP}{UP}\rinfo name\r{UP}{UP}\r",
+        f"\x1b[200~info name\ninfo uuid\x1b[201~\r{UP}{UP}\r",
+    ],
+)
+def test_keys_run_the_same_however_they_arrive(sitting, keys):
+    """In one packet, two, one by one, and typed slowly at each prompt."""
+    ways = []
+    for pieces, gap in ([keys], 0), ([keys[:13], keys[13:]], 0.001), (slowly(keys), 0.001), (slowly(keys), 0.4):
+        history = InMemoryHistory(["old line", "info status", "info mem"])
+
+        def script(person, pieces=pieces, gap=gap):
+            for number, piece in enumerate(pieces):
+                person.type(piece, gap * number)
+            person.does(person.machine.quit, gap * len(pieces) + 11)
+
+        person = sitting(script, guest="silent", history=history, color=True)
+        ways.append((history.get_strings(), [re.sub("age=.*", "", reply) for reply in person.replies]))
+    assert len(ways[0][1]) > 0
+    assert ways[0] == ways[1] == ways[2] == ways[3], person.shown
+
+
+def test_enter_takes_a_menus_entry_and_runs_nothing(sitting):
+    person = sitting(lambda person: person.type("info n\x7f\t\t\r", 0).does(person.machine.quit, 2))
+    assert person.replies == []
+    person = sitting(lambda person: person.type("info \t\t\r\r", 0).type("\x04", 6))
+    assert len(person.replies) == 1
+    assert person.replies[0].startswith("balloon: ")
+
+
+def test_escape_closes_the_menu(sitting):
+    def script(person):
+        person.type("info n\x7f\t\t\x1b").type("\r", 2).type("\x04", 3)
+
+    assert sitting(script).replies[0].startswith("info balloon")  # bare info: the list of topics
 
 
 class TestWaiting:
