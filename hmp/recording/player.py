@@ -23,7 +23,7 @@ from hmp.streams import Source
 from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
 from hmp.terminal.events import Announcer
-from hmp.terminal.screen import Screen, tint
+from hmp.terminal.screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,10 +239,7 @@ class Player(Runner):
         text = reply.text
         if not self._hidden:
             self._printed += len(text)
-        if reply.failed:
-            self._screen.show(text, "error")
-        else:
-            self._screen.write(tint(escape(text)))
+        self._screen.show(text, "error" if reply.failed else "")
 
     # Events.
 

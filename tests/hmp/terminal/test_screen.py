@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
 from device.clock import SECOND, SimulatedClock
-from device.guest.table import make_guest
+from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.terminal import toolbar
 from hmp.terminal.screen import Screen, encode, standard_screen
+from tests.support.machines import monitor_on, run
 
 
 class TestScreen:
@@ -57,6 +59,59 @@ class TestScreen:
         written: list[str] = []
         Screen(written.append, color=False, width=lambda: 10).transient("waiting for the guest")
         assert written == ["\rwaiting f\x1b[J\r"]
+
+
+def drawn(
+    line: str, *, width: int = 80, color: bool = False, guest: str = "linux", before: tuple[str, ...] = ()
+) -> str:
+    """What a terminal shows of a command."""
+    subject = monitor_on(guest)
+    written: list[str] = []
+    screen = Screen(written.append, color=color, width=lambda: width)
+    for each in before:
+        run(subject, each)
+    screen.show(run(subject, line).text)
+    return "".join(written)
+
+
+class TestDrawing:
+    EVERY = ("sim", "sim stats", "help", "help sim guest", "help info", "info", "info snapshots", "sim set")
+    BEFORE = ("savevm", 'savevm "a tag"', "sim set free_mem 100M", "sim set oom_kills none", "info balloon")
+
+    @pytest.mark.parametrize("line", EVERY)
+    @pytest.mark.parametrize("guest", ["linux", "windows", "nodriver"])
+    def test_it_fits_the_window_and_colour_changes_no_text(self, line, guest):
+        for width in (40, 80, 200):
+            plain = drawn(line, width=width, guest=guest, before=self.BEFORE)
+            assert max(map(len, plain.splitlines())) <= width
+            colored = drawn(line, width=width, guest=guest, before=self.BEFORE, color=True)
+            assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain
+
+    @pytest.mark.parametrize("line", EVERY)
+    def test_every_fact_of_the_text_is_in_the_drawing(self, line):
+        subject = monitor_on()
+        for each in self.BEFORE:
+            run(subject, each)
+        text = run(subject, line).text.replace("ICOUNT", "").replace("--", " ").replace("ID  ", "").replace(",", "")
+        shown = drawn(line, width=200, before=self.BEFORE).replace(",", "")
+        assert not {word for word in text.split() if word not in shown}
+
+    def test_the_state_of_the_statistics_has_a_colour(self):
+        for before, code in (((), 32), (("sim sleep 9",), 33), (("sim hang",), 31)):
+            assert f"\x1b[{code}mlast answer" in drawn("sim stats", color=True, before=before)
+
+    def test_a_guest_cannot_write_markup_or_escapes(self):
+        text = drawn("info snapshots", before=('savevm "[red]x :smile:"',), color=True)
+        assert "[red]x :smile: " in text
+
+    def test_help_of_guests_names_them_and_their_keys(self):
+        assert {*PROFILES, "delay=SEC"} <= set(drawn("help sim guest").split())
+
+    def test_words_of_qemu_keep_their_breaks(self):
+        line = "info virtio-status /machine/peripheral/balloon0/virtio-backend"
+        plain = run(monitor_on(), line).text
+        assert drawn(line, width=20, color=False) == plain
+        assert re.sub(r"\x1b\[[0-9;]*m", "", drawn(line, width=20, color=True)) == plain
 
 
 class TestToolbar:
