@@ -115,7 +115,12 @@ class Typed(Front):
         from hmp.terminal.prompt import LinePrompt
 
         return LinePrompt(
-            self.machine, self._screen, Vt100Input(sys.stdin), create_output(self._stdout), suspend=self._suspend
+            self.machine,
+            self._screen,
+            Vt100Input(sys.stdin),
+            create_output(self._stdout),
+            suspend=self._suspend,
+            dialect=self.config.dialect.replace("seed", ""),
         )
 
     def _show_failure(self, prompt: Prompt, reason: str) -> None:

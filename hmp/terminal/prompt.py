@@ -69,6 +69,19 @@ _COLORS = {
     "completion-menu.meta.completion": "bg:#262626 #8a8a8a",
     "completion-menu.meta.completion.current": "bg:#262626 #d0d0d0",
 }
+_SIXTEEN = _COLORS | {
+    "bottom-toolbar": "noreverse bg:ansiblue ansiwhite",
+    "bar.dim": "ansigray",
+    "bar.good": "ansibrightgreen",
+    "bar.notice": "ansibrightyellow",
+    "bar.bad": "bg:ansired ansiwhite",
+    "completion-menu.completion": "bg:ansicyan ansiblack",
+    "completion-menu.completion.current": "noreverse bg:ansiblue ansiwhite",
+    "completion-menu.meta.completion": "bg:ansigray ansiblack",
+    "completion-menu.meta.completion.current": "bg:ansigray ansiblack",
+}
+"""For terminals such as the console, which would show the greys of the others as one."""
+
 _NO_COLORS = {"bottom-toolbar": "reverse"}
 
 
@@ -133,12 +146,14 @@ class LinePrompt:
         *,
         history: History | None = None,
         suspend: Callable[[], None] | None = None,
+        dialect: str = "",
     ) -> None:
-        """`suspend` stops the job for Ctrl-Z; without it the key does nothing."""
+        """`suspend` stops the job for Ctrl-Z; without it the key does nothing. The toolbar tells of `dialect`."""
         self._machine = machine
         self._screen = screen
         self._input = input
         self._suspend = suspend
+        self._dialect = dialect
         self._lines: deque[str] = deque()
         self._rest = ""
         self._soon = False
@@ -151,6 +166,7 @@ class LinePrompt:
             self._signs = toolbar.LINES
         except (UnicodeError, LookupError):
             self._signs = toolbar.ASCII
+        colors = _SIXTEEN if output.get_default_color_depth() is ColorDepth.DEPTH_4_BIT else _COLORS
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             input=input,
@@ -163,7 +179,7 @@ class LinePrompt:
             refresh_interval=_REFRESH,
             search_ignore_case=True,
             key_bindings=self._bindings(),
-            style=Style.from_dict(_COLORS if screen.color else _NO_COLORS),
+            style=Style.from_dict(colors if screen.color else _NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )
         self._session.default_buffer.__class__ = _Line
@@ -254,9 +270,8 @@ class LinePrompt:
 
     def _toolbar(self) -> StyleAndTextTuples:
         columns = self._session.app.output.get_size().columns
-        return [
-            (f"class:bar.{meaning}", text) for meaning, text in toolbar.segments(self._machine, columns, self._signs)
-        ]
+        found = toolbar.segments(self._machine, columns, self._signs, self._dialect)
+        return [(f"class:bar.{meaning}", text) for meaning, text in found]
 
     # Keys of our own.
 

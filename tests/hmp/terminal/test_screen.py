@@ -14,6 +14,7 @@ from device.virtio.spec import MIB
 from hmp.terminal import toolbar
 from hmp.terminal.screen import Screen, encode, standard_screen
 from tests.support.machines import monitor_on, run
+from tests.support.rig import HandGuest
 
 
 class TestScreen:
@@ -122,21 +123,21 @@ class TestToolbar:
         machine.close()
 
     def test_it_tells_state_guest_memory_and_age(self, machine):
-        assert toolbar.text(machine, 80) == f" not started │ linux │ {'█' * 20} 1G of 1G │ no statistics"
+        assert toolbar.text(machine, 90) == f" not started │ linux │ warp clock │ {'█' * 20} 1G of 1G │ no statistics"
         machine.start()
         machine.advance(3 * SECOND)
-        assert toolbar.text(machine, 80) == f" running │ linux │ {'█' * 20} 1G of 1G │ statistics 3 s old"
+        assert toolbar.text(machine, 90) == f" running │ linux │ warp clock │ {'█' * 20} 1G of 1G │ statistics 3 s old"
         machine.stop()
         machine.set_balloon(256 * MIB)
-        assert toolbar.text(machine, 80, toolbar.ASCII).startswith(
-            " paused | linux | #################### 1G->256M of 1G |"
+        assert toolbar.text(machine, 90, toolbar.ASCII).startswith(
+            " paused | linux | warp clock | #################### 1G->256M of 1G |"
         )
 
     def test_the_bar_is_actual_of_ram(self, machine):
         machine.start()
         machine.set_balloon(512 * MIB)
         machine.advance(2 * SECOND)
-        assert f"{'█' * 10}{'░' * 10} 512M of 1G" in toolbar.text(machine, 80)
+        assert f"{'█' * 10}{'░' * 10} 512M of 1G" in toolbar.text(machine, 90)
 
     @pytest.mark.parametrize("columns", [*range(1, 12), 20, 30, 40, 60, 80, 200])
     def test_it_fits(self, machine, columns):
@@ -145,10 +146,19 @@ class TestToolbar:
 
     def test_forty_columns_still_say_everything(self, machine):
         machine.start()
-        assert toolbar.text(machine, 40) == " running  linux  ██████ 1G/1G  0 s"
+        assert toolbar.text(machine, 40) == " running  linux  warp  ██████ 1G/1G  0 s"
 
     @pytest.mark.parametrize(
-        ("guest", "sign"), [("silent", "no answer"), ("nodriver", "no driver"), ("linux", ""), ("nostats", "")]
+        ("guest", "sign"),
+        [
+            ("silent", "no answer"),
+            ("nodriver", "no driver"),
+            ("linux", ""),
+            ("nostats", ""),
+            ("windows", "service not up"),
+            ("windows,service=2", ""),
+            ("linux,boot=9", "booting"),
+        ],
     )
     def test_signs(self, guest, sign):
         machine = Machine(SimulatedClock(), ram=64 * MIB, guest=make_guest(guest))
@@ -156,6 +166,38 @@ class TestToolbar:
         machine.advance(6 * SECOND)
         assert toolbar.guest_sign(machine) == sign
         machine.close()
+
+    def test_a_real_guest_that_is_dead_or_not_there_is_not_one_without_a_driver(self, machine):
+        machine.start()
+        for shown, ended, sign in (
+            ({}, "its kernel was killed", "gone"),
+            ({"gone": "hung up"}, "", "gone"),
+            ({"waiting for": "a front end"}, "", "not connected"),
+        ):
+            guest = HandGuest()
+            guest.ended = ended
+            guest.controls = lambda shown=shown: shown
+            machine.guest = guest
+            assert toolbar.guest_sign(machine) == sign
+
+    def test_old_statistics_are_a_warning_only_where_the_guest_was_asked(self, machine):
+        def meaning() -> str:
+            return toolbar.segments(machine, 80)[-1][0]
+
+        machine.start()
+        machine.advance(60 * SECOND)
+        assert meaning() == "plain"
+        machine.guest.hang()
+        machine.request_stats(machine.timeout)
+        machine.advance(SECOND)
+        assert meaning() == "notice"
+        machine.guest.wake()
+        assert meaning() == "plain"
+
+    def test_it_says_which_dialect_is_spoken(self, machine):
+        machine.start()
+        shown = "".join(part for _, part in toolbar.segments(machine, 100, dialect="pve"))
+        assert "│ pve dialect │" in shown
 
     def test_a_hung_or_dead_guest_shows(self, machine):
         machine.start()
@@ -167,7 +209,7 @@ class TestToolbar:
     def test_without_a_device(self, machine):
         machine.start()
         machine.device_del("balloon0")
-        assert toolbar.text(machine, 80) == " running │ linux │ no balloon"
+        assert toolbar.text(machine, 80) == " running │ linux │ warp clock │ no balloon"
 
     @pytest.mark.parametrize(
         ("age", "text"), [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h"), (172_800, "2 days")]
