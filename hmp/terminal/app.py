@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from hmp import HUNG_UP, __version__
+from device.machine.machine import PRELAUNCH
+from hmp import HUNG_UP, INTERRUPTED, __version__
 from hmp.pipe import Front
 from hmp.streams import hung_up, silence
 from hmp.terminal.screen import standard_screen
@@ -16,7 +17,7 @@ from hmp.terminal.tty import Tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, Event
     from typing import TextIO
 
     from hmp.recording.recorder import Recorder
@@ -49,8 +50,11 @@ class Typed(Front):
         self._screen = standard_screen(stdout)
         try:
             with Tty(sys.stdin.fileno()) as self._tty:
-                if not self.config.sources:
+                origins = [origin for _, origin in self.config.sources]
+                if not origins:
                     self._begin()
+                elif 0 not in origins:  # keys are for the prompt, whatever runs before it
+                    self._tty.quiet()
                 from asyncio import Runner
 
                 with Runner() as runner:
@@ -86,8 +90,10 @@ class Typed(Front):
             machine, self.monitor, driver, self._screen, prompt, on_reply=self.runner.note, flush=tty.flush
         )
         loop.add_signal_handler(SIGTSTP, self._suspend)
-        for signal in (SIGINT, SIGHUP, SIGTERM, SIGQUIT):  # SIGINT only while there is no prompt yet
+        for signal in (SIGHUP, SIGTERM, SIGQUIT):
             loop.add_signal_handler(signal, self._leave, 128 + signal)
+        stop = asyncio.Event()
+        loop.add_signal_handler(SIGINT, self._interrupt_scripts, stop)
         if self.recorder is not None:
             self.recorder.on_failure(partial(self._show_failure, prompt))
         driver.start()
@@ -95,7 +101,7 @@ class Typed(Front):
             self._leave(128 + SIGINT)
         tty.release()
         try:
-            async with working(self, driver):
+            async with working(self, driver, session.finished, stop):
                 if self.config.sources and not machine.over:
                     self._begin()
                 loop.add_signal_handler(SIGINT, session.interrupt)
@@ -126,6 +132,14 @@ class Typed(Front):
     def _show_failure(self, prompt: Prompt, reason: str) -> None:
         # Not at once: what failed is the recording of something that is just being drawn.
         self._loop.call_soon(prompt.show, f"[{reason}]\n", "error")
+
+    def _interrupt_scripts(self, stop: Event) -> None:
+        """Ctrl-C before there is a prompt: scripts end and the prompt comes. Where nothing runs yet, all ends."""
+        if self._session.waiting:
+            self._session.interrupt()
+        elif not self.config.sources or (self.machine.run_state == PRELAUNCH and not self.config.paused):
+            self._leave(INTERRUPTED)
+        stop.set()
 
     def _leave(self, status: int) -> None:
         self._status = status

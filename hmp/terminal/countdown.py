@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from device.clock import MS, SECOND
+from device.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +22,21 @@ def waits_for_guest(machine: Machine, until: int | None) -> bool:
     return any(request.deadline == until for request in machine.requests.pending)
 
 
-def countdown_line(now: int, since: int, until: int | None, *, guest: bool) -> str:
-    """Return what is waited for, and how much longer or, where nobody knows, for how long already."""
-    waiting = "waiting for the guest" if guest else "waiting"
+def countdown_line(now: int, since: int, until: int | None, *, guest: bool, columns: int = 80) -> str:
+    """Return what is waited for, and how much longer or, where nobody knows, for how long already.
+
+    Where that is longer than `columns` it says less, but always the number.
+    """
     # Rounded up, so that 0.0 stands for the end only.
     tenths = -(-max(0, until - now) // _TENTH) if until is not None else (now - since) // _TENTH
-    return f"{waiting} ... {tenths // 10}.{tenths % 10} s"
+    number = f"{tenths // 10}.{tenths % 10} s"
+    lines = [f"{words} ... {number}" for words in ("waiting for the guest", "waiting")[not guest :]]
+    return next((line for line in lines if len(line) < columns), number)
+
+
+def inflation(machine: Machine) -> str:
+    """Return how far the guest is on its way to the balloon's target, if it is."""
+    device = machine.device
+    if device is None or device.target == device.actual or not device.live:
+        return ""
+    return f", actual {format_size(device.actual)} on the way to {format_size(device.target)}"

@@ -8,7 +8,7 @@ from device.clock import SECOND
 from hmp.drive import catching_up
 from hmp.monitor.errors import MAX_LINE, TOO_LONG
 from hmp.monitor.monitor import COLUMNS
-from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
+from hmp.terminal.countdown import AFTER, STEP, countdown_line, inflation, waits_for_guest
 from hmp.terminal.events import Announcer
 
 TYPE_CHECKING = False
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
             """Look at the machine again."""
 
 
+CANCELLED = "cancelled"
+"""What is left on the screen of a wait that Ctrl-C ended."""
+
+
 class Countdown:
     """The line that says how long a wait will still take, on a clock that a person can watch."""
 
@@ -61,12 +65,12 @@ class Countdown:
 
     def _step(self) -> None:
         self._handle = self._loop.call_later(STEP / SECOND, self._step)
-        self._screen.transient(self.text())
-
-    def text(self) -> str:
-        """Return the line: what is waited for, and how much longer or, where nobody knows, how long already."""
-        machine, until = self._machine, self._until
-        return countdown_line(machine.clock.now(), self._since, until, guest=waits_for_guest(machine, until))
+        machine, until, since, columns = self._machine, self._until, self._since, self._screen.width()
+        now, guest = machine.clock.now(), waits_for_guest(machine, until)
+        line = countdown_line(now, since, until, guest=guest, columns=columns)
+        more = "" if guest else inflation(machine)
+        done = None if until is None or until <= since else min(1.0, (now - since) / (until - since))
+        self._screen.transient(line + more * (len(line + more) < columns), done)
 
     def stop(self) -> None:
         """End it, without a trace."""
@@ -131,6 +135,11 @@ class Session:
         self._announcer.own = True
         self._machine.quit()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a reply is waited for."""
+        return self._wait is not None
+
     def interrupt(self) -> None:
         """Ctrl-C: give the prompt back, or clear its line."""
         if self._wait is not None:
@@ -168,13 +177,13 @@ class Session:
         finally:
             self._announcer.own = False
         self._driver.kick()
-        if reply.pending and not await self._finished(reply):
+        if reply.pending and not await self.finished(reply):
             return
         self._screen.show(reply.text, "error" if reply.failed else "")
         if self._on_reply is not None:
             self._on_reply(reply)
 
-    async def _finished(self, reply: Reply) -> bool:
+    async def finished(self, reply: Reply) -> bool:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
@@ -182,10 +191,13 @@ class Session:
         try:
             if self._prompt.interrupted():
                 self._release()
-            return await self._driver.wait(reply, self._wait)
+            complete = await self._driver.wait(reply, self._wait)
         finally:
             self._wait = None
             countdown.stop()
+        if not (complete or self._machine.over):
+            self._screen.show(f"{CANCELLED}\n", "dim")
+        return complete
 
     # Events.
 

@@ -26,7 +26,7 @@ from hmp.terminal.events import FAULT_SPACING, Announcer
 from hmp.terminal.history import KEEP_BYTES, FileHistory
 from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen
-from hmp.terminal.session import Session
+from hmp.terminal.session import CANCELLED, Session
 from tests.support.loop import VirtualLoop
 
 
@@ -235,9 +235,9 @@ class TestWaiting:
         person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="silent")
         times, lines = zip(*person.countdown, strict=True)
         assert times[0] == pytest.approx(0.3)
-        assert lines[0] == "waiting for the guest ... 4.7 s"
-        assert lines[-1][-5:] in ("0.1 s", "0.0 s")
-        seconds = [float(line.split()[-2]) for line in lines]
+        assert lines[0].startswith("waiting for the guest ... 4.7 s  ")
+        seconds = [float(line.split()[5]) for line in lines]
+        assert seconds[-1] in (0.1, 0.0)
         assert seconds == sorted(seconds, reverse=True)
         transient = [text for _, text in person.written if text.startswith("\r")]
         assert transient[-1] == "\r\x1b[J"
@@ -252,11 +252,11 @@ class TestWaiting:
             person.type("info balloon\rinfo status\r").does(person.session.interrupt, 2).type("info uuid\rquit\r", 3)
 
         person = sitting(script, guest="silent")
-        assert person.shown == "00000000-0000-0000-0000-000000000000\n"
+        assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
 
     def test_a_ctrl_c_that_came_as_a_key_counts_too(self, sitting):
         person = sitting(lambda person: person.type("info balloon\rinfo status\r\x03info uuid\rquit\r"), guest="silent")
-        assert person.shown == "00000000-0000-0000-0000-000000000000\n"
+        assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
         assert person.loop.time() < 1
 
     def test_a_late_answer_lands_behind_a_ctrl_c(self, sitting):
@@ -276,8 +276,25 @@ class TestWaiting:
             person.type("sim sleep 100\r").does(person.session.interrupt, 2).type("info status\rquit\r", 3)
 
         person = sitting(script)
-        assert person.shown == "VM status: running\n"
-        assert person.countdown[0][1] == "waiting ... 99.7 s"
+        assert person.shown == f"{CANCELLED}\nVM status: running\n"
+        assert person.countdown[0][1].startswith("waiting ... 99.7 s  ")
+
+    @pytest.mark.parametrize(("columns", "words"), [(32, "waiting for the guest ... "), (20, "waiting ... "), (9, "")])
+    def test_a_narrow_countdown_says_less_but_always_the_number(self, sitting, columns, words):
+        def script(person):
+            person.columns = columns
+            person.type("info balloon\rquit\r")
+
+        lines = [text for _, text in sitting(script, guest="silent").written if re.match("\r[w\\d]", text)]
+        assert lines[0].startswith(f"\r{words}4.7 s")
+        assert all(len(line.partition("\x1b")[0]) <= columns for line in lines)
+
+    def test_a_long_inflation_shows_how_far_it_is(self, sitting):
+        person = sitting(lambda person: person.type("balloon 32\rsim sleep 8\rquit\r"), guest="linux,pace=4M")
+        lines = [text for _, text in person.countdown]
+        assert lines[0].startswith("waiting ... 7.7 s, actual 62")
+        assert "on the way to 32M" in lines[0]
+        assert "━" in lines[40]
 
     def test_the_machine_may_end_while_somebody_waits(self, sitting):
         person = sitting(
