@@ -94,7 +94,7 @@ class _Completer(Completer):
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         line = document.text_before_cursor
         last = not document.text_after_cursor
-        for candidate in complete(self._machine, line):
+        for candidate in complete(self._machine, line, examples=True):
             text = f"{candidate.text} " if candidate.more and last else candidate.text
             yield Completion(text, candidate.start - len(line), display=candidate.text, display_meta=candidate.help)
 
