@@ -6,12 +6,15 @@ echoed and reach the first prompt.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from device.machine.machine import PRELAUNCH
 from hmp import HUNG_UP, INTERRUPTED, __version__
+from hmp.monitor.history import history_path
 from hmp.pipe import Front
 from hmp.streams import hung_up, silence
+from hmp.terminal.hints import FIRST
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
 
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
     from hmp.terminal.session import Prompt, Session
 
 BANNER = f"hmp {__version__} monitor - type 'help' for more information"
+
+
+def _has_history() -> bool:
+    try:
+        return os.path.getsize(history_path() or "") > 0
+    except OSError:
+        return False
 
 
 class Typed(Front):
@@ -71,6 +81,9 @@ class Typed(Front):
         """Take the terminal over."""
         self._tty.quiet()
         self._screen.write(f"{BANNER}\n")
+        if self.recorder is None and not _has_history():
+            dim, plain = ("\x1b[2m", "\x1b[0m") if self._screen.color else ("", "")  # rich would take its time now
+            self._screen.write(f"{dim}{FIRST[: self._screen.width() - 1]}{plain}\n")
 
     async def _serve(self) -> None:
         """Run the session with everything around it."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from asyncio import get_running_loop
 from collections import deque
 from functools import partial
 
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer, CompletionState
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import completion_is_selected, has_completions, has_focus
+from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.filters import Condition, completion_is_selected, has_completions, has_focus
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings
@@ -24,7 +25,7 @@ from hmp.monitor.completion import complete
 from hmp.monitor.errors import MAX_LINE
 from hmp.monitor.escape import escape
 from hmp.monitor.history import history_path
-from hmp.terminal import toolbar
+from hmp.terminal import hints, toolbar
 from hmp.terminal.history import FileHistory
 
 TYPE_CHECKING = False
@@ -51,6 +52,9 @@ _REFRESH = 1.0
 
 _SOON = 0.1
 """Seconds from an event to the toolbar showing it: events come in bursts."""
+
+_PAUSE = 0.5
+"""Seconds without a key before Up takes what is typed for the beginning of what is looked for."""
 
 _CPR_WAIT = 0.1
 """Seconds that a line entered waits for the terminal to say where its cursor is: many never say."""
@@ -83,6 +87,19 @@ _SIXTEEN = _COLORS | {
 """For terminals such as the console, which would show the greys of the others as one."""
 
 _NO_COLORS = {"bottom-toolbar": "reverse"}
+
+
+def _editing_mode() -> EditingMode:
+    """Return the keys that the person's other programs have, as their inputrc says."""
+    mode = EditingMode.EMACS
+    try:
+        with open(os.environ.get("INPUTRC") or os.path.expanduser("~/.inputrc"), errors="replace") as file:
+            for line in file.read(1 << 16).splitlines():
+                if line.split()[:2] == ["set", "editing-mode"]:
+                    mode = EditingMode.VI if line.split()[2:3] == ["vi"] else EditingMode.EMACS
+    except OSError:
+        pass
+    return mode
 
 
 class _Completer(Completer):
@@ -153,6 +170,8 @@ class LinePrompt:
         self._screen = screen
         self._input = input
         self._suspend = suspend
+        self._interrupts = 0
+        self._typed = 0.0
         self._dialect = dialect
         self._lines: deque[str] = deque()
         self._rest = ""
@@ -178,11 +197,15 @@ class LinePrompt:
             bottom_toolbar=self._toolbar,
             refresh_interval=_REFRESH,
             search_ignore_case=True,
+            editing_mode=_editing_mode(),
             key_bindings=self._bindings(),
             style=Style.from_dict(colors if screen.color else _NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )
         self._session.default_buffer.__class__ = _Line
+        buffer = self._session.default_buffer
+        buffer.enable_history_search = Condition(lambda: self._by_prefix(buffer))
+        buffer.on_text_insert += self._note_typing
         if screen.color:  # else a suggestion would look like something typed
             self._session.default_buffer.on_text_insert += self._suggest
         renderer = self._session.app.renderer
@@ -205,6 +228,7 @@ class LinePrompt:
 
         Raises EOFError when the input has ended: Ctrl-D on an empty line, a terminal that hung up, or `end`.
         """
+        self._interrupts = 0
         if self._lines:  # of a paste: shown as if typed
             line = self._lines.popleft()
             self._screen.write(f"{PROMPT}{escape(line)}\n")
@@ -219,12 +243,15 @@ class LinePrompt:
             self._session.app.exit(exception=EOFError, style="class:exiting")
 
     def interrupt(self) -> None:
-        """Clear the line."""
+        """Clear the line; who does so again and again wants to leave."""
         self.drop()
         if self.asking:
             buffer = self._session.default_buffer
             buffer.reset()
             self._session.layout.focus(buffer)
+            self._interrupts += 1
+            if self._interrupts % 3 == 0:
+                self.show(f"{hints.LEAVE}\n", "dim")
 
     def drop(self) -> None:
         """Forget what was typed ahead and already read."""
@@ -284,6 +311,8 @@ class LinePrompt:
         keys.add("enter", filter=completion_is_selected)(lambda event: self._close_menu())
         keys.add("escape", filter=has_completions, eager=True)(lambda event: event.current_buffer.cancel_completion())
         keys.add("c-z")(lambda event: self._stop_job())
+        keys.add("f1")(lambda event: self.show(hints.keys()))
+        keys.add("f4")(self._switch_mode)
         keys.add(Keys.BracketedPaste, filter=at_line)(self._paste)
         return keys
 
@@ -306,6 +335,18 @@ class LinePrompt:
             found = list(self._completer.get_completions(buffer.document, CompleteEvent()))
             buffer.complete_state = CompletionState(buffer.document, found)
 
+    def _note_typing(self, buffer: Buffer) -> None:
+        self._typed = get_running_loop().time()
+
+    def _by_prefix(self, buffer: Buffer) -> bool:
+        """Whether a key that goes back takes what is typed for the beginning: a person stopped to think.
+
+        Keys that come at once, from a program or typed ahead, mean the line before, as at QEMU's prompt.
+        """
+        if buffer.working_index < len(buffer._working_lines) - 1:
+            return buffer.history_search_text is not None
+        return bool(buffer.text) and get_running_loop().time() - self._typed >= _PAUSE
+
     def _close_menu(self) -> None:
         """Take the entry that is chosen, and run nothing."""
         self._session.default_buffer.complete_state = None
@@ -313,6 +354,11 @@ class LinePrompt:
     def _suggest(self, buffer: Buffer) -> None:
         """Look for a suggestion now, not in a task: the key that takes it may be in the same packet."""
         buffer.suggestion = AutoSuggestFromHistory().get_suggestion(buffer, buffer.document)
+
+    def _switch_mode(self, event: KeyPressEvent) -> None:
+        vi = event.app.editing_mode == EditingMode.VI
+        event.app.editing_mode = EditingMode.EMACS if vi else EditingMode.VI
+        self.show(f"[the keys of {'emacs' if vi else 'vi'}]\n", "event")
 
     def _stop_job(self) -> None:
         if self._suspend is not None:
@@ -323,8 +369,12 @@ class LinePrompt:
     def _paste(self, event: KeyPressEvent) -> None:
         """Insert what was pasted; each line end in it enters the line, as if typed."""
         text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+        if any(line.startswith(PROMPT) for line in text.split("\n")):  # a transcript: the rest is what was printed
+            text = "".join([f"{line[len(PROMPT) :]}\n" for line in text.split("\n") if line.startswith(PROMPT)])
         # What is longer is refused anyway: one character too many is enough to tell.
         lines = [line[: MAX_LINE + 1] for line in text.split("\n")]
+        if len(lines) > 1:
+            lines = [line for line in lines[:-1] if line.strip() and not line.lstrip().startswith("#")] + lines[-1:]
         buffer = event.current_buffer
         buffer.insert_text(lines[0])
         if len(lines) > 1:

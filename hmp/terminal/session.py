@@ -10,6 +10,7 @@ from hmp.monitor.errors import MAX_LINE, TOO_LONG
 from hmp.monitor.monitor import COLUMNS
 from hmp.terminal.countdown import AFTER, STEP, countdown_line, inflation, waits_for_guest
 from hmp.terminal.events import Announcer
+from hmp.terminal.hints import advice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ class Session:
         if reply.pending and not await self.finished(reply):
             return
         self._screen.show(reply.text, "error" if reply.failed else "")
+        hint = advice(line, reply.text) if reply.failed else ""
+        self._screen.show(f"{hint}\n" * bool(hint), "dim")
         if self._on_reply is not None:
             self._on_reply(reply)
 

@@ -85,7 +85,7 @@ class TestArguments:
         assert texts(machine, "sim set free") == ["free_mem"]
         assert texts(machine, "sim set free_mem ") == ["none"]
         assert texts(machine, "sim set free_mem none ") == []
-        assert texts(machine, "sim unset stat-free") == ["stat-free-memory"]
+        assert texts(machine, "sim set stat-free") == ["stat-free-memory"]
 
     def test_a_repeated_argument_is_offered_once(self, machine):
         assert texts(machine, "sim chart actual free_mem to") == ["total_mem"]

@@ -102,6 +102,9 @@ def seat(tmp_path):
     seats: list[Seat] = []
 
     def sit(*args: str, columns: int = 80, rows: int = 24, **environment: str) -> Seat:
+        if "XDG_STATE_HOME" not in environment:
+            (tmp_path / "hmp").mkdir(exist_ok=True)
+            (tmp_path / "hmp" / "history").write_text("info mem\n")
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
         state = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
         found = Seat(list(args), {**kept, **state, **environment}, columns=columns, rows=rows)
@@ -284,6 +287,20 @@ class TestScriptsBesideSockets:
         person.prompt()
         person.type("quit\r")
         assert person.ends() == 0
+
+
+def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
+    for _ in range(2):
+        person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "new"))
+        person.prompt()
+        person.type("quit\r")
+        assert person.ends() == 0
+    assert not any("try: help" in line for line in person.lines)
+    other = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "newer"), columns=40)
+    other.see("try: help, sim, TAB")
+    other.prompt()
+    other.type("\x04")
+    assert other.ends() == 0
 
 
 def test_without_colour_the_text_is_the_same(seat):

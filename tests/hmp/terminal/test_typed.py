@@ -23,6 +23,7 @@ from hmp.monitor.errors import TOO_LONG
 from hmp.monitor.history import history_path
 from hmp.monitor.monitor import Monitor
 from hmp.terminal.events import FAULT_SPACING, Announcer
+from hmp.terminal.hints import LEAVE
 from hmp.terminal.history import KEEP_BYTES, FileHistory
 from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen
@@ -220,6 +221,65 @@ def test_escape_closes_the_menu(sitting):
         person.type("info n\x7f\t\t\x1b").type("\r", 2).type("\x04", 3)
 
     assert sitting(script).replies[0].startswith("info balloon")  # bare info: the list of topics
+
+
+class TestHelpOn:
+    """What is said to a person who is stuck, and to nobody else."""
+
+    @pytest.mark.parametrize(
+        ("line", "hint"),
+        [
+            ("sim help", "try: help sim"),
+            ("exit", "did you mean: quit"),
+            ("history", "did you mean: info history"),
+            ("balloo 512", "did you mean: balloon 512"),
+            ("hang", "did you mean: sim hang"),
+            ("info stats", "did you mean: info status"),
+            ("sim hagn", "did you mean: sim hang"),
+            ("sim guest linx", "did you mean: linux"),
+            ("sim guest linux,dely=2", "did you mean: delay"),
+            ("sim set free_men 1", "did you mean: free_mem"),
+            ("help balloo", ""),
+            ("zzzzzz", ""),
+            ("balloon lots", ""),
+        ],
+    )
+    def test_did_you_mean(self, sitting, line, hint):
+        person = sitting(lambda person: person.type(f"{line}\r\x04"))
+        assert person.shown.removeprefix(person.replies[0]) == (f"{hint}\n" if hint else "")
+
+    def test_three_ctrl_c_say_how_to_leave(self, sitting):
+        assert sitting(lambda person: person.type("\x03\x03").type("\x04", 1)).shown == ""
+        assert sitting(lambda person: person.type("\x03\x03\x03").type("\x04", 1)).shown == f"{LEAVE}\n"
+
+    def test_f1_lists_the_keys_and_leaves_the_line_alone(self, sitting):
+        person = sitting(lambda person: person.type("info na\x1bOP", 0).type("me\r\x04", 1))
+        assert "search the history" in person.shown
+        assert person.replies == [""]
+
+    @pytest.mark.parametrize(("inputrc", "keys"), [("set editing-mode vi\n", ""), ("", "\x1bOS")])
+    def test_inputrc_and_f4_bring_the_keys_of_vi(self, sitting, tmp_path, monkeypatch, inputrc, keys):
+        (tmp_path / "rc").write_text(f"# mine\n{inputrc}set bell-style none\n")
+        monkeypatch.setenv("INPUTRC", str(tmp_path / "rc"))
+        person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
+        assert person.replies == ["VM status: running\n"]
+
+    def test_up_takes_what_is_typed_as_a_prefix_after_a_pause_only(self, sitting):
+        for pause, ran in ((0.1, "info uuid"), (2, "info name")):
+            history = InMemoryHistory(["info name", "info uuid"])
+            person = sitting(
+                lambda person, pause=pause: person.type("info n").type(UP, pause).type("\r\x04", 3), history=history
+            )
+            assert history.get_strings()[-1] == ran, person.shown
+
+    def test_a_pasted_transcript_runs(self, sitting):
+        transcript = "(qemu) info status\nVM status: paused\n# a note\n(qemu) info kvm\nkvm support: enabled\n(qemu) "
+        person = sitting(lambda person: person.type(f"\x1b[200~{transcript}\x1b[201~\rquit\r"))
+        assert person.replies[:2] == ["VM status: running\n", "kvm support: disabled\n"]
+
+    def test_pasted_comments_are_comments(self, sitting):
+        person = sitting(lambda person: person.type("\x1b[200~# note\n\ninfo status\n # x\n\x1b[201~quit\r"))
+        assert person.replies == ["VM status: running\n", ""]
 
 
 class TestWaiting:
