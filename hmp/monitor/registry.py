@@ -101,12 +101,17 @@ SIM = (
             complete=("guest",)),
     Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.hang"),
     Command("panic", "", "", "let the guest's kernel die", "machine.guest.panic"),
+    Command("save", "file:s", "file", "write what was typed as a script; what failed as comments", "repeat:save",
+            host=True),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
             "sim:set_stat", complete=("stat", "value|none")),
     Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep", complete=("seconds",)),
+    Command("source", "file:s", "file", "run the commands of a script", "repeat:source", host=True),
     Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
     Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("pin",)),
     Command("wake", "", "", "let the driver serve its queues again", "machine.guest.wake"),
+    Command("watch", "what:S?", "[seconds [n]] [command]",
+            "run a command that shows something again and again (every second, info balloon)", "repeat:watch"),
 )  # fmt: skip
 
 COMMANDS = (

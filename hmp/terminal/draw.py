@@ -6,10 +6,12 @@ Colours are the terminal's own sixteen, so that they can be read on dark and lig
 
 from __future__ import annotations
 
+import os
 import re
 from io import StringIO
 
 from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +22,8 @@ from hmp.monitor.escape import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hmp.monitor.drawn import Cell
 
 _THEME = Theme(
@@ -50,19 +54,20 @@ def paint(text: str, style: str) -> str:
 
 def table(drawn: Drawn, width: int, *, color: bool) -> str:
     """Return the rows of `drawn` in columns, as wide as they are or as the window."""
+    shown = _render(_table(drawn), width, color=color)
+    # rich fills each row with blanks, which a window made narrower later would wrap.
+    return re.sub(r"(?: |\x1b\[0m)+(?=\n)", lambda end: "\x1b[0m" * ("\x1b" in end[0]), shown)
+
+
+def _table(drawn: Drawn) -> Group:
     made = Table(box=None, show_header=bool(drawn.names), padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for number in range(max(map(len, drawn.rows), default=0)):
-        made.add_column(
-            drawn.names[number] if drawn.names else "",
-            justify="right" if number in drawn.right else "left",
-            overflow="fold",
-        )
+        name = drawn.names[number] if drawn.names else ""
+        made.add_column(name, justify="right" if number in drawn.right else "left", overflow="fold")
     for row in drawn.rows:
         made.add_row(*map(_cell, row))
     heading = _cell(drawn.heading)
-    shown = _render(Group(*[heading] * bool(heading), *[made] * bool(drawn.rows)), width, color=color)
-    # rich fills each row with blanks, which a window made narrower later would wrap.
-    return re.sub(r"(?: |\x1b\[0m)+(?=\n)", lambda end: "\x1b[0m" * ("\x1b" in end[0]), shown)
+    return Group(*[heading] * bool(heading), *[made] * bool(drawn.rows))
 
 
 def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
@@ -75,6 +80,23 @@ def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
     return f"{line}  {_render(bar, room + 1, color=color)}".rstrip("\n")
 
 
+def live(write: Callable[[str], None], width: int, *, color: bool) -> Live:
+    """Return rich's way to draw something anew in its place, through `write`."""
+
+    class Writer(StringIO):
+        def write(self, text: str, /) -> int:
+            write(text)
+            return len(text)
+
+    return Live(console=_console(Writer(), width, color=color), auto_refresh=False, redirect_stdout=False,
+                redirect_stderr=False)  # fmt: skip
+
+
+def layout(text: str) -> RenderableType:
+    """Return what rich draws of a command's text."""
+    return _table(text) if isinstance(text, Drawn) else Text(escape(text).rstrip("\n"))
+
+
 def _cell(cell: Cell) -> Text:
     meaning, text = ("", cell) if isinstance(cell, str) else cell
     return Text(escape(text), meaning)
@@ -82,9 +104,19 @@ def _cell(cell: Cell) -> Text:
 
 def _render(what: RenderableType, width: int, *, color: bool) -> str:
     file = StringIO()
-    console = Console(
+    _console(file, width, color=color).print(what, soft_wrap=isinstance(what, Text) and what.end == "", end="")
+    return file.getvalue()
+
+
+def _console(file: StringIO, width: int, *, color: bool) -> Console:
+    try:
+        height = os.get_terminal_size(1).lines
+    except OSError:
+        height = 0
+    return Console(
         file=file,
         width=max(1, width),
+        height=height or 24,
         color_system="standard" if color else None,
         force_terminal=True,
         no_color=not color,
@@ -95,5 +127,3 @@ def _render(what: RenderableType, width: int, *, color: bool) -> str:
         theme=_THEME,
         _environ={},
     )
-    console.print(what, soft_wrap=isinstance(what, Text) and what.end == "", end="")
-    return file.getvalue()

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
 
+    from rich.live import Live
+
 DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 """Values of TERM that promise no control sequences at all; "" is an unset one."""
 
@@ -35,10 +37,12 @@ class Screen:
         self.width = width if width is not None else lambda: 80
         self._write = write
         self._transient = False
+        self._live: Live | None = None
 
     def write(self, text: str) -> None:
         """Show text of our own as it is, in place of the transient line if there is one."""
         self.clear()
+        self.settle()
         self._write(text)
 
     def show(self, text: str, style: str = "") -> None:
@@ -65,12 +69,32 @@ class Screen:
         There it stays when the window is made narrower and the line comes to lie on two rows, so that erasing from the
         cursor on leaves nothing behind.
         """
-        if self.ansi:
+        if self.ansi and self._live is None:
             from hmp.terminal.draw import progress
 
             room = max(0, self.width() - 1)
             self._write(f"\r{progress(text[:room], done, room, color=self.color)}\x1b[J\r")
             self._transient = True
+
+    def live(self, text: str) -> None:
+        """Show what a command says in place of what was shown so before; below it on a terminal that cannot."""
+        if not self.ansi:
+            self.show(text)
+            return
+        from hmp.terminal.draw import layout, live
+
+        self.clear()
+        if self._live is None:
+            self._live = live(self._write, self.width(), color=self.color)
+            self._live.start()
+        self._live.update(layout(text), refresh=True)
+
+    def settle(self) -> bool:
+        """Leave what `live` shows as it is; returns whether there was something."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+        return live is not None
 
     def clear(self) -> None:
         """Take the transient line away."""

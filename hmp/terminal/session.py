@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 CANCELLED = "cancelled"
 """What is left on the screen of a wait that Ctrl-C ended."""
 
+_REMEMBERED = 10_000
+"""Lines typed that `sim save` knows."""
+
 
 class Countdown:
     """The line that says how long a wait will still take, on a clock that a person can watch."""
@@ -99,6 +102,7 @@ class Session:
         flush: Callable[[], None] = lambda: None,
     ) -> None:
         self._catch_up = catching_up(machine)
+        monitor.live, monitor.say = screen.live, self._say
         self._machine = machine
         self._monitor = monitor
         self._driver = driver
@@ -178,13 +182,19 @@ class Session:
         finally:
             self._announcer.own = False
         self._driver.kick()
-        if reply.pending and not await self.finished(reply):
+        done = not reply.pending or await self.finished(reply)
+        if line.split()[:2] != ["sim", "save"]:
+            self._monitor.typed = [*self._monitor.typed[-_REMEMBERED:], (line, done and not reply.failed)]
+        if not done:
             return
-        self._screen.show(reply.text, "error" if reply.failed else "")
+        self._say(reply)
         hint = advice(line, reply.text) if reply.failed else ""
         self._screen.show(f"{hint}\n" * bool(hint), "dim")
         if self._on_reply is not None:
             self._on_reply(reply)
+
+    def _say(self, reply: Reply) -> None:
+        self._screen.show(reply.text, "error" if reply.failed else "")
 
     async def finished(self, reply: Reply) -> bool:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
@@ -198,7 +208,7 @@ class Session:
         finally:
             self._wait = None
             countdown.stop()
-        if not (complete or self._machine.over):
+        if not (self._screen.settle() or complete or self._machine.over):
             self._screen.show(f"{CANCELLED}\n", "dim")
         return complete
 

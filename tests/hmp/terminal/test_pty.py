@@ -289,6 +289,35 @@ class TestScriptsBesideSockets:
         assert person.ends() == 0
 
 
+def test_watch_draws_in_place_until_ctrl_c(seat):
+    person = seat("--guest", "linux")
+    person.prompt()
+    person.type("sim watch 0.2\r")
+    person.see(r"minor_page_faults +[\d,]+ +\+[\d,]+ +\S+ *\n")
+    person.see(r"minor_page_faults .* \S{3}\n")
+    person.type("\x03")
+    person.prompt()
+    person.type("info kvm\r\x04")
+    assert person.ends() == 0
+    assert len([line for line in person.lines if line.startswith("minor_page_faults")]) == 1
+    assert person.lines[-3:] == ["(qemu) info kvm", "kvm support: disabled", "(qemu)"]
+    assert "cancelled" not in person.lines
+    assert not person.screen.cursor.hidden
+
+
+def test_from_typing_to_a_script(seat, tmp_path):
+    person = seat("--guest", "linux")
+    person.prompt()
+    person.type("info kvm\rwrong\rsim sleep 99\r")
+    person.see("waiting")
+    person.type("\x03")
+    person.prompt()
+    person.type(f"sim save {tmp_path}/s\rsim source {tmp_path}/s\r\x04")
+    assert person.ends() == 0
+    assert (tmp_path / "s").read_text() == "info kvm\n# wrong\n# sim sleep 99\n"
+    assert person.lines.count("kvm support: disabled") == 2
+
+
 def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
     for _ in range(2):
         person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "new"))
