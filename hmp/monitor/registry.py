@@ -111,7 +111,7 @@ SIM = (
     Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("pin",)),
     Command("wake", "", "", "let the driver serve its queues again", "machine.guest.wake"),
     Command("watch", "what:S?", "[seconds [n]] [command]",
-            "run a command that shows something again and again (every second, info balloon)", "repeat:watch"),
+            "show something again and again", "repeat:watch"),
 )  # fmt: skip
 
 COMMANDS = (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from hmp.monitor import grammar
 from hmp.monitor.drawn import Drawn
+from hmp.monitor.errors import SyntaxRefused
+from hmp.monitor.monitor import find_command
 from hmp.monitor.registry import TABLE, Command
 
 LEAVE = "quit, or Ctrl-D on an empty line, ends hmp"
@@ -46,6 +49,37 @@ def advice(line: str, text: str) -> str:
 
     found = re.search(r"'([^']*)' .*\((?:one of|takes) (.*)\)$", text.strip())
     return _meant(found[1], {name: name for name in found[2].split(", ")}) if found else ""
+
+
+_UNFINISHED = ("expected", "unexpected end of expression", "unterminated string")
+"""How errors end that more typing may mend."""
+
+
+def wrong(line: str) -> int:
+    """Return where what is typed begins to be wrong, whatever follows; the line's length while it may become right."""
+    try:
+        command, at = find_command(line)
+    except SyntaxRefused as error:
+        typed = len(str(error)) - len("unknown command: ''")
+        return 0 if typed < len(line) else len(line)  # the name may go on
+    if command is not None:
+        try:
+            grammar.arguments(command.parameters, command.name, line, at)
+        except SyntaxRefused as error:
+            if not str(error).endswith(_UNFINISHED):
+                return at
+    return len(line)
+
+
+def usage(line: str) -> str:
+    """Return what the command that was typed takes, once its name is typed and a blank; nothing behind that."""
+    try:
+        command, at = find_command(line)
+    except SyntaxRefused:
+        return ""
+    if command is None or at < len(line) or line[-1:] != " " or not command.usage:
+        return ""
+    return f"{command.usage}: {command.help}"
 
 
 def _unknown(words: list[str]) -> str:

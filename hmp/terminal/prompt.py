@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from asyncio import get_running_loop
 from collections import deque
 from functools import partial
 
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer, CompletionState
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import Condition, completion_is_selected, has_completions, has_focus
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout.processors import AfterInput
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import PromptSession
 from prompt_toolkit.styles import Style
 
-from hmp.monitor.completion import complete
 from hmp.monitor.errors import MAX_LINE
 from hmp.monitor.escape import escape
 from hmp.monitor.history import history_path
 from hmp.terminal import hints, toolbar
 from hmp.terminal.history import FileHistory
+from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, editing_mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from prompt_toolkit.document import Document
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.history import History
     from prompt_toolkit.input import Input
@@ -58,97 +56,6 @@ _PAUSE = 0.5
 
 _CPR_WAIT = 0.1
 """Seconds that a line entered waits for the terminal to say where its cursor is: many never say."""
-
-_COLORS = {
-    "prompt": "ansigreen",
-    "bottom-toolbar": "noreverse bg:#303030 #b2b2b2",
-    "bottom-toolbar.text": "",
-    "bar.plain": "",
-    "bar.dim": "#808080",
-    "bar.good": "#87d787",
-    "bar.notice": "#ffd787",
-    "bar.bad": "#ff8787",
-    "completion-menu.completion": "bg:#303030 #d0d0d0",
-    "completion-menu.completion.current": "noreverse bg:#005f87 #ffffff",
-    "completion-menu.meta.completion": "bg:#262626 #8a8a8a",
-    "completion-menu.meta.completion.current": "bg:#262626 #d0d0d0",
-}
-_SIXTEEN = _COLORS | {
-    "bottom-toolbar": "noreverse bg:ansiblue ansiwhite",
-    "bar.dim": "ansigray",
-    "bar.good": "ansibrightgreen",
-    "bar.notice": "ansibrightyellow",
-    "bar.bad": "bg:ansired ansiwhite",
-    "completion-menu.completion": "bg:ansicyan ansiblack",
-    "completion-menu.completion.current": "noreverse bg:ansiblue ansiwhite",
-    "completion-menu.meta.completion": "bg:ansigray ansiblack",
-    "completion-menu.meta.completion.current": "bg:ansigray ansiblack",
-}
-"""For terminals such as the console, which would show the greys of the others as one."""
-
-_NO_COLORS = {"bottom-toolbar": "reverse"}
-
-
-def _editing_mode() -> EditingMode:
-    """Return the keys that the person's other programs have, as their inputrc says."""
-    mode = EditingMode.EMACS
-    try:
-        with open(os.environ.get("INPUTRC") or os.path.expanduser("~/.inputrc"), errors="replace") as file:
-            for line in file.read(1 << 16).splitlines():
-                if line.split()[:2] == ["set", "editing-mode"]:
-                    mode = EditingMode.VI if line.split()[2:3] == ["vi"] else EditingMode.EMACS
-    except OSError:
-        pass
-    return mode
-
-
-class _Completer(Completer):
-    """Hands completion.py's candidates on."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        line = document.text_before_cursor
-        last = not document.text_after_cursor
-        for candidate in complete(self._machine, line, examples=True):
-            text = f"{candidate.text} " if candidate.more and last else candidate.text
-            yield Completion(text, candidate.start - len(line), display=candidate.text, display_meta=candidate.help)
-
-
-class _Reader(PosixStdinReader):
-    """prompt_toolkit's reader, which takes a terminal that has hung up for one without news, and asks for ever."""
-
-    def read(self, count: int = 1024) -> str:
-        try:
-            data = os.read(self.stdin_fd, count)
-        except OSError as error:
-            if error.errno not in (errno.EINTR, errno.EAGAIN):
-                self.closed = True
-            return ""
-        if not data:
-            self.closed = True
-        return self._stdin_decoder.decode(data)
-
-
-class _Line(Buffer):
-    """prompt_toolkit's line, whose history is there before the first key that was typed ahead is looked at.
-
-    The library's own comes in a task of the loop's, behind the keys that came in one packet with the line before.
-    """
-
-    def reset(self, document: Document | None = None, append_to_history: bool = False) -> None:
-        super().reset(document, append_to_history)
-        at = self.cursor_position
-        if not self.history._loaded:
-            self.history._loaded_strings = list(self.history.load_history_strings())
-            self.history._loaded = True
-        self._working_lines.extendleft(self.history._loaded_strings)
-        self.working_index = len(self._working_lines) - 1
-        self.cursor_position = at
-
-    def load_history_if_not_yet_loaded(self) -> None:
-        """It is."""
 
 
 class LinePrompt:
@@ -176,16 +83,16 @@ class LinePrompt:
         self._lines: deque[str] = deque()
         self._rest = ""
         self._soon = False
-        self._completer = _Completer(machine)
+        self._completer = LineCompleter(machine)
         reader = getattr(input, "stdin_reader", None)
         if type(reader) is PosixStdinReader:
-            input.stdin_reader = _Reader(reader.stdin_fd)  # type: ignore[attr-defined]
+            input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]
         try:
             "█░│→".encode(output.encoding())
             self._signs = toolbar.LINES
         except (UnicodeError, LookupError):
             self._signs = toolbar.ASCII
-        colors = _SIXTEEN if output.get_default_color_depth() is ColorDepth.DEPTH_4_BIT else _COLORS
+        colors = SIXTEEN if output.get_default_color_depth() is ColorDepth.DEPTH_4_BIT else COLORS
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             input=input,
@@ -197,12 +104,14 @@ class LinePrompt:
             bottom_toolbar=self._toolbar,
             refresh_interval=_REFRESH,
             search_ignore_case=True,
-            editing_mode=_editing_mode(),
+            editing_mode=editing_mode(),
+            lexer=LineLexer() if screen.color else None,
+            input_processors=[AfterInput(self._usage, "class:usage")] if screen.color else None,
             key_bindings=self._bindings(),
-            style=Style.from_dict(colors if screen.color else _NO_COLORS),
+            style=Style.from_dict(colors if screen.color else NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )
-        self._session.default_buffer.__class__ = _Line
+        self._session.default_buffer.__class__ = Line
         buffer = self._session.default_buffer
         buffer.enable_history_search = Condition(lambda: self._by_prefix(buffer))
         buffer.on_text_insert += self._note_typing
@@ -299,6 +208,14 @@ class LinePrompt:
         columns = self._session.app.output.get_size().columns
         found = toolbar.segments(self._machine, columns, self._signs, self._dialect)
         return [(f"class:bar.{meaning}", text) for meaning, text in found]
+
+    def _usage(self) -> str:
+        """Return what stands dim behind the cursor: what the command takes, unless a suggestion or menu is there."""
+        buffer = self._session.default_buffer
+        if (buffer.suggestion is not None and buffer.suggestion.text) or buffer.complete_state is not None:
+            return ""
+        room = self._session.app.output.get_size().columns - len(PROMPT) - len(buffer.text) - 1
+        return hints.usage(buffer.text)[: max(0, room)] if self.asking else ""
 
     # Keys of our own.
 

@@ -23,7 +23,7 @@ from hmp.monitor.errors import TOO_LONG
 from hmp.monitor.history import history_path
 from hmp.monitor.monitor import Monitor
 from hmp.terminal.events import FAULT_SPACING, Announcer
-from hmp.terminal.hints import LEAVE
+from hmp.terminal.hints import LEAVE, usage, wrong
 from hmp.terminal.history import KEEP_BYTES, FileHistory
 from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen
@@ -247,6 +247,20 @@ class TestHelpOn:
     def test_did_you_mean(self, sitting, line, hint):
         person = sitting(lambda person: person.type(f"{line}\r\x04"))
         assert person.shown.removeprefix(person.replies[0]) == (f"{hint}\n" if hint else "")
+
+    @pytest.mark.parametrize(
+        ("line", "at"),
+        [
+            ("", 0), ("info", 4), ("inf", 3), ("inf ", 0), ("info nonsense x", 0), ("balloon 5", 9), ("balloon 5 +", 11),
+            ("balloon lots", 8), ("sim delay x", 10), ("sim delay ", 10), ("stop it", 5), ("savevm \"x", 9),
+        ],
+    )  # fmt: skip
+    def test_what_is_wrong_already_is_known_while_typing(self, line, at):
+        assert wrong(line) == at
+
+    def test_what_a_command_takes_stands_behind_its_name(self):
+        assert usage("sim delay ") == "seconds: let the driver answer that much later; 0 is at once"
+        assert [usage(line) for line in ("sim delay", "sim delay 2 ", "stop ", "wrong ", "")] == [""] * 5
 
     def test_three_ctrl_c_say_how_to_leave(self, sitting):
         assert sitting(lambda person: person.type("\x03\x03").type("\x04", 1)).shown == ""
