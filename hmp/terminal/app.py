@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hmp.terminal.screen import Screen
     from hmp.terminal.session import Prompt, Session
 
+PROMPT = "(qemu) "
+
 BANNER = f"hmp {__version__} monitor - type 'help' for more information"
 
 
@@ -63,6 +65,10 @@ class Typed(Front):
                 origins = [origin for _, origin in self.config.sources]
                 if not origins:
                     self._begin()
+                    if self.serving is None:
+                        # Before the editor is there, which takes three times as long to load as all the rest: keys
+                        # typed meanwhile are kept. With clients to be waited for it would be a promise.
+                        self._screen.foretell(PROMPT)
                 elif 0 not in origins:  # keys are for the prompt, whatever runs before it
                     self._tty.quiet()
                 from asyncio import Runner
@@ -121,6 +127,7 @@ class Typed(Front):
                 await session.run()
         finally:
             tty.hold()
+            self._screen.clear()
             driver.stop()
 
     def _make_prompt(self, loop: AbstractEventLoop) -> Prompt:

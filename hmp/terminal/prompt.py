@@ -24,6 +24,7 @@ from hmp.monitor.errors import MAX_LINE
 from hmp.monitor.escape import escape
 from hmp.monitor.history import history_path
 from hmp.terminal import hints, toolbar
+from hmp.terminal.app import PROMPT
 from hmp.terminal.history import FileHistory
 from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, editing_mode
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
     from device.machine.machine import Machine
     from hmp.terminal.screen import Screen
-
-PROMPT = "(qemu) "
 
 MENU_ROWS = 8
 """Rows kept free below the line while a completion menu is open."""
@@ -144,6 +143,7 @@ class LinePrompt:
             self._session.history.append_string(line)
             return line
         rest, self._rest = self._rest, ""
+        self._screen.clear()
         return await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)
 
     def end(self) -> None:

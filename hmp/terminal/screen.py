@@ -76,6 +76,12 @@ class Screen:
             self._write(f"\r{progress(text[:room], done, room, color=self.color)}\x1b[J\r")
             self._transient = True
 
+    def foretell(self, text: str) -> None:
+        """Show what soon will be drawn in its place by somebody else, who calls `clear` first."""
+        if self.ansi:
+            self.write(f"\x1b[0;32m{text}\x1b[0m" if self.color else text)
+            self._transient = True
+
     def live(self, text: str) -> None:
         """Show what a command says in place of what was shown so before; below it on a terminal that cannot."""
         if not self.ansi:

@@ -305,6 +305,15 @@ def test_watch_draws_in_place_until_ctrl_c(seat):
     assert not person.screen.cursor.hidden
 
 
+def test_the_prompt_is_there_before_its_editor_and_keys_typed_then_count(seat):
+    person = seat("--guest", "linux")
+    person.child.expect_exact("(qemu)")
+    assert "\x1b[6n" not in person.raw  # which the editor asks
+    person.type("info kvm\r\x04")
+    assert person.ends() == 0
+    assert person.lines[1:] == ["(qemu) info kvm", "kvm support: disabled", "(qemu)"]
+
+
 def test_from_typing_to_a_script(seat, tmp_path):
     person = seat("--guest", "linux")
     person.prompt()
