@@ -32,7 +32,7 @@ from hmp.sockets.readline import PROMPT as SOCKET_PROMPT
 from hmp.sockets.readline import Line, LineEditor, Output
 from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
-from hmp.terminal.screen import Screen, tint
+from hmp.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,8 @@ class Typed:
 
     def _answer(self, reply: Reply) -> None:
         self._reply = self.due = None
-        self._screen.write(f"{tint(reply.text)}{PROMPT}")
+        self._screen.show(reply.text)
+        self._screen.write(PROMPT)
 
 
 class Socketed:
