@@ -1,6 +1,7 @@
 # make run: build the environment and open the prompt.   make test: run every test that is fast.
 # make coverage: which lines they run, and which not.   make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
 # make check: all that CI runs.   make demos: the casts and pictures of docs/demos, anew.
+# make demo-vm: the one cast that is typed beside a real QEMU; the same holds.
 # make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
 # PYTHON chooses the interpreter (3.11 or newer), JOBS how many processes run tests.
@@ -23,7 +24,7 @@ docs/demos/fresh: SIZE := 56x25
 docs/demos/hang: SIZE := 56x21
 docs/demos/stopcont: SIZE := 56x18
 
-.PHONY: run test test-all coverage check format bench demos demo-kernel docs man fuzz clean $(DEMOS)
+.PHONY: run test test-all coverage check format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
 
 run: $(STAMP)
 	@exec $(BIN)/hmp
@@ -67,6 +68,9 @@ $(TYPED): $(STAMP)
 
 demo-kernel: $(STAMP)
 	$(BIN)/python docs/demos/real_kernel.py docs/demos/kernel.typed docs/demos/kernel.cast
+
+demo-vm: $(STAMP)
+	$(BIN)/python docs/demos/running_vm.py docs/demos/vm.typed docs/demos/vm.cast
 
 # Nothing is fetched, and a warning is an error.
 docs: $(STAMP)

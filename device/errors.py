@@ -41,7 +41,7 @@ RULES: dict[str, str] = {
     "bad-pfn": "a page frame number beyond the guest's memory",
     "double-inflate": "a page that already is in the balloon",
     "double-deflate": "a page that is not in the balloon",
-    "ragged-pfns": "a page list that is not a multiple of four bytes",
+    "ragged-pfns": "a page list that is not a multiple of four bytes, or a command id that is not four",
     "partial-record": "a statistics buffer that ends within a record",
     "duplicate-tag": "a statistic reported twice in one buffer",
     "unknown-tag": "a statistic that this device does not know",

@@ -248,7 +248,7 @@ class Age(Member):
 
     def save(self, part: Any, now: int) -> object:
         """As Member.save."""
-        return now - getattr(part, self.attribute)
+        return min(FAR, now - getattr(part, self.attribute))
 
     def take(self, part: Any, fields: Fields) -> object:
         """As Member.take."""

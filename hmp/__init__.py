@@ -5,5 +5,5 @@ __version__ = "0.1.0"
 QEMU_VERSION = "7.2.0"
 """The QEMU whose monitor is emulated."""
 
-OK, FAILED, USAGE, STALE, HUNG_UP, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 3, 129, 130, 141, 143
+OK, FAILED, USAGE, STALE, UNCONNECTED, HUNG_UP, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 3, 4, 129, 130, 141, 143
 """Exit statuses; those from 129 on are 128 and a signal's number."""

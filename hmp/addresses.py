@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from hmp.monitor import UsageError, escape
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
 from hmp.monitor.grammar import SWITCH
 
 UNIX_PATH_LIMIT = 107
@@ -29,8 +28,6 @@ class Address:
     `switches` are the options that were set on or off. `host_files` lets clients start programs and name files of this
     host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0.
     """
-
-    __slots__ = ("dialect", "host", "host_files", "kind", "port", "scheme", "spec", "switches")
 
     def __init__(self, kind: str, spec: str) -> None:
         """Read `spec`. Raises UsageError that names what is wrong in it."""

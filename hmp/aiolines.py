@@ -7,7 +7,8 @@ import os
 import select
 from contextlib import asynccontextmanager
 
-from hmp.monitor.escape import escape
+from device.machine.events import Ended
+from hmp.monitor import escape
 from hmp.monitor.monitor import Reply
 from hmp.streams import Output, naming_stdout
 
@@ -63,8 +64,6 @@ async def _ready(watch: Callable[[Callable[[], None]], object], unwatch: Callabl
 class PatientOutput(Output):
     """stdout that never blocks: `drain` waits, in the loop, for what did not fit yet."""
 
-    __slots__ = ("_data",)
-
     def __init__(self, descriptor: int = 1) -> None:
         super().__init__(descriptor)
         self._data = bytearray()
@@ -113,7 +112,7 @@ async def working(
     """
     machine, over = front.machine, asyncio.Event()
     server = None if front.serving is None else front.serving.serve(machine, driver)
-    unsubscribe = machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
+    unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) else None)
     try:
         if not machine.over:  # else a signal came before we did
             stops = [] if stop is None else [stop.wait()]
@@ -146,13 +145,13 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None, wait
     if server is not None:
         await server.clients_came()
     front.machine.start(paused=front.config.paused)
-    driver.kick()
+    driver.reschedule()
     out = front.runner.out = PatientOutput()
     sources = front.sources()
     for source in sources:
         source.piece = AT_ONCE
     for awaited in front.runner.steps(sources):
-        driver.kick()
+        driver.reschedule()
         await out.drain()
         if isinstance(awaited, Reply) and wait is not None:
             if not await wait(awaited):
@@ -161,5 +160,5 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None, wait
             await driver.wait(awaited, asyncio.get_running_loop().create_future())
         else:
             await readable(awaited.descriptor)
-    driver.kick()
+    driver.reschedule()
     await out.drain()

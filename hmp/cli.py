@@ -6,8 +6,8 @@ import gc
 import os
 import sys
 
-from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, OK, USAGE
-from hmp.monitor.errors import UnreadableError, UsageError
+from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, OK, UNCONNECTED, USAGE
+from hmp.monitor import ConnectError, UnreadableError, UsageError
 from hmp.streams import STDOUT, complain, fill_standard_descriptors, naming_stdout, silence
 
 TYPE_CHECKING = False
@@ -47,6 +47,9 @@ def _run_guarded(argv: list[str]) -> int:
     except UnreadableError as error:
         complain(str(error))
         return FAILED
+    except ConnectError as error:
+        complain(str(error))
+        return UNCONNECTED
     except OSError as error:
         reason = error.strerror or str(error)
         if error.filename != STDOUT:
@@ -78,9 +81,13 @@ def run(argv: list[str]) -> int:
 
 def choose(config: Config) -> Front:
     """Return the front end for these options and this stdin and stdout. Raises UsageError for what cannot be had."""
+    if config.count is not None:
+        from hmp.sockets.fleet import Fleet
+
+        return Fleet(config)
     terminal = os.isatty(0) and os.isatty(1)
     given = config.scripted or config.headless
-    typed = terminal and (config.interactive or not given)
+    typed = config.typed = terminal and (config.interactive or not given)
     if not typed and (config.interactive or not given):
         config.sources.append(("<stdin>", 0))
     if config.record is not None:

@@ -11,13 +11,18 @@ from device.machine.machine import DEFAULT_TIMEOUT, NIL_UUID, Machine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from device.machine.guest import Guest
     from hmp.addresses import Address
+    from hmp.attach.address import Place
 
 DEFAULT_RAM = 1 << 30
 DEFAULT_GUEST = "linux"
 DEFAULT_DEVICE = "virtio-balloon-pci,id=balloon0"
+
+NUMBER = "%d"
+"""What stands for a machine's number, from 0, in addresses, --name and --snapshot-dir of --count."""
 
 
 class Config:
@@ -32,7 +37,8 @@ class Config:
         self.paused = False
         self.balloon = True
         self.device_id = "balloon0"
-        self.switches: dict[str, bool] = {}
+        self.switches: dict[str, Any] = {}
+        """What the device is made with besides."""
         self.name: str | None = None
         self.uuid = NIL_UUID
         self.dialect = "seed"
@@ -44,9 +50,16 @@ class Config:
         self.echo = False
         self.fail_stale = False
         self.snapshot_dir: str | None = None
+        self.attach: Place | None = None
+        self.allow_disruptive = False
+        self.save_replies: str | None = None
+        self.typed = False
+        """Whether a person types: choose() says so."""
         self.addresses: list[Address] = []
         self.allow_remote = False
         self.headless = False
+        self.count: int | None = None
+        """How many machines there are; None is one, with whatever else a machine alone may have."""
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
         self.overwrite = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -15,16 +16,16 @@ from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
 from device.units import format_size, parse_seconds, parse_size
 from device.virtio.memory import check_ram_size
 from hmp.addresses import Address
+from hmp.attach.address import KNOWN, Place
+from hmp.attach.address import check_options as check_attach
 from hmp.command_line import choice, program, read_arguments, switch, value
-from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, Config
-from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
+from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, NUMBER, Config
+from hmp.monitor import CommandError, UsageError, escape
+from hmp.monitor.commands.machine import check_driver, check_iothread, split_device
+from hmp.monitor.commands.qom import read_json
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import CommandError, UsageError
+from hmp.monitor.qom import from_json, from_option, read_options, valid_id
 from hmp.recording.record import check_options, read_terminal_size
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MIN_TIMEOUT, MAX_TIMEOUT = SECOND // 10, 3600 * SECOND
 
@@ -48,21 +49,48 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:6]) <= 99_999:
+        raise MisuseError(f"'{text}' is not a number of machines from 1 to 99999")
+    return int(text)
+
+
 def _guest(text: str) -> str:
     make_guest(text).close()  # reading it names what is wrong
     return text
 
 
-def _device(text: str) -> tuple[str, dict[str, bool]]:
+def _device(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Return (the text, id, options) of a device, from `driver,key=value` or JSON."""
     try:
-        driver, pairs = split_device(text)
-        check_driver(driver)
-        id, switches = parse_switches(pairs)
+        if text.startswith("{"):
+            pairs = read_json(text)
+            driver, id = pairs.pop("driver", None), pairs.pop("id", None)
+            id = id if isinstance(id, str) else None
+            named = not id or valid_id(f"x{id}")  # QEMU looks at no id in JSON: this one may begin with anything
+            options = read_options(check_driver(driver), pairs.items(), from_json)
+        else:
+            driver, id, pairs = split_device(text)
+            named = id is None or valid_id(id)
+            options = read_options(check_driver(driver), pairs, from_option)
+        check_iothread(options)
     except CommandError as error:
         raise MisuseError(error.desc) from None
-    if any(key == "id" for key, _ in pairs) and not valid_id(id):
+    if not named:
         raise MisuseError(f"'{id}' is not a device id (a letter, then letters, digits, '-', '.', '_')")
-    return id, switches
+    return text, id or "", options
+
+
+def _only_device(devices: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
+    """Return id and options of the one device. Raises UsageError for more, in the words and the order of QEMU."""
+    # Those in JSON are made last.
+    (_, id, options), *others = sorted(devices, key=lambda device: device[0].startswith("{"))
+    for text, other, _ in others:
+        words = "Only one balloon device is supported"
+        if id and other == id:
+            words = f"Duplicate device ID '{id}'" if text.startswith("{") else f"Duplicate ID '{id}' for device"
+        raise UsageError(f"--device '{text}': {words}")
+    return id, options
 
 
 def _uuid(text: str) -> str:
@@ -74,7 +102,8 @@ def _uuid(text: str) -> str:
 def _directory(text: str) -> str:
     from hmp.monitor.snapshots import DirectoryStore  # json and hashlib come with it
 
-    DirectoryStore(text)  # looking at it names what is wrong
+    if NUMBER not in text:  # else there are several
+        DirectoryStore(text)  # looking at it names what is wrong
     return text
 
 
@@ -113,7 +142,7 @@ OPTIONS: list[click.Parameter] = [
     choice("--clock", {name: help for name, (_, help) in CLOCKS.items()}, "real"),
     value(["--seed"], "N", _seed, "Seed of all that is random.", "0"),
     switch(["-S", "--paused"], "Start with the VM stopped."),
-    value(["--device"], "SPEC", _device, "The balloon device.", DEFAULT_DEVICE),
+    value(["--device"], "SPEC", _device, "The balloon device; JSON will do.", DEFAULT_DEVICE, multiple=True),
     switch(["--no-balloon"], "A machine without a balloon device."),
     click.Option(["--name"], metavar="TEXT", help="What info name prints."),
     value(["--uuid"], "UUID", _uuid, "What info uuid prints."),
@@ -127,12 +156,17 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--qmp"], multiple=True, metavar="ADDR", help="Serve a QMP monitor; repeatable."),
     switch(["--allow-remote"], "Let hosts other than loopback reach the monitors: there is no password."),
     switch(["--allow-host-files"], "Let clients of the monitors start programs and name files of this host."),
+    value(["--count"], "N", _count, "Serve N machines: %d in addresses, --name and --snapshot-dir is the number."),
     switch(["--headless"], "No monitor on stdio: serve until SIGTERM, SIGINT or quit."),
     click.Option(["--record"], type=click.Path(), metavar="FILE.cast",
                  help="Record the session, or a script on --clock warp."),
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script: 80x24."),
     switch(["--overwrite"], "Let --record replace a file that exists."),
     value(["--snapshot-dir"], "DIR", _directory, "Where savevm keeps its snapshots.", files="dir"),
+    value(["--attach"], "ADDR", Place, f"Be the monitor of a running QEMU instead: {KNOWN}."),
+    click.Option(["--save-replies"], type=click.Path(), metavar="FILE",
+                 help="With --attach: write what this VM answers, for --replies."),
+    switch(["--allow-disruptive"], "With --attach: let scripts run commands that may stop the VM."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),
 ]  # fmt: skip
@@ -173,21 +207,42 @@ def _config(values: dict[str, Any]) -> Config:
             setattr(config, name, values[name])
     config.ram = _ram(values["memory"], config.guest)
     config.balloon = not values["no_balloon"]
-    config.device_id, config.switches = values["device"]
-    config.addresses = [Address(kind, spec) for kind in ("monitor", "qmp") for spec in values[kind]]
-    for address in config.addresses:
-        address.host_files = values["allow_host_files"]
+    if values["no_balloon"] and [text for text, _, _ in values["device"]] != [DEFAULT_DEVICE]:
+        raise UsageError("--no-balloon: not together with --device")
+    config.device_id, config.switches = _only_device(values["device"])
+    for kind in ("monitor", "qmp"):
+        for spec in values[kind]:
+            address = Address(kind, spec if config.count is None else spec.replace(NUMBER, "0"))
+            address.spec = spec
+            address.host_files = values["allow_host_files"]
+            config.addresses.append(address)
     if config.headless and not config.addresses:
         raise UsageError("--headless: needs a --monitor or --qmp address to serve")
     if config.headless and config.interactive:
         raise UsageError("--headless: not together with -i")
     check_options(config)
+    check_attach(config, values)
+    if config.count is not None:
+        _check_count(config, config.count, scripted=bool(values["script"] or values["command"]))
     scripts, commands = values["script"], values["command"]
     if scripts and commands:
         raise UsageError("-c: not together with SCRIPT")
     config.scripted = bool(scripts or commands)
     config.sources = [("-c", list(commands))] if commands else [_open(name) for name in scripts]
     return config
+
+
+def _check_count(config: Config, count: int, *, scripted: bool) -> None:
+    """Refuse what machines of --count cannot share. Raises UsageError."""
+    if scripted or config.interactive or config.record is not None:
+        raise UsageError("--count: not together with -c, SCRIPT, -i or --record")
+    if not config.addresses:
+        raise UsageError("--count: needs a --monitor or --qmp address to serve")
+    for address in config.addresses:
+        if count > 1 and NUMBER not in address.spec and (address.scheme == "unix" or address.port):
+            raise UsageError(
+                f"--{address.kind}: '{escape(address.spec)}': each machine needs its own; {NUMBER} is its number"
+            )
 
 
 def _ram(memory: int | None, guest: str) -> int:

@@ -13,16 +13,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
-    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.server",
-                "hmp.sockets.service", "hmp.terminal.*"],
+    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.clients", "hmp.sockets.connection",
+                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.server", "hmp.sockets.service",
+                "hmp.testing.*", "hmp.terminal.*"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
-    "select": ["hmp.drive", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
+    "select": ["hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
-    "socket": ["hmp.sockets.listeners", "hmp.sockets.server", "device.guest.vhost_user.*"],
-    "subprocess": ["device.guest.uml.*"],
-    "threading": [],
+    "socket": ["hmp.attach.link", "hmp.sockets.listeners", "hmp.sockets.server", "device.guest.vhost_user.*"],
+    "subprocess": ["device.guest.uml.*", "hmp.attach.virsh"],
+    "threading": ["hmp.testing.host"],
     "multiprocessing": [],
     "concurrent": [],
 }  # fmt: skip
@@ -35,7 +36,6 @@ PIPED = [
     "device.guest.model*",
     "hmp.cli",
     "hmp.config",
-    "hmp.drive",
     "hmp.pipe",
     "hmp.streams",
     "hmp.monitor*",

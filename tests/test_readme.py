@@ -18,9 +18,9 @@ from tests.support.shell import ROOT, environment, shell
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROMPT = "$ "
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"^```\w+\n(# ([\w.-]+\.\w+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^```\w+\n((?:#|//) ([\w.-]+\.\w+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 """A block whose first line is a comment with a file's name is that file, in the folder of the page's commands."""
-OTHER_PROGRAMS = ["qemu-system-x86_64", "socat", "nc", "telnet", "agg", "virsh"]
+OTHER_PROGRAMS = ["qemu-system-x86_64", "node", "go", "socat", "nc", "telnet", "agg", "virsh"]
 
 
 def blocks() -> list[object]:
@@ -29,7 +29,8 @@ def blocks() -> list[object]:
     for page in PAGES:
         text = page.read_text()
         for number, block in enumerate(BLOCK.findall(text), 1):
-            found.append(pytest.param(block, FILE.findall(text), id=f"{page.name}-{number}"))
+            slow = [pytest.mark.slow] if "go run" in block else []  # it compiles
+            found.append(pytest.param(block, FILE.findall(text), id=f"{page.name}-{number}", marks=slow))
     return found
 
 

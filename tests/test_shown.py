@@ -123,6 +123,11 @@ def serves_beside_a_prompt(command: str, folder: Path) -> None:
     assert not os.path.exists(folder / "hmp.sock")
 
 
+LIVE, VIRSH = "tests/conformance/test_attach_live.py", "tests/hmp/attach/test_virsh.py"
+ATTACHED = "tests/hmp/attach/test_programs.py"
+CRON = (
+    "*/5 * * * * out=$(hmp --attach unix:/run/vm1/qmp.sock --fail-stale -c 'info balloon' 2>&1) || echo \"vm1: $out\""
+)
 COMPLETION = "tests/hmp/test_shell_completion.py"
 KERNEL = "tests/hmp/recording/test_cast2svg.py::test_the_real_kernel_can_be_typed_at_again"
 RUN: dict[str, Callable[[str, Path], None]] = {
@@ -134,6 +139,16 @@ RUN: dict[str, Callable[[str, Path], None]] = {
     "hmp --headless -m 512 --guest slow,delay=2 --qmp tcp:127.0.0.1:0": serves,
     "hmp --guest slow --qmp unix:qmp.sock --monitor unix:hmp.sock": serves_beside_a_prompt,
     "hmp --record demo.cast": records,
+    "hmp --attach unix:/run/vm1/qmp.sock": its_test_is(f"{ATTACHED}::test_a_session"),
+    "hmp --attach libvirt:vm1": its_test_is(f"{VIRSH}::test_a_fresh_answer_taints_nothing_and_puts_the_period_back"),
+    "hmp --attach unix:/var/run/qemu-server/100.qmp": its_test_is(f"{ATTACHED}::test_proxmox_sockets_are_not_held"),
+    "hmp --attach unix:vm1.sock --fail-stale -c 'info balloon'": its_test_is(
+        f"{LIVE}::test_a_check_of_a_healthy_guest"
+    ),
+    "hmp --attach unix:qmp.sock --headless --qmp unix:shared.sock --monitor unix:hmp.sock": its_test_is(
+        f"{ATTACHED}::test_many_share_the_one_socket"
+    ),
+    CRON: its_test_is(f"{ATTACHED}::test_the_line_for_cron"),
     "mkdir -p ~/.local/share/bash-completion/completions": a_shell_takes,
     "_HMP_COMPLETE=bash_source hmp > ~/.local/share/bash-completion/completions/hmp": a_shell_takes,
     'eval "$(_HMP_COMPLETE=bash_source hmp)"': a_shell_takes,

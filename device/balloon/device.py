@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from device.balloon.pages import PageSet
+from device.balloon.pages import PageSet, page_runs
 from device.balloon.spec import (
+    ALWAYS_OFFERED,
     CONFIG_ACTUAL,
     CONFIG_POISON_VAL,
     CONFIG_SIZE,
     DEFLATE,
-    F_DEFLATE_ON_OOM,
-    F_FREE_PAGE_HINT,
     F_PAGE_POISON,
-    F_REPORTING,
-    F_STATS_VQ,
     HINT,
+    HINT_DONE,
+    HINT_STOP,
     INFLATE,
+    MODELS,
+    PROPERTIES,
+    QUEUE_SIZES,
     REPORTING,
     STATS,
     queue_roles,
@@ -24,9 +26,6 @@ from device.errors import GuestFault, MisuseError
 from device.state import Age, Fields, Flag, Integer, Other, Text, load, save
 from device.virtio.device import DUE_SERVE, NEWS_ACTUAL, VirtioDevice
 from device.virtio.spec import (
-    F_EVENT_IDX,
-    F_INDIRECT_DESC,
-    F_VERSION_1,
     PAGE_SHIFT,
     PAGE_SIZE,
     STATUS_DRIVER_OK,
@@ -39,29 +38,18 @@ from device.virtio.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from device.clock import Timeline
     from device.virtio.memory import Memory
     from device.virtio.queue import Element
 
-PROPERTIES: dict[str, tuple[int, bool]] = {
-    "deflate-on-oom": (F_DEFLATE_ON_OOM, False),
-    "free-page-hint": (F_FREE_PAGE_HINT, False),
-    "page-poison": (F_PAGE_POISON, True),
-    "free-page-reporting": (F_REPORTING, False),
-}
-"""The device's switches: the feature bit each offers, and whether it is on unless told otherwise (as in QEMU)."""
-
-ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
-"""The features that no switch takes away."""
-
-PFN_LIMIT = 1 << 14
-"""Bytes of one page list that are looked at: 4096 pages, 16 times what Linux sends."""
+HINT_ROUNDS = 8
+"""Rounds of free page hints that are remembered."""
 
 BUFFERS_AT_ONCE = 512
 """Buffers served in one round, so that a ring refilled from within interrupts cannot keep us for ever."""
-
 
 WORK_AT_ONCE = 1 << 16
 """Bytes of page lists after which a queue waits for its turn: scattered pages cost a system call each."""
@@ -69,6 +57,22 @@ WORK_AT_ONCE = 1 << 16
 
 def _no_name(device: BalloonDevice, id: str) -> str:
     return "" if id.isascii() and all(char.isalnum() or char in "-._" for char in id) else "cannot name a device"
+
+
+def _no_model(device: BalloonDevice, model: str) -> str:
+    return "" if model in MODELS else "is no model of this device"
+
+
+def _load_poison(device: BalloonDevice, fields: Fields) -> None:
+    negotiated = bool(device.features & bit(F_PAGE_POISON))
+    if "poison_seen" in fields:  # of an hmp that did not keep the value
+        device.poison_val = int(fields.flag("poison_seen") and negotiated)
+        return
+    device.poison_val = fields.integer("poison_val", 0, U32 * negotiated)
+
+
+def _load_hints(device: BalloonDevice, fields: Fields) -> None:
+    device.hints = {id: pages or 0 for id, pages in fields.pairs("hints", HINT_ROUNDS)}
 
 
 def _load_stats(device: BalloonDevice, fields: Fields) -> None:
@@ -90,64 +94,85 @@ class BalloonDevice(VirtioDevice):
     """
 
     __slots__ = (
-        "_actual_pages",
-        "_roles",
-        "actual",
-        "born",
-        "gone",
-        "hotplugged",
-        "id",
-        "num_pages",
-        "pages",
-        "poison_seen",
-        "properties",
-        "ram",
-        "stats",
-    )
+        "_actual_pages", "_roles", "_sized", "actual", "born", "gone", "hint_id", "hints", "hotplugged", "id",
+        "iothread", "model", "num_pages", "pages", "poison_val", "properties", "ram", "stats",
+    )  # fmt: skip
 
     STATE = (
         Text("id", kept=True, check=_no_name),
+        Text(
+            "model",
+            MODELS[0],
+            kept=True,
+            late=True,
+            check=_no_model,
+        ),
+        Text("iothread", kept=True, late=True),
         Flag("hotplugged", kept=True),
         Other("properties", lambda device, now: dict(device.properties), lambda device, fields: None, kept=True),
         *VirtioDevice.STATE[:3],
         Integer("num_pages", lambda device: device.pages.limit, kept=True),
         Integer("actual_pages", lambda device: device.pages.limit, kept=True),
-        Flag("poison_seen"),
+        Other("poison_val", lambda device, now: device.poison_val, _load_poison, 0),
+        Integer("hint_id", U32, late=True),
+        Other("hints", lambda device, now: [[*each] for each in device.hints.items()], _load_hints, dict, late=True),
         *VirtioDevice.STATE[3:5],
         Age("age", attribute="born", kept=True),
         *VirtioDevice.STATE[5:],
         Other("stats", lambda device, now: save(device.stats, now), _load_stats, kept=True),
     )
-    DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "actual", "gone", "pages", "ram")
+    DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "_sized", "actual", "gone", "pages", "ram")
 
     id: str
+    model: str
+    iothread: str
     hotplugged: bool
     num_pages: int
-    poison_seen: bool
+    poison_val: int
+    hint_id: int
+    hints: dict[int, int]
+    """The pages that the driver hinted at, by command id, the last HINT_ROUNDS of them; 0 is for those without one."""
     stats: StatsQueue
 
-    def __init__(self, time: Timeline, memory: Memory, ram: int, *, id: str = "", **switches: bool) -> None:
-        """Create the device. Raises MisuseError for a switch that does not exist (names with underscores)."""
+    def __init__(
+        self,
+        time: Timeline,
+        memory: Memory,
+        ram: int,
+        *,
+        id: str = "",
+        model: str = MODELS[0],
+        iothread: str = "",
+        guest_stats_polling_interval: int = 0,
+        sizes: Sequence[int] = (),
+        **switches: bool,
+    ) -> None:
+        """Create the device; `model` and `iothread` are only remembered, a polling interval (seconds) starts polling.
+
+        `sizes` are those of VirtioDevice. Raises MisuseError for one that cannot be, for an interval out of range, and
+        for a switch that does not exist (names with underscores).
+        """
         properties = {name: default for name, (_, default) in PROPERTIES.items()}
         for switch, value in switches.items():
             name = switch.replace("_", "-")
             if name not in properties:
                 raise MisuseError(f"no such balloon property: {name}")
             properties[name] = value
-        offered = ALWAYS_OFFERED
-        for name, (feature, _) in PROPERTIES.items():
-            if properties[name]:
-                offered |= bit(feature)
+        offered = ALWAYS_OFFERED | sum([bit(feature) for name, (feature, _) in PROPERTIES.items() if properties[name]])
         self.ram = ram
         self.pages = PageSet(ram >> PAGE_SHIFT)
-        super().__init__(time, memory, offered, len(queue_roles(offered)))
+        super().__init__(time, memory, offered, len(queue_roles(offered)), sizes)
         self.id = id
+        self.model = model
+        self.iothread = iothread
         self.properties = properties
         self.born = time.clock.now()
-        self._roles = queue_roles(0)
+        self._sized = len(sizes)
         self.gone = False
         """Whether the device was taken off its machine: what a driver still writes to it has no effect."""
         self.stats = StatsQueue(self, time)
+        self.restore_roles()
+        self.stats.set_poll_interval(guest_stats_polling_interval)
 
     @staticmethod
     def restored(time: Timeline, memory: Memory, ram: int, fields: Fields) -> BalloonDevice:
@@ -190,11 +215,9 @@ class BalloonDevice(VirtioDevice):
 
     def config_bytes(self) -> bytes:
         """Return the 16 bytes of the configuration space."""
-        return (
-            min(self.num_pages, U32).to_bytes(4, "little")
-            + min(self.actual_pages, U32).to_bytes(4, "little")
-            + bytes(CONFIG_SIZE - 8)
-        )
+        # The hint's command id: there is no migration that would ask for hints.
+        fields = (min(self.num_pages, U32), min(self.actual_pages, U32), HINT_STOP, self.poison_val)
+        return b"".join([field.to_bytes(4, "little") for field in fields])
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return `size` bytes at `offset`; those beyond the space read as zeros."""
@@ -204,13 +227,18 @@ class BalloonDevice(VirtioDevice):
         return self.config_bytes()[offset : offset + size].ljust(size, b"\0")
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Take the driver's write of `actual` (le32 at 4); any other write is refused and counted."""
+        """Take the driver's write of `actual` or `poison_val` (le32 at 4 and 12); any other is refused and counted.
+
+        Where PAGE_POISON was not negotiated, `poison_val` is ignored.
+        """
         if self.gone:
             return
-        if offset != CONFIG_ACTUAL or len(data) != 4:
-            if offset == CONFIG_POISON_VAL and any(data):
-                self.poison_seen = True  # then a reported page must keep what it holds
+        if len(data) != 4 or offset not in (CONFIG_ACTUAL, CONFIG_POISON_VAL):
             self.refuse("config-write", f"{len(data)} bytes at {offset}")
+            return
+        if offset == CONFIG_POISON_VAL:
+            if self.features & bit(F_PAGE_POISON):
+                self.poison_val = int.from_bytes(data, "little")
             return
         pages = int.from_bytes(data, "little")
         limit = self.ram >> PAGE_SHIFT
@@ -234,9 +262,12 @@ class BalloonDevice(VirtioDevice):
         self.restore_roles()
 
     def restore_roles(self) -> None:
-        """Work out which queue is which from the negotiated features."""
+        """Work out from the features, offered and then negotiated ones, which queue is which, and how long."""
         self._roles = queue_roles(self.features)
-        self.stats.index = self._roles.index(STATS) if STATS in self._roles else -1
+        roles = self._roles if self.features else queue_roles(self.offered)
+        for queue, role in [*zip(self.queues, roles, strict=False)][self._sized :]:
+            queue.offer(QUEUE_SIZES[role])
+        self.stats.negotiated(self._roles.index(STATS) if STATS in self._roles else -1)
 
     def serve(self, index: int) -> None:
         """Handle what the driver put on queue `index`."""
@@ -262,48 +293,9 @@ class BalloonDevice(VirtioDevice):
         if served and queue.wants_interrupt():
             self.interrupt(index)
 
-    def _pfns(self, element: Element) -> list[int]:
-        if element.into:
-            raise GuestFault("direction", "a page list must be readable only")
-        if element.readable() > PFN_LIMIT:
-            self.refuse("huge-buffer", f"a page list of {element.readable()} bytes")
-        data = element.read(PFN_LIMIT)
-        if len(data) % 4:
-            self.refuse("ragged-pfns", f"a page list of {len(data)} bytes")
-            data = data[: len(data) & ~3]
-        return memoryview(data).cast("I").tolist()
-
-    def _runs(self, pfns: list[int]) -> list[tuple[int, int]]:
-        """Return valid page numbers as runs of neighbours; the ones beyond RAM are refused."""
-        limit = self.pages.limit
-        count = len(pfns)
-        if not count:
-            return []
-        first = pfns[0]
-        if first + count <= limit and pfns[-1] == first + count - 1 and pfns == list(range(first, first + count)):
-            return [(first, count)]
-        runs: list[tuple[int, int]] = []
-        start = length = 0
-        pfns.sort()
-        last = pfns[-1]
-        while pfns and pfns[-1] >= limit:
-            pfns.pop()
-        if last >= limit:
-            self.refuse("bad-pfn", f"pages up to {last:#x} of {limit:#x}", count - len(pfns))
-        for pfn in pfns:
-            if length and pfn == start + length:
-                length += 1
-            else:
-                if length:
-                    runs.append((start, length))
-                start, length = pfn, 1
-        if length:
-            runs.append((start, length))
-        return runs
-
     def _inflate(self, element: Element) -> None:
         twice = 0
-        for first, length in self._runs(self._pfns(element)):
+        for first, length in page_runs(element, self.pages.limit, self.refuse):
             twice += length - self.pages.add(first, length)
             self.memory.discard(first << PAGE_SHIFT, length << PAGE_SHIFT)
         if twice:
@@ -311,17 +303,31 @@ class BalloonDevice(VirtioDevice):
 
     def _deflate(self, element: Element) -> None:
         missing = 0
-        for first, length in self._runs(self._pfns(element)):
+        for first, length in page_runs(element, self.pages.limit, self.refuse):
             missing += length - self.pages.remove(first, length)
         if missing:
             self.refuse("double-deflate", f"{missing} pages of a list", missing)
 
     def _hint(self, element: Element) -> None:
-        """Free page hints serve a migration; there is none here, so the buffers just go back."""
+        """Count hinted pages by the command id that came before them (virtio 1.2, 5.5.6.7).
+
+        They are left as they are: a page may be dropped only while a migration's own id asks for hints, and none does.
+        """
+        if element.out:
+            if element.readable() != 4:
+                self.refuse("ragged-pfns", f"a command id of {element.readable()} bytes")
+                return
+            id = int.from_bytes(element.read(4), "little")
+            self.hint_id = HINT_STOP if id == HINT_DONE else id
+        if self.hint_id or element.into:
+            if self.hint_id not in self.hints and len(self.hints) == HINT_ROUNDS:
+                del self.hints[next(iter(self.hints))]
+            pages = sum([length for _, _, length in element.into]) >> PAGE_SHIFT
+            self.hints[self.hint_id] = self.hints.get(self.hint_id, 0) + pages
 
     def _report(self, element: Element) -> None:
         """Give reported free pages back to the host (virtio 1.2, 5.5.6.7), unless the guest poisons its pages."""
-        if self.poison_seen:
+        if self.poison_val:
             return
         for region, offset, length in element.into:
             address = region.base + offset
@@ -339,16 +345,11 @@ class BalloonDevice(VirtioDevice):
             self.pages = PageSet(top >> PAGE_SHIFT)
 
     def park_queue(self, index: int) -> int:
-        """Take queue `index` out of service; returns the available index from which its driver has it go on.
-
-        A statistics buffer that waits here counts as not taken: it is found again when the queue goes on.
+        """As VirtioDevice.park_queue. A statistics buffer that waits here counts as not taken: it is found again when
+        the queue goes on.
         """
-        queue = self.queues[index]
-        base = queue.last_avail
-        if index == self.stats.index:
-            base -= self.stats.let_go()
-        queue.stop()
-        return base & U16
+        held = self.stats.let_go() if index == self.stats.index else 0
+        return super().park_queue(index) - held & U16
 
     # Life.
 
@@ -358,13 +359,13 @@ class BalloonDevice(VirtioDevice):
         return self.stats.index >= 0 and (self.live or self.broken)
 
     def driver_gone(self) -> None:
-        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon."""
-        self._roles = queue_roles(0)
+        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon.
+
+        `actual` stays, as in QEMU: only a driver writes it.
+        """
+        self.restore_roles()
         self.stats.forget()
         self.pages.clear()
-        changed, self.actual_pages = self.actual_pages, 0
-        if changed:
-            self.due |= NEWS_ACTUAL
 
     def wake(self) -> None:
         """Look again at queues with buffers that were not served yet when a snapshot was taken."""

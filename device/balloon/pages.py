@@ -1,19 +1,66 @@
-"""Which pages are in the balloon: one bit a page, in memory that costs nothing until a page is set."""
+"""Page lists, and which pages are in the balloon: one bit a page, in memory that costs nothing until a page is set."""
 
 from __future__ import annotations
 
 import mmap
 
-from device.errors import MisuseError
+from device.errors import GuestFault, MisuseError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from device.virtio.queue import Element
 
 _CHUNK = 1024
 """Bytes of the bitmap that are made a number at once: shifting a longer one a bit at a time costs its square."""
 
 _LARGE = 1 << 16
+
+
+PFN_LIMIT = 1 << 14
+"""Bytes of one page list that are looked at: 4096 pages, 16 times what Linux sends."""
+
+
+def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], None]) -> list[tuple[int, int]]:
+    """Return the page numbers below `limit` in a page list as (first, length) runs of neighbours; `refuse` the others.
+
+    Raises GuestFault for a list that is writable.
+    """
+    size = element.readable()
+    if element.into:
+        raise GuestFault("direction", "a page list must be readable only")
+    if size > PFN_LIMIT:
+        refuse("huge-buffer", f"a page list of {size} bytes", 1)
+    data = element.read(PFN_LIMIT)
+    if len(data) % 4:
+        refuse("ragged-pfns", f"a page list of {len(data)} bytes", 1)
+        data = data[: len(data) & ~3]
+    pfns: list[int] = memoryview(data).cast("I").tolist()
+    count = len(pfns)
+    if not count:
+        return []
+    first = pfns[0]
+    if first + count <= limit and pfns[-1] == first + count - 1 and pfns == list(range(first, first + count)):
+        return [(first, count)]
+    pfns.sort()
+    last = pfns[-1]
+    while pfns and pfns[-1] >= limit:
+        pfns.pop()
+    if last >= limit:
+        refuse("bad-pfn", f"pages up to {last:#x} of {limit:#x}", count - len(pfns))
+    runs: list[tuple[int, int]] = []
+    start = length = 0
+    for pfn in pfns:
+        if length and pfn == start + length:
+            length += 1
+        else:
+            if length:
+                runs.append((start, length))
+            start, length = pfn, 1
+    if length:
+        runs.append((start, length))
+    return runs
 
 
 class PageSet:

@@ -5,7 +5,7 @@ Everything here is data: the code, the monitor's tables, the completion and the 
 
 from __future__ import annotations
 
-from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, U16, U64, Feature
+from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QUEUE_SIZE, U16, U64, Feature, bit
 
 DEVICE_ID = 5
 """virtio 1.2, 5.5.1."""
@@ -17,6 +17,9 @@ STATS = "stats"
 HINT = "free-page-hint"
 REPORTING = "reporting"
 
+QUEUE_SIZES = {INFLATE: QUEUE_SIZE, DEFLATE: QUEUE_SIZE, STATS: QUEUE_SIZE, HINT: 1024, REPORTING: 32}
+"""Entries of the queue in each role, as in QEMU."""
+
 # Feature bits (virtio 1.2, 5.5.3).
 F_MUST_TELL_HOST = 0
 F_STATS_VQ = 1
@@ -25,12 +28,29 @@ F_FREE_PAGE_HINT = 3
 F_PAGE_POISON = 4
 F_REPORTING = 5
 
+PROPERTIES: dict[str, tuple[int, bool]] = {
+    "deflate-on-oom": (F_DEFLATE_ON_OOM, False),
+    "free-page-hint": (F_FREE_PAGE_HINT, False),
+    "page-poison": (F_PAGE_POISON, True),
+    "free-page-reporting": (F_REPORTING, False),
+}
+"""The device's switches: the feature bit each offers, and whether it is on unless told otherwise (as in QEMU)."""
+
+MODELS = ("virtio-balloon-pci", "virtio-balloon-pci-non-transitional", "virtio-balloon-pci-transitional")
+"""The device's types in QEMU. They differ in what a transport would offer, and there is none."""
+
+ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
+"""The features that no switch takes away."""
+
 # Config space (virtio 1.2, 5.5.4): num_pages, actual, free_page_hint_cmd_id, poison_val; all le32.
 CONFIG_NUM_PAGES = 0
 CONFIG_ACTUAL = 4
 CONFIG_HINT_CMD_ID = 8
 CONFIG_POISON_VAL = 12
 CONFIG_SIZE = 16
+
+HINT_STOP, HINT_DONE = 0, 1
+"""Command ids that end a round of free page hints; any other begins one (virtio 1.2, 5.5.6.7)."""
 
 MAX_PFNS_PER_BUFFER = 256
 """Linux's driver sends at most this many page frame numbers in one buffer."""

@@ -50,7 +50,7 @@ class Sample:
             "tags": list(self.tags),
             "numbers": list(self.numbers),
             "unknown": [[tag, value] for tag, value in self.unknown.items()],
-            "age": now - self.collected,
+            "age": min(FAR, now - self.collected),
             "wall": self.wall,
         }
 

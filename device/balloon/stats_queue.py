@@ -9,19 +9,34 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Fields, Flag, Integer, Other, load, reset
+from device.state import Age, Fields, Other, load, reset
 from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.balloon.device import BalloonDevice
     from device.clock import Timeline, Timer
+    from device.virtio.device import VirtioDevice
     from device.virtio.queue import VirtQueue
 
 BUFFERS_AT_ONCE = 16
 """Buffers looked at in one round: an honest driver has one; the rest waits for the next round."""
+
+
+ABSENT, UNPRIMED, HELD, OUT = "absent", "unprimed", "held", "with the guest"
+"""Where the driver's one buffer is: there is no queue for it; the driver put none there yet; it waits here for a
+request; it was returned to be filled."""
+
+MOVES: dict[str, dict[str, str]] = {
+    ABSENT: {"negotiate": UNPRIMED, "forget": ABSENT},
+    UNPRIMED: {"negotiate": UNPRIMED, "fill": HELD, "park": UNPRIMED, "forget": ABSENT},
+    HELD: {"negotiate": HELD, "fill": HELD, "ask": OUT, "park": UNPRIMED, "forget": ABSENT},
+    OUT: {"negotiate": OUT, "fill": HELD, "park": UNPRIMED, "forget": ABSENT},
+}
+"""The moves of each state and where they lead; any other is a fault of ours. docs/design.md draws it. The driver
+negotiates the queue and fills the buffer (a second one takes the place of one that is held, which goes back), requests
+and polls ask, a transport parks the queue, a reset or another driver forgets it."""
 
 
 def _load_sample(stats: StatsQueue, fields: Fields) -> None:
@@ -29,12 +44,22 @@ def _load_sample(stats: StatsQueue, fields: Fields) -> None:
     stats.sample = None if sample is None else Sample.restored(sample)
 
 
+def check_poll_interval(seconds: int) -> None:
+    """Raise MisuseError below 0 and above 2^32-1, in QEMU's words."""
+    if seconds < 0:
+        raise MisuseError("timer value must be greater than zero")
+    if seconds > U32:
+        raise MisuseError("timer value is too big")
+
+
 class StatsQueue:
     """The statistics side of a balloon device.
 
-    `index` is the queue's number, -1 while it is not negotiated. `held` is the guest's buffer while it waits here for
-    the next request, `out` says that it is with the guest to be filled. `sample` is the last one, `reset_at` when
-    (host ns) the device was created or last reset.
+    `index` is the queue's number, -1 while it is not negotiated. `buffer` is one of the states of MOVES, `held` the
+    guest's buffer while it is held. `sample` is the last one of this driver, `told`
+    the last of any, which QEMU's guest-stats goes on with. `again` is the sample of the buffer that comes next, where a
+    transport knows that it was seen before: if it says the same, it is no news. `reset_at` is when (host ns) the device
+    was created or last reset.
     """
 
     __slots__ = (
@@ -42,60 +67,84 @@ class StatsQueue:
         "_decoded",
         "_device",
         "_poll_timer",
+        "again",
+        "buffer",
         "held",
         "index",
-        "out",
         "poll_interval",
         "reset_at",
         "sample",
         "time",
+        "told",
     )
 
     STATE = (
         Other(
             "held", lambda stats, now: stats.held and stats.held.state(), lambda stats, fields: stats.load_held(fields)
         ),
-        Flag("out"),
-        Integer("poll_interval", U32, kept=True),
         Other(
-            "poll_remaining",
-            lambda stats, now: stats.poll_remaining,
-            lambda stats, fields: stats.load_poll(fields),
-            attribute="_poll_timer",
-            kept=True,
+            "out",
+            lambda stats, now: stats.out,
+            lambda stats, fields: stats.load_out(fields),
+            ABSENT,
+            attribute="buffer",
         ),
         Age("reset_age", attribute="reset_at", kept=True),
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
-    DERIVED = ("_data", "_decoded", "_device", "index", "time")
+    DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "again", "index", "poll_interval", "time", "told")
 
     held: Element | None
-    out: bool
-    poll_interval: int
+    buffer: str
     sample: Sample | None
-    _poll_timer: Timer | None
 
-    def __init__(self, device: BalloonDevice, time: Timeline) -> None:
+    def __init__(self, device: VirtioDevice, time: Timeline) -> None:
         self._device = device
         self.time = time
         self._data = b""
         self._decoded = decode(b"")
+        self.again: Sample | None = None
+        self.told: Sample | None = None
+        self.poll_interval = 0
+        self._poll_timer: Timer | None = None
         self.index = -1
         reset(self, new=True)
         self.reset_at = time.clock.now()
 
     def forget(self) -> None:
-        """The driver is gone: so are its buffer and its numbers. The polling interval stays."""
-        self.index = -1
+        """The driver is gone: so are its buffer and its numbers. The polling interval stays, and what is told."""
+        self.again = None
+        self.negotiated(-1)
         reset(self)
         self.reset_at = self.time.clock.now()
         if self.poll_interval:  # a poll that was out is lost with the driver; the next one is not
             self._arm_poll(self.poll_interval)
 
+    def move(self, move: str) -> None:
+        """Let the buffer go to another state. Raises ValueError where MOVES does not allow it, and changes nothing."""
+        state = MOVES[self.buffer].get(move)
+        if state is None:
+            raise ValueError(f"a statistics buffer that is {self.buffer} has no move {move!r}")
+        self.buffer = state
+
+    @property
+    def out(self) -> bool:
+        """Whether the buffer is with the guest, to be filled."""
+        return self.buffer is OUT
+
+    def negotiated(self, index: int) -> None:
+        """The driver accepted the features that make queue `index` the one for statistics; -1 for none."""
+        self.index = index
+        if index >= 0:
+            self.move("negotiate")
+        else:
+            self.held = None
+            self.move("forget")
+
     def let_go(self) -> int:
         """The queue is taken out of service: hold no buffer of it. Returns how many were held, 0 or 1."""
         held, self.held = self.held, None
-        self.out = False
+        self.move("park")
         return int(held is not None)
 
     @property
@@ -115,11 +164,11 @@ class StatsQueue:
         if held is not None:
             queue = device.queues[self.index]
             self.held = None
-            self.out = True
+            self.move("ask")
             queue.push(held)
             if not queue.wants_interrupt():
                 return
-        elif not self.out:
+        elif self.buffer is not OUT:
             return
         device.isr |= 1
         device.due |= DUE_QUEUE << self.index | DUE_ASKED
@@ -143,21 +192,26 @@ class StatsQueue:
                     queue.push(self.held)
                     returned = True
                 self.held = element
+                asked = self.buffer is OUT
+                self.move("fill")
                 data = element.read(WIRE_LIMIT + 1)
                 if len(data) > WIRE_LIMIT:
                     device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
                     data = data[:WIRE_LIMIT]
+                again, self.again = self.again, None
                 if data != self._data:  # a guest asked again at once says the same again
                     self._decoded = decode(data)
                     self._data = data
+                    again = None
                 records, tags, numbers, unknown, faults = self._decoded
                 for rule, detail in faults:
                     device.refuse(rule, detail)
-                if records or self.out:
+                if again is not None:
+                    self.sample = again
+                elif records or asked:
                     clock = self.time.clock
-                    self.sample = Sample(tags, numbers, unknown, clock.now(), clock.wall())
+                    self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE
-                self.out = False
                 if not queue.more:
                     break
         finally:
@@ -174,12 +228,9 @@ class StatsQueue:
     def set_poll_interval(self, seconds: int) -> None:
         """Poll every `seconds` of VM time; enabling asks at once, 0 stops and keeps the data.
 
-        Raises MisuseError below 0 and above 2^32-1, in QEMU's words.
+        Raises MisuseError as `check_poll_interval`.
         """
-        if seconds < 0:
-            raise MisuseError("timer value must be greater than zero")
-        if seconds > U32:
-            raise MisuseError("timer value is too big")
+        check_poll_interval(seconds)
         before, self.poll_interval = self.poll_interval, seconds
         if not seconds:
             self._cancel_poll()
@@ -191,19 +242,37 @@ class StatsQueue:
         due = self.time.vm_clock.now() + seconds * SECOND
         self._poll_timer = self.time.vm_timers.at(due, self._poll)
 
-    @property
-    def poll_remaining(self) -> int | None:
-        """VM ns until the next poll; None where the answer to the last one is awaited, which arms the timer."""
-        timer = self._poll_timer
-        return None if timer is None or not timer.armed else max(0, timer.due - self.time.vm_clock.now())
+    def _cancel_poll(self) -> None:
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
+
+    def _poll(self) -> None:
+        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
+        self._arm_poll(self.poll_interval)
+        self.ask()
+
+    # Snapshots.
 
     def restore(self, fields: Fields) -> None:
         """Take the state out of a snapshot's `fields`; the device's queues are there. Raises SnapshotError."""
+        for name in ("poll_interval", "poll_remaining"):  # which are the host's: only older snapshots have them
+            if name in fields:
+                fields.perhaps(name)
         load(self, fields)
-        if self.out and not self._set_up:
-            raise fields.refuse("held", "needs a statistics queue, which there is not")
-        if not self.poll_interval and self._poll_timer is not None:
-            raise fields.refuse("poll_remaining", "has no interval")
+
+    def replace(self, old: StatsQueue) -> None:
+        """Take over from a device that a snapshot replaces what is the host's: the interval, and what is told."""
+        self.told, self.poll_interval = old.told, old.poll_interval
+        if self.poll_interval:
+            self._arm_poll(self.poll_interval)
+
+    def vm_runs(self) -> None:
+        """The VM runs: a held buffer that came with a snapshot is told of as if it had come now, as in QEMU."""
+        sample = self.sample
+        if sample is not None and sample is not self.told and self.held is not None:
+            sample.wall = self.time.clock.wall()
+            self.told = sample
 
     @property
     def _set_up(self) -> bool:
@@ -220,20 +289,14 @@ class StatsQueue:
         self.held = Element.restored(held, queue.size, self._device.memory)
         if self.held.into or not queue.in_use:
             raise held.refuse("head", "cannot be held")
+        self.move("fill")
 
-    def load_poll(self, fields: Fields) -> None:
-        """Arm the timer of the next poll again. Raises SnapshotError."""
-        remaining = fields.perhaps("poll_remaining", 0, U32 * SECOND)
-        if remaining is not None:
-            self._poll_timer = self.time.vm_timers.at(self.time.vm_clock.now() + remaining, self._poll)
-
-    def _cancel_poll(self) -> None:
-        if self._poll_timer is not None:
-            self._poll_timer.cancel()
-            self._poll_timer = None
-
-    def _poll(self) -> None:
-        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
-        self._arm_poll(self.poll_interval)
-        if self._device.can_report and (self.held is not None or self.out):
-            self.ask()
+    def load_out(self, fields: Fields) -> None:
+        """Take whether the buffer is with the guest. Raises SnapshotError."""
+        if not fields.flag("out"):
+            return
+        if not self._set_up:
+            raise fields.refuse("held", "needs a statistics queue, which there is not")
+        if self.held is not None:
+            raise fields.refuse("out", "says that the held buffer is with the guest")
+        self.buffer = OUT

@@ -9,7 +9,20 @@ from __future__ import annotations
 from device.balloon.device import BalloonDevice
 from device.clock import SECOND, Clock, Timeline
 from device.errors import MisuseError
-from device.machine.history import History
+from device.machine.events import (
+    ActualChanged,
+    DeviceDeleted,
+    Ended,
+    Event,
+    History,
+    PowerButton,
+    Resumed,
+    RuleBroken,
+    SampleArrived,
+    Stopped,
+    TargetReached,
+    WasReset,
+)
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
 from device.virtio.device import (
     DUE_ASKED,
@@ -27,11 +40,12 @@ from device.virtio.memory import GuestMemory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from device.machine.guest import Guest
+    from device.machine.requests import Task
 
-    Listener = Callable[[str, Mapping[str, object]], None]
+    Listener = Callable[[Event], None]
 
     class Store(Protocol):
         """What completion needs of a store of snapshots."""
@@ -51,17 +65,14 @@ AT_ONCE = 4096
 """Timers that one step fires, and things that it delivers; more have to wait for the next."""
 
 DEFAULT_TIMEOUT = 5 * SECOND
+NO_BALLOON = "No balloon device has been activated"
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 class Machine:
     """A virtual machine with at most one balloon device.
 
-    Events go to every listener as (name, data), in order:
-    STOP, RESUME, POWERDOWN and SHUTDOWN (`guest`, `reason`), RESET (`guest`, `reason`), BALLOON_CHANGE (`actual` in
-    bytes), BALLOON (a sample arrived; `sample`), BALLOON_TARGET (`actual`), DEVICE_DELETED (`device`, `path`),
-    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail` of the last time,
-    `times` where there were more), DRIVER_MISSING (`why`).
+    Every listener is told the Events of device.machine.events, in the order in which they happened.
     """
 
     def __init__(
@@ -71,7 +82,7 @@ class Machine:
         ram: int,
         guest: Guest,
         device_id: str | None = "balloon0",
-        switches: Mapping[str, bool] | None = None,
+        switches: Mapping[str, Any] | None = None,
         balloon: bool = True,
         timeout: int = DEFAULT_TIMEOUT,
         seed: int = 0,
@@ -80,7 +91,8 @@ class Machine:
     ) -> None:
         """Build a machine that has not started: call `start`.
 
-        `ram` in bytes, `timeout` in ns; `device_id` None makes an anonymous device. Raises MisuseError for an
+        `ram` in bytes, `timeout` in ns; `device_id` None makes an anonymous device, `switches` are keywords of
+        BalloonDevice. Raises MisuseError for an
         impossible size, an unknown switch, or a simulated clock with a real guest.
         """
         if guest.real and clock.simulated:
@@ -133,10 +145,10 @@ class Machine:
 
         return unsubscribe
 
-    def emit(self, name: str, data: Mapping[str, object]) -> None:
+    def emit(self, event: Event) -> None:
         """Tell every listener of an event."""
         for listener in tuple(self._listeners):
-            listener(name, data)
+            listener(event)
 
     # Stepping.
 
@@ -182,12 +194,13 @@ class Machine:
             self._stepping = False
 
     def advance(self, duration: int) -> None:
-        """Let a simulated clock go on for `duration` ns at once, through every timer on the way.
+        """Let a simulated clock go on for `duration` ns, through every timer on the way; within a step, as it goes on.
 
+        Within a step, as from a listener, the time passes in that step, or in the next.
         Raises MisuseError on a real clock and for a negative duration.
         """
         self.time.sleep(duration)
-        while self.time.asleep:
+        while self.time.asleep and not self._stepping:
             self.step()
         self.step()
 
@@ -248,22 +261,22 @@ class Machine:
             return
         self.history.add(sample.collected, device.actual, sample)
         if self._listeners:
-            self.emit("BALLOON", {"sample": sample})
+            self.emit(SampleArrived(sample))
         if self.requests.pending:
             self.requests.end_all(ANSWERED)
 
     def _actual_changed(self, device: BalloonDevice) -> None:
         self.history.add(self.clock.now(), device.actual, device.stats.sample)
         if self._listeners:
-            self.emit("BALLOON_CHANGE", {"actual": device.actual})
+            self.emit(ActualChanged(device.actual))
         if device.actual_pages == device.num_pages and not self.target_told:
             self.target_told = True
-            self.emit("BALLOON_TARGET", {"actual": device.actual})
+            self.emit(TargetReached(device.actual))
 
     def _rules_broken(self, device: BalloonDevice) -> None:
         untold, device.untold = device.untold, {}
         for rule, (times, detail) in untold.items():
-            self.emit("GUEST_FAULT", {"rule": rule, "detail": detail} | ({"times": times} if times > 1 else {}))
+            self.emit(RuleBroken(rule, detail, times))
 
     def _driver_changed(self, device: BalloonDevice) -> None:
         """Look after the requests that wait for a driver, or for one that primes its queue."""
@@ -293,7 +306,7 @@ class Machine:
         self.vm_clock.stop()
         self.run_state = PAUSED
         self.guest.stopped()
-        self.emit("STOP", {})
+        self.emit(Stopped())
 
     def cont(self) -> None:
         """Let the VM run; from prelaunch this boots the guest. Nothing if it runs, or has ended."""
@@ -302,7 +315,9 @@ class Machine:
         boots = self.run_state == PRELAUNCH
         self.run_state = RUNNING
         self.vm_clock.start()
-        self.emit("RESUME", {})
+        if self.device is not None:
+            self.device.stats.vm_runs()
+        self.emit(Resumed())
         if boots:
             self._boot()
         else:
@@ -320,8 +335,8 @@ class Machine:
     def reset(self, *, guest: bool = False) -> None:
         """Reset the machine as a power cycle of the guest would.
 
-        Target and polling interval stay, statistics are forgotten, pending requests wait for the new driver. A
-        stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
+        Target, `actual` and polling interval stay, the driver's statistics are forgotten, pending requests wait for the
+        new driver. A stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
         """
         self._restart("guest-reset" if guest else "host-qmp-system-reset", guest=guest)
 
@@ -335,7 +350,7 @@ class Machine:
             self._tell(device)
             if self.unplugging:  # an unplug that the old driver never let happen
                 self._unplug()
-        self.emit("RESET", {"guest": guest, "reason": reason})
+        self.emit(WasReset(guest=guest, reason=reason))
         if self.run_state == RUNNING:
             self._boot()
         else:
@@ -343,7 +358,7 @@ class Machine:
 
     def power_down(self) -> None:
         """Press the power button; ignored without a guest that listens."""
-        self.emit("POWERDOWN", {})
+        self.emit(PowerButton())
         if self.guest.power_down():
             if self.run_state == RUNNING:
                 self.guest_off()
@@ -354,10 +369,6 @@ class Machine:
         """The guest switched itself off: the machine ends, as QEMU does."""
         self._end(guest=True, reason="guest-shutdown")
 
-    def guest_gone(self, why: str) -> None:
-        """A real guest died: nothing answers until the machine is reset."""
-        self.emit("GUEST_GONE", {"why": why})
-
     def quit(self, *, reason: str = "host-qmp-quit") -> None:
         """End the machine from outside."""
         self._end(guest=False, reason=reason)
@@ -367,11 +378,7 @@ class Machine:
             self.over = True
             self.vm_clock.stop()
             self.run_state = SHUTDOWN
-            self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
-
-    def panicked(self) -> None:
-        """The guest's kernel died; the VM goes on running nothing, as QEMU without a panic device."""
-        self.emit("GUEST_PANICKED", {"action": "run"})
+            self.emit(Ended(guest=guest, reason=reason))
 
     def replace_guest(self, guest: Guest) -> None:
         """Reboot the machine into another guest.
@@ -409,13 +416,13 @@ class Machine:
             return None
         return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
 
-    def _plug(self, id: str, switches: dict[str, bool]) -> BalloonDevice:
+    def _plug(self, id: str, switches: dict[str, Any]) -> BalloonDevice:
         device = BalloonDevice(self.time, self.memory, self.ram, id=id, **switches)
         self.device = device
         self.unplugging = False
         return device
 
-    def device_add(self, id: str, switches: Mapping[str, bool] | None = None) -> None:
+    def device_add(self, id: str, switches: Mapping[str, Any] | None = None) -> None:
         """Plug in a balloon device. Raises MisuseError in QEMU's words if there is one, or a switch is unknown."""
         if self.device is not None:
             if id and id == self.device.id:
@@ -427,14 +434,12 @@ class Machine:
             self.deliver()
 
     def device_del(self, id: str) -> None:
-        """Ask the guest to let go of the device; it is gone once the driver did.
+        """Ask the guest, perhaps again, to let go of the device; it is gone once the driver did.
 
-        Raises MisuseError in QEMU's words if there is no such device or it was asked before.
+        Raises MisuseError in QEMU's words if there is no such device.
         """
         if self.device is None or id not in (self.device.id, self.device_path) or not id:
             raise MisuseError(f"Device '{id}' not found")
-        if self.unplugging:
-            raise MisuseError(f"Device {id} is already in the process of unplug")
         self.unplugging = True
         if self.guest.release_device():
             self._unplug()
@@ -454,20 +459,25 @@ class Machine:
         self.device = None
         self.unplugging = False
         self.requests.end_all(NO_DEVICE)
-        data = {"device": device.id, "path": path} if device.id else {"path": path}
-        self.emit("DEVICE_DELETED", data)
+        self.emit(DeviceDeleted(device.id, path))
 
-    def set_balloon(self, size: int) -> None:
+    def set_balloon(self, size: int) -> Task | None:
         """Ask the guest to keep `size` bytes of memory.
 
-        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives.
+        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives. Where
+        that is not known at once, the task returned ends with the same: the guest is asked for it first.
         """
         if self.device is None:
-            raise MisuseError("No balloon device has been activated")
-        self.guest.check_target(size)
-        self.device.set_target(size)
-        self.target_told = False
-        self.deliver()
+            raise MisuseError(NO_BALLOON)
+
+        def go() -> None:
+            if self.device is None:
+                raise MisuseError(NO_BALLOON)
+            self.device.set_target(size)
+            self.target_told = False
+            self.deliver()
+
+        return self.guest.check_target(size, go)
 
     # Statistics.
 
@@ -505,10 +515,6 @@ class Machine:
         if self.device is not None:
             self.device.due |= NEWS_DRIVER
             self.deliver()
-
-    def guest_fault(self, rule: str, detail: str) -> None:
-        """The guest broke a rule."""
-        self.emit("GUEST_FAULT", {"rule": rule, "detail": detail})
 
 
 _TOLD = {

@@ -18,7 +18,7 @@ U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
 
 QUEUE_SIZE = 128
-"""Entries of each queue that the device offers (QEMU's balloon)."""
+"""Entries of a queue, unless the device has a reason for others."""
 
 MAX_QUEUE_SIZE = 1024
 """The largest ring a transport may set up (UML asks for 256); a power of two, far below the spec's 32768."""

@@ -139,6 +139,9 @@ def page() -> str:
                     "A script recorded, and a picture of it:",
                     "hmp --clock warp --record a.cast a.hmp\nhmp-cast2svg a.cast a.svg",
                 ),
+                example(
+                    "A check of a running VM's guest:", "hmp --attach unix:qmp.sock --fail-stale -c 'info balloon'"
+                ),
                 example("A QEMU for the tests of a tool:", "hmp --headless --guest slow,delay=2 --qmp unix:qmp.sock"),
             ),
             section("NOTES", paragraph(EMULATED)),

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import click
 
-from device.balloon.device import PROPERTIES
-from device.balloon.spec import FEATURES_TABLE, STATS_TABLE
+from device.balloon.spec import FEATURES_TABLE, PROPERTIES, STATS_TABLE
 from device.errors import FATAL_RULES, RULES
 from device.guest.hostile.attacks import ATTACKS
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
-from hmp import BROKEN_PIPE, FAILED, HUNG_UP, INTERRUPTED, OK, STALE, TERMINATED, USAGE
+from hmp import BROKEN_PIPE, FAILED, HUNG_UP, INTERRUPTED, OK, STALE, TERMINATED, UNCONNECTED, USAGE
 from hmp.config import CLOCKS
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.registry import COMMANDS, Command
@@ -36,6 +35,7 @@ EXITS: dict[int, str] = {
     FAILED: "a command failed, or output or a recording could not be written",
     USAGE: "bad usage: one line on stderr names the option and the value",
     STALE: "with `--fail-stale`: an `info balloon` printed old statistics, and no command failed",
+    UNCONNECTED: "with `--attach`: there is nothing to connect to",
     HUNG_UP: "SIGHUP while monitors on sockets are served",
     INTERRUPTED: "interrupted (SIGINT)",
     BROKEN_PIPE: "whoever read stdout is gone; nothing is said about it",

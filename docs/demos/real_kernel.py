@@ -44,11 +44,11 @@ class _Screen(pyte.Screen):
 class Terminal:
     """hmp at a terminal, its screen, and somebody who types."""
 
-    def __init__(self, cast: Path, state: str) -> None:
+    def __init__(self, cast: Path, state: str, options: list[str]) -> None:
         self._cast = cast
         environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
         environment |= {"TERM": "xterm-256color", "XDG_STATE_HOME": state}
-        command = ["-m", "hmp", "--guest", GUEST, "--record", str(cast)]
+        command = ["-m", "hmp", *options, "--record", str(cast)]
         self._child = pexpect.spawn(
             sys.executable, command, dimensions=(ROWS, COLUMNS), env=environment, encoding="utf-8", timeout=PATIENCE
         )
@@ -91,32 +91,55 @@ class Terminal:
         self._child.close()
 
 
-def main(script: str, path: str) -> None:
-    """Make the cast."""
-    chapters: list[tuple[int, str]] = []
-    with tempfile.TemporaryDirectory() as folder, Path(script).open("rb") as source:
-        cast = Path(folder, "typed.cast")
-        terminal = Terminal(cast, folder)
-        for step in read_steps([(script, source.fileno())]):
-            if step.direction == CHAPTER:
-                chapters.append((len(terminal.recorded()), step.text))
-            elif step.direction == PAUSE:
-                terminal.pass_time(step.duration / SECOND)
-            elif not step.direction and step.line is not None:
-                terminal.until_prompt()
-                terminal.pass_time(LOOK_MAX / SECOND)
-                terminal.type(step.line)
-        terminal.until_prompt()
-        terminal.pass_time(2)
-        lines = terminal.recorded()  # how hmp is left does not belong to the story
-        terminal.end()
-    for at, text in reversed(chapters):  # before the first thing that was shown in it
+class Story:
+    """What is typed, looked at and divided into chapters."""
+
+    def __init__(self, cast: Path, state: str, options: list[str]) -> None:
+        self.terminal = Terminal(cast, state, options)
+        self.chapters: list[tuple[int, str]] = []
+
+    def chapter(self, text: str) -> None:
+        """Begin a chapter."""
+        self.chapters.append((len(self.terminal.recorded()), text))
+
+    def look(self, seconds: float) -> None:
+        """Look on for so long."""
+        self.terminal.pass_time(seconds)
+
+    def line(self, line: str) -> None:
+        """Wait for the prompt, look at it, and type a line."""
+        self.terminal.until_prompt()
+        self.look(LOOK_MAX / SECOND)
+        self.terminal.type(line)
+
+
+def finish(story: Story, title: str, path: Path) -> None:
+    """End the story, and put its cast in its place."""
+    story.terminal.until_prompt()
+    story.look(2)
+    lines = story.terminal.recorded()  # how hmp is left does not belong to the story
+    story.terminal.end()
+    for at, text in reversed(story.chapters):  # before the first thing that was shown in it
         when = json.loads(lines[at])[0]
         lines.insert(at, event_line(round(when * SECOND), MARKER, text))
     header = json.loads(lines[0])
-    header["title"] = f"hmp: {Path(script).stem}"
+    header["title"] = title
     lines[0] = f"{json.dumps(header)}\n"
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def main(script: str, path: str) -> None:
+    """Make the cast."""
+    with tempfile.TemporaryDirectory() as folder, Path(script).open("rb") as source:
+        story = Story(Path(folder, "typed.cast"), folder, ["--guest", GUEST])
+        for step in read_steps([(script, source.fileno())]):
+            if step.direction == CHAPTER:
+                story.chapter(step.text)
+            elif step.direction == PAUSE:
+                story.look(step.duration / SECOND)
+            elif not step.direction and step.line is not None:
+                story.line(step.line)
+        finish(story, f"hmp: {Path(script).stem}", Path(path))
 
 
 if __name__ == "__main__":

@@ -23,15 +23,14 @@ from device.clock import SECOND
 from device.units import parse_seconds
 from hmp.config import Config, make_machine
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.history import History
-from hmp.monitor.monitor import Monitor
+from hmp.monitor.monitor import History, Monitor
 from hmp.recording.cast import MARKER, OUTPUT, Cast, create
 from hmp.recording.player import KEY_MAX, KEY_MIN, PROMPT, Rhythm
 from hmp.sockets.clients import BANNER as SOCKET_BANNER
 from hmp.sockets.readline import PROMPT as SOCKET_PROMPT
 from hmp.sockets.readline import Line, LineEditor, Output
-from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
+from hmp.terminal.countdown import Countdown
 from hmp.terminal.screen import Screen
 
 if TYPE_CHECKING:
@@ -83,12 +82,10 @@ class Typed:
         self._screen = Screen(half.print, width=lambda: COLUMNS)
         self._print = half.print
         self._monitor = Monitor(machine, DIALECTS["seed"])
-        self._monitor.sole = False
+        self._monitor.alone = False
         self._line = ""
         self._reply: Reply | None = None
-        self._since = 0
-        self.due: int | None = None
-        """When the countdown is to be drawn next."""
+        self._countdown: Countdown | None = None
         self._screen.write(f"{BANNER}\n{PROMPT}")
 
     @property
@@ -108,19 +105,20 @@ class Typed:
             self._answer(reply)
             return
         self._reply, reply.on_done = reply, self._answer
-        self._since = self._machine.clock.now()
-        self.due = self._since + countdown.AFTER
+        self._countdown = Countdown(self._machine, reply.until)
+
+    @property
+    def due(self) -> int | None:
+        """When the countdown is to be drawn next."""
+        return None if self._countdown is None else self._countdown.due
 
     def count(self) -> None:
         """Draw the countdown."""
-        reply, now = self._reply, self._machine.clock.now()
-        assert reply is not None  # noqa: S101 - else nothing is due
-        guest = countdown.waits_for_guest(self._machine, reply.until)
-        self._screen.transient(countdown.countdown_line(now, self._since, reply.until, guest=guest))
-        self.due = now + countdown.STEP
+        assert self._countdown is not None  # noqa: S101 - else nothing is due
+        self._screen.transient(self._countdown.line(self._machine.clock.now()))
 
     def _answer(self, reply: Reply) -> None:
-        self._reply = self.due = None
+        self._reply = self._countdown = None
         self._screen.show(reply.text)
         self._screen.write(PROMPT)
 
@@ -135,7 +133,7 @@ class Socketed:
         history = History()
         self._editor = LineEditor(SOCKET_PROMPT, history, lambda line: (line, []))
         self._monitor = Monitor(machine, DIALECTS["seed"], history)
-        self._monitor.sole = False
+        self._monitor.alone = False
         self.busy = False
         self._write(SOCKET_BANNER + self._editor.show_prompt())
 

@@ -6,41 +6,32 @@ of a provider below or a word that stands for itself; a `*` at the end says that
 
 from __future__ import annotations
 
-from device.balloon.device import PROPERTIES
-from device.balloon.spec import BYTES, STATS_TABLE, stat_tag
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from device.balloon.spec import BYTES, MODELS, PROPERTIES, STATS_TABLE, stat_tag
 from device.guest.table import KEYS, PROFILES
+from device.machine.machine import Machine
 from device.units import format_size
 from hmp.monitor.grammar import BLANKS, skip_blanks
 from hmp.monitor.registry import TABLE, Command
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from device.machine.machine import Machine
-
-    Offer = tuple[str, str, bool]
-    """Text, help, and whether more is to follow on the line."""
-    Tags = Callable[[], Iterable[str]]
+Offer = tuple[str, str, bool]
+"""Text, help, and whether more is to follow on the line."""
+Tags = Callable[[], Iterable[str]]
 
 
-class Candidate:
+class Candidate(NamedTuple):
     """One way to go on: `text` replaces the line from `start` to its end; `help` is one line about it.
 
     All candidates of one answer have the same `start`. `more` says that the command takes another word, so a front end
     that completed to this one can go on behind a blank.
     """
 
-    __slots__ = ("help", "more", "start", "text")
-
-    def __init__(self, text: str, start: int, help: str, *, more: bool = False) -> None:
-        self.text = text
-        self.start = start
-        self.help = help
-        self.more = more
-
-    def __repr__(self) -> str:
-        return f"Candidate({self.text!r}, {self.start}, {self.help!r}, more={self.more})"
+    text: str
+    start: int
+    help: str
+    more: bool = False
 
 
 def complete(machine: Machine, line: str, *, snapshots: Tags | None = None, examples: bool = False) -> list[Candidate]:
@@ -49,6 +40,9 @@ def complete(machine: Machine, line: str, *, snapshots: Tags | None = None, exam
     With `examples` numbers and sizes are offered too, which a person can go on from; QEMU's own editor has none.
     `snapshots` returns the tags that can be loaded; without it the machine is asked, if it keeps any.
     """
+    offers = getattr(machine, "offers", None)  # of a running VM: QEMU's own commands
+    if offers is not None:
+        return offers(line)  # type: ignore[no-any-return]
     table: dict[str, Command] = TABLE
     at = 0
     while True:
@@ -66,7 +60,7 @@ def complete(machine: Machine, line: str, *, snapshots: Tags | None = None, exam
 
 
 def _matching(offers: Iterable[Offer], word: str, start: int) -> list[Candidate]:
-    return [Candidate(text, start, help, more=more) for text, help, more in offers if text.startswith(word)]
+    return [Candidate(text, start, help, more) for text, help, more in offers if text.startswith(word)]
 
 
 def _names(table: dict[str, Command]) -> Iterator[Offer]:
@@ -115,8 +109,7 @@ class _Arguments:
         if repeats:
             found = [candidate for candidate in found if candidate.text not in self.words]
         elif place + 1 < len([None for _, types, _ in self.command.parameters if types[0] != "-"]):
-            for candidate in found:
-                candidate.more = True
+            found = [candidate._replace(more=True) for candidate in found]
         return found
 
     def cut(self, separators: str) -> str:
@@ -144,7 +137,7 @@ def _stats(arguments: _Arguments) -> Iterator[Offer]:
 
 
 def _pins(arguments: _Arguments) -> Iterator[Offer]:
-    for tag, value in sorted(arguments.machine.guest.pins().items()):
+    for tag, value in sorted(arguments.machine.guest.controls.pins().items()):
         name = STATS_TABLE[tag].name if tag < len(STATS_TABLE) else str(tag)
         yield name, "left out" if value is None else f"pinned to {value}", False
 
@@ -218,13 +211,13 @@ def _keys(arguments: _Arguments, given: list[str], keys: Iterable[tuple[str, str
 
 
 def _drivers(arguments: _Arguments) -> Iterator[Offer]:
-    from hmp.monitor.commands.machine import DRIVERS
+    from hmp.monitor.commands.machine import ALIAS
 
     driver, comma, settings = arguments.word.partition(",")
     if not comma:
-        yield DRIVERS[0], "the balloon device", False
-        for alias in DRIVERS[1:]:
-            yield alias, f"another name of {DRIVERS[0]}", False
+        for model in MODELS:
+            yield model, "the balloon device", False
+        yield ALIAS, f"another name of {MODELS[0]}", False
         return
     *given, last = settings.split(",")
     if "=" in last:
@@ -234,7 +227,11 @@ def _drivers(arguments: _Arguments) -> Iterator[Offer]:
                 default = ", as it is without saying so" if PROPERTIES[name][1] == (value == "on") else ""
                 yield value, f"switch {name} {value}{default}", False
         return
-    keys = {"id": "the name of the device, for device_del"}
+    keys = {
+        "id": "the name of the device, for device_del",
+        "guest-stats-polling-interval": "seconds from one poll of the statistics to the next, 0 for none",
+        "iothread": "any id; free-page-hint wants one",
+    }
     keys |= {name: f"on or off ({'on' if on else 'off'} unless told)" for name, (_, on) in PROPERTIES.items()}
     yield from _keys(arguments, given, keys.items())
 

@@ -64,18 +64,18 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
             line = text % (device.actual // MIB, *pick(sample.numbers))
             _LAST[:] = shown, line
     else:
-        line = plain_line(device, timeout)
+        line = qemu_line(device, timeout)
     if timeout is AGELESS or (age := stats.age) < timeout:
         return line
     return f"{line[:-1]},age={age // MS}\n"
 
 
-def plain_line(device: BalloonDevice, timeout: int) -> str:
+def qemu_line(device: BalloonDevice, timeout: int) -> str:
     """Return QEMU 7.2's line: the size and nothing else."""
     return f"balloon: actual={device.actual // MIB}\n"
 
 
-def plain_query(device: BalloonDevice) -> dict[str, int]:
+def qemu_query(device: BalloonDevice) -> dict[str, int]:
     """Return what QEMU 7.2's query-balloon says: the size in bytes and nothing else."""
     return {"actual": device.actual}
 
@@ -120,14 +120,12 @@ class Dialect:
     when the guest answers.
     """
 
-    __slots__ = ("balloon_event", "help", "line", "name", "query", "waits")
-
     def __init__(
         self,
         name: str,
         help: str,
         line: Callable[[BalloonDevice, int], str],
-        query: Callable[[BalloonDevice], dict[str, int]] = plain_query,
+        query: Callable[[BalloonDevice], dict[str, int]] = qemu_query,
         *,
         waits: bool = False,
         balloon_event: bool = False,
@@ -144,7 +142,7 @@ DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
         Dialect("seed", "asks the guest and waits; ages tell", seed_line, waits=True, balloon_event=True),
-        Dialect("qemu", "as QEMU 7.2: the size, at once", plain_line),
+        Dialect("qemu", "as QEMU 7.2: the size, at once", qemu_line),
         Dialect("pve", "as Proxmox: what polling brought last", pve_line, pve_query),
     )
 }

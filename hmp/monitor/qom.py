@@ -8,39 +8,64 @@ from __future__ import annotations
 
 import builtins
 
-from device.balloon.device import PROPERTIES
-from device.balloon.spec import ABSENT, QOM_STATS, STATS_TABLE
+from device.balloon.spec import ABSENT, MODELS, PROPERTIES, QOM_STATS, STATS_TABLE
+from device.balloon.stats_queue import check_poll_interval
 from device.clock import SECOND
 from device.errors import MisuseError
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.grammar import BLANKS, SWITCH, natural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from device.balloon.device import BalloonDevice
     from device.machine.machine import Machine
 
+    Value = int | bool | str
+    Reader = Callable[[Any, str, str], Value]
+
 MACHINE_TYPE = "pc-i440fx-7.2-machine"
-DEVICE_TYPE = "virtio-balloon-pci"
 BACKEND_TYPE = "virtio-balloon-device"
 CONTAINER = "container"
 
-_POLLING = "guest-stats-polling-interval"
+_POLLING, _IOTHREAD, _LINK = "guest-stats-polling-interval", "iothread", "link<iothread>"
 _SIGNED = range(-(1 << 63), 1 << 63)
 
+_JSON: dict[str, tuple[builtins.type, str]] = {
+    "bool": (bool, "boolean"),
+    "int": (int, "integer"),
+    _LINK: (str, "string"),
+}
+"""What a type of property is in Python, and in the words of QEMU's errors."""
 
-def from_json(value: object, name: str, type: str) -> int | bool:
+OPTIONS = {**dict.fromkeys(PROPERTIES, "bool"), _POLLING: "int", _IOTHREAD: _LINK}
+"""What can be said of a device that is plugged in, with the types."""
+
+
+def valid_id(id: str) -> bool:
+    """Whether `id` can name a device: a letter, then letters, digits, '-', '.' and '_'."""
+    return id.isascii() and id[:1].isalpha() and all(char.isalnum() or char in "-._" for char in id)
+
+
+def from_json(value: object, name: str, type: str) -> Value:
     """Return a value as QMP brings it, if it has the type of the property `name`. Raises CommandError."""
-    if isinstance(value, bool) if type == "bool" else builtins.type(value) is int and value in _SIGNED:
+    wanted, words = _JSON[type]
+    if builtins.type(value) is wanted and (wanted is not int or value in _SIGNED):
         return value  # type: ignore[return-value]
-    raise CommandError(f"Invalid parameter type for '{name}', expected: {'boolean' if type == 'bool' else 'integer'}")
+    raise CommandError(f"Invalid parameter type for '{name}', expected: {words}")
 
 
-def from_text(text: str, name: str, type: str) -> int | bool:
+def from_option(text: str, name: str, type: str) -> Value:
+    """As from_text, for the options of a device that is plugged in."""
+    return from_text(text, name, type, words="integer")
+
+
+def from_text(text: str, name: str, type: str, *, words: str = "int64") -> Value:
     """Return what text means, as HMP brings it, for the type of the property `name`. Raises CommandError."""
+    if type == _LINK:
+        return text
     if type == "bool":
         if text not in SWITCH:
             raise CommandError(f"Parameter '{name}' expects 'on' or 'off'")
@@ -50,14 +75,12 @@ def from_text(text: str, name: str, type: str) -> int | bool:
     value, end = natural(text, len(sign))
     value = -value if sign == "-" else value
     if end == len(sign) or end < len(text) or value not in _SIGNED:
-        raise CommandError(f"Parameter '{name}' expects int64")
+        raise CommandError(f"Parameter '{name}' expects {words}")
     return value
 
 
 class Property:
     """One property: how it is read, and how it is set or None. `alias` says that it is the backend's own."""
-
-    __slots__ = ("alias", "get", "name", "set", "type")
 
     def __init__(self, name: str, type: str, get: Getter, set: Setter | None = None, *, alias: bool = False) -> None:
         self.name = name
@@ -69,8 +92,6 @@ class Property:
 
 class Node:
     """One object of the tree. Only nodes whose table asks for it have a `device`."""
-
-    __slots__ = ("children", "device", "kind", "name", "path", "properties")
 
     device: BalloonDevice
 
@@ -98,14 +119,14 @@ class Node:
 
 if TYPE_CHECKING:
     Getter = Callable[[Node], object]
-    Setter = Callable[[Node, Callable[[], int | bool]], None]
+    Setter = Callable[[Node, Callable[[], Any]], None]
 
 
 # The properties.
 
 
 def _guest_stats(node: Node) -> dict[str, object]:
-    sample = node.device.stats.sample
+    sample = node.device.stats.told
     values = {} if sample is None else sample.values
     return {
         "stats": {STATS_TABLE[tag].qom: values.get(tag, ABSENT) for tag in QOM_STATS},
@@ -113,21 +134,28 @@ def _guest_stats(node: Node) -> dict[str, object]:
     }
 
 
-def _set_interval(node: Node, value: Callable[[], int | bool]) -> None:
+def _set_interval(node: Node, value: Callable[[], Any]) -> None:
     try:
         node.device.stats.set_poll_interval(value())
     except MisuseError as error:
         raise CommandError(str(error)) from None
 
 
-def _set_realized(node: Node, value: Callable[[], int | bool]) -> None:
+def _set_iothread(node: Node, value: Callable[[], Any]) -> None:
+    value()
+    raise CommandError(
+        f"Attempt to set link property '{_IOTHREAD}' on device '(null)' (type '{BACKEND_TYPE}') after it was realized"
+    )
+
+
+def _set_realized(node: Node, value: Callable[[], Any]) -> None:
     if not value():
         # QEMU pulls the device out here, and aborts when it is realized again.
         raise CommandError("A device that is in use cannot be unrealized: use device_del")
 
 
 def _switch(name: str) -> Property:
-    def late(node: Node, value: Callable[[], int | bool]) -> None:
+    def late(node: Node, value: Callable[[], Any]) -> None:
         raise CommandError(
             f"Attempt to set property '{name}' on anonymous device (type '{BACKEND_TYPE}') after it was realized"
         )
@@ -146,9 +174,16 @@ _SWITCHES = ("free-page-reporting", "deflate-on-oom", "page-poison", "free-page-
 _REPORTING, _OOM, _POISON, _HINT = map(_switch, _SWITCHES)
 _INTERVAL = Property(_POLLING, "int", lambda node: node.device.stats.poll_interval, _set_interval, alias=True)
 _STATS = Property("guest-stats", "guest statistics", _guest_stats, alias=True)
+_THREAD = Property(
+    _IOTHREAD,
+    _LINK,
+    lambda node: node.device.iothread and f"/objects/{node.device.iothread}",
+    _set_iothread,
+    alias=True,
+)
 
-_DEVICE = (*_COMMON, _REPORTING, _OOM, _POISON, _INTERVAL, _STATS, _HINT)
-_BACKEND = (*_COMMON, _OOM, _HINT, _POISON, _REPORTING, _INTERVAL, _STATS)
+_DEVICE = (*_COMMON, _REPORTING, _OOM, _POISON, _INTERVAL, _STATS, _THREAD, _HINT)
+_BACKEND = (*_COMMON, _THREAD, _OOM, _HINT, _POISON, _REPORTING, _INTERVAL, _STATS)
 """The properties of both, of those that QEMU has the ones that this device has, in QEMU's order."""
 
 
@@ -168,7 +203,7 @@ def tree(machine: Machine) -> Node:
     named, anonymous = _container("/machine/peripheral"), _container("/machine/peripheral-anon")
     if device is not None and path is not None:
         backend = Node(f"{path}/virtio-backend", BACKEND_TYPE, _BACKEND)
-        front = Node(path, DEVICE_TYPE, _DEVICE, backend)
+        front = Node(path, device.model, _DEVICE, backend)
         front.device = backend.device = device
         (named if device.id else anonymous).children[front.name] = front
     top = Node("/machine", MACHINE_TYPE, (_TYPE,), _container("/machine/unattached"), anonymous, named)
@@ -228,14 +263,38 @@ def qom_set_text(machine: Machine, path: str, prop: str, text: str) -> None:
     _set(machine, path, prop, text, from_text)
 
 
-def _set(machine: Machine, path: str, name: str, value: Any, read: Callable[[Any, str, str], int | bool]) -> None:
+def _set(machine: Machine, path: str, name: str, value: Any, read: Reader) -> None:
     node = _find(machine, path)
     found = _property(node, name)
     if found.set is None:
-        owner = BACKEND_TYPE if found.alias else node.kind
-        raise CommandError(f"Property '{owner}.{name}' is not writable")
+        raise _not_writable(found, node.kind)
     found.set(node, lambda: read(value, name, found.type))
     machine.deliver()
+
+
+def _not_writable(found: Property, kind: str) -> CommandError:
+    return CommandError(f"Property '{BACKEND_TYPE if found.alias else kind}.{found.name}' is not writable")
+
+
+def read_options(model: str, pairs: Iterable[tuple[str, Any]], read: Reader) -> dict[str, Any]:
+    """Return what a balloon device of a model is made with, as keywords, from (key, value) pairs that `read` reads.
+
+    The last of what is given twice counts, as in QEMU. Raises CommandError and MisuseError in QEMU's words.
+    """
+    options: dict[str, Any] = {} if model == MODELS[0] else {"model": model}
+    for key, value in pairs:
+        if key not in OPTIONS:
+            for found in _DEVICE:
+                if found.name == key and found.set is None:
+                    raise _not_writable(found, model)
+            raise CommandError(f"Property '{model}.{key}' not found")
+        options[key.replace("-", "_")] = read(value, key, OPTIONS[key])
+    if thread := options.get("iothread"):
+        options["iothread"] = thread = thread.removeprefix("/objects/")
+        if not valid_id(thread):
+            raise CommandError(f"Device '{thread}' not found")
+    check_poll_interval(options.get("guest_stats_polling_interval", 0))
+    return options
 
 
 def device_to_unplug(machine: Machine, id: str) -> str:
@@ -250,7 +309,7 @@ def device_to_unplug(machine: Machine, id: str) -> str:
         raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
     if node.kind == BACKEND_TYPE:
         raise CommandError("Bus 'virtio-bus' does not support hotplugging")
-    if node.kind != DEVICE_TYPE:
+    if node.kind not in MODELS:
         raise CommandError(f"{id} is not a hotpluggable device")
     return id if id == node.name else node.path
 
@@ -264,6 +323,8 @@ def property_names(machine: Machine, path: str, *, writable_only: bool = False) 
     if len(found) != 1:
         return []
     if writable_only:
-        settable = [each for each in found[0].properties if each.set is not None and each.name not in PROPERTIES]
+        settable = [
+            each for each in found[0].properties if each.set is not None and each.name not in (*PROPERTIES, _IOTHREAD)
+        ]
         return [(each.name, each.type) for each in settable]
     return [(each["name"], each["type"]) for each in qom_list(machine, path)]

@@ -1,8 +1,9 @@
 """The command table. Dispatch, help, completion, QMP's human-monitor-command and the docs all read this.
 
-A handler is named `module:function`, below hmp.monitor.commands, and imported when its command first runs: a script
-pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to print, or None after
-it has suspended the reply. Where all is to call a method of the machine or its guest, that is named: `machine.stop`.
+A handler is named `module:function`, below hmp.monitor.commands (`:function` there), and imported when its command
+first runs: a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to
+print, or None after it has suspended the reply. Where all is to call a method of the machine or its guest, that is
+named: `machine.stop`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ class Command:
     `usage` shows them to people; `complete` says, per argument, what completion offers (completion.py). `host` says
     that it starts programs or names files of this host: it is refused where a monitor's `host_files` is off.
     """
-
-    __slots__ = ("_handler", "complete", "heading", "help", "host", "name", "parameters", "path", "topics", "usage")
 
     def __init__(
         self,
@@ -53,11 +52,11 @@ class Command:
         if self._handler is None:
             module, colon, function = self.path.partition(":")
             if colon:
-                found = __import__(f"hmp.monitor.commands.{module}", fromlist=[function])
+                found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
                 self._handler = getattr(found, function)
             else:
                 method = attrgetter(self.path)
-                self._handler = lambda monitor, arguments, reply: method(monitor)() or ""
+                self._handler = lambda monitor, arguments, reply: reply.follow(method(monitor)())
         handler: Callable[..., str | None] = self._handler
         return handler
 
@@ -67,7 +66,7 @@ def _by_name(commands: tuple[Command, ...]) -> dict[str, Command]:
 
 
 INFO = (
-    Command("balloon", "", "", "ask the guest for its memory statistics", "balloon:info_balloon"),
+    Command("balloon", "", "", "ask the guest for its memory statistics", ":info_balloon"),
     Command("history", "", "", "the lines typed so far", "status:info_history"),
     Command("kvm", "", "", "whether KVM is used (never)", "status:info_kvm"),
     Command("memory_size_summary", "", "", "RAM and plugged memory in bytes", "status:info_memory_size_summary"),
@@ -99,8 +98,8 @@ SIM = (
     Command("free", "size:Z", "size", "let the workload give memory back", "sim:free", complete=("size",)),
     Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
             complete=("guest",)),
-    Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.hang"),
-    Command("panic", "", "", "let the guest's kernel die", "machine.guest.panic"),
+    Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.controls.hang"),
+    Command("panic", "", "", "let the guest's kernel die", "machine.guest.controls.panic"),
     Command("save", "file:s", "file", "write what was typed as a script; what failed as comments", "repeat:save",
             host=True),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
@@ -109,14 +108,13 @@ SIM = (
     Command("source", "file:s", "file", "run the commands of a script", "repeat:source", host=True),
     Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
     Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("pin",)),
-    Command("wake", "", "", "let the driver serve its queues again", "machine.guest.wake"),
+    Command("wake", "", "", "let the driver serve its queues again", "machine.guest.controls.wake"),
     Command("watch", "what:S?", "[seconds [n]] [command]",
             "show something again and again", "repeat:watch"),
 )  # fmt: skip
 
 COMMANDS = (
-    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", "balloon:balloon",
-            complete=("target",)),
+    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon", complete=("target",)),
     Command("cont|c", "", "", "let the VM run", "machine.cont"),
     Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete=("snapshot",)),
     Command("device_add", "device:O", "driver[,prop=value][,...]", "plug a device in", "machine:device_add",

@@ -8,7 +8,9 @@ import os
 import re
 import stat
 import time
+from operator import attrgetter
 
+from device.guest.table import make_guest
 from device.machine.snapshot import MAGIC, Summary, load, save, summarize
 from device.state import SnapshotError
 
@@ -17,14 +19,12 @@ try:
 except ImportError:  # not every system has it
     fcntl = None  # type: ignore[assignment]
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeAlias
 
-    from device.machine.machine import Machine
+from device.machine.machine import Machine
 
-    Store: TypeAlias = "MemoryStore | DirectoryStore"
+Store: TypeAlias = "MemoryStore | DirectoryStore"
 
 TAG_LIMIT = 128
 """Bytes of a tag: with its suffix it is a file name everywhere."""
@@ -124,12 +124,8 @@ class MemoryStore:
 
     def load(self, tag: str, machine: Machine) -> None:
         """Put the machine back. Raises SnapshotError, and nothing has changed."""
-        if check_tag(tag) not in self._kept:
-            raise _missing(tag)
-        try:
-            load(machine, io.BytesIO(self._kept[tag][1]))
-        except SnapshotError as error:
-            raise SnapshotError(f"cannot load snapshot '{tag}': {error}") from None
+        check_tag(tag)
+        _load(tag, machine, lambda: io.BytesIO(self._kept[tag][1]))
 
     def delete(self, tag: str) -> None:
         """Forget a snapshot; nothing if there is none. Raises SnapshotError for what cannot be a tag."""
@@ -222,13 +218,7 @@ class DirectoryStore:
     def load(self, tag: str, machine: Machine) -> None:
         """Put the machine back. Raises SnapshotError, and nothing has changed."""
         path = self._file(tag)
-        try:
-            with _open(path) as source:
-                load(machine, source)
-        except FileNotFoundError:
-            raise _missing(tag) from None
-        except (OSError, SnapshotError) as error:
-            raise SnapshotError(f"cannot load snapshot '{tag}': {getattr(error, 'strerror', error)}") from None
+        _load(tag, machine, lambda: _open(path))
 
     def delete(self, tag: str) -> None:
         """Remove a snapshot's file; nothing if there is none. Raises SnapshotError where it cannot be removed."""
@@ -327,12 +317,18 @@ def store_of(machine: Machine) -> Store:
     return store
 
 
-def _missing(tag: str) -> SnapshotError:
-    return SnapshotError(f"Snapshot '{tag}' does not exist in one or more devices")
+def _load(tag: str, machine: Machine, opened: Callable[[], BinaryIO]) -> None:
+    """Put the machine back to the snapshot that `opened` returns. Raises SnapshotError, and nothing has changed."""
+    try:
+        with opened() as source:
+            load(machine, source, make_guest)
+    except (KeyError, FileNotFoundError):
+        raise SnapshotError(f"Snapshot '{tag}' does not exist in one or more devices") from None
+    except (OSError, SnapshotError) as error:
+        raise SnapshotError(f"cannot load snapshot '{tag}': {getattr(error, 'strerror', error)}") from None
 
 
-def _by_age(summary: Summary) -> tuple[int, str]:
-    return summary.date, summary.tag
+_by_age = attrgetter("date", "tag")
 
 
 def lines(summaries: list[Summary]) -> Iterator[str]:

@@ -1,8 +1,7 @@
 """The words of QMP's JSON: how bytes become tokens, and what a token's text means.
 
 QEMU 7.2's dialect is JSON with single-quoted strings and with errors that leave the stream usable. The automaton never
-looks back, and it is data: `TABLE` says for every state and byte what follows, and `RUNS`, derived from it,
-jumps over the bytes that change nothing (the inside of a string, blanks, digits). Nothing here knows about objects or
+looks back, and it is data: `TABLE` says for every state and byte what follows. Nothing here knows about objects or
 about messages; see `codec.py`.
 """
 
@@ -10,38 +9,35 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Run = Callable[[bytes, int], re.Match[bytes] | None]
-
-# States. START and RECOVERY hold no bytes of a token, all later ones do.
 START, RECOVERY = 0, 1
+"""States. START and RECOVERY hold no bytes of a token, all later ones do."""
+
 (DOUBLE, DOUBLE_ESCAPE, SINGLE, SINGLE_ESCAPE, WORD, MINUS, ZERO, DIGITS, POINT, FRACTION, EXPONENT, EXPONENT_SIGN) = (
     range(2, 14)
 )
 EXPONENT_DIGITS = 14
 
-# What a finished token is. ERROR is the state's "this byte cannot follow"; the byte belongs to the stray text.
 ERROR, LCURLY, RCURLY, LSQUARE, RSQUARE, COLON, COMMA, STRING, INTEGER, FLOAT, KEYWORD = range(32, 43)
+"""What a finished token is. ERROR is the state's "this byte cannot follow"; the byte belongs to the stray text."""
+
 FIRST_KIND = ERROR
 
-# Set beside a state or kind: the byte only ended what came before, it is looked at again in the new state.
 PUT_BACK = 0x80
+"""Set beside a state or kind: the byte only ended what came before, it is looked at again in the new state."""
 
 _BLANK = b" \t\r\n"
 _DIGIT = b"0123456789"
 _LOWER = b"abcdefghijklmnopqrstuvwxyz"
 _BRACKETS = {b"{": LCURLY, b"}": RCURLY, b"[": LSQUARE, b"]": RSQUARE, b":": COLON, b",": COMMA}
-# Inside a string everything may stand but control characters and the two bytes that no UTF-8 contains.
 _TEXT = bytes(range(0x20, 0xFE))
-# Garbage is skipped up to a control character (a tab is not one here), a bracket, a comma, a colon or 0xFE, 0xFF.
-# A quote does not end it: QEMU 7.2 eats the string that follows a stray character.
-_RESYNC = bytes(set(range(0x20)) - {0x09}) + b"{}[]:,\xfe\xff"
+"""Inside a string everything may stand but control characters and the two bytes that no UTF-8 contains."""
 
-# state: (what an unlisted byte leads to, {bytes: what these lead to}); a later entry overrides an earlier one.
+_RESYNC = bytes(set(range(0x20)) - {0x09}) + b"{}[]:,\xfe\xff"
+"""Garbage is skipped up to a control character (a tab is not one here), a bracket, a comma, a colon or 0xFE, 0xFF. A
+quote does not end it: QEMU 7.2 eats the string that follows a stray character."""
+
 _RULES: dict[int, tuple[int, dict[bytes, int]]] = {
     START: (
         ERROR,
@@ -62,6 +58,7 @@ _RULES: dict[int, tuple[int, dict[bytes, int]]] = {
     EXPONENT_SIGN: (ERROR, {_DIGIT: EXPONENT_DIGITS}),
     EXPONENT_DIGITS: (FLOAT | PUT_BACK, {_DIGIT: EXPONENT_DIGITS}),
 }
+"""state: (what an unlisted byte leads to, {bytes: what these lead to}); a later entry overrides an earlier one."""
 
 
 def _row(state: int) -> bytes:
@@ -73,19 +70,8 @@ def _row(state: int) -> bytes:
     return bytes(row)
 
 
-def _run(state: int) -> Run:
-    staying = [rf"\x{byte:02x}" for byte in range(256) if TABLE[state][byte] == state]
-    leaving = [rf"\x{byte:02x}" for byte in range(256) if TABLE[state][byte] != state]
-    # The shorter of two spellings of the same class: this is compiled at import.
-    members = "".join(staying) if len(staying) < len(leaving) else "^" + "".join(leaving)
-    return re.compile(f"[{members}]*".encode("ascii")).match
-
-
 TABLE = tuple(_row(state) for state in range(len(_RULES)))
 """`TABLE[state][byte]`: the next state, or a token's kind, either with `PUT_BACK`."""
-
-RUNS = {state: _run(state) for state in range(len(_RULES)) if state in TABLE[state]}
-"""`RUNS[state](data, pos)`: matches the bytes from `pos` on that keep the automaton in `state`."""
 
 
 class Lexer:
@@ -93,8 +79,6 @@ class Lexer:
 
     `longest` is the length in bytes that an unfinished token may reach; one more, and it is given up.
     """
-
-    __slots__ = ("_held", "_longest", "_state")
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
@@ -118,45 +102,31 @@ class Lexer:
         `data`. Kind `ERROR` comes with the stray bytes; `RECOVERY`, no kind at all, says that a token
         grew longer than allowed (its bytes are dropped, what follows is read afresh).
         """
-        table, runs, size, longest = TABLE, RUNS, len(data), self._longest
-        state, begin = self._state, pos
-        end = begin + longest + 1 - len(self._held)  # a token that gets here is too long
+        table, size, state = TABLE, len(data), self._state
+        begin, room = pos, self._longest - len(self._held)
         while pos < size:
             target = table[state][data[pos]]
-            if target == state:
+            if target & PUT_BACK:
+                target ^= PUT_BACK
+            else:
                 pos += 1
-                if pos < size and table[state][data[pos]] == state and (stretch := runs[state](data, pos)):
-                    pos = stretch.end()
+            if target >= FIRST_KIND:
+                word = bytes(self._held) + data[begin:pos]
+                state = RECOVERY if target == ERROR else START
+            elif target > RECOVERY and pos - begin > room:
+                target, state, word = RECOVERY, START, b""
+            else:
+                state = target
                 if state <= RECOVERY:
                     begin = pos
-                    end = begin + longest + 1
-            else:
-                if target & PUT_BACK:
-                    target ^= PUT_BACK
-                else:
-                    pos += 1
-                if target >= FIRST_KIND:
-                    word = data[begin:pos]
-                    if self._held:
-                        word = bytes(self._held) + word
-                        self._held.clear()
-                    self._state = state = RECOVERY if target == ERROR else START
-                    begin = pos
-                    end = begin + longest + 1
-                    if token(target, word):
-                        return pos, True
-                    continue
-                state = target
-            if pos >= end and state > RECOVERY:
-                pos = begin = end
-                end = begin + longest + 1
-                self._held.clear()
-                self._state = state = START
-                if token(RECOVERY, b""):
-                    return pos, True
+                continue
+            self._held.clear()
+            self._state = state
+            begin, room = pos, self._longest
+            if token(target, word):
+                return pos, True
         self._state = state
-        if state > RECOVERY:
-            self._held += data[begin:pos]
+        self._held += data[begin:pos]
         return pos, False
 
 
@@ -166,15 +136,18 @@ _MAX_COMPLAINT = 1023
 
 _ESCAPES = dict(zip(b"\"'\\/bfnrt", "\"'\\/\b\f\n\r\t", strict=True))
 _HEX4 = re.compile(rb"[0-9A-Fa-f]{4}").match
-# UTF-8 of what QEMU refuses and Python does not: U+FDD0 to U+FDEF, and the last two code points of every plane.
 _NONCHARACTER = re.compile(
     rb"\xef(?:\xb7[\x90-\xaf]|\xbf[\xbe\xbf])|[\xf0-\xf4][\x8f\x9f\xaf\xbf]\xbf[\xbe\xbf]"
 ).search
-# One UTF-8 sequence as QEMU steps over it: a lead byte and as many of the continuation bytes that it promises as came.
+"""UTF-8 of what QEMU refuses and Python does not: U+FDD0 to U+FDEF, and the last two code points of every plane."""
+
 _SEQUENCE = (
     rb"[\x00-\x7f]+|[\xc0-\xdf][\x80-\xbf]?|[\xe0-\xef][\x80-\xbf]{0,2}|[\xf0-\xf7][\x80-\xbf]{0,3}"
     rb"|[\xf8-\xfb][\x80-\xbf]{0,4}|[\xfc\xfd][\x80-\xbf]{0,5}|[\x80-\xbf\xfe\xff]"
 )
+"""One UTF-8 sequence as QEMU steps over it: a lead byte and as many of the continuation bytes that it promises as
+came."""
+
 _json_string = json.JSONDecoder(strict=False).raw_decode
 
 

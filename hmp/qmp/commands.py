@@ -7,18 +7,12 @@ from __future__ import annotations
 
 from device.errors import MisuseError
 from hmp import QEMU_VERSION, __version__
-from hmp.monitor import qom
-from hmp.monitor.commands.balloon import balloon_device
-from hmp.monitor.commands.machine import check_driver, parse_switches, valid_id
-from hmp.monitor.errors import MAX_LINE, TOO_LONG, CommandError
-from hmp.monitor.monitor import Reply
+from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
+from hmp.monitor.commands import balloon_device
+from hmp.monitor.commands.machine import check_driver, plug
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
-from hmp.qmp.schema import QmpCommand, schema
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hmp.monitor.monitor import Monitor
-    from hmp.qmp.schema import Arguments
+from hmp.qmp.schema import Arguments, QmpCommand, schema
 
 NEGOTIATE = "qmp_capabilities"
 
@@ -53,11 +47,16 @@ def _qom_set(monitor: Monitor, arguments: Arguments) -> object:
 
 
 def _device_add(monitor: Monitor, arguments: Arguments) -> object:
-    given = {name: _as_text(value) for name, value in arguments.items()}
-    if not valid_id(given.get("id", "x")):
+    # QEMU makes text of numbers and truth values, and passes over what is neither; an id has to be text.
+    given = {
+        name: _as_text(value) for name, value in arguments.items() if not isinstance(value, (type(None), dict, list))
+    }
+    driver, id = given.pop("driver", None), given.pop("id", None)
+    id = id if isinstance(arguments.get("id"), str) else None
+    if id is not None and not qom.valid_id(id):
         raise CommandError("Parameter 'id' expects an identifier")
-    check_driver(given.pop("driver"))
-    monitor.machine.device_add(*parse_switches(given.items()))
+    options = qom.read_options(check_driver(driver), given.items(), qom.from_option)
+    plug(monitor.machine, id or "", options)
     return {}
 
 
@@ -120,7 +119,8 @@ def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
     try:
         if command.handler is not None:
             return command.handler(monitor, arguments)
-        TABLE[command.name].handler()(monitor, arguments, Reply())
+        reply = Reply()
+        TABLE[command.name].handler()(monitor, arguments, reply)
     except MisuseError as error:
         raise CommandError(str(error)) from None
-    return {}
+    return reply if reply.pending else {}

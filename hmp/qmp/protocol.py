@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 
-from hmp.monitor.errors import CommandError
+from device.machine.machine import Machine
+from hmp.monitor import CommandError
+from hmp.monitor.dialects import Dialect
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
 from hmp.qmp.commands import COMMANDS, NEGOTIATE, VERSION, run
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from device.machine.machine import Machine
-    from hmp.monitor.dialects import Dialect
-    from hmp.qmp.events import EventHub
-    from hmp.qmp.schema import QmpCommand
+from hmp.qmp.events import EventHub
+from hmp.qmp.schema import QmpCommand
 
 
 def _drop(data: bytes) -> None:
@@ -40,11 +36,6 @@ class QmpSession:
     client is gone: what it waits for is cancelled.
     """
 
-    __slots__ = (
-        "_decoder", "_id", "_in_command_mode", "_messages", "_monitor", "_oob", "_waits_for", "dialect", "hub",
-        "on_resume", "send",
-    )  # fmt: skip
-
     def __init__(
         self,
         machine: Machine,
@@ -56,7 +47,7 @@ class QmpSession:
     ) -> None:
         """`host_files` is the Monitor's, for human-monitor-command."""
         self._monitor = Monitor(machine, dialect)
-        self._monitor.sole = False
+        self._monitor.alone = False
         self._monitor.host_files = host_files
         self.hub = hub
         self.dialect = dialect
@@ -128,7 +119,7 @@ class QmpSession:
             if isinstance(value, Reply):
                 if value.pending:
                     self._waits_for = value
-                    value.on_done = self._resume
+                    value.on_done = lambda reply: self._resume(command, reply)
                     return
                 value = _text(value)
             self._reply(value)
@@ -181,13 +172,18 @@ class QmpSession:
         self._oob = oob
         self.hub.join(self)
 
-    def _resume(self, reply: Reply) -> None:
+    def _resume(self, command: QmpCommand, reply: Reply) -> None:
         """Answer the command that waited; what was kept is for the next `step`.
 
         Not handled here: the caller may be in the middle of another client's command, or of the device.
         """
         self._waits_for = None
-        self._reply(_text(reply))
+        if command.returns != "empty":
+            self._reply(_text(reply))
+        elif reply.error is None:
+            self._reply({})
+        else:
+            self._fail(CommandError(str(reply.error)))
         if self.on_resume is not None:
             self.on_resume()
 

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable
 
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from device.clock import MS
+from hmp.monitor import UsageError, escape
 from hmp.newfile import NewFile, named_again
 from hmp.streams import write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-MS = 1_000_000
 
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
 """Kinds of events. There is a fourth, "i" for input: what is typed may be private, and is not recorded."""
@@ -65,8 +60,6 @@ class Cast:
     `on_failure` is called, once, with the reason when the file can't be written; nothing is recorded from then on, and
     `failed` stays true.
     """
-
-    __slots__ = ("_descriptor", "_good", "_lines", "_live", "_size", "failed", "on_failure")
 
     def __init__(
         self,

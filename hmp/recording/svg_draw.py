@@ -7,19 +7,14 @@ where the session ended.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 from xml.sax.saxutils import escape
 
-from hmp.recording.svg_screen import Run
+from hmp.recording.svg_screen import Cursor, Playback, Row, Run
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import TypeVar
-
-    from hmp.recording.svg_screen import Cursor, Playback, Row
-
-    Value = TypeVar("Value")
+Value = TypeVar("Value")
 
 CELL, LINE = 9, 20
 """Width and height of a character, in units of the picture."""
@@ -54,6 +49,15 @@ _PALETTE = {
     "brightmagenta": ("M", "#6639ba", "#e2c5ff"),
     "brightcyan": ("C", "#0b5567", "#b3f0ff"),
     "brightwhite": ("W", "#24292f", "#ffffff"),
+}
+
+
+_LOOKS = {
+    # attribute of a style: (class, CSS)
+    "bold": ("B", "font-weight:bold"),
+    "italic": ("I", "font-style:italic"),
+    "underline": ("L", "text-decoration:underline"),
+    "strike": ("S", "text-decoration:line-through"),
 }
 
 
@@ -127,11 +131,7 @@ class Picture:
         return f'<svg y="{number * LINE}" width="{self._playback.columns * CELL}" height="{LINE}">{moved}</svg>\n'
 
     def _row(self, row: Row, y: int) -> str:
-        parts = []
-        for run in row:
-            if run.style.bg != "default":
-                fill = self._fill(run.style.bg)
-                parts.append(f'<rect{fill} x="{run.x * CELL}" y="{y}" width="{run.cells * CELL}" height="{LINE}"/>')
+        parts = [self._rect(run, run.style.bg, y, LINE) for run in row if run.style.bg != "default"]
         for run in row:
             for piece in _pieces(run):
                 parts.append(self._block(piece, y) if piece.text[0] in BLOCKS else self._text(piece, y + BASE))
@@ -140,16 +140,16 @@ class Picture:
     def _block(self, run: Run, y: int) -> str:
         """Draw bars as what they are: those of a font leave gaps between the lines."""
         height = LINE * (BLOCKS.index(run.text[0]) + 1) // len(BLOCKS)
-        fill = self._fill(run.style.fg if run.style.fg != "default" else "foreground")
-        return f'<rect{fill} x="{run.x * CELL}" y="{y + LINE - height}" width="{run.cells * CELL}" height="{height}"/>'
+        color = run.style.fg if run.style.fg != "default" else "foreground"
+        return self._rect(run, color, y + LINE - height, height)
+
+    def _rect(self, run: Run, color: str, y: int, height: int) -> str:
+        fill = self._fill(color)
+        return f'<rect{fill} x="{run.x * CELL}" y="{y}" width="{run.cells * CELL}" height="{height}"/>'
 
     def _text(self, run: Run, y: int) -> str:
         style = run.style
-        classes = [
-            name
-            for name, on in (("B", style.bold), ("I", style.italic), ("L", style.underline), ("S", style.strike))
-            if on
-        ]
+        classes = [name for look, (name, _) in _LOOKS.items() if getattr(style, look)]
         self._styles.update(classes)
         # The length that the text shall have keeps columns in line whatever font the reader has.
         fill = self._fill(style.fg if style.fg != "default" else "", classes)
@@ -200,13 +200,7 @@ class Picture:
             f"text{{font:{SIZE}px {FONTS};fill:var(--f);white-space:pre}}",
         ]
         rules += [f".{name}{{fill:var(--{name})}}" for name, _, _ in used]
-        styles = {
-            "B": "font-weight:bold",
-            "I": "font-style:italic",
-            "L": "text-decoration:underline",
-            "S": "text-decoration:line-through",
-        }
-        rules += [f".{name}{{{rule}}}" for name, rule in styles.items() if name in self._styles]
+        rules += [f".{name}{{{rule}}}" for name, rule in _LOOKS.values() if name in self._styles]
         if self._steps:
             seconds = f"{self._length / 1000:g}s"
             rules.append(f"@media (prefers-reduced-motion:no-preference){{g{{animation:{seconds} step-end infinite}}}}")

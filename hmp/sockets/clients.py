@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
+from collections.abc import Iterable, Set
+
+from device.machine.machine import Machine
 from hmp import QEMU_VERSION
+from hmp.monitor import escape
 from hmp.monitor.completion import complete
-from hmp.monitor.escape import escape
-from hmp.monitor.monitor import Monitor
+from hmp.monitor.dialects import Dialect
+from hmp.monitor.monitor import History, Monitor, Reply
 from hmp.qmp.protocol import QmpSession
-from hmp.sockets.connection import BLOCKED, DONE, MORE, Connection
-from hmp.sockets.readline import PROMPT, LineEditor, Output
+from hmp.sockets.connection import IDLE, OPEN, Connection, Host
+from hmp.sockets.readline import CODEC, PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import TimerHandle
-    from collections.abc import Iterable, Set
-
-    from device.machine.machine import Machine
-    from hmp.monitor.dialects import Dialect
-    from hmp.monitor.history import History
-    from hmp.monitor.monitor import Reply
-    from hmp.sockets.connection import Host
 
 BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()
 
@@ -31,16 +25,13 @@ not kept for ever, and whoever forgot a bracket is told."""
 SLICE = 1024
 """Bytes of QMP looked at at once, in 4 ms at most: garbage can yield an error message for every byte."""
 
-_CODEC = ("utf-8", "surrogateescape")
-"""How a client's bytes become text and come back unchanged."""
-
 
 def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
-    text = line.decode(*_CODEC)
+    text = line.decode(*CODEC)
     candidates = complete(machine, text)
     word = text[candidates[0].start :] if candidates else ""
     # What others named in a way that could drive a terminal is not offered; it can be typed.
-    return word.encode(*_CODEC), [each.text.encode() for each in candidates if each.text.isprintable()]
+    return word.encode(*CODEC), [each.text.encode() for each in candidates if each.text.isprintable()]
 
 
 class HmpConnection(Connection):
@@ -50,8 +41,8 @@ class HmpConnection(Connection):
         super().__init__(host)
         self._telnet = TelnetFilter() if telnet else None
         self._editor = LineEditor(PROMPT, history, lambda line: _complete(host.machine, line))
-        self._monitor = Monitor(host.machine, dialect, history)
-        self._monitor.sole = False
+        self._monitor = getattr(host.machine, "make_monitor", Monitor)(host.machine, dialect, history)
+        self._monitor.alone = False
         self._monitor.host_files = host_files
         self._typed: Set[str] = frozenset()
         """Characters of the line that runs. They came from this client, and go back to it as they are."""
@@ -64,25 +55,25 @@ class HmpConnection(Connection):
     def _incoming(self, data: bytes) -> bytes:
         return data if self._telnet is None else self._telnet.feed(data)
 
-    def _pump(self, end: float) -> int:
+    def _pump(self, end: float) -> str:
         editor, now = self._editor, self.host.now
         while True:
             if self._full or self._reply is not None:
                 self._keep()
-                return BLOCKED
+                return "blocked"
             event = editor.next_event()
             if event is None:
                 if not self._received:
-                    return DONE
+                    return "done"
                 self._keep()
             elif isinstance(event, Output):
                 self.write(event)
             else:
                 self._run(event)
                 if self.host.machine.over:
-                    return BLOCKED
+                    return "blocked"
             if now() >= end:
-                return MORE
+                return "more"
 
     def _keep(self) -> None:
         """Give the editor what it has room for, so that hanging up is noticed behind it."""
@@ -92,7 +83,7 @@ class HmpConnection(Connection):
             self._received = self._received[room:]
 
     def _run(self, line: bytes) -> None:
-        text = line.decode(*_CODEC)
+        text = line.decode(*CODEC)
         self._typed = frozenset() if text.isprintable() else frozenset(text)
         reply = self._monitor.execute(text)
         if reply.pending:
@@ -105,7 +96,7 @@ class HmpConnection(Connection):
             self.write(self._rendered(reply) + self._editor.show_prompt())
 
     def _rendered(self, reply: Reply) -> bytes:
-        return escape(reply.text, self._typed).replace("\n", "\r\n").encode(*_CODEC)
+        return escape(reply.text, self._typed).replace("\n", "\r\n").encode(*CODEC)
 
     def _resumed(self, reply: Reply) -> None:
         self._reply = None
@@ -127,7 +118,9 @@ class QmpConnection(Connection):
 
     def __init__(self, host: Host, dialect: Dialect, *, host_files: bool) -> None:
         super().__init__(host)
-        self._session = QmpSession(host.machine, dialect, host.hub, self.write, host_files=host_files)
+        self._session = getattr(host.machine, "make_session", QmpSession)(
+            host.machine, dialect, host.hub, self.write, host_files=host_files
+        )
         self._session.on_resume = self._resumed
         self._waiting = False
         self._unfinished: TimerHandle | None = None
@@ -135,31 +128,31 @@ class QmpConnection(Connection):
     def _greet(self) -> None:
         self.write(self._session.greeting())
 
-    def _pump(self, end: float) -> int:
+    def _pump(self, end: float) -> str:
         session, now = self._session, self.host.now
         while True:
             if self._full:
-                return BLOCKED
+                return "blocked"
             if session.step():
                 if now() >= end:
-                    return MORE
+                    return "more"
                 continue
             if session.suspended:
                 if not self._waiting:
                     self._waiting = True
                     self.host.driver.suspend()
-                return BLOCKED
+                return "blocked"
             if self.host.machine.over:
-                return BLOCKED
+                return "blocked"
             if not self._received:
-                return DONE
+                return "done"
             # What is cut between two messages is read the quick way.
             size = self._received.rfind(b"}", 0, SLICE) + 1 or SLICE
             session.feed(self._received[:size])
             self._received = self._received[size:]
             self._watch_unfinished()
             if now() >= end:
-                return MORE
+                return "more"
 
     def _resumed(self) -> None:
         if self._waiting:
@@ -171,12 +164,12 @@ class QmpConnection(Connection):
         if self._unfinished is not None:
             self._unfinished.cancel()
             self._unfinished = None
-        if self._session.unfinished and not self._gone:
+        if self._session.unfinished and self.state in OPEN:
             self._unfinished = self._loop.call_later(UNFINISHED_LIMIT, self._give_up)
 
     def _give_up(self) -> None:
         self._unfinished = None
-        if self._state != DONE or self._received:  # the rest may be here, unread because of what comes before it
+        if self.state != IDLE or self._received:  # the rest may be here, unread because of what comes before it
             self._watch_unfinished()
         else:
             self._session.give_up(f"the rest of the message did not come within {UNFINISHED_LIMIT:.0f} seconds")

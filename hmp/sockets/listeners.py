@@ -7,12 +7,11 @@ import fcntl
 import os
 import resource
 import socket
-import stat
 import time
 
+from device.guest.vhost_user.listener import UnixListener
 from hmp.addresses import Address
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a thousand clients may come at once."""
@@ -38,12 +37,10 @@ LOCK_PATIENCE = 2.0
 class Listener:
     """A bound, listening socket and the address it serves."""
 
-    __slots__ = ("_inode", "address", "socket")
-
     def __init__(self, address: Address) -> None:
         """Bind and listen. Raises UsageError naming the address and the reason; then nothing was created."""
         self.address = address
-        self._inode: tuple[int, int] | None = None
+        self._unix: UnixListener | None = None
         try:
             self.socket = self._make_unix() if address.scheme == "unix" else self._make_tcp()
         except socket.gaierror:
@@ -74,44 +71,11 @@ class Listener:
         except FileNotFoundError:
             raise self._refuse("the directory does not exist") from None
         try:
-            self._clear_stale(path)
-            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            mask = os.umask(0o177)
-            try:
-                made.bind(path)
-                made.listen(BACKLOG)
-                status = os.stat(path)
-            except OSError:
-                made.close()
-                raise
-            finally:
-                os.umask(mask)
+            self._unix = UnixListener(path, BACKLOG)
         finally:
             if lock >= 0:
                 os.close(lock)
-        self._inode = (status.st_dev, status.st_ino)
-        return made
-
-    def _clear_stale(self, path: str) -> None:
-        """Remove a socket that nobody listens on; refuse a live one and everything that is no socket."""
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return  # nothing there, or a reason that bind() will name
-        if not stat.S_ISSOCK(status.st_mode):
-            raise self._refuse("the path exists and is not a socket; it is left alone")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
-                return
-            except PermissionError:
-                raise self._refuse("another user's socket is there; it is left alone") from None
-            except OSError:  # a queue that is full, a socket of another type: somebody has it open
-                pass
-        raise self._refuse("a live server uses it")
+        return self._unix.socket
 
     def _make_tcp(self) -> socket.socket:
         """Listen on the first of the host's addresses that can be bound: `localhost` may have one without a network."""
@@ -151,14 +115,8 @@ class Listener:
     def close(self) -> None:
         """Stop listening; a unix socket's file goes if it still is the one we made."""
         self.socket.close()
-        if self._inode is not None:
-            try:
-                status = os.lstat(self.address.host)
-                if (status.st_dev, status.st_ino) == self._inode:
-                    os.unlink(self.address.host)
-            except OSError:
-                pass
-            self._inode = None
+        if self._unix is not None:
+            self._unix.close()
 
 
 def _lock(directory: str) -> int:
@@ -193,7 +151,6 @@ def listen(addresses: list[Address], *, allow_remote: bool) -> list[Listener]:
                 f"--{address.kind}: '{escape(address.spec)}': a monitor has no password; "
                 "--allow-remote lets other hosts than loopback reach it"
             )
-    raise_file_limit()
     listeners: list[Listener] = []
     try:
         for address in addresses:

@@ -21,31 +21,39 @@ and what is fed is kept as it came. When `room` is 0, stop reading from the sock
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable
 
-    from hmp.monitor.history import History
+from hmp.monitor.monitor import History
 
-    # Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by
-    # its length only: so many bytes of each candidate are taken as typed already.
-    Completer = Callable[[bytes], tuple[bytes, Iterable[bytes]]]
-    Action = Callable[["LineEditor", int], None]
+Completer = Callable[[bytes], tuple[bytes, Iterable[bytes]]]
+"""Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by its
+length only: so many bytes of each candidate are taken as typed already."""
+
+Action = Callable[["LineEditor", int], None]
 
 PROMPT = b"(qemu) "
 
-LINE_LIMIT = 4095  # bytes of one line; QEMU's buffer. What is typed beyond is dropped without a word.
-CANDIDATE_LIMIT = 256  # completions looked at, as QEMU
-TYPE_AHEAD_LIMIT = 4 * 4096  # bytes kept unread: four of the longest lines typed ahead of a suspended command
-# Bytes after which next_event pauses. QEMU's echo repeats the line for every key, so one long line echoes as 33 MB:
-# a caller that writes event by event can stop when its client does not read.
-OUTPUT_LIMIT = 64 * 1024
+LINE_LIMIT = 4095
+"""Bytes of one line; QEMU's buffer. What is typed beyond is dropped without a word."""
 
-SCREEN_WIDTH = 80  # columns that completion lists are laid out for, whatever the client's terminal
+CANDIDATE_LIMIT = 256
+"""Completions looked at, as QEMU."""
+
+TYPE_AHEAD_LIMIT = 4 * 4096
+"""Bytes kept unread: four of the longest lines typed ahead of a suspended command."""
+
+OUTPUT_LIMIT = 64 * 1024
+"""Bytes after which next_event pauses. QEMU's echo repeats the line for every key, so one long line echoes as 33 MB: a
+caller that writes event by event can stop when its client does not read."""
+
+SCREEN_WIDTH = 80
+"""Columns that completion lists are laid out for, whatever the client's terminal."""
+
 COLUMN_GAP = 2
 COLUMN_MIN = 10
 
-_TEXTUAL = ("utf-8", "surrogateescape")  # how bytes become the history's text and come back unchanged
+CODEC = ("utf-8", "surrogateescape")
+"""How bytes become the history's text and come back unchanged."""
 
 _LEFT = b"\x1b[D"
 _RIGHT = b"\x1b[C"
@@ -53,8 +61,9 @@ _ERASE = b"\x1b[K"
 _CLEAR = b"\x1b[2J\x1b[1;1H"
 _NEWLINE = b"\r\n"
 
-# Bytes that stand for themselves. 0x9B is CSI in one byte, which QEMU honours even inside UTF-8 text.
-_PLAIN = bytes(byte for byte in range(0x20, 0x100) if byte not in (0x7F, 0x9B))
+_LITERAL = bytes(byte for byte in range(0x20, 0x100) if byte not in (0x7F, 0x9B))
+"""Bytes that stand for themselves. 0x9B is CSI in one byte, which QEMU honours even inside UTF-8 text."""
+
 _ONE = tuple(bytes((byte,)) for byte in range(0x100))
 
 
@@ -76,11 +85,6 @@ class LineEditor:
     `prompt` is what show_prompt emits; `history` belongs to the address; `complete` is asked when TAB is typed (see
     Completer above; what it raises passes through next_event, and the editor is still usable).
     """
-
-    __slots__ = (
-        "_complete", "_cursor", "_entered", "_history", "_keys", "_line", "_me", "_out", "_param", "_place", "_prompt",
-        "_shown", "_shown_cursor", "_table", "_waiting",
-    )  # fmt: skip
 
     def __init__(self, prompt: bytes, history: History, complete: Completer) -> None:
         self._prompt = prompt
@@ -204,7 +208,7 @@ class LineEditor:
 
     def _enter(self, key: int) -> None:
         line = self._line
-        if self._history.add(line.decode(*_TEXTUAL), self._me):  # else QEMU also stays where it is in the history
+        if self._history.add(line.decode(*CODEC), self._me):  # else QEMU also stays where it is in the history
             self._place = -1
         self._entered = line
         self._line = b""
@@ -280,7 +284,7 @@ class LineEditor:
         inside = place < len(self._history)
         self._place = place if inside else -1
         # Escaped, what another client typed may be longer.
-        self._line = self._history.shown(place, self._me).encode(*_TEXTUAL)[:LINE_LIMIT] if inside else b""
+        self._line = self._history.shown(place, self._me).encode(*CODEC)[:LINE_LIMIT] if inside else b""
         self._cursor = len(self._line)
 
     # -- escape sequences
@@ -312,7 +316,7 @@ def _usable(offered: Iterable[bytes]) -> list[bytes]:
     for candidate in offered:
         if len(seen) == CANDIDATE_LIMIT:
             break
-        if not candidate.translate(None, _PLAIN):
+        if not candidate.translate(None, _LITERAL):
             seen.add(candidate)
     return sorted(seen)
 
@@ -333,11 +337,9 @@ def _closing(action: Action) -> Action:
     return act
 
 
-# What each byte does, state by state. A byte that is not listed ends an escape sequence and is swallowed with it, so
-# that ESC [ 1 ; 5 C (Ctrl-Right in xterm) leaves "5C" on the line, as in QEMU.
 _TEXT = _keymap(
     {
-        _PLAIN: LineEditor._type,
+        _LITERAL: LineEditor._type,
         b"\x01": LineEditor._home,  # ^A
         b"\x04": LineEditor._delete,  # ^D
         b"\x05": LineEditor._end,  # ^E
@@ -351,6 +353,9 @@ _TEXT = _keymap(
     },
     LineEditor._ignore,
 )
+"""What each byte does, state by state. A byte that is not listed ends an escape sequence and is swallowed with it, so
+that ESC [ 1 ; 5 C (Ctrl-Right in xterm) leaves "5C" on the line, as in QEMU."""
+
 _ESCAPE = _keymap({b"[": LineEditor._open_csi, b"O": LineEditor._open_ss3}, LineEditor._close)
 _CSI = _keymap(
     {

@@ -9,19 +9,19 @@ from __future__ import annotations
 IAC, DONT, DO, WONT, WILL, SB, SE = 0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF0
 _BINARY, _ECHO, _SUPPRESS_GO_AHEAD = 0, 1, 3
 
-# What QEMU 7.2 sends first, without waiting for an answer: the client shall send key by key and not echo.
 OPENING = bytes((IAC, WILL, _ECHO, IAC, WILL, _SUPPRESS_GO_AHEAD, IAC, WILL, _BINARY, IAC, DO, _BINARY))
+"""What QEMU 7.2 sends first, without waiting for an answer: the client shall send key by key and not echo."""
 
-# Bytes swallowed between SB and SE. Nothing is asked of the client that would need more than a few; one that never
-# sends SE gets its keyboard back instead of typing into nowhere.
 SUBNEGOTIATION_LIMIT = 1024
+"""Bytes swallowed between SB and SE. Nothing is asked of the client that would need more than a few; one that never
+sends SE gets its keyboard back instead of typing into nowhere."""
 
-# Where the filter stands: in text, behind IAC, before the option of WILL and its like, between SB and SE, behind an
-# IAC in there.
 _TEXT, _COMMAND, _OPTION, _INSIDE, _INSIDE_COMMAND = range(5)
+"""Where the filter stands: in text, behind IAC, before the option of WILL and its like, between SB and SE, behind an
+IAC in there."""
 
-# The state behind a command that is longer than two bytes.
 _LONGER = dict.fromkeys((WILL, WONT, DO, DONT), _OPTION) | {SB: _INSIDE}
+"""The state behind a command that is longer than two bytes."""
 
 
 class TelnetFilter:
@@ -32,8 +32,6 @@ class TelnetFilter:
     RFC 854; QEMU 7.2 takes each command but BRK for three bytes long and so loses a key, or keeps pieces of a
     subnegotiation.
     """
-
-    __slots__ = ("_inside", "_state")
 
     def __init__(self) -> None:
         self._state = _TEXT

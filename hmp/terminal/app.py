@@ -11,9 +11,9 @@ import sys
 
 from device.machine.machine import PRELAUNCH
 from hmp import HUNG_UP, INTERRUPTED, __version__
-from hmp.monitor.history import history_path
 from hmp.pipe import Front
 from hmp.streams import hung_up, silence
+from hmp.terminal import history_path
 from hmp.terminal.hints import FIRST
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
@@ -106,7 +106,14 @@ class Typed(Front):
         driver = MachineDriver(machine, loop)
         prompt = self._make_prompt(loop)
         session = self._session = Session(
-            machine, self.monitor, driver, self._screen, prompt, on_reply=self.runner.note, flush=tty.flush
+            machine,
+            self.monitor,
+            driver,
+            self._screen,
+            prompt,
+            on_reply=self.runner.note,
+            flush=tty.flush,
+            keys=tty.fd,
         )
         loop.add_signal_handler(SIGTSTP, self._suspend)
         for signal in (SIGHUP, SIGTERM, SIGQUIT):

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+from asyncio import AbstractEventLoop, Future
 
-from hmp.monitor.errors import MAX_LINE
-from hmp.monitor.escape import escape
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future
-
-    from hmp.terminal.screen import Screen
-    from hmp.terminal.tty import Tty
+from hmp.monitor import MAX_LINE, escape
+from hmp.terminal.screen import Screen
+from hmp.terminal.tty import Tty
 
 PROMPT = "(qemu) "
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from hmp.monitor import grammar
+from hmp.monitor import SyntaxRefused, grammar
 from hmp.monitor.drawn import Drawn
-from hmp.monitor.errors import SyntaxRefused
 from hmp.monitor.monitor import find_command
 from hmp.monitor.registry import TABLE, Command
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 
 from prompt_toolkit.history import History
 
 from hmp.newfile import write_file
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from hmp.terminal import history_path as history_path
 
 KEEP_BYTES = 1 << 18
 """What is read of the file; when it has grown to four times that, only so much is kept of it."""

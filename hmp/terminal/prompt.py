@@ -20,12 +20,10 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import PromptSession
 from prompt_toolkit.styles import Style
 
-from hmp.monitor.errors import MAX_LINE
-from hmp.monitor.escape import escape
-from hmp.monitor.history import history_path
+from hmp.monitor import MAX_LINE, escape
 from hmp.terminal import hints, toolbar
 from hmp.terminal.app import PROMPT
-from hmp.terminal.history import FileHistory
+from hmp.terminal.history import FileHistory, history_path
 from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, editing_mode
 
 TYPE_CHECKING = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from hmp.monitor import escape
 from hmp.monitor.drawn import Drawn
-from hmp.monitor.escape import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

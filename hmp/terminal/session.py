@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
 from device.clock import SECOND
-from hmp.drive import catching_up
-from hmp.monitor.errors import MAX_LINE, TOO_LONG
-from hmp.monitor.monitor import COLUMNS
-from hmp.terminal.countdown import AFTER, STEP, countdown_line, inflation, waits_for_guest
+from device.machine.events import Ended, Event
+from device.machine.machine import Machine
+from hmp.drive import MachineDriver
+from hmp.monitor import MAX_LINE, TOO_LONG
+from hmp.monitor.monitor import COLUMNS, Monitor, Reply
+from hmp.pipe import catching_up
+from hmp.terminal.countdown import AFTER, STEP, Countdown
 from hmp.terminal.events import Announcer
 from hmp.terminal.hints import advice
+from hmp.terminal.screen import Screen
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Protocol
 
-    from device.machine.machine import Machine
-    from hmp.drive import MachineDriver
-    from hmp.monitor.monitor import Monitor, Reply
-    from hmp.terminal.screen import Screen
+class Prompt(Protocol):
+    """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
 
-    class Prompt(Protocol):
-        """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
+    async def read(self) -> str | None:
+        """Ask for a line."""
 
-        async def read(self) -> str | None:
-            """Ask for a line."""
+    def end(self) -> None:
+        """Take the prompt away."""
 
-        def end(self) -> None:
-            """Take the prompt away."""
+    def interrupt(self) -> None:
+        """Clear the line."""
 
-        def interrupt(self) -> None:
-            """Clear the line."""
+    def drop(self) -> None:
+        """Forget what was typed ahead."""
 
-        def drop(self) -> None:
-            """Forget what was typed ahead."""
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C was typed ahead."""
 
-        def interrupted(self) -> bool:
-            """Whether Ctrl-C was typed ahead."""
+    def show(self, text: str, style: str = "") -> None:
+        """Show lines above."""
 
-        def show(self, text: str, style: str = "") -> None:
-            """Show lines above."""
-
-        def refresh(self) -> None:
-            """Look at the machine again."""
+    def refresh(self) -> None:
+        """Look at the machine again."""
 
 
 CANCELLED = "cancelled"
@@ -54,40 +51,36 @@ _REMEMBERED = 10_000
 """Lines typed that `sim save` knows."""
 
 
-class Countdown:
-    """The line that says how long a wait will still take, on a clock that a person can watch."""
+class _Ticker:
+    """Shows the countdown of a wait, on a clock that a person can watch."""
 
     def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, until: int | None) -> None:
-        self._machine = machine
+        self._countdown = Countdown(machine, until)
+        self._now = machine.clock.now
         self._screen = screen
         self._loop = loop
-        self._until = until
-        self._since = machine.clock.now()
         self._handle: asyncio.TimerHandle | None = None
         if not machine.clock.simulated:
             self._handle = loop.call_later(AFTER / SECOND, self._step)
 
     def _step(self) -> None:
         self._handle = self._loop.call_later(STEP / SECOND, self._step)
-        machine, until, since, columns = self._machine, self._until, self._since, self._screen.width()
-        now, guest = machine.clock.now(), waits_for_guest(machine, until)
-        line = countdown_line(now, since, until, guest=guest, columns=columns)
-        more = "" if guest else inflation(machine)
-        done = None if until is None or until <= since else min(1.0, (now - since) / (until - since))
-        self._screen.transient(line + more * (len(line + more) < columns), done)
+        countdown, now, columns = self._countdown, self._now(), self._screen.width()
+        line, more = countdown.line(now, columns), countdown.inflation()
+        self._screen.transient(line + more * (len(line + more) < columns), countdown.done(now))
 
     def stop(self) -> None:
         """End it, without a trace."""
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
         self._screen.clear()
 
 
 class Session:
     """A person at a monitor. `run` asks and executes until the machine is over or the input ends.
 
-    `on_reply` is told every reply that was shown. `flush` forgets the keys that nobody has read yet.
+    `on_reply` is told every reply that was shown. `flush` forgets the keys that nobody has read yet, `keys` is the
+    descriptor that they come from.
     """
 
     def __init__(
@@ -100,6 +93,7 @@ class Session:
         *,
         on_reply: Callable[[Reply], None] | None = None,
         flush: Callable[[], None] = lambda: None,
+        keys: int | None = None,
     ) -> None:
         self._catch_up = catching_up(machine)
         monitor.live, monitor.say = screen.live, self._say
@@ -110,6 +104,7 @@ class Session:
         self._prompt = prompt
         self._on_reply = on_reply
         self._flush = flush
+        self._keys = keys
         self._announcer = Announcer(self._announce)
         self._wait: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -181,7 +176,9 @@ class Session:
             reply = self._monitor.execute(line)
         finally:
             self._announcer.own = False
-        self._driver.kick()
+        if reply.question is not None and reply.go_on is not None and await self._agreed(reply.question):
+            reply.go_on()
+        self._driver.reschedule()
         done = not reply.pending or await self.finished(reply)
         if line.split()[:2] != ["sim", "save"]:
             self._monitor.typed = [*self._monitor.typed[-_REMEMBERED:], (line, done and not reply.failed)]
@@ -196,27 +193,40 @@ class Session:
     def _say(self, reply: Reply) -> None:
         self._screen.show(reply.text, "error" if reply.failed else "")
 
+    async def _agreed(self, question: str) -> bool:
+        """Ask for one key; what was typed ahead or pasted is no answer."""
+        from hmp.terminal.question import agreed
+
+        self._flush()
+        self._prompt.drop()
+        loop = asyncio.get_running_loop()
+        self._wait = loop.create_future()
+        try:
+            return self._keys is not None and await agreed(self._screen, self._keys, self._wait, question, self._flush)
+        finally:
+            self._wait = None
+
     async def finished(self, reply: Reply) -> bool:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
-        countdown = Countdown(self._machine, self._screen, loop, reply.until)
+        ticker = _Ticker(self._machine, self._screen, loop, reply.until)
         try:
             if self._prompt.interrupted():
                 self._release()
             complete = await self._driver.wait(reply, self._wait)
         finally:
             self._wait = None
-            countdown.stop()
+            ticker.stop()
         if not (self._screen.settle() or complete or self._machine.over):
             self._screen.show(f"{CANCELLED}\n", "dim")
         return complete
 
     # Events.
 
-    def _hear(self, name: str, data: Mapping[str, object]) -> None:
-        self._announcer.hear(name, data)
-        if name == "SHUTDOWN":
+    def _hear(self, event: Event) -> None:
+        self._announcer.hear(event)
+        if isinstance(event, Ended):
             self._prompt.end()
             self._release()
         else:

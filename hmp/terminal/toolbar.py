@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from device.balloon.device import BalloonDevice
 from device.clock import SECOND
-from device.machine.machine import PRELAUNCH, RUNNING
+from device.machine.machine import PRELAUNCH, RUNNING, Machine
 from device.units import format_size
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from device.balloon.device import BalloonDevice
-    from device.machine.machine import Machine
-
-    Segment = tuple[str, str]
-    """What it means ("plain", "good", "notice", "bad", "dim") and the text."""
+Segment = tuple[str, str]
+"""What it means ("plain", "good", "notice", "bad", "dim") and the text."""
 
 
-class Signs:
+class Signs(NamedTuple):
     """The characters that the bar and the separators are drawn with."""
 
-    __slots__ = ("arrow", "empty", "full", "separator")
-
-    def __init__(self, full: str, empty: str, separator: str, arrow: str) -> None:
-        self.full = full
-        self.empty = empty
-        self.separator = separator
-        self.arrow = arrow
+    full: str
+    empty: str
+    separator: str
+    arrow: str
 
 
 LINES = Signs("█", "░", " │ ", "→")
 ASCII = Signs("#", ".", " | ", "->")
 
 
-class _Style:
+class _Style(NamedTuple):
     """One amount of detail: how wide the bar is and how much the words say."""
 
-    __slots__ = ("age", "bar", "size", "state", "tight")
-
-    def __init__(self, bar: int, *, size: str, age: str, state: bool, tight: bool) -> None:
-        self.bar = bar
-        self.size = size
-        self.age = age
-        self.state = state
-        self.tight = tight
+    bar: int
+    size: str
+    age: str
+    separated: bool = False
+    run_state: bool = True
 
 
 _STYLES = (
-    _Style(20, size="{} of {}", age="statistics {} old", state=True, tight=False),
-    _Style(10, size="{} of {}", age="statistics {} old", state=True, tight=False),
-    _Style(10, size="{}/{}", age="stats {}", state=True, tight=False),
-    _Style(6, size="{}/{}", age="{}", state=True, tight=True),
-    _Style(4, size="{}", age="{}", state=True, tight=True),
-    _Style(0, size="{}", age="{}", state=True, tight=True),
-    _Style(0, size="{}", age="", state=False, tight=True),
+    _Style(20, "{} of {}", "statistics {} old", separated=True),
+    _Style(10, "{} of {}", "statistics {} old", separated=True),
+    _Style(10, "{}/{}", "stats {}", separated=True),
+    _Style(6, "{}/{}", "{}"),
+    _Style(4, "{}", "{}"),
+    _Style(0, "{}", "{}"),
+    _Style(0, "{}", "", run_state=False),
 )
 """From the widest to the narrowest; the first that fits is taken."""
 
@@ -79,14 +71,13 @@ def text(machine: Machine, columns: int, signs: Signs = LINES) -> str:
 
 
 def _compose(machine: Machine, style: _Style, signs: Signs, dialect: str) -> list[Segment]:
-    clock, tight = machine.clock, style.tight
-    parts = [[_state(machine)], _guest(machine)]
-    parts.append([("notice", clock.name if tight else f"{clock.name} clock")] if clock.simulated else [])
-    parts.append([("plain", dialect if tight else f"{dialect} dialect")] if dialect and style.state else [])
+    clock, wide = machine.clock, style.separated
+    parts = [[_state(machine)]] if style.run_state else []
+    parts.append(_guest(machine))
+    parts.append([("notice", f"{clock.name} clock" if wide else clock.name)] if clock.simulated else [])
+    parts.append([("plain", f"{dialect} dialect" if wide else dialect)] if dialect and style.run_state else [])
     parts += [_memory(machine, style, signs), _age(machine, style)]
-    if not style.state:
-        del parts[0]
-    between = "  " if style.tight else signs.separator
+    between = signs.separator if wide else "  "
     found: list[Segment] = []
     for part in parts:
         if part:
@@ -112,7 +103,7 @@ def _guest(machine: Machine) -> list[Segment]:
 def guest_sign(machine: Machine) -> str:
     """Return what keeps the guest from answering, in a word or two, or nothing."""
     guest, device = machine.guest, machine.device
-    controls = guest.controls()
+    controls = guest.shown()
     if guest.ended or "gone" in controls:
         return "gone"
     for sign in ("panicked", "hung"):

@@ -144,9 +144,16 @@ LIFE = (
                                   f"qmp {POLL.format(0)}")),
     Row("loadvm and the interval", (f"qmp {POLL.format(300)}", "qmp hmp savevm on", f"qmp {POLL.format(200)}",
                                     "qmp hmp loadvm on", f"qmp {INTERVAL}", f"qmp {POLL.format(0)}")),
+    Row("loadvm, stopped, and statistics", (
+        f"qmp {POLL.format(1)}", "until sample", f"qmp {POLL.format(0)}", f"qmp {STATS}", "qmp hmp savevm before", "guest alloc 100",
+        f"qmp {POLL.format(1)}", "until sample", "until sample", f"qmp {POLL.format(0)}", f"qmp {STATS}", "qmp stop",
+        "qmp hmp loadvm before", f"qmp {STATS}", "qmp query-status", "qmp cont", f"qmp {STATS}", "qmp stop", "qmp cont", f"qmp {STATS}")),
+    Row("loadvm without a driver", ("qmp hmp savevm with", f"qmp {STATS}", *resize(448), *resize(512), "guest rmmod", "qmp hmp savevm without",
+                                    f"qmp {STATS}", "qmp hmp loadvm with", f"qmp {STATS}", "qmp hmp loadvm without",
+                                    f"qmp {STATS}", "qmp query-balloon", "qmp hmp loadvm with", "qmp query-balloon")),
     Row("loadvm, stopped", ("qmp stop", "qmp hmp loadvm full", "qmp query-status", "qmp cont")),
     Row("delvm", ("hmp delvm one", "hmp delvm two", "hmp delvm three", "hmp delvm full", "hmp delvm small",
-                  "hmp delvm polled", "hmp delvm on"), (r"vm-\d+",)),
+                  "hmp delvm polled", "hmp delvm on", "hmp delvm before", "hmp delvm with", "hmp delvm without"), (r"vm-\d+",)),
     Row("alloc shows", (f"qmp {POLL.format(1)}", "until sample", "guest alloc 200", "until sample", f"qmp {STATS}",
                         "guest free 200", f"qmp {POLL.format(0)}")),
     Row("rmmod", (*resize(448), f"qmp {STATS}", "guest rmmod", "see BALLOON_CHANGE actual=512", "qmp query-balloon",
@@ -165,6 +172,20 @@ LIFE = (
     Row("no device", ("hmp info balloon", "hmp balloon 256", "qmp query-balloon", 'qmp balloon {"value": 1073741824}',
                       "hmp info virtio", "hmp device_del balloon0", f"qmp {STATS}",
                       'qmp device_del {"id": "balloon0"}')),
+    Row("device_add, refused", tuple(f"hmp device_add virtio-balloon-pci{rest}" for rest in (
+        ",guest-stats-polling-interval=x", ",guest-stats-polling-interval=-1",
+        ",guest-stats-polling-interval=4294967296", "-transitional,nosuch=1", "-non-transitional,type=x", "-device",
+        ",guest-stats=1", ",deflate-on-oom=x", ",nosuch=1")) + tuple(
+        f'qmp device_add {{"driver": "virtio-balloon-pci", "id": "balloon0", {rest}}}' for rest in (
+        '"guest-stats-polling-interval": "x"', '"guest-stats-polling-interval": true', '"deflate-on-oom": 1',
+        '"nosuch": 1'))),
+    Row("device_add, polled", ("hmp device_add virtio-balloon-pci-transitional,id=balloon0,guest-stats-polling-interval=1",
+                               "until driver", "until sample", "until sample", f"qmp {INTERVAL}", f"qmp {get('type')}",
+                               "hmp qom-list /machine/peripheral", f"qmp {POLL.format(0)}",
+                               "hmp device_del balloon0", "see DEVICE_DELETED device=balloon0",
+                               'qmp device_add {"driver": "virtio-balloon-pci-non-transitional", "id": "balloon0"}',
+                               "until driver", f"qmp {get('type')}", 'qmp device_del {"id": "balloon0"}',
+                               "see DEVICE_DELETED device=balloon0")),
     Row("device_add", ("hmp device_add virtio-balloon-pci,id=balloon0", "until driver", "until sample", "hmp info balloon", f"qmp {STATS}",
                        f"qmp {INTERVAL}", *resize(448), *resize(512))),
     Row("device_del while inflated, QMP", (*resize(448), *SETTLED, 'qmp device_del {"id": "balloon0"}',
@@ -215,6 +236,35 @@ RESET = (
         only=FIRMWARE,
     ),
     Row(
+        "system_reset, and the new driver has nothing to do",
+        (
+            *resize(448),
+            "qmp system_reset",
+            "see RESET",
+            'qmp balloon {"value": 536870912}',
+            "until booted",
+            "qmp query-balloon",
+            *resize(480),
+            *resize(512),
+        ),
+        only=FIRMWARE,
+    ),
+    Row(
+        "system_reset while polled",
+        (
+            f"qmp {POLL.format(1)}",
+            "until sample",
+            "qmp system_reset",
+            f"qmp {INTERVAL}",
+            "until booted",
+            "until sample",
+            "until sample",
+            f"qmp {INTERVAL}",
+            f"qmp {POLL.format(0)}",
+        ),
+        only=FIRMWARE,
+    ),
+    Row(
         "panic, no pvpanic",
         (
             "guest panic",
@@ -236,7 +286,10 @@ OOM = (
         ("hmp info virtio-status PATH", *(f"hmp info virtio-queue-status PATH {n}" for n in range(6))),
         ADDRESS + INDICES[:2],
     ),
-    Row("oom: properties", (f"qmp {get('deflate-on-oom')}", f"qmp {get('free-page-reporting')}")),
+    Row(
+        "oom: properties",
+        tuple(f"qmp {get(name)}" for name in ("deflate-on-oom", "free-page-reporting", "free-page-hint", "iothread")),
+    ),
     Row(
         "oom: balloon and the guest's total",
         (
@@ -263,8 +316,8 @@ GROUPS: dict[str, tuple[tuple[Row, ...], int, str, tuple[str, ...]]] = {
     "plain": (PLAIN, 512, "virtio-balloon-pci,id=balloon0", ()),
     "life": (LIFE, 512, "virtio-balloon-pci,id=balloon0", ()),
     "reset": (RESET, 512, "virtio-balloon-pci,id=balloon0", ()),
-    "oom": (OOM, 256, "virtio-balloon-pci,id=balloon0,deflate-on-oom=on,free-page-reporting=on",
-            ("-device", "pvpanic-pci")),
+    "oom": (OOM, 256, ("virtio-balloon-pci,id=balloon0,deflate-on-oom=on,free-page-reporting=on,free-page-hint=on,"
+                       "iothread=io1"), ("-device", "pvpanic-pci", "-object", "iothread,id=io1")),
 }  # fmt: skip
 """By group: rows, MiB of RAM, the device, and what QEMU has besides."""
 

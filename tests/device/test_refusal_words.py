@@ -85,8 +85,8 @@ REFUSALS: list[tuple[str, Callable[[Rig], object]]] = [
     ("config-write: 3 bytes at 4", lambda rig: rig.device.write_config(4, b"abc")),
     ("config-write: 4 bytes at 0", lambda rig: rig.device.write_config(0, bytes(4))),
     (
-        f"config-write: 4 bytes at {CONFIG_POISON_VAL}",
-        lambda rig: rig.device.write_config(CONFIG_POISON_VAL, b"\1" * 4),
+        f"config-write: 3 bytes at {CONFIG_POISON_VAL}",
+        lambda rig: rig.device.write_config(CONFIG_POISON_VAL, b"\1" * 3),
     ),
     ("bad-actual: 4097 of 4096 pages", lambda rig: rig.write_actual(4097)),
     ("direction: a page list must be readable only", lay((BUFFERS, 4, DESC_WRITE, 0))),

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
-from device.balloon.device import BalloonDevice
-from device.balloon.spec import ABSENT, CONFIG_ACTUAL, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
+from device.balloon.device import HINT_ROUNDS, BalloonDevice
+from device.balloon.spec import (
+    ABSENT,
+    CONFIG_ACTUAL,
+    CONFIG_POISON_VAL,
+    F_PAGE_POISON,
+    MAX_STAT_RECORDS,
+    STAT_COUNT,
+    STAT_RECORD,
+)
 from device.balloon.stats import decode, encode
 from device.errors import FATAL_RULES, RULES, GuestFault
 from device.guest.vhost_user.wire import HEADER, MAX_PAYLOAD, MAX_REGIONS, SHAPES, Decoder, FrontEndFault, check_shape
@@ -126,15 +134,28 @@ def rings(data: bytes) -> None:
         elif op < 228 and machine.device is not None and not machine.unplugging:
             rig.guest.driver_loaded = True
             machine.device_del("balloon0")
-        elif op < 240:
+        elif op < 236:
             queue.take()
+        elif op < 240:
+            device.reset_queue((value & 7) - 1)
+        elif op < 244:  # as a transport does that takes rings back for a while
+            index = value % len(device.queues)
+            ring, stats = device.queues[index], device.stats
+            if ring.enabled:
+                sample = stats.sample if index == stats.index and stats.held is not None else None
+                last = device.park_queue(index)
+                device.setup_queue(index, ring.size, ring.desc, ring.avail, ring.used, last_avail=last)
+                stats.again = sample
+                device.notify(index)
         else:
-            device.write_config(CONFIG_ACTUAL, data[at : at + 4])
+            device.write_config(CONFIG_ACTUAL if op < 248 else CONFIG_POISON_VAL, data[at : at + 4])
 
     for at in range(2, min(len(data) - 5, 400), 5):
         step(at)
     rig.guest.on_interrupt = None
     assert device.refused.keys() <= RULES.keys()
+    assert device.poison_val == 0 or device.features & bit(F_PAGE_POISON)
+    assert len(device.hints) <= HINT_ROUNDS
     for request in tuple(machine.requests.pending):
         machine.requests.cancel(request)
     for ring in device.queues:
@@ -148,6 +169,7 @@ def rings(data: bytes) -> None:
     if rig.queues["stats"].take() is not None:
         rig.report([(4, 1)])
     assert rig.ask().state == "answered", device.last_refusal
+    assert device.stats.told is device.stats.sample is not None
 
 
 def rings_seeds() -> Iterator[bytes]:
@@ -243,7 +265,7 @@ def ring(data: bytes) -> None:
     memory.write(PAIR_TABLE, packed[size * DESC_SIZE : (size + _TABLE_ENTRIES) * DESC_SIZE])
     avail = RINGS + size * DESC_SIZE
     used = avail + 6 + 2 * size + 2 & ~3
-    queue.clear(8)
+    queue.clear()
     queue.configure(size, RINGS, avail, used)
     memory.write(avail, bytes(6 + 2 * size))
     memory.write(used, bytes(6 + 8 * size))

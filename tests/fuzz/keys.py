@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from device.clock import SimulatedClock
 from device.errors import MisuseError
 from device.guest.table import KEYS, PROFILES, make_guest
 from device.machine.machine import Machine
 from device.units import format_seconds, format_size, parse_seconds, parse_share, parse_size
 from hmp.addresses import Address
+from hmp.monitor import MAX_LINE, UsageError
+from hmp.monitor.commands.machine import DRIVERS
 from hmp.monitor.completion import complete
-from hmp.monitor.errors import MAX_LINE, UsageError
-from hmp.monitor.history import History
+from hmp.monitor.monitor import History
+from hmp.monitor.qom import OPTIONS, qom_list
+from hmp.options import _device
 from hmp.recording.script import HIDE, SHOW, read_steps
 from hmp.sockets.readline import LINE_LIMIT, PROMPT, Line, LineEditor
 from hmp.sockets.telnet import TelnetFilter
@@ -20,7 +24,7 @@ from hmp.streams import Source
 from tests.fuzz.clients import ABROAD
 from tests.fuzz.lines import CODEC, WORDS, idle_machine
 
-# Other small languages: sizes, durations, shares, guests, addresses.
+# Other small languages: sizes, durations, shares, guests, addresses, devices.
 
 
 def words(data: bytes) -> None:
@@ -28,7 +32,7 @@ def words(data: bytes) -> None:
     if not data:
         return
     text = data[1:].decode(*CODEC)
-    kind = data[0] % 6
+    kind = data[0] % 7
     refusal = "none"
     try:
         if kind == 0:
@@ -43,6 +47,13 @@ def words(data: bytes) -> None:
             if not any(word in text for word in ABROAD):
                 guest = make_guest(text)
                 assert make_guest(guest.spec).spec == guest.spec
+        elif kind == 6:
+            _, id, options = _device(text)
+            machine = Machine(
+                SimulatedClock(), ram=4 << 20, guest=make_guest("nodriver"), device_id=id, switches=options
+            )
+            assert qom_list(machine, machine.device_path or "")
+            machine.close()
         else:
             address = Address("monitor" if kind == 4 else "qmp", text)
             assert 0 <= address.port < 65536
@@ -62,9 +73,28 @@ def words_seeds() -> Iterator[bytes]:
     yield b"\4unix:/tmp/a,,b,server=on,wait=off"
     yield b"\5tcp:[::1]:44,server,nowait,dialect=pve"
     yield b"\4telnet:127.0.0.1:0"
+    yield b"\6virtio-balloon,id=b,guest-stats-polling-interval=3,iothread=io1"
+    yield b"""\6{"driver":"virtio-balloon-pci","id":"b","deflate-on-oom":true,"guest-stats-polling-interval":5}"""
 
 
-WORDS_WORDS = (*KEYS, *PROFILES, "unix:", "tcp:", "telnet:", "server", "wait", "nowait", "dialect=", "127.0.0.1", ",,")
+WORDS_WORDS = (
+    *DRIVERS,
+    *OPTIONS,
+    "{",
+    '"driver":"',
+    "true",
+    *KEYS,
+    *PROFILES,
+    "unix:",
+    "tcp:",
+    "telnet:",
+    "server",
+    "wait",
+    "nowait",
+    "dialect=",
+    "127.0.0.1",
+    ",,",
+)
 
 
 # Keys: what is echoed, drawn on a terminal, shows the line that the editor holds.

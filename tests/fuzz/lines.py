@@ -6,13 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from device.balloon.device import PROPERTIES
-from device.balloon.spec import STATS_TABLE
+from device.balloon.spec import PROPERTIES, STATS_TABLE
 from device.guest.table import PROFILES
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
-from hmp.monitor.errors import SyntaxRefused
-from hmp.monitor.escape import escape
+from hmp.monitor import SyntaxRefused, escape
 from hmp.monitor.grammar import BLANKS, arguments, expression, string
 from hmp.monitor.monitor import Monitor, find_command
 from hmp.monitor.registry import COMMANDS, INFO, SIM
@@ -30,7 +28,7 @@ WORDS = (
     *(stat.name for stat in STATS_TABLE[:8]),
     *PROPERTIES,
     "balloon0", "virtio-balloon-pci", ",id=", "=on", "=off", "/machine", "/machine/peripheral/balloon0", "guest-stats",
-    "guest-stats-polling-interval", "none", "load", "unload", "seed=3", "rule=bad-ring", "\n", " ", '"', "-j ", "0x",
+    "guest-stats-polling-interval", "virtio-balloon-pci-transitional", ",iothread=io1", "none", "load", "unload", "seed=3", "rule=bad-ring", "\n", " ", '"', "-j ", "0x",
 )  # fmt: skip
 """What a byte from 128 up stands for in `hmp`, so that a line that means something is short."""
 

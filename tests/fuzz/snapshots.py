@@ -11,14 +11,18 @@ from typing import Any
 from zlib import crc32
 
 import device.machine.snapshot
+from device.clock import SimulatedClock
+from device.guest.table import make_guest
 from device.machine.snapshot import load
-from device.state import SnapshotError
+from device.state import FAR, SnapshotError
 from device.virtio.spec import MIB
 from tests.support.machines import monitor
 from tests.support.rig import Modelled
-from tests.support.snapshots import members, replaced, restore, saved, settled
+from tests.support.snapshots import members, replaced, restore, saved, settled, state_in, with_state
 
 RAM = 4 * MIB
+RUN = "0123456789abcdef"
+"""What tells the clock of the loading machine from others."""
 
 _bases: list[bytes] = []
 _victim: Modelled | None = None
@@ -29,6 +33,7 @@ def _snapshots() -> list[bytes]:
     if not _bases:
         for spec in ("linux", "slow", "hostile,seed=3"):
             with Modelled(spec, ram=RAM) as m:
+                m.clock.run = RUN if spec == "linux" else "another"
                 m.machine.set_balloon(3 * MIB)
                 m.ask()
                 m.advance(0.7)
@@ -63,11 +68,28 @@ def snapshot(data: bytes) -> None:
         device.machine.snapshot.hashlib = real
 
 
-def _content(data: bytes) -> dict[str, Any]:
-    """Return the state but for what loading itself may change: whose clock it is, and whether the target was told."""
+def _content(data: bytes, passed: int = 0) -> dict[str, Any]:
+    """Return the state, `passed` ns later, but for what loading itself may change: whose clock it is, and whether the
+    target was told; and for the polling interval, which older snapshots have.
+    """
     state, _ = settled(data)
     del state["simulated"], state["target_told"]
+    device = state["device"]
+    if device is not None:
+        stats = device["stats"]
+        for part, name in ((device, "age"), (stats, "reset_age"), (stats["sample"], "age")):
+            if part is not None:
+                part[name] = min(FAR, part[name] + passed)
+        for name in ("poll_interval", "poll_remaining"):
+            stats.pop(name, None)
     return state
+
+
+def _passed(data: bytes, clock: SimulatedClock) -> int:
+    """Return the ns since the save as the loading clock has them: only where it is the same one."""
+    state = state_in(data)
+    same = state["simulated"] and state.get("run") == clock.run
+    return max(0, min(clock.wall() - state["date"], 1 << 60)) if same else 0
 
 
 def _load(data: bytes) -> None:
@@ -77,10 +99,14 @@ def _load(data: bytes) -> None:
         if _victim is not None:
             _victim.machine.close()
         _victim = Modelled("linux", ram=RAM)
+        _victim.clock.run = RUN
     m = _victim
     m.machine.stop()
+    before = m.machine.device
+    if before is not None:
+        before.stats.set_poll_interval(_loads % 3)
     try:
-        load(m.machine, io.BytesIO(data))
+        load(m.machine, io.BytesIO(data), make_guest)
         words = ""
     except SnapshotError as error:
         words = str(error)
@@ -91,7 +117,12 @@ def _load(data: bytes) -> None:
         _victim = None
         return
     first = saved(m.machine)
-    assert _content(first) == _content(data)
+    expected = _content(data, _passed(data, m.clock))
+    if expected["device"] is None or not expected["device"].get("due"):  # else what was due is delivered by now
+        assert _content(first) == expected
+    if m.machine.device is not None:
+        now, old = m.stats, None if before is None else before.stats
+        assert (now.poll_interval, now.told) == ((0, None) if old is None else (_loads % 3, old.told))
     chosen = crc32(data) & 7  # what takes longer is not for all
     if chosen > 2:
         return
@@ -119,7 +150,9 @@ def snapshot_seeds() -> Iterator[bytes]:
         yield base[:-32]
         length = int.from_bytes(base[12:16], "little")
         yield base[: 16 + length] + bytes(16)  # without memory: small, so that the state is what gets mutated
-        json.loads(base[16 : 16 + length])
+        state = json.loads(base[16 : 16 + length])
+        state["device"]["stats"] |= {"poll_interval": 7, "poll_remaining": 3}  # as older ones have it
+        yield with_state(base, state)[:-32]
 
 
 _SCALAR = re.compile(rb'(?<=[:,\[])(-?\d+|"[^"]*"|true|false|null)(?=[,\]}])')

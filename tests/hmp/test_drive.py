@@ -75,7 +75,7 @@ def test_the_warp_clock_stands_still_once_nobody_waits(how: str) -> None:
         assert task.cancelled() if how == "cancelled" else task.result() is (how == "complete")
         now = machine.clock.now()
         machine.time.after(SECOND, lambda: None)
-        driver.kick()
+        driver.reschedule()
         await asyncio.sleep(1)
         assert machine.clock.now() == now
         driver.stop()

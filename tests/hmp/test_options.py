@@ -11,8 +11,8 @@ from device.clock import SECOND
 from device.guest.table import PROFILES
 from hmp import __version__
 from hmp.config import CLOCKS, Config
+from hmp.monitor import UsageError
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import UsageError
 from hmp.options import OPTIONS, guest_table, parse
 from tests.support.shell import hmp
 
@@ -44,11 +44,22 @@ GOOD = [
     (["--timeout", "3600"], "timeout", 3600 * SECOND),
     (["--clock", "manual"], "clock", "manual"),
     (["--seed", "9223372036854775807"], "seed", (1 << 63) - 1),
+    (["--count", "99999", "--qmp", "tcp:[::1]:0"], "count", 99999),
     (["-S"], "paused", True),
     (["--no-balloon"], "balloon", False),
     (["--device", "virtio-balloon,id=b.1"], "device_id", "b.1"),
     (["--device", "virtio-balloon-pci"], "device_id", ""),
     (["--device", "virtio-balloon-pci,deflate-on-oom=on"], "switches", {"deflate_on_oom": True}),
+    (["--device", "virtio-balloon-pci-transitional"], "switches", {"model": "virtio-balloon-pci-transitional"}),
+    (["--device", "virtio-balloon,guest-stats-polling-interval=3"], "switches", {"guest_stats_polling_interval": 3}),
+    (["--device", "virtio-balloon-pci,free-page-hint=on,iothread=x"], "switches",
+     {"free_page_hint": True, "iothread": "x"}),
+    (["--device", '{"driver":"virtio-balloon-pci","id":"b"}'], "device_id", "b"),
+    (["--device", "{'driver':'virtio-balloon','id':'1'}"], "device_id", "1"),
+    (["--device", '{"driver":"virtio-balloon-pci","id":1}'], "device_id", ""),
+    (["--device", '{"driver":"virtio-balloon-pci","id":""}'], "device_id", ""),
+    (["--device", '{"id":"b","driver":"virtio-balloon","deflate-on-oom":true,"guest-stats-polling-interval":7}'],
+     "switches", {"deflate_on_oom": True, "guest_stats_polling_interval": 7}),
     (["--name", "any thing"], "name", "any thing"),
     (["--uuid", "123E4567-E89B-12D3-A456-426614174000"], "uuid", "123e4567-e89b-12d3-a456-426614174000"),
     (["--dialect", "pve"], "dialect", "pve"),
@@ -58,6 +69,7 @@ GOOD = [
     (["--echo"], "echo", True),
     (["--fail-stale"], "fail_stale", True),
     (["-"], "sources", [("<stdin>", 0)]),
+    (["--attach", "unix:q", "--allow-disruptive"], "allow_disruptive", True),
     ([], "sources", []),
     ([], "scripted", False),
     (["-c", ""], "scripted", True),
@@ -65,7 +77,7 @@ GOOD = [
     ([], "timeout", 5 * SECOND),
     ([], "guest", "linux"),
     ([], "device_id", "balloon0"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "field", "value"), GOOD)
@@ -87,14 +99,18 @@ BAD: dict[str, list[str]] = {
     "--timeout": ["", "x", "0", "0.09", "3600.1", "-1", "5s", "inf", "1e2", "\u0665"],
     "--clock": ["", "fast", "REAL", "real "],
     "--seed": ["", "x", "-1", "1.5", "9223372036854775808", "9" * 20, "٣", "1_000", " 1"],
+    "--count": ["", "x", "0", "-1", "1.5", "100000", "9" * 20, "٣", " 1"],
     "--device": ["", "nosuch", "virtio-balloon-pci,id=", "virtio-balloon-pci,id=1", "virtio-balloon-pci,x=1",
-                 "virtio-balloon-pci,page-poison=maybe", "id=x", "virtio-balloon-pci,id=a b", "help"],
+                 "virtio-balloon-pci,page-poison=maybe", "id=x", "virtio-balloon-pci,id=a b", "help",
+                 "{", "[1]", ' {"driver":"virtio-balloon-pci"}'],
     "--uuid": ["", "1", "123e4567e89b12d3a456426614174000", "123e4567-e89b-12d3-a456-42661417400g",
                "{123e4567-e89b-12d3-a456-426614174000}", "123e4567-e89b-12d3-a456-4266141740000"],
     "--dialect": ["", "QEMU", "vmware"],
     "--size": ["", "80", "80x", "x24", "80x24x1", "-80x24", "80X24", "0x0", "9999x9999", "٨x٨"],
     "--snapshot-dir": ["", "/nosuch/dir", "/dev/null"],
     "--monitor": ["", "nosuch", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:65536", "unix:", "stdio"],
+    "--attach": ["", "x", "unix:", "unix:q,x=1", "unix:q,hold=maybe", "tcp:h", "tcp:h:99999", "telnet:h:1", "libvirt:",
+                 "libvirt:-x", "libvirt:vm,hold=on", "libvirt:vm,uri=", "unix:q,uri=x", f"unix:{'x' * 108}"],
     "--qmp": ["", "nosuch", "tcp:127.0.0.1:0,x=1", "unix:a,dialect=x"],
 }  # fmt: skip
 
@@ -113,10 +129,77 @@ def test_a_wrong_value_is_refused_with_option_and_value_in_one_line(option: str,
 
 
 def test_every_option_that_reads_its_value_is_tested() -> None:
-    free = {"--name", "--command", "--record", "--list-guests"}
+    free = {"--name", "--command", "--record", "--save-replies", "--list-guests"}
     flags = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option) and each.is_flag}
     named = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option)}
     assert named - free - flags == set(BAD)
+
+
+DEVICES = [
+    *[(f"virtio-balloon-pci,{options}", words) for options, words in [
+        ("guest-stats-polling-interval=x", "Parameter 'guest-stats-polling-interval' expects integer"),
+        ("guest-stats-polling-interval=-1", "timer value must be greater than zero"),
+        ("guest-stats-polling-interval=4294967296", "timer value is too big"),
+        ("guest-stats=1", "Property 'virtio-balloon-device.guest-stats' is not writable"),
+        ("free-page-hint=on", "'free-page-hint' requires 'iothread' to be set"),
+        ("deflate-on-oom=x", "Parameter 'deflate-on-oom' expects 'on' or 'off'"),
+    ]],
+    ("virtio-balloon-pci-transitional,x=1", "Property 'virtio-balloon-pci-transitional.x' not found"),
+    ("virtio-balloon-device", "No 'virtio-bus' bus found for device 'virtio-balloon-device'"),
+    *[(f'{{"driver":"virtio-balloon-pci",{options}}}', words) for options, words in [
+        ('"deflate-on-oom":"on"', "Invalid parameter type for 'deflate-on-oom', expected: boolean"),
+        ('"deflate-on-oom":1', "Invalid parameter type for 'deflate-on-oom', expected: boolean"),
+        ('"deflate-on-oom":null', "Invalid parameter type for 'deflate-on-oom', expected: boolean"),
+        ('"guest-stats-polling-interval":"5"',
+         "Invalid parameter type for 'guest-stats-polling-interval', expected: integer"),
+        ('"guest-stats-polling-interval":1.5',
+         "Invalid parameter type for 'guest-stats-polling-interval', expected: integer"),
+        ('"guest-stats-polling-interval":-1', "timer value must be greater than zero"),
+        ('"guest-stats-polling-interval":4294967296', "timer value is too big"),
+        ('"free-page-hint":true', "'free-page-hint' requires 'iothread' to be set"),
+        ('"free-page-hint":true,"iothread":5', "Invalid parameter type for 'iothread', expected: string"),
+        ('"page-poison":true,"page-poison":true', "JSON parse error, duplicate key"),
+        ('"help":true', "Property 'virtio-balloon-pci.help' not found"),
+        ('"type":"x"', "Property 'virtio-balloon-pci.type' is not writable"),
+        ('"x":}', "JSON parse error, expecting value"),
+    ]],
+    ('{"id":"b"}', "Parameter 'driver' is missing"),
+    ('{"driver":1}', "Parameter 'driver' is missing"),
+    ('{"driver":"help"}', "'help' is not a valid device model name"),
+    ("{", "JSON parse error, premature EOI"),
+    ('{"driver":"virtio-balloon-pci"', "JSON parse error, premature EOI"),
+    ('{"driver":"virtio-balloon-pci"}}', "Expecting at most one JSON value"),
+    ('{"driver":"virtio-balloon-pci"} x', "Expecting at most one JSON value"),
+    ("{x}", "JSON parse error, invalid keyword 'x'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "words"), DEVICES)
+def test_a_device_is_refused_in_qemus_words(spec: str, words: str) -> None:
+    """All of them seen on a real QEMU 7.2."""
+    told = refused("--device", spec)
+    assert told == f"--device: {words}" if f"'{spec}'" in words else f"--device '{spec}': {words}"
+
+
+MANY = [
+    (["virtio-balloon-pci,id=a", "virtio-balloon-pci,id=b"], 1, "Only one balloon device is supported"),
+    (["virtio-balloon-pci", "virtio-balloon-pci"], 1, "Only one balloon device is supported"),
+    (["virtio-balloon-pci,id=b", "virtio-balloon,id=b"], 1, "Duplicate ID 'b' for device"),
+    (["virtio-balloon-pci,id=b", '{"driver":"virtio-balloon-pci","id":"b"}'], 1, "Duplicate device ID 'b'"),
+    (['{"driver":"virtio-balloon-pci","id":"b"}', "virtio-balloon-pci,id=b"], 0, "Duplicate device ID 'b'"),
+    (['{"driver":"virtio-balloon-pci"}', "virtio-balloon-pci,id=b"], 0, "Only one balloon device is supported"),
+    (
+        ["virtio-balloon-pci", "virtio-balloon-pci,id=b", "virtio-balloon-pci"],
+        1,
+        "Only one balloon device is supported",
+    ),
+]
+
+
+@pytest.mark.parametrize(("specs", "which", "words"), MANY)
+def test_a_second_device_is_refused_and_none_dropped(specs: list[str], which: int, words: str) -> None:
+    told = refused(*[word for spec in specs for word in ("--device", spec)])
+    assert told == f"--device '{specs[which]}': {words}"
 
 
 # What does not go together, or is no option.
@@ -124,11 +207,30 @@ def test_every_option_that_reads_its_value_is_tested() -> None:
 CONFLICTS = [
     (["-c", "x", "-"], "-c", "SCRIPT"),
     (["-m", "1G", "--guest", "uml,mem=512M"], "-m", "mem=512M"),
+    (["--no-balloon", "--device", "virtio-balloon-pci"], "--no-balloon", "--device"),
     (["--headless"], "--headless", "--monitor"),
     (["--headless", "-i", "--qmp", "unix:x"], "--headless", "-i"),
     (["--size", "80x24"], "--size", "--record"),
     (["--overwrite"], "--overwrite", "--record"),
     (["--record", "x.cast", "--headless", "--qmp", "unix:x"], "--record", "--headless"),
+    (["--count", "2"], "--count", "--monitor"),
+    (["--count", "2", "--qmp", "unix:q%d", "-c", "x"], "--count", "-c"),
+    (["--count", "2", "--qmp", "unix:q%d", "-"], "--count", "SCRIPT"),
+    (["--count", "2", "--qmp", "unix:q%d", "-i"], "--count", "-i"),
+    (["--count", "2", "--qmp", "unix:q%d", "--record", "x.cast"], "--count", "--record"),
+    (["--count", "2", "--qmp", "unix:q"], "--qmp", "%d"),
+    (["--count", "2", "--monitor", "telnet:localhost:1"], "--monitor", "%d"),
+    (["--allow-disruptive"], "--allow-disruptive", "--attach"),
+    (["--save-replies", "x.json"], "--save-replies", "--attach"),
+    (["--attach", "unix:q", "-m", "512"], "-m", "--attach"),
+    (["--attach", "unix:q", "--guest", "slow"], "--guest", "--attach"),
+    (["--attach", "unix:q", "--device", "virtio-balloon-pci,id=x"], "--device", "--attach"),
+    (["--attach", "unix:q", "--no-balloon"], "--no-balloon", "--attach"),
+    (["--attach", "unix:q", "--clock", "warp"], "--clock", "--attach"),
+    (["--attach", "unix:q", "--clock", "manual"], "--clock", "--attach"),
+    (["--attach", "unix:q", "-S"], "-S", "--attach"),
+    (["--attach", "unix:q", "--snapshot-dir", "."], "--snapshot-dir", "--attach"),
+    (["--attach", "unix:q", "--seed", "7"], "--seed", "--attach"),
     (["--nosuch"], "--nosuch", ""),
     (["--paus"], "--paus", ""),
     (["-x"], "-x", ""),

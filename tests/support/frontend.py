@@ -123,15 +123,15 @@ class FrontEnd:
 
     def hello(self, features: int = FEATURES) -> None:
         """Negotiate, and share the memory."""
-        self.send(wire.SET_OWNER)
-        self.send(wire.SET_PROTOCOL_FEATURES, struct.pack("<Q", wire.PROTOCOL_FEATURES))
+        self.send(wire.NUMBERS["SET_OWNER"])
+        self.send(wire.NUMBERS["SET_PROTOCOL_FEATURES"], struct.pack("<Q", wire.PROTOCOL_FEATURES))
         ours, theirs = socket.socketpair()
         self.channel = ours
         ours.setblocking(False)
-        self.send(wire.SET_BACKEND_REQ_FD, b"", [theirs.fileno()])
+        self.send(wire.NUMBERS["SET_BACKEND_REQ_FD"], b"", [theirs.fileno()])
         theirs.close()
-        self.send(wire.SET_FEATURES, struct.pack("<Q", features))
-        self.send(wire.SET_MEM_TABLE, self.table(), [self.memfd])
+        self.send(wire.NUMBERS["SET_FEATURES"], struct.pack("<Q", features))
+        self.send(wire.NUMBERS["SET_MEM_TABLE"], self.table(), [self.memfd])
 
     def set_ring(self, index: int, queue: DriverQueue, *, size: int, base: int = 0) -> None:
         """Set one ring up and enable it, with an eventfd each for kicks and calls."""
@@ -139,13 +139,13 @@ class FrontEnd:
         call = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.kicks.append(kick)
         self.calls.append(call)
-        self.send(wire.SET_VRING_CALL, struct.pack("<Q", index), [call])
-        self.send(wire.SET_VRING_NUM, struct.pack("<II", index, size))
-        self.send(wire.SET_VRING_BASE, struct.pack("<II", index, base))
+        self.send(wire.NUMBERS["SET_VRING_CALL"], struct.pack("<Q", index), [call])
+        self.send(wire.NUMBERS["SET_VRING_NUM"], struct.pack("<II", index, size))
+        self.send(wire.NUMBERS["SET_VRING_BASE"], struct.pack("<II", index, base))
         address = struct.pack("<IIQQQQ", index, 0, USER + queue.desc, USER + queue.used, USER + queue.avail, 0)
-        self.send(wire.SET_VRING_ADDR, address)
-        self.send(wire.SET_VRING_KICK, struct.pack("<Q", index), [kick])
-        self.send(wire.SET_VRING_ENABLE, struct.pack("<II", index, 1))
+        self.send(wire.NUMBERS["SET_VRING_ADDR"], address)
+        self.send(wire.NUMBERS["SET_VRING_KICK"], struct.pack("<Q", index), [kick])
+        self.send(wire.NUMBERS["SET_VRING_ENABLE"], struct.pack("<II", index, 1))
 
     def up(self, features: int = FEATURES, *, size: int = 128, prime: list[tuple[int, int]] | None = None) -> FrontEnd:
         """Negotiate and bring a driver up that primed its statistics queue with `prime`."""

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -104,13 +105,13 @@ def _build(work: Path) -> None:
         raise Unavailable(f"no {PACKAGE}: {told} (apt-get update first)") from None
     archive = Archive()
     for each in ("bin", "dev", "proc", "sys", "m"):
-        archive.directory(each)
-    archive.device("dev/console", 5, 1)
-    archive.file("bin/busybox", Path(shutil.which("busybox") or "").read_bytes(), 0o755)
-    archive.file("init", INIT.encode(), 0o755)
+        archive.add(each, stat.S_IFDIR | 0o755)
+    archive.add("dev/console", stat.S_IFCHR | 0o600, b"", 5, 1)
+    archive.add("bin/busybox", stat.S_IFREG | 0o755, Path(shutil.which("busybox") or "").read_bytes())
+    archive.add("init", stat.S_IFREG | 0o755, INIT.encode())
     kernel = next(work.glob("x/lib/modules/*/kernel"))
     for path in sorted(path for name in MODULES for path in kernel.rglob(f"{name}.ko")):
-        archive.file(f"m/{path.name}", path.read_bytes())
+        archive.add(f"m/{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
     (work / "guest/initrd").write_bytes(bytes(archive))
     next(work.glob("x/boot/vmlinuz-*")).rename(work / "guest/vmlinuz")
 
@@ -215,7 +216,7 @@ class Side:
 
     def up(self, booted: bool) -> None:
         """Wait for the driver, and for the guest's shell if it `booted` anew."""
-        until(lambda: re.search(r"started: +true", self.line(f"info virtio-status {self.path()}")))
+        until(lambda: re.search(r"^ +started: +true", self.line(f"info virtio-status {self.path()}"), re.M))
 
     def path(self) -> str:
         return self.line("info virtio").split(" [")[0]
@@ -283,7 +284,7 @@ class Hmp(Side):
             "-m",
             str(memory),
             "--guest",
-            "linux,swap=0",
+            "linux,swap=0,boot=1",  # a real one takes its time after a reset, too
             "--device",
             device,
         ]

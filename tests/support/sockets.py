@@ -265,7 +265,7 @@ def play(
                 driver.start()
                 if started:
                     machine.start(paused=paused)
-                    driver.kick()
+                    driver.reschedule()
                 await scene(served)
             finally:
                 await server.stop()

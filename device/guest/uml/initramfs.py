@@ -26,27 +26,15 @@ class Archive:
         self._size = 0
         self._inode = 0
 
-    def directory(self, name: str, mode: int = 0o755) -> None:
-        """Add a directory. `name` is relative, without a slash at either end."""
-        self._add(name, stat.S_IFDIR | mode, b"")
+    def add(self, name: str, mode: int, content: bytes = b"", major: int = 0, minor: int = 0) -> None:
+        """Add a file of at most 4 GiB; its `mode` says of what kind it is, as in stat(2).
 
-    def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        """Add a regular file of at most 4 GiB."""
-        self._add(name, stat.S_IFREG | mode, content)
-
-    def link(self, name: str, target: str) -> None:
-        """Add a symbolic link."""
-        self._add(name, stat.S_IFLNK | 0o777, target.encode())
-
-    def device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
-        """Add a character device."""
-        self._add(name, stat.S_IFCHR | mode, b"", major, minor)
-
-    def _add(self, name: str, mode: int, content: bytes, major: int = 0, minor: int = 0) -> None:
+        `name` is relative, without a slash at either end. The `content` of a symbolic link is where it leads.
+        """
         self._inode += 1
         self._entry(name, self._inode, mode, content, major, minor)
 
-    def _entry(self, name: str, inode: int, mode: int, content: bytes, major: int, minor: int) -> None:
+    def _entry(self, name: str, inode: int, mode: int, content: bytes = b"", major: int = 0, minor: int = 0) -> None:
         path = name.encode() + b"\0"
         links = 2 if stat.S_ISDIR(mode) else 1
         # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
@@ -62,6 +50,6 @@ class Archive:
     def __bytes__(self) -> bytes:
         """Return the archive with its trailer."""
         end = Archive()
-        end._entry(_TRAILER, 0, 0, b"", 0, 0)
+        end._entry(_TRAILER, 0, 0)
         end._append(bytes(-(self._size + end._size) % _BLOCK))
         return b"".join(self._parts + end._parts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+from stat import S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG
+from typing import NamedTuple
 
 from device.errors import MisuseError
 from device.guest.uml.console import INIT, MODULE
@@ -24,15 +26,12 @@ _INTERPRETER = 3
 """The ELF program header that names a dynamic loader."""
 
 
-class Parts:
+class Parts(NamedTuple):
     """Paths of what a guest is made of."""
 
-    __slots__ = ("busybox", "kernel", "module")
-
-    def __init__(self, kernel: str, module: str, busybox: str) -> None:
-        self.kernel = kernel
-        self.module = module
-        self.busybox = busybox
+    kernel: str
+    module: str
+    busybox: str
 
 
 def find_parts(settings: Mapping[str, object]) -> Parts:
@@ -106,17 +105,15 @@ def build_initramfs(parts: Parts) -> bytes:
     """Return the archive that the guest boots from. Raises MisuseError where a part cannot be read."""
     archive = Archive()
     for name in ("bin", "dev", "proc", "sys", "work"):
-        archive.directory(name)
-    archive.device("dev/console", 5, 1)
-    archive.device("dev/null", 1, 3, 0o666)
-    archive.device("dev/zero", 1, 5, 0o666)
-    archive.link("bin/sh", "busybox")
+        archive.add(name, S_IFDIR | 0o755)
+    for name, mode, major, minor in (("console", 0o600, 5, 1), ("null", 0o666, 1, 3), ("zero", 0o666, 1, 5)):
+        archive.add(f"dev/{name}", S_IFCHR | mode, b"", major, minor)
+    archive.add("bin/sh", S_IFLNK | 0o777, b"busybox")
     try:
-        with open(parts.busybox, "rb") as source:
-            archive.file("bin/busybox", source.read(), 0o755)
-        with open(parts.module, "rb") as source:
-            archive.file(MODULE.lstrip("/"), source.read())
+        for name, path in (("bin/busybox", parts.busybox), (MODULE.lstrip("/"), parts.module)):
+            with open(path, "rb") as source:
+                archive.add(name, S_IFREG | 0o755, source.read())
     except OSError as error:
         raise MisuseError(f"guest uml: cannot read {error.filename}: {error.strerror}") from None
-    archive.file("init", INIT.encode(), 0o755)
+    archive.add("init", S_IFREG | 0o755, INIT.encode())
     return bytes(archive)

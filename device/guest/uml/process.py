@@ -73,18 +73,28 @@ class UmlProcess:
         )
 
     def start(self, kernel: str, options: list[str], restrict: Callable[[], object] | None = None) -> None:
-        """Start the kernel; `restrict` is called in the child before it becomes that. Raises OSError."""
-        prefix, personality = self._fixed_addresses()
-        calls = [call for call in (personality, restrict) if call is not None]
+        """Start the kernel; `restrict` is called in the child before it becomes that. Raises OSError, ImportError.
+
+        With a random gap in its address space the kernel's memory varies by some percent, and 32 MiB can be too little.
+        """
+        import ctypes
+
+        library = ctypes.CDLL(None)
+
+        def prepare() -> None:
+            library.personality(_NO_RANDOM_ADDRESSES)
+            if restrict is not None:
+                restrict()
+
         self._child = subprocess.Popen(
-            ["/bin/sh", "-c", _START, "sh", *prefix, kernel, *options],
+            ["/bin/sh", "-c", _START, "sh", kernel, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
             cwd=self.directory,
             env={"PATH": os.environ.get("PATH", os.defpath), "HOME": self.directory},
             start_new_session=True,
-            preexec_fn=(lambda: [call() for call in calls]) if calls else None,  # safe: we have no threads
+            preexec_fn=prepare,  # safe: we have no threads
         )
         self._tell(f"{self._child.pid}\n")
         self._pidfd = os.pidfd_open(self._child.pid)
@@ -96,20 +106,6 @@ class UmlProcess:
         for end in ends:
             os.set_blocking(end, False)
         self.console = Console(*ends)
-
-    @staticmethod
-    def _fixed_addresses() -> tuple[list[str], Callable[[], object] | None]:
-        """Return how to start a program without address randomisation: words before it, or a call in the child.
-
-        With a random gap in its address space the kernel's memory varies by some percent, and 32 MiB can be too little.
-        """
-        setarch = shutil.which("setarch")
-        if setarch is not None:
-            return [setarch, "-R"], None
-        import ctypes
-
-        library = ctypes.CDLL(None)
-        return [], lambda: library.personality(_NO_RANDOM_ADDRESSES)
 
     def _tell(self, text: str) -> None:
         assert self._watcher.stdin is not None  # noqa: S101 - a pipe was asked for
@@ -136,26 +132,22 @@ class UmlProcess:
 
         It is not waited for: until `close`, its group's number cannot become another's.
         """
-        if self._child is None or self._child.returncode is not None:
+        if self._child is None:
             return None
         found = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
-    def freeze(self) -> None:
-        """Stop the kernel. Its guest's programs, which it traces, come to a halt at their next trap into it.
+    def signal(self, number: int) -> None:
+        """Stop the kernel or let it go on. Its guest's programs, which it traces, halt at their next trap into it.
 
         They must not get the signal themselves: the kernel would take it for theirs and kill them with SIGSEGV, init
-        too, which is a panic (seen with SIGSTOP to the whole group while a program ran).
+        too, which is a panic (seen with SIGSTOP to the whole group while a program ran). Popen.send_signal would wait
+        for a kernel that has just died, and `ended` never see its end.
         """
-        if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(signal.SIGCONT)
+        if self._child is not None:
+            os.kill(self._child.pid, number)
 
     def complaints(self) -> str:
         """Return the end of what the kernel said on stderr, before it had a console."""
@@ -163,28 +155,19 @@ class UmlProcess:
         self._complaints.seek(max(0, size - 4096))
         return self._complaints.read(4096).decode("utf-8", "replace")
 
-    def kill(self) -> None:
-        """End every process of the guest; its own process is waited for."""
-        if self._child is not None and self._child.returncode is None:
+    def close(self) -> None:
+        """Kill every process of the guest that lives, and remove every trace."""
+        if self._child is not None:
             try:
                 os.killpg(self._child.pid, signal.SIGKILL)
             except OSError:
                 pass
             self._child.wait()
-
-    def close(self) -> None:
-        """Kill what lives, and remove every trace."""
-        self.kill()
         self.console.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         self._complaints.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-        if self._watcher.stdin is not None and not self._watcher.stdin.closed:
-            self._tell(("" if self._child is not None else "\n") + "done\n")
-            try:
-                self._watcher.stdin.close()
-            except OSError:
-                pass
-        self._watcher.wait()
+        self._tell(("" if self._child is not None else "\n") + "done\n")
+        self._watcher.communicate()  # which closes its stdin, in whatever state that is

@@ -32,10 +32,9 @@ class _Guard:
         self._ranges: dict[int, tuple[int, Callable[[], object]]] = {}
         self._lost: set[int] = set()
         self._before: Any = None
-        self._ready = False
 
     def _prepare(self) -> bool:
-        if self._ready:
+        if hasattr(self, "_action"):
             return True
         try:
             import ctypes
@@ -60,13 +59,7 @@ class _Guard:
         self._ctypes, self._action = ctypes, Action
         # Kept for ever: the kernel may hold its address.
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(self._touched)
-        self._ready = True
         return True
-
-    def address(self, buffer: mmap.mmap) -> int:
-        """Return where a mapping begins."""
-        first = self._ctypes.c_char.from_buffer(buffer)
-        return self._ctypes.addressof(first)
 
     def add(self, buffer: mmap.mmap, size: int, told: Callable[[], object]) -> int:
         """Guard a mapping of `size` bytes; returns its address, 0 where there is no guard.
@@ -75,7 +68,7 @@ class _Guard:
         """
         if not self._prepare():
             return 0
-        address = self.address(buffer)
+        address: int = self._ctypes.addressof(self._ctypes.c_char.from_buffer(buffer))
         self._ranges[address] = size, told
         if self._before is None:
             self._before = self._action()

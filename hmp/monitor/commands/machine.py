@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-from device.balloon.device import PROPERTIES
-from hmp.monitor.errors import CommandError, SyntaxRefused
-from hmp.monitor.grammar import SWITCH
+from device.balloon.spec import MODELS, PROPERTIES
+from hmp.monitor import CommandError, SyntaxRefused
+from hmp.monitor.qom import BACKEND_TYPE, OPTIONS, device_to_unplug, from_option, read_options, valid_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
+    from typing import Any
 
+    from device.machine.machine import Machine
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
 
-DRIVERS = ("virtio-balloon-pci", "virtio-balloon")
-"""The device models that can be plugged in; the second is QEMU's alias of the first."""
+ALIAS = "virtio-balloon"
+"""QEMU's other name of the first model."""
 
-
-def parse_switches(pairs: Iterable[tuple[str, str]]) -> tuple[str, dict[str, bool]]:
-    """Return (id, switches) of a balloon device's key=value pairs. Raises CommandError in QEMU's words.
-
-    The first id counts, and the last of anything else given twice, as in QEMU.
-    """
-    id: str | None = None
-    switches: dict[str, bool] = {}
-    for key, value in pairs:
-        if key == "id":
-            id = value if id is None else id
-        elif key not in PROPERTIES:
-            raise CommandError(f"Property 'virtio-balloon-pci.{key}' not found")
-        elif value not in SWITCH:
-            raise CommandError(f"Parameter '{key}' expects 'on' or 'off'")
-        else:
-            switches[key.replace("-", "_")] = SWITCH[value]
-    return id or "", switches
-
-
-def valid_id(id: str) -> bool:
-    """Whether `id` can name a device: a letter, then letters, digits, '-', '.' and '_'."""
-    return id.isascii() and id[:1].isalpha() and all(char.isalnum() or char in "-._" for char in id)
+DRIVERS = {MODELS[0]: MODELS[0], ALIAS: MODELS[0]} | {model: model for model in MODELS}
+"""The names of device models that can be plugged in, and the model that each means."""
 
 
 HELP = ("help", "?")
@@ -58,10 +39,10 @@ def _value(spec: str, at: int) -> tuple[str, int]:
         at = end + 2
 
 
-def split_device(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
-    """Return (driver, pairs) of `driver[,key=value...]`, read as QEMU reads option lists; driver None without one.
+def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str]]]:
+    """Return (driver, id, other pairs) of `driver[,key=value...]`, read as QEMU reads option lists; None is missing.
 
-    `key` alone is `key=on`, and `nokey` is `key=off`.
+    `key` alone is `key=on`, and `nokey` is `key=off`. The last driver and the first id count.
     """
     pairs: list[tuple[str, str]] = []
     at = 0
@@ -81,32 +62,53 @@ def split_device(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
             if key.startswith("no"):
                 key, value = key[2:], "off"
         pairs.append((key, value))
-    return dict(pairs).get("driver"), [pair for pair in pairs if pair[0] != "driver"]
+    others = [pair for pair in pairs if pair[0] not in ("driver", "id")]
+    return dict(pairs).get("driver"), dict(reversed(pairs)).get("id"), others
 
 
-def _switch_lines() -> str:
-    width = max(map(len, PROPERTIES))
-    lines = [f"  {name + '=<bool>':{width + 8}} - on/off (default: {'on' if on else 'off'})\n"
-             for name, (_, on) in sorted(PROPERTIES.items())]  # fmt: skip
-    return f"{DRIVERS[0]} options:\n" + "".join(lines)
+def _option_lines(model: str) -> str:
+    lines = []
+    for name, kind in sorted(OPTIONS.items()):
+        told = f"{name}=<{kind}>"
+        if name in PROPERTIES:
+            told = f"{told:22} - on/off (default: {'on' if PROPERTIES[name][1] else 'off'})"
+        lines.append(f"  {told}\n")
+    return f"{model} options:\n" + "".join(lines)
 
 
-def check_driver(driver: str | None) -> None:
-    """Raise CommandError in QEMU's words for a device model that cannot be plugged in, or None where one is missing."""
-    if driver is None:
+def check_driver(driver: object) -> str:
+    """Return the device model that `driver` names. Raises CommandError in QEMU's words for no name, or another's."""
+    if not isinstance(driver, str):
         raise CommandError("Parameter 'driver' is missing")
+    if driver == BACKEND_TYPE:
+        raise CommandError(f"No 'virtio-bus' bus found for device '{driver}'")
     if driver not in DRIVERS:
         raise CommandError(f"'{driver}' is not a valid device model name")
+    return DRIVERS[driver]
+
+
+def check_iothread(options: Mapping[str, object]) -> None:
+    """Raise CommandError in QEMU's words for free page hints without an iothread. Any id will do: there is none."""
+    if options.get("free_page_hint") and not options.get("iothread"):
+        raise CommandError("'free-page-hint' requires 'iothread' to be set")
+
+
+def plug(machine: Machine, id: str, options: Mapping[str, Any]) -> None:
+    """Plug a device in, made with `options`. Raises CommandError and MisuseError in QEMU's words, in QEMU's order."""
+    if machine.device is None:
+        check_iothread(options)
+    machine.device_add(id, options)
 
 
 def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Plug in a balloon device."""
-    driver, pairs = split_device(arguments["device"])
+    driver, id, pairs = split_device(arguments["device"])
     if driver in HELP:
-        return f'Misc devices:\nname "{DRIVERS[0]}", bus PCI, alias "{DRIVERS[1]}"\n'
+        names = [f'name "{model}", bus PCI' for model in MODELS]
+        names[0] += f', alias "{ALIAS}"'
+        return "\n".join(["Misc devices:", *names, ""])
     if driver in DRIVERS and any(key in HELP for key, _ in pairs):
-        return _switch_lines()
-    id = next((value for key, value in pairs if key == "id"), None)
+        return _option_lines(DRIVERS[driver])
     if id is not None and not valid_id(id):
         # QEMU tells the reason on its stderr only, where the monitor's user cannot see it.
         raise SyntaxRefused(
@@ -114,15 +116,12 @@ def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n"
             'Try "help device_add" for more information'
         )
-    check_driver(driver)
-    monitor.machine.device_add(*parse_switches(pairs))
+    plug(monitor.machine, id or "", read_options(check_driver(driver), pairs, from_option))
     return ""
 
 
 def device_del(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Ask the guest to let go of the device."""
-    from hmp.monitor.qom import device_to_unplug
-
     machine = monitor.machine
     machine.device_del(device_to_unplug(machine, arguments["id"]))
     return ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hmp.monitor import qom
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError, qom
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
 
@@ -52,13 +53,13 @@ def qom_set(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Set a property, from JSON with -j, else from text in the form of the property's type."""
     path, name, text = arguments["path"], arguments["property"], arguments["value"]
     if arguments["json"]:
-        qom.qom_set(monitor.machine, path, name, _read_json(text))
+        qom.qom_set(monitor.machine, path, name, read_json(text))
     else:
         qom.qom_set_text(monitor.machine, path, name, text)
     return ""
 
 
-def _read_json(text: str) -> object:
+def read_json(text: str) -> Any:
     """Return the one value that `text` holds. Raises CommandError in QEMU's words."""
     from hmp.qjson.codec import Decoder, ParseFailure  # a quarter of the start-up time of a script that has no JSON
 

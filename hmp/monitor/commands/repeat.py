@@ -9,11 +9,11 @@ from functools import partial
 from device.clock import MS, SECOND
 from device.errors import MisuseError
 from device.units import format_seconds, parse_seconds
-from hmp.monitor.commands.balloon import STANDSTILL, balloon_device
+from hmp.monitor import MAX_LINE, TOO_LONG, CommandError
+from hmp.monitor.commands import STANDSTILL, balloon_device
 from hmp.monitor.commands.chart import draw
 from hmp.monitor.commands.sim import MAX_DELAY, answering, plural, standing, stat_cells
 from hmp.monitor.drawn import Drawn
-from hmp.monitor.errors import MAX_LINE, TOO_LONG, CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

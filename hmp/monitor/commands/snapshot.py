@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from device.machine.events import SnapshotDone
 from device.state import SnapshotError
+from hmp.monitor import CommandError
 from hmp.monitor.drawn import Drawn
-from hmp.monitor.errors import CommandError
 from hmp.monitor.snapshots import automatic_tag, lines, store_of
 
 TYPE_CHECKING = False
@@ -26,7 +27,7 @@ def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
     def save() -> str:
         _store(monitor, lambda store: store.save(tag, machine))
-        machine.emit("SNAPSHOT_DONE", {"tag": tag})
+        machine.emit(SnapshotDone(tag))
         return ""
 
     return _in_turn(monitor, reply, save)
@@ -100,7 +101,7 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | 
         except CommandError as error:
             reply.finish(f"Error: {error.desc}\n", failed=True)
 
-    if monitor.sole or machine.clock.simulated or now() >= store.rests_until:
+    if monitor.alone or machine.clock.simulated or now() >= store.rests_until:
         return timed()
     wait()
     return None

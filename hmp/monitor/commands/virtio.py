@@ -9,12 +9,11 @@ from device.virtio.spec import (
     DESC_NEXT,
     DESC_SIZE,
     DESC_WRITE,
-    QUEUE_SIZE,
     STATUS_DRIVER_OK,
     STATUS_TABLE,
     U16,
 )
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.qom import backend_path
 
 TYPE_CHECKING = False
@@ -96,8 +95,14 @@ def _refusals(device: BalloonDevice) -> str:
     return f"  Refused:\n{''.join(lines)}    last: {device.last_refusal}\n"
 
 
+def _hints(device: BalloonDevice) -> str:
+    """The free pages that the driver hinted at, by command id: QEMU shows nothing of them."""
+    lines = [f"    command {id:#x}: {pages} pages\n" for id, pages in device.hints.items()]
+    return "  Free page hints:\n" + "".join(lines) if lines else ""
+
+
 def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Status and features of a device, and what it refused."""
+    """Status and features of a device, what it was hinted at, and what it refused."""
     path = arguments["path"]
     device = _find(monitor, path, "VirtIODevice")
     fields = (
@@ -124,7 +129,7 @@ def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> 
     lines.append(f"  Guest features:\n{_features(device.features)}")
     lines.append(f"  Host features:\n{_features(device.offered)}")
     lines.append(f"  Backend features:\n{_features(0)}")
-    lines.append(_refusals(device))
+    lines.append(_hints(device) + _refusals(device))
     return "".join(lines)
 
 
@@ -147,7 +152,7 @@ def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Repl
     )
     ring = (
         ("num", queue.size),
-        ("num_default", QUEUE_SIZE),
+        ("num_default", queue.offered),
         ("align", ALIGN),
         ("desc", f"0x{queue.desc:016x}"),
         ("avail", f"0x{queue.avail:016x}"),

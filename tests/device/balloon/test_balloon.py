@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.balloon.device import BUFFERS_AT_ONCE, PFN_LIMIT, PROPERTIES
+from device.balloon.device import BUFFERS_AT_ONCE, HINT_ROUNDS, BalloonDevice
+from device.balloon.pages import PFN_LIMIT
 from device.balloon.spec import (
+    CONFIG_HINT_CMD_ID,
     CONFIG_POISON_VAL,
     F_FREE_PAGE_HINT,
     F_MUST_TELL_HOST,
@@ -17,9 +19,14 @@ from device.balloon.spec import (
     F_REPORTING,
     F_STATS_VQ,
     FEATURES_TABLE,
+    HINT,
+    HINT_DONE,
+    HINT_STOP,
+    PROPERTIES,
     queue_roles,
 )
 from device.errors import MisuseError
+from device.state import Fields, save
 from device.virtio.spec import GIB, MIB, PAGE_SIZE, TIB, bit
 from tests.support.rig import BUFFERS, FEATURES, VERSION_1, Rig
 
@@ -30,6 +37,15 @@ ALL_ON = {"free-page-hint": True, "free-page-reporting": True, "deflate-on-oom":
 def rig() -> Iterator[Rig]:
     with Rig() as rig:
         yield rig
+
+
+def saved(device: BalloonDevice) -> dict[str, object]:
+    """Return the device's state, as it comes back from a snapshot."""
+    state = save(device, device.time.clock.now())
+    fields = Fields(state, "device", then=device.time.clock.now())
+    restored = BalloonDevice.restored(device.time, device.memory, device.ram, fields)
+    assert save(restored, device.time.clock.now()) == state
+    return state
 
 
 class TestFeaturesOffered:
@@ -91,6 +107,31 @@ def test_a_queue_that_was_not_negotiated_has_no_number(features: tuple[int, ...]
         assert (rig.device.pages.count, rig.refused) == (0, {})
 
 
+@pytest.mark.parametrize(
+    ("switches", "negotiated", "offered", "sizes"),
+    [
+        ({}, (), [128, 128, 128], [128, 128, 128]),
+        (ALL_ON, (F_STATS_VQ, F_FREE_PAGE_HINT, F_REPORTING), [128, 128, 128, 1024, 32], [128, 128, 128, 1024, 32]),
+        (ALL_ON, (F_STATS_VQ, F_REPORTING), [128, 128, 128, 1024, 32], [128, 128, 128, 32, 32]),
+        (ALL_ON, (F_FREE_PAGE_HINT,), [128, 128, 128, 1024, 32], [128, 128, 1024, 1024, 32]),
+        ({"free-page-reporting": True}, (F_STATS_VQ, F_REPORTING), [128, 128, 128, 32], [128, 128, 128, 32]),
+    ],
+)
+def test_queues_are_as_long_as_in_qemu(
+    switches: dict[str, bool], negotiated: tuple[int, ...], offered: list[int], sizes: list[int]
+) -> None:
+    """device.md: 128 entries each, the hint queue 1024, the reporting queue 32."""
+    with Rig(switches=switches) as rig:
+        assert [queue.size for queue in rig.device.queues] == offered
+        rig.negotiate(VERSION_1 | sum(bit(feature) for feature in negotiated))
+        assert [queue.size for queue in rig.device.queues] == sizes
+        assert [queue.offered for queue in rig.device.queues] == sizes
+        rig.set_up(size=8)
+        assert [queue.size for queue in rig.device.queues][:2] == [8, 8]
+        rig.device.write_status(0)
+        assert [queue.size for queue in rig.device.queues] == offered
+
+
 class TestConfigurationSpace:
     """virtio 1.2, 5.5.4: num_pages le32 (ours), actual le32 (the driver's), hint command, poison value."""
 
@@ -118,12 +159,14 @@ class TestConfigurationSpace:
 
     @pytest.mark.parametrize("offset", [*range(-1, 18), 2**31, 2**32, 2**64 - 1, 2**64, -(2**63)])
     @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 8, 16, 4096])
-    def test_only_a_whole_actual_is_written(self, rig: Rig, offset: int, size: int) -> None:
+    def test_only_a_whole_field_is_written(self, rig: Rig, offset: int, size: int) -> None:
         rig.up()
         before = rig.device.config_bytes()
         rig.device.write_config(offset, b"\1" + bytes(max(0, size - 1)) if size else b"")
         if (offset, size) == (4, 4):
             assert (rig.device.actual_pages, rig.refused) == (1, {})
+        elif (offset, size) == (12, 4):  # the driver's own too, and ignored where PAGE_POISON was not negotiated
+            assert (rig.device.config_bytes(), rig.refused) == (before, {})
         else:
             assert (rig.device.config_bytes(), rig.refused) == (before, {"config-write": 1})
         assert not rig.device.broken
@@ -184,14 +227,17 @@ class TestTargetAndActual:
             rig.write_actual(pages)
         assert rig.named("BALLOON_TARGET") == [{"actual": 8 * MIB}]
 
-    def test_a_reset_empties_the_balloon_and_keeps_the_target(self, rig: Rig) -> None:
+    @pytest.mark.parametrize("by", ["host", "driver"])
+    def test_a_reset_empties_the_balloon_and_keeps_target_and_actual(self, rig: Rig, by: str) -> None:
+        """As QEMU: only a driver writes `actual`."""
         rig.machine.set_balloon(8 * MIB)
         rig.up()
         rig.send("inflate", [2000])
         rig.write_actual(1)
-        rig.machine.reset()
-        assert (rig.device.actual, rig.device.target, rig.device.pages.count) == (16 * MIB, 8 * MIB, 0)
-        assert rig.named("BALLOON_CHANGE")[-1] == {"actual": 16 * MIB}
+        rig.machine.reset() if by == "host" else rig.device.write_status(0)
+        rig.machine.deliver()
+        assert (rig.device.actual, rig.device.target, rig.device.pages.count) == (16 * MIB - 4096, 8 * MIB, 0)
+        assert rig.named("BALLOON_CHANGE") == [{"actual": 16 * MIB - 4096}]
 
 
 class TestInflating:
@@ -339,8 +385,102 @@ class TestFreePageReporting:
             rig.queues["reporting"].add([], [(8 * MIB, PAGE_SIZE)])
             rig.kick("reporting")
             assert rig.peek(8 * MIB, 1) == b"\xaa"
-            rig.machine.reset()
-            assert not rig.device.poison_seen
+            rig.device.write_config(CONFIG_POISON_VAL, bytes(4))
+            rig.queues["reporting"].take()
+            rig.queues["reporting"].add([], [(8 * MIB, PAGE_SIZE)])
+            rig.kick("reporting")
+            assert rig.peek(8 * MIB, 1) == b"\0", "such pages may be given back again"
+            assert rig.refused == {}
+
+
+class TestPoisonValue:
+    """device.md: stored where PAGE_POISON was negotiated, replaced by each write, reads back, 0 after a reset."""
+
+    def test_each_write_replaces_the_one_before_until_a_reset(self, rig: Rig) -> None:
+        rig.up(FEATURES | bit(F_PAGE_POISON))
+        for value in (0xAAAAAAAA, 1, 0, 0xFFFFFFFF):
+            rig.device.write_config(CONFIG_POISON_VAL, value.to_bytes(4, "little"))
+            assert rig.device.read_config(CONFIG_POISON_VAL, 4) == value.to_bytes(4, "little")
+            restored = saved(rig.device)
+            assert restored["poison_val"] == value
+        rig.device.write_status(0)
+        assert rig.device.read_config(CONFIG_POISON_VAL, 4) == bytes(4)
+        assert rig.refused == {}
+
+    @pytest.mark.parametrize("page_poison", [True, False])
+    def test_without_the_feature_it_is_ignored(self, page_poison: bool) -> None:
+        with Rig(switches={"free-page-reporting": True, "page-poison": page_poison}) as rig:
+            rig.up(FEATURES | bit(F_REPORTING))
+            rig.device.write_config(CONFIG_POISON_VAL, b"\xaa" * 4)
+            rig.poke(8 * MIB, b"\xaa" * PAGE_SIZE)
+            rig.queues["reporting"].add([], [(8 * MIB, PAGE_SIZE)])
+            rig.kick("reporting")
+            assert rig.device.read_config(CONFIG_POISON_VAL, 4) == bytes(4)
+            assert (rig.peek(8 * MIB, 1), rig.refused) == (b"\0", {})
+
+
+class TestFreePageHints:
+    """virtio 1.2, 5.5.6.7: a command id, writable buffers that are the free pages, and at the end STOP."""
+
+    @pytest.fixture
+    def rig(self) -> Iterator[Rig]:
+        with Rig(switches=ALL_ON) as rig:
+            yield rig.up(FEATURES | bit(F_FREE_PAGE_HINT))
+
+    @staticmethod
+    def command(rig: Rig, id: int | bytes) -> None:
+        rig.poke(BUFFERS, id if isinstance(id, bytes) else id.to_bytes(4, "little"))
+        rig.queues[HINT].add([(BUFFERS, len(id) if isinstance(id, bytes) else 4)])
+        rig.kick(HINT)
+        assert rig.queues[HINT].take() is not None
+
+    @staticmethod
+    def hint(rig: Rig, *pages: int) -> None:
+        rig.queues[HINT].add([], [(8 * MIB, count * PAGE_SIZE) for count in pages])
+        rig.kick(HINT)
+        assert rig.queues[HINT].take() is not None
+
+    def test_are_counted_by_the_command_id_before_them_and_left_as_they_are(self, rig: Rig) -> None:
+        rig.poke(8 * MIB, b"x")
+        self.hint(rig, 1)
+        self.command(rig, 0x80000000)
+        self.hint(rig, 4)
+        self.hint(rig, 1, 2)
+        self.command(rig, HINT_STOP)
+        self.hint(rig, 8)
+        self.command(rig, 0x80000001)
+        self.command(rig, HINT_DONE)
+        assert rig.device.hints == {HINT_STOP: 9, 0x80000000: 7, 0x80000001: 0}
+        assert (rig.peek(8 * MIB, 1), rig.refused) == (b"x", {})
+        assert rig.device.read_config(CONFIG_HINT_CMD_ID, 4) == bytes(4), "no migration asks for any"
+        rig.device.write_status(0)
+        assert (rig.device.hints, rig.device.hint_id) == ({}, 0)
+
+    def test_a_command_and_pages_may_come_in_one_buffer(self, rig: Rig) -> None:
+        rig.poke(BUFFERS, b"\5\0\0\0")
+        rig.queues[HINT].add([(BUFFERS, 4)], [(8 * MIB, PAGE_SIZE)])
+        rig.kick(HINT)
+        assert rig.device.hints == {5: 1}
+
+    @pytest.mark.parametrize("id", [b"\5", b"\5\0\0", b"\5\0\0\0\0", bytes(4096)])
+    def test_a_command_that_is_not_four_bytes_is_counted_and_ignored(self, rig: Rig, id: bytes) -> None:
+        self.command(rig, 9)
+        self.command(rig, id)
+        self.hint(rig, 1)
+        assert (rig.device.hints, rig.refused) == ({9: 1}, {"ragged-pfns": 1})
+        assert not rig.device.broken
+
+    def test_a_driver_that_makes_up_ids_costs_no_memory(self, rig: Rig) -> None:
+        for id in range(2, 100):
+            self.command(rig, id)
+            self.hint(rig, id)
+        assert rig.device.hints == {id: id for id in range(100 - HINT_ROUNDS, 100)}
+
+    def test_are_in_a_snapshot(self, rig: Rig) -> None:
+        self.command(rig, 0x80000000)
+        self.hint(rig, 4)
+        state = saved(rig.device)
+        assert (state["hint_id"], state["hints"]) == (0x80000000, [[0x80000000, 4]])
 
 
 @settings(max_examples=60)

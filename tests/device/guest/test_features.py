@@ -11,6 +11,7 @@ from device.balloon.spec import (
     F_REPORTING,
     F_STATS_VQ,
     HINT,
+    QUEUE_SIZES,
     REPORTING,
     queue_roles,
 )
@@ -52,7 +53,33 @@ def test_each_queue_is_set_up_as_the_device_offers_it() -> None:
     with Modelled(switches=ALL) as m:
         assert queue_roles(m.device.features)[-2:] == (HINT, REPORTING)
         assert [queue.enabled for queue in m.device.queues] == [True] * 5
-        assert [ring.size for ring in m.guest.driver._rings] == [queue.size for queue in m.device.queues]
+        sizes = [128, 128, 128, 1024, 32]
+        assert [ring.size for ring in m.guest.driver._rings] == [queue.size for queue in m.device.queues] == sizes
+
+
+def test_rings_of_an_older_snapshot_stay_as_long_as_they_were_until_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had 128 entries each; a driver keeps what it has laid out, whatever the device offers by now."""
+    with Modelled(switches=ALL) as m:
+        with monkeypatch.context() as older:
+            for role in (HINT, REPORTING):
+                older.setitem(QUEUE_SIZES, role, 128)
+            with Modelled(switches=ALL) as old:
+                old.machine.set_balloon(256 * MIB)
+                old.advance(1)
+                data = saved(old.machine)
+        restore(m.machine, data)
+        m.guest = m.machine.guest
+        assert [queue.size for queue in m.device.queues] == [128] * 5
+        assert [queue.offered for queue in m.device.queues] == [128, 128, 128, 1024, 32]
+        assert (m.info(), m.device.actual, m.device.refused) == ("answered", 256 * MIB, {})
+        m.machine.set_balloon(512 * MIB)
+        m.advance(1)
+        assert m.device.actual == 512 * MIB
+        m.device.refuse("bad-head", "for example")
+        restore(m.machine, saved(m.machine))
+        m.machine.reset()
+        assert [queue.size for queue in m.device.queues] == [128, 128, 128, 1024, 32]
+        assert m.info() == "answered"
 
 
 def test_with_event_indices_a_driver_notifies_only_where_it_is_asked_to() -> None:
@@ -61,9 +88,9 @@ def test_with_event_indices_a_driver_notifies_only_where_it_is_asked_to() -> Non
         for turn in range(1200):
             assert m.info() == "answered"
             if turn % 100 == 0:
-                m.guest.hang()
+                m.guest.controls.hang()
                 assert m.info() == "timed out"
-                m.guest.wake()
+                m.guest.controls.wake()
                 assert m.age == 0
                 m.machine.set_balloon((256 + turn % 200) * MIB)
                 m.advance(3)

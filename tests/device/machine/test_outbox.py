@@ -9,6 +9,7 @@ import pytest
 from device.balloon.pages import PageSet
 from device.clock import SECOND
 from device.errors import MisuseError
+from device.machine.events import Event, RuleBroken, SampleArrived
 from device.machine.machine import AT_ONCE
 from device.machine.requests import ANSWERED, CANCELLED, StatsRequest
 from device.virtio.spec import MIB, TIB
@@ -19,7 +20,7 @@ def test_a_listener_that_resets_the_machine_leaves_no_page_of_the_old_boot() -> 
     """The list's second page is in the balloon already: that is told, and who hears it resets the machine."""
     with Rig() as rig:
         rig.up()
-        rig.machine.subscribe(lambda name, _: rig.machine.reset() if name == "GUEST_FAULT" else None)
+        rig.machine.subscribe(lambda event: rig.machine.reset() if isinstance(event, RuleBroken) else None)
         rig.send("inflate", [5])
         rig.send("inflate", [9, 5, 3])
         assert "double-inflate" in rig.refused
@@ -37,7 +38,7 @@ def test_interrupts_and_samples_of_before_a_reset_are_dropped_and_rules_told_fir
         rig.events.clear()
         rig.machine.reset()
         assert [name for name, _ in rig.events] == ["BALLOON_CHANGE", *["GUEST_FAULT"] * 2, "RESET"]
-        assert rig.events[0][1] == {"actual": 16 * MIB}
+        assert rig.events[0][1] == {"actual": 15 * MIB}
         assert rig.guest.interrupts == []
 
 
@@ -45,8 +46,8 @@ def test_a_step_within_a_step_does_nothing_and_a_request_only_asks() -> None:
     with Modelled() as m:
         seen: list[object] = []
 
-        def hear(name: str, data: object) -> None:
-            if name == "BALLOON" and not seen:
+        def hear(event: Event) -> None:
+            if isinstance(event, SampleArrived) and not seen:
                 seen.append(m.machine.step())
                 seen.append(m.machine.request_stats(SECOND).state)
 
@@ -55,6 +56,24 @@ def test_a_step_within_a_step_does_nothing_and_a_request_only_asks() -> None:
         assert seen == [False, "pending"]
         m.machine.step()
         assert not m.machine.requests.pending, "the step in which it asked went on to the answer"
+
+
+def test_time_that_a_listener_lets_pass_passes_in_the_step_that_told_it() -> None:
+    """It was waited for within the listener, where nothing moves: for ever."""
+    with Modelled() as m:
+        at: list[int] = []
+
+        def listener(event: Event) -> None:
+            if isinstance(event, SampleArrived) and not at:
+                at.append(m.clock.now())
+                m.machine.advance(3 * SECOND)
+                at.append(m.clock.now())
+
+        m.machine.subscribe(listener)
+        m.device.stats.set_poll_interval(1)
+        m.advance(2)
+        assert at[0] == at[1], "nothing moves within a listener"
+        assert m.clock.now() == 3 * SECOND
 
 
 def test_asking_again_from_on_done_is_no_storm_of_the_guests() -> None:
@@ -124,3 +143,19 @@ def test_the_runs_of_an_emptied_set_of_16_tib_are_none_at_once() -> None:
     assert pages.runs() == []
     assert half - start < 2
     assert process_time() - half < 0.01
+
+
+def test_time_that_passes_within_a_step_passes_when_the_step_goes_on() -> None:
+    """It was waited for within the step for ever."""
+    with Rig() as rig:
+        rig.up(prime=[(4, 1)])
+        seen: list[int] = []
+
+        def more(index: int) -> None:
+            rig.advance(3)
+            seen.append(rig.clock.now())
+
+        rig.guest.on_interrupt = more
+        rig.ask()
+        rig.machine.step()
+        assert (seen, rig.clock.now()) == ([0], 3 * SECOND)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from device.balloon.spec import F_REPORTING, STAT_COUNT
+from device.balloon.spec import CONFIG_POISON_VAL, F_PAGE_POISON, F_REPORTING, STAT_COUNT
 from device.clock import MS, SECOND, Clock
 from device.errors import RULES
 from device.guest.model.driver import STUCK, STUCK_LONG
@@ -37,7 +37,16 @@ def held() -> Modelled:
     return m
 
 
-BASES: dict[str, Callable[[], Modelled]] = {"rich": rich, "broken": broken, "held": held}
+def poisoned() -> Modelled:
+    """Return a machine whose driver negotiated PAGE_POISON, as kernels do that clear or poison what they free."""
+    m = Modelled("linux", ram=RAM, paused=True)
+    m.guest._features |= bit(F_PAGE_POISON)
+    m.machine.cont()
+    m.device.write_config(CONFIG_POISON_VAL, b"\xaa" * 4)
+    return m
+
+
+BASES: dict[str, Callable[[], Modelled]] = {"rich": rich, "broken": broken, "held": held, "poisoned": poisoned}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +84,7 @@ RING = "guest/state/driver/queues/0"
 
 ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", "date", [-FAR, -1, 0, FAR]),
+    ("rich", "run", ["", "another"]),
     ("rich", "vm_time", [0, FAR]),
     ("rich", "seed", [0, U64]),
     ("rich", "booted", [False, True]),
@@ -87,7 +97,10 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", "device/isr", [0, 1, 2, 3]),
     ("rich", "device/num_pages", [0, PAGES]),
     ("rich", "device/actual_pages", [0, PAGES]),
-    ("rich", "device/poison_seen", [False, True]),
+    ("poisoned", "device/poison_val", [0, U32]),
+    ("rich", "device/hint_id", [0, U32]),
+    ("rich", "device/hints", [[], [[n, n] for n in range(8)], [[U32, U64]]]),
+    ("rich", "device/later", [0, 7 << 5 | 7 << 13]),
     ("rich", "device/refused", [{}, dict.fromkeys(RULES, U64)]),
     ("rich", "device/last_refusal", ["", "words"]),
     ("rich", "device/age", [0, FAR]),
@@ -103,8 +116,6 @@ ENDS: list[tuple[str, str, list[object]]] = [
     ("rich", f"{QUEUE}/signalled_valid", [False, True]),
     ("rich", f"{QUEUE}/in_use", [0, 1, MAX_QUEUE_SIZE]),
     ("rich", "device/stats/out", [False, True]),
-    ("rich", "device/stats/poll_interval", [1, U32]),
-    ("rich", "device/stats/poll_remaining", [None, 0, U32 * 1_000_000_000]),
     ("rich", "device/stats/reset_age", [0, FAR]),
     ("rich", SAMPLE, [None, {"tags": [], "numbers": [], "unknown": [], "age": 0, "wall": 0}]),
     ("rich", f"{SAMPLE}/age", [0, FAR]),
@@ -150,7 +161,7 @@ def test_all_that_can_be_is_taken_and_saved_again(
     data, path = snapshots[base], path_of(name)
     for value in values:
         restore(m.machine, with_state(data, replaced(state_in(data), path, value)))
-        if name != "date":
+        if name not in ("date", "run"):
             assert at(state_in(saved(m.machine)), path) == value
 
 
@@ -181,7 +192,13 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("rich", "device/isr", 4, integer(3)),
     ("rich", "device/num_pages", PAGES + 1, integer(PAGES)),
     ("rich", "device/actual_pages", PAGES + 1, integer(PAGES)),
-    ("rich", "device/poison_seen", 0, "is not true or false"),
+    ("rich", "device/poison_val", 1, integer(0)),
+    ("poisoned", "device/poison_val", U32 + 1, integer(U32)),
+    ("rich", "device/hint_id", U32 + 1, integer(U32)),
+    ("rich", "device/hints", [[n, n] for n in range(9)], "is not a list of at most 8"),
+    ("rich", "device/due", 8 << 5, "names a queue that there is not"),
+    ("rich", "device/due", 128 << 13, "names a queue that there is not"),
+    ("rich", "device/later", 8 << 13, "names a queue that there is not"),
     ("rich", "device/refused", {"new": 1}, "names a rule that does not exist"),
     ("rich", "device/refused", {f"rule {n}": 1 for n in range(100)}, f"has more than {len(RULES)} members"),
     ("rich", "device/last_refusal", 5, "is not a printable text"),
@@ -204,9 +221,7 @@ BEYOND: list[tuple[str, str, object, str]] = [
     ("broken", "device/stats/out", True, "needs a statistics queue, which there is not"),
     ("rich", "device/queues/2/enabled", False, "needs a statistics queue, which there is not"),
     ("held", "device/queues/2/enabled", False, "needs a statistics queue, which there is not"),
-    ("rich", "device/stats/poll_interval", U32 + 1, integer(U32)),
-    ("rich", "device/stats/poll_interval", 0, "has no interval"),
-    ("rich", "device/stats/poll_remaining", U32 * 10**9 + 1, integer(U32 * 10**9)),
+    ("rich", "run", 5, "is not a printable text"),
     ("rich", "device/stats/reset_age", FAR + 1, integer(FAR)),
     ("rich", f"{SAMPLE}/age", FAR + 1, integer(FAR)),
     ("rich", f"{SAMPLE}/wall", FAR + 1, integer(FAR, -FAR)),
@@ -260,7 +275,6 @@ BEYOND: list[tuple[str, str, object, str]] = [
 ]
 
 ELSEWHERE = {
-    ("device/stats/poll_interval", "has no interval"): ".device.stats.poll_remaining",
     ("device/stats/out", "needs a statistics queue, which there is not"): ".device.stats.held",
     ("device/queues/2/enabled", "needs a statistics queue, which there is not"): ".device.stats.held",
     ("device/queues/2/in_use", "cannot be held"): ".device.stats.held.head",
@@ -358,12 +372,59 @@ def test_a_statistic_that_became_known_since_is_known_after_the_load(m: Modelled
     assert (m.stats.sample.values[15], m.stats.sample.unknown) == (1, {99: 2})
 
 
+SINCE_2 = ("due", "untold", "later", "later_remaining", "pause", "calm")
+"""The device's members that format 1 has not."""
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("interval", "remaining"), [(0, None), (7, None), (7, 3 * SECOND), (U32, 0), (0, 5)])
+def test_an_interval_in_an_older_snapshot_is_passed_over(
+    m: Modelled, snapshots: dict[str, bytes], version: int, interval: int, remaining: int | None
+) -> None:
+    """It is the host's. Formats 1 and 2 had it before that was so."""
+    state = state_in(snapshots["held"])
+    state["device"]["stats"] |= {"poll_interval": interval, "poll_remaining": remaining}
+    for name in SINCE_2 if version == 1 else ():
+        del state["device"][name]
+    m.stats.set_poll_interval(5)
+    try:
+        restore(m.machine, with_state(snapshots["held"], state, version=version))
+        assert m.stats.poll_interval == 5
+        assert [timer for _, _, timer in m.machine.vm_timers._heap if timer is m.stats._poll_timer]
+        assert "poll_interval" not in state_in(saved(m.machine))["device"]["stats"]
+    finally:
+        m.stats.set_poll_interval(0)
+
+
+@pytest.mark.parametrize("member", ["poll_interval", "poll_remaining"])
+def test_an_interval_that_is_no_number_is_refused_all_the_same(
+    m: Modelled, snapshots: dict[str, bytes], member: str
+) -> None:
+    state = state_in(snapshots["held"])
+    state["device"]["stats"][member] = "x"
+    with pytest.raises(SnapshotError, match=rf"^snapshot\.device\.stats\.{member} is not an integer from 0 to "):
+        restore(m.machine, with_state(snapshots["held"], state))
+
+
 def test_an_older_format_has_nothing_to_deliver_and_serves_what_waits(m: Modelled, snapshots: dict[str, bytes]) -> None:
     data = bytearray(snapshots["rich"])
     state = state_in(bytes(data))
-    for name in ("due", "untold", "later", "later_remaining", "pause", "calm"):
+    for name in SINCE_2:
         del state["device"][name]
     old = bytearray(with_state(bytes(data), state)[:-32])
     old[8] = 1
     restore(m.machine, bytes(old) + sha256(old).digest())
     assert (m.device.due, m.device.untold, m.device.pause) == (0, {}, MS)
+
+
+@pytest.mark.parametrize(("base", "seen", "value"), [("poisoned", True, 1), ("poisoned", False, 0), ("rich", True, 0)])
+def test_an_older_snapshot_knows_only_whether_pages_are_poisoned(
+    snapshots: dict[str, bytes], m: Modelled, base: str, seen: bool, value: int
+) -> None:
+    """And that without the feature too, where it means nothing."""
+    state = state_in(snapshots[base])
+    for name in ("poison_val", "hint_id", "hints"):
+        del state["device"][name]
+    state["device"]["poison_seen"] = seen
+    restore(m.machine, with_state(snapshots[base], state))
+    assert m.device.poison_val == value

@@ -22,7 +22,7 @@ from device.errors import RULES
 from device.guest.hostile.driver import HostileDriver
 from device.guest.model.guest import ModelledGuest
 from device.guest.table import make_guest
-from device.machine.history import KEEP
+from device.machine.events import KEEP
 from device.machine.machine import Machine
 from device.machine.requests import PENDING, StatsRequest
 from device.virtio.spec import MIB
@@ -61,6 +61,7 @@ PLUGS = (
     "device_del balloon0",
     "device_add virtio-balloon-pci,id=balloon0",
     "device_add virtio-balloon-pci,id=balloon0,deflate-on-oom=on",
+    "device_add virtio-balloon-pci-transitional,id=balloon0,guest-stats-polling-interval=2,free-page-hint=on,iothread=io",
     "sim driver load",
     "sim driver unload",
 )
@@ -106,9 +107,14 @@ class World(RuleBasedStateMachine):
         self.machine.start()
         self.monitors = [Monitor(self.machine, DIALECTS["seed"]) for _ in range(MONITORS)]
         for monitor in self.monitors:
-            monitor.sole = False
+            monitor.alone = False
         self.waiting: list[tuple[Reply, Asked] | None] = [None] * MONITORS
         self.raw: list[tuple[StatsRequest, Asked]] = []
+        self.size = RAM  # the last `actual` that was seen
+        self.told = 0  # when the last statistics came that guest-stats told of
+        self.saved: dict[str, tuple[int, int] | None] = {}  # by tag: when the statistics were collected, and `actual`
+        self.heard: list[str] = []
+        self.machine.subscribe(lambda event: self.heard.append(event.name))
 
     def teardown(self) -> None:
         self.machine.close()
@@ -125,7 +131,33 @@ class World(RuleBasedStateMachine):
 
     @rule(line=st.sampled_from(SNAPSHOTS), asker=st.integers(0, MONITORS - 1))
     def goes_back(self, line: str, asker: int) -> None:
-        self._type(line, asker)
+        machine, (verb, tag) = self.machine, line.split()
+        running, before = machine.running, machine.device
+        interval = 0 if before is None else before.stats.poll_interval
+        self.heard.clear()
+        reply = self._type(line, asker)
+        device = machine.device
+        if verb == "delvm" or reply.failed:
+            assert self.heard == []
+            return
+        if verb == "savevm":
+            assert self.heard[:-1] == ["STOP", "RESUME"] * running
+            assert device is before
+            self.saved[tag] = None if device is None else (machine.clock.now() - device.stats.age, device.actual)
+            return
+        told = self.heard[: self.heard.index("RESUME") + 1] if running else self.heard
+        assert set(told) <= {"STOP", "RESUME", "GUEST_FAULT"}, "no BALLOON_CHANGE"
+        assert told[:1] == ["STOP"] * running
+        kept = self.saved[tag]
+        assert (device is None) == (kept is None)
+        if device is None or kept is None:
+            return
+        collected, self.size = kept
+        assert device.actual == self.size or self.heard != told
+        assert machine.clock.now() - device.stats.age == collected or not device.stats.age, "a new answer at most"
+        assert device.stats.poll_interval == (0 if before is None else interval)
+        if before is None:
+            self.told = 0
 
     @rule(line=st.sampled_from(PLUGS), asker=st.integers(0, MONITORS - 1))
     def plugs(self, line: str, asker: int) -> None:
@@ -143,10 +175,11 @@ class World(RuleBasedStateMachine):
     def types(self, line: str, asker: int) -> None:
         self._type(line, asker)
 
-    def _type(self, line: str, asker: int) -> None:
+    def _type(self, line: str, asker: int) -> Reply:
         reply = self.monitors[asker].execute(line)
         assert not reply.pending
         reply.text.encode()
+        return reply
 
     @rule(asker=st.integers(0, MONITORS - 1))
     def asks(self, asker: int) -> None:
@@ -233,6 +266,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def an_honest_guests_books_agree(self) -> None:
         device, guest = self.machine.device, self.machine.guest
+        before, self.size = self.size, RAM if device is None else device.actual
         assert isinstance(guest, ModelledGuest)
         if device is None:
             assert guest.driver is None
@@ -244,9 +278,21 @@ class World(RuleBasedStateMachine):
             return
         assert not device.broken
         pages = 0 if driver is None else driver.ballooned
-        assert device.actual == RAM - 4096 * pages
+        # Only a driver writes `actual`: until a new one moves a page, it is the old one's.
+        assert device.actual == RAM - 4096 * pages or (not pages and device.actual == before)
         assert device.pages.count == pages
         assert guest.kernel is None or guest.kernel.ballooned == 4096 * pages
+
+    @invariant()
+    def guest_stats_never_go_back(self) -> None:
+        device = self.machine.device
+        told = None if device is None else device.stats.told
+        assert device is None or told is not None or not self.told, "nothing but another device forgets them"
+        now = 0 if told is None else told.wall
+        assert now >= self.told or device is None
+        self.told = now
+        if device is not None and self.machine.running and device.stats.held is not None:
+            assert device.stats.sample in (None, told)
 
     @invariant()
     def the_rings_agree(self) -> None:

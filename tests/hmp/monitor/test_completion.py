@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from device.balloon.spec import STATS_TABLE
+from device.balloon.spec import MODELS, STATS_TABLE
 from device.clock import SimulatedClock
 from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
 from device.machine.machine import Machine
@@ -71,7 +71,7 @@ class TestNames:
 
 class TestArguments:
     def test_every_completed_argument_of_the_table_has_candidates_with_help(self, machine):
-        machine.guest.pin(4, 7)
+        machine.guest.controls.pin(4, 7)
         before = {"qom-get": "/machine", "qom-set": "/machine/peripheral/balloon0", "sim set": "free_mem"}
         for path, command in walk(TABLE):
             for place, kind in enumerate(command.complete):
@@ -119,8 +119,8 @@ class TestArguments:
         assert texts(machine, "info virtio-status ") == []
 
     def test_drivers_and_their_properties(self, machine):
-        assert texts(machine, "device_add ") == ["virtio-balloon-pci", "virtio-balloon"]
-        assert texts(machine, "device_add virtio-balloon-pci,i") == ["id="]
+        assert texts(machine, "device_add ") == [*MODELS, "virtio-balloon"]
+        assert texts(machine, "device_add virtio-balloon-pci,i") == ["id=", "iothread="]
         assert "id=" not in texts(machine, "device_add virtio-balloon-pci,id=x,")
         (candidate,) = complete(machine, "device_add virtio-balloon-pci,id=x,page-poison=on")
         assert (candidate.text, candidate.start) == ("on", 47)
@@ -187,6 +187,6 @@ class TestExamples:
     def test_only_what_is_pinned_can_be_released(self, machine):
         machine.start()
         assert texts(machine, "sim unset ") == []
-        machine.guest.pin(4, 7)
-        machine.guest.pin(42, None)
+        machine.guest.controls.pin(4, 7)
+        machine.guest.controls.pin(42, None)
         assert texts(machine, "sim unset ") == ["free_mem", "42"]

@@ -10,9 +10,8 @@ import pytest
 
 from device.clock import SECOND, SIMULATED_EPOCH
 from device.machine.machine import Machine
-from hmp.monitor import qom
+from hmp.monitor import CommandError, qom
 from hmp.monitor.commands.qom import pretty
-from hmp.monitor.errors import CommandError
 from tests.support.machines import build, device_of, monitor, monitor_on, run, say
 
 DEVICE = "/machine/peripheral/balloon0"
@@ -123,13 +122,15 @@ class TestListing:
         assert say(monitor_on(), "qom-list balloon0").splitlines() == [
             "type (string)", "realized (bool)", "hotplugged (bool)", "hotpluggable (bool)",
             "free-page-reporting (bool)", "deflate-on-oom (bool)", "page-poison (bool)",
-            "guest-stats-polling-interval (int)", "guest-stats (guest statistics)", "free-page-hint (bool)",
+            "guest-stats-polling-interval (int)", "guest-stats (guest statistics)", "iothread (link<iothread>)",
+            "free-page-hint (bool)",
             "virtio-backend (child<virtio-balloon-device>)",
         ]  # fmt: skip
 
     def test_the_backend_lists_its_properties_in_qemus_order(self) -> None:
         assert say(monitor_on(), f"qom-list {BACKEND}").splitlines() == [
-            "type (string)", "realized (bool)", "hotplugged (bool)", "hotpluggable (bool)", "deflate-on-oom (bool)",
+            "type (string)", "realized (bool)", "hotplugged (bool)", "hotpluggable (bool)",
+            "iothread (link<iothread>)", "deflate-on-oom (bool)",
             "free-page-hint (bool)", "page-poison (bool)", "free-page-reporting (bool)",
             "guest-stats-polling-interval (int)", "guest-stats (guest statistics)",
         ]  # fmt: skip

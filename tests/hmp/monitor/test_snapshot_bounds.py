@@ -58,7 +58,7 @@ class TestTurns:
         machine.store = store
         monitors = [monitor(machine) for _ in range(count)]
         for each in monitors:
-            each.sole = False
+            each.alone = False
         return monitors
 
     def test_one_save_follows_another_after_a_pause(self) -> None:
@@ -101,9 +101,9 @@ class TestTurns:
     def test_who_is_alone_and_who_simulates_never_waits(self) -> None:
         store = SlowDisk()
         (alone,) = self.there(store, 1)
-        alone.sole = True
+        alone.alone = True
         warped = monitor_on()
-        warped.sole = False
+        warped.alone = False
         for there in (alone, warped):
             assert [there.execute(f"savevm {number}").pending for number in range(3)] == [False] * 3
 

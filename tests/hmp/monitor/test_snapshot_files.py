@@ -16,7 +16,7 @@ from device.machine.snapshot import save
 from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import SUFFIX, DirectoryStore
-from tests.support.machines import build
+from tests.support.machines import build, monitor
 from tests.support.mounts import mounted, unmount
 from tests.support.snapshots import saved, settled
 
@@ -92,14 +92,16 @@ def every_tag_loads(directory: Path, versions: list[bytes], machine: Machine | N
 
 
 def two_versions() -> tuple[list[bytes], Callable[[DirectoryStore], None]]:
-    """Return two states of a machine, and what saves them in turns for ever."""
-    small, large = build(memory=4, paused=True), build(memory=4, paused=True)
+    """Return two states of a machine, and what saves them in turns for ever: of one that runs, by its monitor."""
+    small, large = build(memory=4, paused=True), build(memory=4)
     large.memory.write(1 << 21, os.urandom(1 << 20))
 
     def keep_saving(store: DirectoryStore) -> None:
+        large.store = store
+        there = monitor(large)
         while True:
             for tag in ("a", "b"):
-                store.save(tag, large)
+                assert not there.execute(f"savevm {tag}").failed
                 store.save(tag, small)
 
     return [saved(small), saved(large)], keep_saving

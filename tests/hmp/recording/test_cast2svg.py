@@ -109,7 +109,7 @@ class TestDemoScripts:
 
     @pytest.mark.parametrize("script", [*DEMOS.glob("*.typed")], ids=named)
     def test_what_is_typed_in_real_time_is_what_the_script_says(self, script):
-        # Nothing else can be compared: run `make demo-kernel` if this fails.
+        # Nothing else can be compared: run `make demo-kernel` or `make demo-vm` if this fails.
         lines = script.read_text().splitlines()
         committed = script.with_suffix(".cast")
         typed = [line.removeprefix("(qemu)").strip() for line in screen(committed) if line.startswith("(qemu)")]

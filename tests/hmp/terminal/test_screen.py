@@ -176,7 +176,7 @@ class TestToolbar:
         ):
             guest = HandGuest()
             guest.ended = ended
-            guest.controls = lambda shown=shown: shown
+            guest.shown = lambda shown=shown: shown
             machine.guest = guest
             assert toolbar.guest_sign(machine) == sign
 
@@ -187,11 +187,11 @@ class TestToolbar:
         machine.start()
         machine.advance(60 * SECOND)
         assert meaning() == "plain"
-        machine.guest.hang()
+        machine.guest.controls.hang()
         machine.request_stats(machine.timeout)
         machine.advance(SECOND)
         assert meaning() == "notice"
-        machine.guest.wake()
+        machine.guest.controls.wake()
         assert meaning() == "plain"
 
     def test_it_says_which_dialect_is_spoken(self, machine):
@@ -201,9 +201,9 @@ class TestToolbar:
 
     def test_a_hung_or_dead_guest_shows(self, machine):
         machine.start()
-        machine.guest.hang()
+        machine.guest.controls.hang()
         assert "linux hung" in toolbar.text(machine, 80)
-        machine.guest.panic()
+        machine.guest.controls.panic()
         assert "linux panicked" in toolbar.text(machine, 80)
 
     def test_without_a_device(self, machine):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.balloon.device import PFN_LIMIT, WORK_AT_ONCE
+from device.balloon.device import WORK_AT_ONCE
+from device.balloon.pages import PFN_LIMIT
 from device.clock import MS, SECOND
 from device.errors import RULES
 from device.virtio.device import DUE_SERVE, MAX_ROUNDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from collections.abc import Iterator
 
@@ -265,10 +266,10 @@ class TestMemoryTable:
 def test_an_archive_to_the_byte() -> None:
     """The format of the kernel's buffer-format.rst."""
     archive = Archive()
-    archive.directory("d")
-    archive.file("d/f", b"hello", 0o640)
-    archive.link("l", "d/f")
-    archive.device("d/null", 1, 3)
+    archive.add("d", stat.S_IFDIR | 0o755)
+    archive.add("d/f", stat.S_IFREG | 0o640, b"hello")
+    archive.add("l", stat.S_IFLNK | 0o777, b"d/f")
+    archive.add("d/null", stat.S_IFCHR | 0o600, b"", 1, 3)
 
     def entry(inode: int, mode: int, links: int, size: int, major: int, minor: int, name: str) -> bytes:
         numbers = (inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, len(name) + 1, 0)

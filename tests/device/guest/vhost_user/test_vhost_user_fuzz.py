@@ -9,6 +9,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from device.balloon.spec import FREE, STATS
+from device.guest.vhost_user import wire
 from device.guest.vhost_user.memory import map_table
 from device.guest.vhost_user.wire import SHAPES, Decoder, FrontEndFault, check_shape
 from device.virtio.spec import MIB
@@ -106,3 +108,48 @@ def test_any_session_ends_in_peace(tmp_path: Path, up: bool, session: list[tuple
         real.turn(0)
         good_one_is_served(real, path)
     assert open_descriptors() == before
+
+
+@settings(FUZZ, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["table", "stop", "switch", "answer"]), st.permutations(range(3)), st.integers(1, 3)),
+        max_size=8,
+    )
+)
+def test_nothing_but_an_answer_makes_statistics_younger(
+    tmp_path: Path, steps: list[tuple[str, list[int], int]]
+) -> None:
+    """Whatever rings are taken back, in whatever order, as long as the driver stays."""
+    path = str(tmp_path / "s")
+    with Real(f"vhost-user,path={path}", memory=16) as real, FrontEnd(real, path) as front:
+        front.up(prime=[(FREE, 1)])
+        stats, last = real.device.stats, real.device.stats.sample
+        for number, (what, order, count) in enumerate(steps):
+            rings = order[:count]
+            if what == "table":
+                front.send(wire.NUMBERS["SET_MEM_TABLE"], front.table(), [front.memfd])
+            elif what == "answer":
+                request = real.machine.request_stats(10**10)
+                assert front.queues[STATS].take() is not None
+                front.fill([(FREE, number + 2)])
+                front.kick(STATS)
+                assert request.state == "answered"
+                last = stats.sample
+            else:
+                for index in rings:
+                    if what == "stop":
+                        front.ask(wire.NUMBERS["GET_VRING_BASE"], PAIR.pack(index, 0))
+                    else:
+                        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 0))
+                    assert stats.sample in (last, None)
+                for index in reversed(rings):
+                    if what == "stop":
+                        front.send(wire.NUMBERS["SET_VRING_KICK"], U64.pack(index), [front.kicks[index]])
+                    else:
+                        front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 1))
+                    assert stats.sample in (last, None)
+            assert real.device.live
+            assert stats.sample is last
+            assert stats.told is last
+        assert real.device.refused == {}

@@ -51,7 +51,7 @@ def with_fds(number: int, payload: bytes, count: int) -> Callable[[FrontEnd], No
 def table(*rows: tuple[int, int, int, int], fds: int | None = None) -> Callable[[FrontEnd], None]:
     def send(front: FrontEnd) -> None:
         count = len(rows) if fds is None else fds
-        front.send(wire.SET_MEM_TABLE, front.table(*rows), [front.memfd] * count)
+        front.send(wire.NUMBERS["SET_MEM_TABLE"], front.table(*rows), [front.memfd] * count)
 
     return send
 
@@ -61,16 +61,16 @@ def table_of(make: Callable[[], int], *, size: int = MIB) -> Callable[[FrontEnd]
 
     def send(front: FrontEnd) -> None:
         fd = make()
-        front.send(wire.SET_MEM_TABLE, front.table((0, size, USER, 0)), [fd])
+        front.send(wire.NUMBERS["SET_MEM_TABLE"], front.table((0, size, USER, 0)), [fd])
         os.close(fd)
 
     return send
 
 
-def wakeup_of(make: Callable[[], int], number: int = wire.SET_VRING_KICK) -> Callable[[FrontEnd], None]:
+def wakeup_of(make: Callable[[], int], number: int = wire.NUMBERS["SET_VRING_KICK"]) -> Callable[[FrontEnd], None]:
     def send(front: FrontEnd) -> None:
         fd = make()
-        front.send(number, U64.pack(0) if number != wire.SET_BACKEND_REQ_FD else b"", [fd])
+        front.send(number, U64.pack(0) if number != wire.NUMBERS["SET_BACKEND_REQ_FD"] else b"", [fd])
         os.close(fd)
 
     return send
@@ -94,26 +94,32 @@ def short_file() -> int:
 PAGE = 4096
 
 OUTRAGES: dict[str, tuple[Callable[[FrontEnd], None], str]] = {
-    "a version of the future": (message(wire.GET_FEATURES, flags=2), "flags 0x2"),
-    "a reply": (message(wire.GET_FEATURES, flags=5), "flags 0x5"),
+    "a version of the future": (message(wire.NUMBERS["GET_FEATURES"], flags=2), "flags 0x2"),
+    "a reply": (message(wire.NUMBERS["GET_FEATURES"], flags=5), "flags 0x5"),
     "an unknown message": (message(99), "message 99"),
     "message 0": (message(0), "message 0"),
     "a postcopy message": (message(28), "message 28"),
     "4 GiB of payload": (lambda front: front.raw(HEADER.pack(1, 1, 0xFFFFFFFF)), "4294967295 bytes"),
-    "GET_FEATURES with a payload": (message(wire.GET_FEATURES, bytes(8)), "GET_FEATURES of 8 bytes"),
-    "half a SET_FEATURES": (message(wire.SET_FEATURES, bytes(4)), "SET_FEATURES of 4 bytes"),
-    "features never offered": (message(wire.SET_FEATURES, U64.pack(1 << 63)), "never offered"),
-    "protocol features never offered": (message(wire.SET_PROTOCOL_FEATURES, U64.pack(1 << 14)), "never offered"),
-    "a descriptor where none belongs": (with_fds(wire.GET_FEATURES, b"", 1), "1 descriptors"),
-    "two kick descriptors": (with_fds(wire.SET_VRING_KICK, U64.pack(0), 2), "2 descriptors"),
-    "nine descriptors": (with_fds(wire.SET_MEM_TABLE, bytes(8), 9), "more than 8 descriptors"),
-    "a hundred descriptors": (with_fds(wire.SET_MEM_TABLE, bytes(8), 100), "descriptors"),
-    "no backend channel": (message(wire.SET_BACKEND_REQ_FD), "0 descriptors"),
-    "a file as backend channel": (wakeup_of(short_file, wire.SET_BACKEND_REQ_FD), "neither eventfd"),
-    "an empty table": (with_fds(wire.SET_MEM_TABLE, PAIR.pack(0, 0), 1), "table of 0 regions"),
-    "a table of nine": (with_fds(wire.SET_MEM_TABLE, PAIR.pack(9, 0) + bytes(32 * 9), 8), "table of 9 regions"),
-    "a table of 2^32-1": (with_fds(wire.SET_MEM_TABLE, PAIR.pack(0xFFFFFFFF, 0), 1), "4294967295 regions"),
-    "a table that ends early": (with_fds(wire.SET_MEM_TABLE, PAIR.pack(2, 0) + bytes(32), 2), "in 40 bytes"),
+    "GET_FEATURES with a payload": (message(wire.NUMBERS["GET_FEATURES"], bytes(8)), "GET_FEATURES of 8 bytes"),
+    "half a SET_FEATURES": (message(wire.NUMBERS["SET_FEATURES"], bytes(4)), "SET_FEATURES of 4 bytes"),
+    "features never offered": (message(wire.NUMBERS["SET_FEATURES"], U64.pack(1 << 63)), "never offered"),
+    "protocol features never offered": (
+        message(wire.NUMBERS["SET_PROTOCOL_FEATURES"], U64.pack(1 << 14)),
+        "never offered",
+    ),
+    "a descriptor where none belongs": (with_fds(wire.NUMBERS["GET_FEATURES"], b"", 1), "1 descriptors"),
+    "two kick descriptors": (with_fds(wire.NUMBERS["SET_VRING_KICK"], U64.pack(0), 2), "2 descriptors"),
+    "nine descriptors": (with_fds(wire.NUMBERS["SET_MEM_TABLE"], bytes(8), 9), "more than 8 descriptors"),
+    "a hundred descriptors": (with_fds(wire.NUMBERS["SET_MEM_TABLE"], bytes(8), 100), "descriptors"),
+    "no backend channel": (message(wire.NUMBERS["SET_BACKEND_REQ_FD"]), "0 descriptors"),
+    "a file as backend channel": (wakeup_of(short_file, wire.NUMBERS["SET_BACKEND_REQ_FD"]), "neither eventfd"),
+    "an empty table": (with_fds(wire.NUMBERS["SET_MEM_TABLE"], PAIR.pack(0, 0), 1), "table of 0 regions"),
+    "a table of nine": (
+        with_fds(wire.NUMBERS["SET_MEM_TABLE"], PAIR.pack(9, 0) + bytes(32 * 9), 8),
+        "table of 9 regions",
+    ),
+    "a table of 2^32-1": (with_fds(wire.NUMBERS["SET_MEM_TABLE"], PAIR.pack(0xFFFFFFFF, 0), 1), "4294967295 regions"),
+    "a table that ends early": (with_fds(wire.NUMBERS["SET_MEM_TABLE"], PAIR.pack(2, 0) + bytes(32), 2), "in 40 bytes"),
     "fewer descriptors than regions": (table((0, PAGE, 0, 0), (PAGE, PAGE, PAGE, 0), fds=1), "with 1 descriptors"),
     "an empty region": (table((0, 0, USER, 0)), "region of 0x0 bytes"),
     "a ragged region": (table((0, 4095, USER, 0)), "region of 0xfff bytes"),
@@ -132,24 +138,33 @@ OUTRAGES: dict[str, tuple[Callable[[FrontEnd], None], str]] = {
     "a device as memory": (table_of(lambda: os.open("/dev/zero", os.O_RDWR)), "not a file"),
     "a file that may only be read": (table_of(lambda: os.open(sys.executable, os.O_RDONLY), size=PAGE), "be mapped"),
     "a file that is too short": (table_of(short_file), "of a file of 0x1000"),
-    "a ring that does not exist": (message(wire.SET_VRING_NUM, PAIR.pack(5, 128)), "ring 5 of 5"),
-    "ring 2^32-1": (message(wire.SET_VRING_ENABLE, PAIR.pack(0xFFFFFFFF, 1)), "ring 4294967295"),
-    "the base of ring 77": (message(wire.GET_VRING_BASE, PAIR.pack(77, 0)), "ring 77"),
-    "a ring of 100": (message(wire.SET_VRING_NUM, PAIR.pack(0, 100)), "ring 0 of 100"),
-    "a ring of 0": (message(wire.SET_VRING_NUM, PAIR.pack(0, 0)), "ring 0 of 0"),
-    "a ring of 2^31": (message(wire.SET_VRING_NUM, PAIR.pack(0, 1 << 31)), "ring 0 of 2147483648"),
-    "a base of 2^20": (message(wire.SET_VRING_BASE, PAIR.pack(0, 1 << 20)), "starts at 1048576"),
-    "enabled with 2": (message(wire.SET_VRING_ENABLE, PAIR.pack(0, 2)), "enabled with 2"),
-    "a kick for ring 9": (message(wire.SET_VRING_KICK, U64.pack(9)), "ring 9"),
-    "a kick that is to be polled": (message(wire.SET_VRING_KICK, U64.pack(0x100)), "not polled"),
-    "a kick with strange bits": (message(wire.SET_VRING_KICK, U64.pack(1 << 40)), "0x10000000000"),
-    "a kick without its descriptor": (message(wire.SET_VRING_KICK, U64.pack(0)), "with 0 descriptors"),
+    "a ring that does not exist": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(5, 128)), "ring 5 of 5"),
+    "ring 2^32-1": (message(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(0xFFFFFFFF, 1)), "ring 4294967295"),
+    "the base of ring 77": (message(wire.NUMBERS["GET_VRING_BASE"], PAIR.pack(77, 0)), "ring 77"),
+    "a ring of 100": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 100)), "ring 0 of 100"),
+    "a ring of 0": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 0)), "ring 0 of 0"),
+    "a ring of 2^31": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 1 << 31)), "ring 0 of 2147483648"),
+    "a base of 2^20": (message(wire.NUMBERS["SET_VRING_BASE"], PAIR.pack(0, 1 << 20)), "starts at 1048576"),
+    "enabled with 2": (message(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(0, 2)), "enabled with 2"),
+    "a kick for ring 9": (message(wire.NUMBERS["SET_VRING_KICK"], U64.pack(9)), "ring 9"),
+    "a kick that is to be polled": (message(wire.NUMBERS["SET_VRING_KICK"], U64.pack(0x100)), "not polled"),
+    "a kick with strange bits": (message(wire.NUMBERS["SET_VRING_KICK"], U64.pack(1 << 40)), "0x10000000000"),
+    "a kick without its descriptor": (message(wire.NUMBERS["SET_VRING_KICK"], U64.pack(0)), "with 0 descriptors"),
     "a file as kick": (wakeup_of(short_file), "neither eventfd"),
-    "a terminal as call": (wakeup_of(lambda: os.openpty()[0], wire.SET_VRING_CALL), "neither eventfd"),
-    "half a config read": (message(wire.GET_CONFIG, bytes(4)), "GET_CONFIG of 4 bytes"),
-    "a config read of 4 GiB": (message(wire.GET_CONFIG, struct.pack("<III", 0, 1 << 31, 0)), "2147483648 bytes"),
-    "a config read far out": (message(wire.GET_CONFIG, struct.pack("<III", 1 << 31, 4, 0) + bytes(4)), "2147483648"),
-    "a config write longer than it is": (message(wire.SET_CONFIG, struct.pack("<III", 4, 8, 0) + bytes(4)), "8 bytes"),
+    "a terminal as call": (wakeup_of(lambda: os.openpty()[0], wire.NUMBERS["SET_VRING_CALL"]), "neither eventfd"),
+    "half a config read": (message(wire.NUMBERS["GET_CONFIG"], bytes(4)), "GET_CONFIG of 4 bytes"),
+    "a config read of 4 GiB": (
+        message(wire.NUMBERS["GET_CONFIG"], struct.pack("<III", 0, 1 << 31, 0)),
+        "2147483648 bytes",
+    ),
+    "a config read far out": (
+        message(wire.NUMBERS["GET_CONFIG"], struct.pack("<III", 1 << 31, 4, 0) + bytes(4)),
+        "2147483648",
+    ),
+    "a config write longer than it is": (
+        message(wire.NUMBERS["SET_CONFIG"], struct.pack("<III", 4, 8, 0) + bytes(4)),
+        "8 bytes",
+    ),
     "rings in no region": (ring_elsewhere, "is in no region"),
 }
 
@@ -189,7 +204,7 @@ class TestOutrages:
 class TestStorms:
     def test_messages_without_end_leave_the_machine_its_turn(self, real: Real, path: str) -> None:
         with FrontEnd(real, path) as front:
-            data = wire.HEADER.pack(wire.SET_OWNER, 1, 0) * 5000
+            data = wire.HEADER.pack(wire.NUMBERS["SET_OWNER"], 1, 0) * 5000
             front.socket.send(data)
             start = time.process_time()
             real.machine.step()
@@ -198,12 +213,12 @@ class TestStorms:
             while select.select(real.machine.wait_for()[0], [], [], 0)[0]:
                 real.turn()
             assert not front.cut_off
-            assert front.ask_number(wire.GET_QUEUE_NUM) == 5
+            assert front.ask_number(wire.NUMBERS["GET_QUEUE_NUM"]) == 5
 
     def test_one_that_does_not_read_its_replies_is_cut_off(self, real: Real, path: str) -> None:
         with FrontEnd(real, path) as front:
             for _ in range(200):
-                front.raw(wire.HEADER.pack(wire.GET_FEATURES, 1, 0) * 64)
+                front.raw(wire.HEADER.pack(wire.NUMBERS["GET_FEATURES"], 1, 0) * 64)
                 if real.guest.gone:
                     break
             assert "replies are not read" in front.why
@@ -223,14 +238,14 @@ class TestStorms:
         with FrontEnd(real, path) as front:
             front.up()
             for _ in range(500):
-                front.send(wire.SET_MEM_TABLE, front.table(), [front.memfd])
+                front.send(wire.NUMBERS["SET_MEM_TABLE"], front.table(), [front.memfd])
             assert len(open_descriptors()) - before < 30
             assert not front.cut_off
 
     def test_all_at_once_with_descriptors_that_belong_to_nothing(self, real: Real, path: str) -> None:
         before = open_descriptors()
         with FrontEnd(real, path) as front:
-            front.raw(HEADER.pack(wire.SET_MEM_TABLE, 1, 40)[:6], [front.memfd] * 3)
+            front.raw(HEADER.pack(wire.NUMBERS["SET_MEM_TABLE"], 1, 40)[:6], [front.memfd] * 3)
             assert len(open_descriptors()) > len(before)
         real.turn(0.05)
         assert open_descriptors() == before
@@ -244,7 +259,9 @@ class TestStorms:
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, hard))
             try:
                 front.send(
-                    wire.SET_MEM_TABLE, front.table(*[(n * MIB, MIB, n * MIB, 0) for n in range(8)]), [front.memfd] * 8
+                    wire.NUMBERS["SET_MEM_TABLE"],
+                    front.table(*[(n * MIB, MIB, n * MIB, 0) for n in range(8)]),
+                    [front.memfd] * 8,
                 )
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -257,7 +274,7 @@ class TestWakeups:
         with FrontEnd(real, path) as front:
             front.up()
             ours, theirs = socket.socketpair()
-            front.send(wire.SET_VRING_KICK, U64.pack(0), [theirs.fileno()])
+            front.send(wire.NUMBERS["SET_VRING_KICK"], U64.pack(0), [theirs.fileno()])
             theirs.close()
             ours.close()
             front.serve()
@@ -273,7 +290,7 @@ class TestWakeups:
                     os.write(writer, bytes(65536))
             except BlockingIOError:
                 pass
-            front.send(wire.SET_VRING_CALL, U64.pack(2), [writer])
+            front.send(wire.NUMBERS["SET_VRING_CALL"], U64.pack(2), [writer])
             os.set_blocking(writer, True)  # the file is shared: so is this
             assert real.ask(0.05)[0] == "timed out"
             os.close(reader)
@@ -283,7 +300,7 @@ class TestWakeups:
         with FrontEnd(real, path) as front:
             front.up()
             ours, theirs = socket.socketpair()
-            front.send(wire.SET_VRING_CALL, U64.pack(2), [theirs.fileno()])
+            front.send(wire.NUMBERS["SET_VRING_CALL"], U64.pack(2), [theirs.fileno()])
             ours.close()
             theirs.close()
             assert real.ask(0.05)[0] == "timed out"
@@ -292,7 +309,7 @@ class TestWakeups:
     def test_one_eventfd_for_two_rings(self, real: Real, path: str) -> None:
         with FrontEnd(real, path) as front:
             front.up()
-            front.send(wire.SET_VRING_KICK, U64.pack(0), [front.kicks[1]])
+            front.send(wire.NUMBERS["SET_VRING_KICK"], U64.pack(0), [front.kicks[1]])
             os.eventfd_write(front.kicks[1], 1)
             front.serve()
             assert not front.cut_off
@@ -344,7 +361,7 @@ class TestMemoryThatChanges:
             assert real.device.refused["bad-address"] == 1
             assert not front.cut_off
             for index in range(3):
-                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 0))
+                front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(index, 0))
             assert not real.device.broken
 
 

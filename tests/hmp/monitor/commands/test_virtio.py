@@ -111,6 +111,12 @@ class TestStatus:
         ]  # fmt: skip
         assert "  num_vqs:                 5\n" in text
 
+    @pytest.mark.parametrize(("queue", "size"), [(0, 128), (1, 128), (2, 128), (3, 1024), (4, 32)])
+    def test_each_queue_is_as_long_as_in_qemu(self, queue: int, size: int) -> None:
+        switches = {"free_page_reporting": True, "free_page_hint": True}
+        text = say(monitor_on(switches=switches), f"info virtio-queue-status {PATH} {queue}")
+        assert f"    num:          {size}\n    num_default:  {size}\n" in text
+
     def test_status_words_come_in_qemus_order(self) -> None:
         names = [text.partition(":")[0].removeprefix("VIRTIO_CONFIG_S_") for _, text in STATUS_TABLE]
         assert names == ["ACKNOWLEDGE", "FAILED", "NEEDS_RESET", "DRIVER", "FEATURES_OK", "DRIVER_OK"]
@@ -126,6 +132,13 @@ class TestStatus:
             f"    12 x {RULES['config-write']} (config-write)\n"
             f"     1 x {RULES['notify-dead']} (notify-dead)\n"
             "    last: notify-dead: queue 9 of 3\n"
+        )
+
+    def test_hints_of_free_pages_are_told_by_command_id(self) -> None:
+        subject = monitor_on(switches={"free_page_hint": True})
+        device_of(subject).hints = {0: 1, 0x80000000: 1234}
+        assert say(subject, f"info virtio-status {PATH}").partition("  Backend features:\n\n")[2] == (
+            "  Free page hints:\n    command 0x0: 1 pages\n    command 0x80000000: 1234 pages\n"
         )
 
     def test_a_broken_device_says_so_until_it_is_reset(self) -> None:

@@ -1,0 +1,77 @@
+"""How a front end is attached to a running virtual machine."""
+
+from __future__ import annotations
+
+import time
+
+from device.clock import SECOND, Clock
+from hmp.attach.link import LinkError, QmpError, SocketLink
+from hmp.attach.machine import Attached
+from hmp.attach.monitor import AttachedMonitor, Words
+from hmp.monitor import ConnectError
+from hmp.monitor.dialects import DIALECTS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hmp.attach.link import Link
+    from hmp.config import Config
+    from hmp.monitor.dialects import Dialect
+    from hmp.monitor.monitor import History
+
+ATTACH_LIMIT = 10 * SECOND
+"""How long (ns) all that is asked on attaching may take."""
+
+
+def attach(config: Config) -> tuple[Attached, Any, AttachedMonitor]:
+    """Connect to the machine that --attach names; returns it, twice for the eyes of type checkers, and a monitor on it.
+
+    Raises ConnectError with one line that says why it cannot be.
+    """
+    place = config.attach
+    assert place is not None  # noqa: S101
+    clock = Clock("real", time.monotonic_ns, time.time_ns)
+    wanted = config.typed or bool(config.addresses)
+    link: Link
+    if place.scheme == "libvirt":
+        from hmp.attach.virsh import VirshLink
+
+        link = VirshLink(clock, place, events=wanted)
+    else:
+        link = SocketLink(clock, place)
+    machine = Attached(
+        link,
+        clock,
+        name=place.short,
+        timeout=config.timeout,
+        hold=place.holds(wanted=wanted),
+    )
+    words = Words()
+    try:
+        machine.ask(machine.look_around(whole=config.typed), ATTACH_LIMIT)
+        if config.typed:
+            words.learn(*machine.ask(machine.help(), ATTACH_LIMIT))
+    except BaseException as error:  # Ctrl-C too: virsh is not to go on without us
+        link.close()
+        if isinstance(error, (QmpError, LinkError)):
+            raise ConnectError(str(error)) from None
+        raise
+    machine.offers = words.complete
+
+    def make(_: Any, dialect: Dialect, history: History | None = None) -> AttachedMonitor:
+        made = AttachedMonitor(machine, dialect, history)
+        made.allowed = config.allow_disruptive
+        return made
+
+    machine.make_monitor = make
+    if config.addresses:
+        from hmp.attach.relay import RelaySession
+
+        def session(_: Any, *given: Any, **options: Any) -> RelaySession:
+            return RelaySession(machine, config.allow_disruptive, *given, **options)
+
+        machine.make_session = session
+    monitor = make(machine, DIALECTS[config.dialect])
+    monitor.asks, monitor.tells = config.typed, config.fail_stale
+    return machine, machine, monitor

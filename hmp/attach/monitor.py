@@ -1,0 +1,223 @@
+"""The human monitor of a running virtual machine: QEMU's commands go to QEMU, hmp's own are answered here."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from device.machine.requests import PENDING, TIMED_OUT, UNSUPPORTED
+from hmp.attach.link import LinkError
+from hmp.monitor import CommandError, SyntaxRefused, grammar
+from hmp.monitor.completion import Candidate
+from hmp.monitor.monitor import Monitor, Reply
+from hmp.monitor.registry import SIM, TABLE
+from hmp.streams import complain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from device.machine.requests import StatsRequest
+    from hmp.attach.machine import Attached, Steps
+    from hmp.monitor.dialects import Dialect
+    from hmp.monitor.monitor import History
+
+FREE = frozenset(["info", "help", "?", "print", "p", "x", "xp", "gva2gpa", "qom-list", "qom-get", "balloon", "cpu"])
+"""Commands that neither stop nor change a VM for good. A list of dangerous ones would never be complete: even a loadvm
+that fails leaves the VM paused."""
+
+KEPT = ("sim stats", "sim chart", "sim watch")
+"""What of `sim` works on the samples that were seen."""
+
+NOTHING_SIMULATED = "there is nothing to simulate: this VM is real (sim stats, sim chart and sim watch work)"
+
+QUESTION = "{} may change or stop this VM. Run it? [y/N] "
+
+
+def failed(text: str) -> bool:
+    """Return whether what QEMU printed says that a command failed: QEMU itself marks that by its words only."""
+    last = text.rstrip("\n").rpartition("\n")[2]
+    return text.startswith(("Error: ", "unknown command: ")) or last.startswith('Try "help ')
+
+
+def first_word(line: str) -> str:
+    """Return the name of the command on a line: it ends at a blank or `/`."""
+    start = end = grammar.skip_blanks(line, 0)
+    while end < len(line) and line[end] != "/" and line[end] not in grammar.BLANKS:
+        end += 1
+    return line[start:end]
+
+
+class AttachedMonitor(Monitor):
+    """One monitor of a running VM.
+
+    `asks` says that there is a person who can be asked before a command that may stop the VM; else it is refused unless
+    `allowed`. `tells` says whether stderr hears why an answer was not fresh.
+    """
+
+    def __init__(self, machine: Attached, dialect: Dialect, history: History | None = None) -> None:
+        super().__init__(machine, dialect, history)  # type: ignore[arg-type]
+        self.attached = machine
+        self.allowed = self.asks = self.tells = False
+        self.cpu: int | None = None
+
+    def execute(self, line: str) -> Reply:
+        """Run one line, here or in QEMU."""
+        words = line.split()
+        name = " ".join(words[:2])
+        if not words:
+            return Reply()
+        if name == "info balloon" and self.dialect.waits and len(words) == 2:
+            return self._info_balloon()
+        if name in KEPT or line.strip() == "info history":
+            return super().execute(line)
+        reply = Reply()
+        if words[0] == "sim":
+            reply.text, reply.failed = f"Error: {NOTHING_SIMULATED}\n", True
+        elif line.strip() in ("quit", "q"):
+            self.attached.quit()
+            reply.text = f"left {self.attached.guest.name} alone: it goes on\n"
+        else:
+            if line.strip() in ("quit vm", "q vm"):
+                line = words[0]
+            self._may_run(line, reply)
+        return reply
+
+    # The seed's command.
+
+    def _info_balloon(self) -> Reply:
+        machine, reply = self.attached, Reply()
+        request = machine.request_stats(machine.timeout)
+        if request.state is PENDING:
+            reply.suspend(partial(machine.requests.cancel, request))
+            reply.until = request.deadline
+            request.on_done = partial(self._told, reply)
+        else:  # there is no connection any more
+            reply.pending = True
+            self._told(reply, request)
+        return reply
+
+    def _told(self, reply: Reply, request: StatsRequest) -> None:
+        from hmp.monitor.commands import NO_BALLOON
+        from hmp.monitor.dialects import AGELESS
+
+        machine = self.attached
+        if machine.guest.ended:
+            reply.finish(f"Error: {machine.guest.ended}\n", failed=True)
+        elif machine.device is None:
+            why = machine.question.why if request.state is TIMED_OUT else NO_BALLOON
+            reply.finish(f"Error: {why or 'no answer'}\n", failed=True)
+        else:
+            stale = request.state in (TIMED_OUT, UNSUPPORTED)
+            if stale and self.tells:
+                complain(f"not fresh: {machine.question.why}")
+            timeout = machine.timeout if request.state is TIMED_OUT else AGELESS
+            reply.finish(self.dialect.line(machine.device, timeout), stale=stale)  # type: ignore[arg-type]
+
+    # QEMU's.
+
+    def _may_run(self, line: str, reply: Reply) -> None:
+        name = first_word(line)
+        if name in FREE or self.allowed:
+            self._send(line, reply)
+        elif self.asks:
+            reply.question = QUESTION.format(name)
+            reply.go_on = partial(self._send, line, reply)
+        else:
+            text = f"'{name}' may change or stop this VM: --allow-disruptive lets scripts run it"
+            reply.text, reply.failed = f"Error: {text}\n", True
+
+    def _send(self, line: str, reply: Reply) -> None:
+        reply.suspend(lambda: None)
+        if first_word(line) == "balloon" and self.attached.device is not None:
+            self._targeted(line)  # now: its events may come before the reply
+        self.attached.run(self._run(line), partial(self._printed, line, reply))
+
+    def _run(self, line: str) -> Steps:
+        arguments: dict[str, object] = {"command-line": line}
+        if self.cpu is not None:
+            arguments["cpu-index"] = self.cpu
+        return (yield "human-monitor-command", arguments)
+
+    def _printed(self, line: str, reply: Reply, value: Any, error: Exception | None) -> None:
+        words = line.split()
+        if isinstance(error, LinkError):
+            if words[0] in ("quit", "q"):
+                self.attached.quit()
+                reply.finish("")
+                return
+            self.attached.lost(str(error))
+        if error is not None:
+            reply.finish(f"Error: {error}\n", failed=True)
+            return
+        text = str(value).replace("\r\n", "\n")
+        if text and not text.endswith("\n"):
+            text += "\n"
+        if not failed(text):
+            if words[0] == "cpu" and words[1:] and words[1].isdigit():
+                self.cpu = int(words[1])
+            elif words[0] in ("quit", "q"):
+                self.attached.quit()
+        reply.finish(text, failed=failed(text))
+
+    def _targeted(self, line: str) -> None:
+        """Remember what `balloon` asked for: QEMU does not tell."""
+        device = self.attached.device
+        try:
+            asked = grammar.arguments(TABLE["balloon"].parameters, "balloon", line, line.index("balloon") + 7)["value"]
+        except (CommandError, SyntaxRefused, ValueError):
+            return
+        assert device is not None  # noqa: S101
+        device.target = min(max(0, asked), device.ram)
+        device.awaited = device.target != device.actual
+
+
+class Words:
+    """What can be typed, from QEMU's own help."""
+
+    def __init__(self) -> None:
+        self.commands: dict[str, str] = {}
+        self.topics: dict[str, str] = {}
+
+    def learn(self, commands: str, topics: str) -> None:
+        """Read what `help` and `help info` print."""
+        self.commands = dict(_entries(commands, 0))
+        self.commands.pop("info", None)
+        self.topics = {**dict(_entries(topics, 1)), "history": "the lines typed so far"}
+
+    def complete(self, line: str) -> list[Candidate]:
+        """Return what `line`, the text before the cursor, can go on with."""
+        start = max(line.rfind(blank) for blank in grammar.BLANKS) + 1
+        before = line[:start].split()
+        if not before:
+            offers = {**self.commands, "info": "show something about the VM", "quit": "leave the VM alone, and end",
+                      "sim": "the statistics that were seen"}  # fmt: skip
+        elif before == ["info"]:
+            offers = self.topics
+        elif before == ["sim"]:
+            offers = {each.name: each.help for each in SIM if f"sim {each.name}" in KEPT}
+        elif before[0] in ("help", "?"):
+            offers = self.topics if before[1:] == ["info"] else self.commands if len(before) == 1 else {}
+        elif before in (["quit"], ["q"]):
+            offers = {"vm": "end the VM itself"}
+        else:
+            offers = {}
+        word = line[start:]
+        more = "info", "sim", "help"
+        return [Candidate(name, start, help, more=not before and name in more) for name, help in sorted(offers.items())
+                if name.startswith(word)]  # fmt: skip
+
+
+def _entries(text: str, at: int) -> list[tuple[str, str]]:
+    """Return (name, what it does) of each line `NAME|ALIAS ARGS -- TEXT`; the name is the word number `at`."""
+    found = []
+    before = ""
+    for line in text.splitlines():
+        line, before = f"{before}{line}", ""
+        if " -- " not in line:
+            before = f"{line} "  # the usage goes on
+        usage, dashes, help = line.partition(" -- ")
+        words = usage.split()
+        if dashes and len(words) > at:
+            shown = " ".join([*words[at + 1 :], help.strip()])
+            found += [(name, shown) for name in words[at].split("|") if name.isprintable()]
+    return found

@@ -1,0 +1,262 @@
+"""The question to a running VM's guest: how its statistics are, right now.
+
+QEMU asks the guest by itself every so many seconds, if an interval is set; setting 1 where there was none makes it ask
+at once. So the interval is borrowed for as long as it takes, and is afterwards as it was.
+"""
+
+from __future__ import annotations
+
+from device.balloon.spec import ABSENT, STATS_TABLE
+from device.balloon.stats import Sample
+from device.clock import MS, SECOND
+from device.machine.requests import ANSWERED, NO_DEVICE, UNSUPPORTED
+from hmp.attach.link import BusyError, LinkError, QmpError
+from hmp.streams import complain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.clock import Clock
+    from hmp.attach.machine import Attached, Steps
+
+FIRST_LOOK, LONGEST_LOOK = MS // 2, 50 * MS
+"""ns between two looks whether the guest has answered: most do within 4 ms, and one that does not is not hurried."""
+
+KEPT_OPEN = 20 * MS
+"""A pause (ns) from which on a connection that is not to be held is given up meanwhile."""
+
+PUT_BACK_TRIES = 3
+"""How often it is tried where another client holds the socket."""
+
+STATS = "guest-stats"
+
+INTERVAL = "guest-stats-polling-interval"
+
+TAGS = {stat.qom: tag for tag, stat in enumerate(STATS_TABLE)}
+
+
+class Stats:
+    """The last statistics of the guest, as the simulated device has them."""
+
+    def __init__(self, clock: Clock, since: int) -> None:
+        self._clock = clock
+        self.sample: Sample | None = None
+        self.since = since
+        """Since when (host ns) the numbers are at least old."""
+        self.poll_interval = 0
+        self.held: object = None
+        self.out = False
+
+    @property
+    def age(self) -> int:
+        """Return how old (ns) the numbers are."""
+        return self._clock.now() - self.since
+
+
+class Balloon:
+    """The balloon device, as far as somebody outside sees it."""
+
+    def __init__(self, machine: Attached, path: str, backend: str) -> None:
+        self.path = path
+        self.backend = backend
+        self.id = path.rpartition("/")[2]
+        self.ram = self.actual = self.target = machine.ram
+        self.stats = Stats(machine.clock, machine.begun)
+        self.can_report = self.live = True
+        self.broken = False
+        self.awaited = False
+        """Whether a target was asked for here, and is not reached yet."""
+        self.refused: dict[str, int] = {}
+
+
+class Question:
+    """Asks for all requests of a machine that are pending, as long as there are any."""
+
+    def __init__(self, machine: Attached) -> None:
+        self.machine = machine
+        self.asking = False
+        self.lent: int | None = None
+        """What the polling interval was before we set it to 1, as long as it is so."""
+        self.why = ""
+        """Why the last answer was not a fresh one."""
+        self._tries = 0
+        self._marked = True  # whether QEMU tells of queues
+
+    def begin(self) -> None:
+        """Ask, unless it is being asked."""
+        if not self.asking:
+            self._tries = 0
+            self._ask()
+
+    def _question_ended(self, value: object, error: Exception | None) -> None:
+        self.asking = False
+        if isinstance(error, BusyError):
+            self.why = str(error)
+            self._tries += 1
+            if not self.machine.requests.pending and (self.lent is None or self._tries > PUT_BACK_TRIES):
+                if self.lent is not None:
+                    self.left_behind(self.why)
+                return
+            self._ask(LONGEST_LOOK)  # each has its own deadline: try as long as somebody waits
+        elif error is not None:
+            if self.lent is not None and not getattr(error, "gone", False):
+                self.left_behind(str(error))
+            self.lent = None
+            self.machine.lost(str(error))
+        elif self.machine.requests.pending:  # came while the one before was put to its end
+            self._ask()
+
+    def _ask(self, delay: int = 0) -> None:
+        self.asking = True
+        self.machine.run(self._steps(delay), self._question_ended)
+
+    def give_up(self) -> None:
+        """It is the end, whatever is under way."""
+        if self.lent is not None:
+            self.left_behind("no answer")
+
+    def left_behind(self, why: str) -> None:
+        """Say that the interval could not be put back."""
+        name = self.machine.device.id if self.machine.device is not None else "the balloon"
+        complain(f"the polling interval of {name} was left at 1 (it was {self.lent}): {why}")
+        self.lent = None
+
+    def _get(self, path: str, name: str) -> Steps:
+        return (yield "qom-get", {"path": path, "property": name})
+
+    def find(self) -> Steps:
+        """Find the balloon device, if there is one."""
+        if self.machine.device is None:
+            for folder in ("/machine/peripheral", "/machine/peripheral-anon"):
+                for child in (yield "qom-list", {"path": folder}):
+                    if child["type"].startswith("child<virtio-balloon"):
+                        path = f"{folder}/{child['name']}"
+                        backend = path if child["type"] == "child<virtio-balloon-device>" else f"{path}/virtio-backend"
+                        memory = yield "query-memory-size-summary", None
+                        self.machine.ram = memory["base-memory"] + memory.get("plugged-memory", 0)
+                        self.machine.device = Balloon(self.machine, path, backend)
+                        self.machine.device.stats.held = self
+                        return
+
+    def _mark(self, device: Balloon) -> Steps:
+        """Return what changes when the guest has answered, and whether there is a queue to answer on."""
+        if self._marked:
+            try:
+                queue = yield "x-query-virtio-queue-status", {"path": device.backend, "queue": 2}
+                return (queue["vring-desc"], queue["last-avail-idx"]), bool(queue["vring-desc"])
+            except QmpError as error:
+                if error.kind != "CommandNotFound":
+                    raise
+                self._marked = False  # QEMU before 7.2
+        return (yield from self._get(device.path, STATS)), True
+
+    def _reports(self, device: Balloon) -> Steps:
+        """Return whether there is a driver that reports statistics."""
+        if not self._marked:
+            return True
+        found = yield "x-query-virtio-status", {"path": device.backend}
+        features = found["guest-features"].get("dev-features", ())
+        return bool(found["started"]) and any("F_STATS_VQ" in each for each in features)
+
+    def read(self, device: Balloon) -> Steps:
+        """Read `actual` and the statistics, as old as QEMU says that they are."""
+        balloon = yield "query-balloon", None
+        device.actual = balloon["actual"]
+        told = yield from self._get(device.path, STATS)
+        stats, update = told["stats"], told["last-update"]
+        values = {TAGS[name]: value & ABSENT for name, value in stats.items() if name in TAGS}
+        known = {tag: value for tag, value in sorted(values.items()) if value != ABSENT}
+        if not update:
+            device.stats.sample = None
+            return
+        now = self.machine.clock.now()
+        age = max(0, self.machine.clock.wall() - update * SECOND)
+        device.stats.since = now - age
+        device.stats.sample = Sample(tuple(known), tuple(known.values()), {}, now - age, update * SECOND)
+
+    def _steps(self, delay: int) -> Steps:
+        """Look until the guest has answered or nobody waits any more; the interval is then as it was."""
+        if delay:
+            yield delay
+        try:
+            yield from self._look()
+        except QmpError:  # the device is gone, and its interval with it
+            self.lent = self.machine.device = None
+            self.machine.requests.end_all(NO_DEVICE)
+        except BusyError:
+            raise
+        except LinkError as error:
+            yield from self._put_back_anew(error)
+
+    def _put_back_anew(self, error: LinkError) -> Steps:
+        """Put the interval back on a new connection. Raises LinkError where there is nothing to be put back.
+
+        More than one try: a QEMU that is just dying still takes a connection, or hangs up on it.
+        """
+        for _ in range(PUT_BACK_TRIES):
+            if self.lent is None or error.gone:
+                break
+            yield LONGEST_LOOK
+            try:
+                yield from self._put_back()
+            except LinkError as again:
+                error = again
+            else:
+                return
+        raise error
+
+    def _look(self) -> Steps:
+        yield from self.find()
+        device = self.machine.device
+        if device is None:
+            self.machine.requests.end_all(NO_DEVICE)
+            return
+        asked = self.machine.clock.now()
+        before, there = yield from self._mark(device)
+        if not there or not (yield from self._reports(device)):
+            device.actual = (yield "query-balloon", None)["actual"]
+            device.stats.sample, device.can_report = None, False
+            self.why = "the guest has no balloon driver that reports statistics"
+            self.machine.requests.end_all(UNSUPPORTED)
+            return
+        device.can_report = True
+        yield from self._borrow(device)
+        yield from self.read(device)
+        self.why = "the guest did not answer"
+        pause = FIRST_LOOK
+        while self.machine.requests.pending:
+            mark, there = yield from self._mark(device)
+            if there and mark != before and (not self._marked or mark[0] == before[0] or mark[1]):
+                yield from self.read(device)
+                device.stats.since = self.machine.clock.now()
+                device.stats.held = self
+                self.machine.history.add(device.stats.since, device.actual, device.stats.sample)
+                self.why = ""
+                yield from self._put_back()
+                self.machine.requests.end_all(ANSWERED)
+                return
+            if not there:
+                before = mark  # a reset, or the driver is gone: whatever comes is new
+            yield from self._borrow(device)
+            device.actual = (yield "query-balloon", None)["actual"]
+            if pause >= KEPT_OPEN and not self.machine.hold:
+                self.machine.link.release()
+            yield pause
+            pause = min(pause * 3 // 2, LONGEST_LOOK)
+            device.stats.since = min(device.stats.since, asked)
+        device.stats.held = None
+        yield from self._put_back()
+
+    def _borrow(self, device: Balloon) -> Steps:
+        """Let QEMU ask the guest at once, or within a second; with an interval that is short enough it does anyway."""
+        interval = yield from self._get(device.path, INTERVAL)
+        device.stats.poll_interval = interval
+        if not 0 < interval * SECOND < self.machine.timeout and interval != 1:
+            self.lent = interval
+            yield "qom-set", {"path": device.path, "property": INTERVAL, "value": 1}
+
+    def _put_back(self) -> Steps:
+        device = self.machine.device
+        if self.lent is not None and device is not None:
+            if (yield from self._get(device.path, INTERVAL)) == 1:
+                yield "qom-set", {"path": device.path, "property": INTERVAL, "value": self.lent}
+            self.lent = None

@@ -1,0 +1,74 @@
+"""QMP for many clients on the one socket that QEMU serves: commands go on to QEMU, answers and events come back."""
+
+from __future__ import annotations
+
+from hmp.attach.link import QmpError
+from hmp.attach.monitor import FREE, first_word
+from hmp.monitor import CommandError
+from hmp.monitor.monitor import Reply
+from hmp.qjson import codec
+from hmp.qmp.commands import NEGOTIATE
+from hmp.qmp.protocol import QmpSession
+from hmp.qmp.schema import QmpCommand
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from hmp.attach.machine import Attached, Steps
+    from hmp.monitor.dialects import Dialect
+    from hmp.qmp.events import EventHub
+
+FREE_COMMANDS = ("query-", "x-query-", "qom-list", "qom-get", "balloon", "device-list-properties")
+"""Beginnings of the commands that change nothing for good."""
+
+
+class RelaySession(QmpSession):
+    """The protocol of one client of an attached machine."""
+
+    __slots__ = ("_allowed", "_attached")
+
+    def __init__(self, machine: Attached, allowed: bool, dialect: Dialect, hub: EventHub, send: Any, **_: bool) -> None:
+        super().__init__(machine, dialect, hub, send)  # type: ignore[arg-type]
+        self._attached = machine
+        self._allowed = allowed
+
+    def greeting(self) -> bytes:
+        """Return QEMU's own."""
+        version = dict(self._attached.link.greeting.get("version", {}))
+        return codec.encode({"QMP": {"version": version, "capabilities": []}})
+
+    def _find(self, name: str) -> QmpCommand:
+        if name == NEGOTIATE or not self._in_command_mode:
+            return super()._find(name)
+        return QmpCommand(name, open=True)
+
+    def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> None:
+        """Hand the command on. Raises CommandError."""
+        name = command.name
+        if name == NEGOTIATE:
+            super()._run(command, arguments)
+            return
+        free = name.startswith(FREE_COMMANDS) or (
+            name == "human-monitor-command" and first_word(str(arguments.get("command-line", ""))) in FREE
+        )
+        if not free and not self._allowed:
+            raise CommandError(f"The command {name} may change or stop this VM: hmp --allow-disruptive lets it pass")
+        reply = self._waits_for = Reply()
+        reply.suspend(lambda: None)
+        self._attached.run(self._ask(name, arguments), self._answer)
+
+    def _ask(self, name: str, arguments: Mapping[str, object]) -> Steps:
+        return (yield name, arguments)
+
+    def _answer(self, value: object, error: Exception | None) -> None:
+        reply, self._waits_for = self._waits_for, None
+        if reply is None:
+            return  # the client has left
+        if error is None:
+            self._reply(value)
+        else:
+            self._fail(CommandError(str(error), error.kind if isinstance(error, QmpError) else "GenericError"))
+        if self.on_resume is not None:
+            self.on_resume()

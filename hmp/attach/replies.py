@@ -1,0 +1,93 @@
+"""What a VM answers, saved for --replies: a test double of this very VM."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from device.clock import SECOND
+from hmp.attach.link import LinkError, QmpError
+from hmp.monitor import ConnectError, UsageError
+from hmp.monitor.registry import TABLE
+from hmp.newfile import NewFile
+from hmp.streams import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hmp.attach.machine import Attached, Steps
+
+LIMIT = 60 * SECOND
+"""How long (ns) all of it may take."""
+
+ENDLESS = {"tlb", "trace-events", "mtree"}
+"""Topics of `info` that print more than anybody wants in a file."""
+
+
+def _ask(name: str, arguments: dict[str, object] | None = None) -> Steps:
+    """Return the answer as the file has it."""
+    try:
+        return {"return": (yield name, arguments)}
+    except QmpError as error:
+        return {"error": {"class": error.kind, "desc": str(error)}}
+
+
+def questions(schema: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the query commands that need no argument."""
+    from hmp.qmp.commands import COMMANDS
+
+    members = {each["name"]: each.get("members", ()) for each in schema}
+    return [
+        each["name"]
+        for each in schema
+        if each["meta-type"] == "command"
+        and each["name"].startswith("query-")
+        and each["name"] not in COMMANDS
+        and all("default" in member for member in members.get(each["arg-type"], ()))
+    ]
+
+
+def topics(help: str) -> list[str]:
+    """Return the topics of `info` that need no argument, from what `help info` prints."""
+    own = TABLE["info"].topics or {}
+    found = []
+    for line in help.splitlines():
+        usage = line.partition(" -- ")[0].split()
+        if usage[:1] == ["info"] and len(usage) > 1 and all(word.startswith("[") for word in usage[2:]):
+            found += [name for name in usage[1].split("|") if name not in own and name not in ENDLESS]
+    return found
+
+
+def collect(machine: Attached) -> Steps:
+    """Ask a machine everything; returns what the file says."""
+    schema = yield "query-qmp-schema", None
+    version = machine.link.greeting.get("version") or (yield "query-version", None)
+    number = ".".join(str(version["qemu"][part]) for part in ("major", "minor", "micro"))
+    qmp = {}
+    for name in questions(schema):
+        qmp[name] = [(yield from _ask(name))]
+    hmp = {}
+    for topic in topics((yield "human-monitor-command", {"command-line": "help info"})):
+        told = yield from _ask("human-monitor-command", {"command-line": f"info {topic}"})
+        if "return" in told:
+            hmp[f"info {topic}"] = told["return"].replace("\r\n", "\n")
+    return {"version": 1, "qemu": number, "schema": schema, "qmp": qmp, "hmp": hmp}
+
+
+def save(machine: Attached, path: str) -> None:
+    """Write the file, for its owner alone. Raises UsageError where it cannot be made, ConnectError without answers."""
+    try:
+        file = NewFile(path, overwrite=False, private=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--save-replies '{path}': {getattr(error, 'strerror', error)}") from None
+    good = False
+    try:
+        found = machine.ask(collect(machine), LIMIT)
+        write_all(file.descriptor, json.dumps(found, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        good = True
+    except (QmpError, LinkError) as error:
+        raise ConnectError(f"--save-replies: {error}") from None
+    finally:
+        os.close(file.descriptor)
+        file.settle(good)

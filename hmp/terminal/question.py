@@ -1,0 +1,46 @@
+"""A question before a command that may stop a running VM: one key answers it, and nothing that was typed before."""
+
+from __future__ import annotations
+
+import os
+from asyncio import get_running_loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable
+
+    from hmp.terminal.screen import Screen
+
+DEAF = 0.3
+"""Seconds in which keys are no answer: they are the rest of a paste, or were typed before the question was read."""
+
+
+async def agreed(
+    screen: Screen, descriptor: int, wait: Future[None], question: str, flush: Callable[[], None], deaf: float = DEAF
+) -> bool:
+    """Show `question` and return whether the key `y` came from `descriptor` alone; not if `wait` is done before."""
+    loop, yes = get_running_loop(), False
+
+    def listen() -> None:
+        flush()
+        loop.add_reader(descriptor, key)
+
+    def key() -> None:
+        nonlocal yes
+        try:
+            yes = os.read(descriptor, 4096) in (b"y", b"Y")
+        except OSError:
+            yes = False
+        if not wait.done():
+            wait.set_result(None)
+
+    screen.write(question)
+    timer = loop.call_later(deaf, listen)
+    try:
+        await wait
+    finally:
+        timer.cancel()
+        loop.remove_reader(descriptor)
+        screen.write("y\n" if yes else "n\n")
+    return yes

@@ -1,0 +1,157 @@
+"""hmp attached to a domain of a real libvirt in session mode, with a real Linux in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.live import CMDLINE, QEMU, Unavailable, built
+from tests.support.shell import Ended, environment, hmp, start
+from tests.support.timing import PATIENCE, until
+
+pytestmark = [pytest.mark.external, pytest.mark.slow]
+
+LIBVIRTD = "/usr/sbin/libvirtd"
+NOBODY = "65534"
+
+DOMAIN = """<domain type='qemu'><name>vm1</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='pc'>hvm</type><kernel>{0}/vmlinuz</kernel><initrd>{0}/initrd</initrd>
+<cmdline>{1}</cmdline></os><features><acpi/></features>
+<devices><emulator>{2}</emulator><serial type='unix'><source mode='bind' path='{0}/sh'/><log file='{0}/console'/></serial>
+<memballoon model='virtio'/></devices></domain>"""
+
+FRESH = re.compile(r"balloon: actual=256(,(mem|major|minor|free|total)_\w+=\d+){6}\n")
+
+
+class Libvirt:
+    """A libvirtd of its own, and a virsh that talks to it. As root it runs as nobody: session mode is for users."""
+
+    def __init__(self, folder: Path) -> None:
+        guest = built()
+        for program, package in ((LIBVIRTD, "libvirt-daemon"), ("virsh", "libvirt-clients"), ("setpriv", "util-linux")):
+            if shutil.which(program) is None:
+                raise Unavailable(f"needs {program} (Debian: {package})")
+        for name in ("vmlinuz", "initrd"):
+            shutil.copy(guest / name, folder)
+        (folder / "domain.xml").write_text(DOMAIN.format(folder, CMDLINE, shutil.which(QEMU)))
+        (folder / "bin").mkdir()
+        as_user = f"env HOME={folder} XDG_RUNTIME_DIR={folder} LIBVIRT_DEFAULT_URI=qemu:///session "
+        if os.geteuid() == 0:
+            as_user = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {as_user}"
+            subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", folder], check=True)
+        virsh = folder / "bin/virsh"
+        virsh.write_text(f'#!/bin/sh\ncd {folder}\nexec {as_user} {shutil.which("virsh")} "$@"\n')
+        virsh.chmod(0o755)
+        self.folder = folder
+        self.path = f"{folder}/bin{os.pathsep}{environment()['PATH']}"
+        log = (folder / "libvirtd.log").open("wb")
+        self.daemon = subprocess.Popen([*shlex.split(as_user), LIBVIRTD], cwd=folder, stdout=log, stderr=log)
+        log.close()
+
+    def virsh(self, *words: str) -> str:
+        ended = subprocess.run([self.folder / "bin/virsh", *words], capture_output=True, text=True, timeout=PATIENCE)
+        return ended.stdout
+
+    def up(self) -> None:
+        until(lambda: "Name" in self.virsh("list"))
+        assert "created" in self.virsh("create", f"{self.folder}/domain.xml"), (
+            self.folder / "libvirtd.log"
+        ).read_text()
+        until(lambda: b"THE-GUEST-IS-UP" in (self.folder / "console").read_bytes())
+
+    def period(self) -> str:
+        return self.virsh("dumpxml", "vm1", "--xpath", "//memballoon/stats").strip()
+
+    def close(self) -> None:
+        self.virsh("destroy", "vm1")
+        self.daemon.terminate()
+        self.daemon.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def libvirt() -> Iterator[Libvirt]:
+    with tempfile.TemporaryDirectory(prefix="lv-", dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        try:
+            made = Libvirt(Path(folder))
+        except Unavailable as why:
+            pytest.skip(str(why))
+        try:
+            made.up()
+            before = environment()["PATH"]
+            environment()["PATH"] = made.path
+            yield made
+            environment()["PATH"] = before
+        finally:
+            made.close()
+
+
+def attached(*arguments: str) -> Ended:
+    return hmp("--attach", "libvirt:vm1", *arguments)
+
+
+def tainted(libvirt: Libvirt) -> bool:
+    return "custom-monitor" in next(libvirt.folder.rglob("vm1.log")).read_text()
+
+
+def test_a_check(libvirt: Libvirt) -> None:
+    ended = attached("--fail-stale", "-c", "info balloon")
+    assert (ended.status, ended.err) == (0, "")
+    assert FRESH.fullmatch(ended.out)
+    assert not tainted(libvirt)
+    assert libvirt.period() == ""
+
+
+@pytest.mark.parametrize("period", [1, 10])
+def test_a_period_that_is_set_is_kept(libvirt: Libvirt, period: int) -> None:
+    libvirt.virsh("dommemstat", "vm1", "--period", str(period), "--live")
+    ended = attached("--fail-stale", "-c", "info balloon")
+    assert FRESH.fullmatch(ended.out)
+    assert f'period="{period}"' in libvirt.period()
+    libvirt.virsh("dommemstat", "vm1", "--period", "0", "--live")
+
+
+def test_a_suspended_domain(libvirt: Libvirt) -> None:
+    libvirt.virsh("suspend", "vm1")
+    begun = time.monotonic()
+    ended = attached("--fail-stale", "-c", "info balloon")
+    assert time.monotonic() - begun >= 5
+    libvirt.virsh("resume", "vm1")
+    assert ended.status == 3
+    assert int(ended.out.rpartition(",age=")[2]) >= 5000
+    assert libvirt.period() == ""
+    assert FRESH.fullmatch(attached("-c", "info balloon").out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_waits(libvirt: Libvirt, number: signal.Signals) -> None:
+    libvirt.virsh("suspend", "vm1")
+    waiting = start("--attach", "libvirt:vm1", "-c", "info balloon")
+    until(lambda: 'period="1"' in libvirt.period())
+    waiting.send_signal(number)
+    assert waiting.communicate(timeout=PATIENCE) == (b"", b"")
+    assert waiting.returncode == 128 + number
+    libvirt.virsh("resume", "vm1")
+    assert libvirt.period() == ""
+
+
+def test_no_domain(libvirt: Libvirt) -> None:
+    ended = hmp("--attach", "libvirt:vm2", "-c", "info balloon")
+    assert ended == Ended(4, "", "hmp: libvirt:vm2: failed to get domain 'vm2'\n")
+
+
+def test_other_commands_taint_and_that_is_said(libvirt: Libvirt) -> None:
+    ended = attached("-c", "info status", "-c", "info kvm")
+    assert ended.out == "VM status: running\nkvm support: disabled\n"
+    assert ended.err == "hmp: libvirt marks vm1 as tainted (custom-monitor) for commands of QEMU's own\n"
+    assert tainted(libvirt)

@@ -1,0 +1,262 @@
+"""hmp attached to another hmp, as a program: exit statuses, all guests and dialects, the typed prompt, clients beside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from device.guest.table import PROFILES
+from hmp.attach.address import Place
+from tests.hmp.terminal.test_pty import Seat, seat
+from tests.support.programs import Program, Talker
+from tests.support.shell import ROOT, Ended, hmp, shell
+from tests.support.timing import until
+
+assert seat  # a fixture
+
+pytestmark = pytest.mark.slow
+
+
+@contextlib.contextmanager
+def client(program: Program) -> Iterator[Talker]:
+    """A negotiated client of QMP."""
+    talker = program.qmp()
+    with contextlib.closing(talker.socket):
+        yield talker
+
+
+FRESH = 0
+STALE = 3
+
+EXPECTED = {
+    "linux": FRESH,
+    "linux-2.6.34": FRESH,
+    "linux-6.12": FRESH,
+    "windows": STALE,  # its service is not up yet
+    "nostats": STALE,
+    "nodriver": STALE,
+    "silent": STALE,
+    "hung": None,  # it answers once, perhaps within the second in which it first told the same
+    "slow": STALE,  # after 2 s, and a check that waits for 1
+    "flaky": FRESH,  # polled again each second
+    "partial": FRESH,
+    "empty": FRESH,
+    "hostile": None,  # it is random
+    "host": FRESH,
+}
+"""What a check with --timeout 1.5 of each guest says."""
+
+
+def attached(path: Path, *arguments: str, text: str = "") -> Ended:
+    return hmp("--attach", f"unix:{path}", *arguments, text=text)
+
+
+@pytest.mark.parametrize("dialect", ["seed", "qemu", "pve"])
+@pytest.mark.parametrize("guest", [name for name, profile in PROFILES.items() if name not in ("uml", "vhost-user")])
+def test_every_guest_behind_the_other_end(tmp_path: Path, guest: str, dialect: str) -> None:
+    if dialect != "seed" and guest not in ("linux", "nodriver"):
+        pytest.skip("its dialect is a matter of the monitor, not of the guest")
+    with Program("--headless", "--guest", guest, "--dialect", dialect, "--qmp", f"unix:{tmp_path}/q"):
+        timeout = "1.5" if EXPECTED[guest] is STALE else "10"
+        ended = attached(tmp_path / "q", "--timeout", timeout, "--fail-stale", "-c", "info balloon")
+        found = re.fullmatch(r"balloon: actual=1024((?:,\w+=\d+)*)\n", ended.out)
+        assert found, ended
+        if EXPECTED[guest] is not None:
+            assert ended.status == EXPECTED[guest], ended
+            assert (",age=" in ended.out) == (ended.status == STALE)
+            assert bool(ended.err) == (ended.status == STALE)
+        interval = attached(tmp_path / "q", "-c", "qom-get /machine/peripheral/balloon0 guest-stats-polling-interval")
+        assert interval == Ended(0, "0\n", "")
+
+
+def test_scripts_pipes_and_statuses(tmp_path: Path) -> None:
+    with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
+        told = attached(tmp_path / "q", text="info status\nstop\n# no command\nnosuch\ninfo name\n")
+        assert told.status == 1
+        assert told.out.splitlines()[0] == "VM status: running"
+        assert told.err.count("command failed: Error: ") == 2
+        assert "<stdin>:2: " in told.err
+        told = attached(tmp_path / "q", "--allow-disruptive", "--echo", "-e", text="stop\ninfo status\nnosuch\ncont\n")
+        assert told.status == 1
+        assert told.out == (
+            "(qemu) stop\n(qemu) info status\nVM status: paused\n(qemu) nosuch\nunknown command: 'nosuch'\n"
+        )
+        assert attached(tmp_path / "q", "-c", "info status").out == "VM status: paused\n"
+        assert attached(tmp_path / "q", "-c", "quit", "-c", "info status") == Ended(0, "left q alone: it goes on\n", "")
+        assert attached(tmp_path / "q", "--allow-disruptive", "-c", "quit vm") == Ended(0, "", "")
+    assert attached(tmp_path / "q", "-c", "info status").status == 4
+
+
+def test_over_tcp(tmp_path: Path) -> None:
+    with Program("--headless", "--qmp", "tcp:127.0.0.1:0") as vm:
+        ended = hmp("--attach", vm.address("qmp"), "--fail-stale", "-c", "info balloon", "-c", "info status")
+        assert (ended.status, ended.err) == (0, "")
+        assert ended.out.startswith("balloon: actual=1024,mem_swapped_in=")
+        address = vm.address("qmp")
+    assert hmp("--attach", address, "-c", "info balloon") == Ended(4, "", f"hmp: {address}: Connection refused\n")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may connect to everything")
+def test_permission_denied(tmp_path: Path) -> None:
+    with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
+        (tmp_path / "q").chmod(0)
+        told = attached(tmp_path / "q", "-c", "info balloon")
+    assert told == Ended(4, "", f"hmp: unix:{tmp_path}/q: Permission denied\n")
+
+
+def test_what_is_no_qmp_is_told(tmp_path: Path) -> None:
+    with Program("--headless", "--monitor", f"unix:{tmp_path}/m"):
+        told = attached(tmp_path / "m", "-c", "info balloon")
+    assert (told.status, told.out) == (4, "")
+    assert "this is not QMP" in told.err
+    assert told.err.count("\n") == 1
+
+
+PAGE = (ROOT / "docs/attach.md").read_text()
+
+
+class TestTheDocsChecks:
+    def test_the_line_for_cron(self, tmp_path: Path) -> None:
+        line = next(line for line in PAGE.splitlines() if "*/5" in line).partition("* * * * ")[2]
+        with Program("--headless", "--guest", "nodriver", "--qmp", f"unix:{tmp_path}/q"):
+            told = shell(line.replace("/run/vm1/qmp.sock", f"{tmp_path}/q").replace("hmp --", "hmp --timeout 1 --"))
+            assert re.match(r"vm1: (hmp: not fresh: |balloon: actual=1024)", told.out)
+        told = shell(line.replace("/run/vm1/qmp.sock", f"{tmp_path}/q"))
+        assert told.out == f"vm1: hmp: unix:{tmp_path}/q: No such file or directory\n"
+        with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
+            assert shell(line.replace("/run/vm1/qmp.sock", f"{tmp_path}/q")) == Ended(0, "", "")
+
+    @pytest.mark.parametrize(
+        ("guest", "limits", "status", "told"),
+        [
+            ("linux", "64 60", 0, r"GUEST OK: balloon: actual=1024,.* \| free=\d+B age=0ms\n"),
+            ("linux", "2000 60", 1, r"GUEST WARNING: \d+ MiB free \| free=\d+B age=0ms\n"),
+            ("silent", "64 60", 1, r"GUEST WARNING: no answer for \d+ s \| free=UB age=\d+ms\n"),
+            ("silent", "64 1", 2, r"GUEST CRITICAL: .*\| free=UB age=\d+ms\n"),
+            (None, "64 60", 3, r"GUEST UNKNOWN: hmp: .*No such file.*\n"),
+        ],
+    )
+    def test_the_plugin(self, tmp_path: Path, guest: str | None, limits: str, status: int, told: str) -> None:
+        script = PAGE.partition("```sh\n")[2].partition("```")[0]
+        (tmp_path / "check_guest").write_text(script)
+        serving = contextlib.nullcontext()
+        if guest is not None:
+            serving = Program("--headless", "--guest", guest, "--qmp", f"unix:{tmp_path}/q")  # type: ignore[assignment]
+        with serving:
+            ended = shell(f"sh {tmp_path}/check_guest unix:{tmp_path}/q {limits}")
+        assert ended.status == status
+        assert re.fullmatch(told, ended.out), ended
+
+
+def test_proxmox_sockets_are_not_held() -> None:
+    for path in ("/var/run/qemu-server/100.qmp", "/run/qemu-server/100.qmp"):
+        assert not Place(f"unix:{path}").holds(wanted=True)
+        assert Place(f"unix:{path},hold=on").holds(wanted=False)
+    assert Place("unix:q").holds(wanted=True)
+    assert not Place("unix:q").holds(wanted=False)
+    assert not Place("tcp:127.0.0.1:1,hold=off").holds(wanted=True)
+
+
+class TestClientsBeside:
+    def test_many_share_the_one_socket(self, tmp_path: Path) -> None:
+        with (
+            Program("--headless", "--name", "vm1", "--qmp", f"unix:{tmp_path}/q") as vm,
+            Program("--attach", f"unix:{tmp_path}/q", "--headless", "--qmp", f"unix:{tmp_path}/a") as front,
+            contextlib.closing(front.connect()) as connection,
+            client(front) as other,
+            client(vm) as direct,
+        ):
+            one = Talker(connection)
+            assert one.message()["QMP"]["version"]["qemu"]["major"] == 7
+            assert one.ask("query-name")["error"]["class"] == "CommandNotFound"
+            one.ask("qmp_capabilities")
+            assert one.ask("query-name") == {"return": {"name": "vm1"}}
+            assert "--allow-disruptive" in other.ask("stop")["error"]["desc"]
+            assert other.ask("human-monitor-command", command_line="stop")["error"]["class"] == "GenericError"
+            assert other.ask("qom-get", path="/x", property="y")["error"]["class"] == "DeviceNotFound"
+            direct.ask("stop")
+            assert [one.message()["event"], other.message()["event"]] == ["STOP", "STOP"]
+
+    def test_a_client_that_dies_while_it_waits_has_the_interval_put_back(self, tmp_path: Path) -> None:
+        with (
+            Program("--headless", "--guest", "silent", "--qmp", f"unix:{tmp_path}/q") as vm,
+            Program("--attach", f"unix:{tmp_path}/q", "--headless", "--monitor", f"unix:{tmp_path}/m") as front,
+            client(vm) as looks,
+        ):
+            asker = front.connect("monitor")
+
+            def interval() -> object:
+                asked = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
+                return looks.ask("qom-get", **asked)["return"]
+
+            asker.sendall(b"info balloon\n")
+            while interval() != 1:
+                pass
+            asker.close()
+            while interval() != 0:
+                pass
+
+
+class TestTyped:
+    def test_a_session(self, tmp_path: Path, seat: type[Seat]) -> None:
+        with Program("--headless", "--name", "vm1", "--qmp", f"unix:{tmp_path}/q") as vm, client(vm) as direct:
+            desk = seat("--attach", f"unix:{tmp_path}/q", columns=100)  # type: ignore[call-arg,arg-type]
+            desk.see("running │ vm1 │ █+ 1G of 1G")
+            desk.type("info balloon\r")
+            desk.see(r"balloon: actual=1024,.*")
+            desk.type("info sta\t\r")
+            desk.see("VM status: running")
+            desk.type("stop\ry")  # the answer comes before the question
+            desk.see(r"stop may change or stop this VM. Run it\? \[y/N\]")
+            for _ in range(600):  # keys that come too soon are no answer
+                desk.type("n")
+                with contextlib.suppress(pexpect.TIMEOUT):
+                    desk.child.expect(".+", timeout=0.1)
+                    break
+            desk.see(r"Run it\? \[y/N\] n")
+            assert direct.ask("query-status")["return"]["running"]
+            desk.type("balloon 512\r")
+            desk.see(r"\[balloon target reached: 512 MiB\]")
+            direct.ask("stop")
+            desk.see(r"\[the VM is stopped\]")
+            desk.see("paused │ vm1")
+            desk.type("quit\r")
+            desk.see("left vm1 alone: it goes on")
+            assert desk.ends() == 0
+            assert direct.ask("query-name") == {"return": {"name": "vm1"}}
+
+    @pytest.mark.parametrize("how", ["ctrl-c", "SIGTERM", "SIGHUP"])
+    def test_an_end_of_the_wait_puts_the_interval_back(self, tmp_path: Path, seat: type[Seat], how: str) -> None:
+        with Program("--headless", "--guest", "silent", "--qmp", f"unix:{tmp_path}/q") as vm, client(vm) as direct:
+
+            def interval() -> object:
+                asked = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
+                return direct.ask("qom-get", **asked)["return"]
+
+            desk = seat("--attach", f"unix:{tmp_path}/q", "--timeout", "60")  # type: ignore[call-arg,arg-type]
+            desk.see("running")
+            desk.type("info balloon\r")
+            until(lambda: interval() == 1)
+            if how == "ctrl-c":
+                desk.type("\x03")
+            else:
+                desk.child.kill(getattr(signal, how))
+            until(lambda: interval() == 0)
+            if how == "ctrl-c":
+                desk.type("quit\r")
+            assert desk.ends() == {"ctrl-c": 0, "SIGTERM": 143, "SIGHUP": 129}[how]
+
+    def test_the_vm_ends_beside(self, tmp_path: Path, seat: type[Seat]) -> None:
+        with Program("--headless", "--qmp", f"unix:{tmp_path}/q") as vm:
+            desk = seat("--attach", f"unix:{tmp_path}/q")  # type: ignore[call-arg,arg-type]
+            desk.see("running")
+            vm.process.kill()
+            assert desk.ends() == 1
+            assert "hung up" in desk.raw

@@ -1,0 +1,269 @@
+"""`info balloon` of a running VM: how the polling interval is borrowed and put back, and what counts as an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.machine.requests import PENDING
+from tests.support.vms import GREETING, Pair
+
+FRESH = "balloon: actual=256,free_mem=1002\n"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
+    made: list[Pair] = []
+
+    def make(**options: Any) -> Pair:
+        made.append(Pair(tmp_path / "q", **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def pair(make: Callable[..., Pair]) -> Pair:
+    return make()
+
+
+def sets(pair: Pair) -> list[int]:
+    """What the polling interval was set to, in order."""
+    return [given["value"] for name, given in pair.peer.said if name == "qom-set"]
+
+
+class TestFresh:
+    def test_interval_0_is_borrowed_and_put_back(self, pair: Pair) -> None:
+        assert pair.say("info balloon") == FRESH
+        assert not pair.reply.stale
+        assert not pair.reply.failed
+        assert sets(pair) == [1, 0]
+
+    @pytest.mark.parametrize("interval", [1, 4])
+    def test_a_short_interval_is_left_alone_and_its_next_sample_awaited(self, pair: Pair, interval: int) -> None:
+        pair.peer.interval = interval
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=0.5)
+        assert reply.pending
+        pair.peer.answer()
+        pair.settle(lambda: not reply.pending, 1)
+        assert reply.text == FRESH
+        assert sets(pair) == []
+
+    @pytest.mark.parametrize("interval", [5, 10, 600])
+    def test_a_long_interval_is_made_1_and_put_back(self, pair: Pair, interval: int) -> None:
+        """5 is as long as we wait: its next sample could come a moment too late."""
+        pair.peer.interval = interval
+        assert pair.say("info balloon") == FRESH
+        assert sets(pair) == [1, interval]
+
+    def test_where_another_asker_put_0_it_is_set_again(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        pair.peer.interval = 1  # another asker's
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=0.2)
+        pair.peer.interval = 0
+        pair.settle(seconds=0.2)
+        assert pair.peer.interval == 1
+        pair.peer.answer()
+        pair.settle(lambda: not reply.pending, 1)
+        assert reply.text == FRESH
+        assert sets(pair) == [1, 0]
+
+    def test_it_is_put_back_only_where_it_still_reads_1(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=0.2)
+        pair.peer.interval = 3  # somebody set it meanwhile
+        pair.peer.answer()
+        pair.settle(lambda: not reply.pending, 1)
+        assert reply.text == FRESH
+        assert sets(pair) == [1]
+
+    def test_a_new_ring_is_a_reset_and_the_question_begins_again(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=0.2)
+        pair.peer.ring, pair.peer.index = 0, 0
+        pair.settle(seconds=0.2)
+        assert reply.pending
+        pair.peer.ring, pair.peer.index = 4096, 1  # as it was before the reset
+        pair.settle(lambda: not reply.pending, 1)
+        assert reply.text == "balloon: actual=256,free_mem=1001\n"
+
+    def test_without_x_query_a_change_of_the_statistics_is_the_answer(self, make: Callable[..., Pair]) -> None:
+        pair = make(x_query_virtio_queue_status="CommandNotFound", x_query_virtio_status="CommandNotFound")
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=0.3)
+        assert reply.pending
+        pair.peer.answer()
+        pair.settle(lambda: not reply.pending, 1)
+        assert reply.text == FRESH
+        assert "x-query-virtio-status" not in pair.peer.names()
+
+    def test_many_ask_at_once_and_one_answer_ends_all(self, pair: Pair) -> None:
+        replies = [pair.monitor.execute("info balloon") for _ in range(3)]
+        pair.settle(lambda: not any(reply.pending for reply in replies), 1)
+        assert [reply.text for reply in replies] == [FRESH] * 3
+        assert sets(pair) == [1, 0]
+
+
+class TestStale:
+    def test_after_5_s_the_last_numbers_with_their_age(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=4.99)
+        assert reply.pending
+        pair.settle(seconds=0.01)
+        # The clock of this test is 0 at 1,000,000,000 s of the epoch, when the last statistics came.
+        assert reply.text == "balloon: actual=256,free_mem=1001,age=5000\n"
+        assert reply.stale
+        pair.settle(seconds=0.2)
+        assert (sets(pair), pair.peer.interval) == ([1, 0], 0)
+
+    def test_age_is_that_of_the_statistics_where_these_are_older(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        pair.peer.update -= 100
+        assert pair.say("info balloon") == "balloon: actual=256,free_mem=1001,age=105000\n"
+
+    def test_a_host_whose_clock_is_ahead_makes_nothing_younger_than_the_wait(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        pair.peer.update += 1000
+        assert pair.say("info balloon").endswith(",age=5000\n")
+
+    def test_without_any_statistics_age_counts_from_attaching(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        pair.peer.update = 0
+        assert pair.say("info balloon") == "balloon: actual=256,age=5000\n"
+
+    def test_no_driver_is_told_at_once_and_counts_as_not_fresh(self, pair: Pair) -> None:
+        pair.peer.ring = 0
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(lambda: not reply.pending)
+        assert (reply.text, reply.stale, reply.failed) == ("balloon: actual=256\n", True, False)
+        assert sets(pair) == []
+
+    def test_a_driver_without_the_queue_likewise(self, make: Callable[..., Pair]) -> None:
+        status = {"started": True, "guest-features": {"dev-features": []}}
+        pair = make(x_query_virtio_status=status)
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(lambda: not reply.pending)
+        assert (reply.text, reply.stale) == ("balloon: actual=256\n", True)
+
+    def test_the_reason_goes_to_stderr_where_a_check_wants_it(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        pair.monitor.tells = True
+        pair.peer.ring = 0
+        pair.say("info balloon")
+        assert capfd.readouterr().err == "hmp: not fresh: the guest has no balloon driver that reports statistics\n"
+
+    def test_no_balloon_device_is_the_monitors_own_error(self, make: Callable[..., Pair]) -> None:
+        pair = make(qom_list=[{"name": "type", "type": "string"}])
+        assert pair.say("info balloon") == "Error: No balloon device has been activated\n"
+        assert pair.reply.failed
+
+
+class TestPutBack:
+    def test_by_ctrl_c(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        assert pair.peer.interval == 1
+        reply.cancel()
+        pair.settle(seconds=0.2)
+        assert pair.peer.interval == 0
+
+    def test_on_a_new_connection_where_the_first_is_lost(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        pair.peer.hang_up()
+        pair.settle(seconds=0.5)
+        assert pair.peer.names().count("qmp_capabilities") == 2
+        assert reply.pending
+        reply.cancel()
+        pair.settle(seconds=0.5)
+        assert pair.peer.interval == 0
+
+    def test_a_connection_lost_amid_a_look_is_made_anew(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        pair.peer.answering = False
+        pair.settle(seconds=0.2)
+        pair.peer.hang_up()
+        pair.peer.answering = pair.peer.wakes = True
+        pair.settle(lambda: not reply.pending, 1)
+        assert (reply.text, pair.peer.interval) == (FRESH, 0)
+
+    def test_where_that_fails_too_it_is_told(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        pair.peer.greets = False
+        pair.peer.hang_up()
+        pair.settle(lambda: pair.machine.question.lent is None, seconds=30)
+        assert "the polling interval of balloon0 was left at 1 (it was 0): " in capfd.readouterr().err
+        assert not reply.pending
+
+    def test_a_vm_that_is_gone_has_nothing_to_be_put_back(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        pair.peer.close()
+        pair.settle(lambda: pair.machine.over, seconds=1)
+        assert (reply.pending, reply.failed) == (False, True)
+        assert reply.text.startswith("Error: ")
+        assert pair.machine.failure
+        assert capfd.readouterr().err == ""
+
+
+class TestHolding:
+    def test_let_go_between_looks_unless_it_is_to_be_held(self, make: Callable[..., Pair]) -> None:
+        pair = make(hold=False)
+        assert pair.say("info balloon") == FRESH
+        pair.settle()
+        assert pair.peer.client is None
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        assert reply.pending
+        assert pair.peer.client is None
+        pair.peer.answer()
+        pair.settle(lambda: not reply.pending, 1)
+        assert "age" not in reply.text.replace("page", "")
+
+    def test_one_that_is_held_by_another_for_a_while_is_no_alarm(self, make: Callable[..., Pair]) -> None:
+        pair = make(hold=False)
+        pair.peer.greets = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=3)
+        pair.peer.greets = True
+        pair.peer.send(GREETING)  # the other one has left, and we are served
+        pair.settle(lambda: not reply.pending, 1)
+        assert reply.text == FRESH
+
+    def test_one_that_is_held_all_the_time_is_told(self, make: Callable[..., Pair]) -> None:
+        pair = make(hold=False)
+        pair.peer.greets = False
+        assert "busy: another client holds this monitor" in pair.say("info balloon")
+        assert pair.reply.failed
+        assert pair.machine.requests.pending == {}
+
+
+@pytest.mark.parametrize("answer", [None, 7, [], {"stats": 1}, {"vring-desc": "x"}], ids=str)
+@pytest.mark.parametrize("command", ["qom_list", "qom_get", "query_balloon", "x_query_virtio_queue_status"])
+def test_answers_without_sense_end_the_wait_with_one_line(make: Callable[..., Pair], command: str, answer: Any) -> None:
+    pair = make(**{command: answer})
+    reply = pair.monitor.execute("info balloon")
+    pair.settle(lambda: not reply.pending, 10)
+    assert not reply.pending
+    assert reply.text.count("\n") == 1
+    assert PENDING not in [each.state for each in pair.machine.requests.pending]

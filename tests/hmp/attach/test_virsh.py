@@ -1,0 +1,162 @@
+"""A libvirt domain, by a virsh that is a script: what it is asked, and what it may answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hmp.attach.virsh import quoted
+from tests.support.shell import Ended, hmp
+
+VIRSH = """#!/usr/bin/env python3
+import os, sys
+print("Welcome to virsh, the virtualization interactive terminal.\\n", flush=True)
+folder = os.path.dirname(__file__)
+log = open(folder + "/log", "a")
+log.write(" ".join(sys.argv[1:]) + "\\n")
+behaviour = open(folder + "/behaviour").read()
+if behaviour == "refused":
+    print("error: failed to connect to the hypervisor\\nerror: no polkit agent", file=sys.stderr)
+    sys.exit(1)
+update = period = 0
+while True:
+    sys.stdout.write("virsh # ")
+    sys.stdout.flush()
+    line = sys.stdin.readline()
+    if not line:
+        break
+    print(line.rstrip(), flush=True)
+    log.write(line)
+    log.flush()
+    if line.startswith("echo "):
+        print(line[5:].rstrip())
+        continue
+    if behaviour == "dies" and "--period" in line:
+        sys.exit(1)
+    if behaviour == "nonsense":
+        print("<<<>>>")
+    elif line.startswith("domstate"):
+        print("shut off" if behaviour == "off" else "running")
+    elif line.startswith("dumpxml"):
+        stats = "<stats period='%d'/>" % period if period else ""
+        print("<domain><metadata><memballoon model='none'/></metadata><memory unit='KiB'>262144</memory><devices>")
+        print("<memballoon model='%s'>" % ("none" if behaviour == "none" else "virtio") + stats + "</memballoon></devices></domain>")
+    elif "--period" in line:
+        period = int(line.split("--period")[1].split()[0])
+        update += behaviour != "silent"
+    elif line.startswith("dommemstat"):
+        print("actual 262144\\nswap_in 0\\nmajor_fault 3\\nunused %d\\navailable 230000\\nlast_update %d\\nrss 9" % (1000 + update, update))
+    elif "info kvm" in line:
+        print('{"return": "kvm support: disabled\\\\r\\\\n", "id": "libvirt-7"}')
+    elif "qemu-monitor-command" in line:
+        print('{"id": "libvirt-8", "error": {"class": "GenericError", "desc": "no"}}')
+    else:
+        print("error: unknown command: '%s'" % line.split()[0], file=sys.stderr)
+    print()
+"""
+
+FRESH = "balloon: actual=256,mem_swapped_in=0,major_page_faults=3,free_mem=1025024,total_mem=235520000\n"
+
+
+class Fake:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "virsh").write_text(VIRSH)
+        (folder / "virsh").chmod(0o755)
+        self.behave("well")
+
+    def behave(self, how: str) -> None:
+        (self.folder / "behaviour").write_text(how)
+
+    def asked(self) -> list[str]:
+        """The lines that it was given, without the marks between them."""
+        lines = (self.folder / "log").read_text().splitlines()
+        return [line for line in lines if not line.startswith("echo ")]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    from tests.support.shell import environment
+
+    before = environment()["PATH"]
+    environment()["PATH"] = f"{tmp_path}{os.pathsep}{before}"
+    yield Fake(tmp_path)
+    environment()["PATH"] = before
+
+
+def attached(*arguments: str, place: str = "libvirt:vm1") -> Ended:
+    return hmp("--attach", place, "--timeout", "1", *arguments)
+
+
+def test_a_fresh_answer_taints_nothing_and_puts_the_period_back(fake: Fake) -> None:
+    assert attached("--fail-stale", "-c", "info balloon") == Ended(0, FRESH, "")
+    asked = fake.asked()
+    assert not [line for line in asked if "qemu-monitor-command" in line]
+    assert [line for line in asked if "--period" in line] == [
+        f"dommemstat --domain 'vm1' --period {period} --live" for period in (1, 0)
+    ]
+
+
+def test_no_answer_is_stale(fake: Fake) -> None:
+    fake.behave("silent")
+    ended = attached("--fail-stale", "-c", "info balloon")
+    assert ended.status == 3
+    assert ended.out.startswith("balloon: actual=256,age=1")
+    assert ended.err == "hmp: not fresh: the guest did not answer\n"
+    assert fake.asked()[-1].endswith("--period 0 --live")
+
+
+def test_other_commands_go_to_qemu_and_the_taint_is_told_once(fake: Fake) -> None:
+    ended = attached("--allow-disruptive", "-c", "info kvm", "-c", "it's", place="libvirt:vm1,uri=test:///x")
+    assert ended.status == 1
+    assert ended.out == "kvm support: disabled\nError: no\n"
+    assert ended.err.count("tainted") == 1
+    assert fake.asked()[0] == "-c test:///x"
+    assert '\'{"execute": "human-monitor-command"' in fake.asked()[-1]
+    assert "it\\u0027s" in fake.asked()[-1]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "told"),
+    [
+        ("refused", 4, "hmp: libvirt:vm1: failed to connect to the hypervisor: no polkit agent\n"),
+        ("off", 4, "hmp: libvirt:vm1: the domain is not running: shut off\n"),
+        ("nonsense", 4, "hmp: libvirt:vm1: the domain is not running: <<<>>>\n"),
+        ("none", 1, "No balloon device has been activated"),
+    ],
+)
+def test_what_can_go_wrong_is_one_line_each(fake: Fake, behaviour: str, status: int, told: str) -> None:
+    fake.behave(behaviour)
+    ended = attached("-c", "info balloon")
+    assert ended.status == status
+    assert told in ended.err
+    if status == 4:
+        assert ended == Ended(4, "", told)
+
+
+def test_a_virsh_that_dies_is_started_anew(fake: Fake) -> None:
+    fake.behave("dies")
+    ended = attached("-c", "info balloon")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.startswith("balloon: actual=256,age=1")
+
+
+def test_without_virsh(tmp_path: Path) -> None:
+    from tests.support.shell import environment
+
+    before = environment()["PATH"]
+    environment()["PATH"] = str(tmp_path)
+    try:
+        ended = attached("-c", "info balloon")
+    finally:
+        environment()["PATH"] = before
+    line = "hmp: libvirt:vm1: virsh cannot be run: No such file or directory (Debian: libvirt-clients)\n"
+    assert ended == Ended(4, "", line)
+
+
+def test_words_are_quoted_as_virsh_reads_them() -> None:
+    assert quoted("vm 1") == "'vm 1'"
+    assert quoted("a'b") == "'a'\\''b'"
