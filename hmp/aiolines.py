@@ -14,10 +14,12 @@ from hmp.streams import Output, naming_stdout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from hmp.drive import MachineDriver
     from hmp.pipe import Front, Server
+
+    Wait = Callable[[Reply], Awaitable[bool]]
 
 AT_ONCE = 1024
 """Bytes of a script that are read, and run, before clients on sockets get their turn."""
@@ -98,9 +100,13 @@ class PatientOutput(Output):
 
 
 @asynccontextmanager
-async def working(front: Front, driver: MachineDriver) -> AsyncIterator[asyncio.Event]:
+async def working(
+    front: Front, driver: MachineDriver, wait: Wait | None = None, stop: asyncio.Event | None = None
+) -> AsyncIterator[asyncio.Event]:
     """Serve what `front` has to serve; inside, its lines were run. Gives an event that is set when the machine ends.
 
+    `wait` waits for a reply in the front's own way; the lines that are left are dropped when it returns False, or once
+    `stop` is set.
     The machine starts once the clients came that are waited for, and ends with the context, or before it where lines
     end it. Raises OSError when stdout cannot be written.
     """
@@ -109,7 +115,8 @@ async def working(front: Front, driver: MachineDriver) -> AsyncIterator[asyncio.
     unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) else None)
     try:
         if not machine.over:  # else a signal came before we did
-            await _first(_work(front, driver, server), over.wait())
+            stops = [] if stop is None else [stop.wait()]
+            await _first(_work(front, driver, server, wait), over.wait(), *stops)
             front.runner.out.flush()
         if front.runner.over:
             machine.quit(reason="host-ui")
@@ -134,7 +141,7 @@ async def _first(*each: Coroutine[object, object, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _work(front: Front, driver: MachineDriver, server: Server | None) -> None:
+async def _work(front: Front, driver: MachineDriver, server: Server | None, wait: Wait | None) -> None:
     if server is not None:
         await server.clients_came()
     front.machine.start(paused=front.config.paused)
@@ -146,7 +153,10 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None) -> N
     for awaited in front.runner.steps(sources):
         driver.reschedule()
         await out.drain()
-        if isinstance(awaited, Reply):
+        if isinstance(awaited, Reply) and wait is not None:
+            if not await wait(awaited):
+                break
+        elif isinstance(awaited, Reply):
             await driver.wait(awaited, asyncio.get_running_loop().create_future())
         else:
             await readable(awaited.descriptor)

@@ -55,6 +55,9 @@ class Guest:
     real = False
     """Whether it runs in real time outside this process, so that no simulated clock can drive it."""
 
+    foreign = False
+    """Whether its numbers are those of another machine, perhaps a larger one."""
+
     booting = False
     """Whether its driver may still come up by itself, so that a request is worth keeping for it."""
 

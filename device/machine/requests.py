@@ -43,6 +43,9 @@ class _Ended(StatsRequest):
             raise MisuseError(f"the request has ended ({self.state}): look at that instead of setting {name}")
 
 
+KEPT = 512
+"""Requests that were not answered that are remembered."""
+
 ENDED: dict[str, StatsRequest] = {state: _Ended(state) for state in (ANSWERED, UNSUPPORTED, NO_DEVICE)}
 """What is returned of requests that end at once: one of each kind does for all."""
 
@@ -50,7 +53,7 @@ ENDED: dict[str, StatsRequest] = {state: _Ended(state) for state in (ANSWERED, U
 class StatsRequests:
     """The pending requests of a machine, whatever becomes of its devices and guests meanwhile: look, don't touch."""
 
-    __slots__ = ("_clock", "_timers", "answered", "pending", "timed_out")
+    __slots__ = ("_clock", "_timers", "answered", "pending", "timed_out", "unanswered")
 
     def __init__(self, clock: Clock, timers: TimerQueue) -> None:
         self._clock = clock
@@ -58,14 +61,17 @@ class StatsRequests:
         self.pending: dict[StatsRequest, None] = {}  # in the order they were opened
         self.answered = 0
         self.timed_out = 0
+        self.unanswered: list[int] = []
+        """Host times (ns) at which the last KEPT requests were made that timed out, in the order they did."""
 
     def open(self, timeout: int | None) -> StatsRequest:
         """Open a request that waits `timeout` ns (None: until the next sample) for what the caller has asked."""
         request = StatsRequest()
         self.pending[request] = None
         if timeout is not None:
-            request.deadline = self._clock.now() + timeout
-            request._timer = self._timers.at(request.deadline, lambda: self._expire(request))
+            asked = self._clock.now()
+            request.deadline = asked + timeout
+            request._timer = self._timers.at(request.deadline, lambda: self._expire(request, asked))
         return request
 
     def end_all(self, state: str) -> None:
@@ -87,9 +93,10 @@ class StatsRequests:
             request.on_done = None
             self._end(request, CANCELLED)
 
-    def _expire(self, request: StatsRequest) -> None:
+    def _expire(self, request: StatsRequest, asked: int) -> None:
         self._drop(request)
         self.timed_out += 1
+        self.unanswered = [*self.unanswered[1 - KEPT :], asked]
         self._end(request, TIMED_OUT)
 
     def _drop(self, request: StatsRequest) -> None:

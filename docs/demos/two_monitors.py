@@ -31,7 +31,7 @@ from hmp.sockets.readline import PROMPT as SOCKET_PROMPT
 from hmp.sockets.readline import Line, LineEditor, Output
 from hmp.terminal.app import BANNER
 from hmp.terminal.countdown import Countdown
-from hmp.terminal.screen import Screen, tint
+from hmp.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,8 @@ class Typed:
 
     def _answer(self, reply: Reply) -> None:
         self._reply = self._countdown = None
-        self._screen.write(f"{tint(reply.text)}{PROMPT}")
+        self._screen.show(reply.text)
+        self._screen.write(PROMPT)
 
 
 class Socketed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from device.balloon.spec import MODELS, PROPERTIES, STATS_TABLE
+from device.balloon.spec import BYTES, MODELS, PROPERTIES, STATS_TABLE, stat_tag
 from device.guest.table import KEYS, PROFILES
 from device.machine.machine import Machine
 from device.units import format_size
@@ -34,9 +34,10 @@ class Candidate(NamedTuple):
     more: bool = False
 
 
-def complete(machine: Machine, line: str, *, snapshots: Tags | None = None) -> list[Candidate]:
+def complete(machine: Machine, line: str, *, snapshots: Tags | None = None, examples: bool = False) -> list[Candidate]:
     """Return what `line`, the text before the cursor, can go on with; nothing for what no command begins with.
 
+    With `examples` numbers and sizes are offered too, which a person can go on from; QEMU's own editor has none.
     `snapshots` returns the tags that can be loaded; without it the machine is asked, if it keeps any.
     """
     offers = getattr(machine, "offers", None)  # of a running VM: QEMU's own commands
@@ -54,7 +55,7 @@ def complete(machine: Machine, line: str, *, snapshots: Tags | None = None) -> l
         if command is None:
             return []
         if command.topics is None:
-            return _Arguments(machine, command, line, at, snapshots).candidates()
+            return _Arguments(machine, command, line, at, snapshots, examples=examples).candidates()
         table = command.topics
 
 
@@ -70,7 +71,10 @@ def _names(table: dict[str, Command]) -> Iterator[Offer]:
 class _Arguments:
     """The arguments of one command as far as they are typed, and what can stand next."""
 
-    def __init__(self, machine: Machine, command: Command, line: str, at: int, snapshots: Tags | None) -> None:
+    def __init__(
+        self, machine: Machine, command: Command, line: str, at: int, snapshots: Tags | None, *, examples: bool
+    ) -> None:
+        self.examples = examples
         self.machine = machine
         self.command = command
         self.line = line
@@ -130,6 +134,46 @@ def _stats(arguments: _Arguments) -> Iterator[Offer]:
     if arguments.word.startswith("stat-"):  # QOM's names are taken too, but are no news to who does not use them
         for stat in STATS_TABLE:
             yield stat.qom, stat.help, False
+
+
+def _pins(arguments: _Arguments) -> Iterator[Offer]:
+    for tag, value in sorted(arguments.machine.guest.controls.pins().items()):
+        name = STATS_TABLE[tag].name if tag < len(STATS_TABLE) else str(tag)
+        yield name, "left out" if value is None else f"pinned to {value}", False
+
+
+def _values(arguments: _Arguments) -> Iterator[Offer]:
+    """What the statistic named before is now, and ends of the scale."""
+    tag = stat_tag(arguments.words[0]) if arguments.examples and arguments.words else None
+    if tag is None:
+        return
+    device = arguments.machine.device
+    sample = None if device is None else device.stats.sample
+    now = None if sample is None else sample.values.get(tag, sample.unknown.get(tag))
+    if now is not None:
+        yield str(now), "as the guest reported it last", False
+    if tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES:
+        yield from _sizes(arguments)
+    else:
+        yield "0", "a count", False
+
+
+def _sizes(arguments: _Arguments) -> Iterator[Offer]:
+    if arguments.examples:
+        ram = arguments.machine.ram
+        for part, words in ((16, "a sixteenth"), (4, "a quarter"), (2, "half")):
+            yield format_size(ram // part), f"{words} of the guest's RAM", False
+
+
+def _targets(arguments: _Arguments) -> Iterator[Offer]:
+    if arguments.examples:
+        ram = arguments.machine.ram >> 20
+        for part, words in ((4, "a quarter of the guest's RAM"), (2, "half of it"), (1, "all of it")):
+            yield str(ram // part), f"MiB: {words}", False
+
+
+def _examples(*each: tuple[str, str]) -> Callable[[_Arguments], Iterable[Offer]]:
+    return lambda arguments: [(text, help, False) for text, help in each * arguments.examples]
 
 
 def _guests(arguments: _Arguments) -> Iterator[Offer]:
@@ -237,14 +281,20 @@ def _help(arguments: _Arguments) -> Iterator[Offer]:
 
 
 _PROVIDERS: dict[str, Callable[[_Arguments], Iterable[Offer]]] = {
+    "count": _examples(("1", "notification"), ("3", "notifications")),
     "device": _devices,
     "driver": _drivers,
     "guest": _guests,
     "help": _help,
     "path": _paths,
+    "pin": _pins,
     "property": _properties,
+    "seconds": _examples(("0", "at once"), ("1", "second"), ("5", "seconds"), ("60", "seconds")),
+    "size": _sizes,
     "snapshot": _snapshots,
     "stat": _stats,
+    "target": _targets,
+    "value": _values,
     "virtio": _virtio,
     "writable": lambda arguments: _properties(arguments, writable_only=True),
 }

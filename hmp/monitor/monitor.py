@@ -150,6 +150,14 @@ class Monitor:
         """Whether what starts programs or names files of this host may run: off for clients of sockets."""
         self.before_real_guest: Callable[[], Callable[[], object]] | None = None
         """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
+        self.live: Callable[[str], None] | None = None
+        """Shows a text in place of the one before, where a person looks on."""
+        self.say: Callable[[Reply], None] | None = None
+        """Shows the reply to a line of a script at once, where a person looks on."""
+        self.typed: list[tuple[str, bool]] = []
+        """The lines that a person typed, and whether they worked; the front end adds them."""
+        self.sourcing = self.sourced = 0
+        """How many scripts run within one another, and how many lines they have."""
         self._parsed: dict[str, tuple[Callable[..., str | None], Arguments]] = {}
 
     def execute(self, line: str) -> Reply:

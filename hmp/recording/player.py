@@ -26,7 +26,7 @@ from hmp.streams import Source
 from hmp.terminal.app import BANNER
 from hmp.terminal.countdown import Countdown
 from hmp.terminal.events import Announcer
-from hmp.terminal.screen import Screen, tint
+from hmp.terminal.screen import Screen
 
 KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
 """The time a key takes, ends included."""
@@ -229,10 +229,7 @@ class Player(Runner):
         text = reply.text
         if not self._hidden:
             self._printed += len(text)
-        if reply.failed:
-            self._screen.show(text, "error")
-        else:
-            self._screen.write(tint(escape(text)))
+        self._screen.show(text, "error" if reply.failed else "")
 
     # Events.
 

@@ -6,24 +6,37 @@ echoed and reach the first prompt.
 
 from __future__ import annotations
 
+import os
 import sys
 
-from hmp import HUNG_UP, __version__
+from device.machine.machine import PRELAUNCH
+from hmp import HUNG_UP, INTERRUPTED, __version__
 from hmp.pipe import Front
 from hmp.streams import hung_up, silence
+from hmp.terminal import history_path
+from hmp.terminal.hints import FIRST
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, Event
     from typing import TextIO
 
     from hmp.recording.recorder import Recorder
     from hmp.terminal.screen import Screen
     from hmp.terminal.session import Prompt, Session
 
+PROMPT = "(qemu) "
+
 BANNER = f"hmp {__version__} monitor - type 'help' for more information"
+
+
+def _has_history() -> bool:
+    try:
+        return os.path.getsize(history_path() or "") > 0
+    except OSError:
+        return False
 
 
 class Typed(Front):
@@ -49,8 +62,15 @@ class Typed(Front):
         self._screen = standard_screen(stdout)
         try:
             with Tty(sys.stdin.fileno()) as self._tty:
-                if not self.config.sources:
+                origins = [origin for _, origin in self.config.sources]
+                if not origins:
                     self._begin()
+                    if self.serving is None:
+                        # Before the editor is there, which takes three times as long to load as all the rest: keys
+                        # typed meanwhile are kept. With clients to be waited for it would be a promise.
+                        self._screen.foretell(PROMPT)
+                elif 0 not in origins:  # keys are for the prompt, whatever runs before it
+                    self._tty.quiet()
                 from asyncio import Runner
 
                 with Runner() as runner:
@@ -67,6 +87,9 @@ class Typed(Front):
         """Take the terminal over."""
         self._tty.quiet()
         self._screen.write(f"{BANNER}\n")
+        if self.recorder is None and not _has_history():
+            dim, plain = ("\x1b[2m", "\x1b[0m") if self._screen.color else ("", "")  # rich would take its time now
+            self._screen.write(f"{dim}{FIRST[: self._screen.width() - 1]}{plain}\n")
 
     async def _serve(self) -> None:
         """Run the session with everything around it."""
@@ -93,8 +116,10 @@ class Typed(Front):
             keys=tty.fd,
         )
         loop.add_signal_handler(SIGTSTP, self._suspend)
-        for signal in (SIGINT, SIGHUP, SIGTERM, SIGQUIT):  # SIGINT only while there is no prompt yet
+        for signal in (SIGHUP, SIGTERM, SIGQUIT):
             loop.add_signal_handler(signal, self._leave, 128 + signal)
+        stop = asyncio.Event()
+        loop.add_signal_handler(SIGINT, self._interrupt_scripts, stop)
         if self.recorder is not None:
             self.recorder.on_failure(partial(self._show_failure, prompt))
         driver.start()
@@ -102,13 +127,14 @@ class Typed(Front):
             self._leave(128 + SIGINT)
         tty.release()
         try:
-            async with working(self, driver):
+            async with working(self, driver, session.finished, stop):
                 if self.config.sources and not machine.over:
                     self._begin()
                 loop.add_signal_handler(SIGINT, session.interrupt)
                 await session.run()
         finally:
             tty.hold()
+            self._screen.clear()
             driver.stop()
 
     def _make_prompt(self, loop: AbstractEventLoop) -> Prompt:
@@ -122,12 +148,25 @@ class Typed(Front):
         from hmp.terminal.prompt import LinePrompt
 
         return LinePrompt(
-            self.machine, self._screen, Vt100Input(sys.stdin), create_output(self._stdout), suspend=self._suspend
+            self.machine,
+            self._screen,
+            Vt100Input(sys.stdin),
+            create_output(self._stdout),
+            suspend=self._suspend,
+            dialect=self.config.dialect.replace("seed", ""),
         )
 
     def _show_failure(self, prompt: Prompt, reason: str) -> None:
         # Not at once: what failed is the recording of something that is just being drawn.
         self._loop.call_soon(prompt.show, f"[{reason}]\n", "error")
+
+    def _interrupt_scripts(self, stop: Event) -> None:
+        """Ctrl-C before there is a prompt: scripts end and the prompt comes. Where nothing runs yet, all ends."""
+        if self._session.waiting:
+            self._session.interrupt()
+        elif not self.config.sources or (self.machine.run_state == PRELAUNCH and not self.config.paused):
+            self._leave(INTERRUPTED)
+        stop.set()
 
     def _leave(self, status: int) -> None:
         self._status = status

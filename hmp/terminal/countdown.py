@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from device.clock import MS, SECOND
 from device.machine.machine import Machine
+from device.units import format_size
 
 AFTER = 300 * MS
 """How long (ns) a wait goes on before it is counted down: most answers come sooner."""
@@ -17,15 +18,32 @@ class Countdown:
     """The line about one wait, which ends at host time `until` (ns), or nobody knows when. It changes at `due`."""
 
     def __init__(self, machine: Machine, until: int | None) -> None:
+        self._machine = machine
         self._guest = any(request.deadline == until for request in machine.requests.pending)
         self._since = machine.clock.now()
         self._until = until
         self.due = self._since + AFTER
 
-    def line(self, now: int) -> str:
-        """Return what is waited for, and how much longer or, where nobody knows, for how long already."""
+    def line(self, now: int, columns: int = 80) -> str:
+        """Return what is waited for, and how much longer or, where nobody knows, for how long already.
+
+        Where that is longer than `columns` it says less, but always the number.
+        """
         self.due = now + STEP
-        waiting = "waiting for the guest" if self._guest else "waiting"
         # Rounded up, so that 0.0 stands for the end only.
         tenths = -(-max(0, self._until - now) // _TENTH) if self._until is not None else (now - self._since) // _TENTH
-        return f"{waiting} ... {tenths // 10}.{tenths % 10} s"
+        number = f"{tenths // 10}.{tenths % 10} s"
+        lines = [f"{words} ... {number}" for words in ("waiting for the guest", "waiting")[not self._guest :]]
+        return next((line for line in lines if len(line) < columns), number)
+
+    def done(self, now: int) -> float | None:
+        """Return the share of the wait that is over, or None where nobody knows."""
+        since, until = self._since, self._until
+        return None if until is None or until <= since else min(1.0, (now - since) / (until - since))
+
+    def inflation(self) -> str:
+        """Return how far the guest is on its way to the balloon's target, if it is and is not what is waited for."""
+        device = self._machine.device
+        if self._guest or device is None or device.target == device.actual or not device.live:
+            return ""
+        return f", actual {format_size(device.actual)} on the way to {format_size(device.target)}"

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import errno
-import os
+from asyncio import get_running_loop
 from collections import deque
 from functools import partial
 
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import has_focus
+from prompt_toolkit.buffer import Buffer, CompletionState
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.filters import Condition, completion_is_selected, has_completions, has_focus
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout.processors import AfterInput
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import PromptSession
 from prompt_toolkit.styles import Style
 
 from hmp.monitor import MAX_LINE, escape
-from hmp.monitor.completion import complete
-from hmp.terminal import toolbar
+from hmp.terminal import hints, toolbar
+from hmp.terminal.app import PROMPT
 from hmp.terminal.history import FileHistory, history_path
+from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, editing_mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from prompt_toolkit.document import Document
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.history import History
     from prompt_toolkit.input import Input
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
     from device.machine.machine import Machine
     from hmp.terminal.screen import Screen
-
-PROMPT = "(qemu) "
 
 MENU_ROWS = 8
 """Rows kept free below the line while a completion menu is open."""
@@ -49,53 +48,11 @@ _REFRESH = 1.0
 _SOON = 0.1
 """Seconds from an event to the toolbar showing it: events come in bursts."""
 
+_PAUSE = 0.5
+"""Seconds without a key before Up takes what is typed for the beginning of what is looked for."""
+
 _CPR_WAIT = 0.1
 """Seconds that a line entered waits for the terminal to say where its cursor is: many never say."""
-
-_COLORS = {
-    "prompt": "ansigreen",
-    "bottom-toolbar": "noreverse bg:#303030 #b2b2b2",
-    "bottom-toolbar.text": "",
-    "bar.plain": "",
-    "bar.dim": "#808080",
-    "bar.good": "#87d787",
-    "bar.notice": "#ffd787",
-    "bar.bad": "#ff8787",
-    "completion-menu.completion": "bg:#303030 #d0d0d0",
-    "completion-menu.completion.current": "noreverse bg:#005f87 #ffffff",
-    "completion-menu.meta.completion": "bg:#262626 #8a8a8a",
-    "completion-menu.meta.completion.current": "bg:#262626 #d0d0d0",
-}
-_NO_COLORS = {"bottom-toolbar": "reverse"}
-
-
-class _Completer(Completer):
-    """Hands completion.py's candidates on."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        line = document.text_before_cursor
-        last = not document.text_after_cursor
-        for candidate in complete(self._machine, line):
-            text = f"{candidate.text} " if candidate.more and last else candidate.text
-            yield Completion(text, candidate.start - len(line), display=candidate.text, display_meta=candidate.help)
-
-
-class _Reader(PosixStdinReader):
-    """prompt_toolkit's reader, which takes a terminal that has hung up for one without news, and asks for ever."""
-
-    def read(self, count: int = 1024) -> str:
-        try:
-            data = os.read(self.stdin_fd, count)
-        except OSError as error:
-            if error.errno not in (errno.EINTR, errno.EAGAIN):
-                self.closed = True
-            return ""
-        if not data:
-            self.closed = True
-        return self._stdin_decoder.decode(data)
 
 
 class LinePrompt:
@@ -110,24 +67,29 @@ class LinePrompt:
         *,
         history: History | None = None,
         suspend: Callable[[], None] | None = None,
+        dialect: str = "",
     ) -> None:
-        """`suspend` stops the job for Ctrl-Z; without it the key does nothing."""
+        """`suspend` stops the job for Ctrl-Z; without it the key does nothing. The toolbar tells of `dialect`."""
         self._machine = machine
         self._screen = screen
         self._input = input
         self._suspend = suspend
+        self._interrupts = 0
+        self._typed = 0.0
+        self._dialect = dialect
         self._lines: deque[str] = deque()
         self._rest = ""
         self._soon = False
-        self._completer = _Completer(machine)
+        self._completer = LineCompleter(machine)
         reader = getattr(input, "stdin_reader", None)
         if type(reader) is PosixStdinReader:
-            input.stdin_reader = _Reader(reader.stdin_fd)  # type: ignore[attr-defined]
+            input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]
         try:
             "█░│→".encode(output.encoding())
             self._signs = toolbar.LINES
         except (UnicodeError, LookupError):
             self._signs = toolbar.ASCII
+        colors = SIXTEEN if output.get_default_color_depth() is ColorDepth.DEPTH_4_BIT else COLORS
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             input=input,
@@ -136,15 +98,22 @@ class LinePrompt:
             completer=self._completer,
             complete_while_typing=False,
             reserve_space_for_menu=MENU_ROWS,
-            # Without colour a suggestion would look like something typed.
-            auto_suggest=AutoSuggestFromHistory() if screen.color else None,
             bottom_toolbar=self._toolbar,
             refresh_interval=_REFRESH,
             search_ignore_case=True,
+            editing_mode=editing_mode(),
+            lexer=LineLexer() if screen.color else None,
+            input_processors=[AfterInput(self._usage, "class:usage")] if screen.color else None,
             key_bindings=self._bindings(),
-            style=Style.from_dict(_COLORS if screen.color else _NO_COLORS),
+            style=Style.from_dict(colors if screen.color else NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )
+        self._session.default_buffer.__class__ = Line
+        buffer = self._session.default_buffer
+        buffer.enable_history_search = Condition(lambda: self._by_prefix(buffer))
+        buffer.on_text_insert += self._note_typing
+        if screen.color:  # else a suggestion would look like something typed
+            self._session.default_buffer.on_text_insert += self._suggest
         renderer = self._session.app.renderer
         renderer.cpr_not_supported_callback = None  # a warning; without it there is just no toolbar
         renderer.wait_for_cpr_responses = partial(  # type: ignore[method-assign]
@@ -165,12 +134,14 @@ class LinePrompt:
 
         Raises EOFError when the input has ended: Ctrl-D on an empty line, a terminal that hung up, or `end`.
         """
+        self._interrupts = 0
         if self._lines:  # of a paste: shown as if typed
             line = self._lines.popleft()
             self._screen.write(f"{PROMPT}{escape(line)}\n")
             self._session.history.append_string(line)
             return line
         rest, self._rest = self._rest, ""
+        self._screen.clear()
         return await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)
 
     def end(self) -> None:
@@ -179,12 +150,15 @@ class LinePrompt:
             self._session.app.exit(exception=EOFError, style="class:exiting")
 
     def interrupt(self) -> None:
-        """Clear the line."""
+        """Clear the line; who does so again and again wants to leave."""
         self.drop()
         if self.asking:
             buffer = self._session.default_buffer
             buffer.reset()
             self._session.layout.focus(buffer)
+            self._interrupts += 1
+            if self._interrupts % 3 == 0:
+                self.show(f"{hints.LEAVE}\n", "dim")
 
     def drop(self) -> None:
         """Forget what was typed ahead and already read."""
@@ -230,9 +204,16 @@ class LinePrompt:
 
     def _toolbar(self) -> StyleAndTextTuples:
         columns = self._session.app.output.get_size().columns
-        return [
-            (f"class:bar.{meaning}", text) for meaning, text in toolbar.segments(self._machine, columns, self._signs)
-        ]
+        found = toolbar.segments(self._machine, columns, self._signs, self._dialect)
+        return [(f"class:bar.{meaning}", text) for meaning, text in found]
+
+    def _usage(self) -> str:
+        """Return what stands dim behind the cursor: what the command takes, unless a suggestion or menu is there."""
+        buffer = self._session.default_buffer
+        if (buffer.suggestion is not None and buffer.suggestion.text) or buffer.complete_state is not None:
+            return ""
+        room = self._session.app.output.get_size().columns - len(PROMPT) - len(buffer.text) - 1
+        return hints.usage(buffer.text)[: max(0, room)] if self.asking else ""
 
     # Keys of our own.
 
@@ -242,7 +223,11 @@ class LinePrompt:
         keys.add("c-c", filter=at_line)(lambda event: self.interrupt())
         keys.add("<sigint>")(lambda event: self.interrupt())
         keys.add("tab", filter=at_line)(self._tab)
+        keys.add("enter", filter=completion_is_selected)(lambda event: self._close_menu())
+        keys.add("escape", filter=has_completions, eager=True)(lambda event: event.current_buffer.cancel_completion())
         keys.add("c-z")(lambda event: self._stop_job())
+        keys.add("f1")(lambda event: self.show(hints.keys()))
+        keys.add("f4")(self._switch_mode)
         keys.add(Keys.BracketedPaste, filter=at_line)(self._paste)
         return keys
 
@@ -262,7 +247,33 @@ class LinePrompt:
             common = next((at for at, char in enumerate(first) if char != last[at]), len(first))
             buffer.insert_text(first[-found[0].start_position : common])
         if len(found) > 1:
-            buffer.start_completion()
+            found = list(self._completer.get_completions(buffer.document, CompleteEvent()))
+            buffer.complete_state = CompletionState(buffer.document, found)
+
+    def _note_typing(self, buffer: Buffer) -> None:
+        self._typed = get_running_loop().time()
+
+    def _by_prefix(self, buffer: Buffer) -> bool:
+        """Whether a key that goes back takes what is typed for the beginning: a person stopped to think.
+
+        Keys that come at once, from a program or typed ahead, mean the line before, as at QEMU's prompt.
+        """
+        if buffer.working_index < len(buffer._working_lines) - 1:
+            return buffer.history_search_text is not None
+        return bool(buffer.text) and get_running_loop().time() - self._typed >= _PAUSE
+
+    def _close_menu(self) -> None:
+        """Take the entry that is chosen, and run nothing."""
+        self._session.default_buffer.complete_state = None
+
+    def _suggest(self, buffer: Buffer) -> None:
+        """Look for a suggestion now, not in a task: the key that takes it may be in the same packet."""
+        buffer.suggestion = AutoSuggestFromHistory().get_suggestion(buffer, buffer.document)
+
+    def _switch_mode(self, event: KeyPressEvent) -> None:
+        vi = event.app.editing_mode == EditingMode.VI
+        event.app.editing_mode = EditingMode.EMACS if vi else EditingMode.VI
+        self.show(f"[the keys of {'emacs' if vi else 'vi'}]\n", "event")
 
     def _stop_job(self) -> None:
         if self._suspend is not None:
@@ -273,8 +284,12 @@ class LinePrompt:
     def _paste(self, event: KeyPressEvent) -> None:
         """Insert what was pasted; each line end in it enters the line, as if typed."""
         text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+        if any(line.startswith(PROMPT) for line in text.split("\n")):  # a transcript: the rest is what was printed
+            text = "".join([f"{line[len(PROMPT) :]}\n" for line in text.split("\n") if line.startswith(PROMPT)])
         # What is longer is refused anyway: one character too many is enough to tell.
         lines = [line[: MAX_LINE + 1] for line in text.split("\n")]
+        if len(lines) > 1:
+            lines = [line for line in lines[:-1] if line.strip() and not line.lstrip().startswith("#")] + lines[-1:]
         buffer = event.current_buffer
         buffer.insert_text(lines[0])
         if len(lines) > 1:

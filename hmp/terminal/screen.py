@@ -5,31 +5,17 @@ from __future__ import annotations
 import os
 
 from hmp.monitor import escape
+from hmp.monitor.drawn import Drawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
 
+    from rich.live import Live
+
 DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 """Values of TERM that promise no control sequences at all; "" is an unset one."""
-
-_STYLES = {"error": "\x1b[31m", "event": "\x1b[36m", "dim": "\x1b[2m"}
-_RESET = "\x1b[0m"
-
-_AGE, _OLD = ",age=", "\x1b[33m"
-
-
-def tint(text: str) -> str:
-    """Return what a command printed with the age in a balloon line coloured: it says that the rest is old."""
-    if _AGE not in text:
-        return text
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        before, age, value = line.rpartition(_AGE)
-        if before.startswith("balloon: ") and value.isdigit():
-            lines[number] = f"{before},{_OLD}{age[1:]}{value}{_RESET}"
-    return "\n".join(lines)
 
 
 class Screen:
@@ -51,38 +37,70 @@ class Screen:
         self.width = width if width is not None else lambda: 80
         self._write = write
         self._transient = False
+        self._live: Live | None = None
 
     def write(self, text: str) -> None:
         """Show text of our own as it is, in place of the transient line if there is one."""
         self.clear()
+        self.settle()
         self._write(text)
 
     def show(self, text: str, style: str = "") -> None:
-        """Show what a command or an event says: whole lines, escaped, coloured line by line where colour is wanted.
+        """Show what a command or an event says: whole lines, escaped, coloured where colour is wanted; tables drawn.
 
-        Without a style only the age of old statistics is coloured.
+        rich is imported when there is something to draw.
         """
-        if not text:
-            return
-        text = escape(text)
-        before = _STYLES.get(style, "") if self.color else ""
-        if before:
-            text = "".join([f"{before}{line}{_RESET}\n" for line in text.removesuffix("\n").split("\n")])
-        elif self.color:
-            text = tint(text)
-        self.write(text)
+        if isinstance(text, Drawn):
+            from hmp.terminal.draw import table
 
-    def transient(self, text: str) -> None:
-        """Show one line that the next output replaces. The cursor stays at its start.
+            text = table(text, self.width(), color=self.color)
+        else:
+            text = escape(text)
+            if self.color and (style or ",age=" in text or "/virtio-backend:\n" in text or not text.isascii()):
+                from hmp.terminal.draw import paint
+
+                text = paint(text, style)
+        if text:
+            self.write(text)
+
+    def transient(self, text: str, done: float | None = None) -> None:
+        """Show one line that the next output replaces, and how much of it is done. The cursor stays at its start.
 
         There it stays when the window is made narrower and the line comes to lie on two rows, so that erasing from the
         cursor on leaves nothing behind.
         """
-        if self.ansi:
-            text = text[: max(0, self.width() - 1)]
-            shown = f"{_STYLES['dim']}{text}{_RESET}" if self.color else text
-            self._write(f"\r{shown}\x1b[J\r")
+        if self.ansi and self._live is None:
+            from hmp.terminal.draw import progress
+
+            room = max(0, self.width() - 1)
+            self._write(f"\r{progress(text[:room], done, room, color=self.color)}\x1b[J\r")
             self._transient = True
+
+    def foretell(self, text: str) -> None:
+        """Show what soon will be drawn in its place by somebody else, who calls `clear` first."""
+        if self.ansi:
+            self.write(f"\x1b[0;32m{text}\x1b[0m" if self.color else text)
+            self._transient = True
+
+    def live(self, text: str) -> None:
+        """Show what a command says in place of what was shown so before; below it on a terminal that cannot."""
+        if not self.ansi:
+            self.show(text)
+            return
+        from hmp.terminal.draw import layout, live
+
+        self.clear()
+        if self._live is None:
+            self._live = live(self._write, self.width(), color=self.color)
+            self._live.start()
+        self._live.update(layout(text), refresh=True)
+
+    def settle(self) -> bool:
+        """Leave what `live` shows as it is; returns whether there was something."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+        return live is not None
 
     def clear(self) -> None:
         """Take the transient line away."""

@@ -15,6 +15,7 @@ from hmp.monitor.monitor import COLUMNS, Monitor, Reply
 from hmp.pipe import catching_up
 from hmp.terminal.countdown import AFTER, STEP, Countdown
 from hmp.terminal.events import Announcer
+from hmp.terminal.hints import advice
 from hmp.terminal.screen import Screen
 
 
@@ -43,6 +44,13 @@ class Prompt(Protocol):
         """Look at the machine again."""
 
 
+CANCELLED = "cancelled"
+"""What is left on the screen of a wait that Ctrl-C ended."""
+
+_REMEMBERED = 10_000
+"""Lines typed that `sim save` knows."""
+
+
 class _Ticker:
     """Shows the countdown of a wait, on a clock that a person can watch."""
 
@@ -57,7 +65,9 @@ class _Ticker:
 
     def _step(self) -> None:
         self._handle = self._loop.call_later(STEP / SECOND, self._step)
-        self._screen.transient(self._countdown.line(self._now()))
+        countdown, now, columns = self._countdown, self._now(), self._screen.width()
+        line, more = countdown.line(now, columns), countdown.inflation()
+        self._screen.transient(line + more * (len(line + more) < columns), countdown.done(now))
 
     def stop(self) -> None:
         """End it, without a trace."""
@@ -86,6 +96,7 @@ class Session:
         keys: int | None = None,
     ) -> None:
         self._catch_up = catching_up(machine)
+        monitor.live, monitor.say = screen.live, self._say
         self._machine = machine
         self._monitor = monitor
         self._driver = driver
@@ -123,6 +134,11 @@ class Session:
         """End the machine, and with it the session."""
         self._announcer.own = True
         self._machine.quit()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a reply is waited for."""
+        return self._wait is not None
 
     def interrupt(self) -> None:
         """Ctrl-C: give the prompt back, or clear its line."""
@@ -163,11 +179,19 @@ class Session:
         if reply.question is not None and reply.go_on is not None and await self._agreed(reply.question):
             reply.go_on()
         self._driver.reschedule()
-        if reply.pending and not await self._finished(reply):
+        done = not reply.pending or await self.finished(reply)
+        if line.split()[:2] != ["sim", "save"]:
+            self._monitor.typed = [*self._monitor.typed[-_REMEMBERED:], (line, done and not reply.failed)]
+        if not done:
             return
-        self._screen.show(reply.text, "error" if reply.failed else "")
+        self._say(reply)
+        hint = advice(line, reply.text) if reply.failed else ""
+        self._screen.show(f"{hint}\n" * bool(hint), "dim")
         if self._on_reply is not None:
             self._on_reply(reply)
+
+    def _say(self, reply: Reply) -> None:
+        self._screen.show(reply.text, "error" if reply.failed else "")
 
     async def _agreed(self, question: str) -> bool:
         """Ask for one key; what was typed ahead or pasted is no answer."""
@@ -182,7 +206,7 @@ class Session:
         finally:
             self._wait = None
 
-    async def _finished(self, reply: Reply) -> bool:
+    async def finished(self, reply: Reply) -> bool:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
@@ -190,10 +214,13 @@ class Session:
         try:
             if self._prompt.interrupted():
                 self._release()
-            return await self._driver.wait(reply, self._wait)
+            complete = await self._driver.wait(reply, self._wait)
         finally:
             self._wait = None
             ticker.stop()
+        if not (self._screen.settle() or complete or self._machine.over):
+            self._screen.show(f"{CANCELLED}\n", "dim")
+        return complete
 
     # Events.
 

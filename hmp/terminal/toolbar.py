@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from device.balloon.device import BalloonDevice
 from device.clock import SECOND
 from device.machine.machine import PRELAUNCH, RUNNING, Machine
 from device.units import format_size
@@ -47,11 +48,14 @@ _STYLES = (
 """From the widest to the narrowest; the first that fits is taken."""
 
 
-def segments(machine: Machine, columns: int, signs: Signs = LINES) -> list[Segment]:
-    """Return the toolbar as (meaning, text) pairs that together fill at most `columns`."""
+def segments(machine: Machine, columns: int, signs: Signs = LINES, dialect: str = "") -> list[Segment]:
+    """Return the toolbar as (meaning, text) pairs that together fill at most `columns`.
+
+    `dialect` is the monitor's, if that is to be said.
+    """
     found: list[Segment] = []
     for style in _STYLES:
-        found = _compose(machine, style, signs)
+        found = _compose(machine, style, signs, dialect)
         if sum(len(text) for _, text in found) <= columns:
             return found
     fitting: list[Segment] = []
@@ -66,10 +70,14 @@ def text(machine: Machine, columns: int, signs: Signs = LINES) -> str:
     return "".join(part for _, part in segments(machine, columns, signs))
 
 
-def _compose(machine: Machine, style: _Style, signs: Signs) -> list[Segment]:
+def _compose(machine: Machine, style: _Style, signs: Signs, dialect: str) -> list[Segment]:
+    clock, wide = machine.clock, style.separated
     parts = [[_state(machine)]] if style.run_state else []
-    parts += [_guest(machine), _memory(machine, style, signs), _age(machine, style)]
-    between = signs.separator if style.separated else "  "
+    parts.append(_guest(machine))
+    parts.append([("notice", f"{clock.name} clock" if wide else clock.name)] if clock.simulated else [])
+    parts.append([("plain", f"{dialect} dialect" if wide else dialect)] if dialect and style.run_state else [])
+    parts += [_memory(machine, style, signs), _age(machine, style)]
+    between = signs.separator if wide else "  "
     found: list[Segment] = []
     for part in parts:
         if part:
@@ -95,21 +103,31 @@ def _guest(machine: Machine) -> list[Segment]:
 def guest_sign(machine: Machine) -> str:
     """Return what keeps the guest from answering, in a word or two, or nothing."""
     guest, device = machine.guest, machine.device
-    if guest.ended:
+    controls = guest.shown()
+    if guest.ended or "gone" in controls:
         return "gone"
     for sign in ("panicked", "hung"):
-        if sign in guest.shown():
+        if sign in controls:
             return sign
+    if "waiting for" in controls:
+        return "not connected"
     if device is None or machine.run_state == PRELAUNCH:
         return ""
     if device.broken:
         return "broken"
     if not guest.driver_loaded:
         return "booting" if guest.booting else "no driver"
-    stats = device.stats
-    if machine.running and device.can_report and stats.held is None and stats.age >= machine.timeout:
-        return "no answer"  # the buffer is with the guest, or never came, for longer than anybody waits
+    if "service" in controls and getattr(guest, "faults")["service"].silent():  # noqa: B009
+        return "service not up"
+    if machine.running and device.can_report and owes(device, machine.timeout):
+        return "no answer"
     return ""
+
+
+def owes(device: BalloonDevice, timeout: int) -> bool:
+    """Whether the buffer is with the guest, or never came, for longer than anybody waits. One that was not asked is
+    well, however old its statistics are."""
+    return device.stats.held is None and device.stats.age >= timeout
 
 
 def _memory(machine: Machine, style: _Style, signs: Signs) -> list[Segment]:
@@ -133,7 +151,7 @@ def _age(machine: Machine, style: _Style) -> list[Segment]:
     if device.stats.sample is None:
         return [("dim", "no statistics" if " old" in style.age else "no stats")]
     age = device.stats.age
-    return [("notice" if age >= machine.timeout else "plain", style.age.format(format_age(age)))]
+    return [("notice" if owes(device, machine.timeout) else "plain", style.age.format(format_age(age)))]
 
 
 def format_age(age: int) -> str:

@@ -10,6 +10,8 @@ from device.guest.model.host import read_host_statistics
 class HostGuest(ModelledGuest):
     """As ModelledGuest; only `actual` follows the balloon, the numbers are the host's."""
 
+    foreign = True
+
     def statistics(self) -> tuple[int, ...]:
         """Return the host's statistics by tag, 2^64-1 where its kernel does not count one."""
         found = read_host_statistics()

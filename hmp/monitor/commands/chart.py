@@ -1,8 +1,9 @@
 """`sim chart`: the recent past as text plots.
 
-Time runs evenly from left to right, whatever the gaps between samples. The scale is fixed: sizes from 0 to RAM,
-counters from 0 to the largest value shown. A plot that chose its own lower end would show a guest that moves by a
-page as one in free fall.
+Time runs evenly from left to right, whatever the gaps between samples; while the guest owes an answer there is a gap.
+The scale is fixed: sizes from 0 to RAM, counters from 0 to the largest value shown. A plot that chose its own lower end
+would show a guest that moves by a page as one in free fall. Only where the numbers are those of a larger machine than
+this one (guest `host`) do sizes go up to their largest, and counters begin where they stood: all would be full else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from hmp.monitor.commands.sim import ago, find_stat, human, plural, stat_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from device.balloon.stats import Sample
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
@@ -27,12 +30,18 @@ ACTUAL = "actual"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """A cell filled by that many eighths. The front end encodes them: UTF-8 has them, Latin-1 does not."""
 
+WAITED = "·"
+"""A cell in which the guest owed an answer."""
+
 SPARK_MARGIN = 42
 PLOT_HEIGHT = 8
 """Columns and rows: with the longest names and values a line still fits 80 columns."""
 
 MIN_COLUMNS = 8
 """Columns of a plot however narrow the screen is; beside the usual values they fit 40."""
+
+NARROW = 40
+"""Columns below which a plot stands below its name."""
 
 SIZES = (FREE, TOTAL, AVAILABLE, CACHES)
 """The statistics that are a share of RAM; the other ones count up, those in bytes too."""
@@ -48,10 +57,11 @@ def value_of(entry: Entry, tag: int | None) -> int | None:
     return sample.values.get(tag, sample.unknown.get(tag))
 
 
-def series(entries: list[Entry], tag: int | None, end: int, width: int) -> Series:
+def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswered: Sequence[int] = ()) -> Series:
     """Return `width` values evenly spread from the first entry to `end` (ns); a value stands until the next entry.
 
-    A statistic ends with its last sample: nobody knows what it was since. `actual` is known until now.
+    A statistic ends with its last sample: nobody knows what it was since. OWED stands from a request of `unanswered`
+    (ns) to the next sample. `actual` is known until now.
     """
     start, last = entries[0][0], entries[-1][2]
     known_until = end if tag is None or last is None else last.collected
@@ -63,8 +73,19 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int) -> Serie
             position += 1
         # A sample between two columns belongs to the right one, which looks as if it had stood there.
         fresh = not column or times[column - 1] < known_until
-        found.append(value_of(entries[position], tag) if fresh else None)
+        sample = entries[position][2]
+        if tag is not None and sample is not None and _owed(unanswered, sample.collected, when):
+            found.append(OWED)
+        else:
+            found.append(value_of(entries[position], tag) if fresh else None)
     return found
+
+
+OWED = -1
+
+
+def _owed(unanswered: Sequence[int], since: int, when: int) -> bool:
+    return any(since <= asked < when for asked in unanswered)
 
 
 def draw(values: Series, top: int, height: int) -> list[str]:
@@ -74,14 +95,70 @@ def draw(values: Series, top: int, height: int) -> list[str]:
     rows = []
     for row in range(height - 1, -1, -1):
         rows.append("".join([" " if level is None else BLOCKS[max(0, min(8, level - row * 8))] for level in levels]))
+    rows[-1] = "".join([WAITED if value == OWED else char for char, value in zip(rows[-1], values, strict=True)])
     return rows
 
 
-def scale_of(entries: list[Entry], tag: int | None, ram: int) -> int:
-    """Return the upper end of a plot's scale."""
-    if tag is None or tag in SIZES:
-        return ram
-    return max([value for entry in entries if (value := value_of(entry, tag)) is not None], default=1)
+class _Chart:
+    """What is known, and how it is drawn."""
+
+    def __init__(self, entries: list[Entry], monitor: Monitor) -> None:
+        machine = monitor.machine
+        self.entries = entries
+        self.end = machine.clock.now()
+        self.columns = monitor.columns
+        self.unanswered = machine.requests.unanswered
+        sizes = [value for entry in entries for tag in SIZES if (value := value_of(entry, tag)) is not None]
+        self.top = max(machine.ram, *sizes) if machine.guest.foreign else machine.ram
+        self.foreign = self.top > machine.ram
+
+    def scale(self, tag: int | None) -> tuple[int, int]:
+        """Return the ends of a plot's scale."""
+        if tag is None or tag in SIZES:
+            return 0, self.top
+        values = [value for entry in self.entries if (value := value_of(entry, tag)) is not None]
+        return min(values, default=0) if self.foreign else 0, max(values, default=1)
+
+    def rows(self, tag: int | None, width: int, height: int) -> list[str]:
+        """Return the rows of a plot."""
+        low, top = self.scale(tag)
+        values = series(self.entries, tag, self.end, width, self.unanswered)
+        return draw([value if value is None or value < 0 else value - low for value in values], top - low, height)
+
+    def latest(self, tag: int | None) -> int | None:
+        """Return the last known value."""
+        return value_of(self.entries[-1], tag)
+
+    def sparks(self, tags: list[int | None]) -> str:
+        """Return a row for each statistic; on a narrow screen two."""
+        lines, columns = [], self.columns
+        for tag in tags:
+            value = self.latest(tag)
+            latest = "-" if value is None else _short(tag, value)
+            if columns < NARROW:
+                lines.append(f"{_name(tag)} {latest}\n|{self.rows(tag, max(MIN_COLUMNS, columns - 3), 1)[0]}|\n")
+            else:
+                row = self.rows(tag, max(MIN_COLUMNS, columns - SPARK_MARGIN), 1)[0]
+                lines.append(f"{_name(tag):<17} |{row}| {latest}\n")
+        return "".join(lines)
+
+    def plot(self, tag: int | None) -> str:
+        """Return a plot with its scale in the margin."""
+        low, top = (_short(tag, value) for value in self.scale(tag))
+        marks = {0: top, PLOT_HEIGHT - 1: low if self.foreign and low != "0B" else "0"}
+        margin = max(8 if self.columns >= NARROW else 4, *map(len, marks.values()))
+        width = max(MIN_COLUMNS, self.columns - margin - 3)
+        latest = self.latest(tag)
+        if latest is None:
+            now = "not reported any more"
+        else:
+            now = " ".join([str(latest), *[f"({word})" for word in (_human(tag, latest),) if word]])
+        lines = [f"{_name(tag)}: {now}\n"]
+        for number, row in enumerate(self.rows(tag, width, PLOT_HEIGHT)):
+            lines.append(f"{marks.get(number, ''):>{margin}} |{row}".rstrip() + "\n")
+        begin = f"{ago(self.end - self.entries[0][0])} ago"
+        lines.append(f"{'':>{margin}}  {begin}{'now':>{width - len(begin)}}\n")
+        return "".join(lines)
 
 
 def _name(tag: int | None) -> str:
@@ -92,36 +169,6 @@ def _short(tag: int | None, value: int) -> str:
     """Return a value for the margin of a plot."""
     in_bytes = tag is None or (tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES)
     return format_size(value) if in_bytes else str(value)
-
-
-def _sparks(entries: list[Entry], tags: list[int | None], end: int, ram: int, columns: int) -> str:
-    """One row for each statistic."""
-    lines = []
-    width = max(MIN_COLUMNS, columns - SPARK_MARGIN)
-    for tag in tags:
-        row = draw(series(entries, tag, end, width), scale_of(entries, tag, ram), 1)[0]
-        latest = value_of(entries[-1], tag)
-        lines.append(f"{_name(tag):<17} |{row}| {'-' if latest is None else _short(tag, latest)}\n")
-    return "".join(lines)
-
-
-def _plot(entries: list[Entry], tag: int | None, end: int, ram: int, columns: int) -> str:
-    """A plot with its scale in the margin."""
-    top = scale_of(entries, tag, ram)
-    marks = {0: _short(tag, top), PLOT_HEIGHT - 1: "0"}
-    margin = max(8, len(marks[0]))
-    width = max(MIN_COLUMNS, columns - margin - 3)
-    latest = value_of(entries[-1], tag)
-    if latest is None:
-        now = "not reported any more"
-    else:
-        now = " ".join([str(latest), *[f"({word})" for word in (_human(tag, latest),) if word]])
-    lines = [f"{_name(tag)}: {now}\n"]
-    for number, row in enumerate(draw(series(entries, tag, end, width), top, PLOT_HEIGHT)):
-        lines.append(f"{marks.get(number, ''):>{margin}} |{row}".rstrip() + "\n")
-    begin = f"{ago(end - entries[0][0])} ago"
-    lines.append(f"{'':>{margin}}  {begin}{'now':>{width - len(begin)}}\n")
-    return "".join(lines)
 
 
 def _human(tag: int | None, value: int) -> str:
@@ -140,13 +187,13 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     for tag in tags:
         if all(value_of(entry, tag) is None for entry in entries):
             raise CommandError(f"the guest has not reported {_name(tag)} lately")
-    end = machine.clock.now()
-    ram, columns = machine.ram, monitor.columns
-    heading = f"last {ago(end - entries[0][0])}, {plural(len(entries), 'point')}; "
-    heading += f"sizes 0 to {format_size(ram)}, counters 0 to their largest\n"
-    if len(heading) > columns + 1:
+    drawn = _Chart(entries, monitor)
+    heading = f"last {ago(drawn.end - entries[0][0])}, {plural(len(entries), 'point')}; "
+    begin = "where they stood" if drawn.foreign else "0"
+    heading += f"sizes 0 to {format_size(drawn.top)}, counters {begin} to their largest\n"
+    if len(heading) > drawn.columns + 1:
         heading = heading.replace("; ", "\n").replace(", counters", "\ncounters")
     if tags:
-        return heading + "".join([_plot(entries, tag, end, ram, columns) for tag in tags])
+        return heading + "".join(map(drawn.plot, tags))
     seen = {tag for _, _, sample in entries if sample is not None for tag in (*sample.tags, *sample.unknown)}
-    return heading + _sparks(entries, [None, *sorted(seen)], end, ram, columns)
+    return heading + drawn.sparks([None, *sorted(seen)])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
 from hmp.monitor import grammar
+from hmp.monitor.drawn import Drawn
 from hmp.monitor.registry import COMMANDS, TABLE, Command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hmp.monitor.drawn import Cell
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
+
+    Line = tuple[Command, str]
+    """A command, and what stands before its name."""
 
 
 def help_line(command: Command, parent: str = "") -> str:
@@ -16,35 +24,60 @@ def help_line(command: Command, parent: str = "") -> str:
     return f"{parent}{command.name} {command.usage} -- {command.help}\n"
 
 
-def topic_lines(command: Command) -> str:
-    """Return a help line for each topic of a command that has topics."""
-    topics = dict.fromkeys((command.topics or {}).values())
-    return "".join(help_line(topic, f"{command.name} ") for topic in topics)
+def _topics(command: Command) -> list[Line]:
+    """Return a line for each topic of a command that has topics."""
+    return [(topic, f"{command.name} ") for topic in dict.fromkeys((command.topics or {}).values())]
+
+
+def _drawn(lines: Sequence[Line | str]) -> Drawn:
+    """Return help lines, and headings, as text and as rows."""
+    text: list[str] = []
+    rows: list[Sequence[Cell]] = []
+    for line in lines:
+        if isinstance(line, str):
+            text.append(f"[{line}]\n")
+            rows.append([("dim", f"[{line}]")])
+        else:
+            command, parent = line
+            text.append(help_line(command, parent))
+            rows.append([("name", f"{parent}{command.name} {command.usage}".rstrip()), command.help])
+    return Drawn.of("".join(text), rows)
 
 
 def help(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Print every command, one command, or the topics of one that has topics."""
     words = _words(arguments.get("name", ""))
     if not words:
-        lines = []
+        lines: list[Line | str] = []
         for command in COMMANDS:
-            if command.heading:
-                lines.append(f"[{command.heading}]\n{help_line(command)}{topic_lines(command)}")
-            else:
-                lines.append(help_line(command))
-        return "".join(lines)
+            lines += [command.heading, (command, ""), *_topics(command)] if command.heading else [(command, "")]
+        return _drawn(lines)
     table, path = TABLE, ""
     for position, word in enumerate(words):
         found = table.get(word)
         if found is None:
             return _unknown(reply, " ".join(words[: position + 1]))
         if found.topics is None:
-            return help_line(found, path)
+            drawn = _drawn([(found, path)])
+            if found.complete == ("guest",):  # said to people; programs get the line they always got
+                drawn.rows = [*drawn.rows, *_guests()]
+            return drawn
         if position + 1 == len(words):
-            own = help_line(found) if found.heading else ""
-            return own + topic_lines(found)
+            return _drawn([*[(found, "")] * bool(found.heading), *_topics(found)])
         table, path = found.topics, f"{path}{found.name} "
     return ""
+
+
+def _guests() -> list[Sequence[Cell]]:
+    """Return a row for each guest, and for each key that some of them take."""
+    rows: list[Sequence[Cell]] = [[("dim", "[guests]")]]
+    rows += [(("name", each.name), each.help) for each in PROFILES.values()]
+    rows.append([("dim", "[keys]")])
+    for key, (_, help) in KEYS.items():
+        value, _, what = help.partition(": ")
+        some = "" if key in MODELLED_KEYS else f" ({', '.join(n for n, each in PROFILES.items() if key in each.keys)})"
+        rows.append((("name", f"{key}={value}"), what + some))
+    return rows
 
 
 def _words(text: str) -> list[str]:
@@ -64,4 +97,4 @@ def _unknown(reply: Reply, typed: str) -> str:
 
 def info(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """List the topics."""
-    return topic_lines(TABLE["info"])
+    return _drawn(_topics(TABLE["info"]))

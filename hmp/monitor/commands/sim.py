@@ -10,13 +10,15 @@ from device.units import format_seconds, format_size, parse_size
 from device.virtio.spec import MAX_RAM
 from hmp.monitor import CommandError, HostRefused
 from hmp.monitor.commands import balloon_device
+from hmp.monitor.drawn import Drawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from device.balloon.device import BalloonDevice
     from device.machine.machine import Machine
+    from hmp.monitor.drawn import Cell
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
 
@@ -91,9 +93,10 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Everything at a glance."""
     machine = monitor.machine
     guest, device, clock, requests = machine.guest, machine.device, machine.clock, machine.requests
+    state = machine.run_state
     rows: list[tuple[str, ...]] = [("guest", guest.spec + (" (its driver is up)" if guest.driver_loaded else ""))]
     rows += [("", f"{name}: {value}") for name, value in guest.shown().items()]
-    rows.append(("run state", machine.run_state))
+    rows.append(("run state", state))
     host = f"{clock.name}, at {ago(clock.now())}" if clock.simulated else clock.name
     rows.append(("clock", f"{host}; the VM ran for {ago(machine.vm_clock.now())}"))
     sizes: list[tuple[str, int | None]] = [("RAM", machine.ram)]
@@ -115,7 +118,24 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         rows += [("refused", f"{count} x {RULES[rule]} ({rule})") for rule, count in device.refused.items()]
     waiting = len(requests.pending)
     rows.append(("requests", f"{requests.answered} answered, {requests.timed_out} timed out, {waiting} waiting"))
-    return columns(rows)
+    means = {"run state": "good" if machine.running else "notice", "refused": "bad", "statistics": standing(machine)}
+    drawn: list[list[Cell]] = []
+    for name, value in rows:
+        exact = next((exact for each, exact, _ in shown if each == name), "")
+        value = f"{format_size(int(exact))} ({int(exact):,} bytes)" if exact else value
+        bad = name == "" and value.partition(":")[0] in ("hung", "panicked", "ended")
+        drawn.append([("dim", name), ("bad" if bad else means.get(name, ""), value)])
+    return Drawn.of(columns(rows), drawn)
+
+
+def standing(machine: Machine) -> str:
+    """Return what the state of the statistics means: fresh, stale, or nobody is there to answer."""
+    device, guest = machine.device, machine.guest
+    if device is None or guest.ended or device.broken or not {"hung", "panicked"}.isdisjoint(guest.shown()):
+        return "bad"
+    if device.stats.sample is None:
+        return "notice" if device.can_report else ""
+    return "good" if device.stats.age < machine.timeout else "notice"
 
 
 def human(tag: int, value: int) -> str:
@@ -136,10 +156,29 @@ def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     device = balloon_device(machine)
     sample = device.stats.sample
     heading = answering(machine, device) + "\n"
+    means = standing(machine), heading.rstrip()
     if sample is None:
-        return heading
-    rows = [stat_row(*each) for each in (*sorted(sample.values.items()), *sorted(sample.unknown.items()))]
-    return heading + (columns(rows, right=(1, 2)) if rows else "the guest knows no statistic\n")
+        return Drawn.of(heading, (), heading=means)
+    each = [*sorted(sample.values.items()), *sorted(sample.unknown.items())]
+    if not each:
+        return Drawn.of(heading + "the guest knows no statistic\n", [["the guest knows no statistic"]], heading=means)
+    rows = columns([stat_row(*one) for one in each], right=(1, 2))
+    return Drawn.of(heading + rows, stat_cells(each), heading=means, names=_STAT_NAMES, right=(1, 2))
+
+
+_STAT_NAMES = ("statistic", "", "bytes")
+
+
+def stat_cells(each: Iterable[tuple[int, int | None]]) -> list[list[Cell]]:
+    """Return a row for each statistic: its name, what it is to a person, and the bytes where that is a size."""
+    rows: list[list[Cell]] = []
+    for tag, value in each:
+        if value is None:
+            rows.append([stat_name(tag), ("dim", "none"), ""])
+        else:
+            size = tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES
+            rows.append([stat_name(tag), format_size(value) if size else f"{value:,}", f"{value:,}" if size else ""])
+    return rows
 
 
 # What controls.
@@ -210,8 +249,11 @@ def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Pin a statistic to a value or leave it out; without arguments list what is pinned."""
     controls = monitor.machine.guest.controls
     if "stat" not in arguments:
-        rows = [stat_row(*each) for each in sorted(controls.pins().items())]
-        return columns(rows, right=(1, 2)) if rows else "no statistic is set\n"
+        pins = sorted(controls.pins().items())
+        if not pins:
+            return "no statistic is set\n"
+        text = columns([stat_row(*each) for each in pins], right=(1, 2))
+        return Drawn.of(text, stat_cells(pins), names=_STAT_NAMES, right=(1, 2))
     tag = find_stat(arguments["stat"])
     if "value" not in arguments:
         raise CommandError(f"sim set {arguments['stat']} needs a value, or none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from device.machine.events import SnapshotDone
 from device.state import SnapshotError
 from hmp.monitor import CommandError
+from hmp.monitor.drawn import Drawn
 from hmp.monitor.snapshots import automatic_tag, lines, store_of
 
 TYPE_CHECKING = False
@@ -53,7 +54,13 @@ def info_snapshots(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     found = _store(monitor, lambda store: store.summaries())
     if not found:
         return "There is no snapshot available.\n"
-    return "List of snapshots present on all disks:\n" + "".join(lines(found))
+    heading, text = "List of snapshots present on all disks:", "".join(lines(found))
+    names, *rows = [[line[start:end].strip() for start, end in _CELLS] for line in text.splitlines()]
+    return Drawn.of(f"{heading}\n{text}", rows, heading=heading, names=names, right=(1, 3))
+
+
+_CELLS = ((10, -52), (-52, -44), (-44, -24), (-24, -11))
+"""Where tag, size, date and VM clock stand in a line: what is behind a long tag moves to the right."""
 
 
 def _store(monitor: Monitor, use: Callable[[Store], T]) -> T:

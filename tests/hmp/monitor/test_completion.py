@@ -11,6 +11,7 @@ from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.monitor.completion import complete
 from hmp.monitor.registry import INFO, SIM, TABLE, Command
+from tests.support.machines import monitor
 
 
 @pytest.fixture
@@ -70,20 +71,21 @@ class TestNames:
 
 class TestArguments:
     def test_every_completed_argument_of_the_table_has_candidates_with_help(self, machine):
+        machine.guest.controls.pin(4, 7)
         before = {"qom-get": "/machine", "qom-set": "/machine/peripheral/balloon0", "sim set": "free_mem"}
         for path, command in walk(TABLE):
             for place, kind in enumerate(command.complete):
                 line = f"{path} {before[path] + ' ' if place else ''}"
-                found = complete(machine, line, snapshots=lambda: ["before"])
+                found = complete(machine, line, snapshots=lambda: ["before"], examples=True)
                 assert found, f"{line!r} ({kind})"
                 assert all(candidate.help and candidate.start == len(line) for candidate in found), line
 
     def test_stats(self, machine):
         assert texts(machine, "sim set ") == [stat.name for stat in STATS_TABLE]
-        assert texts(machine, "sim unset free") == ["free_mem"]
+        assert texts(machine, "sim set free") == ["free_mem"]
         assert texts(machine, "sim set free_mem ") == ["none"]
         assert texts(machine, "sim set free_mem none ") == []
-        assert texts(machine, "sim unset stat-free") == ["stat-free-memory"]
+        assert texts(machine, "sim set stat-free") == ["stat-free-memory"]
 
     def test_a_repeated_argument_is_offered_once(self, machine):
         assert texts(machine, "sim chart actual free_mem to") == ["total_mem"]
@@ -156,3 +158,35 @@ class TestArguments:
     def test_odd_lines_are_harmless(self, machine, line):
         for candidate in complete(machine, line):
             assert candidate.start <= len(line)
+
+
+class TestExamples:
+    """What a person can go on from, where a number or a size is wanted: at the typed prompt only."""
+
+    @pytest.mark.parametrize("line", ["balloon ", "sim alloc ", "sim free ", "sim delay ", "sim drop ", "sim sleep "])
+    def test_numbers_and_sizes_are_offered_that_the_command_takes(self, machine, line):
+        machine.start()
+        assert texts(machine, line) == []
+        offered = complete(machine, line, examples=True)
+        assert len(offered) > 1
+        assert all(each.help for each in offered)
+        for each in offered:
+            reply = monitor(machine).execute(line + each.text)
+            assert not reply.failed, reply.text
+            reply.cancel()
+
+    def test_a_statistic_is_offered_as_it_is_now(self, machine):
+        machine.start()
+        assert texts(machine, "sim set free_mem ") == ["none"]
+        offered = texts(machine, "sim set free_mem ", examples=True)
+        assert offered[0] == str(machine.device.stats.sample.values[4])
+        assert {"none", "32M"} <= set(offered)
+        assert texts(machine, "sim set oom_kills ", examples=True) == ["0", "none"]
+        assert texts(machine, "sim set nonsense ", examples=True) == ["none"]
+
+    def test_only_what_is_pinned_can_be_released(self, machine):
+        machine.start()
+        assert texts(machine, "sim unset ") == []
+        machine.guest.controls.pin(4, 7)
+        machine.guest.controls.pin(42, None)
+        assert texts(machine, "sim unset ") == ["free_mem", "42"]

@@ -19,7 +19,7 @@ from tests.support.timing import PATIENCE
 pytestmark = pytest.mark.slow
 
 
-COUNTED = r"waiting for the guest[^\n]*"
+COUNTED = r"waiting[^\n]*"
 
 
 class TooLate(Exception):
@@ -102,6 +102,9 @@ def seat(tmp_path):
     seats: list[Seat] = []
 
     def sit(*args: str, columns: int = 80, rows: int = 24, **environment: str) -> Seat:
+        if "XDG_STATE_HOME" not in environment:
+            (tmp_path / "hmp").mkdir(exist_ok=True)
+            (tmp_path / "hmp" / "history").write_text("info mem\n")
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
         state = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
         found = Seat(list(args), {**kept, **state, **environment}, columns=columns, rows=rows)
@@ -168,7 +171,7 @@ def test_ctrl_c_gives_the_prompt_back_at_once(seat):
     desk.prompt()
     desk.type("info name\r\x04")
     assert desk.ends() == 0
-    assert desk.lines[1:] == ["(qemu) sim sleep 60", "(qemu) info name", "(qemu)"]
+    assert desk.lines[1:] == ["(qemu) sim sleep 60", "cancelled", "(qemu) info name", "(qemu)"]
 
 
 def test_the_terminal_is_as_it_was(seat):
@@ -263,11 +266,16 @@ class TestScriptsBesideSockets:
         assert "(qemu)" not in person.raw
         assert not (tmp_path / "m").exists()
 
-    def test_ctrl_c_ends_a_script(self, seat, tmp_path):
-        person = seat("-i", "-c", "info kvm", "-c", "sim sleep 1000", "--monitor", f"unix:{tmp_path}/m")
-        person.see("kvm support")
+    @pytest.mark.parametrize("served", [True, False])
+    def test_a_script_counts_down_and_ctrl_c_leads_to_the_prompt(self, seat, tmp_path, served):
+        more = ("--monitor", f"unix:{tmp_path}/m") if served else ()
+        person = seat("-i", "-c", "info kvm", "-c", "sim sleep 1000", "-c", "quit", *more)
+        person.see(r"waiting \.\.\. 99\d\.\d s")
         person.type("\x03")
-        assert person.ends() == 130
+        person.prompt()
+        person.type("info name\r\x04")
+        assert person.ends() == 0
+        assert "cancelled" in person.lines
         assert termios.tcgetattr(person.child.child_fd) == person.settings
 
     def test_the_terminal_itself_can_be_a_script(self, seat, tmp_path):
@@ -279,6 +287,58 @@ class TestScriptsBesideSockets:
         person.prompt()
         person.type("quit\r")
         assert person.ends() == 0
+
+
+def test_watch_draws_in_place_until_ctrl_c(seat):
+    person = seat("--guest", "linux")
+    person.prompt()
+    person.type("sim watch 0.2\r")
+    person.see(r"minor_page_faults +[\d,]+ +\+[\d,]+ +\S+ *\n")
+    person.see(r"minor_page_faults .* \S{3}\n")
+    person.type("\x03")
+    person.prompt()
+    person.type("info kvm\r\x04")
+    assert person.ends() == 0
+    assert len([line for line in person.lines if line.startswith("minor_page_faults")]) == 1
+    assert person.lines[-3:] == ["(qemu) info kvm", "kvm support: disabled", "(qemu)"]
+    assert "cancelled" not in person.lines
+    assert not person.screen.cursor.hidden
+
+
+def test_the_prompt_is_there_before_its_editor_and_keys_typed_then_count(seat):
+    person = seat("--guest", "linux")
+    person.child.expect_exact("(qemu)")
+    assert "\x1b[6n" not in person.raw  # which the editor asks
+    person.type("info kvm\r\x04")
+    assert person.ends() == 0
+    assert person.lines[1:] == ["(qemu) info kvm", "kvm support: disabled", "(qemu)"]
+
+
+def test_from_typing_to_a_script(seat, tmp_path):
+    person = seat("--guest", "linux")
+    person.prompt()
+    person.type("info kvm\rwrong\rsim sleep 99\r")
+    person.see("waiting")
+    person.type("\x03")
+    person.prompt()
+    person.type(f"sim save {tmp_path}/s\rsim source {tmp_path}/s\r\x04")
+    assert person.ends() == 0
+    assert (tmp_path / "s").read_text() == "info kvm\n# wrong\n# sim sleep 99\n"
+    assert person.lines.count("kvm support: disabled") == 2
+
+
+def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
+    for _ in range(2):
+        person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "new"))
+        person.prompt()
+        person.type("quit\r")
+        assert person.ends() == 0
+    assert not any("try: help" in line for line in person.lines)
+    other = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "newer"), columns=40)
+    other.see("try: help, sim, TAB")
+    other.prompt()
+    other.type("\x04")
+    assert other.ends() == 0
 
 
 def test_without_colour_the_text_is_the_same(seat):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
 from device.clock import SECOND, SimulatedClock
-from device.guest.table import make_guest
+from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.terminal import toolbar
 from hmp.terminal.screen import Screen, encode, standard_screen
+from tests.support.machines import monitor_on, run
+from tests.support.rig import HandGuest
 
 
 class TestScreen:
@@ -59,6 +62,59 @@ class TestScreen:
         assert written == ["\rwaiting f\x1b[J\r"]
 
 
+def drawn(
+    line: str, *, width: int = 80, color: bool = False, guest: str = "linux", before: tuple[str, ...] = ()
+) -> str:
+    """What a terminal shows of a command."""
+    subject = monitor_on(guest)
+    written: list[str] = []
+    screen = Screen(written.append, color=color, width=lambda: width)
+    for each in before:
+        run(subject, each)
+    screen.show(run(subject, line).text)
+    return "".join(written)
+
+
+class TestDrawing:
+    EVERY = ("sim", "sim stats", "help", "help sim guest", "help info", "info", "info snapshots", "sim set")
+    BEFORE = ("savevm", 'savevm "a tag"', "sim set free_mem 100M", "sim set oom_kills none", "info balloon")
+
+    @pytest.mark.parametrize("line", EVERY)
+    @pytest.mark.parametrize("guest", ["linux", "windows", "nodriver"])
+    def test_it_fits_the_window_and_colour_changes_no_text(self, line, guest):
+        for width in (40, 80, 200):
+            plain = drawn(line, width=width, guest=guest, before=self.BEFORE)
+            assert max(map(len, plain.splitlines())) <= width
+            colored = drawn(line, width=width, guest=guest, before=self.BEFORE, color=True)
+            assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain
+
+    @pytest.mark.parametrize("line", EVERY)
+    def test_every_fact_of_the_text_is_in_the_drawing(self, line):
+        subject = monitor_on()
+        for each in self.BEFORE:
+            run(subject, each)
+        text = run(subject, line).text.replace("ICOUNT", "").replace("--", " ").replace("ID  ", "").replace(",", "")
+        shown = drawn(line, width=200, before=self.BEFORE).replace(",", "")
+        assert not {word for word in text.split() if word not in shown}
+
+    def test_the_state_of_the_statistics_has_a_colour(self):
+        for before, code in (((), 32), (("sim sleep 9",), 33), (("sim hang",), 31)):
+            assert f"\x1b[{code}mlast answer" in drawn("sim stats", color=True, before=before)
+
+    def test_a_guest_cannot_write_markup_or_escapes(self):
+        text = drawn("info snapshots", before=('savevm "[red]x :smile:"',), color=True)
+        assert "[red]x :smile: " in text
+
+    def test_help_of_guests_names_them_and_their_keys(self):
+        assert {*PROFILES, "delay=SEC"} <= set(drawn("help sim guest").split())
+
+    def test_words_of_qemu_keep_their_breaks(self):
+        line = "info virtio-status /machine/peripheral/balloon0/virtio-backend"
+        plain = run(monitor_on(), line).text
+        assert drawn(line, width=20, color=False) == plain
+        assert re.sub(r"\x1b\[[0-9;]*m", "", drawn(line, width=20, color=True)) == plain
+
+
 class TestToolbar:
     @pytest.fixture
     def machine(self):
@@ -67,21 +123,21 @@ class TestToolbar:
         machine.close()
 
     def test_it_tells_state_guest_memory_and_age(self, machine):
-        assert toolbar.text(machine, 80) == f" not started │ linux │ {'█' * 20} 1G of 1G │ no statistics"
+        assert toolbar.text(machine, 90) == f" not started │ linux │ warp clock │ {'█' * 20} 1G of 1G │ no statistics"
         machine.start()
         machine.advance(3 * SECOND)
-        assert toolbar.text(machine, 80) == f" running │ linux │ {'█' * 20} 1G of 1G │ statistics 3 s old"
+        assert toolbar.text(machine, 90) == f" running │ linux │ warp clock │ {'█' * 20} 1G of 1G │ statistics 3 s old"
         machine.stop()
         machine.set_balloon(256 * MIB)
-        assert toolbar.text(machine, 80, toolbar.ASCII).startswith(
-            " paused | linux | #################### 1G->256M of 1G |"
+        assert toolbar.text(machine, 90, toolbar.ASCII).startswith(
+            " paused | linux | warp clock | #################### 1G->256M of 1G |"
         )
 
     def test_the_bar_is_actual_of_ram(self, machine):
         machine.start()
         machine.set_balloon(512 * MIB)
         machine.advance(2 * SECOND)
-        assert f"{'█' * 10}{'░' * 10} 512M of 1G" in toolbar.text(machine, 80)
+        assert f"{'█' * 10}{'░' * 10} 512M of 1G" in toolbar.text(machine, 90)
 
     @pytest.mark.parametrize("columns", [*range(1, 12), 20, 30, 40, 60, 80, 200])
     def test_it_fits(self, machine, columns):
@@ -90,10 +146,19 @@ class TestToolbar:
 
     def test_forty_columns_still_say_everything(self, machine):
         machine.start()
-        assert toolbar.text(machine, 40) == " running  linux  ██████ 1G/1G  0 s"
+        assert toolbar.text(machine, 40) == " running  linux  warp  ██████ 1G/1G  0 s"
 
     @pytest.mark.parametrize(
-        ("guest", "sign"), [("silent", "no answer"), ("nodriver", "no driver"), ("linux", ""), ("nostats", "")]
+        ("guest", "sign"),
+        [
+            ("silent", "no answer"),
+            ("nodriver", "no driver"),
+            ("linux", ""),
+            ("nostats", ""),
+            ("windows", "service not up"),
+            ("windows,service=2", ""),
+            ("linux,boot=9", "booting"),
+        ],
     )
     def test_signs(self, guest, sign):
         machine = Machine(SimulatedClock(), ram=64 * MIB, guest=make_guest(guest))
@@ -101,6 +166,38 @@ class TestToolbar:
         machine.advance(6 * SECOND)
         assert toolbar.guest_sign(machine) == sign
         machine.close()
+
+    def test_a_real_guest_that_is_dead_or_not_there_is_not_one_without_a_driver(self, machine):
+        machine.start()
+        for shown, ended, sign in (
+            ({}, "its kernel was killed", "gone"),
+            ({"gone": "hung up"}, "", "gone"),
+            ({"waiting for": "a front end"}, "", "not connected"),
+        ):
+            guest = HandGuest()
+            guest.ended = ended
+            guest.shown = lambda shown=shown: shown
+            machine.guest = guest
+            assert toolbar.guest_sign(machine) == sign
+
+    def test_old_statistics_are_a_warning_only_where_the_guest_was_asked(self, machine):
+        def meaning() -> str:
+            return toolbar.segments(machine, 80)[-1][0]
+
+        machine.start()
+        machine.advance(60 * SECOND)
+        assert meaning() == "plain"
+        machine.guest.controls.hang()
+        machine.request_stats(machine.timeout)
+        machine.advance(SECOND)
+        assert meaning() == "notice"
+        machine.guest.controls.wake()
+        assert meaning() == "plain"
+
+    def test_it_says_which_dialect_is_spoken(self, machine):
+        machine.start()
+        shown = "".join(part for _, part in toolbar.segments(machine, 100, dialect="pve"))
+        assert "│ pve dialect │" in shown
 
     def test_a_hung_or_dead_guest_shows(self, machine):
         machine.start()
@@ -112,7 +209,7 @@ class TestToolbar:
     def test_without_a_device(self, machine):
         machine.start()
         machine.device_del("balloon0")
-        assert toolbar.text(machine, 80) == " running │ linux │ no balloon"
+        assert toolbar.text(machine, 80) == " running │ linux │ warp clock │ no balloon"
 
     @pytest.mark.parametrize(
         ("age", "text"), [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h"), (172_800, "2 days")]

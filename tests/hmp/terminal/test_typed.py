@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 
 import pytest
@@ -22,17 +23,18 @@ from hmp.monitor import TOO_LONG
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.monitor import Monitor
 from hmp.terminal.events import FAULT_SPACING, Announcer
+from hmp.terminal.hints import LEAVE, usage, wrong
 from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path
 from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen
-from hmp.terminal.session import Session
+from hmp.terminal.session import CANCELLED, Session
 from tests.support.loop import VirtualLoop
 
 
 class Person:
     """Types at a monitor: `at` says what happens when (seconds of virtual time)."""
 
-    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None) -> None:
+    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None, color=False) -> None:
         self.loop = loop
         self.machine = machine
         self.pipe = pipe
@@ -40,7 +42,7 @@ class Person:
         self.replies: list[str] = []
         self.driver = MachineDriver(machine, loop)
         self.columns = 80
-        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=False, width=lambda: self.columns)
+        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=color, width=lambda: self.columns)
         self.prompt = LinePrompt(machine, screen, pipe, DummyOutput(), history=history or InMemoryHistory())
         self.session = Session(
             machine,
@@ -165,6 +167,135 @@ class TestLines:
         assert person.replies == ["VM status: running\n", "", "VM status: running\n"]
 
 
+UP, RIGHT = "\x1b[A", "\x1b[C"
+
+
+def slowly(keys: str) -> list[str]:
+    """The keys one by one."""
+    return re.findall(r"\x1b\[200~.*?\x1b\[201~|\x1b\[\w|.", keys, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        f"info version\r{UP}0M\r",
+        "info version\r\x10\r",
+        f"info name\rinfo version\r{UP}{UP}\x0e\r",
+        "info name\rinfo uuid\r\x12nam\r\r",
+        f"info name\rgarbage\x03{UP}\r",
+        f"{UP}\r",
+        f"old{UP}\r",
+        f"info st{RIGHT}\r",
+        "info \t\t\t\r\r",
+        f"info balloon\r{UP}{UP}\rinfo name\r{UP}{UP}\r",
+        f"\x1b[200~info name\ninfo uuid\x1b[201~\r{UP}{UP}\r",
+    ],
+)
+def test_keys_run_the_same_however_they_arrive(sitting, keys):
+    """In one packet, two, one by one, and typed slowly at each prompt."""
+    ways = []
+    for pieces, gap in ([keys], 0), ([keys[:13], keys[13:]], 0.001), (slowly(keys), 0.001), (slowly(keys), 0.4):
+        history = InMemoryHistory(["old line", "info status", "info mem"])
+
+        def script(person, pieces=pieces, gap=gap):
+            for number, piece in enumerate(pieces):
+                person.type(piece, gap * number)
+            person.does(person.machine.quit, gap * len(pieces) + 11)
+
+        person = sitting(script, guest="silent", history=history, color=True)
+        ways.append((history.get_strings(), [re.sub("age=.*", "", reply) for reply in person.replies]))
+    assert len(ways[0][1]) > 0
+    assert ways[0] == ways[1] == ways[2] == ways[3], person.shown
+
+
+def test_enter_takes_a_menus_entry_and_runs_nothing(sitting):
+    person = sitting(lambda person: person.type("info n\x7f\t\t\r", 0).does(person.machine.quit, 2))
+    assert person.replies == []
+    person = sitting(lambda person: person.type("info \t\t\r\r", 0).type("\x04", 6))
+    assert len(person.replies) == 1
+    assert person.replies[0].startswith("balloon: ")
+
+
+def test_escape_closes_the_menu(sitting):
+    def script(person):
+        person.type("info n\x7f\t\t\x1b").type("\r", 2).type("\x04", 3)
+
+    assert sitting(script).replies[0].startswith("info balloon")  # bare info: the list of topics
+
+
+class TestHelpOn:
+    """What is said to a person who is stuck, and to nobody else."""
+
+    @pytest.mark.parametrize(
+        ("line", "hint"),
+        [
+            ("sim help", "try: help sim"),
+            ("exit", "did you mean: quit"),
+            ("history", "did you mean: info history"),
+            ("balloo 512", "did you mean: balloon 512"),
+            ("hang", "did you mean: sim hang"),
+            ("info stats", "did you mean: info status"),
+            ("sim hagn", "did you mean: sim hang"),
+            ("sim guest linx", "did you mean: linux"),
+            ("sim guest linux,dely=2", "did you mean: delay"),
+            ("sim set free_men 1", "did you mean: free_mem"),
+            ("help balloo", ""),
+            ("zzzzzz", ""),
+            ("balloon lots", ""),
+        ],
+    )
+    def test_did_you_mean(self, sitting, line, hint):
+        person = sitting(lambda person: person.type(f"{line}\r\x04"))
+        assert person.shown.removeprefix(person.replies[0]) == (f"{hint}\n" if hint else "")
+
+    @pytest.mark.parametrize(
+        ("line", "at"),
+        [
+            ("", 0), ("info", 4), ("inf", 3), ("inf ", 0), ("info nonsense x", 0), ("balloon 5", 9), ("balloon 5 +", 11),
+            ("balloon lots", 8), ("sim delay x", 10), ("sim delay ", 10), ("stop it", 5), ("savevm \"x", 9),
+        ],
+    )  # fmt: skip
+    def test_what_is_wrong_already_is_known_while_typing(self, line, at):
+        assert wrong(line) == at
+
+    def test_what_a_command_takes_stands_behind_its_name(self):
+        assert usage("sim delay ") == "seconds: let the driver answer that much later; 0 is at once"
+        assert [usage(line) for line in ("sim delay", "sim delay 2 ", "stop ", "wrong ", "")] == [""] * 5
+
+    def test_three_ctrl_c_say_how_to_leave(self, sitting):
+        assert sitting(lambda person: person.type("\x03\x03").type("\x04", 1)).shown == ""
+        assert sitting(lambda person: person.type("\x03\x03\x03").type("\x04", 1)).shown == f"{LEAVE}\n"
+
+    def test_f1_lists_the_keys_and_leaves_the_line_alone(self, sitting):
+        person = sitting(lambda person: person.type("info na\x1bOP", 0).type("me\r\x04", 1))
+        assert "search the history" in person.shown
+        assert person.replies == [""]
+
+    @pytest.mark.parametrize(("inputrc", "keys"), [("set editing-mode vi\n", ""), ("", "\x1bOS")])
+    def test_inputrc_and_f4_bring_the_keys_of_vi(self, sitting, tmp_path, monkeypatch, inputrc, keys):
+        (tmp_path / "rc").write_text(f"# mine\n{inputrc}set bell-style none\n")
+        monkeypatch.setenv("INPUTRC", str(tmp_path / "rc"))
+        person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
+        assert person.replies == ["VM status: running\n"]
+
+    def test_up_takes_what_is_typed_as_a_prefix_after_a_pause_only(self, sitting):
+        for pause, ran in ((0.1, "info uuid"), (2, "info name")):
+            history = InMemoryHistory(["info name", "info uuid"])
+            person = sitting(
+                lambda person, pause=pause: person.type("info n").type(UP, pause).type("\r\x04", 3), history=history
+            )
+            assert history.get_strings()[-1] == ran, person.shown
+
+    def test_a_pasted_transcript_runs(self, sitting):
+        transcript = "(qemu) info status\nVM status: paused\n# a note\n(qemu) info kvm\nkvm support: enabled\n(qemu) "
+        person = sitting(lambda person: person.type(f"\x1b[200~{transcript}\x1b[201~\rquit\r"))
+        assert person.replies[:2] == ["VM status: running\n", "kvm support: disabled\n"]
+
+    def test_pasted_comments_are_comments(self, sitting):
+        person = sitting(lambda person: person.type("\x1b[200~# note\n\ninfo status\n # x\n\x1b[201~quit\r"))
+        assert person.replies == ["VM status: running\n", ""]
+
+
 class TestWaiting:
     def test_a_silent_guest_takes_the_timeout_and_what_was_typed_ahead_runs_then(self, sitting):
         person = sitting(
@@ -178,9 +309,9 @@ class TestWaiting:
         person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="silent")
         times, lines = zip(*person.countdown, strict=True)
         assert times[0] == pytest.approx(0.3)
-        assert lines[0] == "waiting for the guest ... 4.7 s"
-        assert lines[-1][-5:] in ("0.1 s", "0.0 s")
-        seconds = [float(line.split()[-2]) for line in lines]
+        assert lines[0].startswith("waiting for the guest ... 4.7 s  ")
+        seconds = [float(line.split()[5]) for line in lines]
+        assert seconds[-1] in (0.1, 0.0)
         assert seconds == sorted(seconds, reverse=True)
         transient = [text for _, text in person.written if text.startswith("\r")]
         assert transient[-1] == "\r\x1b[J"
@@ -195,11 +326,11 @@ class TestWaiting:
             person.type("info balloon\rinfo status\r").does(person.session.interrupt, 2).type("info uuid\rquit\r", 3)
 
         person = sitting(script, guest="silent")
-        assert person.shown == "00000000-0000-0000-0000-000000000000\n"
+        assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
 
     def test_a_ctrl_c_that_came_as_a_key_counts_too(self, sitting):
         person = sitting(lambda person: person.type("info balloon\rinfo status\r\x03info uuid\rquit\r"), guest="silent")
-        assert person.shown == "00000000-0000-0000-0000-000000000000\n"
+        assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
         assert person.loop.time() < 1
 
     def test_a_late_answer_lands_behind_a_ctrl_c(self, sitting):
@@ -219,8 +350,25 @@ class TestWaiting:
             person.type("sim sleep 100\r").does(person.session.interrupt, 2).type("info status\rquit\r", 3)
 
         person = sitting(script)
-        assert person.shown == "VM status: running\n"
-        assert person.countdown[0][1] == "waiting ... 99.7 s"
+        assert person.shown == f"{CANCELLED}\nVM status: running\n"
+        assert person.countdown[0][1].startswith("waiting ... 99.7 s  ")
+
+    @pytest.mark.parametrize(("columns", "words"), [(32, "waiting for the guest ... "), (20, "waiting ... "), (9, "")])
+    def test_a_narrow_countdown_says_less_but_always_the_number(self, sitting, columns, words):
+        def script(person):
+            person.columns = columns
+            person.type("info balloon\rquit\r")
+
+        lines = [text for _, text in sitting(script, guest="silent").written if re.match("\r[w\\d]", text)]
+        assert lines[0].startswith(f"\r{words}4.7 s")
+        assert all(len(line.partition("\x1b")[0]) <= columns for line in lines)
+
+    def test_a_long_inflation_shows_how_far_it_is(self, sitting):
+        person = sitting(lambda person: person.type("balloon 32\rsim sleep 8\rquit\r"), guest="linux,pace=4M")
+        lines = [text for _, text in person.countdown]
+        assert lines[0].startswith("waiting ... 7.7 s, actual 62")
+        assert "on the way to 32M" in lines[0]
+        assert "━" in lines[40]
 
     def test_the_machine_may_end_while_somebody_waits(self, sitting):
         person = sitting(

@@ -134,6 +134,50 @@ def test_a_narrow_screen_gets_narrow_plots(columns: int, line: str) -> None:
     assert "sizes 0 to 512M" in text
 
 
+def test_the_numbers_of_a_larger_machine_have_a_scale_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = monitor_on("host")
+    faults = 10**9
+    for at in range(3):
+        numbers = {3: faults + 100 * at, 4: 4096 * MIB, 5: 8192 * MIB}
+        monkeypatch.setattr("device.guest.model.host_guest.read_host_statistics", lambda known=numbers: known)
+        run(subject, "info balloon")
+        run(subject, "sim sleep 1")
+    lines = say(subject, "sim chart").splitlines()
+    assert lines[0].endswith("sizes 0 to 8G, counters where they stood to their largest")
+    rows = {line.split()[0]: line.split("|")[1] for line in lines[1:]}
+    assert set(rows["total_mem"].strip()) == {"█"}
+    assert set(rows["free_mem"].strip()) == {"▄"}
+    assert set(rows["minor_page_faults"].strip()) > {"▄", "█"} - {"▄"}
+    assert len(set(rows["minor_page_faults"])) > 2
+    assert f"{faults} |" in say(subject, "sim chart minor_page_faults")
+
+
+def test_while_the_guest_owes_an_answer_there_is_a_gap() -> None:
+    subject = monitor_on()
+    for line in ("info balloon", "sim sleep 5", "sim hang", "info balloon", "balloon 500", "sim sleep 5", "sim wake"):
+        run(subject, line)
+    run(subject, "sim sleep 5")
+    run(subject, "info balloon")
+    for line in say(subject, "sim chart").splitlines()[2:]:
+        row = line.split("|")[1]
+        assert "·" in row, line
+        assert "·" not in row[:8] + row[-8:], line
+    assert "·" not in say(subject, "sim chart actual")
+    assert say(subject, "sim chart free_mem").count("·") > 20
+
+
+@pytest.mark.parametrize("columns", [16, 20, 39])
+def test_a_very_narrow_screen_gets_plots_below_their_names(columns: int) -> None:
+    subject = monitor_on()
+    subject.columns = columns
+    run(subject, "sim sleep 3")
+    run(subject, "info balloon")
+    rows = say(subject, "sim chart").splitlines()
+    at = next(number for number, row in enumerate(rows) if row.startswith("actual 512M"))
+    assert rows[at + 1] == "|" + "█" * (columns - 3) + "|"
+    assert not [row for row in rows[at:] if len(row) > max(columns, 25)]
+
+
 class TestPlots:
     def test_a_named_statistic_gets_a_plot_with_its_scale_and_times(self) -> None:
         subject = monitor_on("partial")

@@ -1,0 +1,225 @@
+"""`sim watch`, `sim source` and `sim save`: lines run again and again, from a file, and written to one."""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import partial
+
+from device.clock import MS, SECOND
+from device.errors import MisuseError
+from device.units import format_seconds, parse_seconds
+from hmp.monitor import MAX_LINE, TOO_LONG, CommandError
+from hmp.monitor.commands import STANDSTILL, balloon_device
+from hmp.monitor.commands.chart import draw
+from hmp.monitor.commands.sim import MAX_DELAY, answering, plural, standing, stat_cells
+from hmp.monitor.drawn import Drawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from device.clock import Timer
+    from hmp.monitor.drawn import Cell
+    from hmp.monitor.grammar import Arguments
+    from hmp.monitor.monitor import Monitor, Reply
+
+LEAST, MAX_ROUNDS = 100 * MS, 100_000
+"""The shortest time between two rounds, and the most rounds."""
+
+WATCHED = ("info", "sim stats", "sim chart", "qom-get")
+"""What can be watched: commands that only show."""
+
+TREND = 16
+"""Rounds that the trend shows."""
+
+DEEPEST, MAX_LINES, MAX_SCRIPT = 10, 10_000, 1 << 20
+"""How deep scripts may call one another, the lines that run for one `sim source`, and the bytes of a script."""
+
+
+class _Lines:
+    """Runs lines one after the other for a reply: what each prints goes to `show`. Waits where they wait."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        reply: Reply,
+        lines: Iterator[str | Timer],
+        end: Callable[[], str],
+        show: Callable[[Reply], None],
+    ) -> None:
+        self._monitor, self._reply, self._lines, self._end, self._show = monitor, reply, lines, end, show
+        self.failed = self._stale = False
+
+    def run(self) -> str | None:
+        """Run what can be run now; the text that is left if that was all, else None."""
+        for line in self._lines:
+            if self._monitor.machine.over:
+                break
+            if not isinstance(line, str):  # a pause
+                self._reply.suspend(partial(self._cancel, line.cancel))
+                return None
+            inner = self._monitor.execute(line)
+            if inner.pending:
+                self._reply.suspend(partial(self._cancel, inner.cancel))
+                inner.on_done = self._done
+                return None
+            self._note(inner)
+        return self._end()
+
+    def _cancel(self, wait: Callable[[], object]) -> None:
+        wait()
+        self._end()
+
+    def _note(self, inner: Reply) -> None:
+        self.failed |= inner.failed
+        self._stale |= inner.stale
+        self._show(inner)
+
+    def _done(self, inner: Reply) -> None:
+        self._note(inner)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Go on behind a wait."""
+        text = self.run()
+        if text is not None:
+            self._reply.finish(text, failed=self.failed, stale=self._stale)
+
+    def begin(self) -> str | None:
+        """Start."""
+        text = self.run()
+        self._reply.failed, self._reply.stale = self.failed, self._stale
+        return text
+
+
+def watch(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
+    """Run a command again and again."""
+    machine = monitor.machine
+    every, rounds, line = _watched(arguments.get("what", ""))
+    if rounds is None and (monitor.live is None or machine.clock.simulated):
+        raise CommandError("sim watch needs a number of rounds here, such as: sim watch 1 10")
+    if machine.clock.simulated and not machine.clock.warps:
+        raise CommandError(STANDSTILL)
+    texts: list[str] = []
+    past: list[dict[int, int]] = []
+
+    def turns() -> Iterator[str | Timer]:
+        count = 0
+        while True:
+            due = machine.clock.now() + every
+            yield line
+            count += 1
+            if count == rounds or state.failed:
+                return
+            yield machine.time.after(max(0, due - machine.clock.now()), lambda: state.go_on())
+
+    def show(inner: Reply) -> None:
+        if monitor.live is None or inner.failed:
+            texts.append(inner.text)
+        else:
+            monitor.live(_trend(monitor, inner.text, past) if line in ("info balloon", "sim stats") else inner.text)
+
+    state = _Lines(monitor, reply, turns(), lambda: "".join(texts), show)
+    return state.begin()
+
+
+def _watched(text: str) -> tuple[int, int | None, str]:
+    """Return the time between rounds (ns), their number or None, and the command. Raises CommandError."""
+    words = text.split()
+    every, rounds = SECOND, None
+    if words and words[0][:1].isdigit():
+        try:
+            every = parse_seconds(words.pop(0))
+        except MisuseError as error:
+            raise CommandError(f"sim watch: {error}") from None
+        if not LEAST <= every <= MAX_DELAY:
+            raise CommandError(f"sim watch takes {format_seconds(LEAST)} to {MAX_DELAY // SECOND} seconds")
+        if words and words[0].isascii() and words[0].isdigit():
+            word = words.pop(0)
+            rounds = int(word) if len(word) < 9 else 0
+            if not 1 <= rounds <= MAX_ROUNDS:
+                raise CommandError(f"sim watch takes 1 to {MAX_ROUNDS} rounds, not {word}")
+    line = " ".join(words) or "info balloon"
+    if not any(line == each or line.startswith(f"{each} ") for each in WATCHED):
+        raise CommandError(f"sim watch shows {', '.join(WATCHED[:-1])} and {WATCHED[-1]}, not '{line}'")
+    return every, rounds, line
+
+
+def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> str:
+    """Return the statistics as rows with their change since the last round, and how they went."""
+    machine = monitor.machine
+    device = balloon_device(machine)
+    sample = device.stats.sample
+    heading = standing(machine), answering(machine, device)
+    known = {} if sample is None else {**sample.values, **sample.unknown}
+    past[:] = [*past, known][-TREND:]
+    rows: list[list[Cell]] = []
+    for (tag, value), cells in zip(sorted(known.items()), stat_cells(sorted(known.items())), strict=True):
+        values = [each[tag] for each in past if tag in each]
+        change = value - (values[-2] if len(values) > 1 else value)
+        low = min(values)
+        trend = draw([each - low for each in values], max(values) - low, 1)[0]
+        rows.append([*cells[:2], (("notice" if change else "dim"), f"{change:+,}" if change else "="), ("plot", trend)])
+    names = ("statistic", "", "change", "trend")
+    return Drawn.of(text, rows, heading=heading, names=names, right=(1, 2))
+
+
+def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
+    """Run the commands of a file here."""
+    if monitor.sourcing == 0:
+        monitor.sourced = 0
+    if monitor.sourcing >= DEEPEST:
+        raise CommandError(f"sim source: scripts call one another at most {DEEPEST} deep")
+    lines = _script(arguments["file"])
+    monitor.sourced += len(lines)
+    if monitor.sourced > MAX_LINES:
+        raise CommandError(f"sim source: more than {MAX_LINES} lines in all")
+    texts: list[str] = []
+    monitor.sourcing += 1
+
+    def end() -> str:
+        monitor.sourcing -= 1
+        return "".join(texts)
+
+    def show(inner: Reply) -> None:
+        if monitor.say is None:
+            texts.append(inner.text)
+        else:
+            monitor.say(inner)
+
+    return _Lines(monitor, reply, iter(lines), end, show).begin()
+
+
+def _script(path: str) -> list[str]:
+    """Return the commands of a script. Raises CommandError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise CommandError(f"sim source: '{path}' is not a regular file")
+            data = file.read(MAX_SCRIPT + 1)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"sim source: '{path}': {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_SCRIPT:
+        raise CommandError(f"sim source: '{path}' has more than {MAX_SCRIPT >> 20} MiB")
+    lines = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
+    if any(len(line) > MAX_LINE for line in lines):
+        raise CommandError(f"sim source: '{path}': {TOO_LONG}")
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def save(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+    """Write what was typed as a script that runs; what failed as comments."""
+    path, typed = arguments["file"], monitor.typed
+    if not typed:
+        raise CommandError("sim save: nothing was typed here yet")
+    text = "".join([f"{line if worked else f'# {line}'}\n" for line, worked in typed])
+    try:
+        with open(path, "xb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+    except FileExistsError:
+        raise CommandError(f"sim save: '{path}' is there already: give another name") from None
+    except (OSError, ValueError) as error:
+        raise CommandError(f"sim save: '{path}': {getattr(error, 'strerror', None) or error}") from None
+    return f"{plural(len(typed), 'line')} in {path}\n"

@@ -1,0 +1,129 @@
+"""What rich draws of replies, for people: tables as wide as the window, colours that mean something.
+
+Imported when there is something to draw, for rich takes its time. Each function returns text for Screen.write.
+Colours are the terminal's own sixteen, so that they can be read on dark and light; words say the same without them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from io import StringIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from rich.theme import Theme
+
+from hmp.monitor import escape
+from hmp.monitor.drawn import Drawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hmp.monitor.drawn import Cell
+
+_THEME = Theme(
+    {"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan", "name": "bold"}
+)
+
+_MARKS = (
+    (r"(?m)^balloon: .*,(?P<notice>age=\d+)$", None),
+    (r"(?m)^  (?P<name>[\w ]+:)", "/virtio-backend:\n"),
+    (r"(?m)^    (?P<bad> *\d+ x .*|last: .*)$", "/virtio-backend:\n"),
+    (r"(?P<plot>[▁▂▃▄▅▆▇█]+)", None),
+    (r"(?P<dim>·+)", None),
+)
+"""What is coloured in the words of a command that keeps its breaks: groups are named as styles are. The second is what
+the text has in it, where the pattern alone could mean something else."""
+
+
+def paint(text: str, style: str) -> str:
+    """Return lines with their words and breaks as they are, in colour."""
+    # rich would make blanks of tabs; U+E000 cannot be in the text, for `escape` spells it.
+    shown = Text(text.replace("\t", "\ue000"), style, end="")
+    if not style:
+        for pattern, needed in _MARKS:
+            if needed is None or needed in text:
+                shown.highlight_regex(pattern)
+    return _render(shown, 80, color=True).replace("\ue000", "\t")
+
+
+def table(drawn: Drawn, width: int, *, color: bool) -> str:
+    """Return the rows of `drawn` in columns, as wide as they are or as the window."""
+    shown = _render(_table(drawn), width, color=color)
+    # rich fills each row with blanks, which a window made narrower later would wrap.
+    return re.sub(r"(?: |\x1b\[0m)+(?=\n)", lambda end: "\x1b[0m" * ("\x1b" in end[0]), shown)
+
+
+def _table(drawn: Drawn) -> Group:
+    made = Table(box=None, show_header=bool(drawn.names), padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for number in range(max(map(len, drawn.rows), default=0)):
+        name = drawn.names[number] if drawn.names else ""
+        made.add_column(name, justify="right" if number in drawn.right else "left", overflow="fold")
+    for row in drawn.rows:
+        made.add_row(*map(_cell, row))
+    heading = _cell(drawn.heading)
+    return Group(*[heading] * bool(heading), *[made] * bool(drawn.rows))
+
+
+def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
+    """Return one line: `text`, and how much of the wait is over, unless nobody knows (None)."""
+    line = _render(Text(text, "dim", end=""), 500, color=color)
+    room = min(30, width - len(text) - 3)
+    if done is None or room < 6:
+        return line
+    bar = ProgressBar(100, done * 100, width=room, complete_style="cyan", finished_style="cyan", style="dim")
+    return f"{line}  {_render(bar, room + 1, color=color)}".rstrip("\n")
+
+
+def live(write: Callable[[str], None], width: int, *, color: bool) -> Live:
+    """Return rich's way to draw something anew in its place, through `write`."""
+
+    class Writer(StringIO):
+        def write(self, text: str, /) -> int:
+            write(text)
+            return len(text)
+
+    return Live(console=_console(Writer(), width, color=color), auto_refresh=False, redirect_stdout=False,
+                redirect_stderr=False)  # fmt: skip
+
+
+def layout(text: str) -> RenderableType:
+    """Return what rich draws of a command's text."""
+    return _table(text) if isinstance(text, Drawn) else Text(escape(text).rstrip("\n"))
+
+
+def _cell(cell: Cell) -> Text:
+    meaning, text = ("", cell) if isinstance(cell, str) else cell
+    return Text(escape(text), meaning)
+
+
+def _render(what: RenderableType, width: int, *, color: bool) -> str:
+    file = StringIO()
+    _console(file, width, color=color).print(what, soft_wrap=isinstance(what, Text) and what.end == "", end="")
+    return file.getvalue()
+
+
+def _console(file: StringIO, width: int, *, color: bool) -> Console:
+    try:
+        height = os.get_terminal_size(1).lines
+    except OSError:
+        height = 0
+    return Console(
+        file=file,
+        width=max(1, width),
+        height=height or 24,
+        color_system="standard" if color else None,
+        force_terminal=True,
+        no_color=not color,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+        theme=_THEME,
+        _environ={},
+    )

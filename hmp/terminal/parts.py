@@ -1,0 +1,126 @@
+"""What the prompt is made of: colours, what completes and colours its line, its history, how keys are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.input.posix_utils import PosixStdinReader
+from prompt_toolkit.lexers import Lexer
+
+from hmp.monitor.completion import complete
+from hmp.terminal import hints
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.formatted_text import StyleAndTextTuples
+
+    from device.machine.machine import Machine
+
+COLORS = {
+    "prompt": "ansigreen",
+    "wrong": "ansired",
+    "usage": "ansibrightblack",
+    "bottom-toolbar": "noreverse bg:#303030 #b2b2b2",
+    "bottom-toolbar.text": "",
+    "bar.plain": "",
+    "bar.dim": "#808080",
+    "bar.good": "#87d787",
+    "bar.notice": "#ffd787",
+    "bar.bad": "#ff8787",
+    "completion-menu.completion": "bg:#303030 #d0d0d0",
+    "completion-menu.completion.current": "noreverse bg:#005f87 #ffffff",
+    "completion-menu.meta.completion": "bg:#262626 #8a8a8a",
+    "completion-menu.meta.completion.current": "bg:#262626 #d0d0d0",
+}
+SIXTEEN = COLORS | {
+    "bottom-toolbar": "noreverse bg:ansiblue ansiwhite",
+    "bar.dim": "ansigray",
+    "bar.good": "ansibrightgreen",
+    "bar.notice": "ansibrightyellow",
+    "bar.bad": "bg:ansired ansiwhite",
+    "completion-menu.completion": "bg:ansicyan ansiblack",
+    "completion-menu.completion.current": "noreverse bg:ansiblue ansiwhite",
+    "completion-menu.meta.completion": "bg:ansigray ansiblack",
+    "completion-menu.meta.completion.current": "bg:ansigray ansiblack",
+}
+"""For terminals such as the console, which would show the greys of the others as one."""
+
+NO_COLORS = {"bottom-toolbar": "reverse"}
+
+
+def editing_mode() -> EditingMode:
+    """Return the keys that the person's other programs have, as their inputrc says."""
+    mode = EditingMode.EMACS
+    try:
+        with open(os.environ.get("INPUTRC") or os.path.expanduser("~/.inputrc"), errors="replace") as file:
+            for line in file.read(1 << 16).splitlines():
+                if line.split()[:2] == ["set", "editing-mode"]:
+                    mode = EditingMode.VI if line.split()[2:3] == ["vi"] else EditingMode.EMACS
+    except OSError:
+        pass
+    return mode
+
+
+class LineCompleter(Completer):
+    """Hands completion.py's candidates on."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        line = document.text_before_cursor
+        last = not document.text_after_cursor
+        for candidate in complete(self._machine, line, examples=True):
+            text = f"{candidate.text} " if candidate.more and last else candidate.text
+            yield Completion(text, candidate.start - len(line), display=candidate.text, display_meta=candidate.help)
+
+
+class LineLexer(Lexer):
+    """Colours what the grammar refuses already."""
+
+    def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
+        line = document.text
+        at = hints.wrong(line)
+        return lambda number: [("", line[:at]), ("class:wrong", line[at:])]
+
+
+class Reader(PosixStdinReader):
+    """prompt_toolkit's reader, which takes a terminal that has hung up for one without news, and asks for ever."""
+
+    def read(self, count: int = 1024) -> str:
+        try:
+            data = os.read(self.stdin_fd, count)
+        except OSError as error:
+            if error.errno not in (errno.EINTR, errno.EAGAIN):
+                self.closed = True
+            return ""
+        if not data:
+            self.closed = True
+        return self._stdin_decoder.decode(data)
+
+
+class Line(Buffer):
+    """prompt_toolkit's line, whose history is there before the first key that was typed ahead is looked at.
+
+    The library's own comes in a task of the loop's, behind the keys that came in one packet with the line before.
+    """
+
+    def reset(self, document: Document | None = None, append_to_history: bool = False) -> None:
+        super().reset(document, append_to_history)
+        at = self.cursor_position
+        if not self.history._loaded:
+            self.history._loaded_strings = list(self.history.load_history_strings())
+            self.history._loaded = True
+        self._working_lines.extendleft(self.history._loaded_strings)
+        self.working_index = len(self._working_lines) - 1
+        self.cursor_position = at
+
+    def load_history_if_not_yet_loaded(self) -> None:
+        """It is."""
