@@ -76,6 +76,10 @@ class PatientOutput(Output):
         """Take text that goes out later; `drain` now and then."""
         self._data += escape(text).encode()
 
+    def add_bytes(self, data: bytes) -> None:
+        """Take bytes as they are."""
+        self._data += data
+
     def flush(self) -> None:
         """Write what can be written now. Raises OSError; the text is dropped then, for it will not fit later either."""
         data, poller = self._data, select.poll()
@@ -153,3 +157,5 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None) -> N
             await readable(awaited.descriptor)
     driver.kick()
     await out.drain()
+    if server is not None:
+        await server.stdio_ended()

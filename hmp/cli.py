@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
 def choose(config: Config) -> Front:
     """Return the front end for these options and this stdin and stdout. Raises UsageError for what cannot be had."""
     terminal = os.isatty(0) and os.isatty(1)
-    given = config.scripted or config.headless
+    given = config.scripted or config.headless or config.stdio
     typed = terminal and (config.interactive or not given)
     if not typed and (config.interactive or not given):
         config.sources.append(("<stdin>", 0))
@@ -88,7 +88,7 @@ def choose(config: Config) -> Front:
 
         check(config, typed=terminal and not given)
     serving = None
-    if config.addresses:
+    if config.addresses or config.exit_with_parent:
         from hmp.sockets.service import Serving
 
         serving = Serving(config)

@@ -45,8 +45,11 @@ class Config:
         self.fail_stale = False
         self.snapshot_dir: str | None = None
         self.addresses: list[Address] = []
+        self.stdio = False
+        """Whether one of the addresses is stdin and stdout."""
         self.allow_remote = False
         self.headless = False
+        self.exit_with_parent = False
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
         self.overwrite = False

@@ -128,6 +128,7 @@ OPTIONS: list[click.Parameter] = [
     switch(["--allow-remote"], "Let hosts other than loopback reach the monitors: there is no password."),
     switch(["--allow-host-files"], "Let clients of the monitors start programs and name files of this host."),
     switch(["--headless"], "No monitor on stdio: serve until SIGTERM, SIGINT or quit."),
+    switch(["--exit-with-parent"], "End when the parent process does, or stdin if that is a pipe or socket."),
     click.Option(["--record"], type=click.Path(), metavar="FILE.cast",
                  help="Record the session, or a script on --clock warp."),
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script: 80x24."),
@@ -177,6 +178,7 @@ def _config(values: dict[str, Any]) -> Config:
     config.addresses = [Address(kind, spec) for kind in ("monitor", "qmp") for spec in values[kind]]
     for address in config.addresses:
         address.host_files = values["allow_host_files"]
+    _check_stdio(config, scripted=bool(values["script"] or values["command"]))
     if config.headless and not config.addresses:
         raise UsageError("--headless: needs a --monitor or --qmp address to serve")
     if config.headless and config.interactive:
@@ -188,6 +190,20 @@ def _config(values: dict[str, Any]) -> Config:
     config.scripted = bool(scripts or commands)
     config.sources = [("-c", list(commands))] if commands else [_open(name) for name in scripts]
     return config
+
+
+def _check_stdio(config: Config, *, scripted: bool) -> None:
+    """Refuse two users of stdin and stdout, or of a descriptor. Raises UsageError."""
+    taken: set[tuple[str, int]] = set()
+    for address in config.addresses:
+        place = address.scheme, address.port
+        if address.scheme in ("stdio", "fd"):
+            if place in taken:
+                raise UsageError(f"--{address.kind}: '{address.spec}': another monitor has it already")
+            taken.add(place)
+    config.stdio = ("stdio", 0) in taken
+    if config.stdio and (scripted or config.interactive):
+        raise UsageError("a monitor on stdio: not together with -c, SCRIPT or -i")
 
 
 def _ram(memory: int | None, guest: str) -> int:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
         async def clients_came(self) -> None:
             """Return once the clients came that are waited for."""
 
+        async def stdio_ended(self) -> None:
+            """Return once a client on stdin and stdout is gone."""
+
         async def stop(self) -> None:
             """Let them go."""
 

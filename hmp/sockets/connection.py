@@ -110,6 +110,8 @@ class Connection(asyncio.BufferedProtocol):
         self._written = 0
         self._turn_due = False
         self._stall: asyncio.TimerHandle | None = None
+        self.ended: asyncio.Future[None] | None = None
+        """Done once nothing is left of the client, where somebody wants to know."""
 
     # What the transport calls.
 
@@ -218,6 +220,8 @@ class Connection(asyncio.BufferedProtocol):
         self._received = b""
         self._close()
         self.host.left()
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
         self.host.driver.kick()
 
     def _watch_stall(self) -> None:

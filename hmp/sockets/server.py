@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import stat
 import time
 from collections import deque
 
@@ -15,6 +17,8 @@ from hmp.ratelimit import RateLimit
 from hmp.sockets.clients import HmpConnection, QmpConnection
 from hmp.sockets.connection import RECEIVE_SIZE, TURN
 from hmp.sockets.hangups import HangUps
+from hmp.sockets.listeners import CONNECT_PATIENCE
+from hmp.sockets.stdio import carry
 from hmp.streams import complain
 
 TYPE_CHECKING = False
@@ -46,6 +50,9 @@ ACCEPT_PAUSE = 1.0
 
 GRACE = 0.2
 """Seconds that clients have at the end to take what is still to be sent."""
+
+STDOUT_GRACE = 5.0
+"""The same for who reads stdout: a pipe's reader may be busy with what it read before."""
 
 FAREWELL = 0.05
 """Seconds that a program whose command ended the machine has to hang up first: qmp-shell reports an error if it cannot
@@ -86,11 +93,50 @@ class Server:
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
         self._foreign = RateLimit(FOREIGN_SPACING, now=self._loop.time)
+        self._parent = -1
+        self._carried: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Accept clients from now on."""
         for port in self._ports:
             port.open()
+            if port.listener.near is not None:
+                self._carried = self._loop.create_task(carry(port.listener.near))
+
+    async def stdio_ended(self) -> None:
+        """Return once a monitor on stdin and stdout, if there is one, has ended. Raises OSError as stdout does."""
+        if self._carried is not None:
+            await asyncio.shield(self._carried)
+
+    def watch_parent(self, parent: int, *, stdin: bool) -> None:
+        """End the machine once the process `parent` is gone, and with `stdin` when that pipe or socket ends.
+
+        Not by PR_SET_PDEATHSIG: that tells of the end of the thread that started us, which in Go is any time.
+        """
+        try:
+            self._parent = os.pidfd_open(parent)
+            self._loop.add_reader(self._parent, self._orphaned)
+        except OSError:  # gone already, or a sandbox
+            pass
+        if os.getppid() != parent:
+            self._loop.call_soon(self._orphaned)
+        if stdin and (stat.S_ISFIFO(mode := os.fstat(0).st_mode) or stat.S_ISSOCK(mode)):
+            self._loop.add_reader(0, self._drain_stdin)
+
+    def _drain_stdin(self) -> None:
+        try:
+            if os.read(0, RECEIVE_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._orphaned()
+
+    def _orphaned(self) -> None:
+        for descriptor in {0, self._parent} - {-1}:
+            self._loop.remove_reader(descriptor)
+        self.machine.quit(reason="host-signal")
 
     async def clients_came(self) -> None:
         """Return once each `wait` address had its first client."""
@@ -166,8 +212,16 @@ class Server:
             for connection in tuple(self.connections):
                 connection.cut_off()
             await asyncio.sleep(0)  # asyncio closes the sockets in its next round
+        if self._carried is not None:
+            await asyncio.wait({self._carried}, timeout=STDOUT_GRACE)
+            self._carried.cancel()
+            await asyncio.gather(self._carried, return_exceptions=True)
         self.hub.close()
         self.hang_ups.close()
+        if self._parent >= 0:
+            self._loop.remove_reader(self._parent)
+            os.close(self._parent)
+            self._parent = -1
 
     async def _until_gone(self, these: set[Connection], seconds: float) -> None:
         try:
@@ -192,23 +246,53 @@ class _Port:
         self._history = History()
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
+        self._connecting: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._short = False  # of descriptors or memory; said once
 
     def open(self) -> None:
-        """Accept clients."""
-        self._loop.add_reader(self.listener.socket, self._accept)
+        """Accept clients, or take the one there is."""
+        socket, pause = self.listener.socket, self.listener.address.reconnect
+        if pause is not None:
+            self._connecting = self._loop.create_task(self._stay_connected(pause / 1e9))
+        elif socket is None or not self.listener.listens:
+            if socket is not None:
+                self._take(socket)
+        else:
+            self._loop.add_reader(socket, self._accept, socket)
 
     def close(self) -> None:
         """Accept none any more."""
-        self._loop.remove_reader(self.listener.socket)
+        if self.listener.socket is not None and self.listener.listens:
+            self._loop.remove_reader(self.listener.socket)
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self._again is not None:
             self._again.cancel()
 
-    def _accept(self) -> None:
+    async def _stay_connected(self, pause: float) -> None:
+        """Connect, and `pause` seconds after that failed or the connection ended, again."""
+        address, loop = self.listener.address, self._loop
+        while True:
+            self._server.came(self)
+            try:
+                async with asyncio.timeout(CONNECT_PATIENCE):
+                    if address.scheme == "unix":
+                        path = f"\0{address.host}" if address.abstract else address.host
+                        _, client = await loop.create_unix_connection(self._make, path)
+                    else:
+                        _, client = await loop.create_connection(self._make, address.host or "localhost", address.port)
+            except (OSError, TimeoutError):
+                self._server.left()
+            else:
+                client.ended = loop.create_future()
+                await client.ended
+            await asyncio.sleep(pause)
+
+    def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
             try:
-                client, _ = self.listener.socket.accept()
+                client, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -223,10 +307,13 @@ class _Port:
             if not self._server.takes(client):
                 self._refuse(client)
                 continue
-            self._server.came(self)
-            task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
-            self._opening.add(task)
-            task.add_done_callback(self._opened)
+            self._take(client)
+
+    def _take(self, client: socket.socket) -> None:
+        self._server.came(self)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
+        self._opening.add(task)
+        task.add_done_callback(self._opened)
 
     def _opened(self, task: asyncio.Task[object]) -> None:
         self._opening.discard(task)

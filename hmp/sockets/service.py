@@ -31,6 +31,7 @@ class Serving:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._parent = os.getppid()
         self._listeners: list[Listener] = []
 
     def listen(self) -> None:
@@ -51,6 +52,8 @@ class Serving:
         gc.set_threshold(5_000, 10, 10)
         server = Server(machine, driver, self._listeners, self._config.dialect)
         server.start()
+        if self._config.exit_with_parent:
+            server.watch_parent(self._parent, stdin=self._config.headless and not self._config.stdio)
         names = [f"{each.address.kind}={escape(each.name)}" for each in self._listeners]
         complain(" ".join([f"ready pid={os.getpid()}", *names]))
         return server

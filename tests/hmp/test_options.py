@@ -94,7 +94,7 @@ BAD: dict[str, list[str]] = {
     "--dialect": ["", "QEMU", "vmware"],
     "--size": ["", "80", "80x", "x24", "80x24x1", "-80x24", "80X24", "0x0", "9999x9999", "٨x٨"],
     "--snapshot-dir": ["", "/nosuch/dir", "/dev/null"],
-    "--monitor": ["", "nosuch", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:65536", "unix:", "stdio"],
+    "--monitor": ["", "nosuch", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:65536", "unix:", "stdio:x"],
     "--qmp": ["", "nosuch", "tcp:127.0.0.1:0,x=1", "unix:a,dialect=x"],
 }  # fmt: skip
 
