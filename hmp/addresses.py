@@ -39,14 +39,15 @@ LONGEST_PAUSE = 3600
 
 
 class Address:
-    """One address. `kind` is monitor or qmp, `scheme` one of PLACES; `dialect` is None for the default.
+    """One address. `kind` is monitor, qmp, or serial for one without a voice, `label` its name in
+    query-chardev, `scheme` one of PLACES; `dialect` is None for the default.
 
     `switches` are the options that were set on or off. `host_files` lets clients start programs and name files of this
     host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0; for fd, `port` is the
     descriptor. `reconnect` is the pause (ns) before a client that we are connects again, or None for never.
     """
 
-    __slots__ = ("dialect", "host", "host_files", "kind", "port", "reconnect", "scheme", "spec", "switches")
+    __slots__ = ("dialect", "host", "host_files", "kind", "label", "port", "reconnect", "scheme", "spec", "switches")
 
     def __init__(self, kind: str, spec: str) -> None:
         """Read `spec`. Raises UsageError that names what is wrong in it."""
@@ -54,6 +55,7 @@ class Address:
         self.spec = spec
         self.dialect: str | None = None
         self.host_files = False
+        self.label = ""
         self.reconnect: int | None = None
         self.switches: dict[str, bool] = {}
         if "\0" in spec:

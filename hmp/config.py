@@ -45,6 +45,15 @@ class Config:
         self.fail_stale = False
         self.snapshot_dir: str | None = None
         self.addresses: list[Address] = []
+        self.allow_host_files = False
+        self.chardevs: list[tuple[str, str]] = []
+        """What query-chardev shows beside the addresses: label and file name."""
+        self.stays = False
+        """Whether the machine stays, stopped, when its guest switches itself off."""
+        self.resets = True
+        """Whether a reset reboots the guest; else it ends the machine."""
+        self.on_listening: Callable[[], Callable[[], None]] | None = None
+        """Called once all addresses listen; what it returns, at the end."""
         self.stdio = False
         """Whether one of the addresses is stdin and stdout."""
         self.allow_remote = False
@@ -86,4 +95,5 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
         uuid=config.uuid,
     )
     machine.store = store
+    machine.stays, machine.resets = config.stays, config.resets
     return machine

@@ -20,6 +20,7 @@ from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, Confi
 from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.errors import CommandError, UsageError
+from hmp.qemu.table import OURS, WITH_VALUE, WITHOUT
 from hmp.recording.record import check_options, read_terminal_size
 
 TYPE_CHECKING = False
@@ -163,6 +164,11 @@ def parse(argv: list[str]) -> Config | None:
 
     Raises UsageError, one line that names the option and the value.
     """
+    for word in argv:
+        name = word.lstrip("-") if word[:1] == "-" != word[1:2] else ""
+        if len(name) > 1 and name in (WITH_VALUE | WITHOUT):
+            ours = f": hmp calls it {OURS[name]}" if name in OURS else ""
+            raise UsageError(f"{word} is an option of QEMU{ours}; hmp-qemu takes QEMU's command line")
     values = read_arguments(command(), argv)
     return None if values is None else _config(values)
 

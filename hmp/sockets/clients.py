@@ -8,6 +8,7 @@ from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Monitor
 from hmp.qmp.protocol import QmpSession
 from hmp.sockets.connection import BLOCKED, DONE, MORE, Connection
+from hmp.sockets.mux import TERMINATED, Mux
 from hmp.sockets.readline import PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
 
@@ -46,9 +47,12 @@ def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
 class HmpConnection(Connection):
     """A client of the human monitor: line editing, echo, type-ahead while suspended."""
 
-    def __init__(self, host: Host, dialect: Dialect, history: History, *, telnet: bool, host_files: bool) -> None:
+    def __init__(
+        self, host: Host, dialect: Dialect, history: History, *, telnet: bool, host_files: bool, mux: bool = False
+    ) -> None:
         super().__init__(host)
         self._telnet = TelnetFilter() if telnet else None
+        self._mux = Mux(self.write, self._focus, self._terminate_soon) if mux else None
         self._editor = LineEditor(PROMPT, history, lambda line: _complete(host.machine, line))
         self._monitor = Monitor(host.machine, dialect, history)
         self._monitor.sole = False
@@ -58,11 +62,23 @@ class HmpConnection(Connection):
         self._reply: Reply | None = None
 
     def _greet(self) -> None:
-        opening = b"" if self._telnet is None else OPENING
-        self.write(opening + BANNER + self._editor.show_prompt())
+        if self._mux is None:
+            opening = b"" if self._telnet is None else OPENING
+            self.write(opening + BANNER + self._editor.show_prompt())
+
+    def _focus(self, first: bool) -> None:
+        self.write(BANNER + self._editor.show_prompt() if first else PROMPT)
+
+    def _terminate_soon(self) -> None:
+        self._loop.call_soon(self._terminate)  # behind the lines that came with it
+
+    def _terminate(self) -> None:
+        self.write(TERMINATED)
+        self.host.machine.quit()
 
     def _incoming(self, data: bytes) -> bytes:
-        return data if self._telnet is None else self._telnet.feed(data)
+        filter = self._telnet or self._mux
+        return data if filter is None else filter.feed(data)
 
     def _pump(self, end: float) -> int:
         editor, now = self._editor, self.host.now
@@ -118,6 +134,20 @@ class HmpConnection(Connection):
         if reply is not None:
             reply.cancel()
             self.host.driver.resume()
+
+
+class SilentConnection(Connection):
+    """A client of a device that says nothing: a serial port of a guest without one."""
+
+    def _greet(self) -> None:
+        pass
+
+    def _pump(self, end: float) -> int:
+        self._received = b""
+        return DONE
+
+    def _close(self) -> None:
+        pass
 
 
 class QmpConnection(Connection):

@@ -14,7 +14,7 @@ from hmp.monitor.history import History
 from hmp.qjson import codec
 from hmp.qmp.events import EventHub
 from hmp.ratelimit import RateLimit
-from hmp.sockets.clients import HmpConnection, QmpConnection
+from hmp.sockets.clients import HmpConnection, QmpConnection, SilentConnection
 from hmp.sockets.connection import RECEIVE_SIZE, TURN
 from hmp.sockets.hangups import HangUps
 from hmp.sockets.listeners import CONNECT_PATIENCE
@@ -335,5 +335,13 @@ class _Port:
         server, address = self._server, self.listener.address
         if address.kind == "qmp":
             return QmpConnection(server, self._dialect, host_files=address.host_files)
-        telnet = address.scheme == "telnet"
-        return HmpConnection(server, self._dialect, self._history, telnet=telnet, host_files=address.host_files)
+        if address.kind == "serial":
+            return SilentConnection(server)
+        return HmpConnection(
+            server,
+            self._dialect,
+            self._history,
+            telnet=address.scheme == "telnet",
+            host_files=address.host_files,
+            mux=address.switches.get("mux", False),
+        )

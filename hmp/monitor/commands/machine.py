@@ -58,8 +58,8 @@ def _value(spec: str, at: int) -> tuple[str, int]:
         at = end + 2
 
 
-def split_device(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
-    """Return (driver, pairs) of `driver[,key=value...]`, read as QEMU reads option lists; driver None without one.
+def split_options(spec: str, implied: str) -> list[tuple[str, str]]:
+    """Return the pairs of `value[,key=value...]`, as QEMU reads them: the first value is that of `implied`.
 
     `key` alone is `key=on`, and `nokey` is `key=off`.
     """
@@ -73,7 +73,7 @@ def split_device(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
         if spec[end : end + 1] == "=":
             value, at = _value(spec, end + 1)
         elif at == 0:
-            key = "driver"
+            key = implied
             value, at = _value(spec, 0)
         else:
             at = end + 1
@@ -81,6 +81,12 @@ def split_device(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
             if key.startswith("no"):
                 key, value = key[2:], "off"
         pairs.append((key, value))
+    return pairs
+
+
+def split_device(spec: str) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return (driver, pairs) of `driver[,key=value...]`; driver None without one."""
+    pairs = split_options(spec, "driver")
     return dict(pairs).get("driver"), [pair for pair in pairs if pair[0] != "driver"]
 
 
