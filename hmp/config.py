@@ -59,6 +59,8 @@ class Config:
         self.allow_remote = False
         self.headless = False
         self.exit_with_parent = False
+        self.replies: str | None = None
+        self.qemu_version: str | None = None
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
         self.overwrite = False
@@ -82,6 +84,11 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
         from hmp.monitor.snapshots import DirectoryStore
 
         store = DirectoryStore(config.snapshot_dir)
+    replies = None
+    if config.replies is not None:
+        from hmp.monitor.replies import load
+
+        replies = load(config.replies)
     machine = Machine(
         CLOCKS[config.clock][0](),
         ram=config.ram,
@@ -95,5 +102,11 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
         uuid=config.uuid,
     )
     machine.store = store
+    if replies is not None or config.qemu_version is not None:
+        from hmp.monitor.emulated import emulated
+
+        front = emulated(machine)
+        front.replies = replies
+        front.version = config.qemu_version or (replies and replies.qemu) or front.version
     machine.stays, machine.resets = config.stays, config.resets
     return machine

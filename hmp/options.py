@@ -19,6 +19,7 @@ from hmp.command_line import choice, program, read_arguments, switch, value
 from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, Config
 from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.emulated import version
 from hmp.monitor.errors import CommandError, UsageError
 from hmp.qemu.table import OURS, WITH_VALUE, WITHOUT
 from hmp.recording.record import check_options, read_terminal_size
@@ -70,6 +71,13 @@ def _uuid(text: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
         raise MisuseError(f"'{text}' is not a UUID (xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx)")
     return text.lower()
+
+
+def _version(text: str) -> str:
+    try:
+        return version(text)
+    except ValueError as error:
+        raise MisuseError(str(error)) from None
 
 
 def _directory(text: str) -> str:
@@ -135,6 +143,8 @@ OPTIONS: list[click.Parameter] = [
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script: 80x24."),
     switch(["--overwrite"], "Let --record replace a file that exists."),
     value(["--snapshot-dir"], "DIR", _directory, "Where savevm keeps its snapshots.", files="dir"),
+    click.Option(["--replies"], type=click.Path(), metavar="FILE", help="Answers that add to QEMU's, or replace them."),
+    value(["--qemu-version"], "X.Y.Z", _version, "The version of QEMU to pass for; 7.2.0 unless --replies has one."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),
 ]  # fmt: skip

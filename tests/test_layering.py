@@ -40,7 +40,8 @@ PIPED = [
     "hmp.streams",
     "hmp.monitor*",
 ]
-NEVER_PIPED = {"device.machine.snapshot", "hmp.monitor.completion", "hmp.monitor.qom", "hmp.monitor.snapshots"}
+NEVER_PIPED = {"device.machine.snapshot", "hmp.monitor.completion", "hmp.monitor.qom", "hmp.monitor.replies",
+               "hmp.monitor.snapshots"}  # fmt: skip
 """Imported by the commands that need it."""
 
 SLOW_TO_IMPORT = ["dataclasses", "inspect", "enum", "typing", "re", "json", "logging", "argparse", "pathlib"]

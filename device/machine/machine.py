@@ -27,7 +27,7 @@ from device.virtio.memory import GuestMemory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from device.machine.guest import Guest
 
@@ -111,6 +111,8 @@ class Machine:
         self.unplugging = False
         self.store: Store | None = None
         """Where snapshots of this machine are kept; the front ends' affair, shared by all monitors."""
+        self.front: Any = None
+        """What front ends keep with the machine; theirs alone."""
         self._listeners: list[Listener] = []
         self._stepping = False
         self.target_told = True

@@ -114,6 +114,10 @@ class Monitor:
 
     def _parse(self, line: str) -> tuple[Callable[..., str | None], Arguments] | None:
         """Find the command and read its arguments; None for an empty line. Raises SyntaxRefused and HostRefused."""
+        if self.machine.front is not None and self.machine.front.replies is not None:
+            text = self.machine.front.replies.line(line)
+            if text is not None:
+                return lambda monitor, arguments, reply: text, {}
         command, at = find_command(line)
         if command is None:
             return None

@@ -8,7 +8,8 @@ from hmp.monitor.errors import CommandError
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
-from hmp.qmp.commands import COMMANDS, NEGOTIATE, VERSION, run
+from hmp.qmp.commands import NEGOTIATE, run, version
+from hmp.qmp.inventory import commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class QmpSession:
 
     def greeting(self) -> bytes:
         """Return the greeting."""
-        return codec.encode({"QMP": {"version": VERSION, "capabilities": ["oob"]}})
+        return codec.encode({"QMP": {"version": version(self._monitor.machine), "capabilities": ["oob"]}})
 
     def feed(self, data: bytes) -> None:
         """Take what the client sent. Each byte may become a message to be answered: do not feed much at once."""
@@ -168,7 +169,7 @@ class QmpSession:
     def _find(self, name: str) -> QmpCommand:
         if not self._in_command_mode and name != NEGOTIATE:
             raise CommandError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
-        command = COMMANDS.get(name)
+        command = commands(self._monitor.machine).get(name)
         if command is None:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         return command

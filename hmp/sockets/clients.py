@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hmp import QEMU_VERSION
 from hmp.monitor.completion import complete
+from hmp.monitor.emulated import emulated
 from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Monitor
 from hmp.qmp.protocol import QmpSession
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import Reply
     from hmp.sockets.connection import Host
 
-BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()
+
+def banner(machine: Machine) -> bytes:
+    """Return what a client of the human monitor sees first."""
+    return f"QEMU {emulated(machine).version} monitor - type 'help' for more information\r\n".encode()
+
 
 UNFINISHED_LIMIT = 60.0
 """Seconds of silence after which an unfinished QMP message is given up: what came of it, up to MAX_MESSAGE_BYTES, is
@@ -64,10 +68,10 @@ class HmpConnection(Connection):
     def _greet(self) -> None:
         if self._mux is None:
             opening = b"" if self._telnet is None else OPENING
-            self.write(opening + BANNER + self._editor.show_prompt())
+            self.write(opening + banner(self.host.machine) + self._editor.show_prompt())
 
     def _focus(self, first: bool) -> None:
-        self.write(BANNER + self._editor.show_prompt() if first else PROMPT)
+        self.write(banner(self.host.machine) + self._editor.show_prompt() if first else PROMPT)
 
     def _terminate_soon(self) -> None:
         self._loop.call_soon(self._terminate)  # behind the lines that came with it

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from device.machine.machine import Machine
+    from hmp.addresses import Address
     from hmp.drive import MachineDriver
     from hmp.qmp.events import EventHub
     from hmp.sockets.hangups import HangUps
@@ -110,6 +111,7 @@ class Connection(asyncio.BufferedProtocol):
         self._written = 0
         self._turn_due = False
         self._stall: asyncio.TimerHandle | None = None
+        self.address: Address | None = None
         self.ended: asyncio.Future[None] | None = None
         """Done once nothing is left of the client, where somebody wants to know."""
 

@@ -10,6 +10,7 @@ import time
 from collections import deque
 
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.emulated import emulated
 from hmp.monitor.history import History
 from hmp.qjson import codec
 from hmp.qmp.events import EventHub
@@ -93,8 +94,17 @@ class Server:
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
         self._foreign = RateLimit(FOREIGN_SPACING, now=self._loop.time)
+        for number, listener in enumerate(listeners):
+            listener.address.label = listener.address.label or f"compat_monitor{number}"
+        self.others: list[tuple[str, str]] = []
+        """Label and file name of character devices without an address."""
+        emulated(machine).chardevs = self._chardevs
         self._parent = -1
         self._carried: asyncio.Task[None] | None = None
+
+    def _chardevs(self) -> list[dict[str, object]]:
+        others = [{"frontend-open": False, "filename": name, "label": label} for label, name in self.others]
+        return [*reversed([port.shown() for port in self._ports]), *others]
 
     def start(self) -> None:
         """Accept clients from now on."""
@@ -331,7 +341,20 @@ class _Port:
             pass
         client.close()
 
+    def shown(self) -> dict[str, object]:
+        """Return what query-chardev shows of the address."""
+        address, name = self.listener.address, self.listener.name
+        if address.scheme in ("unix", "tcp", "telnet"):
+            there = any(each.address is address for each in self._server.connections)
+            name = f"{'' if there else 'disconnected:'}{name}{',server=on' if address.server else ''}"
+        return {"frontend-open": address.kind != "serial", "filename": name, "label": address.label}
+
     def _make(self) -> Connection:
+        made = self._made()
+        made.address = self.listener.address
+        return made
+
+    def _made(self) -> Connection:
         server, address = self._server, self.listener.address
         if address.kind == "qmp":
             return QmpConnection(server, self._dialect, host_files=address.host_files)

@@ -57,6 +57,7 @@ class Serving:
         gc.freeze()
         gc.set_threshold(5_000, 10, 10)
         server = Server(machine, driver, self._listeners, self._config.dialect)
+        server.others = self._config.chardevs
         server.start()
         if self._config.exit_with_parent:
             server.watch_parent(self._parent, stdin=self._config.headless and not self._config.stdio)

@@ -32,7 +32,11 @@ def help(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
                 lines.append(f"[{command.heading}]\n{help_line(command)}{topic_lines(command)}")
             else:
                 lines.append(help_line(command))
-        return "".join(lines)
+        front = monitor.machine.front
+        added = () if front is None or front.replies is None else front.replies.hmp
+        return "".join(
+            [*lines, *[f"{line}  -- answered by --replies\n" for line in added if line.split()[0] not in TABLE]]
+        )
     table, path = TABLE, ""
     for position, word in enumerate(words):
         found = table.get(word)
