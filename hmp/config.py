@@ -60,6 +60,7 @@ class Config:
         self.headless = False
         self.exit_with_parent = False
         self.replies: str | None = None
+        self.log: str | None = None
         self.qemu_version: str | None = None
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
@@ -102,11 +103,15 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
         uuid=config.uuid,
     )
     machine.store = store
-    if replies is not None or config.qemu_version is not None:
+    if replies is not None or config.qemu_version is not None or config.log is not None:
         from hmp.monitor.emulated import emulated
 
         front = emulated(machine)
         front.replies = replies
+        if config.log is not None:
+            from hmp.log import Log
+
+            front.log = Log(config.log, machine.clock)
         front.version = config.qemu_version or (replies and replies.qemu) or front.version
     machine.stays, machine.resets = config.stays, config.resets
     return machine

@@ -143,6 +143,7 @@ OPTIONS: list[click.Parameter] = [
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script: 80x24."),
     switch(["--overwrite"], "Let --record replace a file that exists."),
     value(["--snapshot-dir"], "DIR", _directory, "Where savevm keeps its snapshots.", files="dir"),
+    click.Option(["--log"], type=click.Path(), metavar="FILE", help="Log what clients send and get (- is stderr)."),
     click.Option(["--replies"], type=click.Path(), metavar="FILE", help="Answers that add to QEMU's, or replace them."),
     value(["--qemu-version"], "X.Y.Z", _version, "The version of QEMU to pass for; 7.2.0 unless --replies has one."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,

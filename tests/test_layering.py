@@ -13,14 +13,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
-    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.server",
+    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.port", "hmp.sockets.server",
                 "hmp.sockets.service", "hmp.sockets.stdio", "hmp.terminal.*"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
-    "select": ["hmp.drive", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
+    "select": ["hmp.drive", "hmp.log", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
-    "socket": ["hmp.sockets.listeners", "hmp.sockets.server", "hmp.sockets.stdio", "device.guest.vhost_user.*"],
+    "socket": ["hmp.sockets.listeners", "hmp.sockets.stdio", "device.guest.vhost_user.*"],
     "subprocess": ["device.guest.uml.*"],
     "threading": [],
     "multiprocessing": [],

@@ -33,8 +33,11 @@ class Emulated:
         self.schema: Callable[[], Shown] = list
         self.format = "x"
         self.log: Any = None
+        """The Log of --log."""
         self.faults: Any = None
+        """The Faults that were set."""
         self.wire: Any = None
+        """The server, while clients can come."""
 
     @property
     def package(self) -> str:

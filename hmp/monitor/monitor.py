@@ -85,6 +85,8 @@ class Monitor:
         """Whether no other monitor can move a clock that stands still."""
         self.host_files = False
         """Whether what starts programs or names files of this host may run: off for clients of sockets."""
+        self.client = 0
+        """The number of the client that this is for; 0 for one that is not on a socket."""
         self.on_real_guest: Callable[[], Callable[[], object]] | None = None
         """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
         self._parsed: dict[str, tuple[Callable[..., str | None], Arguments]] = {}

@@ -141,17 +141,23 @@ SIM = (
     Command("driver", "what:s", "load|unload", "load or unload the guest's balloon driver", "sim:driver",
             complete=("load|unload",)),
     Command("drop", "count:l?", "[n]", "let the driver miss its next n notifications (1)", "sim:drop"),
+    Command("event", "what:S", "name [json] [count n] [every sec]", "send an event to QMP's clients", "wire:event"),
     Command("free", "size:Z", "size", "let the workload give memory back", "sim:free"),
     Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
             complete=("guest",)),
     Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.hang"),
+    Command("log", "count:l?", "[n]", "the last n (20) entries of --log", "wire:log"),
     Command("panic", "", "", "let the guest's kernel die", "machine.guest.panic"),
+    Command("reply", "what:S?", "[what [client n] [times n] [after sec] answer|default [manner...]]",
+            "let clients get another reply, a late one, a broken one or none", "wire:reply"),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
             "sim:set_stat", complete=("stat", "none")),
     Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep"),
     Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
     Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("stat",)),
     Command("wake", "", "", "let the driver serve its queues again", "machine.guest.wake"),
+    Command("wire", "what:S?", "[cut|garbage text [client n]|one-client on|off]",
+            "list the clients, or hang up on them", "wire:wire"),
 )  # fmt: skip
 
 COMMANDS = (

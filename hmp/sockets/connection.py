@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from device.machine.machine import Machine
     from hmp.addresses import Address
     from hmp.drive import MachineDriver
+    from hmp.log import Log
     from hmp.qmp.events import EventHub
     from hmp.sockets.hangups import HangUps
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
         ended_by: Connection | None
         stopping: bool
         now: Callable[[], float]
+
+        def next_number(self) -> int:
+            """Return the number of a new client."""
 
         def left(self) -> None:
             """A connection ended."""
@@ -100,7 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         self._state = DONE
         self._eof = False
         self._stalled = False
-        self._gone = False
+        self._gone = self._dropped = False
         self._reading = True
         self._watched = False
         self._turning = False
@@ -110,10 +114,13 @@ class Connection(asyncio.BufferedProtocol):
         self._latest: Latest | None = None  # which of these a newer one will replace
         self._written = 0
         self._turn_due = False
+        self._why = ""
         self._stall: asyncio.TimerHandle | None = None
         self.address: Address | None = None
-        self.ended: asyncio.Future[None] | None = None
-        """Done once nothing is left of the client, where somebody wants to know."""
+        self.name = ""  # the address as the ready line has it
+        self.number = host.next_number()
+        self._log: Log | None = host.machine.front.log  # the server made the front
+        self.ended: asyncio.Future[None] | None = None  # done once nothing is left, for who wants to know
 
     # What the transport calls.
 
@@ -125,6 +132,7 @@ class Connection(asyncio.BufferedProtocol):
             self._opening = Opening()
         transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
+        self.note("connect")
         if self.host.stopping:
             self.cut_off()
         else:
@@ -143,6 +151,8 @@ class Connection(asyncio.BufferedProtocol):
             language = self._opening.feed(data)
             if language:
                 host, port = self.transport.get_extra_info("sockname")[:2]
+                self.note("in", data)
+                self._why = f"it spoke {language}"
                 self.cut_off()
                 self.host.foreign(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", language)
                 return
@@ -183,6 +193,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
         cut_off, self._gone = self._gone, True
+        self.note("disconnect", why=self._why)
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
@@ -202,6 +213,17 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch_stall()
+
+    def note(self, what: str, message: bytes | None = None, *, why: str = "") -> None:
+        """Put something into the log, if there is one."""
+        if self._log is not None:
+            self._log.add(self.name, self.number, what, message, **({"why": why} if why else {}))
+
+    def hang_up(self) -> None:
+        """Send what was written, close, and run nothing more of what the client sent."""
+        self._send()
+        self._gone = self._dropped = True
+        self.transport.close()
 
     def cut_off(self) -> None:
         """Let go of the client here and now."""
@@ -274,16 +296,19 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._out.append(data)
         self._size += len(data)
-        if not self._stalled and (not self._turning or self._size >= SEND_SIZE):
-            self._send()
+        if not self._stalled and (not self._turning or self._size >= SEND_SIZE or self._log is not None):
+            self._send()  # with a log at once, so that each reply stands behind its command there
 
     def _send(self) -> None:
         """Hand all that was written to the transport."""
         if self._size:
             data = b"".join(self._out)
+            sent = tuple(self._out) if self._log is not None else ()
             self._out.clear()
             self._size, self._latest = 0, None
             if not self._gone and not self.transport.is_closing():
+                for each in sent:
+                    self.note("out", each)
                 self._written += len(data)
                 self.transport.write(data)
 

@@ -11,16 +11,12 @@ from collections import deque
 
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.emulated import emulated
-from hmp.monitor.history import History
-from hmp.qjson import codec
 from hmp.qmp.events import EventHub
 from hmp.ratelimit import RateLimit
-from hmp.sockets.clients import HmpConnection, QmpConnection, SilentConnection
 from hmp.sockets.connection import RECEIVE_SIZE, TURN
 from hmp.sockets.hangups import HangUps
-from hmp.sockets.listeners import CONNECT_PATIENCE
+from hmp.sockets.port import Port
 from hmp.sockets.stdio import carry
-from hmp.streams import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 
     from device.machine.machine import Machine
     from hmp.drive import MachineDriver
-    from hmp.monitor.dialects import Dialect
     from hmp.sockets.connection import Connection
     from hmp.sockets.listeners import Listener
 
@@ -40,14 +35,11 @@ SPARE_DESCRIPTORS = 64
 """Descriptors that clients leave to the rest of the program: guests, scripts, snapshots, and to refusing a client. No
 more than an eighth of all: where these are few, clients matter more."""
 
-ACCEPTED_AT_ONCE = 16
-"""Clients of one address that are accepted before others get their turn: some 2 ms."""
-
 LONGEST_ROUND = 0.02
 """Seconds that clients in the queue get before the loop looks again who else wants something."""
 
-ACCEPT_PAUSE = 1.0
-"""Seconds until clients are accepted again after the system had no descriptor left for one."""
+EVENTS_AT_ONCE = 1000
+"""Of a flood of events, how many are sent before others get their turn."""
 
 GRACE = 0.2
 """Seconds that clients have at the end to take what is still to be sent."""
@@ -61,8 +53,6 @@ FAREWELL = 0.05
 
 FOREIGN_SPACING = 10.0
 """Seconds between two lines about clients that speak HTTP and the like: a web page may try as fast as it can."""
-
-TOO_MANY = "too many clients"
 
 
 def leaves_enough(descriptor: int) -> bool:
@@ -89,7 +79,7 @@ class Server:
         self._turning = False
         self._turned = 0.0
         self.hang_ups = HangUps(self._loop)
-        self._ports = [_Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
+        self._ports = [Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
         self._awaited = {port for port in self._ports if port.listener.address.wait}
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
@@ -100,6 +90,8 @@ class Server:
         """Label and file name of character devices without an address."""
         emulated(machine).chardevs = self._chardevs
         self._parent = -1
+        self._numbers = 0
+        emulated(machine).wire = self
         self._carried: asyncio.Task[None] | None = None
 
     def _chardevs(self) -> list[dict[str, object]]:
@@ -157,16 +149,61 @@ class Server:
         """Whether there is room for one more."""
         return self.clients < CLIENT_LIMIT and (leaves_enough(client.fileno()) or not self.clients)
 
-    def came(self, port: _Port) -> None:
+    def came(self, port: Port) -> None:
         """A client was accepted at `port`."""
         self.clients += 1
         self._awaited.discard(port)
         if not self._awaited:
             self._clients_came.set()
 
+    def next_number(self) -> int:
+        """Return the number of a new client: from 1 on, in the order in which they come."""
+        self._numbers += 1
+        return self._numbers
+
+    # What sim wire and sim event ask for.
+
+    def numbered(self) -> list[tuple[int, str]]:
+        """Return number and address of each client."""
+        return sorted((each.number, f"{each.address.kind} {each.name}") for each in self.connections if each.address)
+
+    def disturb(self, client: int | None, by: int, garbage: str | None) -> bool:
+        """Hang up on a client, or send it `garbage`; on all but `by` if it is None. Returns whether there was one."""
+        found = [each for each in self.connections if (each.number != by if client is None else each.number == client)]
+        for each in found:
+            if garbage is None:
+                each.cut_off()
+            else:
+                each.write(garbage.encode("utf-8", "surrogatepass"))
+        return bool(found)
+
+    def send_events(self, name: str, data: dict[str, object], count: int, every: int) -> None:
+        """Send an event `count` times to every client of QMP, with `every` ns of host time between two."""
+        at_once = min(count, 1 if every else EVENTS_AT_ONCE)
+        for _ in range(at_once):
+            self.hub.tell(name, data)
+        left = count - at_once
+        if left and not self.stopping:
+            if every:
+                self.machine.time.after(every, lambda: self.send_events(name, data, left, every))
+            else:
+                self._loop.call_soon(self.send_events, name, data, left, every)
+
+    def accept_again(self) -> None:
+        """Accept clients where that was held back, if it is not any more."""
+        for port in self._ports:
+            port.accept_again()
+
+    @property
+    def one_client(self) -> bool:
+        """Whether each address is to have one client at a time."""
+        faults = emulated(self.machine).faults
+        return faults is not None and faults.one_client
+
     def left(self) -> None:
         """A client is gone."""
         self.clients -= 1
+        self.accept_again()
         self._departure.set()
 
     def foreign(self, where: str, language: str) -> None:
@@ -226,6 +263,7 @@ class Server:
             await asyncio.wait({self._carried}, timeout=STDOUT_GRACE)
             self._carried.cancel()
             await asyncio.gather(self._carried, return_exceptions=True)
+        emulated(self.machine).wire = None
         self.hub.close()
         self.hang_ups.close()
         if self._parent >= 0:
@@ -241,130 +279,3 @@ class Server:
                     await self._departure.wait()
         except TimeoutError:
             pass
-
-
-class _Port:
-    """One address: accepts its clients and makes what talks to them.
-
-    Not asyncio's own server: that one tries a thousand more times after it ran out of descriptors, and tells each time.
-    """
-
-    def __init__(self, server: Server, listener: Listener, dialect: Dialect) -> None:
-        self.listener = listener
-        self._server = server
-        self._dialect = dialect
-        self._history = History()
-        self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[object]] = set()
-        self._connecting: asyncio.Task[None] | None = None
-        self._again: asyncio.TimerHandle | None = None
-        self._short = False  # of descriptors or memory; said once
-
-    def open(self) -> None:
-        """Accept clients, or take the one there is."""
-        socket, pause = self.listener.socket, self.listener.address.reconnect
-        if pause is not None:
-            self._connecting = self._loop.create_task(self._stay_connected(pause / 1e9))
-        elif socket is None or not self.listener.listens:
-            if socket is not None:
-                self._take(socket)
-        else:
-            self._loop.add_reader(socket, self._accept, socket)
-
-    def close(self) -> None:
-        """Accept none any more."""
-        if self.listener.socket is not None and self.listener.listens:
-            self._loop.remove_reader(self.listener.socket)
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._again is not None:
-            self._again.cancel()
-
-    async def _stay_connected(self, pause: float) -> None:
-        """Connect, and `pause` seconds after that failed or the connection ended, again."""
-        address, loop = self.listener.address, self._loop
-        while True:
-            self._server.came(self)
-            try:
-                async with asyncio.timeout(CONNECT_PATIENCE):
-                    if address.scheme == "unix":
-                        path = f"\0{address.host}" if address.abstract else address.host
-                        _, client = await loop.create_unix_connection(self._make, path)
-                    else:
-                        _, client = await loop.create_connection(self._make, address.host or "localhost", address.port)
-            except (OSError, TimeoutError):
-                self._server.left()
-            else:
-                client.ended = loop.create_future()
-                await client.ended
-            await asyncio.sleep(pause)
-
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                client, _ = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if not self._short:
-                    complain(f"cannot accept a client at {self.listener.name}: {error.strerror}; trying again")
-                self._short = True
-                self.close()
-                self._again = self._loop.call_later(ACCEPT_PAUSE, self.open)
-                return
-            self._short = False
-            client.setblocking(False)
-            if not self._server.takes(client):
-                self._refuse(client)
-                continue
-            self._take(client)
-
-    def _take(self, client: socket.socket) -> None:
-        self._server.came(self)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
-        self._opening.add(task)
-        task.add_done_callback(self._opened)
-
-    def _opened(self, task: asyncio.Task[object]) -> None:
-        self._opening.discard(task)
-        if task.cancelled() or task.exception() is not None:  # a client that is gone already is no news
-            self._server.left()
-
-    def _refuse(self, client: socket.socket) -> None:
-        if self.listener.address.kind == "qmp":
-            text = codec.encode({"error": {"class": "GenericError", "desc": TOO_MANY}})
-        else:
-            text = f"{TOO_MANY}\r\n".encode()
-        try:
-            client.send(text)
-        except OSError:
-            pass
-        client.close()
-
-    def shown(self) -> dict[str, object]:
-        """Return what query-chardev shows of the address."""
-        address, name = self.listener.address, self.listener.name
-        if address.scheme in ("unix", "tcp", "telnet"):
-            there = any(each.address is address for each in self._server.connections)
-            name = f"{'' if there else 'disconnected:'}{name}{',server=on' if address.server else ''}"
-        return {"frontend-open": address.kind != "serial", "filename": name, "label": address.label}
-
-    def _make(self) -> Connection:
-        made = self._made()
-        made.address = self.listener.address
-        return made
-
-    def _made(self) -> Connection:
-        server, address = self._server, self.listener.address
-        if address.kind == "qmp":
-            return QmpConnection(server, self._dialect, host_files=address.host_files)
-        if address.kind == "serial":
-            return SilentConnection(server)
-        return HmpConnection(
-            server,
-            self._dialect,
-            self._history,
-            telnet=address.scheme == "telnet",
-            host_files=address.host_files,
-            mux=address.switches.get("mux", False),
-        )

@@ -114,7 +114,7 @@ def test_a_wrong_value_is_refused_with_option_and_value_in_one_line(option: str,
 
 
 def test_every_option_that_reads_its_value_is_tested() -> None:
-    free = {"--name", "--command", "--record", "--list-guests", "--replies"}
+    free = {"--name", "--command", "--record", "--list-guests", "--log", "--replies"}
     flags = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option) and each.is_flag}
     named = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option)}
     assert named - free - flags == set(BAD)
