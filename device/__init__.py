@@ -1,1 +1,112 @@
-"""A virtio-balloon device core that knows nothing of terminals, sockets, threads or event loops."""
+"""A virtio-balloon device core that knows nothing of terminals, sockets, threads or event loops.
+
+A machine has RAM, a clock, the device and a guest with a driver:
+
+    from device import SECOND, Machine, SimulatedClock, make_guest
+
+    machine = Machine(SimulatedClock(), ram=1 << 30, guest=make_guest("linux"))
+    machine.start()
+    request = machine.request_stats(5 * SECOND)
+    print(request.state, machine.device.stats.sample.values)
+
+Time and who waits. A machine owns no loop. `wait_for()` says which descriptors concern it and until when to wait, and
+`step()` does what is due; `step(jump=True)` moves a clock that warps to the next timer, `advance(ns)` a simulated one
+through all timers on the way. Times are ns (MS, SECOND), sizes are bytes. `Clock(name, now, wall)` takes the functions
+of a real one.
+
+Requests. `request_stats(timeout)` returns a StatsRequest that may have ended: look at its `state` (PENDING, ANSWERED,
+TIMED_OUT, UNSUPPORTED, NO_DEVICE, CANCELLED), else set its `on_done`. `machine.requests.cancel(request)` takes it back.
+
+Events. `machine.subscribe(listener)` calls the listener with what happened, an object of a class in `events`: Stopped,
+Resumed, WasReset, Ended, PowerButton, ActualChanged, TargetReached, SampleArrived, RuleBroken, DeviceDeleted, Panicked,
+GuestGone, DriverMissing. Run states are RUNNING, PAUSED, PRELAUNCH and SHUTDOWN, in `machine.run_state`. What can be
+done to a modelled guest by hand is in `guest.controls`.
+
+Guests. `make_guest("slow,delay=7")` takes what `--guest` takes, PROFILES names the presets. A guest of your own is a
+`Guest`: override what it does; it drives the device through `DriverQueue`s, of `ring_bytes` each, in guest memory.
+
+A device without a machine. `BalloonDevice(Timeline(clock), memory, ram)` takes any `Memory`, made of `Region`s, or a
+`GuestMemory` of its own. A transport calls what a driver does (`write_status`, `accept_features`, `setup_queue`,
+`reset_queue`, `notify`, `read_config`, `write_config`, `read_isr`), shows `generation` and the `queues`, and after each
+call delivers what `take_due()` says, MAX_ROUNDS of it at the most. The host's side is `set_target`, `actual`,
+`stats.ask()` and `stats.sample`, a `Sample`, whose tags STATS_TABLE explains. Another kind of device is a subclass of
+`VirtioDevice`; its `serve` takes `Element`s from a `VirtQueue` and gives them back.
+
+Errors. The caller's mistakes raise MisuseError (UnsupportedError and SnapshotError are kinds of it), and nothing has
+changed then. What a guest does never raises: it is counted in `device.refused` under one of RULES.
+
+Snapshots. `save_snapshot(machine, file)` and `load_snapshot(machine, file)`; files are not trusted.
+
+Stability. What `__all__` lists is public, with its attributes that have no leading underscore. Until 1.0 a release may
+change it and CHANGELOG.md says how; from 1.0 on only a new major version does. All else may change in any release.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.balloon.device import BalloonDevice
+    from device.balloon.spec import STATS_TABLE
+    from device.balloon.stats import Sample
+    from device.clock import MS, SECOND, Clock, SimulatedClock, Timeline
+    from device.errors import RULES, MisuseError, UnsupportedError
+    from device.guest.table import PROFILES, make_guest
+    from device.machine import events
+    from device.machine.guest import Guest
+    from device.machine.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
+    from device.machine.requests import ANSWERED, CANCELLED, NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED, StatsRequest
+    from device.machine.snapshot import load as load_snapshot
+    from device.machine.snapshot import save as save_snapshot
+    from device.state import SnapshotError
+    from device.virtio.device import MAX_ROUNDS, VirtioDevice
+    from device.virtio.driver_queue import DriverQueue, ring_bytes
+    from device.virtio.memory import GuestMemory, Memory, Region
+    from device.virtio.queue import Element, VirtQueue
+
+__all__ = [
+    "ANSWERED", "CANCELLED", "MAX_ROUNDS", "MS", "NO_DEVICE", "PAUSED", "PENDING", "PRELAUNCH", "PROFILES",
+    "RULES", "RUNNING", "SECOND", "SHUTDOWN", "STATS_TABLE", "TIMED_OUT", "UNSUPPORTED", "BalloonDevice",
+    "Clock", "DriverQueue", "Element", "Guest", "GuestMemory", "Machine", "Memory", "MisuseError", "Region",
+    "Sample", "SimulatedClock", "SnapshotError", "StatsRequest", "Timeline", "UnsupportedError", "VirtQueue",
+    "VirtioDevice", "events", "load_snapshot", "make_guest", "ring_bytes", "save_snapshot",
+]  # fmt: skip
+
+_PLACES = {
+    "device.balloon.device": "BalloonDevice",
+    "device.balloon.spec": "STATS_TABLE",
+    "device.balloon.stats": "Sample",
+    "device.clock": "MS SECOND Clock SimulatedClock Timeline",
+    "device.errors": "RULES MisuseError UnsupportedError",
+    "device.guest.table": "PROFILES make_guest",
+    "device.machine.events": "events",
+    "device.machine.guest": "Guest",
+    "device.machine.machine": "PAUSED PRELAUNCH RUNNING SHUTDOWN Machine",
+    "device.machine.requests": "ANSWERED CANCELLED NO_DEVICE PENDING TIMED_OUT UNSUPPORTED StatsRequest",
+    "device.machine.snapshot": "load_snapshot=load save_snapshot=save",
+    "device.state": "SnapshotError",
+    "device.virtio.device": "MAX_ROUNDS VirtioDevice",
+    "device.virtio.driver_queue": "DriverQueue ring_bytes",
+    "device.virtio.memory": "GuestMemory Memory Region",
+    "device.virtio.queue": "Element VirtQueue",
+}
+"""Where the names are, as NAME or PUBLIC=NAME; one that a module does not have is the module. A module is imported when
+the first name of it is used, for whoever uses one name should not wait for all (PEP 562)."""
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name. Raises AttributeError."""
+    if name in __all__:
+        from importlib import import_module
+
+        for place, names in _PLACES.items():
+            for each in names.split():
+                public, _, inner = each.partition("=")
+                if public == name:
+                    module = import_module(place)
+                    value = globals()[name] = getattr(module, inner or name, module)
+                    return value
+    raise AttributeError(f"module 'device' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

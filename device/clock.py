@@ -6,6 +6,7 @@ call, a SimulatedClock is moved by its owner.
 
 from __future__ import annotations
 
+import os
 from heapq import heapify, heappop, heappush
 
 from device.errors import MisuseError
@@ -30,6 +31,9 @@ class Clock:
     warps = False
     """Whether a waiting monitor makes the clock jump to the next timer."""
 
+    run = ""
+    """What tells a simulated clock from all others, in this process or another; empty for real ones, which agree."""
+
     def __init__(self, name: str, now: Callable[[], int], wall: Callable[[], int]) -> None:
         self.name = name
         self.now = now
@@ -39,20 +43,23 @@ class Clock:
 class SimulatedClock(Clock):
     """A clock that stands still until it is told to move. With `warps`, waiting monitors move it."""
 
-    __slots__ = ("_time", "warps")
+    __slots__ = ("_time", "epoch", "run", "warps")
 
     simulated = True
 
-    def __init__(self, *, warps: bool = True, start: int = 0) -> None:
+    def __init__(self, *, warps: bool = True, start: int = 0, epoch: int = SIMULATED_EPOCH) -> None:
+        """Start at `start` ns; the wall clock is at `epoch` (ns since 1970) when the clock is at its zero."""
         super().__init__("warp" if warps else "manual", self._now, self._wall)
         self.warps = warps
+        self.run = os.urandom(8).hex()
+        self.epoch = epoch
         self._time = start
 
     def _now(self) -> int:
         return self._time
 
     def _wall(self) -> int:
-        return SIMULATED_EPOCH + self._time
+        return self.epoch + self._time
 
     def move_to(self, when: int) -> None:
         """Move the clock forward to `when` (ns). Raises MisuseError if that is in the past."""

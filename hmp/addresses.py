@@ -8,9 +8,8 @@ import stat
 
 from device.errors import MisuseError
 from device.units import parse_seconds
+from hmp.monitor import UsageError, escape
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
 from hmp.monitor.grammar import SWITCH
 
 UNIX_PATH_LIMIT = 107
@@ -46,8 +45,6 @@ class Address:
     host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0; for fd, `port` is the
     descriptor. `reconnect` is the pause (ns) before a client that we are connects again, or None for never.
     """
-
-    __slots__ = ("dialect", "host", "host_files", "kind", "label", "port", "reconnect", "scheme", "spec", "switches")
 
     def __init__(self, kind: str, spec: str) -> None:
         """Read `spec`. Raises UsageError that names what is wrong in it."""

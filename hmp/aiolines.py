@@ -7,7 +7,8 @@ import os
 import select
 from contextlib import asynccontextmanager
 
-from hmp.monitor.escape import escape
+from device.machine.events import Ended
+from hmp.monitor import escape
 from hmp.monitor.monitor import Reply
 from hmp.streams import Output, naming_stdout
 
@@ -61,8 +62,6 @@ async def _ready(watch: Callable[[Callable[[], None]], object], unwatch: Callabl
 class PatientOutput(Output):
     """stdout that never blocks: `drain` waits, in the loop, for what did not fit yet."""
 
-    __slots__ = ("_data",)
-
     def __init__(self, descriptor: int = 1) -> None:
         super().__init__(descriptor)
         self._data = bytearray()
@@ -111,7 +110,7 @@ async def working(front: Front, driver: MachineDriver) -> AsyncIterator[asyncio.
     """
     machine, over = front.machine, asyncio.Event()
     server = None if front.serving is None else front.serving.serve(machine, driver)
-    unsubscribe = machine.subscribe(lambda name, data: over.set() if name == "SHUTDOWN" else None)
+    unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) and machine.over else None)
     try:
         if not machine.over:  # else a signal came before we did
             await _first(_work(front, driver, server), over.wait())

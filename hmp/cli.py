@@ -7,7 +7,7 @@ import os
 import sys
 
 from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, OK, USAGE
-from hmp.monitor.errors import UnreadableError, UsageError
+from hmp.monitor import UnreadableError, UsageError
 from hmp.streams import STDOUT, complain, fill_standard_descriptors, naming_stdout, silence
 
 TYPE_CHECKING = False
@@ -91,6 +91,10 @@ def _run_qemu(argv: list[str]) -> int:
 
 def choose(config: Config) -> Front:
     """Return the front end for these options and this stdin and stdout. Raises UsageError for what cannot be had."""
+    if config.count is not None:
+        from hmp.sockets.fleet import Fleet
+
+        return Fleet(config)
     terminal = os.isatty(0) and os.isatty(1)
     given = config.scripted or config.headless or config.stdio
     typed = terminal and (config.interactive or not given)

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from device.errors import MisuseError
 from hmp import __version__
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.streams import STDOUT, naming_stdout
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    _Type = click.ParamType[Any]
-else:
-    _Type = click.ParamType  # not generic before click 8.3
-
-
-class _Read(_Type):
-    """A click type around a function that raises MisuseError."""
-
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        self.name = name
-        self._read = read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._read(value)
-        except MisuseError as error:
-            spelled = max(param.opts, key=len) if param is not None else self.name
-            named = "" if f"'{value}'" in str(error) else f" '{value}'"
-            raise UsageError(f"{spelled}{named}: {error}") from None
 
 
 def value(
@@ -61,10 +36,17 @@ def value(
             return [CompletionItem(begun, type=files)]
         return [CompletionItem(word, help=help) for word, help in (offers or {}).items() if word.startswith(begun)]
 
-    # The name as it is written: on its own click shows a type's in capitals.
+    def convert(context: click.Context, param: click.Parameter, given: str | None) -> Any:
+        try:
+            return None if given is None else read(given)
+        except MisuseError as error:
+            named = "" if f"'{given}'" in str(error) else f" '{given}'"
+            raise UsageError(f"{max(param.opts, key=len)}{named}: {error}") from None
+
     return click.Option(
         flags,
-        type=_Read(name, read),
+        type=str,
+        callback=convert,
         metavar=name,
         help=help,
         default=default,

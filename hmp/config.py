@@ -19,6 +19,9 @@ DEFAULT_RAM = 1 << 30
 DEFAULT_GUEST = "linux"
 DEFAULT_DEVICE = "virtio-balloon-pci,id=balloon0"
 
+NUMBER = "%d"
+"""What stands for a machine's number, from 0, in addresses, --name and --snapshot-dir of --count."""
+
 
 class Config:
     """The options, with their defaults. Sizes in bytes, times in ns."""
@@ -62,6 +65,8 @@ class Config:
         self.replies: str | None = None
         self.log: str | None = None
         self.qemu_version: str | None = None
+        self.count: int | None = None
+        """How many machines there are; None is one, with whatever else a machine alone may have."""
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
         self.overwrite = False

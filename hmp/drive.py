@@ -1,4 +1,4 @@
-"""How a machine's time is driven: with poll() for pipes, from an asyncio loop for the prompt and for sockets.
+"""A machine's time driven from an asyncio loop, for the prompt and for sockets. Pipes do it with poll() (pipe.py).
 
 Nothing else in hmp lets time pass. On the real clock whoever waits wakes up for the next timer and for the guest's
 descriptors. The warp clock jumps from timer to timer while some monitor waits for a reply, and only then. The manual
@@ -7,67 +7,13 @@ clock is left alone.
 
 from __future__ import annotations
 
-import select
+from asyncio import AbstractEventLoop, Future, Handle
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future, Handle
-    from collections.abc import Callable
-
-    from device.machine.machine import Machine
-    from hmp.monitor.monitor import Reply
-
-_LONGEST_POLL = (1 << 31) - 1
-"""ms that poll() takes; a statistics poll may be due in a century, and waking up early does no harm."""
+from device.machine.machine import Machine
+from hmp.monitor.monitor import Reply
 
 _SLICE = 0.01
 """Seconds of loop time that the warp clock may jump on before the loop's other business gets its turn."""
-
-
-def catching_up(machine: Machine) -> Callable[[], object] | None:
-    """Return what to call before a line runs, so that what is due by then is done; None where time stands still."""
-    return None if machine.clock.simulated else machine.step
-
-
-def wait(machine: Machine, reply: Reply) -> None:
-    """Wait for a suspended reply, with poll(). Returns early when the machine ends."""
-    while reply.pending and not machine.over:
-        if machine.clock.warps:
-            if not warp(machine):
-                return
-        else:
-            descriptors, due = machine.wait_for()
-            _poll_once([-1, *descriptors], due, machine)
-
-
-def warp(machine: Machine) -> bool:
-    """Do what is due, or let the warp clock jump to the next timer; returns False if there is none."""
-    return machine.step(jump=machine.clock.warps)
-
-
-def wait_for_input(machine: Machine, descriptor: int) -> None:
-    """Wait until `descriptor` has something, with poll(), running the machine meanwhile where time is real."""
-    while not machine.clock.simulated and not machine.over:
-        watched, due = machine.wait_for()
-        if due is None and not watched:
-            return  # nothing to do but block in read()
-        if _poll_once([descriptor, *watched], due, machine):
-            return
-
-
-def _poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool:
-    """Wait for one of `descriptors` or host time `due`, then do what is due; returns whether the first was ready.
-
-    All but the first belong to the guest. The first may be -1 for none.
-    """
-    poller = select.poll()
-    for descriptor in descriptors:
-        if descriptor >= 0:
-            poller.register(descriptor, select.POLLIN)
-    timeout = None if due is None else min(max(0, -((machine.clock.now() - due) // 1_000_000)), _LONGEST_POLL)
-    ready = [descriptor for descriptor, _ in poller.poll(timeout)]
-    machine.step()
-    return descriptors[0] in ready
 
 
 class MachineDriver:
@@ -77,8 +23,6 @@ class MachineDriver:
     nearer timer or another descriptor may have come of it. Whoever waits for a reply calls `suspend`, and `resume`
     from within the reply's `on_done`: later, and the warp clock would have gone on without anybody waiting.
     """
-
-    __slots__ = ("_handle", "_loop", "_machine", "_started", "_waiting", "_watched")
 
     def __init__(self, machine: Machine, loop: AbstractEventLoop) -> None:
         self._machine = machine
@@ -158,7 +102,7 @@ class MachineDriver:
         machine, loop = self._machine, self._loop
         end = loop.time() + _SLICE
         while self._waiting and not machine.over:
-            if not warp(machine):
+            if not machine.step(jump=True):
                 self._watch()
                 return  # no timer left: only another monitor, and its kick, can bring one
             if loop.time() >= end:

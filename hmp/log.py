@@ -8,8 +8,7 @@ import os
 import select
 from collections import deque
 
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 from hmp.streams import complain
 
 TYPE_CHECKING = False

@@ -6,12 +6,9 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterable
 
 from hmp.streams import write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def named_again(path: str, others: Iterable[tuple[str, int | str]]) -> str:
@@ -36,8 +33,6 @@ class NewFile:
     A regular file that is overwritten stays until then, for the new one is made beside it; links stay too. FIFOs and
     devices are written to directly, and stdout, by whatever path, where it stands.
     """
-
-    __slots__ = ("_made", "_path", "descriptor")
 
     def __init__(self, path: str, *, overwrite: bool, private: bool = False) -> None:
         """Open it, for its owner alone if `private`.

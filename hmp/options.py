@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -16,17 +17,13 @@ from device.units import format_size, parse_seconds, parse_size
 from device.virtio.memory import check_ram_size
 from hmp.addresses import Address
 from hmp.command_line import choice, program, read_arguments, switch, value
-from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, Config
+from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, NUMBER, Config
+from hmp.monitor import CommandError, UsageError, escape
 from hmp.monitor.commands.machine import check_driver, parse_switches, split_device, valid_id
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.emulated import version
-from hmp.monitor.errors import CommandError, UsageError
 from hmp.qemu.table import OURS, WITH_VALUE, WITHOUT
 from hmp.recording.record import check_options, read_terminal_size
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MIN_TIMEOUT, MAX_TIMEOUT = SECOND // 10, 3600 * SECOND
 
@@ -47,6 +44,12 @@ def _timeout(text: str) -> int:
 def _seed(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 1 << 63:
         raise MisuseError(f"'{text}' is not a whole number from 0 to 2^63-1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:6]) <= 99_999:
+        raise MisuseError(f"'{text}' is not a number of machines from 1 to 99999")
     return int(text)
 
 
@@ -83,7 +86,8 @@ def _version(text: str) -> str:
 def _directory(text: str) -> str:
     from hmp.monitor.snapshots import DirectoryStore  # json and hashlib come with it
 
-    DirectoryStore(text)  # looking at it names what is wrong
+    if NUMBER not in text:  # else there are several
+        DirectoryStore(text)  # looking at it names what is wrong
     return text
 
 
@@ -136,6 +140,7 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--qmp"], multiple=True, metavar="ADDR", help="Serve a QMP monitor; repeatable."),
     switch(["--allow-remote"], "Let hosts other than loopback reach the monitors: there is no password."),
     switch(["--allow-host-files"], "Let clients of the monitors start programs and name files of this host."),
+    value(["--count"], "N", _count, "Serve N machines: %d in addresses, --name and --snapshot-dir is the number."),
     switch(["--headless"], "No monitor on stdio: serve until SIGTERM, SIGINT or quit."),
     switch(["--exit-with-parent"], "End when the parent process does, or stdin if that is a pipe or socket."),
     click.Option(["--record"], type=click.Path(), metavar="FILE.cast",
@@ -192,15 +197,20 @@ def _config(values: dict[str, Any]) -> Config:
     config.ram = _ram(values["memory"], config.guest)
     config.balloon = not values["no_balloon"]
     config.device_id, config.switches = values["device"]
-    config.addresses = [Address(kind, spec) for kind in ("monitor", "qmp") for spec in values[kind]]
-    for address in config.addresses:
-        address.host_files = values["allow_host_files"]
+    for kind in ("monitor", "qmp"):
+        for spec in values[kind]:
+            address = Address(kind, spec if config.count is None else spec.replace(NUMBER, "0"))
+            address.spec = spec
+            address.host_files = values["allow_host_files"]
+            config.addresses.append(address)
     _check_stdio(config, scripted=bool(values["script"] or values["command"]))
     if config.headless and not config.addresses:
         raise UsageError("--headless: needs a --monitor or --qmp address to serve")
     if config.headless and config.interactive:
         raise UsageError("--headless: not together with -i")
     check_options(config)
+    if config.count is not None:
+        _check_count(config, config.count, scripted=bool(values["script"] or values["command"]))
     scripts, commands = values["script"], values["command"]
     if scripts and commands:
         raise UsageError("-c: not together with SCRIPT")
@@ -221,6 +231,21 @@ def _check_stdio(config: Config, *, scripted: bool) -> None:
     config.stdio = ("stdio", 0) in taken
     if config.stdio and (scripted or config.interactive):
         raise UsageError("a monitor on stdio: not together with -c, SCRIPT or -i")
+    if taken and config.count is not None:
+        raise UsageError("--count: not together with a monitor on stdio or fd:N")
+
+
+def _check_count(config: Config, count: int, *, scripted: bool) -> None:
+    """Refuse what machines of --count cannot share. Raises UsageError."""
+    if scripted or config.interactive or config.record is not None:
+        raise UsageError("--count: not together with -c, SCRIPT, -i or --record")
+    if not config.addresses:
+        raise UsageError("--count: needs a --monitor or --qmp address to serve")
+    for address in config.addresses:
+        if count > 1 and NUMBER not in address.spec and (address.scheme == "unix" or address.port):
+            raise UsageError(
+                f"--{address.kind}: '{escape(address.spec)}': each machine needs its own; {NUMBER} is its number"
+            )
 
 
 def _ram(memory: int | None, guest: str) -> int:

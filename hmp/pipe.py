@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import select
+
 from device.errors import MisuseError
 from device.guest.table import make_guest
+from device.machine.events import ClientRefused, DriverMissing, Event, GuestGone
 from hmp import FAILED, OK, STALE
 from hmp.config import make_machine
-from hmp.drive import catching_up, wait, wait_for_input
+from hmp.monitor import TOO_LONG, UnreadableError, UsageError, escape
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import TOO_LONG, UnreadableError, UsageError
-from hmp.monitor.escape import escape
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.streams import Output, Source, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol
 
     from device.machine.machine import Machine
@@ -46,6 +47,51 @@ if TYPE_CHECKING:
 
         def serve(self, machine: Machine, driver: MachineDriver) -> Server:
             """Serve clients in the running loop."""
+
+
+_LONGEST_POLL = (1 << 31) - 1
+"""ms that poll() takes; a statistics poll may be due in a century, and waking up early does no harm."""
+
+
+def catching_up(machine: Machine) -> Callable[[], object] | None:
+    """Return what to call before a line runs, so that what is due by then is done; None where time stands still."""
+    return None if machine.clock.simulated else machine.step
+
+
+def wait(machine: Machine, reply: Reply) -> None:
+    """Wait for a suspended reply, with poll(). Returns early when the machine ends."""
+    while reply.pending and not machine.over:
+        if machine.clock.warps:
+            if not machine.step(jump=True):
+                return  # no timer left
+        else:
+            descriptors, due = machine.wait_for()
+            _poll_once([-1, *descriptors], due, machine)
+
+
+def wait_for_input(machine: Machine, descriptor: int) -> None:
+    """Wait until `descriptor` has something, with poll(), running the machine meanwhile where time is real."""
+    while not machine.clock.simulated and not machine.over:
+        watched, due = machine.wait_for()
+        if due is None and not watched:
+            return  # nothing to do but block in read()
+        if _poll_once([descriptor, *watched], due, machine):
+            return
+
+
+def _poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool:
+    """Wait for one of `descriptors` or host time `due`, then do what is due; returns whether the first was ready.
+
+    All but the first belong to the guest. The first may be -1 for none.
+    """
+    poller = select.poll()
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            poller.register(descriptor, select.POLLIN)
+    timeout = None if due is None else min(max(0, -((machine.clock.now() - due) // 1_000_000)), _LONGEST_POLL)
+    ready = [descriptor for descriptor, _ in poller.poll(timeout)]
+    machine.step()
+    return descriptors[0] in ready
 
 
 class Runner:
@@ -164,7 +210,7 @@ class Front:
         try:
             guest = make_guest(config.guest)
             if self.serving is not None or guest.real:
-                end = _clean_end()
+                end = clean_end()
             machine = self.machine = make_machine(config, guest)
         except MisuseError as error:
             raise UsageError(str(error)) from None
@@ -196,14 +242,14 @@ class Front:
 
     def _tell(self) -> None:
         if self.serving is not None or self.machine.guest.real:
-            _tell_of_ends(self.machine)
+            tell_of_ends(self.machine)
             return
 
         # Not before: a listener would cost every answer of a modelled guest something.
         def real_guest_coming() -> Callable[[], object]:
             self.monitor.on_real_guest = None
-            _tell_of_ends(self.machine)
-            return _clean_end().allow
+            tell_of_ends(self.machine)
+            return clean_end().allow
 
         self.monitor.on_real_guest = real_guest_coming
 
@@ -216,27 +262,29 @@ class Piped(Front):
         run(self.runner, self.sources())
 
 
-def _clean_end() -> CleanEnd:
+def clean_end() -> CleanEnd:
+    """Let SIGTERM and SIGHUP leave nothing behind from now on; see CleanEnd."""
     from hmp.termination import CleanEnd
 
     return CleanEnd()
 
 
-_ENDS = {
-    "GUEST_GONE": "the guest is gone",
-    "DRIVER_MISSING": "the guest's driver does not come up",
-    "CLIENT_REFUSED": "hung up on a client",
+_ENDS: dict[type[Event], str] = {
+    GuestGone: "the guest is gone",
+    DriverMissing: "the guest's driver does not come up",
+    ClientRefused: "hung up on a client",
 }
 
 
-def _tell_of_ends(machine: Machine) -> None:
+def tell_of_ends(machine: Machine) -> None:
     """Say on stderr that a real guest or its driver is not there, or that a client was hung up on."""
     from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 
     limit = RateLimit(GONE_SECONDS, burst=GONE_BURST)
 
-    def tell(name: str, data: Mapping[str, object]) -> None:
-        if name in _ENDS and limit.admit() is not None:
-            complain(escape(f"{_ENDS[name]}: {data.get('why')}"))
+    def tell(event: Event) -> None:
+        words = _ENDS.get(type(event))
+        if words is not None and limit.admit() is not None:
+            complain(escape(f"{words}: {event.data['why']}"))
 
     machine.subscribe(tell)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 GONE_BURST, GONE_SECONDS = 10, 10.0
 """Lines about a guest that is gone, in so many seconds: a front end may come and go as fast as it can."""
@@ -14,8 +11,6 @@ GONE_BURST, GONE_SECONDS = 10, 10.0
 
 class RateLimit:
     """At most `burst` lines of a kind in any span of `seconds` that begins with one; the others are counted."""
-
-    __slots__ = ("_burst", "_dropped", "_end", "_left", "_now", "_seconds")
 
     def __init__(self, seconds: float, *, burst: int = 1, now: Callable[[], float] = monotonic) -> None:
         self._seconds = seconds

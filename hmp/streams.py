@@ -7,8 +7,7 @@ import os
 import select
 from itertools import islice
 
-from hmp.monitor.errors import MAX_LINE, UnreadableError
-from hmp.monitor.escape import escape
+from hmp.monitor import MAX_LINE, UnreadableError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,8 +85,6 @@ class naming_stdout:
 class Output:
     """stdout, collected, escaped and written in large pieces. `flush` before anything that blocks."""
 
-    __slots__ = ("_descriptor", "_parts", "_size")
-
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
         self._parts: list[str] = []
@@ -117,9 +114,6 @@ class Source:
     Comments that begin with `kept` are not. At most the longest line is held, whatever comes in. `over` says whether
     the end was reached, `size` counts the bytes that were read.
     """
-
-    __slots__ = ("_begun", "_given", "_kept", "_number", "_rest", "_skipping", "descriptor", "name", "over", "piece",
-                 "size")  # fmt: skip
 
     def __init__(self, name: str, origin: int | list[str], *, kept: str = "") -> None:
         self.name = name

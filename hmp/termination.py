@@ -4,10 +4,7 @@ behind it, or where there is none."""
 from __future__ import annotations
 
 import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import FrameType
+from types import FrameType
 
 _NUMBERS = (signal.SIGTERM, signal.SIGHUP)
 

@@ -13,16 +13,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
-    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.port", "hmp.sockets.server",
-                "hmp.sockets.service", "hmp.sockets.stdio", "hmp.terminal.*"],
+    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.clients", "hmp.sockets.connection",
+                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.port", "hmp.sockets.server",
+                "hmp.sockets.service", "hmp.sockets.stdio", "hmp.testing.*", "hmp.terminal.*"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
-    "select": ["hmp.drive", "hmp.log", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
+    "select": ["hmp.log", "hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
-    "socket": ["hmp.sockets.listeners", "hmp.sockets.stdio", "device.guest.vhost_user.*"],
+    "socket": ["hmp.sockets.listeners", "hmp.sockets.port", "hmp.sockets.server", "hmp.sockets.stdio", "device.guest.vhost_user.*"],
     "subprocess": ["device.guest.uml.*"],
-    "threading": [],
+    "threading": ["hmp.testing.host"],
     "multiprocessing": [],
     "concurrent": [],
 }  # fmt: skip
@@ -35,7 +36,6 @@ PIPED = [
     "device.guest.model*",
     "hmp.cli",
     "hmp.config",
-    "hmp.drive",
     "hmp.pipe",
     "hmp.streams",
     "hmp.monitor*",
@@ -103,7 +103,10 @@ def test_the_piped_path_imports_nothing_slow_at_the_top(module: str) -> None:
     assert not at_once & set(SLOW_TO_IMPORT)
 
 
-LONG = {"device.machine.machine": "one class: what happens to a machine, and how it is told"}
+LONG = {
+    "device.machine.machine": "one class: what happens to a machine, and how it is told",
+    "hmp.sockets.connection": "one state machine: what is done for a client, and when",
+}
 """Modules that were looked at twice, and why they stay whole."""
 
 

@@ -18,9 +18,9 @@ from tests.support.shell import ROOT, environment, shell
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROMPT = "$ "
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"^```\w+\n(# ([\w.-]+\.\w+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^```\w+\n((?:#|//) ([\w.-]+\.\w+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 """A block whose first line is a comment with a file's name is that file, in the folder of the page's commands."""
-OTHER_PROGRAMS = ["qemu-system-x86_64", "socat", "nc", "telnet", "agg", "virsh"]
+OTHER_PROGRAMS = ["qemu-system-x86_64", "node", "socat", "nc", "telnet", "agg", "virsh"]
 
 
 def blocks() -> list[object]:

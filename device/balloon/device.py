@@ -39,6 +39,7 @@ from device.virtio.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from device.clock import Timeline
@@ -61,7 +62,6 @@ PFN_LIMIT = 1 << 14
 
 BUFFERS_AT_ONCE = 512
 """Buffers served in one round, so that a ring refilled from within interrupts cannot keep us for ever."""
-
 
 WORK_AT_ONCE = 1 << 16
 """Bytes of page lists after which a queue waits for its turn: scattered pages cost a system call each."""
@@ -126,8 +126,12 @@ class BalloonDevice(VirtioDevice):
     poison_seen: bool
     stats: StatsQueue
 
-    def __init__(self, time: Timeline, memory: Memory, ram: int, *, id: str = "", **switches: bool) -> None:
-        """Create the device. Raises MisuseError for a switch that does not exist (names with underscores)."""
+    def __init__(
+        self, time: Timeline, memory: Memory, ram: int, *, id: str = "", sizes: Sequence[int] = (), **switches: bool
+    ) -> None:
+        """Create the device; `sizes` are those of VirtioDevice. Raises MisuseError for one that cannot be, and for a
+        switch that does not exist (names with underscores).
+        """
         properties = {name: default for name, (_, default) in PROPERTIES.items()}
         for switch, value in switches.items():
             name = switch.replace("_", "-")
@@ -140,7 +144,7 @@ class BalloonDevice(VirtioDevice):
                 offered |= bit(feature)
         self.ram = ram
         self.pages = PageSet(ram >> PAGE_SHIFT)
-        super().__init__(time, memory, offered, len(queue_roles(offered)))
+        super().__init__(time, memory, offered, len(queue_roles(offered)), sizes)
         self.id = id
         self.properties = properties
         self.born = time.clock.now()
@@ -339,16 +343,11 @@ class BalloonDevice(VirtioDevice):
             self.pages = PageSet(top >> PAGE_SHIFT)
 
     def park_queue(self, index: int) -> int:
-        """Take queue `index` out of service; returns the available index from which its driver has it go on.
-
-        A statistics buffer that waits here counts as not taken: it is found again when the queue goes on.
+        """As VirtioDevice.park_queue. A statistics buffer that waits here counts as not taken: it is found again when
+        the queue goes on.
         """
-        queue = self.queues[index]
-        base = queue.last_avail
-        if index == self.stats.index:
-            base -= self.stats.let_go()
-        queue.stop()
-        return base & U16
+        held = self.stats.let_go() if index == self.stats.index else 0
+        return super().park_queue(index) - held & U16
 
     # Life.
 
@@ -358,13 +357,13 @@ class BalloonDevice(VirtioDevice):
         return self.stats.index >= 0 and (self.live or self.broken)
 
     def driver_gone(self) -> None:
-        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon."""
+        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon.
+
+        `actual` stays, as in QEMU: only a driver writes it.
+        """
         self._roles = queue_roles(0)
         self.stats.forget()
         self.pages.clear()
-        changed, self.actual_pages = self.actual_pages, 0
-        if changed:
-            self.due |= NEWS_ACTUAL
 
     def wake(self) -> None:
         """Look again at queues with buffers that were not served yet when a snapshot was taken."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Fields, Flag, Integer, Other, load, reset
+from device.state import Age, Fields, Flag, Other, load, reset
 from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.balloon.device import BalloonDevice
     from device.clock import Timeline, Timer
+    from device.virtio.device import VirtioDevice
     from device.virtio.queue import VirtQueue
 
 BUFFERS_AT_ONCE = 16
@@ -33,8 +33,10 @@ class StatsQueue:
     """The statistics side of a balloon device.
 
     `index` is the queue's number, -1 while it is not negotiated. `held` is the guest's buffer while it waits here for
-    the next request, `out` says that it is with the guest to be filled. `sample` is the last one, `reset_at` when
-    (host ns) the device was created or last reset.
+    the next request, `out` says that it is with the guest to be filled. `sample` is the last one of this driver, `told`
+    the last of any, which QEMU's guest-stats goes on with. `again` is the sample of the buffer that comes next, where a
+    transport knows that it was seen before: if it says the same, it is no news. `reset_at` is when (host ns) the device
+    was created or last reset.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class StatsQueue:
         "_decoded",
         "_device",
         "_poll_timer",
+        "again",
         "held",
         "index",
         "out",
@@ -49,6 +52,7 @@ class StatsQueue:
         "reset_at",
         "sample",
         "time",
+        "told",
     )
 
     STATE = (
@@ -56,37 +60,32 @@ class StatsQueue:
             "held", lambda stats, now: stats.held and stats.held.state(), lambda stats, fields: stats.load_held(fields)
         ),
         Flag("out"),
-        Integer("poll_interval", U32, kept=True),
-        Other(
-            "poll_remaining",
-            lambda stats, now: stats.poll_remaining,
-            lambda stats, fields: stats.load_poll(fields),
-            attribute="_poll_timer",
-            kept=True,
-        ),
         Age("reset_age", attribute="reset_at", kept=True),
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
-    DERIVED = ("_data", "_decoded", "_device", "index", "time")
+    DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "again", "index", "poll_interval", "time", "told")
 
     held: Element | None
     out: bool
-    poll_interval: int
     sample: Sample | None
-    _poll_timer: Timer | None
 
-    def __init__(self, device: BalloonDevice, time: Timeline) -> None:
+    def __init__(self, device: VirtioDevice, time: Timeline) -> None:
         self._device = device
         self.time = time
         self._data = b""
         self._decoded = decode(b"")
+        self.again: Sample | None = None
+        self.told: Sample | None = None
+        self.poll_interval = 0
+        self._poll_timer: Timer | None = None
         self.index = -1
         reset(self, new=True)
         self.reset_at = time.clock.now()
 
     def forget(self) -> None:
-        """The driver is gone: so are its buffer and its numbers. The polling interval stays."""
+        """The driver is gone: so are its buffer and its numbers. The polling interval stays, and what is told."""
         self.index = -1
+        self.again = None
         reset(self)
         self.reset_at = self.time.clock.now()
         if self.poll_interval:  # a poll that was out is lost with the driver; the next one is not
@@ -147,15 +146,19 @@ class StatsQueue:
                 if len(data) > WIRE_LIMIT:
                     device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
                     data = data[:WIRE_LIMIT]
+                again, self.again = self.again, None
                 if data != self._data:  # a guest asked again at once says the same again
                     self._decoded = decode(data)
                     self._data = data
+                    again = None
                 records, tags, numbers, unknown, faults = self._decoded
                 for rule, detail in faults:
                     device.refuse(rule, detail)
-                if records or self.out:
+                if again is not None:
+                    self.sample = again
+                elif records or self.out:
                     clock = self.time.clock
-                    self.sample = Sample(tags, numbers, unknown, clock.now(), clock.wall())
+                    self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE
                 self.out = False
                 if not queue.more:
@@ -191,19 +194,39 @@ class StatsQueue:
         due = self.time.vm_clock.now() + seconds * SECOND
         self._poll_timer = self.time.vm_timers.at(due, self._poll)
 
-    @property
-    def poll_remaining(self) -> int | None:
-        """VM ns until the next poll; None where the answer to the last one is awaited, which arms the timer."""
-        timer = self._poll_timer
-        return None if timer is None or not timer.armed else max(0, timer.due - self.time.vm_clock.now())
+    def _cancel_poll(self) -> None:
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
+
+    def _poll(self) -> None:
+        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
+        self._arm_poll(self.poll_interval)
+        self.ask()
+
+    # Snapshots.
 
     def restore(self, fields: Fields) -> None:
         """Take the state out of a snapshot's `fields`; the device's queues are there. Raises SnapshotError."""
+        for name in ("poll_interval", "poll_remaining"):  # which are the host's: only older snapshots have them
+            if name in fields:
+                fields.perhaps(name)
         load(self, fields)
         if self.out and not self._set_up:
             raise fields.refuse("held", "needs a statistics queue, which there is not")
-        if not self.poll_interval and self._poll_timer is not None:
-            raise fields.refuse("poll_remaining", "has no interval")
+
+    def replace(self, old: StatsQueue) -> None:
+        """Take over from a device that a snapshot replaces what is the host's: the interval, and what is told."""
+        self.told, self.poll_interval = old.told, old.poll_interval
+        if self.poll_interval:
+            self._arm_poll(self.poll_interval)
+
+    def vm_runs(self) -> None:
+        """The VM runs: a held buffer that came with a snapshot is told of as if it had come now, as in QEMU."""
+        sample = self.sample
+        if sample is not None and sample is not self.told and self.held is not None:
+            sample.wall = self.time.clock.wall()
+            self.told = sample
 
     @property
     def _set_up(self) -> bool:
@@ -220,20 +243,3 @@ class StatsQueue:
         self.held = Element.restored(held, queue.size, self._device.memory)
         if self.held.into or not queue.in_use:
             raise held.refuse("head", "cannot be held")
-
-    def load_poll(self, fields: Fields) -> None:
-        """Arm the timer of the next poll again. Raises SnapshotError."""
-        remaining = fields.perhaps("poll_remaining", 0, U32 * SECOND)
-        if remaining is not None:
-            self._poll_timer = self.time.vm_timers.at(self.time.vm_clock.now() + remaining, self._poll)
-
-    def _cancel_poll(self) -> None:
-        if self._poll_timer is not None:
-            self._poll_timer.cancel()
-            self._poll_timer = None
-
-    def _poll(self) -> None:
-        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
-        self._arm_poll(self.poll_interval)
-        if self._device.can_report and (self.held is not None or self.out):
-            self.ask()

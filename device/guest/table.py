@@ -8,6 +8,7 @@ from device.balloon.spec import F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING,
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model.faults import FAULTS, parse_count
+from device.machine.guest import Guest
 from device.units import parse_size
 from device.virtio.memory import check_ram_size
 from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, bit
@@ -15,8 +16,6 @@ from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, bit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from device.machine.guest import Guest
 
 
 def _parse_pace(text: str) -> int:
@@ -72,11 +71,12 @@ class Profile:
     """One guest: its name, one line about it, the keys it takes, and what makes it.
 
     `factory` is its class as MODULE:NAME, imported when needed and called with the name, the settings (those given
-    over the profile's own), the spec, and `traits` as keywords. `host` says that its keys name files of this host, or
-    that it starts programs there: who only controls the machine must not choose it.
+    over the profile's own), the spec, and `traits` as keywords; `controls` is the class of what can be changed of it by
+    hand. `host` says that its keys name files of this host, or that it starts programs there: who only controls the
+    machine must not choose it.
     """
 
-    __slots__ = ("factory", "help", "host", "keys", "name", "settings", "traits")
+    __slots__ = ("controls", "factory", "help", "host", "keys", "name", "settings", "traits")
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class Profile:
         *,
         settings: Mapping[str, object] | None = None,
         factory: str = MODELLED,
+        controls: str = "device.guest.model.controls:ModelledControls",
         keys: tuple[str, ...] = MODELLED_KEYS,
         host: bool = False,
         **traits: object,
@@ -93,6 +94,7 @@ class Profile:
         self.help = help
         self.settings = settings or {}
         self.factory = factory
+        self.controls = controls
         self.keys = keys
         self.host = host
         self.traits = traits
@@ -145,6 +147,7 @@ PROFILES: dict[str, Profile] = {
             "uml",
             "a real Linux kernel: boots User-Mode Linux (Debian's user-mode-linux and busybox-static)",
             factory="device.guest.uml.guest:UmlGuest",
+            controls="device.guest.uml.controls:UmlControls",
             keys=("mem", "kernel", "module", "busybox"),
             host=True,
         ),
@@ -152,6 +155,7 @@ PROFILES: dict[str, Profile] = {
             "vhost-user",
             "the guest of another VMM: waits for its vhost-user front end on a socket",
             factory="device.guest.vhost_user.guest:VhostUserGuest",
+            controls=Guest.controlled_by,
             keys=("path",),
             host=True,
         ),
@@ -185,4 +189,5 @@ def make_guest(spec: str) -> Guest:
     except ImportError as error:  # a Python without processes or sockets, as in a browser
         raise MisuseError(f"the {name} guest cannot run here: this Python has no {error.name}") from None
     guest: Guest = factory(name, {**profile.settings, **settings}, spec, **profile.traits)
+    guest.controlled_by = profile.controls
     return guest

@@ -1,21 +1,51 @@
-"""What a machine expects of a guest, modelled or real."""
+"""What a machine expects of a guest, what a guest finds in its machine, and what can be controlled of it."""
 
 from __future__ import annotations
+
+from importlib import import_module
 
 from device.errors import UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
 
-    from device.machine.machine import Machine
+    from device.balloon.device import BalloonDevice
+    from device.clock import Clock, Timeline, TimerQueue, VmClock
+    from device.machine.events import Event
+    from device.machine.requests import Task
     from device.state import Fields
+    from device.virtio.memory import GuestMemory
+
+    class Platform(Protocol):
+        """A machine as its guest sees it; device.machine.machine says what each means."""
+
+        ram: int
+        seed: int
+        clock: Clock
+        time: Timeline
+        vm_clock: VmClock
+        vm_timers: TimerQueue
+        memory: GuestMemory
+        device: BalloonDevice | None
+        guest: Guest
+
+        @property
+        def running(self) -> bool: ...
+        def emit(self, event: Event) -> None: ...
+        def deliver(self) -> None: ...
+        def reset(self, *, guest: bool = False) -> None: ...
+        def driver_changed(self) -> None: ...
+        def driver_released(self) -> None: ...
+        def guest_off(self) -> None: ...
 
 
 class Guest:
-    """A guest behind the device. The machine calls these; what a kind of guest cannot do raises UnsupportedError.
+    """A guest behind the device: its life, as the machine leads it.
 
-    A guest drives the device through rings, config space and notifications only.
+    A guest drives the device through rings, config space and notifications only. What can be changed of it by hand is
+    another matter: its `controls`.
     """
 
     name = "guest"
@@ -35,9 +65,9 @@ class Guest:
     """Why the process of a real guest is over, so that nothing answers until a reset; empty for all that may answer."""
 
     driver_loaded = False
-    machine: Machine
+    machine: Platform
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Platform) -> None:
         """Belong to `machine` from now on. Called once, before any other but `close`.
 
         Raises MisuseError where the guest does not find what it needs.
@@ -80,8 +110,13 @@ class Guest:
         """Be asked to shut down; returns whether the guest will."""
         return False
 
-    def check_target(self, size: int) -> None:
-        """Raise MisuseError where the guest would not survive being left with `size` bytes."""
+    def check_target(self, size: int, go: Callable[[], object]) -> Task | None:
+        """Call `go`, which asks for `size` bytes, unless the guest would not survive being left with so little.
+
+        Then it raises MisuseError. A guest that has to be asked first returns the task that this is.
+        """
+        go()
+        return None
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors whose readability concerns the guest."""
@@ -90,62 +125,25 @@ class Guest:
     def serve(self) -> None:
         """Some of the descriptors became readable."""
 
-    # The simulator's controls.
+    # What is known of it.
 
-    def _cannot(self, what: str) -> UnsupportedError:
-        return UnsupportedError(f"the {self.name} guest cannot {what}")
+    controlled_by = "device.machine.guest:Controls"
+    """The class of its controls, as MODULE:NAME: most scripts change nothing and need not import it."""
 
-    def controls(self) -> Mapping[str, str]:
-        """Return what the simulator set here, by name, for the overview."""
+    @property
+    def controls(self) -> Controls:
+        """What can be controlled of it."""
+        module, _, name = self.controlled_by.partition(":")
+        controls: Controls = getattr(import_module(module), name)(self)
+        return controls
+
+    def shown(self) -> Mapping[str, str]:
+        """Return what is out of the ordinary here, by name, for the overview."""
         return {}
 
-    def hang(self) -> None:
-        """Stop serving all queues."""
-        raise self._cannot("hang its driver")
-
-    def wake(self) -> None:
-        """Serve the queues again, and what came meanwhile."""
-        raise self._cannot("wake its driver")
-
-    def set_delay(self, delay: int) -> None:
-        """Answer `delay` ns of VM time after being asked."""
-        raise self._cannot("delay its answers")
-
-    def drop(self, count: int) -> None:
-        """Miss the next `count` notifications of the statistics queue."""
-        raise self._cannot("miss notifications")
-
-    def pin(self, tag: int, value: int | None) -> None:
-        """Report `value` for statistic `tag` from now on, or with None nothing."""
-        raise self._cannot("set statistics")
-
-    def unpin(self, tag: int) -> None:
-        """Report the real value of statistic `tag` again."""
-        raise self._cannot("set statistics")
-
-    def pins(self) -> dict[int, int | None]:
-        """Return the pinned statistics by tag."""
-        return {}
-
-    def alloc(self, size: int) -> int:
-        """Let a workload take `size` bytes; returns how many it got."""
-        raise self._cannot("run a workload")
-
-    def free(self, size: int) -> int:
-        """Let the workload give back `size` bytes; returns how many it had to give."""
-        raise self._cannot("run a workload")
-
-    def load_driver(self) -> None:
-        """Load the balloon driver."""
-        raise self._cannot("load a driver")
-
-    def unload_driver(self) -> None:
-        """Unload the balloon driver."""
-        raise self._cannot("unload its driver")
-
-    def panic(self) -> None:
-        """Let the kernel die."""
-        raise self._cannot("panic")
+    def memory_free(self) -> int | None:
+        """Return the guest's free memory in bytes as the model knows it, or None where only the guest knows."""
+        return None
 
     # Snapshots.
 
@@ -154,15 +152,73 @@ class Guest:
 
     def state(self) -> dict[str, object]:
         """Return everything the guest remembers, as plain data; what is in guest memory is saved with that."""
-        raise self._cannot("be saved")
+        raise UnsupportedError(f"the {self.name} guest cannot be saved")
 
     def restore(self, state: Fields) -> None:
         """Remember again what `state` said; the machine's memory and device are restored already.
 
         Raises SnapshotError naming the member that is wrong.
         """
-        raise self._cannot("be loaded")
+        raise UnsupportedError(f"the {self.name} guest cannot be loaded")
 
-    def memory_free(self) -> int | None:
-        """Return the guest's free memory in bytes as the model knows it, or None where only the guest knows."""
-        return None
+
+class Controls:
+    """What can be changed of a guest by hand, as `sim` does: a second interface of the guests that have it.
+
+    What a kind of guest cannot do raises UnsupportedError. A guest that takes a while returns the Task instead.
+    """
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+
+    def cannot(self, what: str) -> UnsupportedError:
+        """Return the error for what this guest cannot do."""
+        return UnsupportedError(f"the {self.guest.name} guest cannot {what}")
+
+    def hang(self) -> None:
+        """Stop serving all queues."""
+        raise self.cannot("hang its driver")
+
+    def wake(self) -> None:
+        """Serve the queues again, and what came meanwhile."""
+        raise self.cannot("wake its driver")
+
+    def set_delay(self, delay: int) -> None:
+        """Answer `delay` ns of VM time after being asked."""
+        raise self.cannot("delay its answers")
+
+    def drop(self, count: int) -> None:
+        """Miss the next `count` notifications of the statistics queue."""
+        raise self.cannot("miss notifications")
+
+    def pin(self, tag: int, value: int | None) -> None:
+        """Report `value` for statistic `tag` from now on, or with None nothing."""
+        raise self.cannot("set statistics")
+
+    def unpin(self, tag: int) -> None:
+        """Report the real value of statistic `tag` again."""
+        raise self.cannot("set statistics")
+
+    def pins(self) -> dict[int, int | None]:
+        """Return the pinned statistics by tag."""
+        return {}
+
+    def alloc(self, size: int) -> int | Task:
+        """Let a workload take `size` bytes; returns how many it got."""
+        raise self.cannot("run a workload")
+
+    def free(self, size: int) -> int | Task:
+        """Let the workload give back `size` bytes; returns how many it had to give."""
+        raise self.cannot("run a workload")
+
+    def load_driver(self) -> Task | None:
+        """Load the balloon driver."""
+        raise self.cannot("load a driver")
+
+    def unload_driver(self) -> Task | None:
+        """Unload the balloon driver."""
+        raise self.cannot("unload its driver")
+
+    def panic(self) -> Task | None:
+        """Let the kernel die."""
+        raise self.cannot("panic")

@@ -9,7 +9,20 @@ from __future__ import annotations
 from device.balloon.device import BalloonDevice
 from device.clock import SECOND, Clock, Timeline
 from device.errors import MisuseError
-from device.machine.history import History
+from device.machine.events import (
+    ActualChanged,
+    DeviceDeleted,
+    Ended,
+    Event,
+    History,
+    PowerButton,
+    Resumed,
+    RuleBroken,
+    SampleArrived,
+    Stopped,
+    TargetReached,
+    WasReset,
+)
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
 from device.virtio.device import (
     DUE_ASKED,
@@ -30,8 +43,9 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from device.machine.guest import Guest
+    from device.machine.requests import Task
 
-    Listener = Callable[[str, Mapping[str, object]], None]
+    Listener = Callable[[Event], None]
 
     class Store(Protocol):
         """What completion needs of a store of snapshots."""
@@ -51,17 +65,14 @@ AT_ONCE = 4096
 """Timers that one step fires, and things that it delivers; more have to wait for the next."""
 
 DEFAULT_TIMEOUT = 5 * SECOND
+NO_BALLOON = "No balloon device has been activated"
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 class Machine:
     """A virtual machine with at most one balloon device.
 
-    Events go to every listener as (name, data), in order:
-    STOP, RESUME, POWERDOWN and SHUTDOWN (`guest`, `reason`), RESET (`guest`, `reason`), BALLOON_CHANGE (`actual` in
-    bytes), BALLOON (a sample arrived; `sample`), BALLOON_TARGET (`actual`), DEVICE_DELETED (`device`, `path`),
-    GUEST_PANICKED (`action`), GUEST_GONE (`why`), GUEST_FAULT (`rule`, `detail` of the last time,
-    `times` where there were more), DRIVER_MISSING (`why`).
+    Every listener is told the Events of device.machine.events, in the order in which they happened.
     """
 
     def __init__(
@@ -139,10 +150,10 @@ class Machine:
 
         return unsubscribe
 
-    def emit(self, name: str, data: Mapping[str, object]) -> None:
+    def emit(self, event: Event) -> None:
         """Tell every listener of an event."""
         for listener in tuple(self._listeners):
-            listener(name, data)
+            listener(event)
 
     # Stepping.
 
@@ -254,22 +265,22 @@ class Machine:
             return
         self.history.add(sample.collected, device.actual, sample)
         if self._listeners:
-            self.emit("BALLOON", {"sample": sample})
+            self.emit(SampleArrived(sample))
         if self.requests.pending:
             self.requests.end_all(ANSWERED)
 
     def _actual_changed(self, device: BalloonDevice) -> None:
         self.history.add(self.clock.now(), device.actual, device.stats.sample)
         if self._listeners:
-            self.emit("BALLOON_CHANGE", {"actual": device.actual})
+            self.emit(ActualChanged(device.actual))
         if device.actual_pages == device.num_pages and not self.target_told:
             self.target_told = True
-            self.emit("BALLOON_TARGET", {"actual": device.actual})
+            self.emit(TargetReached(device.actual))
 
     def _rules_broken(self, device: BalloonDevice) -> None:
         untold, device.untold = device.untold, {}
         for rule, (times, detail) in untold.items():
-            self.emit("GUEST_FAULT", {"rule": rule, "detail": detail} | ({"times": times} if times > 1 else {}))
+            self.emit(RuleBroken(rule, detail, times))
 
     def _driver_changed(self, device: BalloonDevice) -> None:
         """Look after the requests that wait for a driver, or for one that primes its queue."""
@@ -299,7 +310,7 @@ class Machine:
         self.vm_clock.stop()
         self.run_state = PAUSED
         self.guest.stopped()
-        self.emit("STOP", {})
+        self.emit(Stopped())
 
     def cont(self) -> None:
         """Let the VM run; from prelaunch this boots the guest. Nothing if it runs, or has ended."""
@@ -310,7 +321,9 @@ class Machine:
         boots = self.run_state == PRELAUNCH
         self.run_state = RUNNING
         self.vm_clock.start()
-        self.emit("RESUME", {})
+        if self.device is not None:
+            self.device.stats.vm_runs()
+        self.emit(Resumed())
         if boots:
             self._boot()
         else:
@@ -328,8 +341,8 @@ class Machine:
     def reset(self, *, guest: bool = False) -> None:
         """Reset the machine as a power cycle of the guest would.
 
-        Target and polling interval stay, statistics are forgotten, pending requests wait for the new driver. A
-        stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
+        Target, `actual` and polling interval stay, the driver's statistics are forgotten, pending requests wait for the
+        new driver. A stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
         """
         reason = "guest-reset" if guest else "host-qmp-system-reset"
         if self.resets:
@@ -347,7 +360,7 @@ class Machine:
             self._tell(device)
             if self.unplugging:  # an unplug that the old driver never let happen
                 self._unplug()
-        self.emit("RESET", {"guest": guest, "reason": reason})
+        self.emit(WasReset(guest=guest, reason=reason))
         if self.run_state == RUNNING:
             self._boot()
         else:
@@ -355,7 +368,7 @@ class Machine:
 
     def power_down(self) -> None:
         """Press the power button; ignored without a guest that listens."""
-        self.emit("POWERDOWN", {})
+        self.emit(PowerButton())
         if self.guest.power_down():
             if self.run_state == RUNNING:
                 self.guest_off()
@@ -370,12 +383,8 @@ class Machine:
             self.guest.halt()
             self.vm_clock.stop()
             self.run_state = SHUTDOWN
-            self.emit("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
-            self.emit("STOP", {})
-
-    def guest_gone(self, why: str) -> None:
-        """A real guest died: nothing answers until the machine is reset."""
-        self.emit("GUEST_GONE", {"why": why})
+            self.emit(Ended(guest=True, reason="guest-shutdown"))
+            self.emit(Stopped())
 
     def quit(self, *, reason: str = "host-qmp-quit") -> None:
         """End the machine from outside."""
@@ -386,11 +395,7 @@ class Machine:
             self.over = True
             self.vm_clock.stop()
             self.run_state = SHUTDOWN
-            self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
-
-    def panicked(self) -> None:
-        """The guest's kernel died; the VM goes on running nothing, as QEMU without a panic device."""
-        self.emit("GUEST_PANICKED", {"action": "run"})
+            self.emit(Ended(guest=guest, reason=reason))
 
     def replace_guest(self, guest: Guest) -> None:
         """Reboot the machine into another guest.
@@ -429,7 +434,7 @@ class Machine:
         return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
 
     def _plug(self, id: str, switches: dict[str, bool]) -> BalloonDevice:
-        device = BalloonDevice(self.time, self.memory, self.ram, id=id, **switches)
+        device = BalloonDevice(self.time, self.memory, self.ram, id=id, sizes=(), **switches)
         self.device = device
         self.unplugging = False
         return device
@@ -446,14 +451,12 @@ class Machine:
             self.deliver()
 
     def device_del(self, id: str) -> None:
-        """Ask the guest to let go of the device; it is gone once the driver did.
+        """Ask the guest, perhaps again, to let go of the device; it is gone once the driver did.
 
-        Raises MisuseError in QEMU's words if there is no such device or it was asked before.
+        Raises MisuseError in QEMU's words if there is no such device.
         """
         if self.device is None or id not in (self.device.id, self.device_path) or not id:
             raise MisuseError(f"Device '{id}' not found")
-        if self.unplugging:
-            raise MisuseError(f"Device {id} is already in the process of unplug")
         self.unplugging = True
         if self.guest.release_device():
             self._unplug()
@@ -473,20 +476,25 @@ class Machine:
         self.device = None
         self.unplugging = False
         self.requests.end_all(NO_DEVICE)
-        data = {"device": device.id, "path": path} if device.id else {"path": path}
-        self.emit("DEVICE_DELETED", data)
+        self.emit(DeviceDeleted(device.id, path))
 
-    def set_balloon(self, size: int) -> None:
+    def set_balloon(self, size: int) -> Task | None:
         """Ask the guest to keep `size` bytes of memory.
 
-        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives.
+        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives. Where
+        that is not known at once, the task returned ends with the same: the guest is asked for it first.
         """
         if self.device is None:
-            raise MisuseError("No balloon device has been activated")
-        self.guest.check_target(size)
-        self.device.set_target(size)
-        self.target_told = False
-        self.deliver()
+            raise MisuseError(NO_BALLOON)
+
+        def go() -> None:
+            if self.device is None:
+                raise MisuseError(NO_BALLOON)
+            self.device.set_target(size)
+            self.target_told = False
+            self.deliver()
+
+        return self.guest.check_target(size, go)
 
     # Statistics.
 
@@ -524,10 +532,6 @@ class Machine:
         if self.device is not None:
             self.device.due |= NEWS_DRIVER
             self.deliver()
-
-    def guest_fault(self, rule: str, detail: str) -> None:
-        """The guest broke a rule."""
-        self.emit("GUEST_FAULT", {"rule": rule, "detail": detail})
 
 
 _TOLD = {

@@ -105,3 +105,39 @@ class StatsRequests:
         if on_done is not None:
             request.on_done = None
             on_done(request)
+
+
+class Task:
+    """Something that a guest was asked to do and takes a while over. `deadline` (host ns) is when it gives up.
+
+    It is `pending` until it ends, once: then `result` is what came of it, or `error` why nothing did. `on_done`, if
+    given, is called with the task when it ends otherwise than by `cancel`.
+    """
+
+    pending = True
+    result = 0
+    error: MisuseError | None = None
+    on_done: Callable[[Task], None] | None = None
+
+    def __init__(self, deadline: int, forget: Callable[[], object]) -> None:
+        """`forget` is called at the end, however it comes."""
+        self.deadline = deadline
+        self._forget = forget
+
+    def end(self, outcome: Callable[[], int]) -> None:
+        """End with what `outcome` returns, or the MisuseError that it raises; nothing if it ended before."""
+        if self.pending:
+            self.pending = False
+            self._forget()
+            try:
+                self.result = outcome()
+            except MisuseError as error:
+                self.error = error
+            if self.on_done is not None:
+                self.on_done(self)
+
+    def cancel(self) -> None:
+        """Nobody waits any more. What the guest was asked to do it may do all the same."""
+        if self.pending:
+            self.pending = False
+            self._forget()

@@ -17,7 +17,6 @@ from struct import Struct
 
 from device.balloon.device import BalloonDevice
 from device.errors import MisuseError
-from device.guest.table import make_guest
 from device.machine.machine import PAUSED, PRELAUNCH, Machine
 from device.machine.requests import NO_DEVICE
 from device.state import FAR, Fields, SnapshotError
@@ -27,9 +26,10 @@ from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
+    from device.machine.guest import Guest
     from device.virtio.memory import GuestMemory
 
 MAGIC = b"HMPSNAP\0"
@@ -148,9 +148,22 @@ def _piece(length: int) -> int:
 
 
 def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
-    """Write the machine to `out`. Raises SnapshotError where the guest cannot be saved, OSError from `out`."""
+    """Write the machine, stopped meanwhile, to `out`.
+
+    Raises SnapshotError where the guest cannot be saved, OSError from `out`.
+    """
     if machine.guest.snapshot_refusal:
         raise SnapshotError(machine.guest.snapshot_refusal)
+    running = machine.running
+    machine.stop()
+    try:
+        _write(machine, out, tag)
+    finally:
+        if running:
+            machine.cont()
+
+
+def _write(machine: Machine, out: BinaryIO, tag: str) -> None:
     now = machine.clock.now()
     device = machine.device
     state = json.dumps(
@@ -158,6 +171,7 @@ def save(machine: Machine, out: BinaryIO, *, tag: str = "") -> None:
             "tag": tag,
             "date": machine.clock.wall(),
             "simulated": machine.clock.simulated,
+            "run": machine.clock.run,
             "ram": machine.ram,
             "balloon": machine.balloon,
             "seed": machine.seed,
@@ -246,8 +260,10 @@ def summarize(source: BinaryIO) -> Summary:
     )
 
 
-def load(machine: Machine, source: BinaryIO) -> None:
+def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest]) -> None:
     """Put the machine back to what `source` holds; run state and waiting requests stay as they are.
+
+    `make_guest` makes the guest that the snapshot names in words of Guest.spec; it raises MisuseError.
 
     Not from within a listener or a request's callback: the guest that it replaces may still be at work behind them.
     Raises SnapshotError, and nothing has changed, for a damaged, truncated, foreign or newer file, for one of another
@@ -263,15 +279,16 @@ def load(machine: Machine, source: BinaryIO) -> None:
     fields.text("tag")
     date = fields.integer("date", -FAR, FAR)
     simulated = fields.flag("simulated")
+    run = fields.text("run") if "run" in fields else ""
     ram = fields.integer("ram", MIN_RAM, MAX_RAM)
     if ram != machine.ram:
         raise SnapshotError(f"the snapshot is of {_exactly(ram)} of memory, this machine has {_exactly(machine.ram)}")
     if fields.flag("balloon") != machine.balloon:
         words = ("with", "without") if machine.balloon else ("without", "with")
         raise SnapshotError(f"this machine was built {words[0]} a balloon device, the snapshot's {words[1]} one")
-    fresh, guest = _build(machine, fields)
+    fresh, guest = _build(machine, fields, make_guest)
     try:
-        _fill(fresh, fields, guest, reader, _elapsed(machine, date, simulated=simulated))
+        _fill(fresh, fields, guest, reader, _elapsed(machine, date, run, simulated=simulated))
     except BaseException:
         fresh.close()
         raise
@@ -285,13 +302,14 @@ def _exactly(ram: int) -> str:
 def _take_over(machine: Machine, fresh: Machine) -> None:
     """Let `machine` go on as `fresh`, restored and not started: its memory, device, guest and VM time.
 
-    Monitors, listeners, run state and waiting requests stay; those requests are asked again.
+    Monitors, listeners, run state, polling interval and waiting requests stay; those requests are asked again.
     """
     running = machine.running
-    before = None if machine.device is None else machine.device.actual
     machine.stop()
     machine.guest.close()
     if machine.device is not None:
+        if fresh.device is not None:
+            fresh.device.stats.replace(machine.device.stats)
         machine._tell(machine.device)
         machine.device.detach()
     machine.memory.close()
@@ -305,7 +323,8 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     machine.guest.machine = machine
     if device is not None:
         device.adopt(machine.time)
-        device.due |= NEWS_DRIVER if device.actual == before else NEWS_DRIVER | NEWS_ACTUAL
+        device.due = device.due & ~NEWS_ACTUAL | NEWS_DRIVER  # QEMU says nothing of `actual` here
+        machine.history.add(machine.clock.now(), device.actual, device.stats.sample)
     else:
         machine.requests.end_all(NO_DEVICE)
     if running:
@@ -313,14 +332,15 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     machine.deliver()
 
 
-def _elapsed(machine: Machine, date: int, *, simulated: bool) -> int:
-    """Return the ns since the save by the wall clock; on simulated clocks none have passed."""
-    if simulated or machine.clock.simulated:
+def _elapsed(machine: Machine, date: int, run: str, *, simulated: bool) -> int:
+    """Return the ns since the save by the wall clock, a simulated one in its own run; none between two clocks."""
+    clock = machine.clock
+    if simulated != clock.simulated or run != clock.run:
         return 0
-    return max(0, min(machine.clock.wall() - date, 1 << 60))
+    return max(0, min(clock.wall() - date, 1 << 60))
 
 
-def _build(machine: Machine, fields: Fields) -> tuple[Machine, Fields]:
+def _build(machine: Machine, fields: Fields, make_guest: Callable[[str], Guest]) -> tuple[Machine, Fields]:
     """Make the machine beside: same clock, no device yet, the snapshot's guest; and return that guest's state."""
     guest = fields.section("guest")
     try:

@@ -1,11 +1,13 @@
 """What every virtio device has: status, feature negotiation, queues, interrupts, and faults that are counted.
 
-The methods a driver reaches through its transport are `write_status`, `accept_features`, `setup_queue`, `notify`,
-`read_config` and `write_config`. None of them raises for what a guest does: a broken rule is counted under its name in
-`refused`, and after one that leaves the rings untrustworthy the device is broken until it is reset.
+The methods a driver reaches through its transport are `write_status`, `accept_features`, `setup_queue`, `reset_queue`,
+`notify`, `read_isr`, `read_config` and `write_config`; it reads `generation` around what it reads of the configuration.
+None of them raises for what a guest does: a broken rule is counted under its name in `refused`, and after one that
+leaves the rings untrustworthy the device is broken until it is reset.
 
 The device calls nobody. What is to be delivered it notes as bits of `due`: first its news, then the interrupts. Who
-owns the device looks there after each call, takes the bits out, lowest first, and delivers them (Machine.step).
+owns the device looks there after each call, takes the bits out, lowest first, and delivers them (Machine.step, or with
+`take_due` a transport of its own).
 """
 
 from __future__ import annotations
@@ -25,11 +27,15 @@ from device.virtio.spec import (
     STATUS_FAILED,
     STATUS_FEATURES_OK,
     STATUS_NEEDS_RESET,
+    U32,
     bit,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
     from device.clock import Timeline, Timer
     from device.virtio.memory import Memory
 
@@ -61,6 +67,11 @@ DUE_ASKED = DUE_SERVE << 8
 """The interrupt was the host's idea: the guest's rounds are counted from there."""
 
 _NEWS = DUE_CONFIG - 1
+
+_KINDS: tuple[Literal["actual", "sample", "rules", "driver", "config"], ...] = (
+    "actual", "sample", "rules", "driver", "config",
+)  # fmt: skip
+"""The names of the lowest bits, for `take_due`."""
 
 MAX_ROUNDS = 1024
 """How many interrupts in a row may lead to one another before the rest has to wait."""
@@ -115,6 +126,7 @@ class VirtioDevice:
         "calm",
         "due",
         "features",
+        "generation",
         "isr",
         "last_refusal",
         "later",
@@ -143,12 +155,14 @@ class VirtioDevice:
         Other("later_remaining", _save_later, _load_later, attribute="later_timer", kept=True, since=2),
         Integer("pause", _LONGEST, MS, low=MS, since=2),
         Integer("calm", FAR, since=2),
+        Integer("generation", U32, kept=True, late=True),
     )
     DERIVED: tuple[str, ...] = ("live", "memory", "offered", "time")
 
     status: int
     features: int
     isr: int
+    generation: int
     due: int
     untold: dict[str, tuple[int, str]]
     refused: dict[str, int]
@@ -158,13 +172,17 @@ class VirtioDevice:
     pause: int
     calm: int
 
-    def __init__(self, time: Timeline, memory: Memory, offered: int, queues: int) -> None:
+    def __init__(self, time: Timeline, memory: Memory, offered: int, queues: int, sizes: Sequence[int] = ()) -> None:
+        """Create the device with so many queues. `sizes` are the entries that each may have; those behind the last of
+        them offer QUEUE_SIZE and take up to MAX_QUEUE_SIZE. Raises MisuseError for what cannot be a size.
+        """
         self.time = time
         self.memory = memory
         self.offered = offered
         self.live = False
         """Whether a driver set DRIVER_OK and the device is not broken: only then are rings looked at."""
-        self.queues = [VirtQueue(index, QUEUE_SIZE) for index in range(queues)]
+        self.queues = [VirtQueue(index, size, size) for index, size in enumerate(sizes[:queues])]
+        self.queues += [VirtQueue(index, QUEUE_SIZE) for index in range(len(self.queues), queues)]
         reset(self, new=True)
 
     # What a device type fills in.
@@ -236,6 +254,28 @@ class VirtioDevice:
         except GuestFault as fault:
             self.refuse(fault.rule, fault.detail)
 
+    def reset_queue(self, index: int) -> None:
+        """Take queue `index` out of service, whatever is in it, until it is set up again (virtio 1.2, 2.6.1)."""
+        if not 0 <= index < len(self.queues):
+            self.refuse("notify-dead", f"queue {index} of {len(self.queues)}")
+            return
+        undelivered = (DUE_QUEUE | DUE_SERVE) << index
+        self.due &= ~undelivered
+        self.later &= ~undelivered
+        self.park_queue(index)
+        self.queues[index].clear()
+
+    def park_queue(self, index: int) -> int:
+        """Take queue `index` out of service; returns the available index from which its driver has it go on."""
+        queue = self.queues[index]
+        queue.stop()
+        return queue.last_avail
+
+    def read_isr(self) -> int:
+        """Return why the driver was interrupted, 1 for queues and 2 for the configuration, and clear it (4.1.4.5)."""
+        isr, self.isr = self.isr, 0
+        return isr
+
     def notify(self, index: int) -> None:
         """The driver made buffers available on queue `index`.
 
@@ -260,7 +300,7 @@ class VirtioDevice:
         reset(self)
         self.live = False
         for queue in self.queues:
-            queue.clear(QUEUE_SIZE)
+            queue.clear()
         self.driver_gone()
 
     def interrupt(self, index: int) -> None:
@@ -269,10 +309,33 @@ class VirtioDevice:
         self.due |= DUE_QUEUE << index
 
     def config_interrupt(self) -> None:
-        """Note that configuration or status changed. A driver that is not up yet reads it anyway."""
+        """Note that configuration or status changed. A driver that is not up yet reads it anyway: what it reads before
+        and after the change has another `generation` (2.5.1).
+        """
+        self.generation = (self.generation + 1) & U32
         if self.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET):
             self.isr |= 2
             self.due |= DUE_CONFIG
+
+    def take_due(
+        self,
+    ) -> tuple[Literal["actual", "sample", "rules", "driver", "config", "interrupt", "serve"], int] | None:
+        """Take out what is to be delivered next, or None: for who owns a device without a machine.
+
+        ("interrupt", QUEUE) and ("config", 0) are for the driver; at ("serve", QUEUE) call `notify` with the queue. The
+        others are news for the host: `actual` was written, a sample arrived, rules were broken (`untold`), the driver
+        came or went. After MAX_ROUNDS in a row that lead to one another call `storm`: then the rest waits for `time`.
+        """
+        self.due &= ~DUE_ASKED
+        if not self.due:
+            return None
+        number = (self.due & -self.due).bit_length() - 1
+        self.due ^= 1 << number
+        if number < len(_KINDS):
+            return _KINDS[number], 0
+        number -= len(_KINDS)
+        queues = (DUE_SERVE // DUE_QUEUE).bit_length() - 1
+        return ("interrupt", number) if number < queues else ("serve", number - queues)
 
     # Drivers that keep the device busy without end.
 

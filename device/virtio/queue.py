@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device.errors import GuestFault
+from device.errors import GuestFault, MisuseError
 from device.state import Flag, Integer, reset
 from device.virtio.spec import (
     AVAIL_NO_INTERRUPT,
@@ -112,6 +112,7 @@ class VirtQueue:
         "last_avail",
         "maximum",
         "more",
+        "offered",
         "signalled",
         "signalled_valid",
         "size",
@@ -133,7 +134,7 @@ class VirtQueue:
         Flag("signalled_valid"),
         Integer("in_use", MAX_QUEUE_SIZE),
     )
-    DERIVED = ("_avail", "_desc", "_memory", "_ring", "_used", "index", "maximum", "more")
+    DERIVED = ("_avail", "_desc", "_memory", "_ring", "_used", "index", "maximum", "more", "offered")
 
     size: int
     desc: int
@@ -149,14 +150,21 @@ class VirtQueue:
     in_use: int
 
     def __init__(self, index: int, size: int, maximum: int = MAX_QUEUE_SIZE) -> None:
+        """Make queue number `index`, which offers `size` entries and takes up to `maximum`. Raises MisuseError where
+        one of them is no power of two, or too large.
+        """
+        for entries in (size, maximum):
+            if not 0 < entries <= MAX_QUEUE_SIZE or entries & (entries - 1):
+                raise MisuseError(f"a queue has 1 to {MAX_QUEUE_SIZE} entries, a power of two, not {entries}")
         self.index = index
+        self.offered = size
         self.maximum = maximum
-        self.clear(size)
+        self.clear()
 
-    def clear(self, size: int) -> None:
-        """Forget everything, as a device reset does; `size` is what the device offers again."""
+    def clear(self) -> None:
+        """Forget everything, as a device reset does; the size is what the device offers again."""
         reset(self)
-        self.size = size
+        self.size = self.offered
         self.more = False
         """Whether, at the last `pop`, another buffer was waiting already."""
         self._let_go()

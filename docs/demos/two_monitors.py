@@ -23,8 +23,7 @@ from device.clock import SECOND
 from device.units import parse_seconds
 from hmp.config import Config, make_machine
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.history import History
-from hmp.monitor.monitor import Monitor
+from hmp.monitor.monitor import History, Monitor
 from hmp.recording.cast import MARKER, OUTPUT, Cast, create
 from hmp.recording.player import KEY_MAX, KEY_MIN, PROMPT, Rhythm
 from hmp.sockets.clients import BANNER as SOCKET_BANNER

@@ -6,22 +6,19 @@ of a provider below or a word that stands for itself; a `*` at the end says that
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 from device.balloon.device import PROPERTIES
 from device.balloon.spec import STATS_TABLE
 from device.guest.table import KEYS, PROFILES
+from device.machine.machine import Machine
 from device.units import format_size
 from hmp.monitor.grammar import BLANKS, skip_blanks
 from hmp.monitor.registry import TABLE, Command
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from device.machine.machine import Machine
-
-    Offer = tuple[str, str, bool]
-    """Text, help, and whether more is to follow on the line."""
-    Tags = Callable[[], Iterable[str]]
+Offer = tuple[str, str, bool]
+"""Text, help, and whether more is to follow on the line."""
+Tags = Callable[[], Iterable[str]]
 
 
 class Candidate:
@@ -30,8 +27,6 @@ class Candidate:
     All candidates of one answer have the same `start`. `more` says that the command takes another word, so a front end
     that completed to this one can go on behind a blank.
     """
-
-    __slots__ = ("help", "more", "start", "text")
 
     def __init__(self, text: str, start: int, help: str, *, more: bool = False) -> None:
         self.text = text

@@ -120,8 +120,6 @@ class Dialect:
     when the guest answers.
     """
 
-    __slots__ = ("balloon_event", "help", "line", "name", "query", "waits")
-
     def __init__(
         self,
         name: str,

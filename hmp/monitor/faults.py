@@ -8,7 +8,7 @@ from __future__ import annotations
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.units import format_seconds, parse_seconds
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from device.errors import MisuseError
 from device.units import parse_seconds, parse_size
-from hmp.monitor.errors import SyntaxRefused
+from hmp.monitor import SyntaxRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

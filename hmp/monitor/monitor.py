@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from device.errors import MisuseError
-from hmp.monitor import grammar
-from hmp.monitor.errors import CommandError, HostRefused, SyntaxRefused
-from hmp.monitor.history import History
+from device.machine.requests import Task
+from hmp.monitor import CommandError, HostRefused, SyntaxRefused, escape, grammar
 from hmp.monitor.registry import TABLE, Command
 
 TYPE_CHECKING = False
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from device.machine.machine import Machine
     from hmp.monitor.dialects import Dialect
     from hmp.monitor.grammar import Arguments
+
+HISTORY_LIMIT = 64
+"""Lines kept, as QEMU 7.2."""
 
 NAME_LIMIT = 255
 """Characters of a command's name that are looked at, as QEMU's buffer holds them."""
@@ -30,6 +32,7 @@ class Reply:
     """What became of a line. While `pending` the monitor is suspended.
 
     `text` is what the monitor prints, `failed` whether the command did, `stale` whether the statistics shown are old.
+    `error` is that of a command that failed behind its wait; QMP has its own words around it.
     `refused` is the error of a command that needs `Monitor.host_files`, which QMP answers as an error of its own.
     `until` is the host time (ns) at which the wait ends by itself, or None where nobody knows: for countdowns.
     """
@@ -40,6 +43,7 @@ class Reply:
     stale = False
     pending = False
     refused: HostRefused | None = None
+    error: MisuseError | None = None
     until: int | None = None
     on_done: Callable[[Reply], None] | None = None
     _cancel: Callable[[], None] | None = None
@@ -59,6 +63,20 @@ class Reply:
         if self.on_done is not None:
             self.on_done(self)
 
+    def fail(self, error: MisuseError) -> None:
+        """End the wait with an error."""
+        self.error = error
+        self.finish(f"Error: {error}\n", failed=True)
+
+    def follow(self, outcome: object, say: Callable[[int], str] = lambda result: "") -> str | None:
+        """Wait for a task of the guest and print what `say` makes of its result; return that of what is one already."""
+        if not isinstance(outcome, Task):
+            return say(outcome if isinstance(outcome, int) else 0)
+        self.suspend(outcome.cancel)
+        self.until = outcome.deadline
+        outcome.on_done = lambda task: self.finish(say(task.result)) if task.error is None else self.fail(task.error)
+        return None
+
     def cancel(self) -> None:
         """Give the prompt back at once, with nothing printed; what was asked may still come and is stored."""
         if self.pending:
@@ -66,6 +84,48 @@ class Reply:
             self.pending = False
             if cancel is not None:
                 cancel()
+
+
+class History:
+    """Lines, oldest first; shared by the clients of an address and kept when they go.
+
+    Who typed a line gets it back as it was; others get it escaped, so that no client drives another's terminal.
+    QEMU 7.2 behaviour: HISTORY_LIMIT lines; a repeated line moves to the end; empty lines are not kept, blank ones are.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, object] = {}  # to who typed it last
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def shown(self, index: int, reader: object) -> str:
+        """Return the line at `index` as `reader` may see it."""
+        line, owner = list(self._lines.items())[index]
+        return line if owner is reader else escape(line)
+
+    def add(self, line: str, owner: object = None) -> bool:
+        """Note `line`, typed by `owner`, as the newest, at the cost of the oldest if there are too many.
+
+        False: there was nothing to do.
+
+        The number of lines never falls, so an editor's place in the history stays valid while other clients add lines.
+        """
+        lines = self._lines
+        full = len(lines) == HISTORY_LIMIT
+        if not line:
+            return False
+        again = bool(lines) and next(reversed(lines)) == line
+        if line in lines:
+            del lines[line]
+        elif full:
+            del lines[next(iter(lines))]
+        lines[line] = owner
+        return not (again and full)
+
+    def entries(self) -> list[str]:
+        """All lines, oldest first, as `info history` numbers them from 0. A copy."""
+        return list(self._lines)
 
 
 class Monitor:

@@ -12,7 +12,7 @@ from device.balloon.device import PROPERTIES
 from device.balloon.spec import ABSENT, QOM_STATS, STATS_TABLE
 from device.clock import SECOND
 from device.errors import MisuseError
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.grammar import BLANKS, SWITCH, natural
 
 TYPE_CHECKING = False
@@ -57,8 +57,6 @@ def from_text(text: str, name: str, type: str) -> int | bool:
 class Property:
     """One property: how it is read, and how it is set or None. `alias` says that it is the backend's own."""
 
-    __slots__ = ("alias", "get", "name", "set", "type")
-
     def __init__(self, name: str, type: str, get: Getter, set: Setter | None = None, *, alias: bool = False) -> None:
         self.name = name
         self.type = type
@@ -69,8 +67,6 @@ class Property:
 
 class Node:
     """One object of the tree. Only nodes whose table asks for it have a `device`."""
-
-    __slots__ = ("children", "device", "kind", "name", "path", "properties")
 
     device: BalloonDevice
 
@@ -105,7 +101,7 @@ if TYPE_CHECKING:
 
 
 def _guest_stats(node: Node) -> dict[str, object]:
-    sample = node.device.stats.sample
+    sample = node.device.stats.told
     values = {} if sample is None else sample.values
     return {
         "stats": {STATS_TABLE[tag].qom: values.get(tag, ABSENT) for tag in QOM_STATS},

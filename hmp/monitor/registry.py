@@ -1,9 +1,9 @@
 """The command table. Dispatch, help, completion, QMP's human-monitor-command and the docs all read this.
 
-A handler is named `module:function`, below hmp.monitor.commands, and imported when its command first runs: a script
-pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to print, or None after
-it has suspended the reply. `:LINE` is a line that is always answered the same (replies.py).
-Where all is to call a method of the machine or its guest, that is named: `machine.stop`.
+A handler is named `module:function`, below hmp.monitor.commands (`:function` there), and imported when its command
+first runs: a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to
+print, or None after it has suspended the reply. Where all is to call a method of the machine or its guest, that is
+named: `machine.stop`. `=LINE` is a line that is always answered the same (replies.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ class Command:
     `usage` shows them to people; `complete` says, per argument, what completion offers (completion.py). `host` says
     that it starts programs or names files of this host: it is refused where a monitor's `host_files` is off.
     """
-
-    __slots__ = ("_handler", "complete", "heading", "help", "host", "name", "parameters", "path", "topics", "usage")
 
     def __init__(
         self,
@@ -53,16 +51,16 @@ class Command:
         """Return the function that runs the command, importing it the first time."""
         if self._handler is None:
             module, colon, function = self.path.partition(":")
-            if not module:
+            if self.path[0] == "=":
                 from hmp.monitor.replies import show
 
-                self._handler = lambda monitor, arguments, reply: show(function, reply)
+                self._handler = lambda monitor, arguments, reply: show(self.path[1:], reply)
             elif colon:
-                found = __import__(f"hmp.monitor.commands.{module}", fromlist=[function])
+                found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
                 self._handler = getattr(found, function)
             else:
                 method = attrgetter(self.path)
-                self._handler = lambda monitor, arguments, reply: method(monitor)() or ""
+                self._handler = lambda monitor, arguments, reply: reply.follow(method(monitor)())
         handler: Callable[..., str | None] = self._handler
         return handler
 
@@ -72,7 +70,7 @@ def _by_name(commands: tuple[Command, ...]) -> dict[str, Command]:
 
 
 INFO: tuple[Command, ...] = (
-    Command("balloon", "", "", "ask the guest for its memory statistics", "balloon:info_balloon"),
+    Command("balloon", "", "", "ask the guest for its memory statistics", ":info_balloon"),
     Command("history", "", "", "the lines typed so far", "status:info_history"),
     Command("kvm", "", "", "whether KVM is used (never)", "status:info_kvm"),
     Command("memory_size_summary", "", "", "RAM and plugged memory in bytes", "status:info_memory_size_summary"),
@@ -123,7 +121,7 @@ _STILL = (
 """Topics whose text never changes, for there is no such device: name, types, usage, help."""
 
 INFO += (
-    *[Command(name, types, usage, help, f":info {name}") for name, types, usage, help in _STILL],
+    *[Command(name, types, usage, help, f"=info {name}") for name, types, usage, help in _STILL],
     Command("chardev", "", "", "the character devices", "inventory:info_chardev"),
     Command("cpus", "", "", "the processor", "inventory:info_cpus"),
     Command("memdev", "", "", "what the RAM is made of", "inventory:info_memdev"),
@@ -145,9 +143,9 @@ SIM = (
     Command("free", "size:Z", "size", "let the workload give memory back", "sim:free"),
     Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
             complete=("guest",)),
-    Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.hang"),
+    Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.controls.hang"),
     Command("log", "count:l?", "[n]", "the last n (20) entries of --log", "wire:log"),
-    Command("panic", "", "", "let the guest's kernel die", "machine.guest.panic"),
+    Command("panic", "", "", "let the guest's kernel die", "machine.guest.controls.panic"),
     Command("reply", "what:S?", "[what [client n] [times n] [after sec] answer|default [manner...]]",
             "let clients get another reply, a late one, a broken one or none", "wire:reply"),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
@@ -155,13 +153,13 @@ SIM = (
     Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep"),
     Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
     Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("stat",)),
-    Command("wake", "", "", "let the driver serve its queues again", "machine.guest.wake"),
+    Command("wake", "", "", "let the driver serve its queues again", "machine.guest.controls.wake"),
     Command("wire", "what:S?", "[cut|garbage text [client n]|one-client on|off]",
             "list the clients, or hang up on them", "wire:wire"),
 )  # fmt: skip
 
 COMMANDS = (
-    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", "balloon:balloon"),
+    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon"),
     Command("chardev-remove", "id:s", "id", "remove a character device: none can go", "inventory:no_chardev"),
     Command("cont|c", "", "", "let the VM run", "machine.cont"),
     Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete=("snapshot",)),

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 
+from hmp.monitor import UsageError, escape
 from hmp.monitor.emulated import version
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import re
 import stat
 import time
 
+from device.guest.table import make_guest
 from device.machine.snapshot import MAGIC, Summary, load, save, summarize
 from device.state import SnapshotError
 
@@ -17,14 +18,12 @@ try:
 except ImportError:  # not every system has it
     fcntl = None  # type: ignore[assignment]
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeAlias
 
-    from device.machine.machine import Machine
+from device.machine.machine import Machine
 
-    Store: TypeAlias = "MemoryStore | DirectoryStore"
+Store: TypeAlias = "MemoryStore | DirectoryStore"
 
 TAG_LIMIT = 128
 """Bytes of a tag: with its suffix it is a file name everywhere."""
@@ -127,7 +126,7 @@ class MemoryStore:
         if check_tag(tag) not in self._kept:
             raise _missing(tag)
         try:
-            load(machine, io.BytesIO(self._kept[tag][1]))
+            load(machine, io.BytesIO(self._kept[tag][1]), make_guest)
         except SnapshotError as error:
             raise SnapshotError(f"cannot load snapshot '{tag}': {error}") from None
 
@@ -224,7 +223,7 @@ class DirectoryStore:
         path = self._file(tag)
         try:
             with _open(path) as source:
-                load(machine, source)
+                load(machine, source, make_guest)
         except FileNotFoundError:
             raise _missing(tag) from None
         except (OSError, SnapshotError) as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from hmp.addresses import Address
+from hmp.monitor import UsageError
 from hmp.monitor.commands.machine import split_options, valid_id
-from hmp.monitor.errors import UsageError
 from hmp.monitor.grammar import SWITCH
 
 SILENT = ("null", "vc", "none", "ringbuf", "testdev", "udp", "pipe", "parallel", "msmouse", "wctablet", "spicevmc",

@@ -10,9 +10,8 @@ import sys
 from device.errors import MisuseError
 from device.units import parse_size
 from hmp import FAILED, QEMU_VERSION, __version__
+from hmp.monitor import CommandError, UsageError, escape
 from hmp.monitor.commands.machine import DRIVERS, HELP, device_add, split_device, split_options, valid_id
-from hmp.monitor.errors import CommandError, UsageError
-from hmp.monitor.escape import escape
 from hmp.options import parse
 from hmp.qemu.chardevs import Chardev, from_chardev, from_short
 from hmp.qemu.table import WITH_VALUE, WITHOUT

@@ -11,16 +11,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from hmp.qjson import lexer
 from hmp.qjson.lexer import Lexer
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import TypeAlias
-
-    Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 MAX_MESSAGE_BYTES = 128 << 10
 """Bytes of tokens (blanks do not count) that one message may have. QEMU allows 64 MiB; an emulator that serves a
@@ -44,8 +38,6 @@ class ParseFailure:
 
     `desc` is the text for the `desc` of a `GenericError`; the stream goes on, answer and carry on.
     """
-
-    __slots__ = ("desc",)
 
     def __init__(self, desc: str) -> None:
         self.desc = desc
@@ -88,20 +80,18 @@ class _Assembler:
     The first fault is kept and nothing more is built, but the count goes on: QEMU answers at the last bracket.
     """
 
-    __slots__ = ("_count", "_curly", "_key", "_limits", "_place", "_square", "_stack", "_value", "fault", "size")
-
     def __init__(self, limits: tuple[int, int, int]) -> None:
         self._limits = limits
         self.size = 0  # bytes of tokens so far; 0: the message has not begun
         self.fault: ParseFailure | None = None
         self._count = self._curly = self._square = 0
         self._place = _TOP
-        self._value: Json = None  # the container that is open; at the end the message
+        self._value: object = None  # the container that is open; at the end the message
         self._key = ""
-        self._stack: list[tuple[Json, str, int]] = []  # the containers around it: value, key, place
+        self._stack: list[tuple[object, str, int]] = []  # the containers around it: value, key, place
 
     @property
-    def outcome(self) -> Json | ParseFailure:
+    def outcome(self) -> object:
         """The message, or why there is none, once `add` has returned true."""
         return self.fault or self._value
 
@@ -153,7 +143,7 @@ class _Assembler:
         else:
             raise lexer.Refused("expecting value")
 
-    def _put(self, value: Json) -> None:
+    def _put(self, value: object) -> None:
         """A value is complete: it belongs to the place where the assembler stands."""
         place, around = self._place, self._value
         if isinstance(around, dict):
@@ -174,7 +164,7 @@ class _Assembler:
             self._value = value
 
 
-def _members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("duplicate key")
@@ -204,8 +194,6 @@ class Decoder:
     it, inside what was meant as one message, so that more failures follow, as in QEMU.
     """
 
-    __slots__ = ("_assembler", "_lexer", "_limits", "_piece")
-
     def __init__(
         self, *, max_bytes: int = MAX_MESSAGE_BYTES, max_tokens: int = MAX_TOKENS, max_depth: int = MAX_DEPTH
     ) -> None:
@@ -224,14 +212,14 @@ class Decoder:
         """What is wrong already with an unfinished message; feeding tells it once the message's brackets are closed."""
         return self._assembler.fault
 
-    def feed(self, data: bytes) -> list[Json | ParseFailure]:
+    def feed(self, data: bytes) -> list[object]:
         """Read `data` and return what it completes: JSON values of any type, and a failure wherever QEMU sends one.
 
         Integers beyond int64 and uint64 are floats, as they are doubles in QEMU. A number or word that is not in
         brackets is complete with the byte after it. There can be one item for every byte of `data`: feed no more at
         once than the replies that can be kept.
         """
-        items: list[Json | ParseFailure] = []
+        items: list[object] = []
         if len(data) <= self._piece:
             self._read(data, items)
         else:
@@ -239,7 +227,7 @@ class Decoder:
                 self._read(data[start : start + self._piece], items)
         return items
 
-    def _read(self, data: bytes, items: list[Json | ParseFailure]) -> None:
+    def _read(self, data: bytes, items: list[object]) -> None:
         pos, size = 0, len(data)
         words = self._lexer
         text: str | None = None
@@ -258,7 +246,7 @@ class Decoder:
                 items.append(self._assembler.outcome)
                 self._assembler = _Assembler(self._limits)
 
-    def _read_ordinary(self, text: str, pos: int, items: list[Json | ParseFailure]) -> int:
+    def _read_ordinary(self, text: str, pos: int, items: list[object]) -> int:
         """Read whole objects as far as the C decoder and QEMU agree; return where the first other thing begins."""
         size = len(text)
         while pos < size:

@@ -1,8 +1,7 @@
 """The words of QMP's JSON: how bytes become tokens, and what a token's text means.
 
 QEMU 7.2's dialect is JSON with single-quoted strings and with errors that leave the stream usable. The automaton never
-looks back, and it is data: `TABLE` says for every state and byte what follows, and `RUNS`, derived from it,
-jumps over the bytes that change nothing (the inside of a string, blanks, digits). Nothing here knows about objects or
+looks back, and it is data: `TABLE` says for every state and byte what follows. Nothing here knows about objects or
 about messages; see `codec.py`.
 """
 
@@ -10,12 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Run = Callable[[bytes, int], re.Match[bytes] | None]
+from collections.abc import Callable
 
 # States. START and RECOVERY hold no bytes of a token, all later ones do.
 START, RECOVERY = 0, 1
@@ -73,19 +67,8 @@ def _row(state: int) -> bytes:
     return bytes(row)
 
 
-def _run(state: int) -> Run:
-    staying = [rf"\x{byte:02x}" for byte in range(256) if TABLE[state][byte] == state]
-    leaving = [rf"\x{byte:02x}" for byte in range(256) if TABLE[state][byte] != state]
-    # The shorter of two spellings of the same class: this is compiled at import.
-    members = "".join(staying) if len(staying) < len(leaving) else "^" + "".join(leaving)
-    return re.compile(f"[{members}]*".encode("ascii")).match
-
-
 TABLE = tuple(_row(state) for state in range(len(_RULES)))
 """`TABLE[state][byte]`: the next state, or a token's kind, either with `PUT_BACK`."""
-
-RUNS = {state: _run(state) for state in range(len(_RULES)) if state in TABLE[state]}
-"""`RUNS[state](data, pos)`: matches the bytes from `pos` on that keep the automaton in `state`."""
 
 
 class Lexer:
@@ -93,8 +76,6 @@ class Lexer:
 
     `longest` is the length in bytes that an unfinished token may reach; one more, and it is given up.
     """
-
-    __slots__ = ("_held", "_longest", "_state")
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
@@ -118,45 +99,31 @@ class Lexer:
         `data`. Kind `ERROR` comes with the stray bytes; `RECOVERY`, no kind at all, says that a token
         grew longer than allowed (its bytes are dropped, what follows is read afresh).
         """
-        table, runs, size, longest = TABLE, RUNS, len(data), self._longest
-        state, begin = self._state, pos
-        end = begin + longest + 1 - len(self._held)  # a token that gets here is too long
+        table, size, state = TABLE, len(data), self._state
+        begin, room = pos, self._longest - len(self._held)
         while pos < size:
             target = table[state][data[pos]]
-            if target == state:
+            if target & PUT_BACK:
+                target ^= PUT_BACK
+            else:
                 pos += 1
-                if pos < size and table[state][data[pos]] == state and (stretch := runs[state](data, pos)):
-                    pos = stretch.end()
+            if target >= FIRST_KIND:
+                word = bytes(self._held) + data[begin:pos]
+                state = RECOVERY if target == ERROR else START
+            elif target > RECOVERY and pos - begin > room:
+                target, state, word = RECOVERY, START, b""
+            else:
+                state = target
                 if state <= RECOVERY:
                     begin = pos
-                    end = begin + longest + 1
-            else:
-                if target & PUT_BACK:
-                    target ^= PUT_BACK
-                else:
-                    pos += 1
-                if target >= FIRST_KIND:
-                    word = data[begin:pos]
-                    if self._held:
-                        word = bytes(self._held) + word
-                        self._held.clear()
-                    self._state = state = RECOVERY if target == ERROR else START
-                    begin = pos
-                    end = begin + longest + 1
-                    if token(target, word):
-                        return pos, True
-                    continue
-                state = target
-            if pos >= end and state > RECOVERY:
-                pos = begin = end
-                end = begin + longest + 1
-                self._held.clear()
-                self._state = state = START
-                if token(RECOVERY, b""):
-                    return pos, True
+                continue
+            self._held.clear()
+            self._state = state
+            begin, room = pos, self._longest
+            if token(target, word):
+                return pos, True
         self._state = state
-        if state > RECOVERY:
-            self._held += data[begin:pos]
+        self._held += data[begin:pos]
         return pos, False
 
 

@@ -6,20 +6,14 @@ Handlers return what is to be done, and the session does it: see QmpCommand.
 from __future__ import annotations
 
 from device.errors import MisuseError
-from hmp.monitor import qom
-from hmp.monitor.commands.balloon import balloon_device
+from device.machine.machine import Machine
+from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
+from hmp.monitor.commands import balloon_device
 from hmp.monitor.commands.machine import check_driver, parse_switches, valid_id
 from hmp.monitor.emulated import emulated
-from hmp.monitor.errors import MAX_LINE, TOO_LONG, CommandError
-from hmp.monitor.monitor import Reply
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
-from hmp.qmp.schema import QmpCommand
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from device.machine.machine import Machine
-    from hmp.monitor.monitor import Monitor
-    from hmp.qmp.schema import Arguments
+from hmp.qmp.schema import Arguments, QmpCommand
 
 NEGOTIATE = "qmp_capabilities"
 
@@ -128,7 +122,8 @@ def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
     try:
         if command.handler is not None:
             return command.handler(monitor, arguments)
-        TABLE[command.name].handler()(monitor, arguments, Reply())
+        reply = Reply()
+        TABLE[command.name].handler()(monitor, arguments, reply)
     except MisuseError as error:
         raise CommandError(str(error)) from None
-    return {}
+    return reply if reply.pending else {}

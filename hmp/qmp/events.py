@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
 from device.balloon.spec import SEED_STATS, STATS_TABLE
-from device.clock import SECOND
-from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED
+from device.clock import SECOND, Timer
+from device.machine.events import ActualChanged, Event
+from device.machine.machine import Machine
+from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED, StatsRequest
+from hmp.monitor.dialects import Dialect
 from hmp.qjson import codec
 from hmp.qmp.schema import EVENTS
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Protocol
 
-    from device.clock import Timer
-    from device.machine.machine import Machine
-    from device.machine.requests import StatsRequest
-    from hmp.monitor.dialects import Dialect
+class Listener(Protocol):
+    """A client's session, as far as events go."""
 
-    class Listener(Protocol):
-        """A client's session, as far as events go."""
-
-        dialect: Dialect
-        send: Callable[[bytes], None]
+    dialect: Dialect
+    send: Callable[[bytes], None]
 
 
 PLAIN_EVENTS = frozenset(EVENTS) - {"BALLOON", "BALLOON_CHANGE"}
@@ -45,11 +42,6 @@ class EventHub:
     clients ask for at the same time, all get the last. Without it each goes out at once.
     """
 
-    __slots__ = (
-        "_answer", "_asker", "_held", "_hold_from", "_later", "_latest", "_machine", "_request", "_sessions",
-        "_throttle", "_unsubscribe",
-    )  # fmt: skip
-
     def __init__(self, machine: Machine, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._machine = machine
         self._later = later
@@ -57,7 +49,7 @@ class EventHub:
         self._asker: Listener | None = None  # who has it already
         self._sessions: list[Listener] = []
         self._request: StatsRequest | None = None
-        self._latest: tuple[int, Mapping[str, object]] | None = None  # when, and what, for the end of the interval
+        self._latest: tuple[int, ActualChanged] | None = None  # when, and what, for the end of the interval
         self._throttle: Timer | None = None
         self._hold_from = ""
         self._held: list[bytes] = []
@@ -114,27 +106,26 @@ class EventHub:
         for session in tuple(self._sessions):
             session.send(message)
 
-    def _machine_event(self, name: str, data: Mapping[str, object]) -> None:
-        if name in PLAIN_EVENTS:
-            if self._sessions:
-                message = self.encode(name, data)
-                if name == self._hold_from:
-                    self._held.append(message)
-                else:
-                    self._broadcast(message)
-        elif name == "BALLOON_CHANGE":
-            self._changed(data)
+    def _machine_event(self, event: Event) -> None:
+        if isinstance(event, ActualChanged):
+            self._changed(event)
+        elif event.name in PLAIN_EVENTS and self._sessions:
+            message = self.encode(event.name, event.data)
+            if event.name == self._hold_from:
+                self._held.append(message)
+            else:
+                self._broadcast(message)
 
-    def _changed(self, data: Mapping[str, object]) -> None:
+    def _changed(self, event: ActualChanged) -> None:
         if self._throttle is None:
-            self._tell_change(self._machine.clock.wall(), data)
+            self._tell_change(self._machine.clock.wall(), event)
         else:
-            self._latest = (self._machine.clock.wall(), data)  # the latest wins, with its own timestamp
+            self._latest = (self._machine.clock.wall(), event)  # the latest wins, with its own timestamp
 
-    def _tell_change(self, wall: int, data: Mapping[str, object]) -> None:
+    def _tell_change(self, wall: int, event: ActualChanged) -> None:
         self._throttle = self._machine.time.after(CHANGE_INTERVAL, self._interval_over)
         if self._sessions:
-            self._broadcast(self.encode("BALLOON_CHANGE", data, wall))
+            self._broadcast(self.encode(event.name, event.data, wall))
 
     def _interval_over(self) -> None:
         self._throttle = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from functools import partial
 
+from hmp.monitor import CommandError
 from hmp.monitor.emulated import emulated
-from hmp.monitor.errors import CommandError
 from hmp.monitor.pci import pci
 from hmp.monitor.replies import shipped
 from hmp.qmp.commands import COMMANDS

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 
-from hmp.monitor.errors import CommandError
-from hmp.monitor.faults import GREETING
+from device.machine.machine import Machine
+from hmp.monitor import CommandError
+from hmp.monitor.dialects import Dialect
+from hmp.monitor.faults import GREETING, Fault
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
 from hmp.qmp.commands import NEGOTIATE, run, version
+from hmp.qmp.events import EventHub
 from hmp.qmp.inventory import commands
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from device.machine.machine import Machine
-    from hmp.monitor.dialects import Dialect
-    from hmp.monitor.faults import Fault
-    from hmp.qmp.events import EventHub
-    from hmp.qmp.schema import QmpCommand
+from hmp.qmp.schema import QmpCommand
 
 
 def _drop(data: bytes) -> None:
@@ -42,12 +37,6 @@ class QmpSession:
     `send` is also called between the steps, with events and with the reply of a command that waited. `close` when the
     client is gone: what it waits for is cancelled.
     """
-
-    __slots__ = (
-        "_decoder", "_fault", "_held", "_id", "_in_command_mode", "_last_id", "_messages", "_monitor", "_oob",
-        "_waits_for", "_write", "dialect", "hub", "on_cut", "on_message", "on_resume",
-        "send",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -239,7 +228,7 @@ class QmpSession:
             if isinstance(value, Reply):
                 if value.pending:
                     self._waits_for = value
-                    value.on_done = self._resume
+                    value.on_done = lambda reply: self._resume(command, reply)
                     return
                 value = _text(value)
             self._reply(value)
@@ -292,12 +281,20 @@ class QmpSession:
         self._oob = oob
         self.hub.join(self)
 
-    def _resume(self, reply: Reply) -> None:
+    def _resume(self, command: QmpCommand, reply: Reply) -> None:
         """Answer the command that waited; what was kept is for the next `step`.
 
         Not handled here: the caller may be in the middle of another client's command, or of the device.
         """
-        self._go_on(lambda: self._reply(_text(reply)))
+        self._go_on(lambda: self._tell(command, reply))
+
+    def _tell(self, command: QmpCommand, reply: Reply) -> None:
+        if command.returns != "empty":
+            self._reply(_text(reply))
+        elif reply.error is None:
+            self._reply({})
+        else:
+            self._fail(CommandError(str(reply.error)))
 
     def close(self) -> None:
         """The client is gone: nothing is sent any more, what it waits for is cancelled, and nothing of it is kept."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 from device.balloon.spec import SEED_STATS, STATS_TABLE
-from hmp.monitor import grammar
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError, grammar
+from hmp.monitor.monitor import Monitor
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Any
-
-    from hmp.monitor.monitor import Monitor
-
-    Arguments = Mapping[str, Any]
-    Handler = Callable[[Monitor, Arguments], object]
+Arguments = Mapping[str, Any]
+Handler = Callable[[Monitor, Arguments], object]
 
 Members = tuple[tuple[str, str], ...]
 
@@ -73,8 +69,6 @@ class QmpCommand:
     is told behind the reply, with what follows it: a real guest takes a moment. `asks` has the guest asked for its
     statistics behind the reply.
     """
-
-    __slots__ = ("asks", "handler", "holds", "name", "open", "parameters", "returns")
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable
 
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 from hmp.newfile import NewFile, named_again
 from hmp.streams import write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 MS = 1_000_000
 
@@ -65,8 +61,6 @@ class Cast:
     `on_failure` is called, once, with the reason when the file can't be written; nothing is recorded from then on, and
     `failed` stays true.
     """
-
-    __slots__ = ("_descriptor", "_good", "_lines", "_live", "_size", "failed", "on_failure")
 
     def __init__(
         self,

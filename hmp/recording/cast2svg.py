@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
 from device.clock import MS
 from device.units import parse_seconds
 from hmp.command_line import program, read_arguments, switch, value
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 from hmp.newfile import named_again, write_file
-from hmp.recording.svg_cast import CastError, read_cast
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hmp.recording.svg_cast import Recording
+from hmp.recording.svg_cast import CastError, Recording, read_cast
 
 PROGRAM = "hmp-cast2svg"
 

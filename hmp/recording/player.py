@@ -7,32 +7,26 @@ a person needs to read and to type.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
+from device.machine.events import Event
+from device.machine.machine import Machine
 from hmp import FAILED, OK
-from hmp.drive import warp
-from hmp.monitor.escape import escape
-from hmp.monitor.monitor import Reply
+from hmp.config import Config
+from hmp.monitor import escape
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.pipe import Front, Runner
 from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
-from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW, read_steps
+from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW, Step, read_steps
 from hmp.streams import Source
 from hmp.terminal import countdown
 from hmp.terminal.app import BANNER
 from hmp.terminal.events import Announcer
 from hmp.terminal.screen import Screen, tint
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from device.machine.machine import Machine
-    from hmp.config import Config
-    from hmp.monitor.monitor import Monitor
-    from hmp.recording.script import Step
 
 KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
 """The time a key takes, ends included."""
@@ -56,8 +50,6 @@ PROMPT = f"{_GREEN}(qemu){_PLAIN} "
 
 class Rhythm:
     """How long a person takes for what, by `seed`."""
-
-    __slots__ = ("_count", "_key")
 
     def __init__(self, seed: int) -> None:
         self._key = mix(seed)
@@ -95,8 +87,6 @@ class Played(Front):
 
 class _Script(Source):
     """Steps as a source, which are typed or followed as they are read."""
-
-    __slots__ = ("_follow", "_steps")
 
     def __init__(self, steps: Iterable[Step], follow: Callable[[Step], None]) -> None:
         super().__init__("", [])
@@ -225,11 +215,11 @@ class Player(Runner):
         self._cast.flush()
 
     def _suspend(self, reply: Reply) -> None:
-        """Wait for a reply, as drive.wait does, in the sight of the recording."""
+        """Wait for a reply, as pipe.wait does, in the sight of the recording."""
         machine = self.machine
         self._wait = _Wait(machine, reply.until)
         try:
-            while reply.pending and not machine.over and warp(machine):
+            while reply.pending and not machine.over and machine.step(jump=machine.clock.warps):
                 self._follow_clock()
         finally:
             self._wait = None
@@ -246,9 +236,9 @@ class Player(Runner):
 
     # Events.
 
-    def _hear(self, name: str, data: Mapping[str, object]) -> None:
+    def _hear(self, event: Event) -> None:
         self._follow_clock()
-        self._announcer.hear(name, data)
+        self._announcer.hear(event)
 
     def _announce(self, line: str) -> None:
         self._screen.show(f"[{line}]\n", "event")
@@ -256,8 +246,6 @@ class Player(Runner):
 
 class _Wait:
     """The countdown of one wait: when it changes next, and to what."""
-
-    __slots__ = ("_guest", "_since", "_until", "due")
 
     def __init__(self, machine: Machine, until: int | None) -> None:
         self._guest = countdown.waits_for_guest(machine, until)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 
 from device.errors import MisuseError
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 from hmp.streams import complain
 
 TYPE_CHECKING = False

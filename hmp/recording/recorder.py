@@ -7,20 +7,15 @@ import io
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any, TextIO
 
 from hmp import FAILED
-from hmp.monitor.history import history_path
 from hmp.recording.cast import OUTPUT, RESIZE, Cast
 from hmp.recording.record import TITLE, begin, tell_failure
 from hmp.terminal.app import Typed
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TextIO
-
-    from _typeshed import ReadableBuffer
+from hmp.terminal.history import history_path
 
 _SIZE = (80, 24)
 
@@ -57,7 +52,7 @@ class _Tee(io.BufferedIOBase):
     def isatty(self) -> bool:
         return self._terminal.isatty()
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         written = self._terminal.buffer.write(data)
         self._record(bytes(data))
         return written

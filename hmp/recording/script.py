@@ -10,16 +10,13 @@ Played without a recording the same lines are comments, so that a script prints 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
-from hmp.monitor.errors import UnreadableError, UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UnreadableError, UsageError, escape
 from hmp.streams import Source
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 MAX_SCRIPT = 1 << 20
 """Bytes of a script: typed at a person's pace that much takes a day."""
@@ -34,8 +31,6 @@ _QUOTED = 60
 
 class Step:
     """A line of a script: where it stands, its text (None if it was too long), and what it directs, if anything."""
-
-    __slots__ = ("direction", "duration", "line", "name", "number", "text")
 
     def __init__(self, name: str, number: int, line: str | None) -> None:
         self.name = name

@@ -7,19 +7,14 @@ where the session ended.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 from xml.sax.saxutils import escape
 
-from hmp.recording.svg_screen import Run
+from hmp.recording.svg_screen import Cursor, Playback, Row, Run
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import TypeVar
-
-    from hmp.recording.svg_screen import Cursor, Playback, Row
-
-    Value = TypeVar("Value")
+Value = TypeVar("Value")
 
 CELL, LINE = 9, 20
 """Width and height of a character, in units of the picture."""

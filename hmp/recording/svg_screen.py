@@ -6,18 +6,13 @@ screen is no new picture of every line, but one more step of the window that loo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import pyte
 
 from hmp.recording.cast import OUTPUT, RESIZE
-from hmp.recording.svg_cast import CastError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from hmp.recording.svg_cast import Event, Recording
+from hmp.recording.svg_cast import CastError, Event, Recording
 
 FRAME = 30
 """Changes less than so many ms after one another are one change: nobody sees them apart."""

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
+from asyncio import TimerHandle
+from collections.abc import Callable, Iterable, Set
 
+from device.machine.machine import Machine
+from hmp.monitor import escape
 from hmp.monitor.completion import complete
+from hmp.monitor.dialects import Dialect
 from hmp.monitor.emulated import emulated
-from hmp.monitor.escape import escape
-from hmp.monitor.faults import GREETING
-from hmp.monitor.monitor import Monitor, Reply
+from hmp.monitor.faults import GREETING, Fault
+from hmp.monitor.monitor import History, Monitor, Reply
 from hmp.qjson.codec import ParseFailure
 from hmp.qmp.protocol import QmpSession
-from hmp.sockets.connection import BLOCKED, DONE, MORE, Connection
+from hmp.sockets.connection import CUT, IDLE, OPEN, Connection, Host
 from hmp.sockets.mux import TERMINATED, Mux
 from hmp.sockets.readline import PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import TimerHandle
-    from collections.abc import Callable, Iterable, Set
-
-    from device.machine.machine import Machine
-    from hmp.monitor.dialects import Dialect
-    from hmp.monitor.faults import Fault
-    from hmp.monitor.history import History
-    from hmp.sockets.connection import Host
 
 
 def banner(machine: Machine) -> bytes:
@@ -92,25 +85,25 @@ class HmpConnection(Connection):
         filter = self._telnet or self._mux
         return data if filter is None else filter.feed(data)
 
-    def _pump(self, end: float) -> int:
+    def _pump(self, end: float) -> str:
         editor, now = self._editor, self.host.now
         while True:
-            if self._full or self._dropped or self._reply is not None:
+            if self._full or self.state == CUT or self._reply is not None:
                 self._keep()
-                return BLOCKED
+                return "blocked"
             event = editor.next_event()
             if event is None:
                 if not self._received:
-                    return DONE
+                    return "done"
                 self._keep()
             elif isinstance(event, Output):
                 self.write(event)
             else:
                 self._run(event)
                 if self.host.machine.over:
-                    return BLOCKED
+                    return "blocked"
             if now() >= end:
-                return MORE
+                return "more"
 
     def _keep(self) -> None:
         """Give the editor what it has room for, so that hanging up is noticed behind it."""
@@ -120,7 +113,7 @@ class HmpConnection(Connection):
             self._received = self._received[room:]
 
     def _run(self, line: bytes) -> None:
-        self.note("in", line)
+        self.log("in", line)
         text = line.decode(*_CODEC)
         self._typed = frozenset() if text.isprintable() else frozenset(text)
         self._fault = find_fault(self.host.machine, self.number, "", text)
@@ -227,9 +220,9 @@ class SilentConnection(Connection):
     def _greet(self) -> None:
         pass
 
-    def _pump(self, end: float) -> int:
+    def _pump(self, end: float) -> str:
         self._received = b""
-        return DONE
+        return "done"
 
     def _close(self) -> None:
         pass
@@ -258,24 +251,24 @@ class QmpConnection(Connection):
         if self._session.suspended:
             self._turn_soon()
 
-    def _pump(self, end: float) -> int:
+    def _pump(self, end: float) -> str:
         session, now = self._session, self.host.now
         while True:
-            if self._full or self._dropped:
-                return BLOCKED
+            if self._full or self.state == CUT:
+                return "blocked"
             if session.step():
                 if now() >= end:
-                    return MORE
+                    return "more"
                 continue
             if session.suspended:
                 if not self._waiting:
                     self._waiting = True
                     self.host.driver.suspend()
-                return BLOCKED
+                return "blocked"
             if self.host.machine.over:
-                return BLOCKED
+                return "blocked"
             if not self._received:
-                return DONE
+                return "done"
             # What is cut between two messages is read the quick way.
             size = self._received.rfind(b"}", 0, SLICE) + 1 or SLICE
             self._fed = self._received[:size]
@@ -283,7 +276,7 @@ class QmpConnection(Connection):
             self._received = self._received[size:]
             self._watch_unfinished()
             if now() >= end:
-                return MORE
+                return "more"
 
     def _resumed(self) -> None:
         if self._waiting:
@@ -293,18 +286,18 @@ class QmpConnection(Connection):
 
     def _log_message(self, message: object) -> None:
         read = not isinstance(message, ParseFailure)
-        self.note("in", json.dumps(message).encode() if read else self._fed)
+        self.log("in", json.dumps(message).encode() if read else self._fed)
 
     def _watch_unfinished(self) -> None:
         if self._unfinished is not None:
             self._unfinished.cancel()
             self._unfinished = None
-        if self._session.unfinished and not self._gone:
+        if self._session.unfinished and self.state in OPEN:
             self._unfinished = self._loop.call_later(UNFINISHED_LIMIT, self._give_up)
 
     def _give_up(self) -> None:
         self._unfinished = None
-        if self._state != DONE or self._received:  # the rest may be here, unread because of what comes before it
+        if self.state != IDLE or self._received:  # the rest may be here, unread because of what comes before it
             self._watch_unfinished()
         else:
             self._session.give_up(f"the rest of the message did not come within {UNFINISHED_LIMIT:.0f} seconds")

@@ -3,53 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from fcntl import ioctl
 from termios import TIOCOUTQ
+from typing import Protocol
 
-from hmp.qmp.events import Latest
+from device.machine.machine import Machine
+from hmp.addresses import Address
+from hmp.drive import MachineDriver
+from hmp.log import Log
+from hmp.qmp.events import EventHub, Latest
+from hmp.sockets.hangups import HangUps
 from hmp.sockets.opening import Opening
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
 
-    from device.machine.machine import Machine
-    from hmp.addresses import Address
-    from hmp.drive import MachineDriver
-    from hmp.log import Log
-    from hmp.qmp.events import EventHub
-    from hmp.sockets.hangups import HangUps
+class Host(Protocol):
+    """The server that a connection belongs to."""
 
-    class Host(Protocol):
-        """The server that a connection belongs to."""
+    machine: Machine
+    driver: MachineDriver
+    clients: int
+    connections: set[Connection]
+    buffer: memoryview
+    hang_ups: HangUps
+    hub: EventHub
+    ended_by: Connection | None
+    stopping: bool
+    note: Callable[[Connection, str, bytes], None] | None
+    now: Callable[[], float]
 
-        machine: Machine
-        driver: MachineDriver
-        clients: int
-        connections: set[Connection]
-        buffer: memoryview
-        hang_ups: HangUps
-        hub: EventHub
-        ended_by: Connection | None
-        stopping: bool
-        now: Callable[[], float]
+    def next_number(self) -> int:
+        """Return the number of a new client."""
 
-        def next_number(self) -> int:
-            """Return the number of a new client."""
+    def left(self) -> None:
+        """A connection ended."""
 
-        def left(self) -> None:
-            """A connection ended."""
+    def foreign(self, where: str, language: str) -> None:
+        """A client at `where` was hung up on because it does not speak a monitor's language but `language`."""
 
-        def foreign(self, where: str, language: str) -> None:
-            """A client at `where` was hung up on because it does not speak a monitor's language but `language`."""
+    def queue(self, turn: Callable[[], None]) -> None:
+        """Call `turn` soon, behind those of other clients."""
 
-        def queue(self, turn: Callable[[], None]) -> None:
-            """Call `turn` soon, behind those of other clients."""
-
-        @property
-        def crowded(self) -> bool:
-            """Whether other clients wait for their turn."""
+    @property
+    def crowded(self) -> bool:
+        """Whether other clients wait for their turn."""
 
 
 UNSENT_LIMIT = 1 << 20
@@ -84,9 +81,28 @@ pile up faster than they are done with."""
 UNHEARD_CLIENTS = 64
 """Clients that may be gone and have more to run than one turn takes; one more of them gets that turn only."""
 
-MORE, BLOCKED, DONE = range(3)
-"""What a turn leaves: something to go on with at once, something that waits for a guest or for the client to read, or
-nothing."""
+IDLE, QUEUED, TURNING, WAITING, CLOSING, CUT, UNHEARD, ENDED = (
+    "idle", "queued", "turning", "waiting", "closing", "cut off", "unheard", "ended",
+)  # fmt: skip
+"""Where a connection stands: all that came is handled; a turn is to come; it has its turn; it waits for a guest or for
+the client to read; the rest is sent; nothing is sent any more; the client left, and what it sent still runs; over."""
+
+OPEN = frozenset((IDLE, QUEUED, TURNING, WAITING))
+"""The states in which the client is served."""
+
+_AT_REST = {"queue": QUEUED, "turn": TURNING, "finish": CLOSING, "cut": CUT, "lost": UNHEARD}
+MOVES: dict[str, dict[str, str]] = {
+    IDLE: _AT_REST,
+    QUEUED: {move: state for move, state in _AT_REST.items() if move != "queue"},
+    TURNING: {"done": IDLE, "more": QUEUED, "blocked": WAITING, "cut": CUT},
+    WAITING: _AT_REST,
+    CLOSING: {"cut": CUT, "lost": ENDED},
+    CUT: {"cut": CUT, "lost": ENDED},
+    UNHEARD: {"end": ENDED},
+    ENDED: {},
+}
+"""The moves that each state allows and where they lead; any other is a fault of ours. docs/design.md draws it. `done`,
+`more` and `blocked` are what `_pump` returns."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -101,26 +117,27 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._received = b""
         self._opening: Opening | None = None
-        self._state = DONE
+        self.state = IDLE
         self._eof = False
-        self._stalled = False
-        self._gone = self._dropped = False
-        self._reading = True
-        self._watched = False
-        self._turning = False
         self._rested = self._unheard = 0.0
         self._out: list[bytes] = []  # what the transport does not have yet: during a turn, and while it has enough
         self._size = 0
         self._latest: Latest | None = None  # which of these a newer one will replace
         self._written = 0
-        self._turn_due = False
-        self._why = ""
         self._stall: asyncio.TimerHandle | None = None
         self.address: Address | None = None
         self.name = ""  # the address as the ready line has it
         self.number = host.next_number()
         self._log: Log | None = host.machine.front.log  # the server made the front
+        self._why = ""
         self.ended: asyncio.Future[None] | None = None  # done once nothing is left, for who wants to know
+
+    def move(self, move: str) -> None:
+        """Go to another state. Raises ValueError where MOVES does not allow it, and changes nothing then."""
+        state = MOVES[self.state].get(move)
+        if state is None:
+            raise ValueError(f"a connection that is {self.state} cannot {move}")
+        self.state = state
 
     # What the transport calls.
 
@@ -132,7 +149,8 @@ class Connection(asyncio.BufferedProtocol):
             self._opening = Opening()
         transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
-        self.note("connect")
+        self._note("connect")
+        self.log("connect")
         if self.host.stopping:
             self.cut_off()
         else:
@@ -151,7 +169,7 @@ class Connection(asyncio.BufferedProtocol):
             language = self._opening.feed(data)
             if language:
                 host, port = self.transport.get_extra_info("sockname")[:2]
-                self.note("in", data)
+                self.log("in", data)
                 self._why = f"it spoke {language}"
                 self.cut_off()
                 self.host.foreign(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", language)
@@ -159,11 +177,12 @@ class Connection(asyncio.BufferedProtocol):
             if language is not None:
                 self._opening = None
         data = self._incoming(data)
+        self._note("in", data)
         self._received = self._received + data if self._received else data
         if self.host.crowded and (count > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
             self._flow()  # read no more before that
-        elif not self._turn_due:
+        elif self.state != QUEUED:
             self._turn()
 
     def eof_received(self) -> bool:
@@ -177,67 +196,71 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The client does not read: neither do we."""
-        self._stalled = True
         self._watch_stall()
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        self._stalled = False
         self._unwatch_stall()
-        if self.transport.is_closing():
-            self._watch_stall()  # it has still to take the rest
-            return
         self._send()
         self._turn_soon()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
-        cut_off, self._gone = self._gone, True
-        self.note("disconnect", why=self._why)
+        self.move("lost")
+        self._note("disconnect")
+        self.log("disconnect", why=self._why)
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
         self._out.clear()
         self._size, self._latest = 0, None
-        if cut_off:
-            self._end()
-        else:
-            self._stalled = False
+        if self.state == UNHEARD:
             self._finish_unheard()
+        else:
+            self._end()
+
+    def _note(self, what: str, data: bytes = b"") -> None:
+        if self.host.note is not None:
+            self.host.note(self, what, data)
+
+    def log(self, what: str, message: bytes | None = None, *, why: str = "") -> None:
+        """Put something into the log, if there is one."""
+        if self._log is not None:
+            self._log.add(self.name, self.number, what, message, **({"why": why} if why else {}))
 
     # Ending.
 
     def finish(self) -> None:
         """Send what is still to be sent, then close."""
+        if self.state not in OPEN:
+            return
         self._send()
+        self.move("finish")
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch_stall()
 
-    def note(self, what: str, message: bytes | None = None, *, why: str = "") -> None:
-        """Put something into the log, if there is one."""
-        if self._log is not None:
-            self._log.add(self.name, self.number, what, message, **({"why": why} if why else {}))
-
     def hang_up(self) -> None:
-        """Send what was written, close, and run nothing more of what the client sent."""
+        """Send what was written, then close, and run nothing more of what the client sent."""
         self._send()
-        self._gone = self._dropped = True
-        self.transport.close()
+        if self.state in OPEN:
+            self.transport.close()
+            self.move("cut")
 
     def cut_off(self) -> None:
         """Let go of the client here and now."""
-        self._gone = True
+        self.move("cut")
         self.transport.abort()
 
     def _finish_unheard(self) -> None:
         host, start = self.host, self.host.now()
-        more = not self._over() and self._pump(start + TURN) == MORE
+        more = not self._over() and self._pump(start + TURN) == "more"
         self._unheard += host.now() - start
         waiting = host.clients - len(host.connections)
         if more and self._unheard < UNHEARD_LIMIT and waiting <= UNHEARD_CLIENTS:
             host.queue(self._finish_unheard)
         else:
+            self.move("end")
             self._end()
 
     def _end(self) -> None:
@@ -260,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def _taken(self) -> int:
         """What the client took, in units that only grow as it does: the kernel tells late that there is room again."""
-        unread = ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
+        unread = ioctl(self._descriptor, TIOCOUTQ, bytes(4))
         return self._written - self.transport.get_write_buffer_size() - int.from_bytes(unread, "little")
 
     def _check_stall(self, taken: int) -> None:
@@ -270,6 +293,11 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._watch_stall()
 
+    @property
+    def _descriptor(self) -> int:
+        descriptor: int = self.transport.get_extra_info("socket").fileno()
+        return descriptor
+
     # Sending.
 
     @property
@@ -278,13 +306,18 @@ class Connection(asyncio.BufferedProtocol):
         return self._size + self.transport.get_write_buffer_size()
 
     @property
+    def _stalled(self) -> bool:
+        """Whether the client does not read, or not as fast as we send."""
+        return self.transport.get_write_buffer_size() > 0
+
+    @property
     def _full(self) -> bool:
         """Whether no more may be done for the client before it reads."""
-        return self._stalled and self._size >= SEND_SIZE
+        return self._size >= SEND_SIZE and self._stalled
 
     def write(self, data: bytes) -> None:
         """Send `data`, or cut off a client that let too much of it pile up."""
-        if self._gone or not data:
+        if self.state not in OPEN or not data:
             return
         if isinstance(data, Latest):
             if self._latest is not None:
@@ -296,19 +329,20 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._out.append(data)
         self._size += len(data)
-        if not self._stalled and (not self._turning or self._size >= SEND_SIZE or self._log is not None):
+        if not self._stalled and (self.state != TURNING or self._size >= SEND_SIZE or self._log is not None):
             self._send()  # with a log at once, so that each reply stands behind its command there
 
     def _send(self) -> None:
         """Hand all that was written to the transport."""
         if self._size:
-            data = b"".join(self._out)
-            sent = tuple(self._out) if self._log is not None else ()
+            data, parts = b"".join(self._out), tuple(self._out)
             self._out.clear()
             self._size, self._latest = 0, None
-            if not self._gone and not self.transport.is_closing():
-                for each in sent:
-                    self.note("out", each)
+            if not self.transport.is_closing():
+                for part in parts if self.host.note is not None else ():
+                    self._note("out", part)
+                for part in parts if self._log is not None else ():
+                    self.log("out", part)
                 self._written += len(data)
                 self.transport.write(data)
 
@@ -320,18 +354,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def _turn(self) -> None:
         """Handle some of what was received, send what follows from it, and see how to go on."""
-        self._turn_due = False
-        if self._gone or self._over():
+        if self.state not in OPEN or self._over():
             return
-        self._turning = True
+        self.move("turn")
         start = self.host.now()
+        left = "done"
         try:
-            self._state = self._pump(start + TURN)
+            left = self._pump(start + TURN)
         except Exception:
             self.cut_off()  # a fault of ours: the others are still served, and the loop's handler tells
             raise
         finally:
-            self._turning = False
+            if self.state == TURNING:  # else it was cut off
+                self.move(left)
             if not self._stalled:
                 self._send()
             end = self.host.now()
@@ -339,14 +374,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._over():
             self.host.ended_by = self
         self.host.driver.kick()
-        if self._state == MORE:
-            self._turn_soon()
+        if self.state == QUEUED:
+            self.host.queue(self._turn)
         self._flow()
 
     def _turn_soon(self) -> None:
         """Go on, but not from within the callback of a timer or of another client's command: that one ends first."""
-        if not self._turn_due:
-            self._turn_due = True
+        if self.state in OPEN and self.state != QUEUED:
+            self.move("queue")
             self.host.queue(self._turn)
 
     def _flow(self) -> None:
@@ -355,32 +390,21 @@ class Connection(asyncio.BufferedProtocol):
         if transport.is_closing():
             return
         if self._eof:
-            if self._state == DONE and not self._turn_due and not self._stalled:
+            if self.state == IDLE and not self._stalled:
                 self.finish()
                 return
+        elif self._received:
+            transport.pause_reading()
         else:
-            reading = not self._received
-            if reading != self._reading:
-                self._reading = reading
-                if reading:
-                    transport.resume_reading()
-                else:
-                    transport.pause_reading()
+            transport.resume_reading()
         # A client that we do not read from could hang up unnoticed.
-        if (self._eof or not self._reading) and self._state == BLOCKED:
-            self._watch()
+        if self.state == WAITING and (self._eof or self._received):
+            self.host.hang_ups.watch(self._descriptor, self.cut_off)
         else:
             self._unwatch()
 
-    def _watch(self) -> None:
-        if not self._watched:
-            self._watched = True
-            self.host.hang_ups.watch(self.transport.get_extra_info("socket").fileno(), self.cut_off)
-
     def _unwatch(self) -> None:
-        if self._watched:
-            self._watched = False
-            self.host.hang_ups.unwatch(self.transport.get_extra_info("socket").fileno())
+        self.host.hang_ups.unwatch(self._descriptor)
 
     # For subclasses.
 
@@ -391,8 +415,9 @@ class Connection(asyncio.BufferedProtocol):
     def _greet(self) -> None:
         raise NotImplementedError
 
-    def _pump(self, end: float) -> int:
-        """Handle what was received until host.now() is `end`, unless `_full`; return MORE, BLOCKED or DONE."""
+    def _pump(self, end: float) -> str:
+        """Handle what was received until host.now() is `end`, unless `_full`. Returns "more" to go on at once,
+        "blocked" where it waits for a guest or for the client to read, "done" where nothing is left."""
         raise NotImplementedError
 
     def _close(self) -> None:

@@ -11,8 +11,7 @@ import stat
 import time
 
 from hmp.addresses import Address
-from hmp.monitor.errors import UsageError
-from hmp.monitor.escape import escape
+from hmp.monitor import UsageError, escape
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a thousand clients may come at once."""
@@ -45,8 +44,6 @@ class Listener:
     With reconnect it is None: that connection is made, and made again, once clients are served. `near` is the end of
     stdio's that is ours.
     """
-
-    __slots__ = ("_inode", "address", "listens", "near", "socket")
 
     def __init__(self, address: Address) -> None:
         """Bind and listen, or connect. Raises UsageError naming the address and the reason: nothing was created."""
@@ -237,7 +234,6 @@ def listen(addresses: list[Address], *, allow_remote: bool) -> list[Listener]:
                 f"--{address.kind}: '{escape(address.spec)}': a monitor has no password; "
                 "--allow-remote lets other hosts than loopback reach it"
             )
-    raise_file_limit()
     listeners: list[Listener] = []
     try:
         for address in addresses:

@@ -30,8 +30,6 @@ class Opening:
     line end, so no command has run yet, and whoever types `P` sees it echoed.
     """
 
-    __slots__ = ("_line",)
-
     def __init__(self) -> None:
         self._line = b""
 

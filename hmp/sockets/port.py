@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
-from hmp.monitor.history import History
+from hmp.monitor.dialects import Dialect
+from hmp.monitor.monitor import History
 from hmp.qjson import codec
 from hmp.sockets.clients import HmpConnection, QmpConnection, SilentConnection
-from hmp.sockets.listeners import CONNECT_PATIENCE
+from hmp.sockets.connection import Connection
+from hmp.sockets.listeners import CONNECT_PATIENCE, Listener
 from hmp.streams import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-
-    from hmp.monitor.dialects import Dialect
-    from hmp.sockets.connection import Connection
-    from hmp.sockets.listeners import Listener
     from hmp.sockets.server import Server
 
 ACCEPTED_AT_ONCE = 16

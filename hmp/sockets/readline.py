@@ -21,16 +21,14 @@ and what is fed is kept as it came. When `room` is 0, stop reading from the sock
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable
 
-    from hmp.monitor.history import History
+from hmp.monitor.monitor import History
 
-    # Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by
-    # its length only: so many bytes of each candidate are taken as typed already.
-    Completer = Callable[[bytes], tuple[bytes, Iterable[bytes]]]
-    Action = Callable[["LineEditor", int], None]
+# Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by
+# its length only: so many bytes of each candidate are taken as typed already.
+Completer = Callable[[bytes], tuple[bytes, Iterable[bytes]]]
+Action = Callable[["LineEditor", int], None]
 
 PROMPT = b"(qemu) "
 
@@ -76,11 +74,6 @@ class LineEditor:
     `prompt` is what show_prompt emits; `history` belongs to the address; `complete` is asked when TAB is typed (see
     Completer above; what it raises passes through next_event, and the editor is still usable).
     """
-
-    __slots__ = (
-        "_complete", "_cursor", "_entered", "_history", "_keys", "_line", "_me", "_out", "_param", "_place", "_prompt",
-        "_shown", "_shown_cursor", "_table", "_waiting",
-    )  # fmt: skip
 
     def __init__(self, prompt: bytes, history: History, complete: Completer) -> None:
         self._prompt = prompt

@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 import stat
 import time
 from collections import deque
+from collections.abc import Callable
 
+from device.machine.events import ClientRefused
+from device.machine.machine import Machine
+from hmp.drive import MachineDriver
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.emulated import emulated
 from hmp.qmp.events import EventHub
 from hmp.ratelimit import RateLimit
-from hmp.sockets.connection import RECEIVE_SIZE, TURN
+from hmp.sockets.connection import RECEIVE_SIZE, TURN, Connection
 from hmp.sockets.hangups import HangUps
+from hmp.sockets.listeners import Listener
 from hmp.sockets.port import Port
 from hmp.sockets.stdio import carry
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
-    from device.machine.machine import Machine
-    from hmp.drive import MachineDriver
-    from hmp.sockets.connection import Connection
-    from hmp.sockets.listeners import Listener
 
 CLIENT_LIMIT = 4096
 """Clients at once: four times what anybody was seen to need, and with UNSENT_LIMIT still memory that a host has."""
@@ -64,14 +60,18 @@ def leaves_enough(descriptor: int) -> bool:
 class Server:
     """Serves one machine on listening sockets, inside a running event loop."""
 
+    buffer = memoryview(bytearray(RECEIVE_SIZE))
+    """One for all machines of a process: what is received is copied at once, and all are served by one thread."""
+
     def __init__(self, machine: Machine, driver: MachineDriver, listeners: list[Listener], dialect: str) -> None:
         self.machine = machine
         self.driver = driver
         self.clients = 0
         self.connections: set[Connection] = set()
-        self.buffer = memoryview(bytearray(RECEIVE_SIZE))
         self.ended_by: Connection | None = None
         self.stopping = False
+        self.note: Callable[[Connection, str, bytes], None] | None = None
+        """Told of every client that comes or goes, and of what it sends and is sent."""
         self.now = time.monotonic
         self._loop = asyncio.get_running_loop()
         self.hub = EventHub(machine, self._loop.call_soon)
@@ -211,7 +211,7 @@ class Server:
         dropped = self._foreign.admit()
         if dropped is not None:
             more = f" ({dropped} more before)" if dropped else ""
-            self.machine.emit("CLIENT_REFUSED", {"why": f"it spoke {language} to {where}, as web pages can{more}"})
+            self.machine.emit(ClientRefused(f"it spoke {language} to {where}, as web pages can{more}"))
 
     @property
     def crowded(self) -> bool:

@@ -10,9 +10,9 @@ import os
 import signal
 
 from hmp import OK
-from hmp.monitor.escape import escape
+from hmp.monitor import escape
 from hmp.pipe import Front
-from hmp.sockets.listeners import listen
+from hmp.sockets.listeners import listen, raise_file_limit
 from hmp.streams import complain
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ class Serving:
 
     def listen(self) -> None:
         """Listen on all addresses, or on none. Raises UsageError naming the address and the reason."""
+        raise_file_limit()
         self._listeners = listen(self._config.addresses, allow_remote=self._config.allow_remote)
         if self._config.on_listening is not None:
             self._clean = self._config.on_listening()

@@ -33,8 +33,6 @@ class TelnetFilter:
     subnegotiation.
     """
 
-    __slots__ = ("_inside", "_state")
-
     def __init__(self) -> None:
         self._state = _TEXT
         self._inside = 0  # bytes of the present subnegotiation

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from hmp.monitor.errors import MAX_LINE
-from hmp.monitor.escape import escape
+from hmp.monitor import MAX_LINE, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

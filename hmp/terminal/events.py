@@ -4,56 +4,64 @@ from __future__ import annotations
 
 from time import monotonic
 
+from device.machine.events import (
+    ClientRefused,
+    DeviceDeleted,
+    DriverMissing,
+    Ended,
+    Event,
+    GuestGone,
+    Panicked,
+    Resumed,
+    RuleBroken,
+    SnapshotDone,
+    Stopped,
+    TargetReached,
+    WasReset,
+)
 from device.virtio.spec import MIB
 from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    Data = Mapping[str, object]
+    from collections.abc import Callable
+    from typing import Any
 
 FAULT_SPACING = 10.0
 """Seconds between two lines about the guest breaking rules, however often it does."""
-
 
 _DETAIL = 60
 """Characters of what a guest's fault was about: the numbers are the guest's, the line is ours."""
 
 
-def _target(data: Data) -> str:
-    actual = data.get("actual", 0)
-    return f"balloon target reached: {actual // MIB if isinstance(actual, int) else actual} MiB"
+def _deleted(event: DeviceDeleted) -> str:
+    return f"the guest let go of device {event.device or event.path}"
 
 
-def _deleted(data: Data) -> str:
-    return f"the guest let go of device {data.get('device') or data.get('path')}"
+def _reset(event: WasReset) -> str:
+    return "the guest rebooted" if event.guest else "the machine was reset"
 
 
-def _reset(data: Data) -> str:
-    return "the guest rebooted" if data.get("guest") else "the machine was reset"
+def _ended(event: Ended) -> str:
+    return "the guest switched itself off" if event.guest else "the machine was ended from elsewhere"
 
 
-def _shutdown(data: Data) -> str:
-    return "the guest switched itself off" if data.get("guest") else "the machine was ended from elsewhere"
-
-
-ALWAYS: dict[str, Callable[[Data], str]] = {
-    "BALLOON_TARGET": _target,
-    "CLIENT_REFUSED": lambda data: f"hung up on a client: {data.get('why')}",
-    "GUEST_PANICKED": lambda data: "guest panic: nothing answers until system_reset",
-    "GUEST_GONE": lambda data: f"the guest is gone: {data.get('why')}",
-    "DRIVER_MISSING": lambda data: f"the guest's driver does not come up: {data.get('why')}",
-    "SNAPSHOT_DONE": lambda data: f"snapshot {data.get('tag')} is done",
+ALWAYS: dict[type[Event], Callable[[Any], str]] = {
+    TargetReached: lambda event: f"balloon target reached: {event.actual // MIB} MiB",
+    ClientRefused: lambda event: f"hung up on a client: {event.why}",
+    Panicked: lambda event: "guest panic: nothing answers until system_reset",
+    GuestGone: lambda event: f"the guest is gone: {event.why}",
+    DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
+    SnapshotDone: lambda event: f"snapshot {event.tag} is done",
 }
 """Told whoever was the cause: they come later than the command, or say more than it did."""
 
-FROM_ELSEWHERE: dict[str, Callable[[Data], str]] = {
-    "DEVICE_DELETED": _deleted,
-    "RESET": _reset,
-    "RESUME": lambda data: "the VM runs",
-    "SHUTDOWN": _shutdown,
-    "STOP": lambda data: "the VM is stopped",
+FROM_ELSEWHERE: dict[type[Event], Callable[[Any], str]] = {
+    DeviceDeleted: _deleted,
+    WasReset: _reset,
+    Resumed: lambda event: "the VM runs",
+    Ended: _ended,
+    Stopped: lambda event: "the VM is stopped",
 }
 """Told only if no command typed here was the cause."""
 
@@ -65,21 +73,22 @@ class Announcer:
         self.own = False
         self._say = say
         self._limits = {
-            "GUEST_FAULT": RateLimit(FAULT_SPACING, now=now),
-            "GUEST_GONE": RateLimit(GONE_SECONDS, burst=GONE_BURST, now=now),
+            RuleBroken: RateLimit(FAULT_SPACING, now=now),
+            GuestGone: RateLimit(GONE_SECONDS, burst=GONE_BURST, now=now),
         }
 
-    def hear(self, name: str, data: Data) -> None:
+    def hear(self, event: Event) -> None:
         """Take an event; subscribe this to the machine."""
-        dropped = self._limits[name].admit() if name in self._limits else 0
+        kind = type(event)
+        dropped = self._limits[kind].admit() if kind in self._limits else 0
         if dropped is None:
             return
-        if name == "GUEST_FAULT":
+        if isinstance(event, RuleBroken):
             more = f" and {dropped} times before" if dropped else ""
-            self._say(f"the guest broke a rule{more}: {data.get('rule')} ({str(data.get('detail'))[:_DETAIL]})")
+            self._say(f"the guest broke a rule{more}: {event.rule} ({event.detail[:_DETAIL]})")
             return
-        words = ALWAYS.get(name)
+        words = ALWAYS.get(kind)
         if words is None and not self.own:
-            words = FROM_ELSEWHERE.get(name)
+            words = FROM_ELSEWHERE.get(kind)
         if words is not None:
-            self._say(words(data))
+            self._say(words(event))

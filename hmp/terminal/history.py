@@ -17,6 +17,14 @@ KEEP_BYTES = 1 << 18
 """What is read of the file; when it has grown to four times that, only so much is kept of it."""
 
 
+def history_path() -> str | None:
+    """Return where the history belongs, or None where the environment names no sensible place."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # the XDG rules: a relative path is to be ignored
+        state = os.path.expanduser("~/.local/state")
+    return os.path.join(state, "hmp", "history") if os.path.isabs(state) else None
+
+
 class FileHistory(History):
     """One line per entry, oldest first, in a file that only its owner can read."""
 

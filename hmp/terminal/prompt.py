@@ -19,12 +19,10 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import PromptSession
 from prompt_toolkit.styles import Style
 
+from hmp.monitor import MAX_LINE, escape
 from hmp.monitor.completion import complete
-from hmp.monitor.errors import MAX_LINE
-from hmp.monitor.escape import escape
-from hmp.monitor.history import history_path
 from hmp.terminal import toolbar
-from hmp.terminal.history import FileHistory
+from hmp.terminal.history import FileHistory, history_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

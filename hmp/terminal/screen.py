@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hmp.monitor.escape import escape
+from hmp.monitor import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

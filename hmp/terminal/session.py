@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from device.clock import SECOND
-from hmp.drive import catching_up
-from hmp.monitor.errors import MAX_LINE, TOO_LONG
+from device.machine.events import Ended, Event
+from hmp.monitor import MAX_LINE, TOO_LONG
 from hmp.monitor.monitor import COLUMNS
+from hmp.pipe import catching_up
 from hmp.terminal.countdown import AFTER, STEP, countdown_line, waits_for_guest
 from hmp.terminal.events import Announcer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Protocol
 
     from device.machine.machine import Machine
@@ -189,9 +190,9 @@ class Session:
 
     # Events.
 
-    def _hear(self, name: str, data: Mapping[str, object]) -> None:
-        self._announcer.hear(name, data)
-        if name == "SHUTDOWN":
+    def _hear(self, event: Event) -> None:
+        self._announcer.hear(event)
+        if isinstance(event, Ended):
             self._prompt.end()
             self._release()
         else:

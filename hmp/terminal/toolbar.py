@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 class Signs:
     """The characters that the bar and the separators are drawn with."""
 
-    __slots__ = ("arrow", "empty", "full", "separator")
-
     def __init__(self, full: str, empty: str, separator: str, arrow: str) -> None:
         self.full = full
         self.empty = empty
@@ -32,8 +30,6 @@ ASCII = Signs("#", ".", " | ", "->")
 
 class _Style:
     """One amount of detail: how wide the bar is and how much the words say."""
-
-    __slots__ = ("age", "bar", "size", "state", "tight")
 
     def __init__(self, bar: int, *, size: str, age: str, state: bool, tight: bool) -> None:
         self.bar = bar
@@ -108,7 +104,7 @@ def guest_sign(machine: Machine) -> str:
     if guest.ended:
         return "gone"
     for sign in ("panicked", "hung"):
-        if sign in guest.controls():
+        if sign in guest.shown():
             return sign
     if device is None or machine.run_state == PRELAUNCH:
         return ""

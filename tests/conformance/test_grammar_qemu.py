@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hmp.monitor import grammar
-from hmp.monitor.errors import SyntaxRefused
+from hmp.monitor import SyntaxRefused, grammar
 from hmp.monitor.grammar import signed
 from tests.support.machines import build, monitor, say
 from tests.support.qemu import Oracle, needs_qemu, oracle

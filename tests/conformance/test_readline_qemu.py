@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from hmp.monitor.history import History
+from hmp.monitor.monitor import History
 from hmp.sockets.readline import PROMPT, Line, LineEditor
 from hmp.sockets.telnet import OPENING, TelnetFilter
 from tests.support.timing import PATIENCE

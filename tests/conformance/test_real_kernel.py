@@ -29,7 +29,7 @@ from device.balloon.spec import (
 )
 from device.errors import MisuseError
 from device.guest.model.guest import TEN
-from device.guest.uml.guest import parse_meminfo
+from device.guest.uml.guest import MEMINFO, parse_meminfo
 from device.guest.uml.parts import find_parts
 from device.virtio.spec import MIB, PAGE_SIZE
 from tests.support.descriptors import open_descriptors
@@ -50,7 +50,7 @@ def real() -> Iterator[Real]:
 
 def proc(real: Real) -> tuple[dict[str, int], dict[str, int]]:
     """Read the guest's own numbers: /proc/meminfo in bytes, /proc/vmstat."""
-    status, text = real.guest.shell("$B cat /proc/meminfo /proc/vmstat")
+    status, text = real.shell("$B cat /proc/meminfo /proc/vmstat")
     assert status == 0
     counts = {}
     for line in text.split("\n"):
@@ -62,7 +62,7 @@ def proc(real: Real) -> tuple[dict[str, int], dict[str, int]]:
 
 def settle(real: Real, size: int) -> None:
     """Set a target in MiB and wait until the guest is there."""
-    real.machine.set_balloon(size * MIB)
+    real.done(real.machine.set_balloon(size * MIB))
     real.until(lambda: real.device.actual == size * MIB)
 
 
@@ -109,8 +109,10 @@ class TestStatistics:
 class TestBalloon:
     def test_inflating_takes_memory_and_gives_it_to_the_host(self, real: Real) -> None:
         booted(real)
-        assert real.guest.alloc(48 * MIB) == 48 * MIB  # so that pages of the host are behind the guest's
-        assert real.guest.free(48 * MIB) == 48 * MIB
+        assert (
+            real.done(real.guest.controls.alloc(48 * MIB)) == 48 * MIB
+        )  # so that pages of the host are behind the guest's
+        assert real.done(real.guest.controls.free(48 * MIB)) == 48 * MIB
         total = proc(real)[0]["MemTotal"]
         backed = real.guest.memory.populated()
         settle(real, RAM - 64)
@@ -126,15 +128,15 @@ class TestBalloon:
 
     def test_it_lives_at_its_floor_and_no_lower_target_is_taken(self, real: Real) -> None:
         booted(real)
-        floor = real.guest.floor
+        floor = real.done(real.guest.shell(MEMINFO, real.guest.floor))
         assert floor < 64 * MIB
         with pytest.raises(MisuseError, match="would not survive less than"):
-            real.machine.set_balloon(floor - 8 * MIB)
+            real.done(real.machine.set_balloon(floor - 8 * MIB))
         assert real.device.target == RAM * MIB
         settle(real, floor // MIB)
         assert real.ask()[0] == "answered"
         assert proc(real)[0]["MemAvailable"] > MIB
-        assert real.guest.shell("$B ls / >/dev/null")[0] == 0
+        assert real.shell("$B ls / >/dev/null")[0] == 0
         settle(real, RAM)
 
     def test_with_deflate_on_oom_it_takes_back_what_it_needs(self) -> None:
@@ -142,7 +144,7 @@ class TestBalloon:
             booted(real)
             real.machine.set_balloon(16 * MIB)
             real.idle(3)
-            assert real.guest.shell("$B ls / >/dev/null")[0] == 0
+            assert real.shell("$B ls / >/dev/null")[0] == 0
             assert real.ask()[0] == "answered"
             assert real.device.actual > 16 * MIB
             assert real.named("GUEST_PANICKED") == []
@@ -151,11 +153,11 @@ class TestBalloon:
         booted(real)
         settle(real, 96)
         for _ in range(3):
-            real.guest.unload_driver()
+            real.done(real.guest.controls.unload_driver())
             real.until(lambda: not real.guest.driver_loaded)
             assert real.ask()[0] == "unsupported"
             assert real.device.actual == RAM * MIB
-            real.guest.load_driver()
+            real.done(real.guest.controls.load_driver())
             assert real.guest.driver_loaded
             assert real.ask()[0] == "answered"
             real.until(lambda: real.device.actual == 96 * MIB)
@@ -188,14 +190,14 @@ class TestLife:
         takes_less_than(1.5, request)
         assert real.device.stats.age >= 1_000_000_000
         with pytest.raises(MisuseError, match="while the VM is stopped"):
-            real.guest.alloc(MIB)
+            real.done(real.guest.controls.alloc(MIB))
         real.machine.cont()
         assert real.ask()[0] == "answered"
         assert real.device.stats.age < 1_000_000_000
 
     def test_it_is_frozen_in_the_middle_of_inflating(self, real: Real) -> None:
         booted(real)
-        real.machine.set_balloon(48 * MIB)
+        real.done(real.machine.set_balloon(48 * MIB))
         real.machine.stop()
         real.idle(0.3)
         between = real.device.actual
@@ -240,7 +242,7 @@ class TestLife:
         assert request.state == "timed out"
         assert 1.4 <= time.monotonic() - start < 10
         assert real.named("GUEST_GONE") == [{"why": "its kernel was killed by SIGKILL"}]
-        assert real.guest.controls() == {"gone": "its kernel was killed by SIGKILL"}
+        assert real.guest.shown() == {"gone": "its kernel was killed by SIGKILL"}
         assert real.ask(0.2)[0] == "timed out"
         real.machine.cont()
         real.machine.reset()
@@ -250,20 +252,20 @@ class TestLife:
     def test_panic(self, real: Real) -> None:
         booted(real)
         real.ask()
-        real.guest.panic()
+        real.done(real.guest.controls.panic())
         real.until(lambda: real.guest.process is None)
         assert real.named("GUEST_PANICKED") == [{"action": "run"}]
         assert "sysrq triggered crash" in real.named("GUEST_GONE")[0]["why"]
         assert real.ask(0.3)[0] == "timed out"
         with pytest.raises(MisuseError, match="panicked"):
-            real.guest.alloc(MIB)
+            real.done(real.guest.controls.alloc(MIB))
         real.machine.reset()
         booted(real)
 
     def test_a_reboot_from_within(self, real: Real) -> None:
         booted(real)
         settle(real, 96)
-        real.guest.process.console.send("$B reboot -f", wait=False)
+        real.guest.process.console.send("$B reboot -f")
         real.until(lambda: real.named("RESET") == [{"guest": True, "reason": "guest-reset"}])
         assert real.device.actual == RAM * MIB
         booted(real)
@@ -274,15 +276,13 @@ class TestLife:
     def test_freezing_and_thawing_a_busy_guest_does_it_no_harm(self, real: Real) -> None:
         """Programs of the guest must not see the signals: SIGSTOP to the whole group kills init."""
         booted(real)
-        real.guest.process.console.send(
-            "while :; do $B ls / >/dev/null; [ -e /stop ] && break; done & true", wait=False
-        )
+        real.guest.process.console.send("while :; do $B ls / >/dev/null; [ -e /stop ] && break; done & true")
         for _ in range(30):
             real.machine.stop()
             real.idle(0.01)
             real.machine.cont()
             real.idle(0.02)
-        assert real.guest.shell("$B touch /stop")[0] == 0
+        assert real.shell("$B touch /stop")[0] == 0
         assert real.ask()[0] == "answered"
 
     def test_nothing_stays(self) -> None:
@@ -308,15 +308,15 @@ class TestLife:
             assert real.ask(20)[0] == "unsupported"
             [event] = real.named("DRIVER_MISSING")
             assert "drives no balloon" in event["why"]
-            assert real.guest.shell("true") == (0, "")
+            assert real.shell("true") == (0, "")
 
     def test_the_shell_moves_memory(self, real: Real) -> None:
         booted(real)
         free = proc(real)[0]["MemFree"]
-        assert real.guest.alloc(20 * MIB + 5 * PAGE_SIZE) == 20 * MIB + 5 * PAGE_SIZE
+        assert real.done(real.guest.controls.alloc(20 * MIB + 5 * PAGE_SIZE)) == 20 * MIB + 5 * PAGE_SIZE
         assert abs(free - proc(real)[0]["MemFree"] - 20 * MIB) < 3 * MIB
-        got = real.guest.alloc(1024 * MIB)
+        got = real.done(real.guest.controls.alloc(1024 * MIB))
         assert 0 < got < RAM * MIB
-        assert real.guest.free(1024 * MIB) == got + 20 * MIB + 5 * PAGE_SIZE
-        assert real.guest.free(1024 * MIB) == 0
+        assert real.done(real.guest.controls.free(1024 * MIB)) == got + 20 * MIB + 5 * PAGE_SIZE
+        assert real.done(real.guest.controls.free(1024 * MIB)) == 0
         assert abs(free - proc(real)[0]["MemFree"]) < 3 * MIB

@@ -126,8 +126,10 @@ def rings(data: bytes) -> None:
         elif op < 228 and machine.device is not None and not machine.unplugging:
             rig.guest.driver_loaded = True
             machine.device_del("balloon0")
-        elif op < 240:
+        elif op < 236:
             queue.take()
+        elif op < 240:
+            device.reset_queue((value & 7) - 1)
         else:
             device.write_config(CONFIG_ACTUAL, data[at : at + 4])
 
@@ -243,7 +245,7 @@ def ring(data: bytes) -> None:
     memory.write(PAIR_TABLE, packed[size * DESC_SIZE : (size + _TABLE_ENTRIES) * DESC_SIZE])
     avail = RINGS + size * DESC_SIZE
     used = avail + 6 + 2 * size + 2 & ~3
-    queue.clear(8)
+    queue.clear()
     queue.configure(size, RINGS, avail, used)
     memory.write(avail, bytes(6 + 2 * size))
     memory.write(used, bytes(6 + 8 * size))

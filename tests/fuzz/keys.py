@@ -10,9 +10,9 @@ from device.guest.table import KEYS, PROFILES, make_guest
 from device.machine.machine import Machine
 from device.units import format_seconds, format_size, parse_seconds, parse_share, parse_size
 from hmp.addresses import Address
+from hmp.monitor import MAX_LINE, UsageError
 from hmp.monitor.completion import complete
-from hmp.monitor.errors import MAX_LINE, UsageError
-from hmp.monitor.history import History
+from hmp.monitor.monitor import History
 from hmp.recording.script import HIDE, SHOW, read_steps
 from hmp.sockets.readline import LINE_LIMIT, PROMPT, Line, LineEditor
 from hmp.sockets.telnet import TelnetFilter

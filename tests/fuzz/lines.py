@@ -11,8 +11,7 @@ from device.balloon.spec import STATS_TABLE
 from device.guest.table import PROFILES
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
-from hmp.monitor.errors import SyntaxRefused
-from hmp.monitor.escape import escape
+from hmp.monitor import SyntaxRefused, escape
 from hmp.monitor.grammar import BLANKS, arguments, expression, string
 from hmp.monitor.monitor import Monitor, find_command
 from hmp.monitor.registry import COMMANDS, INFO, SIM

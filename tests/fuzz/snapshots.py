@@ -11,6 +11,7 @@ from typing import Any
 from zlib import crc32
 
 import device.machine.snapshot
+from device.guest.table import make_guest
 from device.machine.snapshot import load
 from device.state import SnapshotError
 from device.virtio.spec import MIB
@@ -80,7 +81,7 @@ def _load(data: bytes) -> None:
     m = _victim
     m.machine.stop()
     try:
-        load(m.machine, io.BytesIO(data))
+        load(m.machine, io.BytesIO(data), make_guest)
         words = ""
     except SnapshotError as error:
         words = str(error)

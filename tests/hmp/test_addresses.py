@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from hmp.addresses import UNIX_PATH_LIMIT, Address
+from hmp.monitor import UsageError
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import UsageError
 
 READ = {
     "unix:m.sock": ("unix", "m.sock", 0),

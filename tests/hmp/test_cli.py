@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hmp.cli import choose
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.options import parse
 
 MONITOR = ["--monitor", "tcp:127.0.0.1:0"]

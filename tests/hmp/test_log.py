@@ -12,7 +12,7 @@ import pytest
 
 from device.clock import SECOND, SimulatedClock
 from hmp.log import LIMIT, SHOWN, Log
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from tests.support.programs import Program, Talker
 from tests.support.shell import hmp, start
 from tests.support.timing import PATIENCE

@@ -11,8 +11,8 @@ from device.clock import SECOND
 from device.guest.table import PROFILES
 from hmp import __version__
 from hmp.config import CLOCKS, Config
+from hmp.monitor import UsageError
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import UsageError
 from hmp.options import OPTIONS, guest_table, parse
 from tests.support.shell import hmp
 
@@ -44,6 +44,7 @@ GOOD = [
     (["--timeout", "3600"], "timeout", 3600 * SECOND),
     (["--clock", "manual"], "clock", "manual"),
     (["--seed", "9223372036854775807"], "seed", (1 << 63) - 1),
+    (["--count", "99999", "--qmp", "tcp:[::1]:0"], "count", 99999),
     (["-S"], "paused", True),
     (["--no-balloon"], "balloon", False),
     (["--device", "virtio-balloon,id=b.1"], "device_id", "b.1"),
@@ -87,6 +88,7 @@ BAD: dict[str, list[str]] = {
     "--timeout": ["", "x", "0", "0.09", "3600.1", "-1", "5s", "inf", "1e2", "\u0665"],
     "--clock": ["", "fast", "REAL", "real "],
     "--seed": ["", "x", "-1", "1.5", "9223372036854775808", "9" * 20, "٣", "1_000", " 1"],
+    "--count": ["", "x", "0", "-1", "1.5", "100000", "9" * 20, "٣", " 1"],
     "--device": ["", "nosuch", "virtio-balloon-pci,id=", "virtio-balloon-pci,id=1", "virtio-balloon-pci,x=1",
                  "virtio-balloon-pci,page-poison=maybe", "id=x", "virtio-balloon-pci,id=a b", "help"],
     "--uuid": ["", "1", "123e4567e89b12d3a456426614174000", "123e4567-e89b-12d3-a456-42661417400g",
@@ -130,6 +132,13 @@ CONFLICTS = [
     (["--size", "80x24"], "--size", "--record"),
     (["--overwrite"], "--overwrite", "--record"),
     (["--record", "x.cast", "--headless", "--qmp", "unix:x"], "--record", "--headless"),
+    (["--count", "2"], "--count", "--monitor"),
+    (["--count", "2", "--qmp", "unix:q%d", "-c", "x"], "--count", "-c"),
+    (["--count", "2", "--qmp", "unix:q%d", "-"], "--count", "SCRIPT"),
+    (["--count", "2", "--qmp", "unix:q%d", "-i"], "--count", "-i"),
+    (["--count", "2", "--qmp", "unix:q%d", "--record", "x.cast"], "--count", "--record"),
+    (["--count", "2", "--qmp", "unix:q"], "--qmp", "%d"),
+    (["--count", "2", "--monitor", "telnet:localhost:1"], "--monitor", "%d"),
     (["--nosuch"], "--nosuch", ""),
     (["--paus"], "--paus", ""),
     (["-x"], "-x", ""),

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmp.monitor.errors import MAX_LINE, UnreadableError
-from hmp.monitor.escape import escape
+from hmp.monitor import MAX_LINE, UnreadableError, escape
 from hmp.streams import CHUNK, LINES_AT_ONCE, STDOUT, Output, Source, complain, naming_stdout
 from tests.support.torn import torn
 

@@ -215,7 +215,7 @@ class Side:
 
     def up(self, booted: bool) -> None:
         """Wait for the driver, and for the guest's shell if it `booted` anew."""
-        until(lambda: re.search(r"started: +true", self.line(f"info virtio-status {self.path()}")))
+        until(lambda: re.search(r"^ +started: +true", self.line(f"info virtio-status {self.path()}"), re.M))
 
     def path(self) -> str:
         return self.line("info virtio").split(" [")[0]
@@ -283,7 +283,7 @@ class Hmp(Side):
             "-m",
             str(memory),
             "--guest",
-            "linux,swap=0",
+            "linux,swap=0,boot=1",  # a real one takes its time after a reset, too
             "--device",
             device,
         ]

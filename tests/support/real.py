@@ -16,6 +16,7 @@ from device.errors import MisuseError
 from device.guest.table import make_guest
 from device.guest.uml.parts import find_parts
 from device.machine.machine import Machine
+from device.machine.requests import Task
 from device.virtio.spec import MIB
 from tests.support.timing import PATIENCE, until
 
@@ -35,7 +36,7 @@ class Real:
             switches=switches,
             timeout=round(timeout * SECOND),
         )
-        self.machine.subscribe(lambda name, data: self.events.append((name, data)))
+        self.machine.subscribe(lambda event: self.events.append((event.name, event.data)))
         self.machine.start(paused=paused)
 
     def __enter__(self) -> Real:
@@ -71,9 +72,7 @@ class Real:
         """Serve until `condition` holds; fails after that long."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, (
-                f"not within {seconds} s; events: {self.events[-5:]}, {self.guest.controls()}"
-            )
+            assert time.monotonic() < end, f"not within {seconds} s; events: {self.events[-5:]}, {self.guest.shown()}"
             self.turn(0.05)
 
     def idle(self, seconds: float) -> None:
@@ -89,6 +88,26 @@ class Real:
         while request.state == "pending":
             self.turn(timeout)
         return request.state, time.perf_counter() - start
+
+    def done(self, task: Task | None) -> int:
+        """Wait for a task of the guest; returns its result, or raises its error."""
+        if task is None:
+            return 0
+        self.until(lambda: not task.pending)
+        if task.error is not None:
+            raise task.error
+        return task.result
+
+    def shell(self, command: str) -> tuple[int, str]:
+        """Have the guest's shell run a line; returns its status and what it printed."""
+        answers = []
+
+        def read(answer: Callable[[], tuple[int, str]]) -> int:
+            answers.append(answer())
+            return 0
+
+        self.done(self.guest.shell(command, read))
+        return answers[0]
 
     def named(self, *names: str) -> list[Any]:
         return [data for name, data in self.events if name in names]

@@ -131,7 +131,7 @@ class Rig:
         self.guest = HandGuest()
         self.machine = Machine(self.clock, ram=ram, guest=self.guest, switches=switches)
         self.events: list[tuple[str, Mapping[str, object]]] = []
-        self.machine.subscribe(lambda name, data: self.events.append((name, data)))
+        self.machine.subscribe(lambda event: self.events.append((event.name, event.data)))
         self.machine.start(paused=paused)
         self.queues: dict[str, DriverQueue] = {}
         self.features = 0
@@ -282,7 +282,7 @@ class Modelled:
         self.guest: Any = make_guest(spec)
         self.machine = Machine(self.clock, ram=ram, guest=self.guest, seed=seed, switches=switches, balloon=balloon)
         self.events: list[tuple[str, Mapping[str, object]]] = []
-        self.machine.subscribe(lambda name, data: self.events.append((name, data)))
+        self.machine.subscribe(lambda event: self.events.append((event.name, event.data)))
         self.machine.start(paused=paused)
 
     def __enter__(self) -> Modelled:

@@ -10,7 +10,7 @@ GUESTS = (
     "linux,pace=64M", "windows,delay=1",
 )  # fmt: skip
 
-TRICKS = ("kick-storm", "bad-pfn", "unknown-tag", "queue-live", "unsolicited-stats", "interrupt-storm", "reset-midway")
+ATTACKS = ("kick-storm", "bad-pfn", "unknown-tag", "queue-live", "unsolicited-stats", "interrupt-storm", "reset-midway")
 
 PATHS = ("/machine/peripheral/balloon0", "/machine/peripheral/b", "/machine", "/")
 STATS = ("free_mem", "total_mem", "mem_swapped_in", "oom_kills", "7", "99")
@@ -71,7 +71,7 @@ _WEIGHTS = [weight for weight, _ in LINES]
 
 def options(dice: Random) -> list[str]:
     """Return the options of one run; its clock is the warp clock."""
-    chosen = ["--clock", "warp", "--guest", dice.choice((*GUESTS, f"hostile,rule={dice.choice(TRICKS)}"))]
+    chosen = ["--clock", "warp", "--guest", dice.choice((*GUESTS, f"hostile,rule={dice.choice(ATTACKS)}"))]
     if dice.random() < 0.5:
         chosen += ["-m", dice.choice(("64", "512", "4G", "16T"))]
     if dice.random() < 0.3:

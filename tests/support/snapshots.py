@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from device.guest.model.kernel import Kernel
+from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.machine.snapshot import MAGIC, VERSION, load, save
 from device.state import Fields
@@ -26,7 +27,7 @@ def saved(machine: Machine, tag: str = "t") -> bytes:
 
 def restore(machine: Machine, data: bytes) -> None:
     """Load a snapshot from bytes."""
-    load(machine, io.BytesIO(data))
+    load(machine, io.BytesIO(data), make_guest)
 
 
 def state_of(kernel: Kernel) -> dict[str, Any]:
@@ -64,9 +65,9 @@ def signed(body: bytes) -> bytes:
 
 
 def settled(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return all that a snapshot says of the machine, without the date of its making and its tag."""
+    """Return all that a snapshot says of the machine, without date and run of its making and its tag."""
     state = state_in(data)
-    del state["date"], state["tag"]
+    del state["date"], state["run"], state["tag"]
     return state, behind_state(data)
 
 

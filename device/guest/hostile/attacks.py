@@ -73,14 +73,14 @@ def _avail_overrun(driver: HostileDriver) -> None:
     role = (INFLATE, DEFLATE, STATS)[driver.roll(3)]
     ring = driver.ring(role)
     ring.set_avail_idx(ring.avail_idx + ring.size + 1 + driver.roll(0x7000))
-    driver.kick(role)
+    driver.notify(role)
 
 
 def _bad_head(driver: HostileDriver) -> None:
     ring = driver.ring(INFLATE)
     if driver.roll(2):
         ring.expose(ring.size + driver.roll(U16 - ring.size))
-        driver.kick()
+        driver.notify()
     else:
         driver.lay((SCRATCH, 4, DESC_NEXT, ring.size + driver.roll(1000)))
 

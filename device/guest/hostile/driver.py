@@ -81,7 +81,7 @@ class HostileDriver(BalloonDriver):
             self.ring(came).take()
             if self.ring(other).free:
                 self.ring(other).add_out(SCRATCH, 4)
-                self.kick(other)
+                self.notify(other)
 
     # What attacks are made of.
 
@@ -93,7 +93,7 @@ class HostileDriver(BalloonDriver):
         """Write guest memory."""
         self._region.buffer[address - self._region.base : address - self._region.base + len(data)] = data
 
-    def kick(self, role: str = INFLATE) -> None:
+    def notify(self, role: str = INFLATE) -> None:
         """Notify the device of a queue."""
         self.device.notify(self.stats_index if role == STATS else int(role == DEFLATE))
 
@@ -103,7 +103,7 @@ class HostileDriver(BalloonDriver):
         for index, descriptor in enumerate(descriptors):
             ring.write_desc(index, *descriptor)
         ring.expose(0)
-        self.kick(role)
+        self.notify(role)
 
     def table(self, *descriptors: Descriptor) -> int:
         """Write an indirect table and return its bytes."""
@@ -122,5 +122,5 @@ class HostileDriver(BalloonDriver):
         """Put a buffer with `data` on the queue in that role, which is not full, and look whether it came back."""
         self.poke(SCRATCH, data)
         self.ring(role).add_out(SCRATCH, len(data))
-        self.kick(role)
+        self.notify(role)
         self.ring(role).take()

@@ -46,7 +46,8 @@ class HostileGuest(ModelledGuest):
         self._seed: int | None = settings.get("seed")
         self._rule: str = settings.get("rule", "")
         self._attacking = False
-        self.actions |= {"trick": self._turn, "recovery": self._recover}
+        self.actions |= {"attack": self._turn, "recovery": self._recover}
+        self.actions["trick"] = self._turn  # as older snapshots call it
 
     def roll(self, count: int) -> int:
         """Return the next number below `count` of this guest's dice."""
@@ -60,14 +61,15 @@ class HostileGuest(ModelledGuest):
         """As ModelledGuest.make_driver."""
         return HostileDriver(device, self.machine.memory.regions[0], self.machine.ram, self.roll)
 
-    def _load(self) -> None:
+    def start_driver(self) -> None:
+        """As ModelledGuest.start_driver; it rests before the first attack."""
         self.asked_for = 0
-        super()._load()
+        super().start_driver()
         if self.driver is not None:
             self._rest()
 
     def _rest(self) -> None:
-        self.arm("trick", (1 + self.roll(16)) * REST)
+        self.arm("attack", (1 + self.roll(16)) * REST)
 
     def _turn(self) -> None:
         """Attack and rest, unless the device is broken: nothing is left to attack then."""
@@ -100,8 +102,8 @@ class HostileGuest(ModelledGuest):
             self.arm("recovery", RECOVERY)
 
     def _start_anew(self) -> None:
-        self._unload()
-        self._load()
+        self.stop_driver()
+        self.start_driver()
 
     def _recover(self) -> None:
         if not self.awake():
@@ -130,6 +132,6 @@ class HostileGuest(ModelledGuest):
             self.driver.spoil = self._rule
         return super().records()
 
-    def controls(self) -> Mapping[str, str]:
-        """As ModelledGuest.controls, and which rules it breaks."""
-        return {**super().controls(), "breaks": self._rule or "any rule", "tricks played": str(self.attacks)}
+    def shown(self) -> Mapping[str, str]:
+        """As ModelledGuest.shown, and which rules it breaks."""
+        return {**super().shown(), "breaks": self._rule or "any rule", "attacks made": str(self.attacks)}

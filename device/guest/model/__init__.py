@@ -1,30 +1,32 @@
 """Modelled guests: a kernel's memory, a balloon driver, faults that compose.
 
-Here is what a fault or any other key of a guest is, the keys that say how it lives, and how its parts are saved.
+Here is what a fault or any other key of a guest is, and the keys that say how it lives.
 """
 
 from __future__ import annotations
 
 from device.errors import MisuseError
 from device.units import format_size, parse_seconds, parse_size
-from device.virtio.spec import MAX_RAM, PAGE_SHIFT, PAGE_SIZE
+from device.virtio.spec import MAX_RAM, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, ClassVar, Protocol
 
-    from device.guest.model.faults import Faults
-    from device.guest.model.guest import ModelledGuest
     from device.guest.model.kernel import Kernel
-    from device.machine.machine import Machine
-    from device.state import Fields, Member
+    from device.machine.guest import Platform
+    from device.state import Member
 
     class Owner(Protocol):
         """What a fault needs of its guest."""
 
-        machine: Machine
+        machine: Platform
         kernel: Kernel | None
-        faults: Faults
+
+        @property
+        def faults(self) -> Mapping[str, Fault]:
+            """Its faults by name."""
 
         def chance(self) -> int:
             """Return the next number below a million of the machine's dice."""
@@ -213,46 +215,3 @@ class Service(Event):
 
     def silent(self) -> bool:
         return bool(self.time())
-
-
-def load_kernel(guest: ModelledGuest, fields: Fields) -> None:
-    """Load a guest's kernel. Raises SnapshotError."""
-    from device.guest.model.kernel import Kernel  # not needed to read what a guest's keys say
-
-    state = fields.maybe("kernel")
-    if state is not None:
-        guest.kernel = Kernel.restored(state)
-        if guest.kernel.ram != guest.machine.ram:
-            raise state.refuse("ram", "is not the machine's")
-
-
-def load_driver(guest: ModelledGuest, fields: Fields) -> None:
-    """Load a guest's driver, behind its kernel. Raises SnapshotError."""
-    state = fields.maybe("driver")
-    if state is None:
-        return
-    device, kernel = guest.machine.device, guest.kernel
-    if device is None or kernel is None:
-        raise fields.refuse("driver", "needs a device and a kernel")
-    guest.driver = guest.make_driver(device)
-    guest.driver.restore(state)
-    guest.driver_loaded = True
-    if guest.driver.ballooned << PAGE_SHIFT != kernel.ballooned:
-        raise state.refuse("ballooned", "is not what the kernel gave away")
-
-
-def save_timers(guest: ModelledGuest) -> dict[str, int]:
-    """Return what is left of each of a guest's timers, in ns of VM time."""
-    now = guest.machine.vm_clock.now()
-    return {name: max(0, timer.due - now) for name, timer in guest.timers.items() if timer.armed}
-
-
-def load_timers(guest: ModelledGuest, fields: Fields) -> None:
-    """Arm a guest's timers again, behind its driver. Raises SnapshotError."""
-    for name, remaining in fields.counters("timers", 8, CENTURY).items():
-        if guest.driver is None and (name not in KERNEL_TIMERS or guest.kernel is None):
-            raise fields.refuse("timers", "run without a driver")
-        if name not in guest.actions:
-            raise fields.refuse("timers", f"names the unknown timer '{name}'")
-        guest.arm(name, remaining)
-    guest.booting = "boot" in guest.timers

@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
     from device.guest.model.kernel import Kernel
-    from device.machine.machine import Machine
+    from device.machine.guest import Platform
     from device.state import Fields, Member
     from device.virtio.memory import Region
 
     class Owner(Protocol):
         """What the inflation needs of its guest."""
 
-        machine: Machine
+        machine: Platform
         kernel: Kernel | None
         pace: int
         timers: dict[str, Timer]
@@ -192,9 +192,14 @@ class BalloonDriver:
         self.device.write_status(self.device.status | STATUS_DRIVER_OK)
 
     def unload(self) -> None:
-        """Take every page back and reset the device, as removing the module does. A broken device is only reset."""
+        """Take every page back and reset the device, as removing the module does; to a broken one no list is sent.
+
+        Linux reports the size once, at the end (remove_common).
+        """
         while self.ballooned and self.device.live:
-            self.deflate(min(self.ballooned, MAX_PFNS_PER_BUFFER))
+            self._take_back(min(self.ballooned, MAX_PFNS_PER_BUFFER))
+        self.ballooned = 0
+        self._tell_size()
         self.device.write_status(0)
 
     @property
@@ -218,12 +223,20 @@ class BalloonDriver:
         """Give the device the next `count` pages (at most 256) and report the new size."""
         self.ballooned += count
         self._send(INFLATE, self._top - self.ballooned, count)
+        self._tell_size()
 
     def deflate(self, count: int) -> None:
         """Take the `count` pages (at most 256) given last back and report the new size."""
+        self._take_back(count)
+        self._tell_size()
+
+    def _take_back(self, count: int) -> None:
         first = self._top - self.ballooned
         self.ballooned -= count
         self._send(DEFLATE, first, count)
+
+    def _tell_size(self) -> None:
+        self.device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
 
     def _send(self, role: str, first: int, count: int) -> None:
         index, address = self._lists[role]
@@ -240,7 +253,6 @@ class BalloonDriver:
             if queue.should_notify():
                 self.device.notify(index)
             queue.take()
-        self.device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
 
     # Statistics.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from device.balloon.spec import ABSENT, STAT_COUNT, STAT_RECORD
 from device.balloon.stats import encode
-from device.errors import MisuseError
-from device.guest.model import KERNEL_TIMERS, NEVER, load_driver, load_kernel, load_timers, save_timers
+from device.guest.model import CENTURY, KERNEL_TIMERS, NEVER
 from device.guest.model.driver import FEATURES, BalloonDriver, Inflation
 from device.guest.model.faults import Faults
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
 from device.state import Flag, Integer, Other, load, reset, save
+from device.virtio.spec import PAGE_SHIFT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,47 @@ TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 """Linux 6.1's statistics, in its order of sending."""
 
 
+def _load_kernel(guest: ModelledGuest, fields: Fields) -> None:
+    """Load a guest's kernel. Raises SnapshotError."""
+    state = fields.maybe("kernel")
+    if state is not None:
+        guest.kernel = Kernel.restored(state)
+        if guest.kernel.ram != guest.machine.ram:
+            raise state.refuse("ram", "is not the machine's")
+
+
+def _load_driver(guest: ModelledGuest, fields: Fields) -> None:
+    """Load a guest's driver, behind its kernel. Raises SnapshotError."""
+    state = fields.maybe("driver")
+    if state is None:
+        return
+    device, kernel = guest.machine.device, guest.kernel
+    if device is None or kernel is None:
+        raise fields.refuse("driver", "needs a device and a kernel")
+    guest.driver = guest.make_driver(device)
+    guest.driver.restore(state)
+    guest.driver_loaded = True
+    if guest.driver.ballooned << PAGE_SHIFT != kernel.ballooned:
+        raise state.refuse("ballooned", "is not what the kernel gave away")
+
+
+def _save_timers(guest: ModelledGuest) -> dict[str, int]:
+    """Return what is left of each of a guest's timers, in ns of VM time."""
+    now = guest.machine.vm_clock.now()
+    return {name: max(0, timer.due - now) for name, timer in guest.timers.items() if timer.armed}
+
+
+def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
+    """Arm a guest's timers again, behind its driver. Raises SnapshotError."""
+    for name, remaining in fields.counters("timers", 8, CENTURY).items():
+        if guest.driver is None and (name not in KERNEL_TIMERS or guest.kernel is None):
+            raise fields.refuse("timers", "run without a driver")
+        if name not in guest.actions:
+            raise fields.refuse("timers", f"names the unknown timer '{name}'")
+        guest.arm(name, remaining)
+    guest.booting = "boot" in guest.timers
+
+
 class ModelledGuest(Guest):
     """A guest made of traits (what its kernel and driver are like) and settings (`pace`, and how it misbehaves).
 
@@ -37,16 +78,16 @@ class ModelledGuest(Guest):
         Integer("pace", 1 << 50, 2 << 30, low=4096, kept=True),
         Integer("draws", kept=True),
         Integer("boots", kept=True),
-        Other("kernel", lambda part, now: part.kernel and save(part.kernel, now), lambda *all: load_kernel(*all)),
-        Other("driver", lambda part, now: part.driver and save(part.driver, now), lambda *all: load_driver(*all)),
-        Other("timers", lambda part, now: save_timers(part), lambda *all: load_timers(*all), dict),
+        Other("kernel", lambda part, now: part.kernel and save(part.kernel, now), _load_kernel),
+        Other("driver", lambda part, now: part.driver and save(part.driver, now), _load_driver),
+        Other("timers", lambda part, now: _save_timers(part), _load_timers, dict),
     )
     """What it remembers besides its faults: whether a notification came while it slept (latched), the device's
     release was asked for or a plug came then, an answer is held back; rolls of its dice, and how often it booted."""
 
     DERIVED: tuple[str, ...] = (
         "name", "spec", "tags", "has_driver", "_primes", "_whole", "_features", "faults", "inflation",
-        "actions", "_reported", "_records", "machine", "driver_loaded", "booting",
+        "actions", "_reported", "_records", "machine", "driver_loaded", "booting", "controlled_by",
     )  # fmt: skip
 
     latched: bool
@@ -85,7 +126,7 @@ class ModelledGuest(Guest):
         self.actions = {
             "boot": self._booted,
             "off": self._off,
-            "service": self._catch_up,
+            "service": self.catch_up,
             "reply": self._reply,
             "work": self.inflation.work,
         }
@@ -122,11 +163,11 @@ class ModelledGuest(Guest):
 
     def _booted(self) -> None:
         if self.has_driver:
-            self._load()
-        self._boot_over()
-        self._catch_up()
+            self.start_driver()
+        self.boot_over()
+        self.catch_up()
 
-    def _boot_over(self) -> None:
+    def boot_over(self) -> None:
         """Nobody need wait for the driver: it is up, or it will not come."""
         if self.booting:
             self.timers.pop("boot").cancel()
@@ -144,18 +185,19 @@ class ModelledGuest(Guest):
         """Catch up with what came while the VM was stopped."""
         if self.plugged:
             self.device_added()
-        self._catch_up()
+        self.catch_up()
 
     def awake(self) -> bool:
         """Whether a driver is up that serves its queues now."""
         return self.driver is not None and self.machine.running and not self.faults.asleep
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
+        """Do what had to wait while the driver slept."""
         if not self.awake():
             return
         if self.release_wanted:
             self.release_wanted = False
-            self._unload()
+            self.stop_driver()
             self.machine.driver_released()
             return
         if self.holding and not self.faults.silent():
@@ -169,7 +211,8 @@ class ModelledGuest(Guest):
         """Return a driver that has not touched `device` yet."""
         return BalloonDriver(device, self.machine.memory.regions[0], self.machine.ram)
 
-    def _load(self) -> None:
+    def start_driver(self) -> None:
+        """Load the driver, if there is a device that it can agree with."""
         device, kernel = self.machine.device, self.kernel
         if device is None or kernel is None or not (driver := self.make_driver(device)).probe(self._features):
             return
@@ -188,7 +231,8 @@ class ModelledGuest(Guest):
         reset(self.inflation)
         self.inflation.start()
 
-    def _unload(self) -> None:
+    def stop_driver(self) -> None:
+        """Unload the driver, if there is one; the balloon deflates."""
         driver, self.driver = self.driver, None
         if driver is None:
             return
@@ -267,7 +311,7 @@ class ModelledGuest(Guest):
         """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""
         self.plugged = not self.machine.running
         if not (self.plugged or self.booting or self.dead) and self.has_driver and self.driver is None:
-            self._load()
+            self.start_driver()
 
     def release_device(self) -> bool:
         """Let go of the device at once if the driver is awake, when it wakes up otherwise."""
@@ -275,7 +319,7 @@ class ModelledGuest(Guest):
             self.plugged = False
             self.release_wanted = self.booting
         elif self.awake():
-            self._unload()
+            self.stop_driver()
             return True
         else:
             self.release_wanted = True
@@ -294,66 +338,11 @@ class ModelledGuest(Guest):
         if not self.dead:
             self.machine.guest_off()
 
-    # The simulator's controls.
+    # What is known of it.
 
-    def controls(self) -> Mapping[str, str]:
+    def shown(self) -> Mapping[str, str]:
         """Return the faults in force, by name."""
         return self.faults.shown()
-
-    def hang(self) -> None:
-        """Stop serving all queues; the VM keeps running."""
-        self.set_fault("hang", True)
-
-    def wake(self) -> None:
-        """Serve the queues again, and what came meanwhile; a guest that had fallen silent answers again."""
-        self.faults.wake()
-        self._catch_up()
-        self.machine.deliver()
-
-    def set_delay(self, delay: int) -> None:
-        """Answer `delay` ns of VM time after being asked; an answer under way keeps its time."""
-        self.set_fault("delay", delay)
-
-    def drop(self, count: int) -> None:
-        """Miss the next `count` notifications of the statistics queue."""
-        self.set_fault("drop", count)
-
-    def pin(self, tag: int, value: int | None) -> None:
-        """Report `value` for `tag` from now on; None leaves it out. Raises MisuseError out of 64 bits."""
-        if value is not None and not 0 <= value <= ABSENT:
-            raise MisuseError(f"a statistic is from 0 to {ABSENT}, not {value}")
-        self.faults["pin"].value[tag] = value
-        self.faults.arrange()
-
-    def unpin(self, tag: int) -> None:
-        """Report the real value again; nothing if it is not pinned."""
-        self.faults["pin"].value.pop(tag, None)
-        self.faults.arrange()
-
-    def pins(self) -> dict[int, int | None]:
-        """Return the pinned statistics by tag."""
-        return dict(self.faults["pin"].value)
-
-    def _alive(self) -> Kernel:
-        if self.kernel is None or self.dead:
-            raise MisuseError("the guest is not running a kernel")
-        return self.kernel
-
-    def alloc(self, size: int) -> int:
-        """Let the workload take `size` bytes; returns what it got: 0 if the OOM killer came."""
-        kernel, driver = self._alive(), self.driver
-        kernel.tick(self.machine.vm_clock.now())
-        got = kernel.alloc(size, self.inflation.relieve if driver is not None and driver.deflates_on_oom else None)
-        self.machine.deliver()
-        return got
-
-    def free(self, size: int) -> int:
-        """Let the workload give back `size` bytes; returns what it had to give. A stuck balloon goes on."""
-        kernel = self._alive()
-        kernel.tick(self.machine.vm_clock.now())
-        freed = kernel.free_workload(size)
-        self.inflation.unstick()
-        return freed
 
     def state(self) -> dict[str, object]:
         """Return everything the guest remembers, as plain data."""
@@ -367,31 +356,3 @@ class ModelledGuest(Guest):
     def memory_free(self) -> int | None:
         """Return the model's free memory in bytes, or None before it boots."""
         return None if self.kernel is None else self.kernel.free
-
-    def load_driver(self) -> None:
-        """Load the driver. Raises MisuseError if that cannot be."""
-        if self.driver is not None:
-            raise MisuseError("the driver is loaded already")
-        self._alive()
-        if self.machine.device is None:
-            raise MisuseError("there is no balloon device for it")
-        self._load()
-        self._boot_over()
-        self.machine.deliver()
-
-    def unload_driver(self) -> None:
-        """Unload the driver; the balloon deflates. Raises MisuseError if there is none."""
-        if self.driver is None:
-            raise MisuseError("the driver is not loaded")
-        self._alive()
-        self._unload()
-        self.release_wanted = False
-        self.machine.driver_released()
-        self.machine.deliver()
-
-    def panic(self) -> None:
-        """The kernel dies: nothing answers until the machine is reset. Raises MisuseError if it cannot."""
-        self._alive()
-        self.set_fault("panic", True)
-        self._boot_over()
-        self.machine.panicked()

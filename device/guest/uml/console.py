@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MODULE = "/virtio_balloon.ko"
 _WORK = "/work/load"
 
@@ -67,8 +71,7 @@ class Console:
     """The host's end, on the guest's stdin and stdout, which do not block.
 
     `up` is the status with which the driver was loaded at boot, None before; `total` the kernel's MemTotal in bytes
-    before that, 0 where it did not tell. Results wait in `results` by the number
-    that `send` gave, as (status, output), until taken out.
+    before that, 0 where it did not tell.
     """
 
     def __init__(self, to_guest: int, from_guest: int) -> None:
@@ -78,11 +81,10 @@ class Console:
         self._lines: list[bytes] = []
         self._size = 0
         self._number = 0
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, Callable[[int, str], object]] = {}
         self.tail = b""
         self.up: int | None = None
         self.total = 0
-        self.results: dict[int, tuple[int, str]] = {}
         self.ended = False
         """Whether the guest's output is at its end."""
 
@@ -91,8 +93,8 @@ class Console:
         """The descriptor that becomes readable when the guest prints."""
         return self._from
 
-    def send(self, command: str, *, wait: bool = True) -> int:
-        """Have the guest run one line of shell; returns its number. Without `wait` its result is dropped.
+    def send(self, command: str, answered: Callable[[int, str], object] | None = None) -> int:
+        """Have the guest run one line of shell; returns its number. `answered` gets its status and output.
 
         Raises BlockingIOError where the guest does not read, BrokenPipeError where it is gone.
         """
@@ -100,14 +102,13 @@ class Console:
         data = f"{self._number}\n{command}\n".encode()
         # Below PIPE_BUF a write is whole or not at all.
         os.write(self._to, data)
-        if wait:
-            self._waiting.add(self._number)
+        if answered is not None:
+            self._waiting[self._number] = answered
         return self._number
 
     def forget(self, number: int) -> None:
         """Nobody waits for a command's result any more."""
-        self._waiting.discard(number)
-        self.results.pop(number, None)
+        self._waiting.pop(number, None)
 
     def receive(self) -> None:
         """Take what the guest printed, one piece of it. Never blocks."""
@@ -137,12 +138,10 @@ class Console:
             self.up = int(status)
         elif word == b"@@total":
             self.total = int(status) << 10
-        elif word[2:].isdigit() and int(word[2:]) in self._waiting:
-            number = int(word[2:])
-            self._waiting.discard(number)
-            self.results[number] = (int(status), b"\n".join(self._lines).decode("utf-8", "replace"))
-        self._lines = []
-        self._size = 0
+        lines, self._lines, self._size = self._lines, [], 0
+        answered = self._waiting.pop(int(word[2:]), None) if word[2:].isdigit() else None
+        if answered is not None:
+            answered(int(status), b"\n".join(lines).decode("utf-8", "replace"))
 
     def last_words(self) -> str:
         """Return the line that explains an end best: that of a panic, else the last one printed."""

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 
 from device.balloon.spec import F_DEFLATE_ON_OOM
 from device.clock import MS, SECOND
-from device.errors import MisuseError
+from device.errors import MisuseError, UnsupportedError
 from device.guest.uml import xstate
 from device.guest.uml.parts import build_initramfs, find_parts
 from device.guest.uml.process import UmlProcess, make_directory
 from device.guest.vhost_user.guest import VhostUserGuest
 from device.guest.vhost_user.listener import UnixListener
+from device.machine.events import GuestGone, Panicked, WasReset
+from device.machine.requests import Task
 from device.units import format_size
 from device.virtio.spec import MIB, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from device.machine.machine import Machine
+    from device.machine.guest import Platform
 
-LEAST_RAM = 32 * MIB
+    Answer = Callable[[], tuple[int, str]]
+
+MIN_KERNEL_RAM = 32 * MIB
 """With less the kernel does not come up (measured)."""
 
 PATIENCE = 3 * SECOND
-"""How long a control waits for the guest's shell before the monitor gets its turn again."""
+"""How long a control waits for the guest's shell."""
 
 HASTE = 300 * MS
 """The same where a guess will do."""
@@ -35,6 +38,8 @@ HASTE = 300 * MS
 MARGIN = 4 * MIB
 """Memory a kernel must have available to live: between 0 and 1 MiB the first 32 to 1024 MiB kernels panicked, at 2 none
 did (measured)."""
+
+MEMINFO = "$B cat /proc/meminfo"
 
 _BALLOON_DEVICE = 5
 """virtio's device number, in the kernel's words for a vhost-user device."""
@@ -58,17 +63,19 @@ class UmlGuest(VhostUserGuest):
         self._powering_down = False
         self._met = False
         self._restricted = False
+        self._tasks: list[Callable[[], None]] = []
+        """What ends each task that waits for the shell: the guest is gone."""
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Platform) -> None:
         """Belong to `machine`. Raises MisuseError for a missing part, and for memory that does not do."""
         if self.ram and self.ram != machine.ram:
             raise MisuseError(
                 f"guest uml: mem={format_size(self.ram)}: the machine has {format_size(machine.ram)} (-m sets it)"
             )
-        if machine.ram < LEAST_RAM:
+        if machine.ram < MIN_KERNEL_RAM:
             raise MisuseError(
                 f"guest uml: {format_size(machine.ram)} is too little memory for a kernel: "
-                f"{format_size(LEAST_RAM)} is the least"
+                f"{format_size(MIN_KERNEL_RAM)} is the least"
             )
         self._parts = find_parts(self._settings)
         self.machine = machine
@@ -112,13 +119,15 @@ class UmlGuest(VhostUserGuest):
     def halt(self) -> None:
         """Kill the kernel and remove every trace of it."""
         super().halt()
-        self.ended = ""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         process, self.process = self.process, None
         if process is not None:
             process.close()
+        for lost in tuple(self._tasks):
+            lost()
+        self.ended = ""
 
     def stopped(self) -> None:
         """Freeze every process of the guest."""
@@ -135,7 +144,7 @@ class UmlGuest(VhostUserGuest):
         """Have the guest's shell switch it off; the machine ends when it did."""
         if self.process is not None and not self._powering_down:
             try:
-                self.process.console.send("$B poweroff -f", wait=False)
+                self.process.console.send("$B poweroff -f")
                 self._powering_down = True
             except OSError:
                 pass
@@ -161,15 +170,15 @@ class UmlGuest(VhostUserGuest):
         if before is None and console.up:
             self._driver_missing("its kernel did not take the driver: does the module belong to it?")
         elif before is None and console.up == 0 and not self.driver_loaded:
-            self._look_for_driver()
+            self._module_loaded()
         status = process.ended()
         if status is not None:
             self._process_ended(process, status)
 
-    def _look_for_driver(self) -> None:
+    def _module_loaded(self) -> None:
         """The module was taken: its driver has said all that it has to say, or will never say anything."""
         super().serve()  # a driver's last messages may have come since we looked
-        if self._connection is None:
+        if self._backend is None:
             self._driver_missing("its kernel has no vhost-user devices (CONFIG_VIRTIO_UML)")
         elif not self.driver_loaded and self.machine.device is not None:
             self._driver_missing("its module was loaded but drives no balloon: is it a virtio_balloon.ko?")
@@ -195,12 +204,13 @@ class UmlGuest(VhostUserGuest):
 
     def _ended(self, why: str, *, tell: bool = True, panicked: bool = False) -> None:
         """The kernel is gone: leave the device as it left it, and no trace of it on this host."""
-        self.halt()
         self.gone = self.ended = why
+        self.halt()
+        self.ended = why
         if tell:
             if panicked:
-                self.machine.panicked()
-            self.machine.guest_gone(why)
+                self.machine.emit(Panicked("run"))
+            self.machine.emit(GuestGone(why))
             self.machine.driver_changed()  # who waits for a driver that had not come up waits for nothing
 
     def _hung_up(self) -> None:
@@ -211,19 +221,19 @@ class UmlGuest(VhostUserGuest):
     def _accept(self) -> None:
         """Take the kernel's connection; a second one comes from a kernel that rebooted itself, in the same process."""
         super()._accept()
-        if self._connection is None or self.process is None:
+        if self._backend is None or self.process is None:
             return
         if self._met:
             self.process.console.up = None
             self.booting = True
             if self.machine.device is not None:
                 self.machine.device.reset()
-            self.machine.emit("RESET", {"guest": True, "reason": "guest-reset"})
+            self.machine.emit(WasReset(guest=True, reason="guest-reset"))
         self._met = True
 
-    # The simulator's controls.
+    # What is known of it.
 
-    def controls(self) -> Mapping[str, str]:
+    def shown(self) -> Mapping[str, str]:
         """Return the kernel's process, or why there is none."""
         shown: dict[str, str] = {}
         if self.process is not None and self.process.pid:
@@ -234,81 +244,49 @@ class UmlGuest(VhostUserGuest):
             shown["gone"] = self.gone
         return shown
 
-    def shell(self, command: str, patience: int = PATIENCE) -> tuple[int, str]:
-        """Run a line of shell in the guest; returns its status and what it printed.
+    def shell(self, command: str, read: Callable[[Answer], int], patience: int = PATIENCE) -> Task:
+        """Have the guest's shell run a line, and `read` make the task's result of its answer.
 
-        Waits `patience` ns at the most, serving the guest and the machine's timers meanwhile. Raises UnsupportedError
-        where the guest is stopped, not up or gone, MisuseError where it takes longer.
+        The answer is a function: it returns the status and what was printed, or raises MisuseError where there is none
+        within `patience` ns. Raises UnsupportedError where the guest is stopped, not up or gone.
         """
-        process, machine = self.process, self.machine
+        machine, console = self.machine, None if self.process is None else self.process.console
         if not machine.running:
-            raise self._cannot("do that while the VM is stopped")
-        if process is None or process.console.up is None:
-            raise self._cannot("do that: " + (self.gone or "it is not up yet"))
-        console = process.console
+            raise self._cannot("while the VM is stopped")
+        if console is None or console.up is None:
+            raise self._cannot(self.gone or "it is not up yet")
+
+        def answered(status: int, text: str) -> None:
+            task.end(lambda: read(lambda: (status, text)))
+
+        def forget() -> None:
+            timer.cancel()
+            console.forget(number)
+            self._tasks.remove(lost)
+
+        def fail(error: MisuseError) -> None:
+            def answer() -> tuple[int, str]:
+                raise error
+
+            task.end(lambda: read(answer))
+
+        def late() -> None:
+            fail(MisuseError(f"the {self.name} guest still works on it after {patience // SECOND} seconds"))
+
+        def lost() -> None:
+            fail(self._cannot(self.ended or "it was reset"))
+
         try:
-            number = console.send(command)
+            number = console.send(command, answered)
         except OSError as error:
-            raise self._cannot(f"do that: its console takes nothing ({error.strerror})") from None
-        deadline = machine.clock.now() + patience
-        while self.process is process and number not in console.results:
-            left = deadline - machine.clock.now()
-            if left <= 0:
-                console.forget(number)
-                raise MisuseError(f"the {self.name} guest still works on it after {patience // SECOND} seconds")
-            poller = select.poll()
-            for fd in self.descriptors():
-                poller.register(fd, select.POLLIN)
-            due = machine.time.next_deadline()
-            wait = left if due is None else min(left, max(0, due - machine.clock.now()))
-            poller.poll(wait // MS + 1)
-            machine.step()
-        if number not in console.results:
-            raise self._cannot("do that: " + (self.gone or "it was reset"))
-        return console.results.pop(number)
+            raise self._cannot(f"its console takes nothing ({error.strerror})") from None
+        timer = machine.time.after(patience, late)
+        task = Task(timer.due, forget)
+        self._tasks.append(lost)
+        return task
 
-    def _workload(self, command: str) -> int:
-        status, text = self.shell(command)
-        last = text.rpartition("\n")[2]
-        if status or not last.isdigit():
-            raise MisuseError(f"the {self.name} guest's shell failed: {last or status}")
-        return int(last)
-
-    def alloc(self, size: int) -> int:
-        """Let a file in the guest's memory grow; it leaves the kernel 8 MiB to live."""
-        return self._workload(f"alloc {size}")
-
-    def free(self, size: int) -> int:
-        """Let that file shrink."""
-        return self._workload(f"free {size}")
-
-    def load_driver(self) -> None:
-        """Load the balloon driver, if it is not loaded."""
-        if not self.driver_loaded:
-            self.booting = True
-            self._driver("$B insmod /virtio_balloon.ko")
-
-    def unload_driver(self) -> None:
-        """Unload the balloon driver, which empties the balloon, if it is loaded."""
-        self._driver("$B rmmod virtio_balloon")
-
-    def _driver(self, command: str) -> None:
-        try:
-            status, text = self.shell(f"{command} 2>&1")
-        except MisuseError:
-            self.booting = False
-            raise
-        if status and "File exists" not in text and "No such file" not in text:
-            self.booting = False
-            raise MisuseError(f"the {self.name} guest's shell failed: {text.strip() or status}")
-
-    def panic(self) -> None:
-        """Let the kernel crash by its own means (SysRq c)."""
-        try:
-            self.shell("echo c > /proc/sysrq-trigger")
-        except MisuseError:
-            if self.process is not None:  # it lives
-                raise
+    def _cannot(self, why: str) -> UnsupportedError:
+        return UnsupportedError(f"the {self.name} guest cannot do that: {why}")
 
     def release_device(self) -> bool:
         """Have the guest's shell unload the driver; the device is gone once it did."""
@@ -325,39 +303,47 @@ class UmlGuest(VhostUserGuest):
     def _order(self, command: str) -> None:
         if self.process is not None:
             try:
-                self.process.console.send(command, wait=False)
+                self.process.console.send(command)
             except OSError:
                 pass
 
-    def check_target(self, size: int) -> None:
+    def check_target(self, size: int, go: Callable[[], object]) -> Task | None:
         """Refuse to leave the kernel less than it needs: without deflate-on-oom it would panic."""
         device = self.machine.device
         if device is not None and device.features & bit(F_DEFLATE_ON_OOM):
-            return
-        floor = self.floor
-        if size < floor:
-            raise MisuseError(
-                f"the {self.name} guest's kernel would not survive less than {format_size(floor)} "
-                "(deflate-on-oom=on lets it take memory back)"
-            )
+            go()
+            return None
 
-    @property
-    def floor(self) -> int:
-        """The least memory in bytes that the kernel may be left with: what it uses now and MARGIN, in whole MiB.
+        def judge(answer: Answer) -> int:
+            floor = self.floor(answer)
+            if size < floor:
+                raise MisuseError(
+                    f"the {self.name} guest's kernel would not survive less than {format_size(floor)} "
+                    "(deflate-on-oom=on lets it take memory back)"
+                )
+            go()
+            return size
 
-        Where its shell does not answer at once, what a kernel was measured to use of this much memory.
+        try:
+            return self.shell(MEMINFO, judge, HASTE)
+        except UnsupportedError:
+            judge(lambda: (0, ""))
+            return None
+
+    def floor(self, meminfo: Answer) -> int:
+        """Return the least memory in bytes that the kernel may be left with: what it uses and MARGIN, in whole MiB.
+
+        Where its shell does not tell at once, what a kernel was measured to use of this much memory.
         """
-        used = 0
-        if self.machine.running and self.process is not None and self.process.console.total:
-            try:
-                _, text = self.shell("$B cat /proc/meminfo", HASTE)
-                known = parse_meminfo(text)
-                reserved = self.machine.ram - self.process.console.total
-                used = reserved + known["MemTotal"] - known["MemAvailable"]
-            except (MisuseError, KeyError):
-                pass
-        used = used or (28 * MIB + self.machine.ram // 32)
-        return min(-(-(used + MARGIN) // MIB) * MIB, self.machine.ram)
+        ram, total = self.machine.ram, self.process.console.total if self.process is not None else 0
+        used = 28 * MIB + ram // 32
+        try:
+            known = parse_meminfo(meminfo()[1])
+            if total:
+                used = ram - total + known["MemTotal"] - known["MemAvailable"]
+        except (MisuseError, KeyError):
+            pass
+        return min(-(-(used + MARGIN) // MIB) * MIB, ram)
 
 
 def parse_meminfo(text: str) -> dict[str, int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import array
 import os
-import socket
 import sys
 
 from device.errors import MisuseError
 from device.guest.vhost_user.backend import Backend
 from device.guest.vhost_user.listener import UnixListener
 from device.guest.vhost_user.port import Port
-from device.guest.vhost_user.wire import MAX_REGIONS, Decoder, FrontEndFault, HostFault
+from device.guest.vhost_user.wire import FrontEndFault, HostFault
+from device.machine.events import DriverMissing, GuestGone, RuleBroken
 from device.machine.guest import Guest
 
 TYPE_CHECKING = False
@@ -19,80 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from device.guest.vhost_user.memory import SharedMemory
-    from device.machine.machine import Machine
-
-MESSAGES_AT_ONCE = 64
-"""Messages answered before whoever drives the machine gets its turn: a whole negotiation takes about forty."""
-
-_ROOM_FOR_FDS = socket.CMSG_SPACE((MAX_REGIONS + 1) * 4)
-
-
-class Connection:
-    """A connected front end: its socket, what was read of it so far, and the backend that it talks to."""
-
-    __slots__ = ("_decoder", "backend", "port", "socket")
-
-    def __init__(self, sock: socket.socket, backend: Backend) -> None:
-        self.socket = sock
-        self.backend = backend
-        self.port = backend.port
-        self._decoder = Decoder()
-
-    def talk(self) -> bool:
-        """Answer what came in, MESSAGES_AT_ONCE at the most; returns False once the front end is gone.
-
-        Raises FrontEndFault where it is to be cut off. Never blocks.
-        """
-        messages = MESSAGES_AT_ONCE
-        while messages:
-            try:
-                data, fds = self._receive()
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-            if not data:
-                for fd in fds:
-                    os.close(fd)
-                return False
-            request = self._decoder.feed(data, fds)
-            if request is not None:
-                messages -= 1
-                answer = self.backend.handle(request)
-                if answer:
-                    self._send(answer)
-        return True
-
-    def _receive(self) -> tuple[bytes, list[int]]:
-        data, ancillary, flags, _ = self.socket.recvmsg(
-            self._decoder.wanted, _ROOM_FOR_FDS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        )
-        fds = array.array("i")
-        for level, kind, body in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
-        if flags & socket.MSG_CTRUNC:
-            for fd in fds:
-                os.close(fd)
-            raise FrontEndFault("more descriptors than a message has, or than this process may open")
-        return data, list(fds)
-
-    def _send(self, data: bytes) -> None:
-        try:
-            sent = self.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return  # gone: the next read says so
-        if sent != len(data):
-            raise FrontEndFault("replies are not read")
-
-    def close(self) -> None:
-        """Let go of everything the front end gave us."""
-        self.backend.close()
-        for fd in self._decoder.leftovers():
-            os.close(fd)
-        self.socket.close()
+    from device.machine.guest import Platform
 
 
 class VhostUserGuest(Guest):
@@ -113,7 +39,7 @@ class VhostUserGuest(Guest):
         self.spec = spec
         self._settings = settings
         self._listener: UnixListener | None = None
-        self._connection: Connection | None = None
+        self._backend: Backend | None = None
         self._booted = False
         self.gone = ""
         """Why the last front end is gone, empty while one is there or awaited for the first time."""
@@ -122,12 +48,16 @@ class VhostUserGuest(Guest):
         if name == "vhost-user" and "path" not in settings:
             raise MisuseError("guest vhost-user: needs a path (vhost-user,path=SOCKET)")
 
-    def attach(self, machine: Machine) -> None:
+    def attach(self, machine: Platform) -> None:
         """Belong to `machine` and listen. Raises MisuseError where the path cannot be listened on."""
         path = str(self._settings["path"])
         if ":" in path or any(char.isspace() for char in path):
             raise MisuseError(f"'{path}': front ends cannot name a socket with blanks or colons in its path")
-        self._listener = UnixListener(path)
+        before = machine.guest
+        if isinstance(before, VhostUserGuest) and before._listener is not None and before._listener.at(path):
+            self._listener, before._listener = before._listener, None  # it is replaced by us, and nothing can fail now
+        else:
+            self._listener = UnixListener(path)
         super().attach(machine)
 
     # Life.
@@ -161,75 +91,67 @@ class VhostUserGuest(Guest):
 
     def device_added(self) -> None:
         """A front end that set its rings up before gets the new device."""
-        if self._connection is not None:
-            self._connection.port.device_added()
+        if self._backend is not None:
+            self._backend.port.plug(self.machine.device)
 
     # From the device.
 
     def interrupt(self, queue: int) -> None:
         """Pass it on to the call descriptor."""
-        if self._connection is not None:
-            self._connection.port.interrupt(queue)
+        if self._backend is not None:
+            self._backend.port.interrupt(queue)
 
     def config_changed(self) -> None:
         """Pass it on over the backend channel."""
-        if self._connection is not None:
-            self._connection.backend.config_changed()
+        if self._backend is not None:
+            self._backend.config_changed()
 
     # From the front end.
 
     @property
     def memory(self) -> SharedMemory | None:
         """The guest's memory, while a front end shares it."""
-        return None if self._connection is None else self._connection.port.memory
+        return None if self._backend is None else self._backend.port.memory
 
     def descriptors(self) -> list[int]:
         """Return what to watch: the listening socket, or the front end and its kicks."""
-        if not self._booted:
-            return []
-        if self._connection is None:
-            return [] if self._listener is None else [self._listener.fd]
-        watched = [self._connection.socket.fileno()]
-        if self.machine.running:
-            watched += self._connection.port.descriptors()
-        return watched
+        if self._backend is not None:
+            kicks = self._backend.port.descriptors() if self.machine.running else []
+            return [self._backend.socket.fileno(), *kicks]
+        return [self._listener.fd] if self._booted and self._listener is not None else []
 
     def serve(self) -> None:
         """Do what the front end wants, within bounds; cut off one that breaks the protocol."""
-        if not self._booted:
-            return
-        if self._connection is None:
+        if self._booted and self._backend is None:
             self._accept()
-        connection = self._connection
-        if connection is None:
+        backend = self._backend
+        if backend is None:
             return
+        fault: FrontEndFault | None = None
+        there = True
         try:
-            there = connection.talk()  # first: a kick may belong to rings that are being set up
-            if there and self.machine.running:
-                connection.port.take_kicks()
-            if there and self._connection is connection:
-                connection.port.check_memory()
-        except FrontEndFault as fault:
-            if self._connection is connection:  # else a reset on the way took it apart
-                self._cut_off(fault)
-        else:
-            if not there and self._connection is connection:
-                self._hung_up()
+            there = backend.talk()  # first: a kick may belong to rings that are being set up
+            if there:
+                (backend.port.take_kicks if self.machine.running else backend.port.check_memory)()
+        except FrontEndFault as error:
+            fault = error
+        if self._backend is not backend:  # a reset on the way took it apart
+            return
+        if fault is not None:
+            self._cut_off(fault)
+        elif not there:
+            self._hung_up()
 
     def _accept(self) -> None:
         peer = None if self._listener is None else self._listener.accept()
         if peer is not None:
             self.gone = ""
-            port = Port(self.machine, self._driver_coming, self._driver_changed, self._driver_unusable)
-            self._connection = Connection(peer, Backend(port, barrier_ends=self._barrier_ends))
-
-    def _driver_coming(self) -> None:
-        """Requests that wait for a driver are kept while the device is reset for it."""
-        self.booting = True
+            port = Port(self.machine.device, self._driver_changed, self._driver_unusable)
+            self._backend = Backend(peer, port, barrier_ends=self._barrier_ends)
 
     def _driver_changed(self) -> None:
-        connection = self._connection
-        self.driver_loaded = connection is not None and connection.port.up
+        backend = self._backend
+        self.driver_loaded = backend is not None and backend.port.up
         self.booting = False
         if self.driver_loaded:
             self.gone = ""
@@ -246,7 +168,7 @@ class VhostUserGuest(Guest):
         self.booting = False
         if self.gone != why:
             self.gone = why
-            self.machine.emit("DRIVER_MISSING", {"why": why})
+            self.machine.emit(DriverMissing(why))
         self.machine.driver_changed()
 
     def _cut_off(self, fault: FrontEndFault) -> None:
@@ -256,7 +178,7 @@ class VhostUserGuest(Guest):
         elif device is not None:
             device.refuse("front-end", why)
         else:
-            self.machine.guest_fault("front-end", why)
+            self.machine.emit(RuleBroken("front-end", why))
         self._lost(f"its front end was cut off: {why}")
 
     def _hung_up(self) -> None:
@@ -267,20 +189,20 @@ class VhostUserGuest(Guest):
         self._disconnect()
         self.gone = why
         self.booting = self._booted
-        self.machine.guest_gone(why)
+        self.machine.emit(GuestGone(why))
 
     def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
         self.driver_loaded = False
 
-    # The simulator's controls.
+    # What is known of it.
 
-    def controls(self) -> Mapping[str, str]:
+    def shown(self) -> Mapping[str, str]:
         """Return what is known of the front end."""
         if self.gone:
             return {"gone": self.gone}
-        if self._connection is None:
+        if self._backend is None:
             return {"waiting for": f"a front end on {self._settings.get('path')}"} if self._booted else {}
         return {}

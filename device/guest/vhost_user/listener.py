@@ -70,12 +70,19 @@ class UnixListener:
         connection.setblocking(False)
         return connection
 
+    def at(self, path: str) -> bool:
+        """Whether `path`, however it is spelled, is the socket that we made."""
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._inode
+
     def close(self) -> None:
         """Stop listening; the file goes if it still is the one we made."""
         self._socket.close()
-        try:
-            status = os.lstat(self.path)
-            if (status.st_dev, status.st_ino) == self._inode:
+        if self.at(self.path):
+            try:
                 os.unlink(self.path)
-        except OSError:
-            pass
+            except OSError:
+                pass

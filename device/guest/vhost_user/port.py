@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from device.balloon.device import BalloonDevice
+    from device.balloon.stats import Sample
     from device.guest.vhost_user.memory import SharedMemory
     from device.guest.vhost_user.wakeup import Wakeup
-    from device.machine.machine import Machine
 
-LEAST_QUEUES = 5
+MIN_QUEUES = 5
 """Rings that are offered at the least: Linux's driver asks for room for five whatever it negotiates."""
 
 _READY = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
@@ -32,11 +32,11 @@ _READY = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
 class Ring:
     """What a front end said of one ring. `base` is where it goes on, `last_avail` by another name."""
 
-    __slots__ = ("address", "base", "call", "enabled", "kick", "size")
+    __slots__ = ("address", "base", "call", "enabled", "index", "kick", "size")
 
-    def __init__(self) -> None:
-        self.size = 0
-        self.base = 0
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.size = self.base = 0
         self.address: tuple[int, int, int] | None = None
         self.kick: Wakeup | None = None
         self.call: Wakeup | None = None
@@ -47,44 +47,66 @@ class Ring:
         """Whether nothing is missing for the ring to run."""
         return self.enabled and self.size > 0 and self.address is not None and self.kick is not None
 
-    def close(self) -> None:
-        """Let the descriptors go."""
-        for end in (self.kick, self.call):
-            if end is not None:
-                end.close()
-        self.kick = self.call = None
+    def set_kick(self, kick: Wakeup | None) -> None:
+        """Take over the kick descriptor, in place of the one before."""
+        if self.kick is not None:
+            self.kick.close()
+        self.kick = kick
+
+    def set_call(self, call: Wakeup | None) -> None:
+        """Take over the call descriptor, in place of the one before."""
+        if self.call is not None:
+            self.call.close()
+        self.call = call
+
+
+def _nobody() -> None:
+    """Tell nobody."""
 
 
 class Port:
-    """The rings of one front end, and the device of `machine` behind them. Close it when the front end is gone.
+    """The rings of one front end, and the device behind them, None while there is none. Close it when that is gone.
 
-    `coming` is called just before a driver comes up, `changed` after it came or went, `unusable` where it cannot come
-    up because it keeps to features that an earlier device had.
+    `changed` is called after a driver came up or went, `unusable` where it cannot come up because it keeps to features
+    that an earlier device had.
     """
 
     def __init__(
-        self, machine: Machine, coming: Callable[[], None], changed: Callable[[], None], unusable: Callable[[], None]
+        self,
+        device: BalloonDevice | None,
+        changed: Callable[[], object] = _nobody,
+        unusable: Callable[[], object] = _nobody,
     ) -> None:
-        self._machine = machine
-        self._coming = coming
         self._changed = changed
         self._unusable = unusable
         self._features = 0
+        self._again: tuple[int, tuple[int, ...] | None, Sample | None] | None = None
+        """Where the statistics buffer was that the device held when its ring was parked, and its sample."""
         self.memory: SharedMemory | None = None
         """The guest's memory, once the front end shared it."""
-        self.rings = [Ring() for _ in range(LEAST_QUEUES)]
+        self.rings = [Ring(index) for index in range(MIN_QUEUES)]
+        self.plug(device)
+
+    def plug(self, device: BalloonDevice | None) -> None:
+        """Another device is there: a driver that is ready gets it."""
+        self._device = device
+        self._again = None
+        if device is not None:
+            self._own = device.memory, device.ram
         self.up = False
         """Whether the device was told that a driver is there."""
+        self.start_ready()
 
     @property
     def device(self) -> BalloonDevice | None:
-        """The machine's device, while there is one."""
-        return self._machine.device
+        """The device, while it is plugged in."""
+        return None if self._device is None or self._device.gone else self._device
 
-    def running(self, index: int) -> bool:
-        """Whether the device serves a ring."""
+    def running(self) -> list[Ring]:
+        """Return the rings that the device serves."""
         device = self.device
-        return device is not None and index < len(device.queues) and device.queues[index].enabled
+        queues = [] if device is None else device.queues
+        return [ring for ring, queue in zip(self.rings, queues, strict=False) if queue.enabled]
 
     # What the front end sets.
 
@@ -93,92 +115,104 @@ class Port:
         if features == self._features:
             return
         self.take_down()
+        self._again = None
         self._features = features
         if not features >> F_PROTOCOL_FEATURES & 1:
             for ring in self.rings:  # without them there is no message to enable a ring with
                 ring.enabled = True
-        self.look()
+        self.start_ready()
 
     def set_memory(self, memory: SharedMemory) -> None:
         """Take a memory table; rings that run go on in it. Raises FrontEndFault where one has no place there."""
-        running = [index for index in range(len(self.rings)) if self.running(index)]
-        for index in running:
-            self.park(index)
+        running = self._park_all()
         self._drop_memory()
         self.memory = memory
         device = self.device
         if device is not None:
             device.use_memory(memory, memory.top)
-        for index in running:
-            self._start(index)
-        for index in running:
-            if device is not None:
-                device.notify(index)  # a buffer that was held is found again
-        self.look()
+            for ring in running:
+                self._start(ring, device, memory)
+            for ring in running:
+                device.notify(ring.index)  # a buffer that was held is found again
+        self.start_ready()
 
     # Rings, and the driver behind them.
 
-    def look(self) -> None:
-        """Bring the device up if all it takes is there; start a ring that came back."""
-        device = self.device
-        if device is None or self.memory is None or not self._features & bit(F_VERSION_1):
+    def start_ready(self) -> None:
+        """Start the device once every ring is ready, or a ring that came back."""
+        device, memory = self.device, self.memory
+        if device is None or memory is None or not self._features & bit(F_VERSION_1):
             return
-        wanted = range(min(len(queue_roles(self._features)), len(device.queues)))
+        wanted = self.rings[: min(len(queue_roles(self._features)), len(device.queues))]
         if self.up:
-            for index in wanted:
-                if self.rings[index].ready and not device.queues[index].enabled:
-                    self._start(index)
-                    device.notify(index)
-        elif all(self.rings[index].ready for index in wanted):
-            if self._features & ~bit(F_PROTOCOL_FEATURES) & ~device.offered:
+            for ring in wanted:
+                if ring.ready and not device.queues[ring.index].enabled:
+                    self._start(ring, device, memory)
+                    device.notify(ring.index)
+        elif all(ring.ready for ring in wanted):
+            features = self._features & ~bit(F_PROTOCOL_FEATURES)
+            if features & ~device.offered:
                 self._unusable()
-            else:
-                self._bring_up(device, self.memory, wanted)
+                return
+            device.write_status(0)
+            device.use_memory(memory, memory.top)
+            device.write_status(STATUS_ACKNOWLEDGE)
+            device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
+            device.accept_features(features)
+            device.write_status(_READY)
+            self.up = True
+            for ring in wanted:
+                self._start(ring, device, memory)
+            self._changed()
+            device.write_status(_READY | STATUS_DRIVER_OK)
 
-    def _bring_up(self, device: BalloonDevice, memory: SharedMemory, wanted: range) -> None:
-        self._coming()
-        device.write_status(0)
-        device.use_memory(memory, memory.top)
-        device.write_status(STATUS_ACKNOWLEDGE)
-        device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
-        device.accept_features(self._features & ~bit(F_PROTOCOL_FEATURES))
-        device.write_status(_READY)
-        self.up = True
-        for index in wanted:
-            self._start(index)
-        self._changed()
-        device.write_status(_READY | STATUS_DRIVER_OK)
+    def _start(self, ring: Ring, device: BalloonDevice, memory: SharedMemory) -> None:
+        desc, avail, used = [memory.guest_address(user) for user in ring.address or ()]
+        device.setup_queue(ring.index, ring.size, desc, avail, used, last_avail=ring.base)
+        if ring.index == device.stats.index:
+            again, self._again = self._again, None
+            if again is not None and again[:2] == (ring.base, ring.address):
+                device.stats.again = again[2]
 
-    def _start(self, index: int) -> None:
-        device, memory, ring = self.device, self.memory, self.rings[index]
-        if device is None or memory is None or ring.address is None:
-            return
-        desc, avail, used = [memory.guest_address(user) for user in ring.address]
-        device.setup_queue(index, ring.size, desc, avail, used, last_avail=ring.base)
-
-    def park(self, index: int) -> None:
-        """Take a ring out of service; it goes on where it was when it is started again."""
+    def park(self, ring: Ring) -> None:
+        """Take a ring out of service, if it runs; it goes on where it was when it is started again."""
         device = self.device
-        if device is not None:
-            self.rings[index].base = device.park_queue(index)
+        if device is not None and ring in self.running():
+            stats = device.stats
+            held = ring.index == stats.index and stats.held is not None
+            ring.base = device.park_queue(ring.index)
+            if held:
+                self._again = ring.base, ring.address, stats.sample
+
+    def _park_all(self) -> list[Ring]:
+        running = self.running()
+        for ring in running:
+            self.park(ring)
+        return running
 
     def down_if_idle(self) -> None:
         """The driver is gone once no ring of it runs."""
-        if self.up and not any(self.running(index) for index in range(len(self.rings))):
+        if not self.running():
             self.take_down()
 
-    def renew(self, index: int) -> None:
-        """The driver sets up a ring: if that is in use, it is a new driver and nothing of the old one stays."""
-        if self.up and self.running(index):
+    def reconfigure(self, ring: Ring) -> None:
+        """The driver configures a ring: if that is in use, it is a new driver and nothing of the old one stays."""
+        if self.up and ring in self.running():
             self.take_down()
-            for ring in self.rings:
-                ring.address = None
+            self._again = None
+            for each in self.rings:
+                each.address = None
 
     def let_go(self) -> None:
         """The driver lets go of the device: if it comes back, it says everything anew."""
         self.take_down()
+        self._again = None
+        self._close_rings()
+
+    def _close_rings(self) -> None:
         for ring in self.rings:
-            ring.close()
+            ring.set_kick(None)
+            ring.set_call(None)
             ring.address = None
 
     def take_down(self) -> None:
@@ -190,16 +224,12 @@ class Port:
                 device.write_status(0)
             self._changed()
 
-    def device_added(self) -> None:
-        """A device was plugged in: a driver that is ready gets it."""
-        self.up = False
-        self.look()
-
     # Kicks, calls and the end.
 
     def memory_lost(self) -> None:
-        """A page could not be had, in the middle of something: have it looked at as soon as that is done."""
-        self._machine.time.after(0, self._machine.guest.serve)
+        """A page could not be had, in the middle of something: have us served as soon as that is done."""
+        if self.device is not None:
+            self.device.time.after(0, _nobody)
 
     def check_memory(self) -> None:
         """Raise FrontEndFault where memory went away, by the front end's deed or this host's."""
@@ -211,27 +241,26 @@ class Port:
 
     def descriptors(self) -> list[int]:
         """Return the kick descriptors of rings that run."""
-        return [ring.kick.fd for index, ring in enumerate(self.rings) if ring.kick is not None and self.running(index)]
+        return [ring.kick.fd for ring in self.running() if ring.kick is not None]
 
     def take_kicks(self) -> None:
         """Serve every ring that was kicked. Raises FrontEndFault where a kick descriptor broke, or memory went away."""
-        memory, device = self.memory, self.device
-        if memory is None or device is None:
+        device = self.device
+        if self.memory is None or device is None:
             return
         self.check_memory()
         poller = select.poll()
-        ends = {}
-        for index, ring in enumerate(self.rings):
-            if ring.kick is not None and self.running(index):
-                ends[ring.kick.fd] = (index, ring.kick)
-                poller.register(ring.kick.fd, select.POLLIN)
+        kicks = {ring.kick.fd: (ring, ring.kick) for ring in self.running() if ring.kick is not None}
+        for fd in kicks:
+            poller.register(fd, select.POLLIN)
         for fd, events in poller.poll(0):
-            index, kick = ends[fd]
+            ring, kick = kicks[fd]
             taken = kick.taken()
             if taken is False or (taken is None and events != select.POLLIN):
-                raise FrontEndFault(f"the kick descriptor of ring {index} broke")
-            if self.up and self.running(index):
-                device.notify(index)
+                raise FrontEndFault(f"the kick descriptor of ring {ring.index} broke")
+            if self.up and ring in self.running():
+                device.notify(ring.index)
+        self.check_memory()
 
     def interrupt(self, index: int) -> None:
         """Tell the driver that buffers of ring `index` came back."""
@@ -242,11 +271,8 @@ class Port:
 
     def close(self) -> None:
         """The front end is gone: touch its memory no more, let all descriptors go. The device is not reset."""
-        for index in range(len(self.rings)):
-            if self.running(index):
-                self.park(index)
-        for ring in self.rings:
-            ring.close()
+        self._park_all()
+        self._close_rings()
         self._drop_memory()
         self.up = False
 
@@ -254,6 +280,6 @@ class Port:
         memory, self.memory = self.memory, None
         device = self.device
         if device is not None and device.memory is memory:
-            device.use_memory(self._machine.memory, self._machine.ram)
+            device.use_memory(*self._own)
         if memory is not None:
             memory.close()

@@ -66,7 +66,6 @@ RING_INDEX = 0xFF
 
 U64 = Struct("<Q")
 PAIR = Struct("<II")
-RING_ADDRESS = Struct("<IIQQQQ")
 REGION = Struct("<QQQQ")
 CONFIG = Struct("<III")
 
@@ -92,51 +91,63 @@ class Request:
 
 
 class _Shape:
-    """What a message must look like: its name, payload bytes (least and most) and descriptors (least and most)."""
+    """What a message must look like: its name, the numbers that its payload begins with, how many bytes may follow
+    them, and how many descriptors come with it (least and most).
+    """
 
-    __slots__ = ("fds", "most", "name", "size")
+    __slots__ = ("_numbers", "fds", "most", "name", "size")
 
-    def __init__(self, name: str, size: int, most: int | None = None, *, fds: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, name: str, numbers: str = "", more: int = 0, *, fds: tuple[int, int] = (0, 0)) -> None:
         self.name = name
-        self.size = size
-        self.most = size if most is None else most
+        self._numbers = Struct("<" + numbers)
+        self.size = self._numbers.size
+        self.most = self.size + more
         self.fds = fds
+
+    def read(self, request: Request) -> tuple[int, ...]:
+        """Return the numbers. Raises FrontEndFault for a wrong size or number of descriptors."""
+        size, fds = len(request.payload), len(request.fds)
+        if not self.size <= size <= self.most:
+            raise FrontEndFault(f"{self.name} of {size} bytes")
+        if not self.fds[0] <= fds <= self.fds[1]:
+            raise FrontEndFault(f"{self.name} with {fds} descriptors")
+        return self._numbers.unpack_from(request.payload)
 
 
 SHAPES: dict[int, _Shape] = {
-    GET_FEATURES: _Shape("GET_FEATURES", 0),
-    SET_FEATURES: _Shape("SET_FEATURES", 8),
-    SET_OWNER: _Shape("SET_OWNER", 0),
-    RESET_OWNER: _Shape("RESET_OWNER", 0),
-    SET_MEM_TABLE: _Shape("SET_MEM_TABLE", 8, MAX_PAYLOAD, fds=(1, MAX_REGIONS)),
-    SET_VRING_NUM: _Shape("SET_VRING_NUM", 8),
-    SET_VRING_ADDR: _Shape("SET_VRING_ADDR", RING_ADDRESS.size),
-    SET_VRING_BASE: _Shape("SET_VRING_BASE", 8),
-    GET_VRING_BASE: _Shape("GET_VRING_BASE", 8),
-    SET_VRING_KICK: _Shape("SET_VRING_KICK", 8, fds=(0, 1)),
-    SET_VRING_CALL: _Shape("SET_VRING_CALL", 8, fds=(0, 1)),
-    SET_VRING_ERR: _Shape("SET_VRING_ERR", 8, fds=(0, 1)),
-    GET_PROTOCOL_FEATURES: _Shape("GET_PROTOCOL_FEATURES", 0),
-    SET_PROTOCOL_FEATURES: _Shape("SET_PROTOCOL_FEATURES", 8),
-    GET_QUEUE_NUM: _Shape("GET_QUEUE_NUM", 0),
-    SET_VRING_ENABLE: _Shape("SET_VRING_ENABLE", 8),
-    SET_BACKEND_REQ_FD: _Shape("SET_BACKEND_REQ_FD", 0, fds=(1, 1)),
-    GET_CONFIG: _Shape("GET_CONFIG", CONFIG.size, CONFIG.size + MAX_CONFIG),
-    SET_CONFIG: _Shape("SET_CONFIG", CONFIG.size, CONFIG.size + MAX_CONFIG),
+    GET_FEATURES: _Shape("GET_FEATURES"),
+    SET_FEATURES: _Shape("SET_FEATURES", "Q"),
+    SET_OWNER: _Shape("SET_OWNER"),
+    RESET_OWNER: _Shape("RESET_OWNER"),
+    SET_MEM_TABLE: _Shape("SET_MEM_TABLE", "II", MAX_PAYLOAD - PAIR.size, fds=(1, MAX_REGIONS)),
+    SET_VRING_NUM: _Shape("SET_VRING_NUM", "II"),
+    SET_VRING_ADDR: _Shape("SET_VRING_ADDR", "IIQQQQ"),
+    SET_VRING_BASE: _Shape("SET_VRING_BASE", "II"),
+    GET_VRING_BASE: _Shape("GET_VRING_BASE", "II"),
+    SET_VRING_KICK: _Shape("SET_VRING_KICK", "Q", fds=(0, 1)),
+    SET_VRING_CALL: _Shape("SET_VRING_CALL", "Q", fds=(0, 1)),
+    SET_VRING_ERR: _Shape("SET_VRING_ERR", "Q", fds=(0, 1)),
+    GET_PROTOCOL_FEATURES: _Shape("GET_PROTOCOL_FEATURES"),
+    SET_PROTOCOL_FEATURES: _Shape("SET_PROTOCOL_FEATURES", "Q"),
+    GET_QUEUE_NUM: _Shape("GET_QUEUE_NUM"),
+    SET_VRING_ENABLE: _Shape("SET_VRING_ENABLE", "II"),
+    SET_BACKEND_REQ_FD: _Shape("SET_BACKEND_REQ_FD", fds=(1, 1)),
+    GET_CONFIG: _Shape("GET_CONFIG", "III", MAX_CONFIG),
+    SET_CONFIG: _Shape("SET_CONFIG", "III", MAX_CONFIG),
 }
-"""Every message that is understood. A front end that sends another did not look at the features offered."""
+"""Every message that is understood; the backend does one in its method of that name."""
 
 
-def check_shape(request: Request) -> None:
-    """Raise FrontEndFault for an unknown message, or one of a wrong size or number of descriptors."""
+def check_shape(request: Request) -> tuple[int, ...]:
+    """Return the numbers of a message's payload.
+
+    Raises FrontEndFault for one of a wrong size or number of descriptors, and for an unknown one: its sender did not
+    look at the features offered.
+    """
     shape = SHAPES.get(request.number)
     if shape is None:
         raise FrontEndFault(f"message {request.number} is not one that was negotiated")
-    if not shape.size <= len(request.payload) <= shape.most:
-        raise FrontEndFault(f"{shape.name} of {len(request.payload)} bytes")
-    least, most = shape.fds
-    if not least <= len(request.fds) <= most:
-        raise FrontEndFault(f"{shape.name} with {len(request.fds)} descriptors")
+    return shape.read(request)
 
 
 class Decoder:
@@ -169,26 +180,19 @@ class Decoder:
         self._data += data
         if self.wanted:
             return None
+        data, self._data = self._data, b""
         if self._head is None:
-            head = HEADER.unpack(self._data)
-            number, flags, size = head
+            number, flags, size = self._head = HEADER.unpack(data)
             if flags & VERSION_MASK != VERSION or flags & REPLY:
                 raise FrontEndFault(f"message {number} with flags {flags:#x}")
             if size > MAX_PAYLOAD:
                 raise FrontEndFault(f"message {number} of {size} bytes")
-            self._data = b""
             if size:
-                self._head = head
                 return None
-            return self._complete(number, flags)
+            data = b""
         number, flags, _ = self._head
         self._head = None
-        return self._complete(number, flags)
-
-    def _complete(self, number: int, flags: int) -> Request:
-        payload, self._data = self._data, b""
-        fds, self._fds = self._fds, []
-        return Request(number, bool(flags & NEED_REPLY), payload, fds)
+        return Request(number, bool(flags & NEED_REPLY), data, self.leftovers())
 
     def leftovers(self) -> list[int]:
         """Return the descriptors of a message that never became whole; they are the caller's now."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from device.balloon.spec import AVAILABLE, BYTES, CACHES, FREE, STATS_TABLE, TOTAL
 from device.units import format_size
-from hmp.monitor.commands.balloon import balloon_device
+from hmp.monitor import CommandError
+from hmp.monitor.commands import balloon_device
 from hmp.monitor.commands.sim import ago, find_stat, human, plural, stat_name
-from hmp.monitor.errors import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from hmp.monitor import CommandError
 from hmp.monitor.emulated import emulated
-from hmp.monitor.errors import CommandError
 from hmp.monitor.grammar import natural
 from hmp.monitor.pci import text
 from hmp.monitor.replies import shipped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from device.balloon.device import PROPERTIES
-from hmp.monitor.errors import CommandError, SyntaxRefused
+from hmp.monitor import CommandError, SyntaxRefused
 from hmp.monitor.grammar import SWITCH
 
 TYPE_CHECKING = False

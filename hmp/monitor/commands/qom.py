@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hmp.monitor import qom
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError, qom
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

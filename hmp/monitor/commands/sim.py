@@ -8,8 +8,8 @@ from device.errors import RULES, MisuseError
 from device.guest.table import PROFILES, make_guest
 from device.units import format_seconds, format_size, parse_size
 from device.virtio.spec import MAX_RAM
-from hmp.monitor.commands.balloon import balloon_device
-from hmp.monitor.errors import CommandError, HostRefused
+from hmp.monitor import CommandError, HostRefused
+from hmp.monitor.commands import balloon_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     machine = monitor.machine
     guest, device, clock, requests = machine.guest, machine.device, machine.clock, machine.requests
     rows: list[tuple[str, ...]] = [("guest", guest.spec + (" (its driver is up)" if guest.driver_loaded else ""))]
-    rows += [("", f"{name}: {value}") for name, value in guest.controls().items()]
+    rows += [("", f"{name}: {value}") for name, value in guest.shown().items()]
     rows.append(("run state", machine.run_state))
     host = f"{clock.name}, at {ago(clock.now())}" if clock.simulated else clock.name
     rows.append(("clock", f"{host}; the VM ran for {ago(machine.vm_clock.now())}"))
@@ -165,12 +165,12 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             if after is not None:
                 after()
         return ""
-    spec, controls = machine.guest.spec, machine.guest.controls()
+    spec, shown = machine.guest.spec, machine.guest.shown()
     profile = PROFILES.get(machine.guest.name)
     if profile is None:
         return f"{spec}\n"
     _, _, settings = spec.partition(",")  # what the profile is known for may be what they change
-    processor = f"{controls['processor']}\n" if "processor" in controls else ""
+    processor = f"{shown['processor']}\n" if "processor" in shown else ""
     return f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n") + processor
 
 
@@ -182,7 +182,7 @@ def _duration(name: str, value: int, limit: int) -> int:
 
 def delay(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Set how much later the driver answers."""
-    monitor.machine.guest.set_delay(_duration("delay", arguments["delay"], MAX_DELAY))
+    monitor.machine.guest.controls.set_delay(_duration("delay", arguments["delay"], MAX_DELAY))
     return ""
 
 
@@ -191,7 +191,7 @@ def drop(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     count = arguments.get("count", 1)
     if not 0 <= count <= MAX_DROPS:
         raise CommandError(f"sim drop takes a number from 0 to {MAX_DROPS}, not {count}")
-    monitor.machine.guest.drop(count)
+    monitor.machine.guest.controls.drop(count)
     return ""
 
 
@@ -212,25 +212,25 @@ def _stat_value(tag: int, text: str) -> int:
 
 def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Pin a statistic to a value or leave it out; without arguments list what is pinned."""
-    guest = monitor.machine.guest
+    controls = monitor.machine.guest.controls
     if "stat" not in arguments:
-        rows = [stat_row(*each) for each in sorted(guest.pins().items())]
+        rows = [stat_row(*each) for each in sorted(controls.pins().items())]
         return columns(rows, right=(1, 2)) if rows else "no statistic is set\n"
     tag = find_stat(arguments["stat"])
     if "value" not in arguments:
         raise CommandError(f"sim set {arguments['stat']} needs a value, or none")
     text = arguments["value"]
-    guest.pin(tag, None if text == "none" else _stat_value(tag, text))
+    controls.pin(tag, None if text == "none" else _stat_value(tag, text))
     return ""
 
 
 def unset(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Release a pinned statistic. One that is not pinned is an error: most likely another was meant."""
-    guest = monitor.machine.guest
+    controls = monitor.machine.guest.controls
     tag = find_stat(arguments["stat"])
-    if tag not in guest.pins():
+    if tag not in controls.pins():
         raise CommandError(f"{stat_name(tag)} is not set")
-    guest.unpin(tag)
+    controls.unpin(tag)
     return ""
 
 
@@ -244,32 +244,33 @@ def _amount(size: int) -> str:
     return f"{format_size(size)} ({plural(size, 'byte')})"
 
 
-def alloc(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def alloc(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Let the workload take memory, and say what came of it."""
     size = _workload("alloc", arguments["size"])
-    got = monitor.machine.guest.alloc(size)
-    if not got and size:
-        return f"out of memory: no room for {_amount(size)}; the OOM killer ended the workload\n"
-    return f"the workload took {_amount(got)}\n"
+
+    def say(got: int) -> str:
+        if not got and size:
+            return f"out of memory: no room for {_amount(size)}; the OOM killer ended the workload\n"
+        return f"the workload took {_amount(got)}\n"
+
+    return reply.follow(monitor.machine.guest.controls.alloc(size), say)
 
 
-def free(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def free(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Let the workload give memory back, and say how much it had."""
     size = _workload("free", arguments["size"])
-    got = monitor.machine.guest.free(size)
-    return f"the workload gave back {_amount(got)}" + (": it had no more\n" if got < size else "\n")
+    return reply.follow(
+        monitor.machine.guest.controls.free(size),
+        lambda got: f"the workload gave back {_amount(got)}" + (": it had no more\n" if got < size else "\n"),
+    )
 
 
-def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Load or unload the driver."""
-    what = arguments["what"]
-    if what == "load":
-        monitor.machine.guest.load_driver()
-    elif what == "unload":
-        monitor.machine.guest.unload_driver()
-    else:
+    what, controls = arguments["what"], monitor.machine.guest.controls
+    if what not in ("load", "unload"):
         raise CommandError(f"sim driver takes load or unload, not '{what}'")
-    return ""
+    return reply.follow(controls.load_driver() if what == "load" else controls.unload_driver())
 
 
 def sleep(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:

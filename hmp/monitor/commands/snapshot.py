@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from device.machine.events import SnapshotDone
 from device.state import SnapshotError
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.snapshots import automatic_tag, lines, store_of
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
     def save() -> str:
         _store(monitor, lambda store: store.save(tag, machine))
-        machine.emit("SNAPSHOT_DONE", {"tag": tag})
+        machine.emit(SnapshotDone(tag))
         return ""
 
     return _in_turn(monitor, reply, save)

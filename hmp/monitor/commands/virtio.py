@@ -14,7 +14,7 @@ from device.virtio.spec import (
     STATUS_TABLE,
     U16,
 )
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError
 from hmp.monitor.qom import backend_path
 
 TYPE_CHECKING = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hmp.monitor import CommandError
 from hmp.monitor.emulated import emulated
-from hmp.monitor.errors import CommandError
 from hmp.monitor.faults import Fault, Faults, Words, read_event
 
 TYPE_CHECKING = False

@@ -66,7 +66,7 @@ def test_a_lost_notification_costs_one_interval_and_no_more() -> None:
     with Modelled("linux") as m:
         m.device.stats.set_poll_interval(1)
         m.advance(5)
-        m.guest.drop(1)
+        m.guest.controls.drop(1)
         m.advance(60)
         assert m.device.stats.age <= SECOND
 

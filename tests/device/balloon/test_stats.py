@@ -13,6 +13,7 @@ from device.balloon.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT, STATS_TABL
 from device.balloon.stats import WIRE_LIMIT, decode, encode
 from device.balloon.stats_queue import BUFFERS_AT_ONCE
 from device.clock import SECOND, SIMULATED_EPOCH
+from device.machine.events import Event, RuleBroken
 from tests.support.rig import BUFFERS, RINGS, Rig
 
 LINUX_6_1 = [(tag, 1000 + tag) for tag in (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)]
@@ -263,8 +264,8 @@ class TestTheBuffer:
     def test_a_listener_that_resets_the_machine_at_a_fault_finds_it_whole(self, rig: Rig, data: bytes) -> None:
         rig.up()
 
-        def heal(name: str, _: object) -> None:
-            if name == "GUEST_FAULT":
+        def heal(event: Event) -> None:
+            if isinstance(event, RuleBroken):
                 rig.negotiate()
                 rig.set_up()
                 rig.prime(encode(LINUX_6_1))

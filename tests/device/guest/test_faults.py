@@ -59,7 +59,7 @@ class TestTable:
 class TestOrder:
     def test_what_is_dropped_by_count_rolls_no_dice(self) -> None:
         with Modelled("linux,loss=0.5") as m:
-            m.guest.drop(1)
+            m.guest.controls.drop(1)
             m.ask()
             assert (m.guest.draws, m.guest.faults["drop"].value) == (0, 0)
             m.ask()
@@ -72,12 +72,12 @@ class TestOrder:
             m.machine.stop()
             m.machine.cont()
             assert m.guest.holding
-            m.guest.wake()
+            m.guest.controls.wake()
             assert not m.guest.holding
 
     def test_pins_come_after_what_the_driver_was_told_to_report(self) -> None:
         with Modelled("linux,stats=none") as m:
-            m.guest.pin(4, 7)
+            m.guest.controls.pin(4, 7)
             m.info()
             assert m.stats.sample.values == {4: 7}
 
@@ -116,11 +116,11 @@ class TestSnapshots:
             for fault in m.guest.faults.values():
                 if fault.STATE:  # the others are what the words say that made the guest
                     m.guest.set_fault(fault.name, SOME.get(type(fault.off), 3))
-            shown = m.guest.controls()
+            shown = m.guest.shown()
             assert list(shown) == [fault.label for fault in FAULTS if fault.label and fault.STATE]
             assert all(shown.values())
             restore(other.machine, saved(m.machine))
-            assert other.machine.guest.controls() == shown
+            assert other.machine.guest.shown() == shown
 
     def test_a_fault_that_an_older_snapshot_does_not_know_is_not_in_force(
         self, monkeypatch: pytest.MonkeyPatch
@@ -134,10 +134,10 @@ class TestSnapshots:
             monkeypatch.setattr(faults, "FAULTS", (*FAULTS, Jitter))
             restore(m.machine, data)
             guest: Any = m.machine.guest
-            assert list(guest.controls()) == ["delay"]
+            assert list(guest.shown()) == ["delay"]
             guest.set_fault("jitter", 2 * SECOND)
             restore(m.machine, saved(m.machine))
-            assert m.machine.guest.controls() == {"delay": "1 s", "jitter": "2 s"}
+            assert m.machine.guest.shown() == {"delay": "1 s", "jitter": "2 s"}
             before = m.clock.now()
             assert m.info() == "answered"
             assert m.clock.now() - before == 3 * SECOND, "faults of a kind add up"

@@ -61,9 +61,9 @@ def test_with_event_indices_a_driver_notifies_only_where_it_is_asked_to() -> Non
         for turn in range(1200):
             assert m.info() == "answered"
             if turn % 100 == 0:
-                m.guest.hang()
+                m.guest.controls.hang()
                 assert m.info() == "timed out"
-                m.guest.wake()
+                m.guest.controls.wake()
                 assert m.age == 0
                 m.machine.set_balloon((256 + turn % 200) * MIB)
                 m.advance(3)

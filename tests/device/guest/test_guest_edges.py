@@ -104,10 +104,9 @@ class TestOnTheWire:
             m.machine.set_balloon(16 * MIB - 300 * 4096)
             m.advance(0.006)
             calls.clear()
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
             assert calls == [
                 ("notify", 1),
-                ("write_config", 4, (44).to_bytes(4, "little")),
                 ("notify", 1),
                 ("write_config", 4, bytes(4)),
                 ("write_status", 0),
@@ -145,10 +144,10 @@ class TestOnTheWire:
     def test_a_driver_loaded_anew_stays(self) -> None:
         with Modelled() as m:
             for act, words in (
-                (m.guest.load_driver, "the driver is loaded already"),
-                (m.guest.unload_driver, ""),
-                (m.guest.unload_driver, "the driver is not loaded"),
-                (m.guest.load_driver, ""),
+                (m.guest.controls.load_driver, "the driver is loaded already"),
+                (m.guest.controls.unload_driver, ""),
+                (m.guest.controls.unload_driver, "the driver is not loaded"),
+                (m.guest.controls.load_driver, ""),
             ):
                 if not words:
                     act()
@@ -157,15 +156,15 @@ class TestOnTheWire:
                     act()
             m.machine.stop()
             m.machine.cont()
-            m.guest.hang()
-            m.guest.wake()
+            m.guest.controls.hang()
+            m.guest.controls.wake()
             assert (m.guest.driver_loaded, m.info()) == (True, "answered")
             m.machine.device_del("balloon0")
             with pytest.raises(MisuseError, match=r"^there is no balloon device for it$"):
-                m.guest.load_driver()
-            m.guest.panic()
+                m.guest.controls.load_driver()
+            m.guest.controls.panic()
             with pytest.raises(MisuseError, match=r"^the guest is not running a kernel$"):
-                m.guest.load_driver()
+                m.guest.controls.load_driver()
 
 
 class TestPace:
@@ -213,10 +212,10 @@ class TestPace:
             assert len(m.machine.vm_timers) == 0
             m.machine.set_balloon(500 * MIB)
             assert len(m.machine.vm_timers) == 0, "it is there already"
-            m.guest.hang()
+            m.guest.controls.hang()
             m.machine.set_balloon(400 * MIB)
             assert len(m.machine.vm_timers) == 0
-            m.guest.wake()
+            m.guest.controls.wake()
             assert len(m.machine.vm_timers) == 1
             m.machine.set_balloon(300 * MIB)
             assert len(m.machine.vm_timers) == 1, "one timer does for any number of changes"
@@ -252,9 +251,9 @@ class TestRelief:
         with Modelled(switches={"deflate-on-oom": True}) as m:
             m.machine.set_balloon(510 * MIB)
             m.advance(1)
-            m.guest.hang()
+            m.guest.controls.hang()
             assert m.guest.inflation.relieve(300) == 0
-            m.guest.wake()
+            m.guest.controls.wake()
             m.device.refuse("bad-head", "for example")
             assert m.guest.inflation.relieve(300) == 0
             assert m.device.actual == 510 * MIB
@@ -263,12 +262,12 @@ class TestRelief:
 class TestOverview:
     def test_each_control_in_words(self) -> None:
         with Modelled("linux,loss=0.25,answers=7") as m:
-            m.guest.set_delay(1_500_000_000)
-            m.guest.drop(2)
-            m.guest.pin(4, 1)
-            m.guest.pin(5, None)
-            m.guest.hang()
-            assert dict(m.guest.controls()) == {
+            m.guest.controls.set_delay(1_500_000_000)
+            m.guest.controls.drop(2)
+            m.guest.controls.pin(4, 1)
+            m.guest.controls.pin(5, None)
+            m.guest.controls.hang()
+            assert dict(m.guest.shown()) == {
                 "hung": "yes",
                 "delay": "1.5 s",
                 "loss": "0.25",
@@ -276,48 +275,48 @@ class TestOverview:
                 "answers left": "7",
                 "pinned": "2",
             }
-            m.guest.panic()
-            assert m.guest.controls()["panicked"] == "yes"
+            m.guest.controls.panic()
+            assert m.guest.shown()["panicked"] == "yes"
         with Modelled("linux,loss=1") as m:
-            assert dict(m.guest.controls()) == {"loss": "1"}
+            assert dict(m.guest.shown()) == {"loss": "1"}
 
     def test_of_the_hostile_guest(self) -> None:
         with Modelled("hostile") as m:
-            assert dict(m.guest.controls()) == {"breaks": "any rule", "tricks played": "0"}
+            assert dict(m.guest.shown()) == {"breaks": "any rule", "attacks made": "0"}
         with Modelled("hostile,rule=bad-pfn") as m:
             m.advance(2)
-            controls = m.guest.controls()
+            controls = m.guest.shown()
             assert controls["breaks"] == "bad-pfn"
-            assert int(controls["tricks played"]) == m.device.refused["bad-pfn"] // 4 > 0
+            assert int(controls["attacks made"]) == m.device.refused["bad-pfn"] // 4 > 0
 
     def test_the_hostile_guest_rests_for_tenths_of_a_second(self) -> None:
         """From one to sixteen of them, by its dice."""
         rests = []
         for seed in range(8):
             with Modelled(f"hostile,seed={seed}") as m:
-                rests.append(m.guest.timers["trick"].due // (100 * MS))
+                rests.append(m.guest.timers["attack"].due // (100 * MS))
         assert rests == [15, 15, 6, 4, 8, 11, 12, 16]
         with Modelled("hostile", seed=7) as m:
-            assert m.guest.timers["trick"].due == 1600 * MS, "the machine's seed, unless it has its own"
+            assert m.guest.timers["attack"].due == 1600 * MS, "the machine's seed, unless it has its own"
 
     def test_no_attack_begins_within_another(self) -> None:
         with Modelled("hostile,rule=status-order") as m:
             m.guest._attacking = True
             m.guest.attack()
-            assert (m.guest.controls()["tricks played"], m.device.refused) == ("0", {})
+            assert (m.guest.shown()["attacks made"], m.device.refused) == ("0", {})
             m.guest._attacking = False
             m.guest.attack()
-            assert (m.guest.controls()["tricks played"], m.device.refused) == ("1", {"status-order": 1})
+            assert (m.guest.shown()["attacks made"], m.device.refused) == ("1", {"status-order": 1})
 
     def test_a_hostile_guest_that_hangs_recovers_when_it_wakes(self) -> None:
         with Modelled("hostile,seed=3", ram=4 * MIB) as m:
             while not m.device.broken:
                 m.advance(0.1)
-            m.guest.hang()
+            m.guest.controls.hang()
             m.advance(9)
             assert m.device.broken
             assert m.guest.timers["recovery"].armed
-            m.guest.wake()
+            m.guest.controls.wake()
             due = m.guest.timers["recovery"].due
             assert due - m.clock.now() <= 2 * SECOND
             m.machine.advance(due - m.clock.now())
@@ -330,9 +329,9 @@ class TestOverview:
                 m.info()
                 left.append(m.guest.faults["answers"].value)
             assert left == [2, 1, 0, 0]
-            m.guest.wake()
+            m.guest.controls.wake()
             assert m.guest.faults["answers"].value == -1
-            m.guest.drop(2)
+            m.guest.controls.drop(2)
             m.info()
             assert m.guest.faults["drop"].value == 1
 
@@ -340,10 +339,10 @@ class TestOverview:
 class TestStatistics:
     def test_pins_are_neither_doubled_nor_forgotten(self) -> None:
         with Modelled("linux-2.6.34") as m:
-            m.guest.pin(4, 7)
-            m.guest.pin(700, 8)
-            m.guest.pin(701, None)
-            m.guest.pin(3, None)
+            m.guest.controls.pin(4, 7)
+            m.guest.controls.pin(700, 8)
+            m.guest.controls.pin(701, None)
+            m.guest.controls.pin(3, None)
             m.info()
             assert m.stats.sample.tags == (0, 1, 2, 4, 5)
             assert m.stats.sample.values[4] == 7

@@ -31,7 +31,7 @@ class TestSwap:
 
     def test_without_it_the_oom_killer_comes_earlier(self) -> None:
         with Modelled("linux") as m, Modelled("linux,swap=0") as bare:
-            assert (m.guest.alloc(500 * MIB), bare.guest.alloc(500 * MIB)) == (500 * MIB, 0)
+            assert (m.guest.controls.alloc(500 * MIB), bare.guest.controls.alloc(500 * MIB)) == (500 * MIB, 0)
             assert bare.guest.kernel.values()[1] == 0
 
     @pytest.mark.parametrize("text", ["17T", "-1", "x", "1.5B"])
@@ -41,7 +41,7 @@ class TestSwap:
 
     def test_is_shown(self) -> None:
         with Modelled("linux,swap=0,boot=2.5,shutdown=never") as m:
-            assert m.guest.controls() == {"swap": "0B", "boot": "2.5 s", "shutdown": "never"}
+            assert m.guest.shown() == {"swap": "0B", "boot": "2.5 s", "shutdown": "never"}
 
 
 class TestBoot:
@@ -88,17 +88,17 @@ class TestBoot:
     def test_a_driver_loaded_by_hand_is_not_loaded_again(self) -> None:
         with Modelled("linux,boot=3") as m:
             with pytest.raises(MisuseError, match="the driver is not loaded"):
-                m.guest.unload_driver()
-            m.guest.load_driver()
+                m.guest.controls.unload_driver()
+            m.guest.controls.load_driver()
             assert not m.guest.booting
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
             m.advance(10)
             assert not m.guest.driver_loaded
 
     def test_a_kernel_that_dies_in_it_answers_nobody(self) -> None:
         with Modelled("linux,boot=3") as m:
             asked = m.ask()
-            m.guest.panic()
+            m.guest.controls.panic()
             assert (asked.state, m.info()) == ("unsupported", "unsupported")
             m.advance(10)
             assert not m.guest.driver_loaded
@@ -129,10 +129,10 @@ class TestBoot:
     def test_target_and_hang_are_as_with_any_driver(self) -> None:
         with Modelled("linux,boot=1") as m:
             m.machine.set_balloon(256 * MIB)
-            m.guest.hang()
+            m.guest.controls.hang()
             m.advance(2)
             assert (m.guest.driver_loaded, m.device.actual, m.info()) == (True, 512 * MIB, "timed out")
-            m.guest.wake()
+            m.guest.controls.wake()
             m.advance(1)
             assert m.device.actual == 256 * MIB
 
@@ -165,7 +165,7 @@ class TestShutdown:
             m.advance(5)
             m.machine.power_down()
             assert m.info() == "answered"
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
             m.machine.stop()
             m.advance(100)
             assert not m.machine.over
@@ -196,14 +196,14 @@ class TestShutdown:
     def test_ends_with_its_kernel(self, what: str) -> None:
         with Modelled("linux,shutdown=5") as m:
             m.machine.power_down()
-            (m.machine.reset if what == "reset" else m.guest.panic)()
+            (m.machine.reset if what == "reset" else m.guest.controls.panic)()
             m.advance(10)
             assert not m.machine.over
 
     def test_goes_on_in_a_snapshot(self) -> None:
         with Modelled("linux,shutdown=5") as m, Modelled() as other:
             m.machine.power_down()
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
             m.advance(2)
             data = saved(m.machine)
             restore(other.machine, data)
@@ -262,7 +262,7 @@ class TestService:
         with Modelled("windows,service=never") as m:
             m.advance(100_000)
             assert m.info() == "timed out"
-            m.guest.wake()
+            m.guest.controls.wake()
             assert m.info() == "timed out"
 
     def test_nobody_is_answered_who_did_not_ask(self) -> None:
@@ -274,8 +274,8 @@ class TestService:
     def test_a_driver_that_is_loaded_again_finds_the_service_running(self) -> None:
         with Modelled("windows") as m:
             m.advance(30)
-            m.guest.unload_driver()
-            m.guest.load_driver()
+            m.guest.controls.unload_driver()
+            m.guest.controls.load_driver()
             assert (m.stats.sample.tags, m.info()) == ((), "answered")
 
     def test_it_is_stopped_with_the_vm_and_kept_in_snapshots(self) -> None:
@@ -295,10 +295,10 @@ class TestService:
     def test_it_waits_for_a_driver_that_hangs(self) -> None:
         with Modelled("windows") as m:
             m.ask(None)
-            m.guest.hang()
+            m.guest.controls.hang()
             m.advance(30)
             assert m.stats.sample.tags == ()
-            m.guest.wake()
+            m.guest.controls.wake()
             assert m.stats.sample.tags == tuple(range(10))
 
     def test_its_total_keeps_the_balloon(self) -> None:

@@ -90,7 +90,7 @@ class TestInflation:
         with Modelled("linux,pace=128M") as m:
             m.machine.set_balloon(256 * MIB)
             m.advance(1)
-            for still, go_on in ((m.machine.stop, m.machine.cont), (m.guest.hang, m.guest.wake)):
+            for still, go_on in ((m.machine.stop, m.machine.cont), (m.guest.controls.hang, m.guest.controls.wake)):
                 still()
                 m.advance(0.1)
                 before = m.device.actual
@@ -129,55 +129,55 @@ class TestDeflateOnOom:
         m.machine.set_balloon(200 * MIB)
         m.advance(2)
         actual = m.device.actual
-        assert m.guest.alloc(600 * MIB) == 600 * MIB
+        assert m.guest.controls.alloc(600 * MIB) == 600 * MIB
         assert m.device.actual > actual
         assert values(m)[OOM] == 0
         assert m.device.pages.count * 4096 == 512 * MIB - m.device.actual
 
     def test_a_stuck_balloon_goes_on_when_memory_comes_back(self, m: Modelled) -> None:
-        m.guest.alloc(600 * MIB)
+        m.guest.controls.alloc(600 * MIB)
         m.machine.set_balloon(100 * MIB)
         m.advance(10)
         stuck = m.device.actual
         assert stuck > 100 * MIB
         m.advance(10)
         assert m.device.actual == stuck
-        m.guest.free(600 * MIB)
+        m.guest.controls.free(600 * MIB)
         m.advance(1)
         assert m.device.actual == 100 * MIB
 
     def test_a_hung_driver_helps_nobody(self, m: Modelled) -> None:
         m.machine.set_balloon(200 * MIB)
         m.advance(2)
-        m.guest.hang()
+        m.guest.controls.hang()
         actual = m.device.actual
-        assert m.guest.alloc(600 * MIB) == 0
+        assert m.guest.controls.alloc(600 * MIB) == 0
         assert m.device.actual == actual
 
     def test_nor_does_one_whose_device_is_broken(self, m: Modelled) -> None:
         m.machine.set_balloon(200 * MIB)
         m.advance(2)
         m.device.refuse("bad-ring", "by the test")
-        assert m.guest.alloc(600 * MIB) == 0
-        m.guest.unload_driver()
+        assert m.guest.controls.alloc(600 * MIB) == 0
+        m.guest.controls.unload_driver()
         assert (m.device.broken, m.device.actual) == (False, 512 * MIB)
-        m.guest.load_driver()
+        m.guest.controls.load_driver()
         assert m.info() == "answered"
 
 
 class TestFaults:
     def test_hang_and_wake(self, m: Modelled) -> None:
-        m.guest.hang()
+        m.guest.controls.hang()
         m.advance(3)
         assert (m.info(), m.age) == ("timed out", 8)
-        m.guest.wake()
+        m.guest.controls.wake()
         assert m.age == 0, "what came meanwhile is answered"
         assert m.info() == "answered"
 
     def test_wake_makes_a_silenced_guest_answer_again(self) -> None:
         with Modelled("hung") as m:
             assert [m.info(), m.info()] == ["answered", "timed out"]
-            m.guest.wake()
+            m.guest.controls.wake()
             assert m.age == 0
             assert [m.info(), m.info()] == ["answered", "answered"]
 
@@ -188,15 +188,15 @@ class TestFaults:
         with Modelled("slow,delay=1") as m:
             request = m.ask(None)
             for step in order.split():
-                getattr(m.guest if step in ("hang", "wake") else m.machine, step)()
+                getattr(m.guest.controls if step in ("hang", "wake") else m.machine, step)()
                 m.advance(2)
             assert request.state == "answered"
             assert m.info() == "answered"
 
     def test_delay_may_change_while_an_answer_is_under_way(self, m: Modelled) -> None:
-        m.guest.set_delay(3_000_000_000)
+        m.guest.controls.set_delay(3_000_000_000)
         request = m.ask()
-        m.guest.set_delay(0)
+        m.guest.controls.set_delay(0)
         m.advance(2.999)
         assert request.state == "pending"
         m.advance(0.001)
@@ -205,20 +205,20 @@ class TestFaults:
 
     @pytest.mark.parametrize("count", [0, 1, 3])
     def test_dropped_notifications_and_a_new_request_notifies_again(self, m: Modelled, count: int) -> None:
-        m.guest.drop(count)
+        m.guest.controls.drop(count)
         assert [m.info() for _ in range(count)] == ["timed out"] * count
         request = m.ask()
         assert request.state == "answered"
 
     def test_a_drop_is_made_good_by_the_next_asker(self, m: Modelled) -> None:
-        m.guest.drop(1)
+        m.guest.controls.drop(1)
         first = m.ask()
         assert first.state == "pending"
         assert m.ask().state == "answered"
         assert first.state == "answered"
 
     def test_panic(self, m: Modelled) -> None:
-        m.guest.panic()
+        m.guest.controls.panic()
         assert m.named("GUEST_PANICKED") == [{"action": "run"}]
         m.machine.set_balloon(256 * MIB)
         assert m.info() == "timed out"
@@ -234,63 +234,63 @@ class TestFaults:
     def test_nothing_runs_on_a_dead_kernel(self, act: Callable[[object], object], state: str) -> None:
         with Modelled(paused=state == "off") as m:
             if state == "dead":
-                m.guest.panic()
+                m.guest.controls.panic()
             with pytest.raises(MisuseError, match=r"not running a kernel|not loaded"):
-                act(m.guest)
+                act(m.guest.controls)
 
     def test_the_overview_names_the_faults_in_force(self, m: Modelled) -> None:
-        assert dict(m.guest.controls()) == {}
-        m.guest.set_delay(2_500_000_000)
-        m.guest.drop(2)
-        m.guest.pin(FREE, 1)
-        m.guest.hang()
-        m.guest.panic()
-        controls = m.guest.controls()
+        assert dict(m.guest.shown()) == {}
+        m.guest.controls.set_delay(2_500_000_000)
+        m.guest.controls.drop(2)
+        m.guest.controls.pin(FREE, 1)
+        m.guest.controls.hang()
+        m.guest.controls.panic()
+        controls = m.guest.shown()
         assert set(controls) >= {"panicked", "hung", "delay", "pinned"}
         assert controls["delay"] == "2.5 s"
         with Modelled("flaky,answers=3") as other:
-            assert other.guest.controls()["loss"] == "0.3"
-            assert any("3" in value for value in other.guest.controls().values())
+            assert other.guest.shown()["loss"] == "0.3"
+            assert any("3" in value for value in other.guest.shown().values())
 
 
 class TestPins:
     def test_a_value_is_reported_instead_of_the_real_one(self, m: Modelled) -> None:
-        m.guest.pin(FREE, 2**63 + 5)
-        m.guest.pin(900, 7)
-        m.guest.pin(TOTAL, None)
+        m.guest.controls.pin(FREE, 2**63 + 5)
+        m.guest.controls.pin(900, 7)
+        m.guest.controls.pin(TOTAL, None)
         found = values(m)
         assert (found[FREE], TOTAL in found, m.stats.sample.unknown) == (2**63 + 5, False, {900: 7})
-        assert m.guest.pins() == {FREE: 2**63 + 5, 900: 7, TOTAL: None}
+        assert m.guest.controls.pins() == {FREE: 2**63 + 5, 900: 7, TOTAL: None}
         for tag in (FREE, 900, TOTAL, TOTAL, 99):
-            m.guest.unpin(tag)
+            m.guest.controls.unpin(tag)
         assert len(values(m)) == 16
-        assert (m.guest.pins(), m.stats.sample.unknown) == ({}, {})
+        assert (m.guest.controls.pins(), m.stats.sample.unknown) == ({}, {})
 
     def test_the_absent_value_reads_as_absent(self, m: Modelled) -> None:
-        m.guest.pin(FREE, ABSENT)
+        m.guest.controls.pin(FREE, ABSENT)
         assert FREE not in values(m)
 
     @pytest.mark.parametrize("value", [-1, 2**64])
     def test_a_value_has_64_bits(self, m: Modelled, value: int) -> None:
         with pytest.raises(MisuseError, match="a statistic is from 0 to 18446744073709551615"):
-            m.guest.pin(FREE, value)
-        assert m.guest.pins() == {}
+            m.guest.controls.pin(FREE, value)
+        assert m.guest.controls.pins() == {}
 
     def test_a_pin_on_a_guest_that_knows_nothing_is_all_it_tells(self) -> None:
         with Modelled("empty") as m:
-            m.guest.pin(FREE, 5)
+            m.guest.controls.pin(FREE, 5)
             assert values(m) == {FREE: 5}
 
     @pytest.mark.parametrize("spec", ["linux", "partial", "linux,stats=free_mem", "empty"])
     def test_with_every_statistic_taken_away_it_still_answers(self, spec: str) -> None:
         with Modelled(spec) as m:
             for tag in range(16):
-                m.guest.pin(tag, None)
+                m.guest.controls.pin(tag, None)
             assert values(m) == {}
             assert m.device.refused == {}
 
     def test_pins_outlive_a_reset(self, m: Modelled) -> None:
-        m.guest.pin(FREE, 5)
+        m.guest.controls.pin(FREE, 5)
         m.machine.reset()
         assert values(m)[FREE] == 5
 
@@ -298,17 +298,17 @@ class TestPins:
 class TestWorkload:
     def test_takes_and_gives_back(self, m: Modelled) -> None:
         before = values(m)[FREE]
-        assert m.guest.alloc(100 * MIB) == 100 * MIB
+        assert m.guest.controls.alloc(100 * MIB) == 100 * MIB
         assert before - values(m)[FREE] == 100 * MIB
         assert m.guest.memory_free() == values(m)[FREE]
-        assert m.guest.free(60 * MIB) == 60 * MIB
-        assert m.guest.free(60 * MIB) == 40 * MIB
+        assert m.guest.controls.free(60 * MIB) == 60 * MIB
+        assert m.guest.controls.free(60 * MIB) == 40 * MIB
         assert values(m)[FREE] == before
 
     def test_pressure_shows_as_swap_and_at_last_as_a_kill(self, m: Modelled) -> None:
-        m.guest.alloc(600 * MIB)
+        m.guest.controls.alloc(600 * MIB)
         assert values(m)[1] > 0
-        assert m.guest.alloc(4 * GIB) == 0
+        assert m.guest.controls.alloc(4 * GIB) == 0
         assert values(m)[OOM] == 1
 
     def test_before_boot_nobody_knows_free_memory(self) -> None:
@@ -321,35 +321,35 @@ class TestDriver:
     def test_unloading_deflates_and_loading_inflates_to_the_target(self, m: Modelled) -> None:
         m.machine.set_balloon(256 * MIB)
         m.advance(1)
-        m.guest.unload_driver()
+        m.guest.controls.unload_driver()
         assert (m.device.actual, m.device.pages.count, m.guest.driver_loaded) == (512 * MIB, 0, False)
         assert (m.info(), m.stats.sample) == ("unsupported", None)
         m.advance(5)
         assert m.device.actual == 512 * MIB
-        m.guest.load_driver()
+        m.guest.controls.load_driver()
         m.advance(1)
         assert m.device.actual == 256 * MIB
         assert values(m)[TOTAL] > 0
 
     def test_cannot_be_loaded_or_unloaded_twice(self, m: Modelled) -> None:
         with pytest.raises(MisuseError, match="the driver is loaded already"):
-            m.guest.load_driver()
-        m.guest.unload_driver()
+            m.guest.controls.load_driver()
+        m.guest.controls.unload_driver()
         with pytest.raises(MisuseError, match="the driver is not loaded"):
-            m.guest.unload_driver()
+            m.guest.controls.unload_driver()
 
     def test_needs_a_kernel_and_a_device(self) -> None:
         with Modelled(balloon=False) as m:
             with pytest.raises(MisuseError, match="there is no balloon device for it"):
-                m.guest.load_driver()
-            m.guest.panic()
+                m.guest.controls.load_driver()
+            m.guest.controls.panic()
             with pytest.raises(MisuseError, match="not running a kernel"):
-                m.guest.load_driver()
+                m.guest.controls.load_driver()
 
     def test_a_device_that_does_not_agree_gets_no_driver(self, m: Modelled) -> None:
-        m.guest.unload_driver()
+        m.guest.controls.unload_driver()
         m.device.offered = 0
-        m.guest.load_driver()
+        m.guest.controls.load_driver()
         assert not m.guest.driver_loaded
         assert m.info() == "unsupported"
 
@@ -364,7 +364,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(spec: str) 
                 m.advance(1.3)
                 seen.append((m.info(), m.clock.now(), m.device.actual, m.stats.sample and m.stats.sample.values))
                 if step == 10:
-                    m.guest.alloc(400 * MIB)
+                    m.guest.controls.alloc(400 * MIB)
                 if step == 20:
                     m.machine.reset()
             return seen

@@ -19,7 +19,7 @@ def m() -> Iterator[Modelled]:
         m.advance(3)
         assert m.device.actual == 128 * MIB
         m.events.clear()
-        assert m.guest.alloc(200 * MIB) == 200 * MIB
+        assert m.guest.controls.alloc(200 * MIB) == 200 * MIB
         yield m
 
 
@@ -34,18 +34,18 @@ def test_it_is_told_and_comes_in_portions(m: Modelled) -> None:
 def test_it_stays_until_the_next_balloon(m: Modelled, what: str) -> None:
     left = m.device.actual
     if what == "free":
-        m.guest.free(200 * MIB)
+        m.guest.controls.free(200 * MIB)
     elif what == "stop":
         m.machine.stop()
         m.machine.cont()
     elif what == "hang":
-        m.guest.hang()
-        m.guest.wake()
+        m.guest.controls.hang()
+        m.guest.controls.wake()
     elif what == "savevm":
         restore(m.machine, saved(m.machine))
     m.advance(100)
     assert m.device.actual == left
-    m.machine.guest.free(200 * MIB)
+    m.machine.guest.controls.free(200 * MIB)
     m.advance(100)
     assert m.device.actual == left
     m.machine.set_balloon(128 * MIB)
@@ -55,10 +55,10 @@ def test_it_stays_until_the_next_balloon(m: Modelled, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["driver", "reset", "device"])
 def test_a_new_driver_looks_at_the_target(m: Modelled, what: str) -> None:
-    m.guest.free(200 * MIB)
+    m.guest.controls.free(200 * MIB)
     if what == "driver":
-        m.guest.unload_driver()
-        m.guest.load_driver()
+        m.guest.controls.unload_driver()
+        m.guest.controls.load_driver()
     elif what == "reset":
         m.machine.reset()
     else:
@@ -73,8 +73,8 @@ def test_one_that_is_still_inflating_goes_on() -> None:
     with Modelled("linux,swap=0,pace=10M", switches={"deflate-on-oom": True}) as m:
         m.machine.set_balloon(128 * MIB)
         m.advance(10)
-        assert m.guest.alloc(380 * MIB) == 380 * MIB
-        m.guest.free(380 * MIB)
+        assert m.guest.controls.alloc(380 * MIB) == 380 * MIB
+        m.guest.controls.free(380 * MIB)
         m.advance(60)
         assert m.device.actual == 128 * MIB
 

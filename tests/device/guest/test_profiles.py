@@ -70,7 +70,7 @@ def test_nodriver_has_none() -> None:
         m.machine.set_balloon(256 * MIB)
         m.advance(10)
         assert m.device.actual == 512 * MIB
-        m.guest.load_driver()
+        m.guest.controls.load_driver()
         m.advance(1)
         assert (m.device.actual, m.info()) == (256 * MIB, "answered"), (
             "a target without a driver is applied when it loads"

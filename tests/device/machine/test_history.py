@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from device.balloon.stats import Sample
-from device.machine.history import KEEP, SPACING, History
+from device.machine.events import KEEP, SPACING, History
 
 
 def test_entries_come_back_oldest_first_with_their_sample() -> None:

@@ -29,7 +29,7 @@ def rig() -> Iterator[Rig]:
 def test_01_a_guest_that_stopped_or_died_hangs_nobody(how: str) -> None:
     """No timeout: a stopped or panicked guest hung the monitor for good; the feature was removed for it in 2010."""
     with Modelled() as m:
-        (m.machine.stop if how == "stop" else getattr(m.guest, how))()
+        (m.machine.stop if how == "stop" else getattr(m.guest.controls, how))()
         for turn in range(1, 4):
             assert m.info() == "timed out"
             assert m.clock.now() == turn * 5 * SECOND
@@ -279,7 +279,7 @@ def test_15_the_age_says_since_when_a_guest_has_not_answered() -> None:
         m.advance(100)  # the age is that of the numbers, not of the machine
         assert m.info() == "answered"
         m.advance(10)
-        m.guest.hang()
+        m.guest.controls.hang()
         assert (m.info(), m.age) == ("timed out", 15)
         m.advance(120)
         assert (m.info(), m.age) == ("timed out", 140)

@@ -81,7 +81,7 @@ def test_10_statistics_go_on_after_a_restore(polling: bool) -> None:
     with Modelled() as m, Modelled("nodriver") as other:
         m.info()
         if polling:
-            m.device.stats.set_poll_interval(2)
+            other.device.stats.set_poll_interval(2)
         m.advance(3)
         restore(other.machine, saved(m.machine))
         collected = other.stats.sample.collected
@@ -101,7 +101,7 @@ def test_11_the_stats_queue_does_not_stall_after_migration(moment: str) -> None:
     """It stalled: the indices of the ring and what the device thought of them fell apart."""
     with Modelled("linux,delay=1" if moment == "answering late" else "linux") as m:
         if moment == "out":
-            m.guest.drop(1)
+            m.guest.controls.drop(1)
         if moment != "held":
             m.ask()
         data = saved(m.machine)

@@ -247,11 +247,11 @@ class TestTimeAndAge:
 
 LIFE: list[tuple[str, Callable[[Modelled], object], str]] = [
     ("system_reset", lambda m: m.machine.reset(), ANSWERED),
-    ("driver unload", lambda m: m.guest.unload_driver(), UNSUPPORTED),
-    ("panic and reset", lambda m: (m.guest.panic(), m.machine.reset()), ANSWERED),
-    ("wake", lambda m: m.guest.wake(), ANSWERED),
+    ("driver unload", lambda m: m.guest.controls.unload_driver(), UNSUPPORTED),
+    ("panic and reset", lambda m: (m.guest.controls.panic(), m.machine.reset()), ANSWERED),
+    ("wake", lambda m: m.guest.controls.wake(), ANSWERED),
     ("quit", lambda m: m.machine.quit(), PENDING),
-    ("panic", lambda m: m.guest.panic(), PENDING),
+    ("panic", lambda m: m.guest.controls.panic(), PENDING),
     ("stop and reset", lambda m: (m.machine.stop(), m.machine.reset()), PENDING),
     ("stop, reset, cont", lambda m: (m.machine.stop(), m.machine.reset(), m.machine.cont()), ANSWERED),
 ]
@@ -301,16 +301,16 @@ class TestOverEvents:
         with Modelled("silent") as m:
             requests = [m.ask(), m.ask(None)]
             if lets_go in ("when it wakes up", "when it is unloaded", "at reset"):
-                m.guest.hang()
+                m.guest.controls.hang()
             if lets_go == "at cont":
                 m.machine.stop()
             m.machine.device_del("balloon0")
             if lets_go != "at once":
                 assert [request.state for request in requests] == [PENDING] * 2
             if lets_go == "when it wakes up":
-                m.guest.wake()
+                m.guest.controls.wake()
             elif lets_go == "when it is unloaded":
-                m.guest.unload_driver()
+                m.guest.controls.unload_driver()
             elif lets_go == "at cont":
                 m.machine.cont()
             elif lets_go == "at reset":

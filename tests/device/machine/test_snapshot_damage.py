@@ -32,13 +32,13 @@ RAM = 4 * MIB
 def rich() -> Modelled:
     """Return a machine with as many different members in its state as possible."""
     m = Modelled("linux", ram=RAM, switches={"deflate-on-oom": True})
-    m.guest.pin(900, 5)
-    m.guest.pin(4, None)
+    m.guest.controls.pin(900, 5)
+    m.guest.controls.pin(4, None)
     m.info()
     m.device.stats.set_poll_interval(7)
     m.machine.set_balloon(3 * MIB)
     m.advance(0.003)
-    m.guest.set_delay(SECOND)
+    m.guest.controls.set_delay(SECOND)
     m.ask()
     m.device.refuse("ragged-pfns", "7 bytes")
     return m

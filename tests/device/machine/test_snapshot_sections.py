@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from device.guest.table import make_guest
 from device.machine.snapshot import COPY, MAGIC, STATE_LIMIT, load, summarize
 from device.state import SnapshotError
 from device.virtio.spec import MIB
@@ -113,7 +114,7 @@ class TestSum:
                 return super().read(size)[:-1]
 
         with pytest.raises(SnapshotError, match=r"^the file is cut short$"):
-            load(m.machine, Shrinking(data))
+            load(m.machine, Shrinking(data), make_guest)
 
 
 class TestPages:

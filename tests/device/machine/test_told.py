@@ -11,6 +11,7 @@ from device.balloon.stats import decode, encode
 from device.clock import SECOND, SimulatedClock, Timeline
 from device.errors import MisuseError
 from device.guest.table import make_guest
+from device.machine.events import GuestGone
 from device.machine.machine import NIL_UUID, Machine
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled, Rig
@@ -48,8 +49,8 @@ GIVEN: list[tuple[str, Callable[[Modelled], object], list[tuple[str, Any]]]] = [
         lambda m: m.machine.quit(reason="host-signal"),
         [("SHUTDOWN", {"guest": False, "reason": "host-signal"})],
     ),
-    ("panic", lambda m: m.guest.panic(), [("GUEST_PANICKED", {"action": "run"})]),
-    ("gone", lambda m: m.machine.guest_gone("it died"), [("GUEST_GONE", {"why": "it died"})]),
+    ("panic", lambda m: m.guest.controls.panic(), [("GUEST_PANICKED", {"action": "run"})]),
+    ("gone", lambda m: m.machine.emit(GuestGone("it died")), [("GUEST_GONE", {"why": "it died"})]),
     (
         "fault",
         lambda m: (m.device.write_config(0, b"abc"), m.machine.deliver()),
@@ -84,7 +85,7 @@ def test_an_event_and_what_comes_with_it(act: Callable[[Modelled], object], even
 def test_the_run_state_has_changed_when_it_is_told() -> None:
     with Modelled() as m:
         states: list[tuple[str, str, bool]] = []
-        m.machine.subscribe(lambda name, data: states.append((name, m.machine.run_state, m.machine.over)))
+        m.machine.subscribe(lambda event: states.append((event.name, m.machine.run_state, m.machine.over)))
         m.machine.stop()
         m.machine.cont()
         m.machine.stop()
@@ -123,7 +124,7 @@ def test_answers_are_counted_one_by_one() -> None:
         for count in range(1, 4):
             m.info()
             assert m.machine.requests.answered == count
-        m.guest.hang()
+        m.guest.controls.hang()
         for count in range(1, 4):
             m.info()
             assert (m.machine.requests.answered, m.machine.requests.timed_out) == (3, count)
@@ -150,9 +151,9 @@ def test_a_machine_without_a_store_has_no_snapshots() -> None:
 def test_while_a_guest_is_replaced_or_reset_nobody_is_told_that_there_is_none() -> None:
     """The old driver goes before the new one comes: a request that waits must live through that."""
     with Modelled() as m:
-        m.guest.hang()
+        m.guest.controls.hang()
         for restart in (m.machine.reset, lambda: m.machine.replace_guest(make_guest("linux"))):
-            m.machine.guest.hang()
+            m.machine.guest.controls.hang()
             request = m.ask()
             assert request.state == "pending"
             restart()
@@ -163,20 +164,20 @@ def test_while_a_guest_is_replaced_or_reset_nobody_is_told_that_there_is_none() 
 
 def test_who_waits_for_a_driver_that_lets_go_of_its_device_learns_that_there_is_none() -> None:
     with Modelled() as m:
-        m.guest.hang()
+        m.guest.controls.hang()
         request = m.ask()
         m.machine.device_del("balloon0")
         assert request.state == "pending"
-        m.guest.wake()
+        m.guest.controls.wake()
         assert (request.state, m.machine.device) == ("no device", None)
 
 
 def test_who_waits_for_a_driver_that_goes_learns_that_nobody_reports_any_more() -> None:
     with Modelled() as m:
         m.machine.reset()
-        m.guest.hang()
+        m.guest.controls.hang()
         request = m.ask()
-        m.guest.unload_driver()
+        m.guest.controls.unload_driver()
         assert request.state == "unsupported"
 
 

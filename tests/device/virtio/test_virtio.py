@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
-from device.balloon.spec import F_STATS_VQ
+from device.balloon.device import BalloonDevice
+from device.balloon.spec import CONFIG_ACTUAL, F_STATS_VQ
 from device.clock import SimulatedClock, Timeline
-from device.errors import FATAL_RULES, RULES
-from device.virtio.device import DUE_CONFIG, DUE_QUEUE, VirtioDevice
+from device.errors import FATAL_RULES, RULES, MisuseError
+from device.virtio.device import DUE_ASKED, DUE_CONFIG, DUE_QUEUE, DUE_SERVE, VirtioDevice
+from device.virtio.driver_queue import DriverQueue
 from device.virtio.memory import GuestMemory
 from device.virtio.spec import (
     DESC_INDIRECT,
@@ -18,6 +21,7 @@ from device.virtio.spec import (
     F_EVENT_IDX,
     F_INDIRECT_DESC,
     MIB,
+    QUEUE_SIZE,
     STATUS_ACKNOWLEDGE,
     STATUS_DRIVER,
     STATUS_DRIVER_OK,
@@ -322,3 +326,98 @@ def test_a_device_type_has_to_say_how_it_serves() -> None:
         device.serve(0)
     device.driver_gone()
     memory.close()
+
+
+class TestWhatATransportNeeds:
+    """Registers that QEMU's own transports have, and that a machine's guests do not look at."""
+
+    def test_the_generation_tells_of_every_change_of_the_configuration(self, rig: Rig) -> None:
+        """2.5.1: also before DRIVER_OK, and a reset does not set it back."""
+        seen = [rig.device.generation]
+        rig.machine.set_balloon(8 * MIB)
+        seen.append(rig.device.generation)
+        rig.up()
+        rig.machine.set_balloon(4 * MIB)
+        seen.append(rig.device.generation)
+        assert len(set(seen)) == 3
+        rig.machine.reset()
+        assert rig.device.generation == seen[-1]
+        rig.device.generation = 0xFFFF_FFFF
+        rig.device.config_interrupt()
+        assert rig.device.generation == 0
+
+    def test_reading_the_isr_clears_it(self, rig: Rig) -> None:
+        rig.up()
+        rig.device.read_isr()
+        rig.send("inflate", [7])
+        rig.machine.set_balloon(4 * MIB)
+        assert (rig.device.read_isr(), rig.device.read_isr()) == (3, 0)
+
+    def test_a_queue_that_is_reset_can_be_set_up_anew(self, rig: Rig) -> None:
+        rig.up(size=16)
+        rig.send("inflate", [7])
+        device = rig.device
+        device.reset_queue(0)
+        queue = device.queues[0]
+        assert (queue.enabled, queue.size, queue.used_idx) == (False, QUEUE_SIZE, 0)
+        device.notify(0)
+        assert device.refused == {"notify-dead": 1}
+        ring = rig.queues["inflate"] = DriverQueue(rig.machine.memory.regions[0], RINGS, 8)
+        device.setup_queue(0, 8, ring.desc, ring.avail, ring.used)
+        assert rig.send("inflate", [8]) is not None
+        assert (queue.size, queue.used_idx, device.pages.count) == (8, 1, 2)
+        assert not device.broken
+
+    def test_what_was_due_to_a_queue_goes_with_its_reset(self, rig: Rig) -> None:
+        rig.up()
+        rig.device.interrupt(0)
+        rig.device.interrupt(1)
+        rig.device.due |= DUE_SERVE
+        rig.device.defer(DUE_SERVE | DUE_SERVE << 1)
+        rig.device.reset_queue(0)
+        assert (rig.device.due, rig.device.later) == (DUE_QUEUE << 1, DUE_SERVE << 1)
+
+    def test_a_reset_of_the_statistics_queue_drops_its_buffer(self, rig: Rig) -> None:
+        rig.up(prime=[(4, 1)])
+        assert rig.device.stats.held is not None
+        rig.device.reset_queue(rig.index("stats"))
+        assert rig.device.stats.held is None
+        assert rig.ask().state == "pending"
+        assert rig.guest.interrupts == []
+
+    @pytest.mark.parametrize("index", [-1, 3])
+    def test_a_queue_that_is_not_there_cannot_be_reset(self, rig: Rig, index: int) -> None:
+        rig.up()
+        rig.device.reset_queue(index)
+        assert rig.device.refused == {"notify-dead": 1}
+
+    def test_each_queue_may_have_a_size_of_its_own(self) -> None:
+        with closing(GuestMemory(4 * MIB)) as memory:
+            device = BalloonDevice(Timeline(SimulatedClock()), memory, 4 * MIB, sizes=[16, 32])
+            assert [queue.size for queue in device.queues] == [16, 32, QUEUE_SIZE]
+            device.setup_queue(0, 32, RINGS, RINGS + 512, RINGS + 1024)
+            assert device.last_refusal == "bad-ring: queue 0 of 32 entries"
+            device.setup_queue(1, 32, RINGS, RINGS + 512, RINGS + 1024)
+            assert device.queues[1].enabled
+            device.reset()
+            assert [queue.size for queue in device.queues] == [16, 32, QUEUE_SIZE]
+            device.detach()
+
+    @pytest.mark.parametrize("size", [0, -8, 3, 2048])
+    def test_a_size_that_cannot_be_is_the_callers_mistake(self, size: int) -> None:
+        with closing(GuestMemory(4 * MIB)) as memory, pytest.raises(MisuseError, match=f"power of two, not {size}$"):
+            BalloonDevice(Timeline(SimulatedClock()), memory, 4 * MIB, sizes=[size])
+
+    def test_what_is_due_is_taken_one_by_one(self, rig: Rig) -> None:
+        rig.up()
+        device = rig.device
+        device.interrupt(1)
+        device.config_interrupt()
+        device.due |= DUE_SERVE << 2 | DUE_ASKED
+        device.write_config(CONFIG_ACTUAL, (1).to_bytes(4, "little"))
+        device.refuse("config-write", "a test")
+        taken = list(iter(device.take_due, None))
+        assert taken == [("actual", 0), ("rules", 0), ("config", 0), ("interrupt", 1), ("serve", 2)]
+        assert device.due == 0
+        device.due = DUE_ASKED
+        assert device.take_due() is None

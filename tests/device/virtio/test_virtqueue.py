@@ -318,14 +318,14 @@ class TestSetUp:
             pair.queue.push(element)
             with pytest.raises(GuestFault):
                 pair.queue.peek(0)
-            pair.queue.clear(SIZE)
+            pair.queue.clear()
         assert pair.driver.take() is None
         assert (pair.queue.last_avail, pair.queue.desc, pair.queue.in_use) == (0, 0, 0)
 
     def test_a_buffer_of_the_ring_before_a_restart_is_not_returned_to_the_new_one(self, pair: Pair) -> None:
         pair.driver.add([(DATA, 4)])
         element = pair.pop()
-        pair.queue.clear(SIZE)
+        pair.queue.clear()
         pair.queue.configure(SIZE, pair.driver.desc, pair.driver.avail, pair.driver.used)
         pair.queue.start(pair.memory, event_idx=False, indirect=False, last_avail=1)
         pair.queue.push(element)

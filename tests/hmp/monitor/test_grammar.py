@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmp.monitor import grammar
-from hmp.monitor.errors import SyntaxRefused
+from hmp.monitor import SyntaxRefused, grammar
 from hmp.monitor.monitor import Monitor
 from tests.support.machines import monitor_on
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hmp.monitor.history import HISTORY_LIMIT, History
+from hmp.monitor.monitor import HISTORY_LIMIT, History
 
 
 def filled(*lines: str) -> History:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from device.clock import MS, SECOND
-from hmp.monitor.history import HISTORY_LIMIT
-from hmp.monitor.monitor import Monitor, Reply, find_command
+from device.machine.events import SampleArrived
+from hmp.monitor.monitor import HISTORY_LIMIT, Monitor, Reply, find_command
 from hmp.monitor.registry import TABLE
 from tests.support.machines import build, complete, device_of, monitor, monitor_on, run, say, state_of
 
@@ -250,7 +250,7 @@ def test_ten_requests_from_ten_monitors_are_ten_answers_and_one_round_trip() -> 
     monitors = crowd("slow", 10)
     machine = monitors[0].machine
     samples: list[object] = []
-    machine.subscribe(lambda name, data: samples.append(data) if name == "BALLOON" else None)
+    machine.subscribe(lambda event: samples.append(event) if isinstance(event, SampleArrived) else None)
     replies = [each.execute("info balloon") for each in monitors]
     texts: list[str] = []
     for reply in replies:

@@ -10,9 +10,8 @@ import pytest
 
 from device.clock import SECOND, SIMULATED_EPOCH
 from device.machine.machine import Machine
-from hmp.monitor import qom
+from hmp.monitor import CommandError, qom
 from hmp.monitor.commands.qom import pretty
-from hmp.monitor.errors import CommandError
 from tests.support.machines import build, device_of, monitor, monitor_on, run, say
 
 DEVICE = "/machine/peripheral/balloon0"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hmp.monitor import qom
-from hmp.monitor.errors import CommandError
+from hmp.monitor import CommandError, qom
 from tests.support.machines import build, device_of, monitor_on, run, say, state_of
 
 DEVICE = "/machine/peripheral/balloon0"

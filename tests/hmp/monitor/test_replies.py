@@ -10,7 +10,7 @@ import pytest
 
 from device.machine.machine import Machine
 from hmp.config import Config, make_machine
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.monitor.replies import MAX_BYTES, load
 from tests.hmp.qmp.test_protocol import Talk
 from tests.support.machines import build, monitor, run

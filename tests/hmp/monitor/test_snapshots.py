@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from device.clock import SECOND, Clock
+from device.guest.table import make_guest
+from device.machine.machine import Machine
 from device.state import SnapshotError
+from device.virtio.spec import MIB
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import TAG_LIMIT, DirectoryStore, MemoryStore
+from tests.hmp.qmp.test_protocol import Talk
 from tests.support.machines import build, monitor, monitor_on, run, say, state_of
 from tests.support.rig import HandGuest
 
@@ -95,12 +101,67 @@ class TestCommands:
     def test_monitors_share_the_snapshots_and_hear_of_them(self) -> None:
         machine = build()
         events: list[object] = []
-        machine.subscribe(lambda name, data: events.append((name, data)))
+        machine.subscribe(lambda event: events.append((event.name, event.data)))
         first, second = monitor(machine), monitor(machine)
         say(first, "savevm a")
-        assert events == [("SNAPSHOT_DONE", {"tag": "a"})]
+        assert events == [("STOP", {}), ("RESUME", {}), ("SNAPSHOT_DONE", {"tag": "a"})]
         assert say(second, "loadvm a") == ""
         assert machine.snapshot_tags() == ["a"]
+
+    def test_qmp_hears_what_qemu_says_of_them(self, store: snapshots.Store) -> None:
+        """As measured: STOP and RESUME of a VM that runs, before the reply, and nothing else."""
+        machine = build()
+        machine.store = store
+        talk = Talk(machine, "qemu")
+
+        def heard(line: str) -> list[str]:
+            message = {"execute": "human-monitor-command", "arguments": {"command-line": line}}
+            return [each.get("event", "reply") for each in talk.send(json.dumps(message))]
+
+        assert heard("savevm a") == heard("savevm a") == ["STOP", "RESUME", "reply"]
+        assert heard("savevm") == ["STOP", "RESUME", "reply"]
+        machine.set_balloon(400 * MIB)
+        machine.advance(SECOND)
+        talk.heard()
+        assert heard("loadvm a") == ["STOP", "RESUME", "reply"]
+        machine.set_balloon(400 * MIB)
+        machine.advance(SECOND)
+        machine.stop()
+        talk.heard()
+        assert heard("savevm b") == heard("loadvm a") == heard("loadvm nosuch") == heard("delvm a") == ["reply"]
+        assert machine.run_state == "paused"
+        machine.reset()
+        talk.heard()
+        assert heard("savevm c") == ["reply"]
+        assert machine.run_state == "prelaunch"
+
+    def test_vm_time_stands_still_meanwhile(self, store: snapshots.Store) -> None:
+        now = [10 * SECOND]
+
+        def slow() -> int:
+            now[0] += 1000
+            return now[0]
+
+        machine = Machine(Clock("real", slow, slow), ram=64 * MIB, guest=make_guest("linux"))
+        machine.start()
+        states: list[str] = []
+        machine.subscribe(lambda event: states.append(f"{event.name} {machine.run_state}"))
+        machine.store = store
+        assert say(monitor(machine), "savevm a") == ""
+        assert states == ["STOP paused", "RESUME running", "SNAPSHOT_DONE running"]
+        [summary] = store.summaries()
+        assert summary.vm_time <= machine.vm_clock.now() < summary.vm_time + 20_000
+        machine.close()
+
+    def test_one_that_fails_lets_the_vm_run_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(snapshots, "BYTES_LIMIT", 1000)
+        there = monitor_on()
+        events: list[str] = []
+        there.machine.subscribe(lambda event: events.append(event.name))
+        assert say(there, "savevm a").startswith("Error: snapshots in memory may have")
+        assert (events, there.machine.run_state) == (["STOP", "RESUME"], "running")
+        assert say(there, "savevm a/b").startswith("Error: 'a/b' cannot name a snapshot")
+        assert events == ["STOP", "RESUME"], "it was not stopped for that"
 
     def test_a_monitor_that_waits_is_asked_for_again(self) -> None:
         machine = build("slow")
@@ -122,7 +183,10 @@ class TestCommands:
         there.machine.store = store
         say(there, "savevm x")
         there.machine.replace_guest(Elsewhere())
+        events: list[str] = []
+        there.machine.subscribe(lambda event: events.append(event.name))
         assert say(there, "savevm y") == "Error: it runs elsewhere\n"
+        assert events == []
         assert "it runs elsewhere" in say(there, "loadvm x")
         assert store.tags() == ["x"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hmp.config import Config
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.qemu.command_line import read
 from hmp.qemu.table import WITH_VALUE, WITHOUT
 from tests.support.programs import Talker

@@ -8,6 +8,17 @@ from typing import Any
 import pytest
 
 from device.clock import SECOND, SIMULATED_EPOCH
+from device.machine.events import (
+    ActualChanged,
+    ClientRefused,
+    DriverMissing,
+    GuestGone,
+    RuleBroken,
+    SampleArrived,
+    SnapshotDone,
+    TargetReached,
+    WasReset,
+)
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.monitor.dialects import DIALECTS
@@ -281,7 +292,7 @@ class TestBalloonChange:
         before = len(machine.host_timers)
         (ear,) = ears(machine, "seed")
         ear.run("query-balloon")
-        machine.emit("BALLOON_CHANGE", {"actual": 1})
+        machine.emit(ActualChanged(1))
         assert (len(machine.host_timers), len(machine.requests.pending)) == (before + 1, 1)
         ear.session.hub.close()
         assert (len(machine.host_timers), len(machine.requests.pending)) == (before, 0)
@@ -325,7 +336,7 @@ class TestRunState:
         (ear,) = ears(machine, "qemu")
         machine.stop()
         assert [list(each) for each in ear.events()] == [["timestamp", "event"]]
-        machine.emit("RESET", {"guest": False, "reason": "x"})
+        machine.emit(WasReset(guest=False, reason="x"))
         assert [list(each) for each in ear.events()] == [["timestamp", "event", "data"]]
 
     def test_nothing_before_negotiation_nothing_after_closing(self) -> None:
@@ -343,8 +354,11 @@ class TestRunState:
     def test_the_machines_own_events_stay_inside(self) -> None:
         machine = build("linux")
         (ear,) = ears(machine, "seed")
-        for name in ("BALLOON", "BALLOON_TARGET", "GUEST_FAULT", "DRIVER", "GUEST_GONE"):
-            machine.emit(name, {"actual": 1})
+        sample = machine.device and machine.device.stats.sample
+        assert sample is not None
+        own = SampleArrived(sample), TargetReached(1), RuleBroken("bad-pfn", "x"), GuestGone("x"), DriverMissing("x")
+        for event in (*own, ClientRefused("x"), SnapshotDone("x")):
+            machine.emit(event)
         assert ear.events() == []
 
 

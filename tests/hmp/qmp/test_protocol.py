@@ -313,10 +313,11 @@ class TestEnding:
         assert [each.get("event", "reply") for each in heard] == ["POWERDOWN", "reply", "SHUTDOWN"]
         assert heard[2]["data"] == {"guest": True, "reason": "guest-shutdown"}
 
-    def test_a_device_is_not_unplugged_twice(self) -> None:
+    def test_an_unplug_may_be_asked_for_again(self) -> None:
+        """As in QEMU 7.2, whose pc lets it be repeated until the guest hears."""
         talk = Talk(build("nodriver"))
-        assert talk.ask("device_del", id="balloon0") == {"return": {}}
-        assert talk.fails("device_del", id="balloon0")[1].endswith("is already in the process of unplug")
+        for _ in range(3):
+            assert talk.ask("device_del", id="balloon0") == {"return": {}}
         talk.machine.stop()
         assert talk.heard()[-1]["event"] == "STOP"  # nothing was kept back
 

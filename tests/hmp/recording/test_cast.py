@@ -13,7 +13,7 @@ import sys
 import pexpect
 import pytest
 
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.recording.cast import MARKER, OUTPUT, Cast, create, event_line, header_line
 from hmp.recording.recorder import Recorder
 from tests.support.casts import ROOT, environment, output, read, screen

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from device.machine.events import WasReset
 from hmp.sockets.clients import UNFINISHED_LIMIT
 from hmp.sockets.connection import SEND_SIZE, STALL_LIMIT, UNSENT_LIMIT
 from tests.support.programs import Program
@@ -55,7 +56,7 @@ class TestNeverReading:
             stuck, other = await served.qmp(), await served.qmp()
             most = 0
             for _ in range(3 * UNSENT_LIMIT // 1000):
-                served.machine.emit("RESET", {"reason": "x" * 1000})
+                served.machine.emit(WasReset(guest=False, reason="x" * 1000))
                 most = max(most, *(each.unsent for each in served.server.connections))
                 assert (await other.event())["event"] == "RESET"
             assert UNSENT_LIMIT < most < UNSENT_LIMIT + 2000

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 
+from device.machine.events import Stopped, WasReset
 from hmp.sockets.connection import RECEIVE_SIZE, UNHEARD_CLIENTS, UNSENT_LIMIT
 from tests.support.sockets import Served, play
 
@@ -47,7 +48,7 @@ class TestGone:
             kept = weakref.ref(connection)
             del connection
             while served.server.connections:
-                served.machine.emit("RESET", {"reason": "x" * (UNSENT_LIMIT // 10)})
+                served.machine.emit(WasReset(guest=False, reason="x" * (UNSENT_LIMIT // 10)))
                 await served.settle()
             assert kept() is None
 
@@ -65,7 +66,7 @@ class TestMuchToRun:
             served.server.now = Ticking()
             other = await served.hmp()
             told: list[str] = []
-            served.machine.subscribe(lambda name, data: told.append(name))
+            served.machine.subscribe(lambda event: told.append(event.name))
             for number in range(300):
                 client = await served.hmp()
                 await client.send((b"stop\n", b"cont\n")[number % 2] + b"info name\n" * 1000)
@@ -86,7 +87,7 @@ class TestBalloonEvents:
             (stuck,) = served.server.connections
             asks = await served.qmp()
             while not stuck.unsent:
-                served.machine.emit("RESET", {"reason": "x" * 1000})
+                served.machine.emit(WasReset(guest=False, reason="x" * 1000))
             sizes = set()
             for megabytes in range(100, 200):
                 await asks.ask("balloon", value=megabytes << 20)
@@ -105,9 +106,9 @@ class TestBalloonEvents:
             late, asks = await served.qmp(), await served.qmp()
             count = 300
             for _ in range(count):
-                served.machine.emit("RESET", {"reason": "x" * 1000})
+                served.machine.emit(WasReset(guest=False, reason="x" * 1000))
                 await asks.ask("query-balloon")
-            served.machine.emit("STOP", {})
+            served.machine.emit(Stopped())
             names = []
             while names[-1:] != ["STOP"]:
                 names.append((await late.message())["event"])

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from hmp.addresses import Address
-from hmp.monitor.errors import UsageError
+from hmp.config import Config
+from hmp.monitor import UsageError
 from hmp.sockets.listeners import Listener, listen
+from hmp.sockets.service import Serving
 from tests.support.timing import PATIENCE
 
 
@@ -243,13 +245,17 @@ class TestAllOrNone:
         assert not list(tmp_path.iterdir())
 
 
-def test_the_limit_on_open_files_is_raised(tmp_path: Path, opened: list[Listener]) -> None:
+def test_the_limit_on_open_files_is_raised(tmp_path: Path) -> None:
+    config = Config()
+    config.addresses = [Address("qmp", f"unix:{tmp_path}/socket")]
+    serving = Serving(config)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
-        opened += listen([Address("qmp", f"unix:{tmp_path}/socket")], allow_remote=False)
+        serving.listen()
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
+        serving.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from device.machine.events import ClientRefused
 from hmp.sockets.opening import Opening
 from hmp.sockets.server import FOREIGN_SPACING
 from tests.support.machines import state_of
@@ -165,7 +166,7 @@ class TestServed:
     def test_it_is_told_now_and_then(self) -> None:
         async def scene(served: Served) -> None:
             told = []
-            served.machine.subscribe(lambda name, data: told.append(data["why"]) if name == "CLIENT_REFUSED" else None)
+            served.machine.subscribe(lambda event: told.append(event.why) if isinstance(event, ClientRefused) else None)
 
             async def come(data: bytes) -> None:
                 client = await served.raw()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmp.monitor.history import HISTORY_LIMIT, History
+from hmp.monitor.monitor import HISTORY_LIMIT, History
 from hmp.sockets import readline
 from hmp.sockets.readline import LINE_LIMIT, PROMPT, TYPE_AHEAD_LIMIT, Line, LineEditor, Output
 

@@ -104,9 +104,9 @@ class TestToolbar:
 
     def test_a_hung_or_dead_guest_shows(self, machine):
         machine.start()
-        machine.guest.hang()
+        machine.guest.controls.hang()
         assert "linux hung" in toolbar.text(machine, 80)
-        machine.guest.panic()
+        machine.guest.controls.panic()
         assert "linux panicked" in toolbar.text(machine, 80)
 
     def test_without_a_device(self, machine):

@@ -14,15 +14,15 @@ from prompt_toolkit.output import DummyOutput
 
 from device.clock import SECOND, SimulatedClock
 from device.guest.table import make_guest
+from device.machine.events import RuleBroken
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.drive import MachineDriver
+from hmp.monitor import TOO_LONG
 from hmp.monitor.dialects import DIALECTS
-from hmp.monitor.errors import TOO_LONG
-from hmp.monitor.history import history_path
 from hmp.monitor.monitor import Monitor
 from hmp.terminal.events import FAULT_SPACING, Announcer
-from hmp.terminal.history import KEEP_BYTES, FileHistory
+from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path
 from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen
 from hmp.terminal.session import Session
@@ -283,9 +283,9 @@ class TestEvents:
         now = [0.0]
         announcer = Announcer(lines.append, now=lambda: now[0])
         for _ in range(1000):
-            announcer.hear("GUEST_FAULT", {"rule": "bad-pfn", "detail": "x" * 1000})
+            announcer.hear(RuleBroken("bad-pfn", "x" * 1000))
         now[0] = FAULT_SPACING
-        announcer.hear("GUEST_FAULT", {"rule": "bad-actual", "detail": "5"})
+        announcer.hear(RuleBroken("bad-actual", "5"))
         assert lines == [
             f"the guest broke a rule: bad-pfn ({'x' * 60})",
             "the guest broke a rule and 999 times before: bad-actual (5)",

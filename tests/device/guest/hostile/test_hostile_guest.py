@@ -13,7 +13,7 @@ from device.machine.machine import Machine
 from device.virtio.spec import MIB, TIB
 from tests.support.machines import build, device_of, monitor, run, say
 from tests.support.rig import Modelled
-from tests.support.snapshots import restore, saved, settled
+from tests.support.snapshots import restore, saved, settled, state_in, with_state
 
 PATH = "/machine/peripheral/balloon0/virtio-backend"
 SEEDS = range(12)
@@ -106,7 +106,7 @@ def test_the_same_seed_is_the_same_story() -> None:
             for _ in range(20):
                 m.info()
                 m.advance(1)
-            return m.device.refused, m.device.last_refusal, m.guest.controls(), m.device.actual
+            return m.device.refused, m.device.last_refusal, m.guest.shown(), m.device.actual
 
     assert story("hostile,seed=5") == story("hostile,seed=5")
     assert story("hostile,seed=5") != story("hostile,seed=6")
@@ -148,12 +148,12 @@ def test_an_odd_answer_is_still_an_answer(rule: str) -> None:
 
 def test_it_is_hung_and_woken_unplugged_and_plugged_like_any_guest() -> None:
     with Modelled("hostile,seed=1") as m:
-        m.guest.hang()
+        m.guest.controls.hang()
         m.advance(20)
         refused = dict(m.device.refused)
         m.advance(20)
         assert m.device.refused == refused, "a hung driver does nothing, bad or good"
-        m.guest.wake()
+        m.guest.controls.wake()
         m.advance(20)
         assert m.device.refused != refused
         m.machine.device_del("balloon0")
@@ -162,9 +162,9 @@ def test_it_is_hung_and_woken_unplugged_and_plugged_like_any_guest() -> None:
         m.machine.device_add("again")
         m.advance(20)
         assert m.device.refused != {}
-        m.guest.unload_driver()
+        m.guest.controls.unload_driver()
         m.advance(20)
-        m.guest.load_driver()
+        m.guest.controls.load_driver()
         assert m.info() == "answered"
 
 
@@ -218,9 +218,9 @@ def test_a_storm_that_never_ends_costs_less_and_less() -> None:
     device, guest = device_of(there), machine.guest
     guest.driver.report(guest.records())  # type: ignore[attr-defined]
     before = device.refused["unsolicited-stats"]
-    guest.hang()
+    guest.controls.hang()
     start = machine.clock.now()
-    guest.wake()
+    guest.controls.wake()
     reply = run(there, "sim sleep 5")
     assert (reply.failed, machine.clock.now() - start) == (False, 5 * SECOND)
     assert device.refused["kick-storm"] < 60, "a millisecond's pause would make it thousands"
@@ -241,3 +241,17 @@ def test_a_storm_that_never_ends_costs_less_and_less() -> None:
 def test_odd_words_are_refused(spec: str, words: str) -> None:
     with pytest.raises(MisuseError, match=words):
         make_guest(spec)
+
+
+def test_a_snapshot_that_calls_an_attack_a_trick_is_loaded() -> None:
+    """Those made before the timer was renamed."""
+    with Modelled("hostile") as m, Modelled("hostile") as other:
+        m.advance(0.01)
+        state = state_in(saved(m.machine))
+        timers = state["guest"]["state"]["timers"]
+        timers["trick"] = timers.pop("attack")
+        restore(other.machine, with_state(saved(m.machine), state))
+        other.guest = other.machine.guest
+        before = other.guest.attacks
+        other.advance(2)
+        assert other.guest.attacks > before

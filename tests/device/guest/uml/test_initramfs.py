@@ -20,7 +20,7 @@ from device.guest.uml.guest import parse_meminfo
 from device.guest.uml.initramfs import Archive
 from device.guest.uml.parts import Parts, build_initramfs, find_parts
 from device.guest.uml.process import make_directory
-from hmp.monitor.errors import UsageError
+from hmp.monitor import UsageError
 from hmp.options import parse
 from tests.support.real import Real
 
@@ -258,14 +258,15 @@ class TestConsole:
         os.write(guest_out, b"noise\n@@total 117868\n@@up 0\n")
         console.receive()
         assert (console.up, console.total) == (0, 117868 << 10)
-        number = console.send("ls")
+        answers: list[tuple[int, str]] = []
+        assert console.send("ls", lambda *answer: answers.append(answer)) == 1
         assert os.read(guest_in, 100) == b"1\nls\n"
         os.write(guest_out, b"one\ntwo\n@@1")
         console.receive()
-        assert console.results == {}
-        os.write(guest_out, b" 3\n")
+        assert answers == []
+        os.write(guest_out, b" 3\n@@1 3\n")
         console.receive()
-        assert console.results.pop(number) == (3, "one\ntwo")
+        assert answers == [(3, "one\ntwo")]
         os.close(guest_in)
         os.close(guest_out)
         console.receive()
@@ -274,7 +275,8 @@ class TestConsole:
 
     def test_what_the_guest_prints_is_bounded(self) -> None:
         console, guest_in, guest_out = self.pair()
-        number = console.send("yes")
+        answers: list[str] = []
+        console.send("yes", lambda status, text: answers.append(text))
         for _ in range(40):
             os.write(guest_out, b"y\n" * 30_000)
             console.receive()
@@ -283,7 +285,7 @@ class TestConsole:
             console.receive()
         os.write(guest_out, b"\n@@1 0\n")
         console.receive()
-        assert len(console.results[number][1]) <= 3 << 18
+        assert len(answers[0]) <= 3 << 18
         assert len(console.tail) <= 8192
         for fd in (guest_in, guest_out):
             os.close(fd)
@@ -292,10 +294,10 @@ class TestConsole:
     def test_answers_nobody_asked_for_are_dropped(self) -> None:
         console, guest_in, guest_out = self.pair()
         os.write(guest_out, b"@@7 0\n@@x 1\n@@1 99999999999999999999\n@@\n@@-1 0\n")
-        console.send("true", wait=False)
-        os.write(guest_out, b"@@1 0\n")
+        console.send("true")
+        console.forget(console.send("true", lambda *answer: pytest.fail(str(answer))))
+        os.write(guest_out, b"@@1 0\n@@2 0\n")
         console.receive()
-        assert console.results == {}
         for fd in (guest_in, guest_out):
             os.close(fd)
         console.close()

@@ -6,6 +6,7 @@ The real kernel is in tests/conformance/test_real_kernel.py.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_wedged_kernel_keeps_nobody_waiting(place: Path, spec: str, tmp_path: 
 
         takes_less_than(1, request)
         with pytest.raises(MisuseError, match="it is not up yet"):
-            real.guest.alloc(MIB)
+            real.guest.controls.alloc(MIB)
         group = real.guest.process.pid
         assert len(living(group)) >= 2
         real.machine.power_down()
@@ -127,13 +128,13 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
     script(tmp_path / "kernel", "echo '@@total 50000'; echo '@@up 0'; sleep 1000")
     with Real(spec, memory=64) as real:
         real.until(lambda: real.guest.process.console.up == 0)
-        real.until(lambda: "CONFIG_VIRTIO_UML" in real.guest.controls().get("gone", ""))
+        real.until(lambda: "CONFIG_VIRTIO_UML" in real.guest.shown().get("gone", ""))
         assert real.ask()[0] == "unsupported"
 
         def order() -> float:
             start = time.monotonic()
             with pytest.raises(MisuseError, match="still works on it after"):
-                real.guest.shell("true", 100_000_000)
+                real.done(real.guest.shell("true", lambda answer: answer()[0], 100_000_000))
             return time.monotonic() - start
 
         takes_less_than(1, order)
@@ -141,7 +142,7 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
             for _ in range(5000):
                 real.guest._order("x" * size)  # as far as the pipe holds it
         with pytest.raises(MisuseError, match="its console takes nothing"):
-            real.guest.shell("true")
+            real.shell("true")
         assert real.machine.running
 
 
@@ -151,7 +152,7 @@ def test_a_module_of_another_kernel(place: Path, spec: str, tmp_path: Path) -> N
         request = real.machine.request_stats(10**10)
         real.until(lambda: request.state != "pending")
         assert request.state == "unsupported"
-        assert "does the module belong to it?" in real.guest.controls()["gone"]
+        assert "does the module belong to it?" in real.guest.shown()["gone"]
         assert real.named("DRIVER_MISSING") == [{"why": real.guest.gone}]
 
 
@@ -172,3 +173,93 @@ def test_the_kernel_gets_its_command_line_and_a_plain_environment(
     assert device.endswith("/balloon:5")
     assert "SECRET" not in (tmp_path / "env").read_text()
     assert len((tmp_path / "fds").read_text().splitlines()) <= 6, "three, the listing's own, and none of ours"
+
+
+SHELL = """
+exec 3<&0
+echo '@@total 50000'; echo '@@up 0'
+while read -r number <&3 && read -r line <&3; do
+    case "$line" in
+        alloc*) echo 1048576; status=0;;
+        *meminfo*) echo 'MemTotal: 50000 kB'; echo 'MemAvailable: 40000 kB'; status=0;;
+        *insmod*) echo 'insmod: odd'; status=1;;
+        *sysrq*) echo 'Kernel panic - not syncing: sysrq'; exit 1;;
+        *rmmod*) read -r _ < GATE; status=0;;
+    esac
+    echo "@@$number $status"
+done
+"""
+"""A kernel that boots and has a shell, which answers as a real one does, but for rmmod: that waits for a line in GATE."""
+
+
+@pytest.fixture
+def shell(place: Path, spec: str, tmp_path: Path) -> Iterator[Real]:
+    os.mkfifo(tmp_path / "gate")
+    script(tmp_path / "kernel", SHELL.replace("GATE", str(tmp_path / "gate")))
+    with Real(spec, memory=64) as real:
+        real.until(lambda: real.guest.process.console.up == 0)
+        yield real
+
+
+class TestTasks:
+    """What takes the guest's shell a while is a task: whoever asked waits for it as for anything else."""
+
+    def test_a_task_ends_with_its_result(self, shell: Real) -> None:
+        task = shell.guest.controls.alloc(MIB)
+        ended: list[int] = []
+        task.on_done = lambda task: ended.append(task.result)
+        assert task.pending
+        assert shell.done(task) == MIB
+        assert ended == [MIB]
+        assert task.error is None
+
+    def test_a_target_is_set_once_the_floor_is_known(self, shell: Real) -> None:
+        task = shell.machine.set_balloon(48 * MIB)
+        assert task is not None
+        assert shell.device.target == 64 * MIB
+        shell.done(task)
+        assert shell.device.target == 48 * MIB
+        floor = 64 * MIB - (40000 << 10) + 4 * MIB
+        with pytest.raises(MisuseError, match=f"would not survive less than {-(-floor // MIB)}M"):
+            shell.done(shell.machine.set_balloon(floor - MIB))
+        assert shell.device.target == 48 * MIB
+
+    def test_a_target_for_a_device_that_went_meanwhile(self, shell: Real) -> None:
+        task = shell.machine.set_balloon(48 * MIB)
+        shell.machine.device_del("balloon0")
+        shell.machine.driver_released()
+        with pytest.raises(MisuseError, match="No balloon device"):
+            shell.done(task)
+
+    def test_a_reset_ends_what_waits(self, shell: Real) -> None:
+        task = shell.guest.controls.unload_driver()
+        shell.machine.reset()
+        with pytest.raises(MisuseError, match="cannot do that: it was reset"):
+            shell.done(task)
+        late = shell.machine.set_balloon(60 * MIB)
+        assert late is None, "a kernel that boots has no shell: its floor is a guess"
+        assert shell.device.target == 60 * MIB
+
+    def test_a_cancelled_task_tells_nobody(self, shell: Real, tmp_path: Path) -> None:
+        task = shell.guest.controls.unload_driver()
+        task.on_done = lambda task: pytest.fail("nobody waits for it")
+        task.cancel()
+        (tmp_path / "gate").write_text("go\n")
+        assert shell.done(shell.guest.controls.alloc(MIB)) == MIB, "the shell has gone on"
+        shell.machine.reset()
+        assert not task.pending
+
+    def test_what_the_shell_says_went_wrong(self, shell: Real) -> None:
+        with pytest.raises(MisuseError, match="the uml guest's shell failed: insmod: odd"):
+            shell.done(shell.guest.controls.load_driver())
+        assert not shell.guest.booting
+
+    def test_a_panic_is_what_was_asked_for(self, shell: Real) -> None:
+        assert shell.done(shell.guest.controls.panic()) == 0
+        assert shell.named("GUEST_PANICKED") == [{"action": "run"}]
+
+    def test_a_kernel_that_dies_under_a_task(self, shell: Real) -> None:
+        task = shell.guest.controls.unload_driver()
+        os.killpg(shell.guest.process.pid, signal.SIGKILL)
+        with pytest.raises(MisuseError, match="cannot do that: its kernel was killed by SIGKILL"):
+            shell.done(task)

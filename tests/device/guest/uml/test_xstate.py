@@ -165,14 +165,14 @@ class TestGuest:
             told, lines = self.given(tmp_path, real)
             assert told
             assert {"Seccomp:\t2", "NoNewPrivs:\t1"} <= lines
-            assert real.guest.controls()["processor"] == xstate.NOTE
+            assert real.guest.shown()["processor"] == xstate.NOTE
 
     def test_one_on_any_other(self, place: Path, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(xstate, "needs_help", lambda: False)
         with Real(spec, memory=64) as real:
             told, _ = self.given(tmp_path, real)
             assert not told
-            assert "processor" not in real.guest.controls()
+            assert "processor" not in real.guest.shown()
 
     def test_a_filter_that_is_refused_is_the_reason(
         self, place: Path, spec: str, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from device.errors import MisuseError
 from device.guest.table import make_guest
 from device.guest.vhost_user import wire
 from device.machine.machine import Machine
-from device.virtio.spec import MIB, bit
+from device.virtio.spec import F_VERSION_1, MIB, bit
 from tests.support.descriptors import open_descriptors
 from tests.support.frontend import FEATURES, FrontEnd
 from tests.support.real import Real
@@ -52,7 +52,7 @@ class TestLife:
         real.until(lambda: request.state != "pending")
         assert request.state == "timed out"
         assert real.sample == {FREE: 7}
-        assert real.guest.controls()["gone"] == "its front end hung up"
+        assert real.guest.shown()["gone"] == "its front end hung up"
 
     def test_another_one_may_come(self, real: Real, path: str) -> None:
         with FrontEnd(real, path) as front:
@@ -63,7 +63,7 @@ class TestLife:
             front.up(prime=[(FREE, 8)])
             assert real.sample == {FREE: 8}
             assert real.device.pages.count == 0
-            assert real.guest.controls() == {}
+            assert real.guest.shown() == {}
 
     def test_a_second_one_waits_in_line(self, real: Real, front: FrontEnd, path: str) -> None:
         front.up()
@@ -175,6 +175,126 @@ class TestLife:
         assert "cannot be saved" in make_guest("uml").snapshot_refusal
 
 
+def restart(front: FrontEnd, *indices: int, base: int | None = None) -> None:
+    """Take rings out of service, all before the first comes back, as a front end does whose machine is stopped."""
+    bases = [front.ask(wire.GET_VRING_BASE, PAIR.pack(index, 0)) for index in indices]
+    for index, told in zip(indices, bases, strict=True):
+        front.send(wire.SET_VRING_BASE, told if base is None else PAIR.pack(index, base))
+        front.send(wire.SET_VRING_KICK, struct.pack("<Q", index), [front.kicks[index]])
+
+
+def switch(front: FrontEnd, *indices: int) -> None:
+    """Disable rings, then enable them."""
+    for enabled in (0, 1):
+        for index in indices:
+            front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, enabled))
+
+
+PARKED: dict[str, Callable[[FrontEnd], None]] = {
+    "a memory table": lambda front: front.send(wire.SET_MEM_TABLE, front.table(), [front.memfd]),
+    "a stopped ring": lambda front: restart(front, 2),
+    "a disabled ring": lambda front: switch(front, 2),
+    "all rings stopped": lambda front: restart(front, 0, 1, 2),
+    "all rings disabled": lambda front: switch(front, 2, 1, 0),
+}
+
+
+class TestASampleThatIsSeenAgain:
+    """Its age counts from when it came first: it never gets younger without a new answer."""
+
+    @pytest.mark.parametrize("asked", [False, True])
+    @pytest.mark.parametrize("how", PARKED)
+    def test_is_no_news(self, real: Real, front: FrontEnd, how: str, asked: bool) -> None:
+        front.up(prime=[(FREE, 7)])
+        if asked:
+            request = real.machine.request_stats(10**10)
+            assert front.queues[STATS].take() is not None
+            front.fill([(FREE, 8)])
+            front.kick(STATS)
+            assert request.state == "answered"
+        sample = real.device.stats.sample
+        assert sample is not None
+        when, came = (sample.collected, sample.wall), len(real.named("BALLOON"))
+        PARKED[how](front)
+        assert real.device.live
+        assert real.sample == {FREE: 8 if asked else 7}
+        assert real.device.stats.sample is sample
+        assert real.device.stats.told is sample
+        assert (sample.collected, sample.wall) == when
+        assert len(real.named("BALLOON")) == came
+        assert real.device.stats.held is not None
+        request = real.machine.request_stats(10**10)
+        assert front.queues[STATS].take() is not None
+        front.fill([(FREE, 9)])
+        front.kick(STATS)
+        assert (request.state, real.sample) == ("answered", {FREE: 9})
+        assert real.device.stats.sample is not sample
+        assert real.device.refused == {}
+
+    def test_answers_nobody_who_waits(self, real: Real, front: FrontEnd) -> None:
+        front.up(prime=[(FREE, 7)])
+        switch(front, 2)
+        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 0))
+        request = real.machine.request_stats(10**10)
+        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 1))
+        assert request.state == "pending"
+        assert front.queues[STATS].take() is not None, "the guest is asked"
+        front.fill([(FREE, 8)])
+        front.kick(STATS)
+        assert request.state == "answered"
+
+    def test_is_one_if_it_says_something_else(self, real: Real, front: FrontEnd) -> None:
+        front.up(prime=[(FREE, 7)])
+        before = real.device.stats.sample
+        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 0))
+        front.region.buffer[MIB + 2 : MIB + 3] = b"\x09"
+        front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 1))
+        assert before is not None
+        assert real.sample == {FREE: 9}
+        assert real.device.stats.sample is not before
+
+    @pytest.mark.parametrize("how", ["set up while in use", "another base", "other features", "another device"])
+    def test_another_driver_that_says_the_same_says_it_anew(self, real: Real, front: FrontEnd, how: str) -> None:
+        front.up(prime=[(FREE, 7)])
+        before = real.device.stats.sample
+        assert before is not None
+        if how == "another base":
+            real.machine.request_stats(10**10)
+            front.queues[STATS].take()
+            front.fill([(FREE, 7)])
+            front.kick(STATS)
+            before = real.device.stats.sample
+            restart(front, 0, 1, 2, base=0)
+        elif how == "another device":
+            real.machine.device_del("balloon0")
+            for index in range(3):
+                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 0))
+            for index in range(3):
+                front.send(wire.SET_VRING_ENABLE, PAIR.pack(index, 1))
+            real.machine.device_add("other")
+        else:
+            front.send(wire.SET_VRING_ENABLE, PAIR.pack(2, 0))
+            if how == "other features":
+                for features in (FEATURES & ~bit(F_VERSION_1), FEATURES):
+                    front.send(wire.SET_FEATURES, struct.pack("<Q", features))
+            else:
+                front.send(wire.SET_VRING_BASE, PAIR.pack(0, 0))
+            front.lay_out(prime=[(FREE, 7)])
+            for index, role in enumerate((INFLATE, DEFLATE, STATS)):
+                front.set_ring(index, front.queues[role], size=128)
+        assert real.sample == {FREE: 7}
+        assert real.device.stats.sample is not before
+
+    def test_another_front_end_that_says_the_same_says_it_anew(self, real: Real, path: str) -> None:
+        seen = []
+        for _ in range(2):
+            with FrontEnd(real, path) as front:
+                front.up(prime=[(FREE, 7)])
+                seen.append(real.device.stats.sample)
+            real.turn(0.01)
+        assert seen[0] is not seen[1]
+
+
 class TestPath:
     """The socket's path: never at the cost of another file."""
 
@@ -247,3 +367,43 @@ class TestPath:
                 real.machine.replace_guest(make_guest("linux"))
                 assert front.cut_off
             assert real.ask()[0] == "answered"
+
+    @pytest.mark.parametrize("spelled", ["{path}", "{directory}/./sock", "{directory}/../{name}/sock"])
+    def test_a_guest_can_be_replaced_by_another_on_the_same_socket(
+        self, path: str, tmp_path: Path, spelled: str
+    ) -> None:
+        """It was refused: something listens there. That was the guest to be replaced."""
+        again = spelled.format(path=path, directory=tmp_path, name=tmp_path.name)
+        before = open_descriptors()
+        with Real(f"vhost-user,path={path}", memory=16) as real:
+            with FrontEnd(real, path) as front:
+                front.up(prime=[(FREE, 7)])
+                waiting = socket.socket(socket.AF_UNIX)
+                waiting.connect(path)
+                real.machine.replace_guest(make_guest(f"vhost-user,path={again}"))
+                real.guest = real.machine.guest
+                assert front.cut_off
+                assert real.device.stats.sample is None
+                assert real.guest.shown() == {"waiting for": f"a front end on {again}"}
+            waiting.sendall(wire.HEADER.pack(wire.GET_QUEUE_NUM, wire.VERSION, 0))
+            real.until(lambda: real.guest.shown() == {})
+            real.turn(0.01)
+            assert waiting.recv(100)[12:] == struct.pack("<Q", 5), "who waited in line is served by the new guest"
+            waiting.close()
+            real.until(real.guest.shown)
+            with FrontEnd(real, path) as front:
+                front.up(prime=[(FREE, 8)])
+                assert real.sample == {FREE: 8}
+        assert not os.path.exists(path)
+        assert open_descriptors() == before
+
+    def test_a_socket_that_somebody_else_put_there_is_not_taken_for_ours(self, path: str) -> None:
+        with Real(f"vhost-user,path={path}", memory=16) as real:
+            os.unlink(path)
+            with socket.socket(socket.AF_UNIX) as live:
+                live.bind(path)
+                live.listen(1)
+                guest = real.machine.guest
+                with pytest.raises(MisuseError, match="is in use: something listens there"):
+                    real.machine.replace_guest(make_guest(f"vhost-user,path={path}"))
+                assert real.machine.guest is guest

@@ -68,7 +68,7 @@ def test_the_power_button_ends_a_machine_whose_guest_listens(guest: str, lines: 
     assert subject.machine.over is over
 
 
-def test_a_reset_keeps_the_target_and_forgets_statistics() -> None:
+def test_a_reset_keeps_target_and_actual_and_forgets_statistics() -> None:
     subject = monitor_on()
     run(subject, "balloon 256")
     run(subject, "sim sleep 5")
@@ -76,7 +76,7 @@ def test_a_reset_keeps_the_target_and_forgets_statistics() -> None:
     run(subject, "stop")
     assert say(subject, "system_reset") == ""
     device = device_of(subject)
-    assert (device.actual, device.target, device.stats.sample) == (512 * MIB, 256 * MIB, None)
+    assert (device.actual, device.target, device.stats.sample) == (256 * MIB, 256 * MIB, None)
     assert device.stats.poll_interval == 7
     run(subject, "cont")
     run(subject, "sim sleep 5")
@@ -143,7 +143,8 @@ def test_never_again_7_after_device_del_a_new_device_serves() -> None:
 def test_a_device_without_a_driver_is_never_let_go_until_reset() -> None:
     subject = monitor_on("nodriver")
     assert say(subject, "device_del balloon0") == ""
-    assert say(subject, "device_del balloon0") == "Error: Device balloon0 is already in the process of unplug\n"
+    for id in ("balloon0", "/machine/peripheral/balloon0", "balloon0"):
+        assert say(subject, f"device_del {id}") == "", "QEMU 7.2's pc takes it again without a word"
     assert say(subject, "info balloon") == "balloon: actual=512\n"
     run(subject, "system_reset")
     assert say(subject, "info balloon") == ERROR_NO_BALLOON

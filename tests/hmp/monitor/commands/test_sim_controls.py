@@ -79,7 +79,7 @@ class TestFaults:
         assert subject.machine.clock.now() == 3 * SECOND // 2
         assert say(subject, "sim delay 3600") == ""
         assert say(subject, "sim delay 0") == ""
-        assert subject.machine.guest.controls() == {}
+        assert subject.machine.guest.shown() == {}
 
     def test_drop_misses_one_or_as_many_as_are_given(self) -> None:
         subject = monitor_on()
@@ -125,9 +125,9 @@ class TestPins:
     def test_every_name_of_a_statistic_will_do(self, name: str) -> None:
         subject = monitor_on()
         say(subject, f"sim set {name} 1")
-        assert subject.machine.guest.pins() == {4: 1}
+        assert subject.machine.guest.controls.pins() == {4: 1}
         assert say(subject, f"sim unset {name}") == ""
-        assert subject.machine.guest.pins() == {}
+        assert subject.machine.guest.controls.pins() == {}
 
     @pytest.mark.parametrize(
         ("stat", "text", "value"),
@@ -145,7 +145,7 @@ class TestPins:
     def test_a_plain_number_is_exact_and_bytes_may_have_a_suffix(self, stat: str, text: str, value: int) -> None:
         subject = monitor_on()
         assert say(subject, f"sim set {stat} {text}") == ""
-        assert list(subject.machine.guest.pins().values()) == [value]
+        assert list(subject.machine.guest.controls.pins().values()) == [value]
 
     def test_alone_it_lists_what_is_pinned(self) -> None:
         subject = monitor_on()

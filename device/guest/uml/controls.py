@@ -1,0 +1,69 @@
+"""What `sim` changes of a real kernel, through the shell on its console."""
+
+from __future__ import annotations
+
+from device.errors import MisuseError
+from device.machine.guest import Controls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.guest.uml.guest import Answer, UmlGuest
+    from device.machine.requests import Task
+
+
+class UmlControls(Controls):
+    """As Controls: a workload, a module that comes and goes, and a panic: each is a task for its shell."""
+
+    guest: UmlGuest
+
+    def alloc(self, size: int) -> Task:
+        """Let a file in the guest's memory grow; it leaves the kernel 8 MiB to live."""
+        return self.guest.shell(f"alloc {size}", self._amount)
+
+    def free(self, size: int) -> Task:
+        """Let that file shrink."""
+        return self.guest.shell(f"free {size}", self._amount)
+
+    def _amount(self, answer: Answer) -> int:
+        status, text = answer()
+        last = text.rpartition("\n")[2]
+        if status or not last.isdigit():
+            raise self._failed(last or str(status))
+        return int(last)
+
+    def _failed(self, why: str) -> MisuseError:
+        return MisuseError(f"the {self.guest.name} guest's shell failed: {why}")
+
+    def load_driver(self) -> Task | None:
+        """Load the balloon driver, if it is not loaded."""
+        if self.guest.driver_loaded:
+            return None
+        task = self.guest.shell("$B insmod /virtio_balloon.ko 2>&1", self._moved)
+        self.guest.booting = True
+        return task
+
+    def unload_driver(self) -> Task:
+        """Unload the balloon driver, which empties the balloon, if it is loaded."""
+        return self.guest.shell("$B rmmod virtio_balloon 2>&1", self._moved)
+
+    def _moved(self, answer: Answer) -> int:
+        try:
+            status, text = answer()
+            if status and "File exists" not in text and "No such file" not in text:
+                raise self._failed(text.strip() or str(status))
+        except MisuseError:
+            self.guest.booting = False
+            raise
+        return status
+
+    def panic(self) -> Task:
+        """Let the kernel crash by its own means (SysRq c)."""
+        return self.guest.shell("echo c > /proc/sysrq-trigger", self._died)
+
+    def _died(self, answer: Answer) -> int:
+        try:
+            return answer()[0]
+        except MisuseError:
+            if self.guest.process is not None:  # it lives
+                raise
+            return 0

@@ -1,0 +1,162 @@
+"""Many machines in one process, each with its own clock, seed and sockets: --count N, and the machines of tests."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import os
+import resource
+import signal
+
+from device.errors import MisuseError
+from device.machine.events import Ended
+from hmp import OK
+from hmp.addresses import Address
+from hmp.config import NUMBER, make_machine
+from hmp.drive import MachineDriver
+from hmp.monitor import UsageError, escape
+from hmp.pipe import Front, clean_end, tell_of_ends
+from hmp.sockets.listeners import listen, raise_file_limit
+from hmp.sockets.server import SPARE_DESCRIPTORS, Server
+from hmp.sockets.service import report
+from hmp.streams import complain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hmp.config import Config
+
+_PER_MACHINE = 2
+"""Descriptors of a machine itself: its memory, which Python's mmap opens once more."""
+
+
+def check_descriptors(machines: int, addresses: int) -> None:
+    """Raise UsageError where this process may not open the descriptors that so many machines take."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        with open(os.devnull) as lowest:  # of the numbers that are free
+            used = lowest.fileno()
+    except OSError:
+        used = limit
+    needed = used + machines * (_PER_MACHINE + addresses) + min(SPARE_DESCRIPTORS, limit // 8)
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise UsageError(
+            f"too few open files for {machines} more with {addresses} sockets each: {needed} are needed, "
+            f"this process may have {limit} (ulimit -n)"
+        )
+
+
+def numbered(config: Config, number: int) -> Config:
+    """Return the options of machine `number`. Raises UsageError for an address that it cannot have."""
+    made = copy.copy(config)
+    made.seed = config.seed + number
+    for name in ("name", "snapshot_dir"):
+        value = getattr(config, name)
+        if value is not None:
+            setattr(made, name, value.replace(NUMBER, str(number)))
+    made.addresses = []
+    for address in config.addresses:
+        each = Address(address.kind, address.spec.replace(NUMBER, str(number)))
+        each.host_files = address.host_files
+        made.addresses.append(each)
+    return made
+
+
+class Member:
+    """A machine that listens, and what serves it while `serve` runs. Close it if that never does."""
+
+    server: Server
+    driver: MachineDriver
+    _closed = False
+
+    def __init__(self, config: Config) -> None:
+        """Make the machine and its sockets, or nothing. Raises UsageError naming what cannot be had."""
+        self.config = config
+        try:
+            self.machine = make_machine(config)
+        except MisuseError as error:
+            raise UsageError(str(error)) from None
+        try:
+            self.listeners = listen(config.addresses, allow_remote=config.allow_remote)
+        except BaseException:
+            self.machine.close()
+            raise
+
+    def start(self) -> None:
+        """Let clients in, within the running loop; the machine starts with `serve`."""
+        self.driver = MachineDriver(self.machine, asyncio.get_running_loop())
+        self.driver.start()
+        self.server = Server(self.machine, self.driver, self.listeners, self.config.dialect)
+        self.server.start()
+
+    async def serve(self) -> None:
+        """Run the machine, once the clients came that it waits for, until it ends; then nothing is left of it."""
+        machine, over = self.machine, asyncio.Event()
+        machine.subscribe(lambda event: over.set() if isinstance(event, Ended) else None)
+        try:
+            if any(each.address.wait for each in self.listeners):
+                waits = [asyncio.ensure_future(each) for each in (self.server.clients_came(), over.wait())]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for each in waits:
+                    each.cancel()
+            if not machine.over:
+                machine.start(paused=self.config.paused)
+                self.driver.kick()
+                await over.wait()
+        finally:
+            machine.quit(reason="host-ui")
+            await self.server.stop()
+            self.driver.stop()
+            self.close()
+
+    def close(self) -> None:
+        """Take the machine and its sockets apart; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
+        self.machine.close()
+        for listener in self.listeners:
+            listener.close()
+
+
+class Fleet(Front):
+    """Serves `--count` machines until the last of them ended, or a signal comes."""
+
+    _status = OK
+
+    def run(self) -> int:
+        """Return the exit status. Raises UsageError where not all machines can be had; then there is none."""
+        count, end = self.config.count or 1, clean_end()
+        raise_file_limit()
+        check_descriptors(count, len(self.config.addresses))
+        self._members: list[Member] = []
+        try:
+            for number in range(count):
+                self._members.append(Member(numbered(self.config, number)))
+            end.allow()
+            with asyncio.Runner() as loops:
+                loops.run(self._serve())
+            return self._status
+        finally:
+            for member in self._members:
+                member.close()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(report)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                loop.add_signal_handler(number, self._signalled, number)
+        gc.freeze()  # see Serving.serve
+        gc.set_threshold(5_000, 10, 10)
+        for member in self._members:
+            member.start()
+            tell_of_ends(member.machine)
+        names = [f"{each.address.kind}={escape(each.name)}" for each in self._members[0].listeners]
+        complain(" ".join([f"ready pid={os.getpid()} count={len(self._members)}", *names]))
+        await asyncio.gather(*[member.serve() for member in self._members])
+
+    def _signalled(self, number: int) -> None:
+        self._status = OK if number == signal.SIGTERM else 128 + number
+        for member in self._members:
+            member.machine.quit(reason="host-signal")

@@ -1,0 +1,280 @@
+"""A machine for a test: its addresses, the strings to pull, and what its clients said."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import time
+from datetime import datetime
+
+from device.clock import SECOND, SimulatedClock
+from device.errors import MisuseError
+from device.machine.events import Ended
+from hmp.monitor import UsageError
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.monitor import Monitor
+from hmp.monitor.registry import TABLE
+from hmp.options import parse
+from hmp.sockets.fleet import Member, check_descriptors
+from hmp.testing.host import Host
+from hmp.testing.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+    from types import TracebackType
+    from typing import Any, TypeVar
+
+    from device.machine.events import Event
+    from hmp.config import Config
+    from hmp.sockets.connection import Connection
+    from hmp.testing.log import Entry
+
+    T = TypeVar("T")
+
+PATIENCE = 10.0
+"""Seconds of real time that a line, or a command of a client, is waited for unless told otherwise."""
+
+_OURS = {"monitor", "qmp", "headless", "count", "command", "interactive", "record", "size", "overwrite", "help",
+         "version", "list_guests", "exit_on_error", "echo", "fail_stale", "allow_remote",
+         "exit_with_parent"}  # fmt: skip
+"""Options of the program that mean nothing here."""
+
+_host = Host()
+_open: dict[FakeQemu, None] = {}
+
+
+class SimError(Exception):
+    """A line of the monitor failed; the message is what the monitor said."""
+
+
+def _read(options: dict[str, object], addresses: list[str]) -> Config:
+    """Read options as the program does. Raises MisuseError that names what is wrong."""
+    arguments = []
+    for name, value in options.items():
+        if name in _OURS:
+            raise MisuseError(f"{name}: not an option of a machine in a test")
+        if value is not False and value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            arguments.append(flag if value is True else f"{flag}={value}")
+    config = parse([*arguments, *addresses])
+    assert config is not None  # noqa: S101 - only --help and the like are answered at once
+    return config
+
+
+class FakeQemu:
+    """A running machine whose monitors listen. Close it, or use it as a context manager.
+
+    `qmp` and `monitor` are where clients connect: paths, or with `tcp=True` (host, port). The options are those of
+    hmp, with underscores: memory="2G", guest="slow,delay=7", seed=3, paused=True, ... The dialect is qemu and the clock
+    warp unless told otherwise. The warp clock jumps while a client waits for the guest: it is for clients that block in
+    the test's own thread. clock="manual" moves with `advance` alone, for clients in threads and processes of their own;
+    clock="real" is real time. The wall clock of the first two starts at `start` (seconds since 1970, or a datetime; now
+    unless told) and goes on by simulated time.
+
+    Raises MisuseError, in one line, for options that are wrong, and where this process may not open enough files: its
+    limit is left as it is.
+    """
+
+    qmp: str | tuple[str, int]
+    monitor: str | tuple[str, int]
+
+    def __init__(self, *, tcp: bool = False, start: float | datetime | None = None, **options: object) -> None:
+        self._process = os.getpid()
+        self._member: Member | None = None
+        self._entered = self._closed = False
+        try:
+            check_descriptors(1, 2)
+            begin = _host.enter().replace(",", ",,")
+            self._entered = True
+            places = ["tcp:127.0.0.1:0"] * 2 if tcp else [f"unix:{begin}m", f"unix:{begin}q"]
+            config = _read(
+                {"dialect": "qemu", "clock": "warp"} | options, [f"--monitor={places[0]}", f"--qmp={places[1]}"]
+            )
+            if start is not None and config.clock == "real":
+                raise MisuseError("start: the real clock has a time of its own")
+            self._member = Member(config)
+            self._make(self._member, start.timestamp() if isinstance(start, datetime) else start)
+        except UsageError as error:
+            self.close()
+            raise MisuseError(str(error)) from None
+        except BaseException:
+            self.close()
+            raise
+        _open[self] = None
+
+    def _make(self, member: Member, start: float | None) -> None:
+        machine = self._machine = member.machine
+        self.monitor, self.qmp = [
+            each.socket.getsockname()[:2] if each.socket and each.address.scheme == "tcp" else each.address.host
+            for each in member.listeners
+        ]
+        if isinstance(machine.clock, SimulatedClock):
+            machine.clock.epoch = time.time_ns() if start is None else round(start * SECOND)
+        self._monitor = Monitor(machine, DIALECTS[member.config.dialect])
+        self._monitor.sole = False
+        self._monitor.host_files = True  # who writes the test can do all that anyway
+        self._log = Log(machine.clock)
+        self._waits: set[asyncio.Future[None]] = set()
+        self._served: asyncio.Future[None] | None = None
+        _host.run(self._start(member))
+
+    async def _start(self, member: Member) -> None:
+        self._news = asyncio.Event()
+        member.start()
+        member.server.note = self._note
+        self._machine.subscribe(self._heard)
+        self._served = asyncio.ensure_future(member.serve())
+        await asyncio.sleep(0)  # until the machine runs
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            for wait in self._waits:
+                if not wait.done():
+                    wait.set_result(None)
+
+    def _note(self, client: Connection, what: str, data: bytes) -> None:
+        self._log.note(client, what, data)
+        self._news.set()
+
+    # The strings to pull.
+
+    def sim(self, line: str, *, timeout: float = PATIENCE) -> str:
+        """Run a line of the monitor and return what it prints; a topic of `sim` does without that word: "hang".
+
+        Waits until it is answered: on the warp clock that takes no time. Raises SimError where the line fails, and
+        TimeoutError after `timeout` seconds of real time, as on a manual clock that nobody moves.
+        """
+        first = line.split(maxsplit=1)[0] if line.strip() else ""
+        if first in (TABLE["sim"].topics or ()):
+            line = f"sim {line}"
+        return self._run(self._say(line), f"'{line}' was not answered", timeout)
+
+    async def _say(self, line: str) -> str:
+        driver = self._members().driver
+        if self._machine.over:
+            raise SimError("the machine has ended")
+        reply = self._monitor.execute(line)
+        driver.kick()
+        if reply.pending:
+            released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waits.add(released)
+            try:
+                if not await driver.wait(reply, released):
+                    raise SimError("the machine ended before it was answered")
+            finally:
+                self._waits.discard(released)
+        if reply.failed:
+            raise SimError(reply.text.strip())
+        return reply.text
+
+    def advance(self, seconds: float, *, timeout: float = PATIENCE) -> None:
+        """Let a simulated clock go on for so many host seconds, through all that is due on the way.
+
+        Raises SimError for what cannot be such a time, and MisuseError on the real clock.
+        """
+        if not self._machine.clock.simulated:
+            raise MisuseError("the real clock cannot be moved")
+        self.sim(f"sleep {seconds:.9f}", timeout=timeout)
+
+    def time(self) -> float:
+        """Return the wall clock: seconds since 1970. In the place of time.time it lets a test live in this time."""
+        return self._machine.clock.wall() / SECOND
+
+    # What clients said.
+
+    @property
+    def log(self) -> list[Entry]:
+        """What clients said and heard up to now: dicts with `t`, `wall`, `monitor` (qmp or monitor), `client` (its
+        number), `what` (connect, in, out, event, disconnect), and `data` for QMP or `raw`."""
+        return list(self._log.entries)
+
+    @property
+    def commands(self) -> list[dict[str, Any]]:
+        """The QMP commands that clients sent up to now, whole."""
+        return self._log.commands()
+
+    def wait_for(self, command: str, count: int = 1, *, timeout: float = PATIENCE) -> None:
+        """Wait until clients have sent the QMP command so often in all, before a clock is moved under them.
+
+        Raises TimeoutError after `timeout` seconds of real time.
+        """
+        self._run(self._until(command, count), f"no client sent '{command}'" + f" {count} times" * (count > 1), timeout)
+
+    async def _until(self, command: str, count: int) -> None:
+        while sum(each.get("execute") == command for each in self._log.commands()) < count:
+            self._news.clear()
+            await self._news.wait()
+
+    def transcript(self) -> str:
+        """Return the log for people, a line for each entry."""
+        return self._log.text()
+
+    # The end.
+
+    def close(self) -> None:
+        """End the machine: its clients are let go, and nothing is left of it. Once is enough."""
+        if self._closed or self._process != os.getpid():
+            return
+        self._closed = True
+        _open.pop(self, None)
+        try:
+            if self._member is not None:
+                if getattr(self, "_served", None) is not None:
+                    _host.run(self._stop())
+                self._member.close()
+        finally:
+            if self._entered:
+                _host.leave()
+
+    async def _stop(self) -> None:
+        assert self._served is not None  # noqa: S101 - asked before
+        self._machine.quit()
+        await self._served
+
+    def __enter__(self) -> FakeQemu:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _members(self) -> Member:
+        if self._closed or self._member is None or self._process != os.getpid():
+            raise MisuseError("the machine was closed" if self._closed else "the machine is another process's")
+        return self._member
+
+    def _run(self, work: Coroutine[Any, Any, T], late: str, timeout: float) -> T:
+        try:
+            self._members()
+        except MisuseError:
+            work.close()
+            raise
+        try:
+            return _host.run(work, timeout)
+        except TimeoutError:
+            still = "; the manual clock stands still until advance()" if self._machine.clock.name == "manual" else ""
+            raise TimeoutError(f"{late} within {timeout:g} s of real time{still}") from None
+
+
+def close_all(machines: Iterable[FakeQemu]) -> None:
+    """Close machines, each of them whatever becomes of the others; raises the first error behind them all."""
+    failures = []
+    for machine in list(machines):
+        try:
+            machine.close()
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _forked() -> None:
+    _open.clear()
+    _host.forget()
+
+
+atexit.register(lambda: close_all(_open))
+os.register_at_fork(after_in_child=_forked)
