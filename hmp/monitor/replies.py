@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from hmp.monitor import UsageError, escape
@@ -38,7 +37,7 @@ class Replies:
         if not isinstance(found, dict):
             raise ValueError("is not a JSON object")
         if found.get("version") != FORMAT:
-            raise ValueError(f"version {json.dumps(found.get('version'))} is not known, only {FORMAT}")
+            raise ValueError(f"version {found.get('version', 'nothing')!r} is not known, only {FORMAT}")
         for name in found.keys() - _NAMES:
             raise ValueError(f"'{name}' is not one of {', '.join(sorted(_NAMES))}")
         self.qemu: str | None = None if "qemu" not in found else version(str(found["qemu"]))
@@ -83,6 +82,8 @@ def _answer(found: object) -> bool:
 
 def load(path: str) -> Replies:
     """Read a file of --replies. Raises UsageError, one line that names the file and what is wrong."""
+    import json
+
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)

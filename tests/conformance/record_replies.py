@@ -14,6 +14,7 @@ from typing import Any
 from hmp.qmp.commands import COMMANDS
 from tests.support.qemu import PROGRAM
 
+CPU = "/machine/unattached/device[0]"
 TARGET = Path(__file__).parents[2] / "hmp" / "replies" / "qemu-7.2.json"
 LEFT_OUT = {"query-command-line-options", "query-cpu-definitions", "query-machines", "query-stats", "query-yank",
             "query-cpu-model-expansion", "query-sev-attestation-report"}  # fmt: skip
@@ -82,6 +83,13 @@ def main() -> None:
             answer = qemu.ask(name)
             answer.get("error", {}).pop("data", None)
             replies[name] = [answer]
+    listed = qemu.ask("qom-list", path=CPU)["return"]
+    replies["qom-list"] = [{"arguments": {"path": CPU}, "return": listed}]
+    replies["qom-get"] = []
+    for each in listed:
+        answer = qemu.ask("qom-get", path=CPU, property=each["name"])
+        if "return" in answer:
+            replies["qom-get"].append({"arguments": {"path": CPU, "property": each["name"]}, **answer})
     lines = {}
     for line in LINES.split():
         text = qemu.ask("human-monitor-command", command_line=f"info {line}")["return"]
@@ -89,7 +97,7 @@ def main() -> None:
     found = {
         "version": 1,
         "qemu": f"{version['major']}.{version['minor']}.{version['micro']}",
-        "schema": needed(schema, [*replies, *CODED]),
+        "schema": needed(schema, [*(replies.keys() - {"qom-list", "qom-get"}), *CODED]),
         "qmp": replies,
         "hmp": lines,
     }

@@ -107,7 +107,7 @@ def test_a_machine_without_them_has_its_own_answers(tmp_path: Path) -> None:
 WRONG: dict[str, Any] = {
     "is not a JSON object": [],
     "version 2 is not known, only 1": {"version": 2},
-    "version null is not known, only 1": {},
+    "version 'nothing' is not known, only 1": {},
     "'odd' is not one of hmp, qemu, qmp, schema, version": {"version": 1, "odd": 1},
     "'7' is not a version such as 8.2.0": {"version": 1, "qemu": "7"},
     "schema is not a list as query-qmp-schema returns it": {"version": 1, "schema": [{"name": 1}]},
