@@ -1,7 +1,13 @@
-"""Where monitors listen: `unix:PATH`, `tcp:HOST:PORT`, `telnet:HOST:PORT`, with QEMU's trailing options."""
+"""Where monitors are reached: `unix:PATH`, `tcp:HOST:PORT`, `telnet:HOST:PORT`, `fd:N` or `stdio`, with QEMU's trailing
+options."""
 
 from __future__ import annotations
 
+import os
+import stat
+
+from device.errors import MisuseError
+from device.units import parse_seconds
 from hmp.monitor import UsageError, escape
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.grammar import SWITCH
@@ -11,7 +17,12 @@ UNIX_PATH_LIMIT = 107
 
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
+PLACES = {"unix": "unix:PATH", "tcp": "tcp:HOST:PORT", "fd": "fd:N", "stdio": "stdio", "telnet": "telnet:HOST:PORT"}
+"""The schemes, and how an address of each is written. QMP does not speak telnet."""
+
 SWITCHES = {
+    "server": ("unix", "tcp", "telnet"),
+    "mux": ("stdio",),
     "wait": ("unix", "tcp", "telnet"),
     "abstract": ("unix",),
     "tight": ("unix",),
@@ -19,14 +30,20 @@ SWITCHES = {
     "ipv4": ("tcp", "telnet"),
     "ipv6": ("tcp", "telnet"),
 }
-"""QEMU's options that are on or off, and the schemes that take each. `nodelay` and `tight` are so in any case."""
+"""QEMU's options that are on or off, and the schemes that take each. `nodelay` and `tight` are so in any case,
+`mux` puts the monitor behind Ctrl-A c."""
+
+LONGEST_PAUSE = 3600
+"""Seconds between two tries to connect: more is a slip of the finger."""
 
 
 class Address:
-    """One address. `kind` is monitor or qmp, `scheme` unix, tcp or telnet; `dialect` is None for the default.
+    """One address. `kind` is monitor, qmp, or serial for one without a voice, `label` its name in
+    query-chardev, `scheme` one of PLACES; `dialect` is None for the default.
 
     `switches` are the options that were set on or off. `host_files` lets clients start programs and name files of this
-    host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0.
+    host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0; for fd, `port` is the
+    descriptor. `reconnect` is the pause (ns) before a client that we are connects again, or None for never.
     """
 
     def __init__(self, kind: str, spec: str) -> None:
@@ -35,18 +52,32 @@ class Address:
         self.spec = spec
         self.dialect: str | None = None
         self.host_files = False
+        self.label = ""
+        self.reconnect: int | None = None
         self.switches: dict[str, bool] = {}
         if "\0" in spec:
             raise self._refuse("an address cannot contain NUL")
         # As in QEMU, two commas stand for one that is part of the path.
         place, *options = (part.replace("\0", ",") for part in spec.replace(",,", "\0").split(","))
         self.scheme, colon, rest = place.partition(":")
-        if not colon or self.scheme not in ("unix", "tcp", "telnet") or (self.scheme == "telnet" and kind == "qmp"):
-            known = "unix:PATH, tcp:HOST:PORT" + (" or telnet:HOST:PORT" if kind == "monitor" else "")
-            raise UsageError(f"--{kind}: '{escape(spec)}' is not {known}")
-        self.host, self.port = (rest, 0) if self.scheme == "unix" else self._host_and_port(rest)
+        if (
+            self.scheme not in PLACES
+            or bool(colon) is (self.scheme == "stdio")
+            or (kind, self.scheme) == ("qmp", "telnet")
+        ):
+            known = list(PLACES.values())[: -1 if kind == "qmp" else None]
+            raise UsageError(f"--{kind}: '{escape(spec)}' is not {', '.join(known[:-1])} or {known[-1]}")
+        self.host, self.port = rest, 0
+        if self.scheme == "fd":
+            self.port = self._descriptor(rest)
+        elif self.scheme in ("tcp", "telnet"):
+            self.host, self.port = self._host_and_port(rest)
         for option in options:
             self._option(option)
+        if self.server and self.reconnect is not None:
+            raise self._refuse("reconnect=SEC needs server=off: a server is connected to")
+        if not self.server and "wait" in self.switches:
+            raise self._refuse("server=off has no client to wait for")
         if self.scheme == "unix":
             self._check_path()
         if not any(self.families):
@@ -70,6 +101,16 @@ class Address:
             raise self._refuse("a port from 0 to 65535 must follow the host")
         return host, int(port)
 
+    def _descriptor(self, text: str) -> int:
+        """Read a descriptor that was handed to us. Now, for later the number could be one of our own."""
+        if text.isascii() and text.isdigit() and len(text) < 8:
+            try:
+                if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
+                    return int(text)
+            except OSError:
+                pass
+        raise self._refuse("the descriptor is not an open socket")
+
     def _option(self, option: str) -> None:
         name, _, value = option.partition("=")
         switched = SWITCH.get(value or "on")  # an option without a value says yes
@@ -81,9 +122,21 @@ class Address:
             self.switches[name] = switched
         elif name == "nowait" and not value:
             self.switches["wait"] = False
-        elif name != "server" or not switched:
+        elif name == "reconnect" and self.scheme in SWITCHES["server"]:
+            try:
+                self.reconnect = parse_seconds(value) or None  # 0 is never, as in QEMU
+            except MisuseError as error:
+                raise self._refuse(f"reconnect: {error}") from None
+            if (self.reconnect or 0) > LONGEST_PAUSE * 10**9:
+                raise self._refuse(f"reconnect takes at most {LONGEST_PAUSE} seconds")
+        else:
             known = [f"{switch}=on|off" for switch, schemes in SWITCHES.items() if self.scheme in schemes]
-            raise self._refuse(f"'{escape(option)}' is not an option (server=on, {', '.join(known)}, dialect=NAME)")
+            raise self._refuse(f"'{escape(option)}' is not an option ({', '.join([*known, 'dialect=NAME'])})")
+
+    @property
+    def server(self) -> bool:
+        """Whether clients connect to the address; else hmp connects to it, or has it open already."""
+        return self.scheme in SWITCHES["server"] and self.switches.get("server", True)
 
     @property
     def wait(self) -> bool:
@@ -104,7 +157,7 @@ class Address:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the address."""
-        if self.scheme == "unix" or self.host in LOOPBACK_NAMES or self.host == "::1":
+        if self.scheme not in ("tcp", "telnet") or self.host in LOOPBACK_NAMES or self.host == "::1":
             return True
         parts = self.host.split(".")
         return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part) < 256 for part in parts)

@@ -77,6 +77,10 @@ class PatientOutput(Output):
         """Take text that goes out later; `drain` now and then."""
         self._data += escape(text).encode()
 
+    def add_bytes(self, data: bytes) -> None:
+        """Take bytes as they are."""
+        self._data += data
+
     def flush(self) -> None:
         """Write what can be written now. Raises OSError; the text is dropped then, for it will not fit later either."""
         data, poller = self._data, select.poll()
@@ -112,7 +116,7 @@ async def working(
     """
     machine, over = front.machine, asyncio.Event()
     server = None if front.serving is None else front.serving.serve(machine, driver)
-    unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) else None)
+    unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) and machine.over else None)
     try:
         if not machine.over:  # else a signal came before we did
             stops = [] if stop is None else [stop.wait()]
@@ -162,3 +166,5 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None, wait
             await readable(awaited.descriptor)
     driver.reschedule()
     await out.drain()
+    if server is not None:
+        await server.stdio_ended()

@@ -20,7 +20,9 @@ def main() -> int:
     """Run hmp with the command line of this process; returns the exit status, or ends the process with it."""
     # Collecting as often as Python does by default costs a millisecond of start-up: nearly all we make lives on.
     gc.set_threshold(50_000, 20, 20)
-    status = _run_guarded(sys.argv[1:])
+    program = os.path.basename(sys.argv[0])
+    qemu = program == "hmp-qemu" or program.startswith("qemu-system-")
+    status = _run_guarded(sys.argv[1:], program if qemu else "")
     if "asyncio" not in sys.modules:
         # On the piped path nothing is left to do: what was printed is written, the kernel takes the rest back. The
         # interpreter's own way out would cost a sixth of all that a piped command adds to bare Python.
@@ -28,11 +30,11 @@ def main() -> int:
     return status
 
 
-def _run_guarded(argv: list[str]) -> int:
-    """Run, with every way to end made a status and at most one line."""
+def _run_guarded(argv: list[str], qemu: str) -> int:
+    """Run, with every way to end made a status and at most one line. `qemu` is the name that QEMU was called by."""
     try:
         fill_standard_descriptors()
-        status = run(argv)
+        status = _run_qemu(argv) if qemu else run(argv)
         if sys.stdout is not None:  # as it is where stdout was closed; click prints through it
             with naming_stdout():
                 sys.stdout.flush()
@@ -42,8 +44,8 @@ def _run_guarded(argv: list[str]) -> int:
     except SystemExit as end:  # by a signal
         return int(end.code or 0)
     except UsageError as error:
-        complain(str(error))
-        return USAGE
+        complain(str(error), qemu or "hmp")
+        return FAILED if qemu else USAGE
     except UnreadableError as error:
         complain(str(error))
         return FAILED
@@ -79,6 +81,17 @@ def run(argv: list[str]) -> int:
     return OK if config is None else choose(config).run()
 
 
+def _run_qemu(argv: list[str]) -> int:
+    """Do what QEMU's options say. Raises as `run` does."""
+    from hmp.qemu.command_line import read
+
+    config = read(argv, os.environ)
+    if isinstance(config, str):
+        sys.stdout.write(config)
+        return OK
+    return choose(config).run()
+
+
 def choose(config: Config) -> Front:
     """Return the front end for these options and this stdin and stdout. Raises UsageError for what cannot be had."""
     if config.count is not None:
@@ -86,7 +99,7 @@ def choose(config: Config) -> Front:
 
         return Fleet(config)
     terminal = os.isatty(0) and os.isatty(1)
-    given = config.scripted or config.headless
+    given = config.scripted or config.headless or config.stdio
     typed = config.typed = terminal and (config.interactive or not given)
     if not typed and (config.interactive or not given):
         config.sources.append(("<stdin>", 0))
@@ -95,7 +108,7 @@ def choose(config: Config) -> Front:
 
         check(config, typed=terminal and not given)
     serving = None
-    if config.addresses:
+    if config.addresses or config.headless or config.exit_with_parent:
         from hmp.sockets.service import Serving
 
         serving = Serving(config)

@@ -56,8 +56,23 @@ class Config:
         self.typed = False
         """Whether a person types: choose() says so."""
         self.addresses: list[Address] = []
+        self.allow_host_files = False
+        self.chardevs: list[tuple[str, str]] = []
+        """What query-chardev shows beside the addresses: label and file name."""
+        self.stays = False
+        """Whether the machine stays, stopped, when its guest switches itself off."""
+        self.resets = True
+        """Whether a reset reboots the guest; else it ends the machine."""
+        self.on_listening: Callable[[], Callable[[], None]] | None = None
+        """Called once all addresses listen; what it returns, at the end."""
+        self.stdio = False
+        """Whether one of the addresses is stdin and stdout."""
         self.allow_remote = False
         self.headless = False
+        self.exit_with_parent = False
+        self.replies: str | None = None
+        self.log: str | None = None
+        self.qemu_version: str | None = None
         self.count: int | None = None
         """How many machines there are; None is one, with whatever else a machine alone may have."""
         self.record: str | None = None
@@ -83,6 +98,11 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
         from hmp.monitor.snapshots import DirectoryStore
 
         store = DirectoryStore(config.snapshot_dir)
+    replies = None
+    if config.replies is not None:
+        from hmp.monitor.replies import load
+
+        replies = load(config.replies)
     machine = Machine(
         CLOCKS[config.clock][0](),
         ram=config.ram,
@@ -96,4 +116,15 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
         uuid=config.uuid,
     )
     machine.store = store
+    if replies is not None or config.qemu_version is not None or config.log is not None:
+        from hmp.monitor.emulated import emulated
+
+        front = emulated(machine)
+        front.replies = replies
+        if config.log is not None:
+            from hmp.log import Log
+
+            front.log = Log(config.log, machine.clock)
+        front.version = config.qemu_version or (replies and replies.qemu) or front.version
+    machine.stays, machine.resets = config.stays, config.resets
     return machine

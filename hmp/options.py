@@ -24,7 +24,9 @@ from hmp.monitor import CommandError, UsageError, escape
 from hmp.monitor.commands.machine import check_driver, check_iothread, split_device
 from hmp.monitor.commands.qom import read_json
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.emulated import version
 from hmp.monitor.qom import from_json, from_option, read_options, valid_id
+from hmp.qemu.table import OURS, WITH_VALUE, WITHOUT
 from hmp.recording.record import check_options, read_terminal_size
 
 MIN_TIMEOUT, MAX_TIMEOUT = SECOND // 10, 3600 * SECOND
@@ -99,6 +101,13 @@ def _uuid(text: str) -> str:
     return text.lower()
 
 
+def _version(text: str) -> str:
+    try:
+        return version(text)
+    except ValueError as error:
+        raise MisuseError(str(error)) from None
+
+
 def _directory(text: str) -> str:
     from hmp.monitor.snapshots import DirectoryStore  # json and hashlib come with it
 
@@ -158,6 +167,7 @@ OPTIONS: list[click.Parameter] = [
     switch(["--allow-host-files"], "Let clients of the monitors start programs and name files of this host."),
     value(["--count"], "N", _count, "Serve N machines: %d in addresses, --name and --snapshot-dir is the number."),
     switch(["--headless"], "No monitor on stdio: serve until SIGTERM, SIGINT or quit."),
+    switch(["--exit-with-parent"], "End when the parent process does, or stdin if that is a pipe or socket."),
     click.Option(["--record"], type=click.Path(), metavar="FILE.cast",
                  help="Record the session, or a script on --clock warp."),
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script: 80x24."),
@@ -167,6 +177,9 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--save-replies"], type=click.Path(), metavar="FILE",
                  help="With --attach: write what this VM answers, for --replies."),
     switch(["--allow-disruptive"], "With --attach: let scripts run commands that may stop the VM."),
+    click.Option(["--log"], type=click.Path(), metavar="FILE", help="Log what clients send and get (- is stderr)."),
+    click.Option(["--replies"], type=click.Path(), metavar="FILE", help="Answers that add to QEMU's, or replace them."),
+    value(["--qemu-version"], "X.Y.Z", _version, "The version of QEMU to pass for; 7.2.0 unless --replies has one."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),
 ]  # fmt: skip
@@ -196,6 +209,11 @@ def parse(argv: list[str]) -> Config | None:
 
     Raises UsageError, one line that names the option and the value.
     """
+    for word in argv:
+        name = word.lstrip("-") if word[:1] == "-" != word[1:2] else ""
+        if len(name) > 1 and name in (WITH_VALUE | WITHOUT):
+            ours = f": hmp calls it {OURS[name]}" if name in OURS else ""
+            raise UsageError(f"{word} is an option of QEMU{ours}; hmp-qemu takes QEMU's command line")
     values = read_arguments(command(), argv)
     return None if values is None else _config(values)
 
@@ -216,6 +234,7 @@ def _config(values: dict[str, Any]) -> Config:
             address.spec = spec
             address.host_files = values["allow_host_files"]
             config.addresses.append(address)
+    _check_stdio(config, scripted=bool(values["script"] or values["command"]))
     if config.headless and not config.addresses:
         raise UsageError("--headless: needs a --monitor or --qmp address to serve")
     if config.headless and config.interactive:
@@ -230,6 +249,22 @@ def _config(values: dict[str, Any]) -> Config:
     config.scripted = bool(scripts or commands)
     config.sources = [("-c", list(commands))] if commands else [_open(name) for name in scripts]
     return config
+
+
+def _check_stdio(config: Config, *, scripted: bool) -> None:
+    """Refuse two users of stdin and stdout, or of a descriptor. Raises UsageError."""
+    taken: set[tuple[str, int]] = set()
+    for address in config.addresses:
+        place = address.scheme, address.port
+        if address.scheme in ("stdio", "fd"):
+            if place in taken:
+                raise UsageError(f"--{address.kind}: '{address.spec}': another monitor has it already")
+            taken.add(place)
+    config.stdio = ("stdio", 0) in taken
+    if config.stdio and (scripted or config.interactive):
+        raise UsageError("a monitor on stdio: not together with -c, SCRIPT or -i")
+    if taken and config.count is not None:
+        raise UsageError("--count: not together with a monitor on stdio or fd:N")
 
 
 def _check_count(config: Config, count: int, *, scripted: bool) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
         async def clients_came(self) -> None:
             """Return once the clients came that are waited for."""
 
+        async def stdio_ended(self) -> None:
+            """Return once a client on stdin and stdout is gone."""
+
         async def stop(self) -> None:
             """Let them go."""
 
@@ -100,6 +103,7 @@ class Runner:
         self._monitor = monitor
         self._config = config
         self._echo = config.echo
+        self._log = None if machine.front is None else machine.front.log
         self._failed = self._stale = False
 
     def steps(self, sources: Iterable[Source]) -> Iterator[Source | Reply]:
@@ -139,6 +143,8 @@ class Runner:
             return reply
         if self._echo:
             self.out.add(f"(qemu) {line}\n")
+        if self._log is not None:
+            self._log.add("stdio", 0, "in", line.encode("utf-8", "surrogateescape"))
         self._monitor.history.add(line)
         return self._monitor.execute(line)
 
@@ -147,6 +153,8 @@ class Runner:
         text = reply.text
         if text:
             self.out.add(text)
+            if self._log is not None:
+                self._log.add("stdio", 0, "out", text.encode("utf-8", "surrogateescape"))
         if reply.failed:
             self._fail(f"{name}:{number}: command failed: {text.partition(chr(10))[0]}")
         if reply.stale:

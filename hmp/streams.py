@@ -63,10 +63,10 @@ def write_all(descriptor: int, data: bytes) -> None:
             _await(descriptor, select.POLLOUT)
 
 
-def complain(text: str) -> None:
+def complain(text: str, program: str = "hmp") -> None:
     """Print one line of hmp's own on stderr, whatever is in it; a stderr that cannot take it is ignored."""
     try:
-        write_all(2, f"hmp: {escape(text)}".replace("\n", "\\x0a").encode() + b"\n")
+        write_all(2, f"{escape(program)}: {escape(text)}".replace("\n", "\\x0a").encode() + b"\n")
     except OSError:
         pass
 

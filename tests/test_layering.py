@@ -14,14 +14,15 @@ ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
     "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.clients", "hmp.sockets.connection",
-                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.server", "hmp.sockets.service",
-                "hmp.testing.*", "hmp.terminal.*"],
+                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.port", "hmp.sockets.server",
+                "hmp.sockets.service", "hmp.sockets.stdio", "hmp.testing.*", "hmp.terminal.*"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
-    "select": ["hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
+    "select": ["hmp.log", "hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
-    "socket": ["hmp.attach.link", "hmp.sockets.listeners", "hmp.sockets.server", "device.guest.vhost_user.*"],
+    "socket": ["hmp.attach.link", "hmp.sockets.listeners", "hmp.sockets.port", "hmp.sockets.server", "hmp.sockets.stdio",
+               "device.guest.vhost_user.*"],
     "subprocess": ["device.guest.uml.*", "hmp.attach.virsh"],
     "threading": ["hmp.testing.host"],
     "multiprocessing": [],
@@ -40,7 +41,8 @@ PIPED = [
     "hmp.streams",
     "hmp.monitor*",
 ]
-NEVER_PIPED = {"device.machine.snapshot", "hmp.monitor.completion", "hmp.monitor.qom", "hmp.monitor.snapshots"}
+NEVER_PIPED = {"device.machine.snapshot", "hmp.monitor.completion", "hmp.monitor.qom", "hmp.monitor.replies",
+               "hmp.monitor.snapshots"}  # fmt: skip
 """Imported by the commands that need it."""
 
 SLOW_TO_IMPORT = ["dataclasses", "inspect", "enum", "typing", "re", "json", "logging", "argparse", "pathlib"]
@@ -102,7 +104,10 @@ def test_the_piped_path_imports_nothing_slow_at_the_top(module: str) -> None:
     assert not at_once & set(SLOW_TO_IMPORT)
 
 
-LONG = {"device.machine.machine": "one class: what happens to a machine, and how it is told"}
+LONG = {
+    "device.machine.machine": "one class: what happens to a machine, and how it is told",
+    "hmp.sockets.connection": "one state machine: what is done for a client, and when",
+}
 """Modules that were looked at twice, and why they stay whole."""
 
 

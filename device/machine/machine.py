@@ -110,8 +110,8 @@ class Machine:
     """What a snapshot has. Memory and the pages in the balloon stand beside it; monitors and their requests do not."""
 
     DERIVED = (
-        "_listeners", "_stepping", "balloon", "clock", "history", "host_timers", "memory", "name", "over", "ram",
-        "requests", "store", "time", "timeout", "uuid", "vm_timers",
+        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over", "ram",
+        "requests", "resets", "stays", "store", "time", "timeout", "uuid", "vm_timers",
     )  # fmt: skip
 
     def __init__(
@@ -152,12 +152,18 @@ class Machine:
         self.run_state = PRELAUNCH
         self.balloon = balloon
         """Whether the machine was built with a balloon device, whatever was unplugged since."""
+        self.stays = False
+        """Whether the machine stays, stopped, when its guest switches itself off."""
+        self.resets = True
+        """Whether a reset reboots the guest; else it ends the machine."""
         self.over = False
         """Whether the machine ended: front ends leave when they see it."""
         self.device: BalloonDevice | None = None
         self.unplugging = False
         self.store: Store | None = None
         """Where snapshots of this machine are kept; the front ends' affair, shared by all monitors."""
+        self.front: Any = None
+        """What front ends keep with the machine; theirs alone."""
         self._listeners: list[Listener] = []
         self._stepping = False
         self.target_told = True
@@ -351,6 +357,8 @@ class Machine:
         """Let the VM run; from prelaunch this boots the guest. Nothing if it runs, or has ended."""
         if self.run_state == RUNNING or self.over:
             return
+        if self.run_state == SHUTDOWN:
+            raise MisuseError("Resetting the Virtual Machine is required")
         boots = self.run_state == PRELAUNCH
         self.run_state = RUNNING
         self.vm_clock.start()
@@ -377,7 +385,11 @@ class Machine:
         Target, `actual` and polling interval stay, the driver's statistics are forgotten, pending requests wait for the
         new driver. A stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
         """
-        self._restart("guest-reset" if guest else "host-qmp-system-reset", guest=guest)
+        reason = "guest-reset" if guest else "host-qmp-system-reset"
+        if self.resets:
+            self._restart(reason, guest=guest)
+        else:
+            self._end(guest=guest, reason=reason)
 
     def _restart(self, reason: str, *, guest: bool) -> None:
         self.guest.halt()
@@ -405,8 +417,15 @@ class Machine:
                 self.powering_down = True
 
     def guest_off(self) -> None:
-        """The guest switched itself off: the machine ends, as QEMU does."""
-        self._end(guest=True, reason="guest-shutdown")
+        """The guest switched itself off: the machine ends, as QEMU does, or stays until it is reset."""
+        if not self.stays:
+            self._end(guest=True, reason="guest-shutdown")
+        elif self.run_state == RUNNING:
+            self.guest.halt()
+            self.vm_clock.stop()
+            self.run_state = SHUTDOWN
+            self.emit(Ended(guest=True, reason="guest-shutdown"))
+            self.emit(Stopped())
 
     def quit(self, *, reason: str = "host-qmp-quit") -> None:
         """End the machine from outside."""

@@ -57,12 +57,12 @@ class RelaySession(QmpSession):
             raise CommandError(f"The command {name} may change or stop this VM: hmp --allow-disruptive lets it pass")
         reply = self._waits_for = Reply()
         reply.suspend(lambda: None)
-        self._attached.run(self._ask(name, arguments), self._answer)
+        self._attached.run(self._ask(name, arguments), self._relayed)
 
     def _ask(self, name: str, arguments: Mapping[str, object]) -> Steps:
         return (yield name, arguments)
 
-    def _answer(self, value: object, error: Exception | None) -> None:
+    def _relayed(self, value: object, error: Exception | None) -> None:
         reply, self._waits_for = self._waits_for, None
         if reply is None:
             return  # the client has left

@@ -196,14 +196,35 @@ def string(text: str, at: int) -> tuple[str, int] | None:
     return "".join(found[:STRING_LIMIT]), at + 1
 
 
+_STRINGS = {"s": "string", "F": "filename", "B": "block device name"}
+
+
 def _read_string(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
     try:
         found = string(text, at)
     except SyntaxRefused as error:
-        raise SyntaxRefused(f"{error}\n{name}: string expected") from None
+        raise SyntaxRefused(f"{error}\n{name}: {_STRINGS[kind]} expected") from None
     if found is None:
-        raise SyntaxRefused(f"{name}: string expected")
+        raise SyntaxRefused(f"{name}: {_STRINGS[kind]} expected")
     return found
+
+
+_FORMATS, _SIZES = "ouxidc", "bhwg"
+
+
+def _read_format(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
+    """Read `/`, a count, and letters for format and size; without `/` it is "", as before."""
+    if text[at : at + 1] != "/":
+        return "", at
+    _, at = natural(text, at + 1)
+    found = "x"
+    while at < len(text) and text[at] not in BLANKS:
+        if text[at] in _FORMATS:
+            found = text[at]
+        elif text[at] not in _SIZES:
+            raise SyntaxRefused(f"invalid char in format: '{text[at]}'")
+        at += 1
+    return found, at
 
 
 def _read_number(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
@@ -250,6 +271,9 @@ def _read_options(kind: str, name: str, text: str, at: int) -> tuple[object, int
 
 _READERS: dict[str, Callable[[str, str, str, int], tuple[object, int]]] = {
     "s": _read_string,
+    "F": _read_string,
+    "B": _read_string,
+    "/": _read_format,
     "S": _read_rest,
     "O": _read_options,
     "i": _read_number,

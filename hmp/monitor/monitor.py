@@ -148,6 +148,8 @@ class Monitor:
         """Whether no other monitor can move a clock that stands still."""
         self.host_files = False
         """Whether what starts programs or names files of this host may run: off for clients of sockets."""
+        self.client = 0
+        """The number of the client that this is for; 0 for one that is not on a socket."""
         self.before_real_guest: Callable[[], Callable[[], object]] | None = None
         """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
         self.live: Callable[[str], None] | None = None
@@ -185,6 +187,10 @@ class Monitor:
 
     def _parse(self, line: str) -> tuple[Callable[..., str | None], Arguments] | None:
         """Find the command and read its arguments; None for an empty line. Raises SyntaxRefused and HostRefused."""
+        if self.machine.front is not None and self.machine.front.replies is not None:
+            text = self.machine.front.replies.line(line)
+            if text is not None:
+                return lambda monitor, arguments, reply: text, {}
         command, at = find_command(line)
         if command is None:
             return None

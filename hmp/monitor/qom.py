@@ -14,6 +14,7 @@ from device.clock import SECOND
 from device.errors import MisuseError
 from hmp.monitor import CommandError
 from hmp.monitor.grammar import BLANKS, SWITCH, natural
+from hmp.monitor.replies import shipped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -197,6 +198,18 @@ def backend_path(machine: Machine) -> str | None:
     return None if path is None else f"{path}/virtio-backend"
 
 
+def _processor() -> Node:
+    """Return the CPU as recorded: management layers read what it can do. Nothing of it can be set."""
+    data = shipped().qmp
+    values = {each["arguments"]["property"]: each["return"] for each in data["qom-get"]}
+    known = [
+        Property(each["name"], each["type"], lambda node, value=values[each["name"]]: value)  # type: ignore[misc]
+        for each in data["qom-list"][0]["return"]
+        if each["name"] in values and not each["type"].startswith("child<")
+    ]
+    return Node(data["qom-list"][0]["arguments"]["path"], str(values["type"]), tuple(known))
+
+
 def tree(machine: Machine) -> Node:
     """Return the root of the machine's objects."""
     device, path = machine.device, machine.device_path
@@ -206,7 +219,8 @@ def tree(machine: Machine) -> Node:
         front = Node(path, device.model, _DEVICE, backend)
         front.device = backend.device = device
         (named if device.id else anonymous).children[front.name] = front
-    top = Node("/machine", MACHINE_TYPE, (_TYPE,), _container("/machine/unattached"), anonymous, named)
+    unattached = _container("/machine/unattached", _processor())
+    top = Node("/machine", MACHINE_TYPE, (_TYPE,), unattached, anonymous, named)
     return _container("/", _container("/objects"), top, _container("/chardevs"))
 
 

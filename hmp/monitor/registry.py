@@ -3,7 +3,7 @@
 A handler is named `module:function`, below hmp.monitor.commands (`:function` there), and imported when its command
 first runs: a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to
 print, or None after it has suspended the reply. Where all is to call a method of the machine or its guest, that is
-named: `machine.stop`.
+named: `machine.stop`. `=LINE` is a line that is always answered the same (replies.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ class Command:
         """Return the function that runs the command, importing it the first time."""
         if self._handler is None:
             module, colon, function = self.path.partition(":")
-            if colon:
+            if self.path[0] == "=":
+                from hmp.monitor.replies import show
+
+                self._handler = lambda monitor, arguments, reply: show(self.path[1:], reply)
+            elif colon:
                 found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
                 self._handler = getattr(found, function)
             else:
@@ -65,7 +69,7 @@ def _by_name(commands: tuple[Command, ...]) -> dict[str, Command]:
     return {name: command for command in commands for name in command.name.split("|")}
 
 
-INFO = (
+INFO: tuple[Command, ...] = (
     Command("balloon", "", "", "ask the guest for its memory statistics", ":info_balloon"),
     Command("history", "", "", "the lines typed so far", "status:info_history"),
     Command("kvm", "", "", "whether KVM is used (never)", "status:info_kvm"),
@@ -84,6 +88,49 @@ INFO = (
             "virtio:info_virtio_status", complete=("virtio",)),
 )  # fmt: skip
 
+_STILL = (
+    ("block", "nodes:-n,verbose:-v,device:B?", "[-n] [-v] [device]", "block devices: none"),
+    ("block-jobs", "", "", "jobs on block devices: none"),
+    ("blockstats", "", "", "what block devices did: none"),
+    ("capture", "", "", "sound that is recorded: none"),
+    ("dirty_rate", "", "", "how fast memory is written to: not measured"),
+    ("dump", "", "", "how a dump of memory goes: none"),
+    ("hotpluggable-cpus", "", "", "the processors"),
+    ("iothreads", "", "", "threads for input and output: none"),
+    ("mem", "", "", "mappings of virtual memory: none"),
+    ("memory-devices", "", "", "plugged memory: none"),
+    ("mice", "", "", "the mouse that gets events"),
+    ("migrate", "", "", "how a migration goes: none"),
+    ("network", "", "", "network devices: none"),
+    ("numa", "", "", "NUMA nodes: none"),
+    ("opcount", "", "", "the translator's counters: none"),
+    ("profile", "", "", "the profiler: none"),
+    ("rdma", "", "", "RDMA devices: none"),
+    ("replay", "", "", "recorded execution: none"),
+    ("sev", "", "", "SEV: off"),
+    ("sgx", "", "", "SGX: off"),
+    ("spice", "", "", "the SPICE server: off"),
+    ("tlb", "", "", "the processor's TLB: empty"),
+    ("tpm", "", "", "TPM devices: none"),
+    ("usb", "", "", "USB devices: none"),
+    ("usernet", "", "", "connections of user networks: none"),
+    ("vcpu_dirty_limit", "", "", "limits to writing memory: none"),
+    ("vm-generation-id", "", "", "the VM generation ID: none"),
+    ("vnc", "", "", "VNC servers: none"),
+)
+"""Topics whose text never changes, for there is no such device: name, types, usage, help."""
+
+INFO += (
+    *[Command(name, types, usage, help, f"=info {name}") for name, types, usage, help in _STILL],
+    Command("chardev", "", "", "the character devices", "inventory:info_chardev"),
+    Command("cpus", "", "", "the processor", "inventory:info_cpus"),
+    Command("memdev", "", "", "what the RAM is made of", "inventory:info_memdev"),
+    Command("migrate_capabilities", "", "", "what migration may use", "inventory:info_migrate_capabilities"),
+    Command("migrate_parameters", "", "", "what migration is set to", "inventory:info_migrate_parameters"),
+    Command("pci", "", "", "the PCI devices", "inventory:info_pci"),
+)
+INFO = tuple(sorted(INFO, key=lambda command: command.name))
+
 SIM = (
     Command("alloc", "size:Z", "size", "let a workload in the guest take memory", "sim:alloc",
             complete=("size",)),
@@ -95,11 +142,15 @@ SIM = (
             complete=("load|unload",)),
     Command("drop", "count:l?", "[n]", "let the driver miss its next n notifications (1)", "sim:drop",
             complete=("count",)),
+    Command("event", "what:S", "name [json] [count n] [every sec]", "send an event to QMP's clients", "wire:event"),
     Command("free", "size:Z", "size", "let the workload give memory back", "sim:free", complete=("size",)),
     Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
             complete=("guest",)),
     Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.controls.hang"),
+    Command("log", "count:l?", "[n]", "the last n (20) entries of --log", "wire:log"),
     Command("panic", "", "", "let the guest's kernel die", "machine.guest.controls.panic"),
+    Command("reply", "what:S?", "[what [client n] [times n] [after sec] answer [manner...]]",
+            "set how clients are answered", "wire:reply"),
     Command("save", "file:s", "file", "write what was typed as a script; what failed as comments", "repeat:save",
             host=True),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
@@ -111,19 +162,34 @@ SIM = (
     Command("wake", "", "", "let the driver serve its queues again", "machine.guest.controls.wake"),
     Command("watch", "what:S?", "[seconds [n]] [command]",
             "show something again and again", "repeat:watch"),
+    Command("wire", "what:S?", "[cut|garbage text [client n]|one-client on|off]",
+            "list the clients, or hang up on them", "wire:wire"),
 )  # fmt: skip
 
 COMMANDS = (
     Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon", complete=("target",)),
+    Command("chardev-remove", "id:s", "id", "remove a character device: none can go", "inventory:no_chardev"),
     Command("cont|c", "", "", "let the VM run", "machine.cont"),
     Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete=("snapshot",)),
     Command("device_add", "device:O", "driver[,prop=value][,...]", "plug a device in", "machine:device_add",
             complete=("driver",)),
     Command("device_del", "id:s", "device", "ask the guest to let go of a device", "machine:device_del",
             complete=("device",)),
+    Command("drive_del", "id:B", "device", "remove a block device: there is none", "inventory:no_drive"),
     Command("help|?", "name:S?", "[cmd]", "show what commands there are", "help:help", complete=("help",)),
+    Command("hostfwd_add", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port-address:port",
+            "forward a port: there is no network", "inventory:no_network"),
+    Command("hostfwd_remove", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port",
+            "forward a port no more: there is no network", "inventory:no_network"),
     Command("info", "item:s?", "[topic]", "show something about the machine", "help:info", topics=INFO),
     Command("loadvm", "name:s", "tag", "go back to a snapshot", "snapshot:loadvm", complete=("snapshot",)),
+    Command("mouse_button", "state:i", "state", "press the mouse's buttons", "inventory:nothing"),
+    Command("mouse_move", "dx:s,dy:s,dz:s?", "dx dy [dz]", "move the mouse", "inventory:nothing"),
+    Command("netdev_del", "id:s", "id", "remove a network device: there is none", "inventory:not_found"),
+    Command("nmi", "", "", "send an NMI", "inventory:nothing"),
+    Command("object_del", "id:s", "id", "remove an object: there is none", "inventory:no_object"),
+    Command("print|p", "fmt:/,val:l", "/format expression", "print the value of an expression",
+            "inventory:print_value"),
     Command("qom-get", "path:s,property:s", "path property", "print a property of an object", "qom:qom_get",
             complete=("path", "property")),
     Command("qom-list", "path:s?", "path", "list the properties of an object", "qom:qom_list", complete=("path",)),
@@ -131,6 +197,9 @@ COMMANDS = (
             "set a property of an object (-j: the value is JSON)", "qom:qom_set", complete=("path", "writable")),
     Command("quit|q", "", "", "end the machine", "machine.quit"),
     Command("savevm", "name:s?", "[tag]", "save the whole machine", "snapshot:savevm", complete=("snapshot",)),
+    Command("screendump", "filename:F,format:-f,device:s?,head:i?", "filename [device [head]]",
+            "save the screen: there is none", "inventory:screendump"),
+    Command("sendkey", "keys:s,hold_ms:i?", "keys [hold_ms]", "send keys to the guest", "inventory:sendkey"),
     Command("stop|s", "", "", "stop the VM", "machine.stop"),
     Command("system_powerdown", "", "", "press the power button", "machine.power_down"),
     Command("system_reset", "", "", "reset the machine", "machine.reset"),

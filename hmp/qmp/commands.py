@@ -6,21 +6,22 @@ Handlers return what is to be done, and the session does it: see QmpCommand.
 from __future__ import annotations
 
 from device.errors import MisuseError
-from hmp import QEMU_VERSION, __version__
+from device.machine.machine import Machine
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
 from hmp.monitor.commands import balloon_device
 from hmp.monitor.commands.machine import check_driver, plug
+from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
-from hmp.qmp.schema import Arguments, QmpCommand, schema
+from hmp.qmp.schema import Arguments, QmpCommand
 
 NEGOTIATE = "qmp_capabilities"
 
-VERSION = {
-    "qemu": dict(zip(("micro", "minor", "major"), map(int, reversed(QEMU_VERSION.split("."))), strict=True)),
-    "package": f"hmp-emulator {__version__}",
-}
-"""The version as the greeting and query-version tell it."""
+
+def version(machine: Machine) -> dict[str, object]:
+    """Return the version as the greeting and query-version tell it."""
+    passed_for = emulated(machine)
+    return {"qemu": passed_for.numbers, "package": passed_for.package}
 
 
 def _negotiate(monitor: Monitor, arguments: Arguments) -> object:
@@ -39,6 +40,14 @@ def _query_status(monitor: Monitor, arguments: Arguments) -> object:
 def _query_name(monitor: Monitor, arguments: Arguments) -> object:
     name = monitor.machine.name
     return {} if name is None else {"name": name}
+
+
+def _query_commands(monitor: Monitor, arguments: Arguments) -> object:
+    return [{"name": name} for name in emulated(monitor.machine).commands or COMMANDS]
+
+
+def _query_schema(monitor: Monitor, arguments: Arguments) -> object:
+    return emulated(monitor.machine).schema()
 
 
 def _qom_set(monitor: Monitor, arguments: Arguments) -> object:
@@ -89,15 +98,14 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("quit"),
         QmpCommand("system_reset"),
         QmpCommand("system_powerdown", holds="SHUTDOWN"),
-        QmpCommand("query-version", "", lambda monitor, _: VERSION, returns="VersionInfo"),
+        QmpCommand("query-version", "", lambda monitor, _: version(monitor.machine), returns="VersionInfo"),
         QmpCommand("query-name", "", _query_name, returns="NameInfo"),
         QmpCommand("query-uuid", "", lambda monitor, _: {"UUID": monitor.machine.uuid}, returns="UuidInfo"),
         QmpCommand("query-kvm", "", lambda monitor, _: {"enabled": False, "present": True}, returns="KvmInfo"),
         QmpCommand("query-memory-size-summary", "",
                    lambda monitor, _: {"base-memory": monitor.machine.ram, "plugged-memory": 0}, returns="MemoryInfo"),
-        QmpCommand("query-commands", "", lambda monitor, _: [{"name": name} for name in COMMANDS],
-                   returns="[CommandInfo]"),
-        QmpCommand("query-qmp-schema", "", lambda monitor, _: schema(COMMANDS.values()), returns="[SchemaInfo]"),
+        QmpCommand("query-commands", "", _query_commands, returns="[CommandInfo]"),
+        QmpCommand("query-qmp-schema", "", _query_schema, returns="[SchemaInfo]"),
         QmpCommand("qom-list", "path:string", lambda monitor, given: qom.qom_list(monitor.machine, given["path"]),
                    returns="[ObjectPropertyInfo]"),
         QmpCommand("qom-get", "path:string,property:string",

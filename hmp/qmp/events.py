@@ -83,6 +83,10 @@ class EventHub:
             event["data"] = data
         return codec.encode(event)
 
+    def tell(self, name: str, data: Mapping[str, object]) -> None:
+        """Send any event to every client."""
+        self._broadcast(self.encode(name, data))
+
     def hold(self, name: str) -> None:
         """Keep event `name`, and whatever follows it, for `release`: they are to be told after a reply."""
         self._hold_from = name

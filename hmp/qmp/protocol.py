@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from device.machine.machine import Machine
 from hmp.monitor import CommandError
 from hmp.monitor.dialects import Dialect
+from hmp.monitor.faults import GREETING, Fault
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
-from hmp.qmp.commands import COMMANDS, NEGOTIATE, VERSION, run
+from hmp.qmp.commands import NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
+from hmp.qmp.inventory import commands
 from hmp.qmp.schema import QmpCommand
 
 
@@ -44,14 +46,23 @@ class QmpSession:
         send: Callable[[bytes], None],
         *,
         host_files: bool = False,
+        client: int = 0,
     ) -> None:
-        """`host_files` is the Monitor's, for human-monitor-command."""
+        """`host_files` and `client` are the Monitor's, for human-monitor-command."""
         self._monitor = Monitor(machine, dialect)
         self._monitor.alone = False
         self._monitor.host_files = host_files
+        self._monitor.client = client
         self.hub = hub
         self.dialect = dialect
-        self.send = send
+        self.send = self._write = send
+        self.on_cut: Callable[[], None] = lambda: None
+        """Called to hang up, once what was sent is out."""
+        self._fault: Fault | None = None  # what befalls the reply to come
+        self.on_message: Callable[[object], None] | None = None
+        """Called with each message, or failure to read one, before it is handled."""
+        self._held: list[bytes] = []  # events that came while a reply goes out in pieces
+        self._last_id: dict[str, object] = {}
         self.on_resume: Callable[[], None] | None = None
         self._decoder = Decoder()
         self._messages: deque[object] = deque()  # read, not yet handled
@@ -62,7 +73,12 @@ class QmpSession:
 
     def greeting(self) -> bytes:
         """Return the greeting."""
-        return codec.encode({"QMP": {"version": VERSION, "capabilities": ["oob"]}})
+        return codec.encode({"QMP": {"version": version(self._monitor.machine), "capabilities": ["oob"]}})
+
+    def greet(self) -> None:
+        """Send the greeting, or what a fault makes of it."""
+        self._fault = self._find_fault(GREETING, {})
+        self._begin(lambda: self._deliver(self.greeting()))
 
     def feed(self, data: bytes) -> None:
         """Take what the client sent. Each byte may become a message to be answered: do not feed much at once."""
@@ -72,7 +88,10 @@ class QmpSession:
         """Handle the next message; False if there is none, the client is suspended, or the machine ended."""
         if self.suspended or not self._messages or self._monitor.machine.over:
             return False
-        self._handle(self._messages.popleft())
+        message = self._messages.popleft()
+        if self.on_message is not None:
+            self.on_message(message)
+        self._handle(message)
         return True
 
     @property
@@ -91,8 +110,94 @@ class QmpSession:
         self._id = {}
         self._fail(CommandError(f"JSON parse error, {why}"))
 
+    def _find_fault(self, name: str, arguments: Mapping[str, object]) -> Fault | None:
+        front = self._monitor.machine.front
+        if front is None or front.faults is None:
+            return None
+        line = arguments.get("command-line") if name == "human-monitor-command" else None
+        found: Fault | None = front.faults.find(self._monitor.client, name, line if isinstance(line, str) else None)
+        return found
+
+    def _begin(self, usual: Callable[[], None]) -> None:
+        """Do `usual`, or what the fault that was found says, perhaps later."""
+        fault = self._fault
+        if fault is None:
+            usual()
+        elif fault.after:
+            self._wait(fault.after, lambda: self._answer(fault, usual))
+        else:
+            self._answer(fault, usual)
+
+    def _wait(self, duration: int, then: Callable[[], None]) -> None:
+        """Suspend the client for `duration` ns of host time."""
+        reply = Reply()
+        timer = self._monitor.machine.time.after(duration, lambda: reply.finish(""))
+        reply.suspend(timer.cancel)
+        reply.on_done = lambda _: self._go_on(then)
+        self._waits_for = reply
+
+    def _go_on(self, then: Callable[[], None]) -> None:
+        self._waits_for = None
+        then()
+        if self._waits_for is None and self.on_resume is not None:
+            self.on_resume()
+
+    def _answer(self, fault: Fault, usual: Callable[[], None]) -> None:
+        for name, data in fault.events:
+            self.send(self.hub.encode(name, data))
+        if fault.answer == "usual":
+            try:
+                usual()
+            except CommandError as error:
+                self._fail(error)
+        elif fault.answer == "return":
+            self._reply(fault.value)
+        elif fault.answer == "error":
+            self._fail(CommandError(fault.value[1], fault.value[0]))
+        elif fault.answer == "raw":
+            self._deliver(fault.value.encode("utf-8", "surrogatepass"))
+        else:
+            self._fault = None
+            if fault.answer == "cut":
+                self.on_cut()
+
+    def _deliver(self, data: bytes) -> None:
+        """Send a reply, in the manner of the fault that befalls it."""
+        fault, self._fault = self._fault, None
+        if fault is None:
+            self.send(data)
+        elif not fault.split or fault.answer in ("never", "cut"):
+            for piece in fault.pieces(data):
+                self.send(piece)
+            if fault.cut_after is not None:
+                self.on_cut()
+        else:
+            self._split(fault, fault.pieces(data))
+
+    def _split(self, fault: Fault, pieces: list[bytes]) -> None:
+        """Send pieces with a pause before the next; what else is to be sent has to wait."""
+        self.send = self._held.append
+        self._write(pieces.pop(0))
+        if pieces:
+            self._wait(fault.pause, lambda: self._split(fault, pieces))
+            return
+        self.send, held, self._held = self._write, self._held, []
+        for data in held:
+            self.send(data)
+        if fault.cut_after is not None:
+            self.on_cut()
+
+    def _envelope(self) -> dict[str, object]:
+        """Return the id that the reply is to have, as a member of it."""
+        own, last = self._id, self._last_id
+        self._last_id = own or last
+        if self._fault is not None and self._fault.id:
+            return last if self._fault.id == "stale" else {}
+        return own
+
     def _handle(self, message: object) -> None:
         self._id = {}
+        self._fault = None
         try:
             if isinstance(message, ParseFailure):
                 raise CommandError(message.desc)
@@ -101,12 +206,16 @@ class QmpSession:
             if "id" in message:
                 self._id = {"id": message["id"]}
             name, arguments, oob = self._members(message)
-            command = self._find(name)
-            if oob:
-                raise CommandError(f"The command {name} does not support OOB")
-            self._run(command, arguments)
+            self._fault = self._find_fault(name, arguments)
+            self._begin(lambda: self._execute(name, arguments, oob=oob))
         except CommandError as error:
             self._fail(error)
+
+    def _execute(self, name: str, arguments: Mapping[str, object], *, oob: bool) -> None:
+        command = self._find(name)
+        if oob:
+            raise CommandError(f"The command {name} does not support OOB")
+        self._run(command, arguments)
 
     def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> None:
         """Run a command and reply, or wait. Raises CommandError."""
@@ -129,10 +238,10 @@ class QmpSession:
             hub.ask(self)
 
     def _reply(self, value: object) -> None:
-        self.send(codec.encode({"return": value, **self._id}))
+        self._deliver(codec.encode({"return": value, **self._envelope()}))
 
     def _fail(self, error: CommandError) -> None:
-        self.send(codec.encode({**self._id, "error": {"class": error.kind, "desc": error.desc}}))
+        self._deliver(codec.encode({**self._envelope(), "error": {"class": error.kind, "desc": error.desc}}))
 
     def _members(self, message: dict[str, object]) -> tuple[str, Mapping[str, object], bool]:
         """Return (command, arguments, out of band) of a message. Raises CommandError in QEMU's words."""
@@ -159,7 +268,7 @@ class QmpSession:
     def _find(self, name: str) -> QmpCommand:
         if not self._in_command_mode and name != NEGOTIATE:
             raise CommandError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
-        command = COMMANDS.get(name)
+        command = commands(self._monitor.machine).get(name)
         if command is None:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         return command
@@ -177,22 +286,24 @@ class QmpSession:
 
         Not handled here: the caller may be in the middle of another client's command, or of the device.
         """
-        self._waits_for = None
+        self._go_on(lambda: self._tell(command, reply))
+
+    def _tell(self, command: QmpCommand, reply: Reply) -> None:
         if command.returns != "empty":
             self._reply(_text(reply))
         elif reply.error is None:
             self._reply({})
         else:
             self._fail(CommandError(str(reply.error)))
-        if self.on_resume is not None:
-            self.on_resume()
 
     def close(self) -> None:
         """The client is gone: nothing is sent any more, what it waits for is cancelled, and nothing of it is kept."""
         self.hub.leave(self)
         self._messages.clear()
         self._decoder = Decoder()
-        self.send, self.on_resume = _drop, None  # they hold who holds this session
+        self.send = self._write = _drop  # they hold who holds this session
+        self.on_resume, self.on_message, self.on_cut = None, None, lambda: None
+        self._held.clear()
         reply, self._waits_for = self._waits_for, None
         if reply is not None:
             reply.cancel()

@@ -109,7 +109,7 @@ def _object(name: str, members: Iterable[tuple[str, str]]) -> dict[str, object]:
     return {"name": name, "members": found, "meta-type": "object"}
 
 
-def schema(commands: Iterable[QmpCommand]) -> list[dict[str, object]]:
+def schema(commands: Iterable[QmpCommand], *, events: bool = True) -> list[dict[str, object]]:
     """Return the SchemaInfo list of the commands, the events, and every type they use."""
     entries: list[dict[str, object]] = []
     arrays = {"[str]"}
@@ -122,7 +122,7 @@ def schema(commands: Iterable[QmpCommand]) -> list[dict[str, object]]:
         entries.append({"name": command.name, "ret-type": command.returns, "meta-type": "command", "arg-type": taken})
         if command.returns.startswith("["):
             arrays.add(command.returns)
-    entries += [{"name": name, "meta-type": "event", "arg-type": kind} for name, kind in EVENTS.items()]
+    entries += [{"name": name, "meta-type": "event", "arg-type": kind} for name, kind in EVENTS.items() if events]
     entries += [_object(name, members) for name, members in OBJECTS.items()]
     entries += [{"name": name, "element-type": name[1:-1], "meta-type": "array"} for name in sorted(arrays)]
     entries += [{"name": name, "json-type": kind, "meta-type": "builtin"} for name, kind in BUILTIN.items()]

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from asyncio import TimerHandle
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 
 from device.machine.machine import Machine
-from hmp import QEMU_VERSION
 from hmp.monitor import escape
 from hmp.monitor.completion import complete
 from hmp.monitor.dialects import Dialect
+from hmp.monitor.emulated import emulated
+from hmp.monitor.faults import GREETING, Fault
 from hmp.monitor.monitor import History, Monitor, Reply
+from hmp.qjson.codec import ParseFailure
 from hmp.qmp.protocol import QmpSession
-from hmp.sockets.connection import IDLE, OPEN, Connection, Host
+from hmp.sockets.connection import CUT, IDLE, OPEN, Connection, Host
+from hmp.sockets.mux import TERMINATED, Mux
 from hmp.sockets.readline import CODEC, PROMPT, LineEditor, Output
 from hmp.sockets.telnet import OPENING, TelnetFilter
 
-BANNER = f"QEMU {QEMU_VERSION} monitor - type 'help' for more information\r\n".encode()
+
+def banner(machine: Machine) -> bytes:
+    """Return what a client of the human monitor sees first."""
+    return f"QEMU {emulated(machine).version} monitor - type 'help' for more information\r\n".encode()
+
 
 UNFINISHED_LIMIT = 60.0
 """Seconds of silence after which an unfinished QMP message is given up: what came of it, up to MAX_MESSAGE_BYTES, is
@@ -37,28 +45,47 @@ def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
 class HmpConnection(Connection):
     """A client of the human monitor: line editing, echo, type-ahead while suspended."""
 
-    def __init__(self, host: Host, dialect: Dialect, history: History, *, telnet: bool, host_files: bool) -> None:
+    def __init__(
+        self, host: Host, dialect: Dialect, history: History, *, telnet: bool, host_files: bool, mux: bool = False
+    ) -> None:
         super().__init__(host)
         self._telnet = TelnetFilter() if telnet else None
+        self._mux = Mux(self.write, self._focus, self._terminate_soon) if mux else None
         self._editor = LineEditor(PROMPT, history, lambda line: _complete(host.machine, line))
         self._monitor = getattr(host.machine, "make_monitor", Monitor)(host.machine, dialect, history)
         self._monitor.alone = False
         self._monitor.host_files = host_files
+        self._monitor.client = self.number
+        self._fault: Fault | None = None
         self._typed: Set[str] = frozenset()
         """Characters of the line that runs. They came from this client, and go back to it as they are."""
         self._reply: Reply | None = None
 
     def _greet(self) -> None:
-        opening = b"" if self._telnet is None else OPENING
-        self.write(opening + BANNER + self._editor.show_prompt())
+        if self._mux is None:
+            opening = b"" if self._telnet is None else OPENING
+            greeting = opening + banner(self.host.machine) + self._editor.show_prompt()
+            self._fault = find_fault(self.host.machine, self.number, GREETING)
+            self._begin(lambda: self._deliver(greeting))
+
+    def _focus(self, first: bool) -> None:
+        self.write(banner(self.host.machine) + self._editor.show_prompt() if first else PROMPT)
+
+    def _terminate_soon(self) -> None:
+        self._loop.call_soon(self._terminate)  # behind the lines that came with it
+
+    def _terminate(self) -> None:
+        self.write(TERMINATED)
+        self.host.machine.quit()
 
     def _incoming(self, data: bytes) -> bytes:
-        return data if self._telnet is None else self._telnet.feed(data)
+        filter = self._telnet or self._mux
+        return data if filter is None else filter.feed(data)
 
     def _pump(self, end: float) -> str:
         editor, now = self._editor, self.host.now
         while True:
-            if self._full or self._reply is not None:
+            if self._full or self.state == CUT or self._reply is not None:
                 self._keep()
                 return "blocked"
             event = editor.next_event()
@@ -83,32 +110,119 @@ class HmpConnection(Connection):
             self._received = self._received[room:]
 
     def _run(self, line: bytes) -> None:
+        self.log("in", line)
         text = line.decode(*CODEC)
         self._typed = frozenset() if text.isprintable() else frozenset(text)
+        self._fault = find_fault(self.host.machine, self.number, "", text)
+        self._begin(lambda: self._execute(text))
+
+    def _begin(self, usual: Callable[[], None]) -> None:
+        """Do `usual`, or what the fault that was found says, perhaps later."""
+        fault = self._fault
+        if fault is None:
+            usual()
+        elif fault.after:
+            self._wait(fault.after, lambda: self._answer(fault, usual))
+        else:
+            self._answer(fault, usual)
+
+    def _wait(self, duration: int, then: Callable[[], None]) -> None:
+        """Suspend the client for `duration` ns of host time."""
+        reply = self._reply = Reply()
+        timer = self.host.machine.time.after(duration, lambda: reply.finish(""))
+        reply.suspend(timer.cancel)
+        reply.on_done = lambda _: self._go_on(then)
+        self.host.driver.suspend()
+
+    def _go_on(self, then: Callable[[], None]) -> None:
+        self._reply = None
+        self.host.driver.resume()
+        then()
+        self._turn_soon()
+
+    def _answer(self, fault: Fault, usual: Callable[[], None]) -> None:
+        value = fault.value
+        if fault.answer == "usual":
+            usual()
+            return
+        prompt = self._editor.show_prompt() if self._editor.waiting else b""
+        if fault.answer in ("never", "cut"):
+            self._fault = None
+            if fault.answer == "cut":
+                self.hang_up()
+        elif fault.answer == "raw":
+            self._deliver(value.encode(*CODEC))
+        else:
+            text = (
+                f"Error: {value[1]}\n"
+                if fault.answer == "error"
+                else value
+                if isinstance(value, str)
+                else json.dumps(value)
+            )
+            self._deliver(escape(text).replace("\n", "\r\n").encode(*CODEC) + prompt)
+
+    def _deliver(self, data: bytes) -> None:
+        """Send a reply, in the manner of the fault that befalls it."""
+        fault, self._fault = self._fault, None
+        if fault is None:
+            self.write(data)
+        else:
+            self._send_pieces(fault, fault.pieces(data))
+
+    def _send_pieces(self, fault: Fault, pieces: list[bytes]) -> None:
+        if pieces:
+            self.write(pieces.pop(0))
+        if pieces:
+            self._wait(fault.pause, lambda: self._send_pieces(fault, pieces))
+        elif fault.cut_after is not None:
+            self.hang_up()
+
+    def _execute(self, text: str) -> None:
         reply = self._monitor.execute(text)
         if reply.pending:
             self._reply = reply
             reply.on_done = self._resumed
             self.host.driver.suspend()
         elif self.host.machine.over:
-            self.write(self._rendered(reply))  # and no prompt any more
+            self._deliver(self._rendered(reply))  # and no prompt any more
         else:
-            self.write(self._rendered(reply) + self._editor.show_prompt())
+            self._deliver(self._rendered(reply) + self._editor.show_prompt())
 
     def _rendered(self, reply: Reply) -> bytes:
         return escape(reply.text, self._typed).replace("\n", "\r\n").encode(*CODEC)
 
     def _resumed(self, reply: Reply) -> None:
-        self._reply = None
-        self.host.driver.resume()
-        self.write(self._rendered(reply) + self._editor.show_prompt())
-        self._turn_soon()
+        self._go_on(lambda: self._deliver(self._rendered(reply) + self._editor.show_prompt()))
 
     def _close(self) -> None:
         reply, self._reply = self._reply, None
         if reply is not None:
             reply.cancel()
             self.host.driver.resume()
+
+
+def find_fault(machine: Machine, client: int, name: str, line: str | None = None) -> Fault | None:
+    """Return what befalls a reply, if anything was set."""
+    front = machine.front
+    if front is None or front.faults is None:
+        return None
+    found: Fault | None = front.faults.find(client, name, line)
+    return found
+
+
+class SilentConnection(Connection):
+    """A client of a device that says nothing: a serial port of a guest without one."""
+
+    def _greet(self) -> None:
+        pass
+
+    def _pump(self, end: float) -> str:
+        self._received = b""
+        return "done"
+
+    def _close(self) -> None:
+        pass
 
 
 class QmpConnection(Connection):
@@ -119,19 +233,25 @@ class QmpConnection(Connection):
     def __init__(self, host: Host, dialect: Dialect, *, host_files: bool) -> None:
         super().__init__(host)
         self._session = getattr(host.machine, "make_session", QmpSession)(
-            host.machine, dialect, host.hub, self.write, host_files=host_files
+            host.machine, dialect, host.hub, self.write, host_files=host_files, client=self.number
         )
+        self._session.on_cut = self.hang_up
+        if self._log is not None:
+            self._session.on_message = self._log_message
+        self._fed = b""
         self._session.on_resume = self._resumed
         self._waiting = False
         self._unfinished: TimerHandle | None = None
 
     def _greet(self) -> None:
-        self.write(self._session.greeting())
+        self._session.greet()
+        if self._session.suspended:
+            self._turn_soon()
 
     def _pump(self, end: float) -> str:
         session, now = self._session, self.host.now
         while True:
-            if self._full:
+            if self._full or self.state == CUT:
                 return "blocked"
             if session.step():
                 if now() >= end:
@@ -148,7 +268,8 @@ class QmpConnection(Connection):
                 return "done"
             # What is cut between two messages is read the quick way.
             size = self._received.rfind(b"}", 0, SLICE) + 1 or SLICE
-            session.feed(self._received[:size])
+            self._fed = self._received[:size]
+            session.feed(self._fed)
             self._received = self._received[size:]
             self._watch_unfinished()
             if now() >= end:
@@ -159,6 +280,10 @@ class QmpConnection(Connection):
             self._waiting = False
             self.host.driver.resume()
         self._turn_soon()
+
+    def _log_message(self, message: object) -> None:
+        read = not isinstance(message, ParseFailure)
+        self.log("in", json.dumps(message).encode() if read else self._fed)
 
     def _watch_unfinished(self) -> None:
         if self._unfinished is not None:

@@ -9,7 +9,9 @@ from termios import TIOCOUTQ
 from typing import Protocol
 
 from device.machine.machine import Machine
+from hmp.addresses import Address
 from hmp.drive import MachineDriver
+from hmp.log import Log
 from hmp.qmp.events import EventHub, Latest
 from hmp.sockets.hangups import HangUps
 from hmp.sockets.opening import Opening
@@ -29,6 +31,9 @@ class Host(Protocol):
     stopping: bool
     note: Callable[[Connection, str, bytes], None] | None
     now: Callable[[], float]
+
+    def next_number(self) -> int:
+        """Return the number of a new client."""
 
     def left(self) -> None:
         """A connection ended."""
@@ -120,6 +125,12 @@ class Connection(asyncio.BufferedProtocol):
         self._latest: Latest | None = None  # which of these a newer one will replace
         self._written = 0
         self._stall: asyncio.TimerHandle | None = None
+        self.address: Address | None = None
+        self.name = ""  # the address as the ready line has it
+        self.number = host.next_number()
+        self._log: Log | None = host.machine.front.log  # the server made the front
+        self._why = ""
+        self.ended: asyncio.Future[None] | None = None  # done once nothing is left, for who wants to know
 
     def move(self, move: str) -> None:
         """Go to another state. Raises ValueError where MOVES does not allow it, and changes nothing then."""
@@ -139,6 +150,7 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
         self._note("connect")
+        self.log("connect")
         if self.host.stopping:
             self.cut_off()
         else:
@@ -157,6 +169,8 @@ class Connection(asyncio.BufferedProtocol):
             language = self._opening.feed(data)
             if language:
                 host, port = self.transport.get_extra_info("sockname")[:2]
+                self.log("in", data)
+                self._why = f"it spoke {language}"
                 self.cut_off()
                 self.host.foreign(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", language)
                 return
@@ -194,6 +208,7 @@ class Connection(asyncio.BufferedProtocol):
         """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
         self.move("lost")
         self._note("disconnect")
+        self.log("disconnect", why=self._why)
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
@@ -208,6 +223,11 @@ class Connection(asyncio.BufferedProtocol):
         if self.host.note is not None:
             self.host.note(self, what, data)
 
+    def log(self, what: str, message: bytes | None = None, *, why: str = "") -> None:
+        """Put something into the log, if there is one."""
+        if self._log is not None:
+            self._log.add(self.name, self.number, what, message, **({"why": why} if why else {}))
+
     # Ending.
 
     def finish(self) -> None:
@@ -219,6 +239,13 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch_stall()
+
+    def hang_up(self) -> None:
+        """Send what was written, then close, and run nothing more of what the client sent."""
+        self._send()
+        if self.state in OPEN:
+            self.transport.close()
+            self.move("cut")
 
     def cut_off(self) -> None:
         """Let go of the client here and now."""
@@ -240,6 +267,8 @@ class Connection(asyncio.BufferedProtocol):
         self._received = b""
         self._close()
         self.host.left()
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
         self.host.driver.reschedule()
 
     def _watch_stall(self) -> None:
@@ -300,8 +329,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._out.append(data)
         self._size += len(data)
-        if not self._stalled and (self.state != TURNING or self._size >= SEND_SIZE):
-            self._send()
+        if not self._stalled and (self.state != TURNING or self._size >= SEND_SIZE or self._log is not None):
+            self._send()  # with a log at once, so that each reply stands behind its command there
 
     def _send(self) -> None:
         """Hand all that was written to the transport."""
@@ -312,6 +341,8 @@ class Connection(asyncio.BufferedProtocol):
             if not self.transport.is_closing():
                 for part in parts if self.host.note is not None else ():
                     self._note("out", part)
+                for part in parts if self._log is not None else ():
+                    self.log("out", part)
                 self._written += len(data)
                 self.transport.write(data)
 

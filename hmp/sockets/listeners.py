@@ -34,22 +34,59 @@ LOCK_PATIENCE = 2.0
 """Seconds to wait for another hmp that is just making a socket in the same directory: it needs milliseconds."""
 
 
+CONNECT_PATIENCE = 5.0
+"""Seconds to wait for whom we are to connect to."""
+
+
 class Listener:
-    """A bound, listening socket and the address it serves."""
+    """An address and its socket, which listens, or where `listens` is False is the only client's own.
+
+    With reconnect it is None: that connection is made, and made again, once clients are served. `near` is the end of
+    stdio's that is ours.
+    """
 
     def __init__(self, address: Address) -> None:
-        """Bind and listen. Raises UsageError naming the address and the reason; then nothing was created."""
+        """Bind and listen, or connect. Raises UsageError naming the address and the reason: nothing was created."""
         self.address = address
         self._unix: UnixListener | None = None
+        self.listens = address.server
+        self.near: socket.socket | None = None
+        self.socket: socket.socket | None = None
         try:
-            self.socket = self._make_unix() if address.scheme == "unix" else self._make_tcp()
+            if address.scheme == "stdio":
+                self.socket, self.near = socket.socketpair()
+                self.near.setblocking(False)
+            elif address.scheme == "fd":
+                self.socket = socket.socket(fileno=address.port)
+                self.listens = bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+                if self.socket.type != _STREAM:
+                    raise self._refuse("the descriptor is not a stream socket")
+            elif not address.server:
+                if address.reconnect is None:
+                    self.socket = self._connect()
+            else:
+                self.socket = self._make_unix() if address.scheme == "unix" else self._make_tcp()
         except socket.gaierror:
             raise self._refuse("unknown host") from None
         except UnicodeError:  # from the encoding of international names
             raise self._refuse("not a host name") from None
         except OSError as error:
             raise self._refuse(error.strerror or str(error)) from None
-        self.socket.setblocking(False)
+        if self.socket is not None:
+            self.socket.setblocking(False)
+
+    def _connect(self) -> socket.socket:
+        address = self.address
+        if address.scheme != "unix":
+            return socket.create_connection((address.host or "localhost", address.port), CONNECT_PATIENCE)
+        made = socket.socket(socket.AF_UNIX, _STREAM)
+        try:
+            made.settimeout(CONNECT_PATIENCE)
+            made.connect(b"\0" + os.fsencode(address.host) if address.abstract else address.host)
+        except OSError:
+            made.close()
+            raise
+        return made
 
     def _refuse(self, why: str) -> UsageError:
         return UsageError(f"--{self.address.kind}: '{escape(self.address.spec)}': {why}")
@@ -107,14 +144,21 @@ class Listener:
     @property
     def name(self) -> str:
         """The address as clients can use it: with the port that was picked for 0."""
-        if self.address.scheme == "unix":
-            return f"unix:{self.address.host}{',abstract=on' if self.address.abstract else ''}"
-        host, port = self.socket.getsockname()[:2]
-        return f"{self.address.scheme}:[{host}]:{port}" if ":" in host else f"{self.address.scheme}:{host}:{port}"
+        address = self.address
+        if address.scheme == "unix":
+            return f"unix:{address.host}{',abstract=on' if address.abstract else ''}"
+        if address.scheme in ("stdio", "fd"):
+            return f"fd:{address.port}" if address.scheme == "fd" else "stdio"
+        host, port = address.host, address.port
+        if self.listens and self.socket is not None:
+            host, port = self.socket.getsockname()[:2]
+        return f"{address.scheme}:[{host}]:{port}" if ":" in host else f"{address.scheme}:{host}:{port}"
 
     def close(self) -> None:
         """Stop listening; a unix socket's file goes if it still is the one we made."""
-        self.socket.close()
+        for each in (self.socket, self.near):
+            if each is not None:
+                each.close()
         if self._unix is not None:
             self._unix.close()
 

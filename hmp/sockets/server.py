@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
+import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,16 +14,15 @@ from collections.abc import Callable
 from device.machine.events import ClientRefused
 from device.machine.machine import Machine
 from hmp.drive import MachineDriver
-from hmp.monitor.dialects import DIALECTS, Dialect
-from hmp.monitor.monitor import History
-from hmp.qjson import codec
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.emulated import emulated
 from hmp.qmp.events import EventHub
 from hmp.ratelimit import RateLimit
-from hmp.sockets.clients import HmpConnection, QmpConnection
 from hmp.sockets.connection import RECEIVE_SIZE, TURN, Connection
 from hmp.sockets.hangups import HangUps
 from hmp.sockets.listeners import Listener
-from hmp.streams import complain
+from hmp.sockets.port import Port
+from hmp.sockets.stdio import carry
 
 CLIENT_LIMIT = 4096
 """Clients at once: four times what anybody was seen to need, and with UNSENT_LIMIT still memory that a host has."""
@@ -30,17 +31,17 @@ SPARE_DESCRIPTORS = 64
 """Descriptors that clients leave to the rest of the program: guests, scripts, snapshots, and to refusing a client. No
 more than an eighth of all: where these are few, clients matter more."""
 
-ACCEPTED_AT_ONCE = 16
-"""Clients of one address that are accepted before others get their turn: some 2 ms."""
-
 LONGEST_ROUND = 0.02
 """Seconds that clients in the queue get before the loop looks again who else wants something."""
 
-ACCEPT_PAUSE = 1.0
-"""Seconds until clients are accepted again after the system had no descriptor left for one."""
+EVENTS_AT_ONCE = 1000
+"""Of a flood of events, how many are sent before others get their turn."""
 
 GRACE = 0.2
 """Seconds that clients have at the end to take what is still to be sent."""
+
+STDOUT_GRACE = 5.0
+"""The same for who reads stdout: a pipe's reader may be busy with what it read before."""
 
 FAREWELL = 0.05
 """Seconds that a program whose command ended the machine has to hang up first: qmp-shell reports an error if it cannot
@@ -48,8 +49,6 @@ FAREWELL = 0.05
 
 FOREIGN_SPACING = 10.0
 """Seconds between two lines about clients that speak HTTP and the like: a web page may try as fast as it can."""
-
-TOO_MANY = "too many clients"
 
 
 def leaves_enough(descriptor: int) -> bool:
@@ -80,16 +79,66 @@ class Server:
         self._turning = False
         self._turned = 0.0
         self.hang_ups = HangUps(self._loop)
-        self._ports = [_Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
+        self._ports = [Port(self, listener, DIALECTS[listener.address.dialect or dialect]) for listener in listeners]
         self._awaited = {port for port in self._ports if port.listener.address.wait}
         self._clients_came = asyncio.Event()
         self._departure = asyncio.Event()
         self._foreign = RateLimit(FOREIGN_SPACING, now=self._loop.time)
+        for number, listener in enumerate(listeners):
+            listener.address.label = listener.address.label or f"compat_monitor{number}"
+        self.others: list[tuple[str, str]] = []
+        """Label and file name of character devices without an address."""
+        emulated(machine).chardevs = self._chardevs
+        self._parent = -1
+        self._numbers = 0
+        emulated(machine).wire = self
+        self._carried: asyncio.Task[None] | None = None
+
+    def _chardevs(self) -> list[dict[str, object]]:
+        others = [{"frontend-open": False, "filename": name, "label": label} for label, name in self.others]
+        return [*reversed([port.shown() for port in self._ports]), *others]
 
     def start(self) -> None:
         """Accept clients from now on."""
         for port in self._ports:
             port.open()
+            if port.listener.near is not None:
+                self._carried = self._loop.create_task(carry(port.listener.near))
+
+    async def stdio_ended(self) -> None:
+        """Return once a monitor on stdin and stdout, if there is one, has ended. Raises OSError as stdout does."""
+        if self._carried is not None:
+            await asyncio.shield(self._carried)
+
+    def watch_parent(self, parent: int, *, stdin: bool) -> None:
+        """End the machine once the process `parent` is gone, and with `stdin` when that pipe or socket ends.
+
+        Not by PR_SET_PDEATHSIG: that tells of the end of the thread that started us, which in Go is any time.
+        """
+        try:
+            self._parent = os.pidfd_open(parent)
+            self._loop.add_reader(self._parent, self._orphaned)
+        except OSError:  # gone already, or a sandbox
+            pass
+        if os.getppid() != parent:
+            self._loop.call_soon(self._orphaned)
+        if stdin and (stat.S_ISFIFO(mode := os.fstat(0).st_mode) or stat.S_ISSOCK(mode)):
+            self._loop.add_reader(0, self._drain_stdin)
+
+    def _drain_stdin(self) -> None:
+        try:
+            if os.read(0, RECEIVE_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._orphaned()
+
+    def _orphaned(self) -> None:
+        for descriptor in {0, self._parent} - {-1}:
+            self._loop.remove_reader(descriptor)
+        self.machine.quit(reason="host-signal")
 
     async def clients_came(self) -> None:
         """Return once each `wait` address had its first client."""
@@ -100,16 +149,61 @@ class Server:
         """Whether there is room for one more."""
         return self.clients < CLIENT_LIMIT and (leaves_enough(client.fileno()) or not self.clients)
 
-    def came(self, port: _Port) -> None:
+    def came(self, port: Port) -> None:
         """A client was accepted at `port`."""
         self.clients += 1
         self._awaited.discard(port)
         if not self._awaited:
             self._clients_came.set()
 
+    def next_number(self) -> int:
+        """Return the number of a new client: from 1 on, in the order in which they come."""
+        self._numbers += 1
+        return self._numbers
+
+    # What sim wire and sim event ask for.
+
+    def numbered(self) -> list[tuple[int, str]]:
+        """Return number and address of each client."""
+        return sorted((each.number, f"{each.address.kind} {each.name}") for each in self.connections if each.address)
+
+    def disturb(self, client: int | None, by: int, garbage: str | None) -> bool:
+        """Hang up on a client, or send it `garbage`; on all but `by` if it is None. Returns whether there was one."""
+        found = [each for each in self.connections if (each.number != by if client is None else each.number == client)]
+        for each in found:
+            if garbage is None:
+                each.cut_off()
+            else:
+                each.write(garbage.encode("utf-8", "surrogatepass"))
+        return bool(found)
+
+    def send_events(self, name: str, data: dict[str, object], count: int, every: int) -> None:
+        """Send an event `count` times to every client of QMP, with `every` ns of host time between two."""
+        at_once = min(count, 1 if every else EVENTS_AT_ONCE)
+        for _ in range(at_once):
+            self.hub.tell(name, data)
+        left = count - at_once
+        if left and not self.stopping:
+            if every:
+                self.machine.time.after(every, lambda: self.send_events(name, data, left, every))
+            else:
+                self._loop.call_soon(self.send_events, name, data, left, every)
+
+    def accept_again(self) -> None:
+        """Accept clients where that was held back, if it is not any more."""
+        for port in self._ports:
+            port.accept_again()
+
+    @property
+    def one_client(self) -> bool:
+        """Whether each address is to have one client at a time."""
+        faults = emulated(self.machine).faults
+        return faults is not None and faults.one_client
+
     def left(self) -> None:
         """A client is gone."""
         self.clients -= 1
+        self.accept_again()
         self._departure.set()
 
     def foreign(self, where: str, language: str) -> None:
@@ -165,8 +259,17 @@ class Server:
             for connection in tuple(self.connections):
                 connection.cut_off()
             await asyncio.sleep(0)  # asyncio closes the sockets in its next round
+        if self._carried is not None:
+            await asyncio.wait({self._carried}, timeout=STDOUT_GRACE)
+            self._carried.cancel()
+            await asyncio.gather(self._carried, return_exceptions=True)
+        emulated(self.machine).wire = None
         self.hub.close()
         self.hang_ups.close()
+        if self._parent >= 0:
+            self._loop.remove_reader(self._parent)
+            os.close(self._parent)
+            self._parent = -1
 
     async def _until_gone(self, these: set[Connection], seconds: float) -> None:
         try:
@@ -176,76 +279,3 @@ class Server:
                     await self._departure.wait()
         except TimeoutError:
             pass
-
-
-class _Port:
-    """One address: accepts its clients and makes what talks to them.
-
-    Not asyncio's own server: that one tries a thousand more times after it ran out of descriptors, and tells each time.
-    """
-
-    def __init__(self, server: Server, listener: Listener, dialect: Dialect) -> None:
-        self.listener = listener
-        self._server = server
-        self._dialect = dialect
-        self._history = History()
-        self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[object]] = set()
-        self._again: asyncio.TimerHandle | None = None
-        self._short = False  # of descriptors or memory; said once
-
-    def open(self) -> None:
-        """Accept clients."""
-        self._loop.add_reader(self.listener.socket, self._accept)
-
-    def close(self) -> None:
-        """Accept none any more."""
-        self._loop.remove_reader(self.listener.socket)
-        if self._again is not None:
-            self._again.cancel()
-
-    def _accept(self) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                client, _ = self.listener.socket.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if not self._short:
-                    complain(f"cannot accept a client at {self.listener.name}: {error.strerror}; trying again")
-                self._short = True
-                self.close()
-                self._again = self._loop.call_later(ACCEPT_PAUSE, self.open)
-                return
-            self._short = False
-            client.setblocking(False)
-            if not self._server.takes(client):
-                self._refuse(client)
-                continue
-            self._server.came(self)
-            task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
-            self._opening.add(task)
-            task.add_done_callback(self._opened)
-
-    def _opened(self, task: asyncio.Task[object]) -> None:
-        self._opening.discard(task)
-        if task.cancelled() or task.exception() is not None:  # a client that is gone already is no news
-            self._server.left()
-
-    def _refuse(self, client: socket.socket) -> None:
-        if self.listener.address.kind == "qmp":
-            text = codec.encode({"error": {"class": "GenericError", "desc": TOO_MANY}})
-        else:
-            text = f"{TOO_MANY}\r\n".encode()
-        try:
-            client.send(text)
-        except OSError:
-            pass
-        client.close()
-
-    def _make(self) -> Connection:
-        server, address = self._server, self.listener.address
-        if address.kind == "qmp":
-            return QmpConnection(server, self._dialect, host_files=address.host_files)
-        telnet = address.scheme == "telnet"
-        return HmpConnection(server, self._dialect, self._history, telnet=telnet, host_files=address.host_files)

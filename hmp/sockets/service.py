@@ -18,6 +18,7 @@ from hmp.streams import complain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from collections.abc import Callable
 
     from device.machine.machine import Machine
     from hmp.config import Config
@@ -31,17 +32,23 @@ class Serving:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._parent = os.getppid()
         self._listeners: list[Listener] = []
+        self._clean: Callable[[], None] | None = None
 
     def listen(self) -> None:
         """Listen on all addresses, or on none. Raises UsageError naming the address and the reason."""
         raise_file_limit()
         self._listeners = listen(self._config.addresses, allow_remote=self._config.allow_remote)
+        if self._config.on_listening is not None:
+            self._clean = self._config.on_listening()
 
     def close(self) -> None:
         """Listen no more."""
         for listener in self._listeners:
             listener.close()
+        if self._clean is not None:
+            self._clean()
 
     def serve(self, machine: Machine, driver: MachineDriver) -> Server:
         """Serve clients of `machine` in the running loop, and say so on stderr. `stop()` it at the end."""
@@ -51,7 +58,10 @@ class Serving:
         gc.freeze()
         gc.set_threshold(5_000, 10, 10)
         server = Server(machine, driver, self._listeners, self._config.dialect)
+        server.others = self._config.chardevs
         server.start()
+        if self._config.exit_with_parent:
+            server.watch_parent(self._parent, stdin=self._config.headless and not self._config.stdio)
         names = [f"{each.address.kind}={escape(each.name)}" for each in self._listeners]
         complain(" ".join([f"ready pid={os.getpid()}", *names]))
         return server

@@ -108,7 +108,7 @@ class FakeQemu:
     def _make(self, member: Member, start: float | None) -> None:
         machine = self._machine = member.machine
         self.monitor, self.qmp = [
-            each.socket.getsockname()[:2] if each.address.scheme == "tcp" else each.address.host
+            each.socket.getsockname()[:2] if each.socket and each.address.scheme == "tcp" else each.address.host
             for each in member.listeners
         ]
         if isinstance(machine.clock, SimulatedClock):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from hmp.addresses import UNIX_PATH_LIMIT, Address
@@ -74,6 +76,20 @@ def test_a_name_in_the_abstract_namespace() -> None:
     assert not Address("qmp", "unix:@vm1").abstract
 
 
+def test_a_place_that_we_connect_to() -> None:
+    address = Address("qmp", "unix:m,server=off,reconnect=0.5")
+    assert (address.server, address.reconnect, address.wait) == (False, 500_000_000, False)
+    assert Address("qmp", "tcp:localhost:1,server=off,reconnect=0").reconnect is None
+    assert Address("qmp", "unix:m").server
+
+
+def test_stdin_and_stdout_and_an_open_socket() -> None:
+    address = Address("qmp", "stdio,dialect=qemu")
+    assert (address.scheme, address.server, address.dialect, address.loopback) == ("stdio", False, "qemu", True)
+    with socket.socket(socket.AF_UNIX) as ours:
+        assert Address("qmp", f"fd:{ours.fileno()}").port == ours.fileno()
+
+
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_dialect(name: str) -> None:
     address = Address("qmp", f"unix:m,server=on,dialect={name},wait=off")
@@ -102,11 +118,23 @@ WRONG = {
     "tcp:localhost:000000": "a port from 0 to 65535",
     "unix:m,": "'' is not an option",
     "unix:m,x": "'x' is not an option",
-    "unix:m,server=off": "'server=off' is not an option",
+    "unix:m,reconnect=1": "reconnect=SEC needs server=off",
+    "unix:m,server=off,wait=off": "server=off has no client to wait for",
+    "unix:m,server=off,reconnect=x": "reconnect: 'x' is not a number of seconds",
+    "unix:m,server=off,reconnect=3601": "reconnect takes at most 3600 seconds",
+    "unix:m,mux=on": "'mux=on' is not an option",
+    "stdio:": "is not unix:PATH",
+    "stdio,wait=on": "'wait=on' is not an option",
+    "fd": "is not unix:PATH",
+    "fd:": "the descriptor is not an open socket",
+    "fd:x": "the descriptor is not an open socket",
+    "fd:-1": "the descriptor is not an open socket",
+    "fd:9999999": "the descriptor is not an open socket",
+    "fd:99999999999999999999": "the descriptor is not an open socket",
     "unix:m,server=maybe": "'server=maybe' is not an option",
     "unix:m,wait=maybe": "'wait=maybe' is not an option",
     "unix:m,nowait=on": "'nowait=on' is not an option",
-    "unix:m,ipv4=on": "'ipv4=on' is not an option (server=on, wait=on|off, abstract=on|off, tight=on|off, dialect=",
+    "unix:m,ipv4=on": "'ipv4=on' is not an option (server=on|off, wait=on|off, abstract=on|off, tight=on|off, dialect=",
     "unix:m,nodelay": "'nodelay' is not an option",
     "tcp:localhost:1,abstract=on": "'abstract=on' is not an option",
     "tcp:localhost:1,nodelay=2": "'nodelay=2' is not an option",
@@ -131,7 +159,7 @@ def test_a_wrong_one_is_refused_in_one_line_that_names_option_and_value(kind: st
 def test_telnet_is_for_people_only() -> None:
     with pytest.raises(UsageError) as caught:
         Address("qmp", "telnet:localhost:1")
-    assert str(caught.value) == "--qmp: 'telnet:localhost:1' is not unix:PATH, tcp:HOST:PORT"
+    assert str(caught.value) == "--qmp: 'telnet:localhost:1' is not unix:PATH, tcp:HOST:PORT, fd:N or stdio"
     with pytest.raises(UsageError, match=r"or telnet:HOST:PORT$"):
         Address("monitor", "nosuch:x")
 

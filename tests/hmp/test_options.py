@@ -105,10 +105,11 @@ BAD: dict[str, list[str]] = {
                  "{", "[1]", ' {"driver":"virtio-balloon-pci"}'],
     "--uuid": ["", "1", "123e4567e89b12d3a456426614174000", "123e4567-e89b-12d3-a456-42661417400g",
                "{123e4567-e89b-12d3-a456-426614174000}", "123e4567-e89b-12d3-a456-4266141740000"],
+    "--qemu-version": ["", "7", "7.2", "7.2.x", "7.2.0.1", "7.2.-1", "7.2.1000", "v7.2.0", "7.2.٣"],
     "--dialect": ["", "QEMU", "vmware"],
     "--size": ["", "80", "80x", "x24", "80x24x1", "-80x24", "80X24", "0x0", "9999x9999", "٨x٨"],
     "--snapshot-dir": ["", "/nosuch/dir", "/dev/null"],
-    "--monitor": ["", "nosuch", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:65536", "unix:", "stdio"],
+    "--monitor": ["", "nosuch", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:x", "tcp:127.0.0.1:65536", "unix:", "stdio:x"],
     "--attach": ["", "x", "unix:", "unix:q,x=1", "unix:q,hold=maybe", "tcp:h", "tcp:h:99999", "telnet:h:1", "libvirt:",
                  "libvirt:-x", "libvirt:vm,hold=on", "libvirt:vm,uri=", "unix:q,uri=x", f"unix:{'x' * 108}"],
     "--qmp": ["", "nosuch", "tcp:127.0.0.1:0,x=1", "unix:a,dialect=x"],
@@ -129,7 +130,7 @@ def test_a_wrong_value_is_refused_with_option_and_value_in_one_line(option: str,
 
 
 def test_every_option_that_reads_its_value_is_tested() -> None:
-    free = {"--name", "--command", "--record", "--save-replies", "--list-guests"}
+    free = {"--name", "--command", "--record", "--save-replies", "--list-guests", "--log", "--replies"}
     flags = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option) and each.is_flag}
     named = {max(each.opts, key=len) for each in OPTIONS if isinstance(each, click.Option)}
     assert named - free - flags == set(BAD)

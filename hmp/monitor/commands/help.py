@@ -51,6 +51,9 @@ def help(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         lines: list[Line | str] = []
         for command in COMMANDS:
             lines += [command.heading, (command, ""), *_topics(command)] if command.heading else [(command, "")]
+        front = monitor.machine.front
+        added = () if front is None or front.replies is None else front.replies.hmp
+        lines += [f"{line}  -- answered by --replies\n" for line in added if line.split()[0] not in TABLE]
         return _drawn(lines)
     table, path = TABLE, ""
     for position, word in enumerate(words):

@@ -39,10 +39,10 @@ def _value(spec: str, at: int) -> tuple[str, int]:
         at = end + 2
 
 
-def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str]]]:
-    """Return (driver, id, other pairs) of `driver[,key=value...]`, read as QEMU reads option lists; None is missing.
+def split_options(spec: str, implied: str) -> list[tuple[str, str]]:
+    """Return the pairs of `value[,key=value...]`, as QEMU reads them: the first value is that of `implied`.
 
-    `key` alone is `key=on`, and `nokey` is `key=off`. The last driver and the first id count.
+    `key` alone is `key=on`, and `nokey` is `key=off`.
     """
     pairs: list[tuple[str, str]] = []
     at = 0
@@ -54,7 +54,7 @@ def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str
         if spec[end : end + 1] == "=":
             value, at = _value(spec, end + 1)
         elif at == 0:
-            key = "driver"
+            key = implied
             value, at = _value(spec, 0)
         else:
             at = end + 1
@@ -62,6 +62,15 @@ def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str
             if key.startswith("no"):
                 key, value = key[2:], "off"
         pairs.append((key, value))
+    return pairs
+
+
+def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str]]]:
+    """Return (driver, id, other pairs) of `driver[,key=value...]`; None is missing.
+
+    The last driver and the first id count.
+    """
+    pairs = split_options(spec, "driver")
     others = [pair for pair in pairs if pair[0] not in ("driver", "id")]
     return dict(pairs).get("driver"), dict(reversed(pairs)).get("id"), others
 

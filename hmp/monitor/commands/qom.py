@@ -20,6 +20,10 @@ def pretty(value: object, indent: int = 0) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, list):
+        blanks = " " * (indent + 4)
+        items = ",\n".join([blanks + pretty(each, indent + 4) for each in value])
+        return f"[\n{items}\n{' ' * indent}]" if value else "[]"
     if isinstance(value, dict):
         if not value:
             return "{}"

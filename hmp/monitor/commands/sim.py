@@ -116,6 +116,10 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         if device.stats.poll_interval:
             rows.append(("polling", f"every {plural(device.stats.poll_interval, 'second')} of VM time"))
         rows += [("refused", f"{count} x {RULES[rule]} ({rule})") for rule, count in device.refused.items()]
+    front = machine.front
+    if front is not None and front.faults is not None:
+        rows += [("reply", str(fault)) for fault in front.faults.set]
+        rows += [("wire", "one client at a time")] * front.faults.one_client
     waiting = len(requests.pending)
     rows.append(("requests", f"{requests.answered} answered, {requests.timed_out} timed out, {waiting} waiting"))
     means = {"run state": "good" if machine.running else "notice", "refused": "bad", "statistics": standing(machine)}

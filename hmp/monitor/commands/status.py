@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hmp import QEMU_VERSION, __version__
+from hmp.monitor.emulated import emulated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def info_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 def info_version(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """The QEMU that is emulated, and by what."""
-    return f"{QEMU_VERSION} (hmp-emulator {__version__})\n"
+    passed_for = emulated(monitor.machine)
+    return f"{passed_for.version} ({passed_for.package})\n"
 
 
 def info_name(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:

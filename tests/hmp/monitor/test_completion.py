@@ -48,7 +48,7 @@ class TestNames:
 
     def test_more_says_whether_arguments_follow(self, machine):
         assert {candidate.text: candidate.more for candidate in complete(machine, "s")} == {
-            "savevm": True, "stop": False, "s": False, "system_powerdown": False, "system_reset": False, "sim": True,
+            "savevm": True, "screendump": True, "sendkey": True, "stop": False, "s": False, "system_powerdown": False, "system_reset": False, "sim": True,
         }  # fmt: skip
 
     def test_every_command_completes_to_itself_with_a_description(self, machine):

@@ -24,6 +24,9 @@ QEMU_STATS = (
 )  # fmt: skip
 
 
+CPU = "/machine/unattached/device[0]"
+
+
 def paths_of(machine: Machine) -> list[str]:
     return [node.path for node in qom.tree(machine).walk()]
 
@@ -89,14 +92,14 @@ class TestPaths:
         assert say(subject, "qom-list /machine/peripheral") == "type (string)\n"
         assert say(subject, "qom-list peripheral-anon") == "type (string)\ndevice[0] (child<virtio-balloon-pci>)\n"
         assert say(subject, "info virtio") == "/machine/peripheral-anon/device[0]/virtio-backend [virtio-balloon]\n"
-        assert say(subject, f"qom-get device[0] {POLLING}") == "0\n"
+        assert say(subject, f"qom-get peripheral-anon/device[0] {POLLING}") == "0\n"
 
     def test_every_object_is_listed_once_and_can_be_listed(self) -> None:
         machine = build()
         paths = paths_of(machine)
         assert paths == [
-            "/", "/objects", "/machine", "/machine/unattached", "/machine/peripheral-anon", "/machine/peripheral",
-            DEVICE, BACKEND, "/chardevs",
+            "/", "/objects", "/machine", "/machine/unattached", CPU, "/machine/peripheral-anon",
+            "/machine/peripheral", DEVICE, BACKEND, "/chardevs",
         ]  # fmt: skip
         for path in paths:
             assert qom.qom_list(machine, path)[0] == {"name": "type", "type": "string"}
@@ -138,10 +141,20 @@ class TestListing:
     def test_every_listed_property_can_be_read(self) -> None:
         machine = build()
         for path in paths_of(machine):
-            for each in qom.qom_list(machine, path):
+            for each in qom.qom_list(machine, path) if path != CPU else ():
                 value = qom.qom_get(machine, path, each["name"])
                 kinds: dict[str, type] = {"bool": bool, "int": int, "guest statistics": dict}
                 assert type(value) is kinds.get(each["type"], str)
+
+    def test_the_processor_is_there_for_who_looks_what_it_can_do(self) -> None:
+        machine = build()
+        assert qom.qom_get(machine, CPU, "type") == "qemu64-x86_64-cpu"
+        assert qom.qom_get(machine, CPU, "unavailable-features") == []
+        assert qom.qom_get(machine, CPU, "sse2") is True
+        for each in qom.qom_list(machine, CPU):
+            qom.qom_get(machine, CPU, each["name"])
+        assert say(monitor_on(), f"qom-get {CPU} unavailable-features") == "[]\n"
+        assert say(monitor_on(), f"qom-set {CPU} sse2 off").endswith("is not writable\n")
 
     def test_a_child_reads_as_its_path(self) -> None:
         assert say(monitor_on(), "qom-get balloon0 virtio-backend") == f'"{BACKEND}"\n'

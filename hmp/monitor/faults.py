@@ -1,0 +1,240 @@
+"""Faults of the wire: what `sim reply` sets, as data. What sends replies asks `find` and does as it is told.
+
+sim reply WHAT [client N] [times N] [after SEC] ANSWER [MANNER]...
+"""
+
+from __future__ import annotations
+
+from device.clock import SECOND
+from device.errors import MisuseError
+from device.units import format_seconds, parse_seconds
+from hmp.monitor import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+GREETING = "greeting"
+ANSWERS = ("usual", "return", "error", "raw", "never", "cut")
+MANNERS = ("event", "split", "pad", "id", "cut-after")
+LIMITS = {"client": 1 << 31, "times": 1 << 31, "split": 1 << 30, "pad": 64 << 20, "cut-after": 1 << 30,
+          "count": 1_000_000}  # fmt: skip
+"""The greatest numbers: what is beyond is a slip of the finger."""
+
+MAX_DELAY = 3600 * SECOND
+SPLIT_PAUSE = SECOND // 100
+"""Between two pieces of a reply unless told: long enough that they are two packets."""
+
+
+class Words:
+    """The words of a line; where JSON is expected, it runs to its closing bracket."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def peek(self) -> str:
+        """Return the next word without taking it; "" at the end."""
+        self._at += len(self._text[self._at :]) - len(self._text[self._at :].lstrip())
+        return (self._text[self._at :].split(None, 1) or [""])[0]
+
+    def word(self, missing: str) -> str:
+        """Take a word. Raises CommandError naming what is `missing` at the end."""
+        found = self.peek()
+        if not found:
+            raise CommandError(f"{missing} is missing")
+        self._at += len(found)
+        return found
+
+    def json(self, missing: str) -> Any:
+        """Take a JSON value. Raises CommandError."""
+        if not self.peek():
+            raise CommandError(f"{missing} is missing")
+        import json
+
+        try:
+            value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
+        except (ValueError, RecursionError):
+            raise CommandError(f"'{self._text[self._at :][:40]}' is not JSON ({missing})") from None
+        return value
+
+    def text(self, missing: str) -> str:
+        """Take a JSON string. Raises CommandError."""
+        found = self.json(missing)
+        if not isinstance(found, str):
+            raise CommandError(f"{missing} is not a string in double quotes")
+        return found
+
+    def number(self, name: str) -> int:
+        """Take a number from 1 up to the limit of `name`. Raises CommandError."""
+        found = self.word(f"the number behind {name}")
+        if not (found.isascii() and found.isdigit() and len(found) < 12 and 0 < int(found) <= LIMITS[name]):
+            raise CommandError(f"{name} takes a number from 1 to {LIMITS[name]}, not '{found}'")
+        return int(found)
+
+    def seconds(self, name: str) -> int:
+        """Take a number of seconds, as ns. Raises CommandError."""
+        try:
+            found = parse_seconds(self.word(f"the number of seconds behind {name}"))
+        except MisuseError as error:
+            raise CommandError(str(error)) from None
+        if found > MAX_DELAY:
+            raise CommandError(f"{name} takes at most {format_seconds(MAX_DELAY)} seconds")
+        return found
+
+    def option(self, name: str) -> bool:
+        """Take the word `name` if it is next; returns whether it was."""
+        if self.peek() == name:
+            self._at += len(name)
+            return True
+        return False
+
+    def client(self, own: int) -> int | None:
+        """Take `client N` or `client self` if that is next; None if not."""
+        if not self.option("client"):
+            return None
+        return own if self.option("self") else self.number("client")
+
+    def end(self) -> None:
+        """Raise CommandError if there are more words."""
+        if self.peek():
+            raise CommandError(f"'{self.peek()}' makes no sense here")
+
+
+class Fault:
+    """One thing that goes wrong. `line` says that `what` is a line of the human monitor.
+
+    `client` is the number of the only one that it befalls; else all but `by`, who set it. `times` is how often yet, or
+    None for ever. `answer` is one of ANSWERS with its `value`: anything for return, (class, desc) for
+    error, a text for raw.
+    """
+
+    def __init__(self, words: Words, by: int) -> None:
+        """Read what follows `sim reply`. Raises CommandError for what makes no sense."""
+        self.line = words.peek().startswith('"')
+        self.what = " ".join(words.text("the line").split()) if self.line else words.word("what to answer")
+        self.by = by
+        self.client = words.client(by)
+        self.times = words.number("times") if words.option("times") else None
+        self.after = words.seconds("after") if words.option("after") else 0
+        self.answer = words.word("an answer (usual, return, error, raw, never or cut)")
+        self.value: Any = None
+        if self.answer not in ANSWERS:
+            raise CommandError(f"'{self.answer}' is not an answer ({', '.join(ANSWERS)})")
+        if self.what == GREETING and self.answer in ("return", "error"):
+            raise CommandError(f"a greeting has no {self.answer}")
+        if self.answer == "return":
+            self.value = words.json("what to return")
+        elif self.answer == "error":
+            self.value = (words.word("the class of the error"), words.text("the text of the error"))
+        elif self.answer == "raw":
+            self.value = words.text("what to send")
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.split = self.pad = self.pause = 0
+        self.id = ""
+        self.cut_after: int | None = None
+        while words.peek():
+            self._manner(words)
+
+    def _manner(self, words: Words) -> None:
+        manner = words.word("a manner")
+        if manner not in MANNERS:
+            raise CommandError(f"'{manner}' is not a manner ({', '.join(MANNERS)})")
+        if self.answer in ("never", "cut") and manner != "event":
+            raise CommandError(f"{manner} makes no sense where there is no reply")
+        if manner in ("event", "id") and (self.line or self.what == GREETING):
+            raise CommandError(f"{manner} makes no sense without a command of QMP")
+        if manner == "event":
+            self.events.append(read_event(words))
+        elif manner == "split":
+            self.split = words.number("split")
+            self.pause = words.seconds("split") if words.peek()[:1].isdigit() else SPLIT_PAUSE
+        elif manner == "pad":
+            self.pad = words.number("pad")
+        elif manner == "id":
+            self.id = words.word("stale or none")
+            if self.id not in ("stale", "none"):
+                raise CommandError(f"id takes stale or none, not '{self.id}'")
+        else:
+            self.cut_after = words.number("cut-after")
+
+    def __str__(self) -> str:
+        import json
+
+        parts = [json.dumps(self.what) if self.line else self.what]
+        parts += [f"client {self.client}"] * (self.client is not None) + [f"times {self.times}"] * (
+            self.times is not None
+        )
+        parts += [f"after {format_seconds(self.after)}"] * bool(self.after) + [self.answer]
+        if self.answer == "error":
+            parts += [self.value[0], json.dumps(self.value[1])]
+        elif self.answer in ("return", "raw"):
+            parts.append(json.dumps(self.value))
+        parts += [f"event {name}" + (f" {json.dumps(data)}" if data else "") for name, data in self.events]
+        parts += [f"split {self.split} {format_seconds(self.pause)}"] * bool(self.split)
+        parts += [f"pad {self.pad}"] * bool(self.pad) + [f"id {self.id}"] * bool(self.id)
+        parts += [f"cut-after {self.cut_after}"] * (self.cut_after is not None)
+        return " ".join(parts)
+
+    def befalls(self, client: int) -> bool:
+        """Whether it is meant for that client."""
+        return client != self.by if self.client is None else client == self.client
+
+    def fits(self, name: str, line: str | None) -> bool:
+        """Whether it is meant for a reply to command `name`, or to a line of the human monitor."""
+        if self.line:
+            return self.what == line
+        return self.what == name or (self.what == "*" and name != GREETING)
+
+    def pieces(self, data: bytes) -> list[bytes]:
+        """Return what is sent of a reply, piece by piece: padded with blanks, cut and split."""
+        if self.pad:
+            end = len(data.rstrip(b"}\r\n"))
+            data = data[:end] + b" " * self.pad + data[end:]
+        data = data[: self.cut_after]
+        size = self.split or len(data) or 1
+        return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def read_event(words: Words) -> tuple[str, dict[str, Any]]:
+    """Read NAME [JSON]. Raises CommandError."""
+    name = words.word("the name of the event")
+    data = words.json("the data of the event") if words.peek().startswith("{") else {}
+    return name, data
+
+
+class Faults:
+    """What is set on one machine."""
+
+    def __init__(self) -> None:
+        self.set: list[Fault] = []
+        self.one_client = False
+
+    def add(self, fault: Fault) -> None:
+        """Set a fault, in place of one for the same thing and client."""
+        self.set = [
+            each for each in self.set if (each.what, each.line, each.client) != (fault.what, fault.line, fault.client)
+        ]
+        self.set.append(fault)
+
+    def remove(self, what: str | None, *, line: bool = False) -> None:
+        """Forget all faults of one thing, or all."""
+        self.set = [] if what is None else [each for each in self.set if (each.what, each.line) != (what, line)]
+
+    def find(self, client: int, name: str, line: str | None = None) -> Fault | None:
+        """Return what befalls a reply to command `name` or to the human monitor's `line`, and count that it does.
+
+        What is set for this one thing goes before `*`, for this one client before all.
+        """
+        if not self.set:
+            return None
+        text = None if line is None else " ".join(line.split())
+        fits = [each for each in self.set if each.befalls(client) and each.fits(name, text)]
+        if not fits:
+            return None
+        found = max(fits, key=lambda each: (each.what != "*", each.client is not None))
+        if found.times is not None:
+            found.times -= 1
+            if not found.times:
+                self.set.remove(found)
+        return found

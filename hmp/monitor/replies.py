@@ -1,0 +1,120 @@
+"""Answers that are data: what hmp ships of QEMU's, and the files of --replies, which have the same form.
+
+{"version": 1, "qemu": "7.2.22", "schema": [SchemaInfo...],
+ "qmp": {"COMMAND": [{"arguments": {...}, "return": ...}, {"error": {"class": "...", "desc": "..."}}]},
+ "hmp": {"LINE": "TEXT"}}
+"""
+
+from __future__ import annotations
+
+import os
+
+from hmp.monitor import UsageError, escape
+from hmp.monitor.emulated import version
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FORMAT = 1
+MAX_BYTES = 64 << 20
+"""Of a file: three hundred times what QEMU's schema and all that it answers takes."""
+
+FIXED = ("qmp_capabilities", "human-monitor-command", "query-commands")
+"""Commands that no file may answer: nothing would work without them."""
+
+_SHIPPED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "replies", "qemu-7.2.json")
+_NAMES = {"version", "qemu", "schema", "qmp", "hmp"}
+
+
+class Replies:
+    """The answers of one file: `qmp` has those of each command, first match first; `hmp` has the text of each line."""
+
+    __slots__ = ("hmp", "qemu", "qmp", "schema")
+
+    def __init__(self, found: Any) -> None:
+        """Take what JSON said. Raises ValueError that says what is wrong in it."""
+        if not isinstance(found, dict):
+            raise ValueError("is not a JSON object")
+        if found.get("version") != FORMAT:
+            raise ValueError(f"version {found.get('version', 'nothing')!r} is not known, only {FORMAT}")
+        for name in found.keys() - _NAMES:
+            raise ValueError(f"'{name}' is not one of {', '.join(sorted(_NAMES))}")
+        self.qemu: str | None = None if "qemu" not in found else version(str(found["qemu"]))
+        schema, qmp, hmp = found.get("schema", []), found.get("qmp", {}), found.get("hmp", {})
+        if not isinstance(schema, list) or not all(isinstance(each, dict) and _sound(each) for each in schema):
+            raise ValueError("schema is not a list as query-qmp-schema returns it")
+        self.schema: dict[str, dict[str, Any]] = {each["name"]: each for each in schema}
+        if not isinstance(qmp, dict) or not isinstance(hmp, dict):
+            raise ValueError("qmp and hmp are not JSON objects")
+        for name, answers in qmp.items():
+            if name in FIXED:
+                raise ValueError(f"{name} cannot be answered from a file")
+            if not isinstance(answers, list) or not answers or not all(map(_answer, answers)):
+                raise ValueError(f"qmp: {name}: not a list of answers, each with return, or error with class and desc")
+        for line, text in hmp.items():
+            if not line.strip():
+                raise ValueError("hmp: an empty line cannot be answered")
+            if not isinstance(text, str):
+                raise ValueError(f"hmp: '{line}': the answer is not a text")
+        self.qmp: dict[str, list[dict[str, Any]]] = qmp
+        self.hmp: dict[str, str] = {" ".join(line.split()): text.replace("\r\n", "\n") for line, text in hmp.items()}
+
+    def line(self, line: str) -> str | None:
+        """Return what is printed for a line, whatever the blanks in it, or None."""
+        return self.hmp.get(" ".join(line.split()))
+
+
+def _sound(entry: dict[str, Any]) -> bool:
+    """Whether an entry of a schema has what `visitor` reads."""
+    lists = all(isinstance(each, dict) for key in ("members", "variants") for each in entry.get(key, ()))
+    return isinstance(entry.get("name"), str) and isinstance(entry.get("meta-type"), str) and lists
+
+
+def _answer(found: object) -> bool:
+    if not isinstance(found, dict) or found.keys() - {"arguments", "return", "error"}:
+        return False
+    if not isinstance(found.get("arguments", {}), dict) or ("return" in found) is ("error" in found):
+        return False
+    error = found.get("error", {"class": "", "desc": ""})
+    return isinstance(error, dict) and all(isinstance(error.get(key), str) for key in ("class", "desc"))
+
+
+def load(path: str) -> Replies:
+    """Read a file of --replies. Raises UsageError, one line that names the file and what is wrong."""
+    import json
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError("is larger than 64 MiB")
+        return Replies(json.loads(data))
+    except OSError as error:
+        why = error.strerror or str(error)
+    except RecursionError:
+        why = "is not JSON: nested too deep"
+    except UnicodeDecodeError:
+        why = "is not JSON: not UTF-8"
+    except json.JSONDecodeError as error:
+        why = f"is not JSON: {error}"
+    except ValueError as error:
+        why = str(error)
+    raise UsageError(f"--replies '{escape(path)}': {escape(why)}".replace("\n", " "))
+
+
+_kept: list[Replies] = []
+
+
+def shipped() -> Replies:
+    """Return what comes with hmp."""
+    if not _kept:
+        _kept.append(load(_SHIPPED))
+    return _kept[0]
+
+
+def show(line: str, reply: Any) -> str:
+    """Return what QEMU prints for a line that never changes; the reply is marked if that is an error."""
+    text = shipped().hmp[line]
+    reply.failed = text.startswith("Error: ")
+    return text

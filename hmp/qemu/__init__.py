@@ -1,0 +1,1 @@
+"""QEMU's own command line, for programs that start QEMU: `hmp-qemu`, and hmp by a name such as qemu-system-x86_64."""

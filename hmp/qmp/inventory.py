@@ -1,0 +1,173 @@
+"""Commands of QMP beside those that hmp models: answers of data, and the few that depend on the machine."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from hmp.monitor import CommandError
+from hmp.monitor.emulated import emulated
+from hmp.monitor.pci import pci
+from hmp.monitor.replies import shipped
+from hmp.qmp.commands import COMMANDS
+from hmp.qmp.schema import QmpCommand, schema
+from hmp.qmp.visitor import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from device.machine.machine import Machine
+    from hmp.monitor.monitor import Monitor
+    from hmp.monitor.replies import Replies
+    from hmp.qmp.schema import Arguments
+
+
+UNSIGNED = {"migrate-set-parameters"}
+"""Commands whose numbers are all unsigned."""
+
+
+class Answer(QmpCommand):
+    """A command that a file answers, or `code`, once its arguments fit the schema. `over` is the one it replaces."""
+
+    __slots__ = ("_code", "_over", "_replies")
+
+    def __init__(
+        self,
+        name: str,
+        replies: Replies,
+        code: Callable[[Monitor, Arguments], object] | None = None,
+        over: QmpCommand | None = None,
+    ) -> None:
+        super().__init__(name, handler=self._answer, holds="" if over is None else over.holds)
+        self._replies = replies
+        self._code = code
+        self._over = over
+
+    def check(self, given: Arguments) -> None:
+        """Raise CommandError in QEMU's words where the arguments do not fit."""
+        entry = self._replies.schema.get(self.name)
+        if entry is not None:
+            try:
+                check(self._replies.schema, entry.get("arg-type", ""), dict(given))
+            except CommandError as error:
+                if self.name in UNSIGNED and error.desc.endswith("integer"):  # which a schema does not tell
+                    raise CommandError(f"Parameter {error.desc.split()[4][:-1]} expects uint64") from None
+                raise
+
+    def _answer(self, monitor: Monitor, arguments: Arguments) -> object:
+        if self._code is not None:
+            return self._code(monitor, arguments)
+        for each in self._replies.qmp[self.name]:
+            if each.get("arguments", arguments) == arguments:
+                if "error" in each:
+                    raise CommandError(each["error"]["desc"], each["error"]["class"])
+                return each["return"]
+        if self._over is None:
+            raise CommandError(f"--replies has no answer of {self.name} for these arguments")
+        from hmp.qmp.commands import run
+
+        return run(self._over, monitor, arguments)
+
+
+def _value(name: str) -> Any:
+    """Return what QEMU answers to a command as long as nothing was changed."""
+    return shipped().qmp[name][0]["return"]
+
+
+def _cpus(monitor: Monitor, arguments: Arguments) -> object:
+    return [{**each, "thread-id": os.getpid()} for each in _value("query-cpus-fast")]
+
+
+def _chardevs(monitor: Monitor, arguments: Arguments) -> object:
+    return emulated(monitor.machine).chardevs()
+
+
+def _memdev(monitor: Monitor, arguments: Arguments) -> object:
+    return [{**each, "size": monitor.machine.ram} for each in _value("query-memdev")]
+
+
+def _capabilities(monitor: Monitor, arguments: Arguments) -> object:
+    changed = emulated(monitor.machine).migration
+    known = _value("query-migrate-capabilities")
+    return [{**each, "state": changed.get(each["capability"], each["state"])} for each in known]
+
+
+def _set_capabilities(monitor: Monitor, arguments: Arguments) -> object:
+    for each in arguments["capabilities"]:
+        emulated(monitor.machine).migration[each["capability"]] = each["state"]
+    return {}
+
+
+def _parameters(monitor: Monitor, arguments: Arguments) -> object:
+    changed = emulated(monitor.machine).migration
+    return {name: changed.get(name, value) for name, value in _value("query-migrate-parameters").items()}
+
+
+def _set_parameters(monitor: Monitor, arguments: Arguments) -> object:
+    emulated(monitor.machine).migration.update(
+        {name: "" if value is None else value for name, value in arguments.items()}
+    )
+    return {}
+
+
+def _send_event(monitor: Monitor, arguments: Arguments) -> object:
+    if "device" in arguments:
+        raise CommandError(f"Device '{arguments['device']}' not found", "DeviceNotFound")
+    if not monitor.machine.running:
+        raise CommandError("VM not running")
+    return {}
+
+
+def _filters(monitor: Monitor, arguments: Arguments) -> object:
+    if "name" in arguments:
+        raise CommandError(f"invalid net client name: {arguments['name']}")
+    return []
+
+
+def _screendump(monitor: Monitor, arguments: Arguments) -> object:
+    raise CommandError("There is no console to take a screendump from")
+
+
+CODE: dict[str, Callable[[Monitor, Arguments], object]] = {
+    "query-cpus-fast": _cpus,
+    "query-chardev": _chardevs,
+    "query-memdev": _memdev,
+    "query-rx-filter": _filters,
+    "query-pci": lambda monitor, _: pci(monitor.machine),
+    "query-migrate-capabilities": _capabilities,
+    "query-migrate-parameters": _parameters,
+    "migrate-set-capabilities": _set_capabilities,
+    "migrate-set-parameters": _set_parameters,
+    "input-send-event": _send_event,
+    "send-key": lambda monitor, _: {},
+    "inject-nmi": lambda monitor, _: {},
+    "screendump": _screendump,
+}
+
+
+def commands(machine: Machine) -> dict[str, QmpCommand]:
+    """Return every command for a machine's clients, by name: hmp's own, the shipped, and those of --replies."""
+    kept = emulated(machine)
+    if kept.commands is None:
+        kept.schema = partial(whole_schema, machine)
+        data = shipped()
+        kept.commands = {name: Answer(name, data, CODE.get(name)) for name in (*data.qmp, *CODE)} | COMMANDS
+        if kept.replies is not None:
+            kept.commands |= {
+                name: Answer(name, kept.replies, over=kept.commands.get(name)) for name in kept.replies.qmp
+            }
+    return kept.commands
+
+
+def whole_schema(machine: Machine) -> list[dict[str, object]]:
+    """Return the SchemaInfo list of all commands; an entry of --replies goes before a shipped one, this before ours."""
+    found = {str(each["name"]): each for each in schema(COMMANDS.values())}
+    replies = emulated(machine).replies
+    found |= shipped().schema
+    if replies is not None:
+        plain = [each for name, each in commands(machine).items() if name in replies.qmp and name not in found]
+        found |= {str(each["name"]): each for each in schema(plain, events=False)}
+        found |= replies.schema
+    return list(found.values())

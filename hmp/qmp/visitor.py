@@ -1,0 +1,96 @@
+"""Arguments held against a schema, as QEMU's input visitor does it, in its order and words."""
+
+from __future__ import annotations
+
+from hmp.monitor import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    Types = Mapping[str, dict[str, Any]]
+
+_EXPECTED = {"string": "string", "int": "integer", "number": "number", "boolean": "boolean", "null": "null"}
+
+
+def _is(json_type: str, value: object) -> bool:
+    if json_type == "int":
+        return type(value) is int and -(1 << 63) <= value < 1 << 64
+    if json_type == "number":
+        return type(value) in (int, float)
+    kinds: dict[str, type] = {"string": str, "boolean": bool, "null": type(None)}
+    return json_type == "value" or isinstance(value, kinds[json_type])
+
+
+def check(types: Types, kind: str, value: object, path: str = "", name: str = "null") -> None:
+    """Raise CommandError where `value` is not of the type `kind`. `path` names it, `name` is its last word."""
+    entry = types.get(kind)
+    if entry is None:
+        return
+    meta = entry["meta-type"]
+    if meta == "builtin":
+        if not _is(entry["json-type"], value):
+            raise _expected(path, _EXPECTED[entry["json-type"]])
+    elif meta == "enum":
+        if not isinstance(value, str):
+            raise _expected(path, "string")
+        known = entry.get("values") or [each["name"] for each in entry["members"]]
+        if value not in known:
+            raise CommandError(f"Parameter '{name}' does not accept value '{value}'")
+    elif meta == "array":
+        if not isinstance(value, list):
+            raise _expected(path, "array")
+        for index, each in enumerate(value):
+            check(types, entry["element-type"], each, f"{path}[{index}]")
+    elif meta == "alternate":
+        _alternate(types, entry, value, path, name)
+    else:
+        if not isinstance(value, dict):
+            raise _expected(path, "object")
+        _object(types, entry, value, path)
+
+
+def _expected(path: str, what: str) -> CommandError:
+    return CommandError(f"Invalid parameter type for '{path or 'null'}', expected: {what}")
+
+
+def _alternate(types: Types, entry: dict[str, Any], value: object, path: str, name: str) -> None:
+    told = []
+    for each in entry["members"]:
+        kind = types.get(each["type"], {})
+        told.append(each["type"])
+        if kind.get("meta-type") == "object" and isinstance(value, dict):
+            return check(types, each["type"], value, path, name)
+        if kind.get("meta-type") == "array" and isinstance(value, list):
+            return check(types, each["type"], value, path, name)
+        if kind.get("meta-type") in ("enum", "builtin") and _is(kind.get("json-type", "string"), value):
+            return check(types, each["type"], value, path, name)
+    raise _expected(path, "StrOrNull" if set(told) == {"str", "null"} else "alternate")
+
+
+def _object(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> None:
+    known = _members(types, entry, given, path)
+    for name in given:
+        if name not in known:
+            raise CommandError(f"Parameter '{_join(path, name)}' is unexpected")
+
+
+def _members(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> set[str]:
+    """Check the members of an object and of the variant that its tag chooses; return their names."""
+    known = set()
+    for member in entry["members"]:
+        name = member["name"]
+        known.add(name)
+        if name in given:
+            check(types, member["type"], given[name], _join(path, name), name)
+        elif "default" not in member:
+            raise CommandError(f"Parameter '{_join(path, name)}' is missing")
+    for variant in entry.get("variants", ()):
+        if variant["case"] == given.get(entry["tag"]) and variant["type"] in types:
+            known |= _members(types, types[variant["type"]], given, path)
+    return known
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,56 @@
+"""Ctrl-A: a monitor that shares its stream with a serial port, as behind `-serial mon:stdio`."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ESCAPE = 1
+HELP = (b"\r\nC-a h    this list\r\nC-a x    end the machine\r\nC-a c    to the monitor, or back to the serial port\r\n"
+        b"C-a C-a  a C-a itself\r\n")  # fmt: skip
+TERMINATED = b"QEMU: Terminated\n\r"
+
+
+class Mux:
+    """Takes what was typed for the monitor out of one client's stream; the rest goes to a port that says nothing.
+
+    `write` sends to the client, `focus` is called when the monitor is turned to, with whether that is the first time,
+    and `quit` ends the machine.
+    """
+
+    __slots__ = ("_came", "_escaped", "_focus", "_inside", "_quit", "_write")
+
+    def __init__(self, write: Callable[[bytes], None], focus: Callable[[bool], None], quit: Callable[[], None]) -> None:
+        self._write = write
+        self._focus = focus
+        self._quit = quit
+        self._inside = self._escaped = self._came = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what of `data` the monitor gets."""
+        typed = bytearray()
+        for byte in data:
+            if self._escaped:
+                self._escaped = False
+                self._order(byte, typed)
+            elif byte == ESCAPE:
+                self._escaped = True
+            elif self._inside:
+                typed.append(byte)
+        return bytes(typed)
+
+    def _order(self, byte: int, typed: bytearray) -> None:
+        if byte == ESCAPE and self._inside:
+            typed.append(byte)
+        elif byte in b"h?":
+            self._write(HELP)
+        elif byte == ord("x"):
+            self._quit()
+        elif byte == ord("c"):
+            self._inside = not self._inside
+            if self._inside:
+                first, self._came = not self._came, True
+                self._focus(first)
+            else:
+                self._write(b"\r\n")

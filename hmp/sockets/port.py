@@ -1,0 +1,170 @@
+"""One address of a server: who comes in there, and what talks to them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from hmp.monitor.dialects import Dialect
+from hmp.monitor.monitor import History
+from hmp.qjson import codec
+from hmp.sockets.clients import HmpConnection, QmpConnection, SilentConnection
+from hmp.sockets.connection import Connection
+from hmp.sockets.listeners import CONNECT_PATIENCE, Listener
+from hmp.streams import complain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hmp.sockets.server import Server
+
+ACCEPTED_AT_ONCE = 16
+"""Clients of one address that are accepted before others get their turn: some 2 ms."""
+
+ACCEPT_PAUSE = 1.0
+"""Seconds until clients are accepted again after the system had no descriptor left for one."""
+
+TOO_MANY = "too many clients"
+
+
+class Port:
+    """One address: accepts its clients and makes what talks to them.
+
+    Not asyncio's own server: that one tries a thousand more times after it ran out of descriptors, and tells each time.
+    """
+
+    def __init__(self, server: Server, listener: Listener, dialect: Dialect) -> None:
+        self.listener = listener
+        self._server = server
+        self._dialect = dialect
+        self._history = History()
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[object]] = set()
+        self._connecting: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._held = False
+        self._short = False  # of descriptors or memory; said once
+
+    def open(self) -> None:
+        """Accept clients, or take the one there is."""
+        socket, pause = self.listener.socket, self.listener.address.reconnect
+        if pause is not None:
+            self._connecting = self._loop.create_task(self._stay_connected(pause / 1e9))
+        elif socket is None or not self.listener.listens:
+            if socket is not None:
+                self._take(socket)
+        else:
+            self._loop.add_reader(socket, self._accept, socket)
+
+    def close(self) -> None:
+        """Accept none any more."""
+        if self.listener.socket is not None and self.listener.listens:
+            self._loop.remove_reader(self.listener.socket)
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._again is not None:
+            self._again.cancel()
+
+    async def _stay_connected(self, pause: float) -> None:
+        """Connect, and `pause` seconds after that failed or the connection ended, again."""
+        address, loop = self.listener.address, self._loop
+        while True:
+            self._server.came(self)
+            try:
+                async with asyncio.timeout(CONNECT_PATIENCE):
+                    if address.scheme == "unix":
+                        path = f"\0{address.host}" if address.abstract else address.host
+                        _, client = await loop.create_unix_connection(self._make, path)
+                    else:
+                        _, client = await loop.create_connection(self._make, address.host or "localhost", address.port)
+            except (OSError, TimeoutError):
+                self._server.left()
+            else:
+                client.ended = loop.create_future()
+                await client.ended
+            await asyncio.sleep(pause)
+
+    @property
+    def _taken(self) -> bool:
+        """Whether there is a client."""
+        return bool(self._opening) or any(each.address is self.listener.address for each in self._server.connections)
+
+    def accept_again(self) -> None:
+        """Accept clients again where one at a time was to come and it is gone."""
+        if self._held and not self._server.stopping and not (self._server.one_client and self._taken):
+            self._held = False
+            self.open()
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            if self._server.one_client and self._taken:
+                self._loop.remove_reader(listening)
+                self._held = True
+                return
+            try:
+                client, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if not self._short:
+                    complain(f"cannot accept a client at {self.listener.name}: {error.strerror}; trying again")
+                self._short = True
+                self.close()
+                self._again = self._loop.call_later(ACCEPT_PAUSE, self.open)
+                return
+            self._short = False
+            client.setblocking(False)
+            if not self._server.takes(client):
+                self._refuse(client)
+                continue
+            self._take(client)
+
+    def _take(self, client: socket.socket) -> None:
+        self._server.came(self)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, client))
+        self._opening.add(task)
+        task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[object]) -> None:
+        self._opening.discard(task)
+        if task.cancelled() or task.exception() is not None:  # a client that is gone already is no news
+            self._server.left()
+
+    def _refuse(self, client: socket.socket) -> None:
+        if self.listener.address.kind == "qmp":
+            text = codec.encode({"error": {"class": "GenericError", "desc": TOO_MANY}})
+        else:
+            text = f"{TOO_MANY}\r\n".encode()
+        try:
+            client.send(text)
+        except OSError:
+            pass
+        client.close()
+
+    def shown(self) -> dict[str, object]:
+        """Return what query-chardev shows of the address."""
+        address, name = self.listener.address, self.listener.name
+        if address.scheme in ("unix", "tcp", "telnet"):
+            there = any(each.address is address for each in self._server.connections)
+            name = f"{'' if there else 'disconnected:'}{name}{',server=on' if address.server else ''}"
+        return {"frontend-open": address.kind != "serial", "filename": name, "label": address.label}
+
+    def _make(self) -> Connection:
+        made = self._made()
+        made.address = self.listener.address
+        made.name = self.listener.name
+        return made
+
+    def _made(self) -> Connection:
+        server, address = self._server, self.listener.address
+        if address.kind == "qmp":
+            return QmpConnection(server, self._dialect, host_files=address.host_files)
+        if address.kind == "serial":
+            return SilentConnection(server)
+        return HmpConnection(
+            server,
+            self._dialect,
+            self._history,
+            telnet=address.scheme == "telnet",
+            host_files=address.host_files,
+            mux=address.switches.get("mux", False),
+        )

@@ -1,0 +1,160 @@
+"""Answers that are data: the shipped ones and those of --replies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.machine.machine import Machine
+from hmp.config import Config, make_machine
+from hmp.monitor import UsageError
+from hmp.monitor.replies import MAX_BYTES, load
+from tests.hmp.qmp.test_protocol import Talk
+from tests.support.machines import build, monitor, run
+from tests.support.shell import hmp
+
+QMP = {
+    "query-block": [{"arguments": {"x": 1}, "return": ["one"]}, {"return": ["any"]}],
+    "query-new": [{"arguments": {"a": True}, "return": {"b": None}}],
+    "query-bad": [{"error": {"class": "DeviceNotFound", "desc": "gone"}}],
+    "query-balloon": [{"arguments": {"faked": 1}, "return": {"actual": 1}}],
+    "typed": [{"return": {}}],
+}
+SCHEMA = [
+    {"name": "typed", "meta-type": "command", "arg-type": "typed-arg", "ret-type": "empty"},
+    {"name": "typed-arg", "meta-type": "object", "members": [{"name": "n", "type": "int"}]},
+    {"name": "int", "meta-type": "builtin", "json-type": "int"},
+]
+FILE = {
+    "version": 1,
+    "qemu": "8.2.1",
+    "schema": SCHEMA,
+    "qmp": QMP,
+    "hmp": {"info block": "ide0: x\r\n", "frob  a": "y"},
+}
+
+
+def machine_with(path: Path, found: object = FILE, *, version: str | None = None) -> Machine:
+    path.write_text(json.dumps(found))
+    config = Config()
+    config.replies, config.qemu_version, config.ram = str(path), version, 64 << 20
+    machine = make_machine(config)
+    machine.start()
+    return machine
+
+
+def test_the_first_answer_that_fits_is_given(tmp_path: Path) -> None:
+    talk = Talk(machine_with(tmp_path / "r"))
+    assert talk.ask("query-block", x=1) == {"return": ["one"]}
+    assert talk.ask("query-block", x=2) == {"return": ["any"]}
+    assert talk.ask("query-block") == {"return": ["any"]}
+    assert talk.ask("query-new", a=True) == {"return": {"b": None}}
+    assert talk.fails("query-new") == ("GenericError", "--replies has no answer of query-new for these arguments")
+    assert talk.fails("query-bad") == ("DeviceNotFound", "gone")
+
+
+def test_what_no_answer_fits_is_done_as_ever(tmp_path: Path) -> None:
+    talk = Talk(machine_with(tmp_path / "r"))
+    assert talk.ask("query-balloon", faked=1) == {"return": {"actual": 1}}
+    assert talk.ask("query-balloon") == {"return": {"actual": 64 << 20}}
+    assert talk.fails("query-balloon", faked=2) == ("GenericError", "Parameter 'faked' is unexpected")
+
+
+def test_added_commands_are_listed_and_their_arguments_checked(tmp_path: Path) -> None:
+    talk = Talk(machine_with(tmp_path / "r"))
+    names = [each["name"] for each in talk.ask("query-commands")["return"]]
+    assert {"query-new", "typed", "query-block", "query-balloon"} <= set(names)
+    assert len(names) == len(set(names))
+    schema = talk.ask("query-qmp-schema")["return"]
+    assert [each for each in schema if each["name"] == "typed"] == [SCHEMA[0]]
+    assert "query-new" in [each["name"] for each in schema if each["meta-type"] == "command"]
+    assert talk.ask("typed", n=1) == {"return": {}}
+    assert talk.fails("typed") == ("GenericError", "Parameter 'n' is missing")
+    assert talk.fails("typed", n="x") == ("GenericError", "Invalid parameter type for 'n', expected: integer")
+
+
+def test_lines_of_the_human_monitor(tmp_path: Path) -> None:
+    machine = machine_with(tmp_path / "r")
+    subject = monitor(machine)
+    assert run(subject, " info  block").text == "ide0: x\n"
+    assert run(subject, "frob a").text == "y"
+    assert run(subject, "frob b").failed
+    assert "frob a  -- answered by --replies\n" in run(subject, "help").text
+    line = Talk(machine).ask("human-monitor-command", command_line="info block")
+    assert line == {"return": "ide0: x\r\n"}
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, "8.2.1"), ("9.0.0", "9.0.0")])
+def test_the_version_that_it_passes_for(given: str | None, told: str, tmp_path: Path) -> None:
+    machine = machine_with(tmp_path / "r", version=given)
+    numbers = dict(zip(("major", "minor", "micro"), map(int, told.split(".")), strict=True))
+    talk = Talk(machine)
+    assert talk.ask("query-version")["return"]["qemu"] == numbers
+    assert json.loads(talk.session.greeting())["QMP"]["version"]["qemu"] == numbers
+    assert run(monitor(machine), "info version").text.startswith(f"{told} (hmp-emulator ")
+
+
+def test_a_machine_without_them_has_its_own_answers(tmp_path: Path) -> None:
+    machine_with(tmp_path / "r")
+    talk = Talk(build())
+    assert talk.ask("query-block") == {"return": []}
+    assert talk.fails("query-new") == ("CommandNotFound", "The command query-new has not been found")
+
+
+WRONG: dict[str, Any] = {
+    "is not a JSON object": [],
+    "version 2 is not known, only 1": {"version": 2},
+    "version 'nothing' is not known, only 1": {},
+    "'odd' is not one of hmp, qemu, qmp, schema, version": {"version": 1, "odd": 1},
+    "'7' is not a version such as 8.2.0": {"version": 1, "qemu": "7"},
+    "schema is not a list as query-qmp-schema returns it": {"version": 1, "schema": [{"name": 1}]},
+    "qmp and hmp are not JSON objects": {"version": 1, "qmp": []},
+    "qmp_capabilities cannot be answered from a file": {"version": 1, "qmp": {"qmp_capabilities": [{"return": {}}]}},
+    "human-monitor-command cannot be": {"version": 1, "qmp": {"human-monitor-command": [{"return": ""}]}},
+    "query-commands cannot be": {"version": 1, "qmp": {"query-commands": [{"return": []}]}},
+    "qmp: x: not a list of answers": {"version": 1, "qmp": {"x": []}},
+    "qmp: x: not a list of answers, each": {"version": 1, "qmp": {"x": [{"return": 1, "error": {}}]}},
+    "qmp: x: not a list of answers, each with": {"version": 1, "qmp": {"x": [{"error": {"class": "A"}}]}},
+    "qmp: x: not a list of answers, each with return": {"version": 1, "qmp": {"x": [{"return": 1, "arguments": []}]}},
+    "hmp: 'info x': the answer is not a text": {"version": 1, "hmp": {"info x": 1}},
+    "hmp: an empty line cannot be answered": {"version": 1, "hmp": {" ": ""}},
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_file_is_refused_in_one_line(words: str, tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    path.write_text(json.dumps(WRONG[words]))
+    with pytest.raises(UsageError) as caught:
+        load(str(path))
+    assert str(caught.value).startswith(f"--replies '{path}': ")
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"{", "is not JSON: Expecting property name"),
+    (b"\xff{}", "is not JSON: not UTF-8"),
+    (b"[" * 200_000, "is not JSON: nested too deep"),
+    (b'{"version": 1, "hmp": {"\x1b": 1}}', "is not JSON: Invalid control character"),
+    (b" " * (MAX_BYTES + 1), "is larger than 64 MiB"),
+], ids=range(5))  # fmt: skip
+def test_what_is_no_json_is_refused_in_one_line(data: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "r").write_bytes(data)
+    with pytest.raises(UsageError) as caught:
+        load(str(tmp_path / "r"))
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text(json.dumps(FILE))
+    assert hmp("--replies", "r", "-c", "frob a", cwd=tmp_path) == (0, "y", "")
+    assert hmp("--replies", "nosuch", cwd=tmp_path) == (2, "", "hmp: --replies 'nosuch': No such file or directory\n")
+    ended = hmp("--replies", ".", cwd=tmp_path)
+    assert (ended.status, ended.err) == (2, "hmp: --replies '.': Is a directory\n")
+    assert hmp("--qemu-version", "9.1.0", "-c", "info version").out.startswith("9.1.0 (")
+    assert hmp("--qemu-version", "9.1").err == "hmp: --qemu-version: '9.1' is not a version such as 8.2.0\n"

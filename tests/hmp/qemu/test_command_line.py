@@ -1,0 +1,321 @@
+"""QEMU's own command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hmp.config import Config
+from hmp.monitor import UsageError
+from hmp.qemu.command_line import read
+from hmp.qemu.table import WITH_VALUE, WITHOUT
+from tests.support.programs import Talker
+from tests.support.qemu import PROGRAM
+from tests.support.shell import TIMEOUT, Ended, environment, hmp
+from tests.support.timing import PATIENCE
+
+START = "import sys; sys.argv[0] = sys.argv.pop(1); from hmp.cli import main; sys.exit(main())"
+
+
+def command(*arguments: str, name: str = "hmp-qemu") -> list[str]:
+    return [sys.executable, "-c", START, name, *arguments]
+
+
+def qemu(*arguments: str, name: str = "hmp-qemu", text: str = "", cwd: Path | None = None, **more: str) -> Ended:
+    """Run hmp-qemu with `arguments`, `text` coming from a pipe."""
+    ended = subprocess.run(command(*arguments, name=name), input=text.encode(), capture_output=True, timeout=TIMEOUT,
+                           env=environment() | more, cwd=cwd)  # fmt: skip
+    return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+def config(*arguments: str, **environ: str) -> Config:
+    found = read(list(arguments), environ)
+    assert isinstance(found, Config)
+    return found
+
+
+def places(*arguments: str) -> list[tuple[str, str, str]]:
+    return [(each.kind, each.spec, each.label) for each in config(*arguments).addresses]
+
+
+def ask(*requests: str) -> str:
+    return "".join(json.dumps({"execute": each}) for each in ("qmp_capabilities", *requests))
+
+
+def answers(text: str) -> list[Any]:
+    return [each["return"] for line in text.splitlines() if "return" in (each := json.loads(line))]
+
+
+PLACES = {
+    ("-qmp", "unix:q"): ("qmp", "unix:q,server=off", "compat_monitor0"),
+    ("-qmp", "unix:q,server"): ("qmp", "unix:q,wait=on", "compat_monitor0"),
+    ("--qmp", "unix:q,server=on,wait=off"): ("qmp", "unix:q,wait=off", "compat_monitor0"),
+    ("-monitor", "unix:a,,b,server,nowait"): ("monitor", "unix:a,,b,wait=off", "compat_monitor0"),
+    ("-monitor", "telnet::23,server,nowait"): ("monitor", "telnet:127.0.0.1:23,wait=off", "compat_monitor0"),
+    ("-qmp", "tcp:[::1]:44,server,nowait,ipv6=on"): ("qmp", "tcp:[::1]:44,ipv6=on,wait=off", "compat_monitor0"),
+    ("-qmp", "tcp:localhost:4,reconnect=1"): ("qmp", "tcp:localhost:4,server=off,reconnect=1", "compat_monitor0"),
+    ("-qmp", "stdio"): ("qmp", "stdio", "compat_monitor0"),
+    ("-chardev", "socket,id=c,path=q,server=on,wait=off", "-mon", "chardev=c,mode=control"):
+        ("qmp", "unix:q,wait=off", "c"),
+    ("-mon", "c", "-chardev", "socket,id=c,host=localhost,port=5,server=on,wait=off,nodelay"):
+        ("monitor", "tcp:localhost:5,nodelay=on,wait=off", "c"),
+    ("-chardev", "socket,id=ga,path=ga,server=on,wait=off", "-device", "virtserialport,chardev=ga"):
+        ("serial", "unix:ga,wait=off", "ga"),
+    ("-serial", "unix:s,server,nowait"): ("serial", "unix:s,wait=off", "serial0"),
+    ("-serial", "mon:stdio"): ("monitor", "stdio,mux=on", "serial0"),
+    ("-nographic",): ("monitor", "stdio,mux=on", "serial0"),
+    ("-nographic", "-nodefaults", "-qmp", "stdio"): ("qmp", "stdio", "compat_monitor0"),
+    ("-chardev", "stdio,id=c,signal=off", "-qmp", "chardev:c"): ("qmp", "stdio", "c"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", PLACES)
+def test_where_monitors_are(arguments: tuple[str, ...]) -> None:
+    assert places(*arguments) == [PLACES[arguments]]
+
+
+@pytest.mark.parametrize("arguments", [(), ("-monitor", "none"), ("-monitor", "vc"), ("-serial", "null"),
+                                       ("-chardev", "null,id=x", "-mon", "x"), ("-qmp", "null")])  # fmt: skip
+def test_monitors_that_nobody_reaches(arguments: tuple[str, ...]) -> None:
+    assert places(*arguments) == []
+    assert config(*arguments).headless
+
+
+def test_what_is_as_qemu_has_it_unless_told() -> None:
+    found = config()
+    assert (found.ram, found.balloon, found.dialect, found.paused, found.name) == (
+        128 << 20,
+        False,
+        "qemu",
+        False,
+        None,
+    )
+
+
+@pytest.mark.parametrize(("arguments", "name", "value"), [
+    (("-m", "512"), "ram", 512 << 20),
+    (("-m", "1G,slots=2,maxmem=8G"), "ram", 1 << 30),
+    (("-m", "size=64M"), "ram", 64 << 20),
+    (("-m", "0"), "ram", 128 << 20),
+    (("-name", "guest=vm 1,debug-threads=on,process=x"), "name", "vm 1"),
+    (("-name", "-odd"), "name", "-odd"),
+    (("-uuid", "0D3D4C1C-7B9D-4A6C-9F5E-1B2A3C4D5E6F"), "uuid", "0d3d4c1c-7b9d-4a6c-9f5e-1b2a3c4d5e6f"),
+    (("-S",), "paused", True),
+    (("--no-shutdown",), "stays", True),
+    (("-action", "shutdown=pause"), "stays", True),
+    (("-no-reboot",), "resets", False),
+    (("-action", "reboot=shutdown,panic=none"), "resets", False),
+    (("-device", "virtio-balloon-pci,id=b,deflate-on-oom=on,bus=pci.0,addr=0x2"), "switches", {"deflate_on_oom": True}),
+    (("-device", "virtio-balloon-pci,id=b"), "balloon", True),
+    (("-device", "virtio-balloon-pci-non-transitional,id=b"), "device_id", "b"),
+    (("-device", "virtio-balloon-pci-transitional,id=b"), "device_id", "b"),
+    (("-device", '{"driver":"virtio-balloon-pci","id":"b","bus":"pci.0","deflate-on-oom":true}'), "device_id", "b"),
+    (("-device", "virtio-net-pci,netdev=n"), "balloon", False),
+])  # fmt: skip
+def test_what_options_mean(arguments: tuple[str, ...], name: str, value: object) -> None:
+    assert getattr(config(*arguments), name) == value
+
+
+def test_options_of_hmps_own() -> None:
+    found = config(
+        "-m", "64", HMP_ARGS="--guest 'slow,swap=0' --clock warp --dialect seed --device virtio-balloon-pci,id=x"
+    )
+    assert (found.guest, found.clock, found.dialect, found.balloon, found.device_id, found.ram) == (
+        "slow,swap=0", "warp", "seed", True, "x", 64 << 20)  # fmt: skip
+
+
+@pytest.mark.parametrize("own", ["-c quit", "-i", "script", "--nosuch", "--version", "--guest nosuch"])
+def test_options_of_hmps_own_that_cannot_be(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError):
+        config(HMP_ARGS=own)
+
+
+def test_other_options_of_qemu_are_ignored_with_their_values(capfd: pytest.CaptureFixture[str]) -> None:
+    ignored = [f"-{name}" for name in sorted(WITHOUT - {"S", "h", "help", "version"})]
+    for name in sorted(WITH_VALUE - {"action", "chardev", "device", "m", "mon", "monitor", "name", "pidfile", "qmp",
+                                     "qmp-pretty", "serial", "uuid"}):  # fmt: skip
+        ignored += [f"-{name}", "-S"]
+    found = config(*ignored, "disk.img")
+    assert (found.paused, found.ram) == (False, 128 << 20)
+    assert capfd.readouterr().err == ""
+    config("-enable-kvm", "-cpu", "host", "disk.img", HMP_QEMU_VERBOSE="1")
+    assert capfd.readouterr().err == (
+        "hmp-qemu: ignores -enable-kvm\nhmp-qemu: ignores -cpu host\nhmp-qemu: ignores disk.img\n"
+    )
+
+
+WRONG = [
+    ("-foo",), ("-m",), ("-m", "3x"), ("-m", "4G,x=1"), ("-m", "size="), ("-mon", "nosuch"), ("-mon", "mode=control"),
+    ("-mon", "x,mode=foo"), ("-chardev", "nosuch,id=a"), ("-chardev", "socket"), ("-chardev", "null,id=1a"),
+    ("-chardev", "socket,id=a,path=x,server=maybe"), ("-chardev", "null,id=x", "-chardev", "null,id=x"),
+    ("-chardev", "socket,id=a,fd=77"), ("-name", "x,foo=1"), ("-uuid", "x"), ("-action", "foo=bar"),
+    ("-action", "reboot=x"), ("-device", "virtio-balloon-pci,id=b,foo=1"), ("-device", '{"driver":'),
+    ("-device", '{"driver":"virtio-balloon-pci","id":"a","x":1}'), ("-device", "virtio-balloon-pci,id=1"),
+    ("-device", "virtio-balloon-pci", "-device", "virtio-balloon-pci"), ("-qmp", "unix:x,server=off,wait=off"),
+    ("-qmp", "unix:x,server=on,wait=off,reconnect=1"), ("-qmp", "none"), ("-qmp", ""),
+    ("-chardev", "file,id=x"), ("-pidfile", "/nonexistent/x"), ("-chardev", "null,id=x,foo=1"),
+    ("-qmp", "stdio", "-monitor", "stdio"), ("-chardev", "file,id=x,path=/nonexistent/x"), ("-no-such-option", "-S"),
+]  # fmt: skip
+SAME = {("-chardev", "socket,id=a,fd=77"), ("-qmp", "stdio", "-monitor", "stdio"), ("-qmp", "none"), ("-qmp", ""),
+        ("-device", "virtio-balloon-pci,id=1"), ("-chardev", "file,id=x,path=/nonexistent/x")}  # fmt: skip
+"""What is told in words of hmp's own, or with other values."""
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_an_error_is_one_line_and_status_1(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    ended = qemu(*arguments, cwd=tmp_path)
+    assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert ended.err.startswith("hmp-qemu: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.external
+@pytest.mark.skipif(PROGRAM is None, reason="needs qemu-system-x86_64 on PATH to compare with")
+@pytest.mark.parametrize("arguments", [each for each in WRONG if each not in SAME])
+def test_and_qemu_says_the_same(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert PROGRAM is not None
+    told = subprocess.run([PROGRAM, "-display", "none", *arguments], cwd=tmp_path, stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=TIMEOUT)  # fmt: skip
+    ours = qemu(*arguments, name="qemu-system-x86_64", cwd=tmp_path)
+    assert (ours.status, ours.err.rstrip("\n")) == (told.returncode, told.stderr.decode().splitlines()[0])
+
+
+@pytest.mark.external
+@pytest.mark.skipif(PROGRAM is None, reason="needs qemu-system-x86_64 on PATH to compare with")
+@pytest.mark.slow
+def test_the_options_with_a_value_are_qemus() -> None:
+    assert PROGRAM is not None
+
+    def says(name: str) -> bool:
+        assert PROGRAM is not None
+        command = [PROGRAM, "-display", "none", f"-{name}"]
+        told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT)
+        return b"requires an argument" in told.stderr
+
+    assert [name for name in sorted(WITH_VALUE) if not says(name)] == []
+    usage = subprocess.run([PROGRAM, "-help"], capture_output=True, timeout=TIMEOUT).stdout.decode()
+    named = {line.split()[0][1:] for line in usage.splitlines() if line.startswith("-")}
+    assert named - {"h", "hda/-hdb", "hdc/-hdd", "fda/-fdb", "-preconfig"} <= WITH_VALUE | WITHOUT
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("-machine", "help"), "Supported machines are:\npc "),
+    (("-M", "?"), "Supported machines are:\npc "),
+    (("-cpu", "help"), "Available CPUs:\n"),
+    (("-accel", "help"), "Accelerators supported in QEMU binary:\ntcg\n"),
+    (("-device", "help"), 'Misc devices:\nname "virtio-balloon-pci", bus PCI\n'),
+    (("-device", "virtio-balloon-pci,help"), "virtio-balloon-pci options:\n"),
+    (("--version",), "QEMU emulator version 7.2.0 (hmp-emulator "),
+    (("-h",), "usage: hmp-qemu "),
+])  # fmt: skip
+def test_what_is_printed(arguments: tuple[str, ...], words: str) -> None:
+    ended = qemu(*arguments)
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.startswith(words)
+
+
+def test_under_a_name_of_qemus(tmp_path: Path) -> None:
+    ended = qemu("-qmp", "stdio", "-m", "256", "-device", "virtio-balloon-pci", name="/opt/bin/qemu-system-aarch64",
+                 text=ask("query-balloon", "quit"))  # fmt: skip
+    assert (ended.status, answers(ended.out)) == (0, [{}, {"actual": 256 << 20}, {}])
+
+
+def test_no_shutdown_keeps_a_machine_that_its_guest_switched_off() -> None:
+    ended = qemu("-qmp", "stdio", "-no-shutdown", text=ask("system_powerdown", "query-status", "cont", "system_reset",
+                 "query-status", "cont", "query-status", "quit"), HMP_ARGS="--clock warp --device virtio-balloon-pci")  # fmt: skip
+    assert ended.status == 0
+    lines = [json.loads(line) for line in ended.out.splitlines()]
+    events = [each["event"] for each in lines if "event" in each]
+    assert events == ["POWERDOWN", "SHUTDOWN", "STOP", "RESET", "RESUME", "SHUTDOWN"]
+    assert [each["return"]["status"] for each in lines if each.get("return", {}).get("status")] == [
+        "shutdown", "prelaunch", "running"]  # fmt: skip
+    assert [each["error"]["desc"] for each in lines if "error" in each] == [
+        "Resetting the Virtual Machine is required"]  # fmt: skip
+
+
+def test_no_reboot_ends_with_a_reset() -> None:
+    ended = qemu("-qmp", "stdio", "-no-reboot", text=ask("system_reset"))
+    assert ended.status == 0
+    assert json.loads(ended.out.splitlines()[2]) | {"timestamp": 0} == {
+        "timestamp": 0, "event": "SHUTDOWN", "data": {"guest": False, "reason": "host-qmp-system-reset"}}  # fmt: skip
+
+
+def test_a_daemon_serves_when_its_parent_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    options = ("-daemonize", "-pidfile", "pid", "-qmp", "unix:q,server=on,wait=off")
+    assert qemu(*options, cwd=tmp_path) == (0, "", "")
+    number = int((tmp_path / "pid").read_text())
+    watched = os.pidfd_open(number)
+    assert os.getsid(number) == number
+    again = qemu(*options, cwd=tmp_path)
+    assert again.status == 1
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(f"{tmp_path}/q")
+        talker = Talker(client)
+        talker.message()
+        talker.ask("qmp_capabilities")
+        talker.ask("quit")
+    assert select.select([watched], [], [], PATIENCE)[0]
+    os.close(watched)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pid_file_of_a_live_process_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(command("-pidfile", "pid", "-qmp", "stdio"), cwd=tmp_path, env=environment(),
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline()
+        ended = qemu("-pidfile", "pid", cwd=tmp_path)
+        assert (ended.status, ended.err.startswith("hmp-qemu: cannot create PID file: Cannot lock")) == (1, True)
+        assert int((tmp_path / "pid").read_text()) == process.pid
+        process.stdin.write(ask("quit").encode())
+        process.stdin.close()
+        process.stdin = None
+        assert process.wait(PATIENCE) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_serial_port_is_there_and_silent(tmp_path: Path) -> None:
+    with subprocess.Popen(command("-qmp", "stdio", "-serial", "unix:s,server,nowait", "-serial", "file:log", "-serial", "pty"),
+                          cwd=tmp_path, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process, socket.socket(socket.AF_UNIX) as client:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        client.settimeout(PATIENCE)
+        client.connect(f"{tmp_path}/s")
+        client.sendall(b"hello\n" * 9)
+        process.stdin.write(ask("quit").encode())
+        process.stdin.close()
+        process.stdin = None
+        assert client.recv(99) == b""
+        assert process.wait(PATIENCE) == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_monitor_behind_a_serial_port() -> None:
+    ended = qemu("-nographic", text="lost\r\1h\1cinfo name\r\1cquit\r\1cinfo kvm\r\1c\1x")
+    assert ended.status == 0
+    assert "C-a x    end the machine\r\n" in ended.out
+    assert ended.out.count("QEMU 7.2.0 monitor") == 1
+    assert "kvm support: disabled\r\n" in ended.out
+    assert ended.out.endswith("QEMU: Terminated\n\r")
+
+
+@pytest.mark.parametrize(("word", "told"), [
+    ("-qmp", "hmp: -qmp is an option of QEMU: hmp calls it --qmp ADDR; hmp-qemu takes QEMU's command line\n"),
+    ("-monitor", "hmp: -monitor is an option of QEMU: hmp calls it --monitor ADDR; hmp-qemu takes QEMU's command line\n"),
+    ("-nodefaults", "hmp: -nodefaults is an option of QEMU; hmp-qemu takes QEMU's command line\n"),
+])  # fmt: skip
+def test_qemus_options_given_to_hmp_are_told_what_hmp_calls_them(word: str, told: str) -> None:
+    ended = hmp(word, "unix:q")
+    assert (ended.status, ended.out, ended.err) == (2, "", told)

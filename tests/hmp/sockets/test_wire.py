@@ -1,0 +1,334 @@
+"""What goes wrong on the wire when a test says so, as a client notices it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from device.clock import SECOND, SimulatedClock
+from tests.support.sockets import PROMPT, Hmp, Qmp, Served, play
+
+Scene = Callable[[Served, Qmp, Hmp], Awaitable[None]]
+
+
+def staged(scene: Scene, **options: object) -> None:
+    """Play `scene` with client 1, of QMP, and client 2, at the human monitor, who pulls the strings."""
+
+    async def run(served: Served) -> None:
+        client = await served.qmp()
+        strings = await served.hmp()
+        await scene(served, client, strings)
+
+    play(run, "linux", **options)  # type: ignore[arg-type]
+
+
+async def sim(strings: Hmp, line: str) -> None:
+    assert await strings.say(f"sim {line}") == ""
+
+
+STATUS = {"status": "running", "singlestep": False, "running": True}
+
+
+def test_a_swallowed_command() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply query-status times 1 never")
+        await client.order("query-status", 1)
+        assert (await client.ask("query-name", 2))["id"] == 2
+        assert (await client.ask("query-status", 3))["id"] == 3
+
+    staged(scene)
+
+
+def test_a_stale_id_and_none() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply query-status times 1 usual id stale")
+        await client.ask("query-name", "old")
+        assert await client.ask("query-status", "new") == {"return": STATUS, "id": "old"}
+        await sim(strings, "reply query-status usual id none")
+        assert await client.ask("query-status", "new") == {"return": STATUS}
+
+    staged(scene)
+
+
+def test_an_event_before_the_reply() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, 'reply stop usual event BLOCK_JOB_READY {"device": "d", "x": [{}]} event B')
+        assert await client.ask("stop") == {"return": {}}
+        assert [(each["event"], each.get("data")) for each in client.events] == [
+            ("BLOCK_JOB_READY", {"device": "d", "x": [{}]}), ("B", None), ("STOP", None)]  # fmt: skip
+
+    staged(scene)
+
+
+def test_an_unfinished_frame() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply query-status usual cut-after 12")
+        await client.order("query-status")
+        await client.order("quit")
+        assert await client.rest() == b'{"return": {'
+        assert not served.machine.over  # what came behind it did not run
+
+    staged(scene)
+
+
+def test_an_oversized_frame_is_still_json() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply query-status usual pad 100000")
+        await client.order("query-status", 5)
+        line = await client.until(b"\r\n")
+        assert len(line) > 100_000
+        assert json.loads(line) == {"return": STATUS, "id": 5}
+
+    staged(scene)
+
+
+def test_a_flood_of_events() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, 'event NOISE {"n": 1} count 5000')
+        for _ in range(5000):
+            assert (await client.event())["event"] == "NOISE"
+        assert await client.ask("query-name") == {"return": {}}
+
+    staged(scene)
+
+
+def test_events_one_by_one() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "event TICK count 3 every 10")
+        begun = served.loop.time()
+        times = [((await client.event())["event"], round(served.loop.time() - begun)) for _ in range(3)]
+        assert times == [("TICK", 0), ("TICK", 10), ("TICK", 20)]
+
+    staged(scene)
+
+
+def test_refused_capabilities() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, 'reply qmp_capabilities error CommandNotFound "not today"')
+        other = await served.qmp(negotiate=False)
+        assert (await other.ask("qmp_capabilities"))["error"] == {"class": "CommandNotFound", "desc": "not today"}
+        assert "Expecting capabilities" in (await other.ask("query-name"))["error"]["desc"]
+
+    staged(scene)
+
+
+@pytest.mark.parametrize("kind", ["qmp", "monitor"])
+def test_no_greeting_a_late_one_and_another(kind: str) -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply greeting times 1 never")
+        assert await (await served.raw(kind)).quiet(30)
+        await sim(strings, "reply greeting times 1 after 20 usual")
+        late = await served.raw(kind)
+        assert await late.quiet(19)
+        assert await late.more()
+        await sim(strings, 'reply greeting raw "SSH-2.0\\r\\n"')
+        assert await (await served.raw(kind)).until(b"\n") == b"SSH-2.0\r\n"
+        await sim(strings, "reply greeting cut")
+        assert await (await served.raw(kind)).rest() == b""
+
+    staged(scene)
+
+
+def test_a_hang_up_in_mid_command() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply stop cut")
+        await client.order("stop")
+        assert await client.rest() == b""
+        assert served.machine.running
+        assert (await (await served.qmp()).ask("query-name")) == {"return": {}}
+
+    staged(scene)
+
+
+def test_a_reply_in_pieces_and_nothing_in_between() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply query-name usual split 5 2")
+        await client.order("query-name")
+        begun = served.loop.time()
+        assert await client.until(b"t") == b'{"ret'
+        await sim(strings, "event NOISE")
+        await client.order("query-status")
+        assert json.loads(b'{"ret' + await client.until(b"\r\n")) == {"return": {}}
+        assert served.loop.time() - begun == pytest.approx(6, abs=0.1)
+        assert (await client.message())["event"] == "NOISE"
+        assert await client.answer() == {"return": STATUS}
+
+    staged(scene)
+
+
+def test_a_late_reply_is_a_suspended_monitor_so_the_warp_clock_jumps() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        before = served.machine.clock.now()
+        await sim(strings, "reply query-status after 90 usual")
+        assert await client.ask("query-status") == {"return": STATUS}
+        assert served.machine.clock.now() - before == 90 * SECOND
+        await sim(strings, 'reply "info name" after 30 usual split 2 10')
+        other = await served.hmp()
+        assert await other.say("info name") == ""
+        assert served.machine.clock.now() - before >= 130 * SECOND
+
+    staged(scene, clock=SimulatedClock(warps=True))
+
+
+def test_answers_of_any_kind() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, 'reply query-nosuch return [1, {"a": "} x"}, null]')
+        assert await client.ask("query-nosuch", 1) == {"return": [1, {"a": "} x"}, None], "id": 1}
+        await sim(strings, 'reply * error GenericError "all is lost"')
+        assert (await client.ask("query-name"))["error"]["desc"] == "all is lost"
+        assert await client.ask("query-nosuch") == {"return": [1, {"a": "} x"}, None]}
+        await sim(strings, 'reply query-name raw "HTTP/1.1 200\\n"')
+        await client.order("query-name")
+        assert await client.until(b"\n") == b"HTTP/1.1 200\n"
+
+    staged(scene)
+
+
+def test_lines_of_the_human_monitor() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        other = await served.hmp()
+        await sim(strings, 'reply "info  status" return "VM status: on fire\\n"')
+        assert await other.say("info status") == "VM status: on fire\n"
+        assert await strings.say("info status") == "VM status: running\n"  # not for the one who set it
+        assert await client.line("info status") == {"return": "VM status: on fire\n"}
+        await sim(strings, 'reply "info status" error GenericError "no"')
+        assert await other.say("info status") == "Error: no\n"
+        await sim(strings, 'reply "info status" never')
+        await other.send(b"info status\ninfo name\n")
+        assert b"VM status" not in await other.until(PROMPT)
+        await sim(strings, 'reply "info status" usual cut-after 9')
+        await other.send(b"info status\n")
+        assert (await other.rest()).endswith(b"VM status")
+
+    staged(scene)
+
+
+def test_for_one_client_or_for_oneself() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        other = await served.qmp()  # client 3
+        await sim(strings, "reply query-name client 3 return 3")
+        assert await client.ask("query-name") == {"return": {}}
+        assert await other.ask("query-name") == {"return": 3}
+        await sim(strings, 'reply "info kvm" client self return "me"')
+        assert (await strings.say("info kvm")).startswith("me")
+        assert await other.line("info kvm") == {"return": "kvm support: disabled\r\n"}
+
+    staged(scene)
+
+
+def test_what_is_set_is_listed_and_taken_back() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        assert await strings.say("sim reply") == "all replies are as usual\n"
+        lines = ["query-status times 3 after 0.5 usual event X {\"a\": 1} split 4 0.01 pad 9 id none cut-after 8",
+                 '"info name" client 7 return "x"', 'query-name error A "b"', 'greeting raw "\\u001b"']  # fmt: skip
+        for line in lines:
+            await sim(strings, f"reply {line}")
+        assert (await strings.say("sim reply")).splitlines() == lines
+        assert [
+            line.split(None, 1)[1] for line in (await strings.say("sim")).splitlines() if line.startswith("reply ")
+        ] == lines
+        await sim(strings, 'reply "info name" default')
+        await sim(strings, "reply query-name default")
+        assert (await strings.say("sim reply")).splitlines() == [lines[0], lines[3]]
+        await sim(strings, "reply default")
+        assert await strings.say("sim reply") == "all replies are as usual\n"
+        assert (await client.ask("query-status", 4)) == {"return": STATUS, "id": 4}
+
+    staged(scene)
+
+
+def test_cut_garbage_and_the_list_of_clients() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        rows = (await strings.say("sim wire")).splitlines()
+        assert [row.split()[:3] for row in rows] == [["client", "1", "qmp"], ["client", "2", "monitor"]]
+        await sim(strings, 'wire garbage "\\u0000{\\n" client 1')
+        assert await client.until(b"\n") == b"\0{\n"
+        await sim(strings, "wire cut")
+        assert await client.rest() == b""
+        assert await strings.say("sim wire cut") == "Error: there is no other client\n"
+        assert await strings.say("sim wire cut client 1") == "Error: there is no client 1\n"
+
+    staged(scene)
+
+
+def test_one_client_at_a_time_the_second_waits_as_with_qemu() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "wire one-client on")
+        second, third = await served.raw(), await served.raw()
+        assert await second.quiet(5)
+        client.hang_up()
+        await second.until(b"\r\n")
+        assert await third.quiet(5)
+        await sim(strings, "wire one-client off")
+        await third.until(b"\r\n")
+
+    staged(scene)
+
+
+WRONG = {
+    "reply query-name": "an answer (usual, return, error, raw, never or cut) is missing",
+    "reply query-name maybe": "'maybe' is not an answer (usual, return, error, raw, never, cut)",
+    "reply query-name return": "what to return is missing",
+    "reply query-name return {x": "'{x' is not JSON (what to return)",
+    "reply query-name error A": "the text of the error is missing",
+    "reply query-name error A b": "'b' is not JSON (the text of the error)",
+    "reply query-name raw 1": "what to send is not a string in double quotes",
+    "reply query-name usual often": "'often' is not a manner (event, split, pad, id, cut-after)",
+    "reply query-name never pad 3": "pad makes no sense where there is no reply",
+    "reply query-name cut split 3": "split makes no sense where there is no reply",
+    "reply greeting return 1": "a greeting has no return",
+    "reply greeting usual id stale": "id makes no sense without a command of QMP",
+    'reply "info name" usual event X': "event makes no sense without a command of QMP",
+    "reply query-name usual id new": "id takes stale or none, not 'new'",
+    "reply query-name usual split 0": "split takes a number from 1 to 1073741824, not '0'",
+    "reply query-name times x usual": "times takes a number from 1 to 2147483648, not 'x'",
+    "reply query-name client -1 usual": "client takes a number from 1 to 2147483648, not '-1'",
+    "reply query-name after 9999 usual": "after takes at most 3600 seconds",
+    "reply query-name after x usual": "'x' is not a number of seconds",
+    'reply "info': "'\"info' is not JSON (the line)",
+    "event X count 1000001": "count takes a number from 1 to 1000000, not '1000001'",
+    "event X {} y": "'y' makes no sense here",
+    "event X {": "'{' is not JSON (the data of the event)",
+    "wire explode": "sim wire takes cut, garbage or one-client, not 'explode'",
+    "wire garbage": "the garbage is missing",
+    "wire one-client": "on or off is missing",
+    "wire one-client maybe": "one-client takes on or off, not 'maybe'",
+    "wire one-client on client 1": "'client' makes no sense here",
+    "wire cut client x": "client takes a number from 1 to 2147483648, not 'x'",
+    "reply x return " + "[" * 3000: "is not JSON (what to return)",
+}
+
+
+def test_what_makes_no_sense_is_refused_in_one_line_and_nothing_is_set() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        for line, words in WRONG.items():
+            said = await strings.say(f"sim {line}")
+            assert said.startswith("Error: "), line
+            assert said.endswith(f"{words}\n"), (line, said)
+            assert said.count("\n") == 1
+        assert await strings.say("sim reply") == "all replies are as usual\n"
+
+    staged(scene)
+
+
+def test_without_a_server_there_is_no_wire() -> None:
+    from tests.support.machines import monitor_on, run
+
+    assert run(monitor_on(), "sim wire").text == "Error: no client can connect: start hmp with --qmp or --monitor\n"
+    assert run(monitor_on(), "sim event X").failed
+    assert run(monitor_on(), "sim log").text == "Error: there is no log: start hmp with --log FILE\n"
+
+
+def test_it_ends_while_replies_are_held_back() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply query-name after 50 usual")
+        await sim(strings, "event X count 100 every 1")
+        await client.order("query-name")
+        await served.settle(1)
+        await strings.send(b"quit\n")
+        await served.settle(1)
+        assert served.machine.over
+
+    staged(scene)
