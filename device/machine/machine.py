@@ -110,8 +110,8 @@ class Machine:
     """What a snapshot has. Memory and the pages in the balloon stand beside it; monitors and their requests do not."""
 
     DERIVED = (
-        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over", "ram",
-        "requests", "resets", "stays", "store", "time", "timeout", "uuid", "vm_timers",
+        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over",
+        "ram", "requests", "resets", "stays", "store", "time", "timeout", "uuid", "vm_timers",
     )  # fmt: skip
 
     def __init__(

@@ -26,7 +26,7 @@ from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.monitor import History, Monitor
 from hmp.recording.cast import MARKER, OUTPUT, Cast, create
 from hmp.recording.player import KEY_MAX, KEY_MIN, PROMPT, Rhythm
-from hmp.sockets.clients import BANNER as SOCKET_BANNER
+from hmp.sockets.clients import banner
 from hmp.sockets.readline import PROMPT as SOCKET_PROMPT
 from hmp.sockets.readline import Line, LineEditor, Output
 from hmp.terminal.app import BANNER
@@ -135,7 +135,7 @@ class Socketed:
         self._monitor = Monitor(machine, DIALECTS["seed"], history)
         self._monitor.alone = False
         self.busy = False
-        self._write(SOCKET_BANNER + self._editor.show_prompt())
+        self._write(banner(machine) + self._editor.show_prompt())
 
     def _write(self, data: bytes) -> None:
         self._half.print(data.decode())

@@ -95,6 +95,7 @@ class Attached:
         """What goes to stderr at the end, and makes it a failed one."""
         self.ram = 0
         self.store = None
+        self.front: Any = None
         self.relays = True
         """Whether clients of QMP are told events as Relayed, in QEMU's own words."""
         self.make_monitor: Callable[..., Monitor] = Monitor

@@ -9,6 +9,7 @@ from device.clock import SECOND
 from hmp.attach.link import LinkError, QmpError
 from hmp.monitor import ConnectError, UsageError
 from hmp.monitor.registry import TABLE
+from hmp.monitor.replies import shipped
 from hmp.newfile import NewFile
 from hmp.streams import write_all
 
@@ -50,7 +51,7 @@ def questions(schema: list[dict[str, Any]]) -> list[str]:
 
 def topics(help: str) -> list[str]:
     """Return the topics of `info` that need no argument, from what `help info` prints."""
-    own = TABLE["info"].topics or {}
+    own = {name for name in TABLE["info"].topics or {} if f"info {name}" not in shipped().hmp}
     found = []
     for line in help.splitlines():
         usage = line.partition(" -- ")[0].split()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hmp.monitor.registry import TABLE
 from hmp.qmp.commands import COMMANDS
 
 POLL = 'qom-set {{"path": "balloon0", "property": "guest-stats-polling-interval", "value": {}}}'
@@ -328,3 +329,10 @@ ELSEWHERE = {
     "query-qmp-schema": "describes the commands there are, with or without a guest",
 }
 """Commands that have no row, and why."""
+
+INVENTORY = {
+    command.name
+    for command in {*TABLE.values(), *(TABLE["info"].topics or {}).values()}
+    if command.path.startswith(("=", "inventory:"))
+}
+"""Commands that say what this machine consists of: the scenes of that name compare each with QEMU, without a guest."""

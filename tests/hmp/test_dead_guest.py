@@ -91,7 +91,7 @@ def test_the_toolbar_says_that_it_is_gone(dead: Real) -> None:
 
 def test_a_guest_that_waits_for_its_front_end_is_not_dead(tmp_path: Path) -> None:
     with Real(f"vhost-user,path={tmp_path}/s") as real:
-        assert guest_sign(real.machine) == "booting"
+        assert guest_sign(real.machine) == "not connected"
         reply = Monitor(real.machine, DIALECTS["seed"]).execute("info balloon")
         assert reply.pending
         reply.cancel()

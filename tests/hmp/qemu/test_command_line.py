@@ -211,7 +211,7 @@ def test_the_options_with_a_value_are_qemus() -> None:
     (("-M", "?"), "Supported machines are:\npc "),
     (("-cpu", "help"), "Available CPUs:\n"),
     (("-accel", "help"), "Accelerators supported in QEMU binary:\ntcg\n"),
-    (("-device", "help"), 'Misc devices:\nname "virtio-balloon-pci", bus PCI\n'),
+    (("-device", "help"), 'Misc devices:\nname "virtio-balloon-pci", bus PCI, alias "virtio-balloon"\n'),
     (("-device", "virtio-balloon-pci,help"), "virtio-balloon-pci options:\n"),
     (("--version",), "QEMU emulator version 7.2.0 (hmp-emulator "),
     (("-h",), "usage: hmp-qemu "),
