@@ -11,7 +11,7 @@ from hmp.monitor import MAX_LINE, UnreadableError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 CHUNK = 1 << 16
 
@@ -129,8 +129,8 @@ class Source:
         self.over = False
         self.size = 0
 
-    def read(self) -> Iterator[tuple[int, str | None]]:
-        """Read what is there, waiting where nothing is; yield the commands in it, each with the number of its line.
+    def read(self) -> Iterable[tuple[int, str | None]]:
+        """Read what is there, waiting where nothing is; return the commands in it, each with the number of its line.
 
         None stands for a line that is too long. A terminal that hangs up has come to its end. Raises UnreadableError
         for what cannot be read. In both cases half a line is dropped: nobody knows what the rest of it would have been.
@@ -140,12 +140,13 @@ class Source:
             self.over = not lines
         else:
             lines = self._read(self.descriptor)
-        number, kept = self._number, self._kept
+        kept, first = self._kept, self._number + 1
         self._number += len(lines)
-        for line in lines:
-            number += 1
-            if line is None or line.lstrip()[:1] not in _PASSED_OVER or (kept and line.lstrip().startswith(kept)):
-                yield number, line
+        return [
+            (number, line)
+            for number, line in enumerate(lines, first)
+            if line is None or line.lstrip()[:1] not in _PASSED_OVER or (kept and line.lstrip().startswith(kept))
+        ]
 
     def _read(self, descriptor: int) -> list[str | None]:
         try:

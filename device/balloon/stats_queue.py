@@ -164,7 +164,7 @@ class StatsQueue:
         if held is not None:
             queue = device.queues[self.index]
             self.held = None
-            self.move("ask")
+            self.buffer = MOVES[HELD]["ask"]  # not by way of move(): each line of a pipe comes here, and at `fill`
             queue.push(held)
             if not queue.wants_interrupt():
                 return
@@ -193,7 +193,7 @@ class StatsQueue:
                     returned = True
                 self.held = element
                 asked = self.buffer is OUT
-                self.move("fill")
+                self.buffer = MOVES[self.buffer]["fill"]
                 data = element.read(WIRE_LIMIT + 1)
                 if len(data) > WIRE_LIMIT:
                     device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")

@@ -118,13 +118,15 @@ class History:
         full = len(lines) == HISTORY_LIMIT
         if not line:
             return False
-        again = bool(lines) and next(reversed(lines)) == line
         if line in lines:
+            if next(reversed(lines)) == line:  # as scripts often do: no need to move it
+                lines[line] = owner
+                return not full
             del lines[line]
         elif full:
             del lines[next(iter(lines))]
         lines[line] = owner
-        return not (again and full)
+        return True
 
     def entries(self) -> list[str]:
         """All lines, oldest first, as `info history` numbers them from 0. A copy."""
