@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from device.balloon.spec import F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING, F_STATS_VQ, SEED_STATS
+from device.balloon.spec import F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING, F_STATS_VQ, SEED_STATS, STAT_COUNT
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model.faults import FAULTS, parse_count
@@ -140,7 +140,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             "host",
             "mirrors this machine's own memory statistics, live",
-            tags=SIXTEEN,
+            tags=(*SIXTEEN, *range(len(SIXTEEN), STAT_COUNT)),
             factory="device.guest.model.host_guest:HostGuest",
         ),
         Profile(

@@ -180,7 +180,7 @@ class Kernel:
         return self.values()[5]
 
     def values(self) -> tuple[int, ...]:
-        """The 16 statistics in the order of their tags, 0 to 15 (virtio 1.2 section 5.5.6.4 and its successors).
+        """The statistics it knows, in the order of their tags from 0 (virtio 1.2 section 5.5.6.4 and its successors).
 
         Bytes, except tags 2, 3 and 8 to 11, which are counts. Call `tick` first for the numbers of now.
         """

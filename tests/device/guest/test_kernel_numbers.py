@@ -139,7 +139,7 @@ def test_what_a_life_makes_of_it(deflates: bool) -> None:
         relief = [kernel.deflate] if deflates and operation == "alloc" else []
         assert getattr(kernel, operation)(amount, *relief) == returned
         values = kernel.values()
-        assert values[:8] + values[10:] == statistics
+        assert values[:8] + values[10:16] == statistics
         assert values[8:10] == (0, 0)
         assert (kernel.used, kernel.workload, kernel.workload_swap, kernel.swap_used) == inside
         copy = restore_kernel(state_of(kernel))
