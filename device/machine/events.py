@@ -226,3 +226,15 @@ class Relayed(Event):
     def __init__(self, raw: Mapping[str, object], told: str = "") -> None:
         self.raw = raw
         self.told = told
+
+
+QMP_EVENTS: dict[type[Event], str] = {
+    Stopped: "empty",
+    Resumed: "empty",
+    WasReset: "ResetInfo",
+    PowerButton: "empty",
+    Ended: "ResetInfo",
+    DeviceDeleted: "DeviceDeleted",
+    Panicked: "GuestPanicked",
+}
+"""What QMP's clients are told of as it is, with the object that it carries: one of OBJECTS in hmp/qmp/schema.py."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from device.balloon.spec import SEED_STATS, STATS_TABLE
+from device.machine.events import QMP_EVENTS
 from hmp.monitor import CommandError, grammar
 from hmp.monitor.monitor import Monitor
 
@@ -38,13 +39,7 @@ OBJECTS: dict[str, Members] = {
 EVENTS: dict[str, str] = {
     "BALLOON": "BalloonStats",
     "BALLOON_CHANGE": "BalloonChange",
-    "STOP": "empty",
-    "RESUME": "empty",
-    "RESET": "ResetInfo",
-    "POWERDOWN": "empty",
-    "SHUTDOWN": "ResetInfo",
-    "DEVICE_DELETED": "DeviceDeleted",
-    "GUEST_PANICKED": "GuestPanicked",
+    **{event.name: carried for event, carried in QMP_EVENTS.items()},
 }
 """Each event with the object it carries. But for the first two, what the machine says goes out as it is."""
 
