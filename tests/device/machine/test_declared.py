@@ -60,7 +60,7 @@ def test_every_attribute_of_every_part_is_state_or_derived(name: str) -> None:
                     wrong[kind.__name__] = "declares nothing"
             elif names := undeclared(part):
                 wrong[kind.__name__] = names
-        assert wrong == {}
+        assert wrong == {}, "each is a member of its class's STATE, or named in its DERIVED"
 
 
 def test_the_walk_reaches_every_layer() -> None:
