@@ -11,7 +11,7 @@ from hmp.monitor import MAX_LINE, UnreadableError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Iterable
 
 CHUNK = 1 << 16
 
