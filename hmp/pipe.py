@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
         def serve(self, machine: Machine, driver: MachineDriver) -> Server:
             """Serve clients in the running loop."""
+            ...
 
 
 _LONGEST_POLL = (1 << 31) - 1

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
         def tags(self) -> list[str]:
             """Return the tags there are."""
+            ...
 
 
 RUNNING = "running"

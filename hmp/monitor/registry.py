@@ -49,7 +49,8 @@ class Command:
 
     def handler(self) -> Callable[..., str | None]:
         """Return the function that runs the command, importing it the first time."""
-        if self._handler is None:
+        handler = self._handler
+        if handler is None:
             module, colon, function = self.path.partition(":")
             if self.path[0] == "=":
                 from hmp.monitor.replies import show
@@ -57,11 +58,11 @@ class Command:
                 self._handler = lambda monitor, arguments, reply: show(self.path[1:], reply)
             elif colon:
                 found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
-                self._handler = getattr(found, function)
+                handler = getattr(found, function)
             else:
                 method = attrgetter(self.path)
-                self._handler = lambda monitor, arguments, reply: reply.follow(method(monitor)())
-        handler: Callable[..., str | None] = self._handler
+                handler = lambda monitor, arguments, reply: reply.follow(method(monitor)())  # noqa: E731
+            self._handler = handler
         return handler
 
 

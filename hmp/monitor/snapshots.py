@@ -8,21 +8,14 @@ import os
 import re
 import stat
 import time
-from operator import attrgetter
-
-from device.guest.table import make_guest
-from device.machine.snapshot import MAGIC, Summary, load, save, summarize
-from device.state import SnapshotError
-
-try:
-    import fcntl
-except ImportError:  # not every system has it
-    fcntl = None  # type: ignore[assignment]
-
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any, BinaryIO, TypeAlias
 
+from device.guest.table import make_guest
 from device.machine.machine import Machine
+from device.machine.snapshot import MAGIC, Summary, load, save, summarize
+from device.state import SnapshotError
 
 Store: TypeAlias = "MemoryStore | DirectoryStore"
 
@@ -71,7 +64,7 @@ def date(nanoseconds: int, *, simulated: bool) -> str:
         seconds = nanoseconds // 1_000_000_000
         year, *rest = (time.gmtime if simulated else time.localtime)(seconds)[:6]
     except (ValueError, OverflowError, OSError):
-        year = nanoseconds
+        year, rest = nanoseconds, []
     if year > 9999:
         return "after year 9999"
     if year < 1:
@@ -287,10 +280,12 @@ def _unfinished(path: str) -> tuple[str, int]:
 def _lock(descriptor: int) -> bool | None:
     """Take the lock on a file: False where another has it, None where there are no locks, as on some network disks."""
     try:
+        import fcntl
+
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (OSError, AttributeError):
+    except (OSError, ImportError):
         return None
     return True
 

@@ -117,8 +117,8 @@ def schema(commands: Iterable[QmpCommand], *, events: bool = True) -> list[dict[
         entries.append({"name": command.name, "ret-type": command.returns, "meta-type": "command", "arg-type": taken})
         if command.returns.startswith("["):
             arrays.add(command.returns)
-    entries += [{"name": name, "meta-type": "event", "arg-type": kind} for name, kind in EVENTS.items() if events]
+    entries.extend({"name": name, "meta-type": "event", "arg-type": kind} for name, kind in EVENTS.items() if events)
     entries += [_object(name, members) for name, members in OBJECTS.items()]
-    entries += [{"name": name, "element-type": name[1:-1], "meta-type": "array"} for name in sorted(arrays)]
-    entries += [{"name": name, "json-type": kind, "meta-type": "builtin"} for name, kind in BUILTIN.items()]
+    entries.extend({"name": name, "element-type": name[1:-1], "meta-type": "array"} for name in sorted(arrays))
+    entries.extend({"name": name, "json-type": kind, "meta-type": "builtin"} for name, kind in BUILTIN.items())
     return entries

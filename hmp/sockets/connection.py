@@ -47,6 +47,7 @@ class Host(Protocol):
     @property
     def crowded(self) -> bool:
         """Whether other clients wait for their turn."""
+        ...
 
 
 UNSENT_LIMIT = 1 << 20
@@ -160,11 +161,11 @@ class Connection(asyncio.BufferedProtocol):
         """Return where to put what is received: one place for all clients, as `buffer_updated` copies at once."""
         return self.host.buffer
 
-    def buffer_updated(self, count: int) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what the client sent."""
         if self._over():
             return
-        data = bytes(self.host.buffer[:count])
+        data = bytes(self.host.buffer[:nbytes])
         if self._opening is not None:
             language = self._opening.feed(data)
             if language:
@@ -179,7 +180,7 @@ class Connection(asyncio.BufferedProtocol):
         data = self._incoming(data)
         self._note("in", data)
         self._received = self._received + data if self._received else data
-        if self.host.crowded and (count > LITTLE or self.host.now() < self._rested):
+        if self.host.crowded and (nbytes > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
             self._flow()  # read no more before that
         elif self.state != QUEUED:
@@ -204,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         self._send()
         self._turn_soon()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
         self.move("lost")
         self._note("disconnect")

@@ -119,7 +119,7 @@ class Listener:
         host, port = self.address.host, self.address.port
         failure = OSError("no address")
         flags = socket.AI_PASSIVE
-        wanted = dict(zip((socket.AF_INET, socket.AF_INET6), self.address.families, strict=True))
+        wanted: dict[int, bool] = dict(zip((socket.AF_INET, socket.AF_INET6), self.address.families, strict=True))
         for family, kind, protocol, _, where in socket.getaddrinfo(host or None, port, type=_STREAM, flags=flags):
             if not wanted.get(family, True):
                 continue

@@ -36,6 +36,7 @@ class Prompt(Protocol):
 
     def interrupted(self) -> bool:
         """Whether Ctrl-C was typed ahead."""
+        ...
 
     def show(self, text: str, style: str = "") -> None:
         """Show lines above."""

@@ -39,7 +39,7 @@ class HostileGuest(ModelledGuest):
 
     asked_for: int
     attacks: int
-    driver: HostileDriver | None
+    driver: HostileDriver | None  # pyright: ignore[reportIncompatibleVariableOverride] - make_driver makes no other
 
     def __init__(self, name: str, settings: Mapping[str, Any], spec: str, **traits: Any) -> None:
         super().__init__(name, settings, spec, **traits)

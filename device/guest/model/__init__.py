@@ -27,9 +27,11 @@ if TYPE_CHECKING:
         @property
         def faults(self) -> Mapping[str, Fault]:
             """Its faults by name."""
+            ...
 
         def chance(self) -> int:
             """Return the next number below a million of the machine's dice."""
+            ...
 
 
 _SECOND = 1_000_000_000  # as device.clock has it, which loads more than a kernel needs

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
         def awake(self) -> bool:
             """Whether it serves its queues now."""
+            ...
 
         def arm(self, name: str, delay: int) -> None:
             """Arm the timer of that name, unless it is armed."""

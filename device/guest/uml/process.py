@@ -44,6 +44,7 @@ def make_directory() -> str:
 
     Raises MisuseError where none can be made.
     """
+    reason: str | None = None
     for parent in (os.environ.get("TMPDIR", ""), "/tmp"):  # noqa: S108 - mkdtemp makes it safe
         usable = parent.startswith("/") and len(os.fsencode(parent)) <= _LONGEST
         if usable and not set(parent) & set(" \t\n:,\"'\\"):

@@ -124,6 +124,7 @@ def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) 
     for fd, (_, size, _, offset) in zip(fds, rows, strict=True):
         _check_file(fd, offset + size)
     mapped: list[SharedRegion] = []
+    size = 0
     try:
         for fd, (base, size, user, offset) in zip(fds, rows, strict=True):
             buffer = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, offset=offset)

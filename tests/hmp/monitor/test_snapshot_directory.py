@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -227,9 +228,9 @@ class TestDirectory:
             raise OSError(number, "no locks")
 
         if number:
-            monkeypatch.setattr(snapshots.fcntl, "flock", refuse)
+            monkeypatch.setattr("fcntl.flock", refuse)
         else:
-            monkeypatch.setattr(snapshots, "fcntl", None)
+            monkeypatch.setitem(sys.modules, "fcntl", None)
         leftover = tmp_path / f"a{SUFFIX}.0123456789abcdef.tmp"
         leftover.touch(0o600)
         store, machine = DirectoryStore(str(tmp_path)), build()
