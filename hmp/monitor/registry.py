@@ -49,13 +49,13 @@ class Command:
 
     def handler(self) -> Callable[..., str | None]:
         """Return the function that runs the command, importing it the first time."""
-        handler = self._handler
+        handler: Callable[..., str | None] | None = self._handler
         if handler is None:
             module, colon, function = self.path.partition(":")
             if self.path[0] == "=":
                 from hmp.monitor.replies import show
 
-                self._handler = lambda monitor, arguments, reply: show(self.path[1:], reply)
+                handler = lambda monitor, arguments, reply: show(self.path[1:], reply)  # noqa: E731
             elif colon:
                 found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
                 handler = getattr(found, function)
