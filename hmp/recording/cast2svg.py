@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -18,6 +18,9 @@ PROGRAM = "hmp-cast2svg"
 
 HOLD = 1000
 """ms that the last screen stands, at least, before the picture begins anew."""
+
+
+_NAMED = 5
 
 
 def command() -> click.Command:
@@ -40,12 +43,25 @@ def _complain(text: str) -> int:
     return 1
 
 
-def render(recording: Recording, *, title: str | None = None, at: int | None = None) -> str:
-    """Return the SVG of a recording, or of its state at `at` ms. Raises CastError, ImportError without pyte."""
+def render(
+    recording: Recording,
+    *,
+    title: str | None = None,
+    at: int | None = None,
+    warn: Callable[[str], object] = lambda _: None,
+) -> str:
+    """Return the SVG of a recording, or of its state at `at` ms. Raises ImportError without pyte.
+
+    `warn` gets one line about what the output has that is not drawn.
+    """
     from hmp.recording.svg_draw import Picture, plain_text
     from hmp.recording.svg_screen import play
 
     playback = play(recording, until=at)
+    if playback.unsupported:
+        more = len(playback.unsupported) - _NAMED
+        named = ", ".join(playback.unsupported[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        warn(f"not drawn: {named}; the rest of the recording is")
     chapters = [(event.at, event.text) for event in recording.chapters if at is None or event.at <= at]
     if title is None:
         title = recording.title or "a terminal session"
@@ -74,7 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _convert(cast: str, svg: str, *, at: int | None, title: str | None, overwrite: bool) -> int:
     try:
-        picture = render(read_cast(cast), title=title, at=None if at is None else at // MS)
+        picture = render(
+            read_cast(cast),
+            title=title,
+            at=None if at is None else at // MS,
+            warn=lambda text: _complain(f"{cast}: {text}"),
+        )
     except CastError as error:
         return _complain(f"{cast}: {error}")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A recording played on pyte's screen: which line showed what, when. This module alone knows pyte.
+"""A recording played on pyte's screen: which line showed what, when.
 
 Lines are numbered from the first of the session on, and keep their number when the screen scrolls: so a scrolled
 screen is no new picture of every line, but one more step of the window that looks at them.
@@ -9,17 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
-import pyte
-
 from hmp.recording.cast import OUTPUT, RESIZE
-from hmp.recording.svg_cast import CastError, Event, Recording
+from hmp.recording.svg_cast import Event, Recording
+from hmp.recording.svg_terminal import Terminal
 
 FRAME = 30
 """Changes less than so many ms after one another are one change: nobody sees them apart."""
-
-_FAINT, _NORMAL, _GRAY, _DEFAULT = 2, 22, 90, 39
-_EXTENDED = {5: 2, 2: 4}
-"""Numbers that follow 38 and 48 in a colour, by the kind of colour."""
 
 
 class Style(NamedTuple):
@@ -57,6 +52,8 @@ class Playback:
         self.lines: dict[int, list[tuple[int, Row]]] = {}
         self.top: list[tuple[int, int]] = [(0, 0)]
         self.cursor: list[tuple[int, Cursor]] = [(0, (0, 0))]
+        self.unsupported: list[str] = []
+        """What the output had that is not drawn."""
 
     @property
     def last_change(self) -> int:
@@ -64,51 +61,20 @@ class Playback:
         return max([self.top[-1][0], self.cursor[-1][0], *(versions[-1][0] for versions in self.lines.values())])
 
 
-class _Screen(pyte.Screen):
-    """pyte's screen, counting the lines that scrolled away, and showing faint text as gray."""
-
-    top = 0
-
-    def index(self) -> None:
-        if self.margins is None and self.cursor.y == self.lines - 1:
-            self.top += 1
-        super().index()
-
-    def select_graphic_rendition(self, *attrs: int, **options: Any) -> None:
-        found: list[int] = []
-        rest = list(attrs)
-        while rest:
-            number = rest.pop(0)
-            if number in (38, 48):
-                count = _EXTENDED.get(rest[0], 0) if rest else 0
-                found += [number, *rest[:count]]
-                del rest[:count]
-            elif number == _FAINT:
-                found.append(_GRAY)
-            elif number == _NORMAL and self.cursor.attrs.fg == "brightblack":
-                found += [number, _DEFAULT]
-            else:
-                found.append(number)
-        super().select_graphic_rendition(*found)
-
-
 def play(recording: Recording, *, until: int | None = None) -> Playback:
-    """Play a recording, or its beginning up to `until` ms. Raises CastError for output that can't be drawn."""
-    screen = _Screen(recording.columns, recording.rows)
-    stream = pyte.Stream(screen)
+    """Play a recording, or its beginning up to `until` ms."""
+    screen = Terminal(recording.columns, recording.rows)
     playback = Playback(recording.columns, recording.rows)
     for at, events in _frames(recording.events, until):
         for event in events:
-            try:
-                if event.kind == OUTPUT:
-                    stream.feed(event.text)
-                elif event.kind == RESIZE:
-                    screen.resize(lines=event.size[1], columns=event.size[0])
-                    playback.columns = max(playback.columns, screen.columns)
-                    playback.rows = max(playback.rows, screen.lines)
-            except (TypeError, ValueError, LookupError) as error:  # a sequence that pyte stumbles over
-                raise CastError(f"the output at {event.at / 1000} s can't be drawn: {error}") from None
+            if event.kind == OUTPUT:
+                screen.feed(event.text)
+            elif event.kind == RESIZE:
+                screen.resize(lines=event.size[1], columns=event.size[0])
+                playback.columns = max(playback.columns, screen.columns)
+                playback.rows = max(playback.rows, screen.lines)
         _note_changes(playback, screen, at)
+    playback.unsupported = list(screen.unsupported)
     return playback
 
 
@@ -126,13 +92,15 @@ def _frames(events: list[Event], until: int | None) -> Iterator[tuple[int, list[
         yield group[0].at, group
 
 
-def _note_changes(playback: Playback, screen: _Screen, at: int) -> None:
+def _note_changes(playback: Playback, screen: Terminal, at: int) -> None:
     """Note what changed."""
     top = screen.top
     for y in sorted(screen.dirty):
         if y < screen.lines:
-            row = _row(screen, y)
-            _note(playback.lines.setdefault(top + y, [(0, ())]), at, row)
+            _note(playback.lines.setdefault(top + y, [(0, ())]), at, _row(screen, y))
+    for y in range(screen.lines, playback.rows):  # a window that is smaller now
+        if top + y in playback.lines:
+            _note(playback.lines[top + y], at, ())
     screen.dirty.clear()
     _note(playback.top, at, top)
     cursor = screen.cursor
@@ -146,18 +114,26 @@ def _note(track: list[tuple[int, Value]], at: int, value: Value) -> None:
         track.append((at, value))
 
 
-def _row(screen: _Screen, y: int) -> Row:
+def _row(screen: Terminal, y: int) -> Row:
     line = screen.buffer[y]
     runs: list[Run] = []
-    end = max(line, default=-1) + 1
-    for x in range(min(end, screen.columns)):
+    whole = True
+    for x in range(screen.columns):
         char = line[x]
         style = _style(char)
+        # Wide and joined characters stand alone: their own width depends on the reader's font.
+        alone = char.data not in ("", " ") and (len(char.data) > 1 or not line[x + 1].data)
         last = runs[-1] if runs else None
-        if last is not None and last.style == style and last.x + last.cells == x:
-            runs[-1] = Run(last.x, last.cells + 1, last.text + char.data, style)
+        if (
+            last is not None
+            and last.x + last.cells == x
+            and (not char.data or (whole and not alone and last.style == style))
+        ):
+            runs[-1] = Run(last.x, last.cells + 1, last.text + char.data, last.style)
         elif char.data != " " or style != Style():
             runs.append(Run(x, 1, char.data, style))
+        if char.data:
+            whole = not alone
     return tuple([found for run in runs if (found := _trimmed(run)) is not None])
 
 

@@ -333,6 +333,15 @@ class TestProgram:
         assert done.stderr == f"hmp-cast2svg: {complaint.replace('{dir}', str(tmp_path))}\n"
         assert (tmp_path / "there.svg").read_text() == "precious"
 
+    def test_what_is_not_drawn_is_one_line(self, tmp_path):
+        cast = write(tmp_path, *[rf'[0, "o", "\u001b[1\u002{n}ax\u001b[5m"]' for n in range(1, 8)])
+        done = self.draw(cast, tmp_path / "x.svg")
+        named = 'ESC[!a, blinking text, ESC["a, ESC[#a, ESC[$a and 3 more'
+        assert (done.returncode, done.stderr) == (
+            0,
+            f"hmp-cast2svg: {cast}: not drawn: {named}; the rest of the recording is\n",
+        )
+
     @pytest.mark.parametrize("way", ["same", "./", "symlink", "hard link"])
     @pytest.mark.parametrize("given", ["cast", "svg"])
     def test_the_recording_is_never_replaced_by_its_picture(self, tmp_path, way, given):
@@ -398,7 +407,7 @@ class TestProgram:
             assert reader.communicate(timeout=PATIENCE)[0] == piped.stdout == out.read_bytes()[len("first\n") :]
 
     def test_without_pyte_it_says_what_to_install(self, tmp_path, monkeypatch, capsys):
-        for module in ("pyte", "hmp.recording.svg_screen", "hmp.recording.svg_draw"):
+        for module in ("pyte", "hmp.recording.svg_terminal", "hmp.recording.svg_screen", "hmp.recording.svg_draw"):
             monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.setitem(sys.modules, "pyte", None)
         assert cast2svg.main([str(write(tmp_path)), str(tmp_path / "x.svg")]) == 1

@@ -1,0 +1,500 @@
+"""pyte's screen as a terminal of today: what xterm does that pyte does not, as far as a picture shows it.
+
+pyte's own parser is not used, only its tables: it prints what follows a sequence that it does not know. Of its screen
+this replaces widths, erasing in the current background, the alternate screen and changes of the size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from copy import copy
+from typing import Any
+
+import pyte
+from pyte import modes
+from pyte.charsets import LAT1_MAP, VT100_MAP
+from pyte.screens import Char, Cursor, Margins, Savepoint, StaticDefaultDict
+from wcwidth import wcwidth
+
+_FAINT, _NORMAL, _GRAY, _DEFAULT = 2, 22, 90, 39
+_COLORS, _UNDERLINE = {38: (30, 90), 48: (40, 100)}, 58
+"""By what has the colour (text, background), the numbers of its first plain and its first bright colour."""
+
+_TOKEN = re.compile(
+    r"(?P<text>[^\x00-\x1f\x7f-\x9f]+)"
+    r"|(?:\x1b\[|\x9b)(?P<body>[\x00-\x17\x19\x1c-?]*)(?P<final>[@-~])"
+    r"|(?P<string>\x1b[]PX^_]|[\x90\x98\x9d-\x9f])"
+    r"|\x1b(?P<escape>[ -/]*[0-Z\\`-~])"
+    r"|(?P<control>[\x00-\x1a\x1c-\x1f\x7f-\x9a\x9c])"
+)
+_BEGUN = re.compile(r"(?:\x1b\[|\x9b)[\x00-\x17\x19\x1c-?]*|\x1b[ -/]*")
+_CSI = re.compile(r"([<-?]*)([0-9:;]*)([ -/]*)")
+_STRING_END = re.compile(r"[\x07\x18\x1a\x9c]|\x1b\\?")
+_PICTURE = re.compile(r"(?:\x1bP|\x90)[0-9;]*q|(?:\x1b_|\x9f)G|(?:\x1b\]|\x9d)1337;File")
+_C0 = re.compile(r"[\x00-\x1f]")
+_MAX_SEQUENCE = 4096
+"""Characters of a sequence without an end, after which it is none."""
+
+_HISTORY = 1000
+"""Lines above the screen that come back when it grows, as in xterm.js."""
+
+_CONTROLS = {**pyte.Stream.basic, "\x84": "index", "\x85": "next_line", "\x88": "set_tab_stop", "\x8d": "reverse_index"}
+_ESCAPES = {**pyte.Stream.escape, "E": "next_line", "#8": "alignment_display"}
+_SEQUENCES = pyte.Stream.csi | {"b": "repeat", "S": "scroll_up", "T": "scroll_down", "I": "tab", "Z": "back_tab"}
+_SEQUENCES |= {"`": "cursor_to_column", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
+_SEQUENCES |= {"?J": "erase_in_display", "?K": "erase_in_line", "?h": "set_mode", "?l": "reset_mode"}
+_UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?$p"))
+"""Sequences that ask the terminal something or set what no picture shows; so do all that begin with <, = or >."""
+
+_NOT_DRAWN = {5: "blinking text", 6: "blinking text", 8: "hidden text"}
+_ALTERNATE, _CURSOR_TOO, _COLUMNS_132 = {47, 1047, 1049}, {1048, 1049}, 3
+_SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132}
+_INSERT, _NEW_LINE = 4, 20
+_MAX_JOINED = 32
+"""Characters of one cell; there is no end to accents."""
+
+_GRAPHICS = "".join([*map(chr, range(0x60)), *VT100_MAP[0x60:0x7F]])
+"""Lines and corners in place of small letters; pyte's table replaces digits too."""
+
+
+class Line(StaticDefaultDict[int, Char]):
+    """Cells by column, the others being `default`; `wrapped` if it goes on with the line before."""
+
+    def __init__(self, default: Char, cells: Iterable[Char] = (), *, wrapped: bool = False) -> None:
+        super().__init__(default)
+        self.update(enumerate(cells))
+        self.wrapped = wrapped
+
+
+class Terminal(pyte.Screen):
+    """A screen that is fed with what programs print.
+
+    `top` counts the lines that scrolled away; `unsupported` names what the output had that is not drawn.
+    """
+
+    buffer: dict[int, Line]  # type: ignore[assignment]
+
+    def __init__(self, columns: int, lines: int) -> None:
+        self.top = 0
+        self.unsupported: dict[str, None] = {}
+        self._history: deque[Line] = deque(maxlen=_HISTORY)
+        self._main: tuple[dict[int, Line], list[Savepoint]] | None = None
+        self._rest = self._last = ""
+        self._in_string = False
+        super().__init__(columns, lines)
+
+    # Parsing.
+
+    def feed(self, text: str) -> None:
+        """Take output; a sequence may be cut anywhere."""
+        text, self._rest = self._rest + text, ""
+        at = 0
+        while at < len(text):
+            if self._in_string:
+                end = _STRING_END.search(text, at)
+                if end is None or (end[0] == "\x1b" and end.end() == len(text)):
+                    self._rest = end[0] if end else ""
+                    return
+                self._in_string = False
+                at = end.start() if end[0] == "\x1b" else end.end()
+            elif token := _TOKEN.match(text, at):
+                self._take(token)
+                at = token.end()
+            else:
+                begun = _BEGUN.match(text, at)
+                at = begun.end() if begun else at + 1
+                if begun and at == len(text) and len(begun[0]) < _MAX_SEQUENCE:
+                    self._rest = begun[0]
+
+    def _take(self, token: re.Match[str]) -> None:
+        if token["text"]:
+            self.draw(token["text"])
+            self._last = token["text"][-1]
+            return
+        if token["final"]:
+            for control in _C0.findall(token["body"]):
+                self._call(_CONTROLS, control)
+            self._sequence(_C0.sub("", token["body"]), token["final"])
+        elif token["string"]:
+            self._in_string = True
+            if _PICTURE.match(token.string, token.start()):
+                self.unsupported["pictures"] = None
+        elif token["control"]:
+            self._call(_CONTROLS, token["control"])
+        elif token["escape"][0] in "()":
+            charset = _GRAPHICS if token["escape"][1:] == "0" else LAT1_MAP
+            setattr(self, "g0_charset" if token["escape"][0] == "(" else "g1_charset", charset)
+        elif token["escape"][0] == "#" and token["escape"] != "#8":
+            self.unsupported["lines of double size"] = None
+        else:
+            self._call(_ESCAPES, token["escape"])
+        self._last = ""
+
+    def _call(self, table: dict[str, str], name: str, *numbers: int, **options: bool) -> None:
+        if name in table:
+            getattr(self, table[name])(*numbers, **options)
+
+    def _sequence(self, body: str, final: str) -> None:
+        """Do what a control sequence says; `body` is what stands between its introducer and its last character."""
+        parts = _CSI.fullmatch(body)
+        if parts is None or parts[1][:1] in ("<", "=", ">") or (key := parts[1] + parts[3] + final) in _UNSEEN:
+            return
+        if key == "m":
+            self._style(parts[2])
+        elif key in _SEQUENCES:
+            numbers = [min(int(number or 0), 9999) for number in parts[2].replace(":", ";").split(";")]
+            if final in "hl":
+                self._call(_SEQUENCES, key, *numbers, private=parts[1] == "?")
+                return
+            if final not in "bJKZ":
+                self.cursor.x = min(self.cursor.x, self.columns - 1)  # it may wait behind the edge for a character
+            self._call(_SEQUENCES, key, *numbers[: 2 if final in "Hfr" else 0 if final in "su" or key == "!p" else 1])
+        else:
+            self.unsupported[f"ESC[{key}"] = None
+
+    def _style(self, text: str) -> None:
+        """Set colours and looks as SGR gives them, with colons or without."""
+        given: list[list[int]] = [[int(n or 0) for n in number.split(":")] for number in text.split(";")]
+        found: list[int] = []
+        while given:
+            number, *more = given.pop(0)
+            if number in (*_COLORS, _UNDERLINE):
+                if not more and given:
+                    count = {5: 1, 2: 3}.get(given[0][0], 0)
+                    more = [part[0] for part in given[: count + 1]]
+                    del given[: count + 1]
+                    more += [0] * (count + 1 - len(more))
+                if number not in _COLORS:
+                    continue
+                plain, bright = _COLORS[number]
+                if more[:1] == [5] and len(more) > 1 and more[1] < 256:
+                    index = more[1]
+                    found += (
+                        [plain + index] if index < 8 else [bright + index - 8] if index < 16 else [number, 5, index]
+                    )
+                elif more[:1] == [2] and len(more) > 3:
+                    found += [number, 2, *[min(part, 255) for part in (more[2:5] if len(more) > 4 else more[1:4])]]
+            elif number == 4 and more:
+                found.append(4 if more[0] else 24)
+            elif number == _FAINT:
+                found.append(_GRAY)
+            elif number == _NORMAL and self.cursor.attrs.fg == "brightblack":
+                found += [number, _DEFAULT]
+            else:
+                found.append(4 if number == 21 else number)
+                if number in _NOT_DRAWN:
+                    self.unsupported[_NOT_DRAWN[number]] = None
+        if found:
+            self.select_graphic_rendition(*found)
+
+    # Text.
+
+    @property
+    def _blank(self) -> Char:
+        return self.default_char._replace(bg=self.cursor.attrs.bg)
+
+    def draw(self, data: str) -> None:
+        """Print characters; one without a width belongs to the one before."""
+        cursor = self.cursor
+        for char in data.translate(self.g1_charset if self.charset else self.g0_charset):
+            width = min(wcwidth(char), self.columns)
+            line = self.buffer[cursor.y]
+            if width <= 0:
+                x = cursor.x - 1 if cursor.x < 2 or line[cursor.x - 1].data else cursor.x - 2
+                if x >= 0 and len(line[x].data) < _MAX_JOINED:
+                    line[x] = line[x]._replace(data=line[x].data + char)
+                continue
+            if cursor.x + width > self.columns:
+                if modes.DECAWM in self.mode:
+                    self.dirty.add(cursor.y)
+                    self.next_line()
+                    line = self.buffer[cursor.y]
+                    line.wrapped = True
+                else:
+                    cursor.x = self.columns - width
+            if modes.IRM in self.mode:
+                self.insert_characters(width)
+                line = self.buffer[cursor.y]
+            if not line[cursor.x].data and cursor.x:  # half of a wide character is none
+                line[cursor.x - 1] = line[cursor.x - 1]._replace(data=" ")
+            if not line[cursor.x + width].data:
+                line[cursor.x + width] = line[cursor.x + width]._replace(data=" ")
+            for x in range(width):
+                line[cursor.x + x] = cursor.attrs._replace(data="" if x else char)
+            cursor.x += width
+        self.dirty.add(cursor.y)
+
+    def repeat(self, count: int = 1) -> None:
+        """Print the last character again."""
+        if self._last:
+            self.draw(self._last * min(count or 1, self.columns * self.lines))
+
+    def next_line(self) -> None:
+        """Go to the start of the next line."""
+        self.index()
+        self.carriage_return()
+
+    def tab(self, count: int = 1) -> None:
+        """Go to the next tab stop, but not from behind the edge."""
+        for _ in range(min(count or 1, self.columns)):
+            if self.cursor.x < self.columns:
+                super().tab()
+
+    def back_tab(self, count: int = 1) -> None:
+        """Go back to a tab stop."""
+        before = sorted([0, *[stop for stop in self.tabstops if stop < self.cursor.x]])
+        self.cursor.x = before[-min(count or 1, len(before))]
+
+    # Erasing and moving: in the background that is set, and with no half of a wide character.
+
+    def _edit(self, y: int, cells: list[Char]) -> None:
+        for x, char in enumerate(cells):
+            if (
+                _wide(char) != (x + 1 < len(cells) and not cells[x + 1].data)
+                if char.data
+                else not x or not _wide(cells[x - 1])
+            ):
+                cells[x] = char._replace(data=" ")
+        line = self.buffer[y]
+        self.buffer[y] = Line(line.default, cells, wrapped=line.wrapped)
+        self.dirty.add(y)
+
+    def _cells(self, line: Line) -> list[Char]:
+        return [line[x] for x in range(self.columns)]
+
+    def _replace(self, start: int, removed: int, added: int, *, padded: bool) -> None:
+        cells = self._cells(self.buffer[self.cursor.y])
+        cells[start : start + removed] = [self._blank] * min(added, self.columns)
+        self._edit(self.cursor.y, (cells + [self._blank] * (removed if padded else 0))[: self.columns])
+
+    def insert_characters(self, count: int | None = None) -> None:
+        """Move the rest of the line to the right."""
+        self._replace(self.cursor.x, 0, count or 1, padded=False)
+
+    def delete_characters(self, count: int | None = None) -> None:
+        """Move the rest of the line to the left."""
+        self._replace(self.cursor.x, min(count or 1, self.columns - self.cursor.x), 0, padded=True)
+
+    def erase_characters(self, count: int | None = None) -> None:
+        """Blank so many cells."""
+        size = min(count or 1, self.columns - self.cursor.x)
+        self._replace(self.cursor.x, size, size, padded=False)
+
+    def erase_in_line(self, how: int = 0, private: bool = False) -> None:
+        """Blank the line from the cursor on (0), up to it (1) or all of it (2)."""
+        x, columns = self.cursor.x, self.columns
+        start, end = {0: (x, columns), 1: (0, min(x + 1, columns)), 2: (0, columns)}.get(how, (0, 0))
+        self._replace(start, end - start, end - start, padded=False)
+        if (start, end) == (0, columns):
+            self.buffer[self.cursor.y].wrapped = False
+
+    def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
+        """Blank what is behind the cursor (0), before it (1) or everything (2)."""
+        y = self.cursor.y
+        rows = {0: range(y + 1, self.lines), 1: range(y), 2: range(self.lines)}.get(how, range(0))
+        self.buffer.update({row: Line(self._blank) for row in rows})
+        self.dirty.update(rows)
+        if how < 2:
+            self.erase_in_line(how)
+
+    def _fill(self) -> None:
+        """Make the lines that pyte left out."""
+        self.buffer.update({y: Line(self._blank) for y in range(self.lines) if y not in self.buffer})
+
+    def insert_lines(self, count: int | None = None) -> None:
+        """Move lines down from the cursor's on."""
+        super().insert_lines(count)
+        self._fill()
+
+    def delete_lines(self, count: int | None = None) -> None:
+        """Move lines up to the cursor's."""
+        super().delete_lines(count)
+        self._fill()
+
+    def index(self) -> None:
+        """Go down a line, scrolling at the end."""
+        if self.margins is None and self.cursor.y == self.lines - 1 and self._main is None:
+            self.top += 1
+            self._history.append(self.buffer[0])
+        super().index()
+        self._fill()
+
+    def reverse_index(self) -> None:
+        """Go up a line, scrolling at the beginning."""
+        super().reverse_index()
+        self._fill()
+
+    def _scroll(self, step: Callable[[], None], y: int, count: int) -> None:
+        self.cursor.y, before = y, self.cursor.y
+        for _ in range(min(count or 1, self.lines)):
+            step()
+        self.cursor.y = before
+
+    def scroll_up(self, count: int = 1) -> None:
+        """Move all lines between the margins up."""
+        self._scroll(self.index, self.margins.bottom if self.margins else self.lines - 1, count)
+
+    def scroll_down(self, count: int = 1) -> None:
+        """Move all lines between the margins down."""
+        self._scroll(self.reverse_index, self.margins.top if self.margins else 0, count)
+
+    def cursor_down(self, count: int | None = None) -> None:
+        """Go down, to the margin at most, or to the edge from below it."""
+        bottom = self.margins.bottom if self.margins else self.lines - 1
+        self.cursor.y = min(self.cursor.y + (count or 1), bottom if self.cursor.y <= bottom else self.lines - 1)
+
+    def cursor_up(self, count: int | None = None) -> None:
+        """Go up, to the margin at most, or to the edge from above it."""
+        top = self.margins.top if self.margins else 0
+        self.cursor.y = max(self.cursor.y - (count or 1), top if self.cursor.y >= top else 0)
+
+    def set_margins(self, top: int | None = None, bottom: int | None = None) -> None:
+        """Let lines scroll from `top` to `bottom` alone, and go to the first cell."""
+        last = self.lines - 1
+        top, bottom = (top or 1) - 1, min((bottom or self.lines) - 1, last)
+        if top < bottom:
+            self.margins = None if (top, bottom) == (0, last) else Margins(top, bottom)
+            self.cursor_position()
+
+    def cursor_to_line(self, line: int | None = None) -> None:
+        """Go to a line, counted from the upper margin in origin mode."""
+        self.cursor_position(line, min(self.cursor.x, self.columns - 1) + 1)
+
+    def alignment_display(self) -> None:
+        """Fill the screen with E."""
+        super().alignment_display()
+        self.cursor_position()
+
+    # States.
+
+    def reset(self) -> None:
+        """Begin anew."""
+        super().reset()
+        self.g1_charset = LAT1_MAP
+        self.savepoints = []
+        self._main = None
+        self._fill()
+
+    def soft_reset(self) -> None:
+        """Take back looks, margins and modes; the text stays."""
+        self.margins = None
+        self.select_graphic_rendition(0)
+        self.reset_mode(_INSERT)
+        self.cursor.hidden = False
+        self.charset, self.g0_charset, self.g1_charset, self.savepoints = 0, LAT1_MAP, LAT1_MAP, []
+
+    def save_cursor(self) -> None:
+        """Keep the place of the cursor; there is one such place."""
+        self.savepoints.clear()
+        super().save_cursor()
+
+    def restore_cursor(self) -> None:
+        """Go to the place that was kept, which stays so."""
+        saved, hidden = self.savepoints[:], self.cursor.hidden
+        super().restore_cursor()
+        self.cursor, self.savepoints = copy(self.cursor), saved
+        self.cursor.hidden = hidden
+        if not saved:
+            self.cursor.attrs = self.default_char
+        else:
+            self.cursor.y = min(saved[0].cursor.y, self.lines - 1)
+
+    def set_mode(self, *modes: int, private: bool = False, **options: Any) -> None:
+        """Switch modes on."""
+        if not private:
+            super().set_mode(*[mode for mode in modes if mode in (_INSERT, _NEW_LINE)])
+            return
+        if _CURSOR_TOO & set(modes) and self._main is None:
+            self.save_cursor()
+        if _ALTERNATE & set(modes) and self._main is None:
+            self._main = self.buffer.copy(), self.savepoints
+            self.savepoints = []
+            self.erase_in_display(2)
+        super().set_mode(*[mode for mode in modes if mode not in _SPECIAL], private=True)
+
+    def reset_mode(self, *modes: int, private: bool = False, **options: Any) -> None:
+        """Switch modes off."""
+        if not private:
+            super().reset_mode(*[mode for mode in modes if mode in (_INSERT, _NEW_LINE)])
+            return
+        super().reset_mode(*[mode for mode in modes if mode not in _SPECIAL], private=True)
+        if _ALTERNATE & set(modes) and self._main is not None:
+            lines, self.savepoints = self._main
+            self._main = None
+            self.buffer.update(lines)
+            self.dirty.update(range(self.lines))
+        if _CURSOR_TOO & set(modes):
+            self.restore_cursor()
+
+    # Size.
+
+    def resize(self, lines: int | None = None, columns: int | None = None) -> None:
+        """Take another size: text flows anew, and lines come from and go to those that scrolled away."""
+        lines, columns = lines or self.lines, columns or self.columns
+        if (lines, columns) == (self.lines, self.columns):
+            return
+        if self._main is None:
+            self._refit(self.buffer, self.cursor, lines, columns, flows=True)
+        else:
+            main, saved = self._main
+            self._refit(main, saved[0].cursor if saved else Cursor(0, 0), lines, columns, flows=True)
+            self._refit(self.buffer, self.cursor, lines, columns, flows=False)
+        self.tabstops |= {stop for stop in range(8, columns, 8) if stop >= self.columns}
+        self.lines, self.columns = lines, columns
+        self.margins = None
+        self.dirty.update(range(lines))
+
+    def _refit(self, buffer: dict[int, Line], cursor: Cursor, lines: int, columns: int, *, flows: bool) -> None:
+        above = len(self._history) if flows else 0
+        rows = [*self._history] * flows + [buffer[y] for y in range(self.lines)]
+        at = above + cursor.y
+        full = at == len(rows) - 1
+        base = above
+        if flows and columns != self.columns:
+            rows, at = self._flow(rows, at, columns)
+            base = max(0, at - cursor.y) if above else 0
+        last = max([at, *[number for number, row in enumerate(rows) if number > at and _text(row, columns)]])
+        least = max(0, last + 1 - lines)
+        base = least if full else min(max(base, least), at)
+        if flows:
+            self.top += base - above
+            self._history = deque(rows[:base], _HISTORY)
+        buffer.clear()
+        blank = self.default_char
+        buffer.update(enumerate(rows[base : base + lines]))
+        buffer.update({y: Line(blank) for y in range(lines) if y not in buffer})
+        cursor.x, cursor.y = min(cursor.x, columns - 1), max(0, min(at - base, lines - 1))
+
+    def _flow(self, rows: list[Line], at: int, columns: int) -> tuple[list[Line], int]:
+        """Return the rows broken anew, and where row `at` is then. Its own text stays: whoever prints it redraws it."""
+        flown: list[Line] = []
+        place = number = 0
+        while number < len(rows):
+            end = number + 1
+            while end < len(rows) and rows[end].wrapped:
+                end += 1
+            group = rows[number:end]
+            if number <= at < end:
+                place = len(flown) + at - number
+                flown += group
+            else:
+                cells = [char for row in group[:-1] for char in self._cells(row)]
+                cells += self._cells(group[-1])[: _text(group[-1], self.columns)]
+                first = True
+                while cells or first:
+                    size = columns - (len(cells) > columns > 1 and not cells[columns].data)
+                    flown.append(Line(group[-1].default, cells[:size], wrapped=not first))
+                    cells, first = cells[size:], False
+            number = end
+        return flown, place
+
+
+def _text(line: Line, columns: int) -> int:
+    """Return how many cells of a line hold something."""
+    return max([x + 1 for x, char in line.items() if x < columns and char != line.default], default=0)
+
+
+def _wide(char: Char) -> bool:
+    return char.data != "" and wcwidth(char.data[0]) == 2
