@@ -7,10 +7,11 @@ where the session ended.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
-from xml.sax.saxutils import escape
+from xml.sax import saxutils
 
 from hmp.recording.svg_screen import Cursor, Playback, Row, Run
 
@@ -26,31 +27,37 @@ SIZE = 15
 BLOCKS = "▁▂▃▄▅▆▇█"
 FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace"
 
-_PALETTE = {
+_PALETTE: dict[str, tuple[str, str, str]] = {
     # name: (class, light, dark)
     "foreground": ("f", "#24292f", "#d8dee6"),
     "background": ("b", "#fcfcfb", "#15191f"),
     "bar": ("t", "#eceef0", "#232a33"),
     "edge": ("e", "#d0d7de", "#3a434f"),
     "quiet": ("q", "#57606a", "#9aa4b0"),
-    "black": ("k", "#24292f", "#6e7681"),
-    "red": ("r", "#b42318", "#ff8a80"),
-    "green": ("g", "#1a7f37", "#7ee787"),
-    "brown": ("y", "#8f5600", "#f0c674"),
-    "blue": ("u", "#0550ae", "#79c0ff"),
-    "magenta": ("m", "#8250df", "#d2a8ff"),
-    "cyan": ("c", "#0f6a84", "#7fdbe8"),
-    "white": ("w", "#57606a", "#d8dee6"),
-    "brightblack": ("K", "#656d76", "#929dab"),
-    "brightred": ("R", "#cf222e", "#ffa198"),
-    "brightgreen": ("G", "#116329", "#a5f3b0"),
-    "brightbrown": ("Y", "#7d4e00", "#ffe08a"),
-    "brightblue": ("U", "#0969da", "#a5d6ff"),
-    "brightmagenta": ("M", "#6639ba", "#e2c5ff"),
-    "brightcyan": ("C", "#0b5567", "#b3f0ff"),
-    "brightwhite": ("W", "#24292f", "#ffffff"),
 }
+_COLORS = {
+    # name: (class, light and dark as text, light and dark behind text)
+    "black": ("k", "#24292f", "#9ea4ad", "#c9d1d9", "#22272e"),
+    "red": ("r", "#ab2117", "#ff8a80", "#ffc1bc", "#6c1b1b"),
+    "green": ("g", "#15662c", "#7ee787", "#a6e9b5", "#104123"),
+    "brown": ("y", "#804d00", "#f0c674", "#f2d489", "#4a3600"),
+    "blue": ("u", "#0550ae", "#79c0ff", "#b3d4ff", "#10386d"),
+    "magenta": ("m", "#692ed9", "#d2a8ff", "#e0c8ff", "#452679"),
+    "cyan": ("c", "#0d5f76", "#7fdbe8", "#a8e3ef", "#093d4a"),
+    "white": ("w", "#515a63", "#d8dee6", "#e3e6ea", "#323942"),
+    "brightblack": ("K", "#525960", "#9ba5b2", "#d3d8de", "#323942"),
+    "brightred": ("R", "#ac1c26", "#ffa198", "#ffc9c4", "#68201d"),
+    "brightgreen": ("G", "#116329", "#a5f3b0", "#c3f5cd", "#134024"),
+    "brightbrown": ("Y", "#7d4e00", "#ffe08a", "#fbe5ac", "#473700"),
+    "brightblue": ("U", "#0756b3", "#a5d6ff", "#cde4ff", "#133869"),
+    "brightmagenta": ("M", "#6639ba", "#e2c5ff", "#ecdcff", "#432972"),
+    "brightcyan": ("C", "#0b5567", "#b3f0ff", "#c6f1f8", "#0e3d49"),
+    "brightwhite": ("W", "#24292f", "#ffffff", "#f1f3f5", "#323941"),
+}
+"""Text is dark and what lies behind it is pale, or the other way round: each can be read on each, at 4.5:1 at least."""
 
+_PALETTE |= {name: entry[:3] for name, entry in _COLORS.items()}
+_PALETTE |= {f"on {name}": (f"o{entry[0]}", *entry[3:]) for name, entry in _COLORS.items()}
 
 _LOOKS = {
     # attribute of a style: (class, CSS)
@@ -59,6 +66,14 @@ _LOOKS = {
     "underline": ("L", "text-decoration:underline"),
     "strike": ("S", "text-decoration:line-through"),
 }
+
+
+_NO_XML = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def escape(text: str) -> str:
+    """Return text for XML, without the characters that it forbids."""
+    return saxutils.escape(_NO_XML.sub("\ufffd", text))
 
 
 class Picture:
@@ -86,7 +101,7 @@ class Picture:
             f"<style>\n{self._css()}</style>\n"
             f'<rect class="b" x=".5" y=".5" width="{width - 1}" height="{total - 1}" rx="8"/>\n'
             f"{bar}\n{window}\n"
-            f'<rect x=".5" y=".5" width="{width - 1}" height="{total - 1}" rx="8" fill="none" stroke="var(--e)"/>\n'
+            f'<rect x=".5" y=".5" width="{width - 1}" height="{total - 1}" rx="8" class="n"/>\n'
             "</svg>\n"
         )
 
@@ -162,8 +177,6 @@ class Picture:
         if color in _PALETTE:
             self._used.add(color)
             names.append(_PALETTE[color][0])
-        elif color.replace("bf", "br") in _PALETTE:  # pyte spells one of its colours wrong
-            return self._fill(color.replace("bf", "br"), classes)
         elif len(color) == 6:
             style = f' style="fill:#{color}"'
         return (f' class="{" ".join(names)}"' if names else "") + style
@@ -197,9 +210,11 @@ class Picture:
         rules = [
             f":root{{color-scheme:light dark;{light}}}",
             f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}",
-            f"text{{font:{SIZE}px {FONTS};fill:var(--f);white-space:pre}}",
+            f"text{{font:{SIZE}px {FONTS};fill:{_PALETTE['foreground'][1]};fill:var(--f);white-space:pre}}",
+            f".n{{fill:none;stroke:{_PALETTE['edge'][1]};stroke:var(--e)}}",
         ]
-        rules += [f".{name}{{fill:var(--{name})}}" for name, _, _ in used]
+        # The first of each pair is for programs that know no variables: without it all would be black.
+        rules += [f".{name}{{fill:{color};fill:var(--{name})}}" for name, color, _ in used]
         rules += [f".{name}{{{rule}}}" for name, rule in _LOOKS.values() if name in self._styles]
         if self._steps:
             seconds = f"{self._length / 1000:g}s"

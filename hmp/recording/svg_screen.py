@@ -6,6 +6,7 @@ screen is no new picture of every line, but one more step of the window that loo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,12 +14,15 @@ from hmp.recording.cast import OUTPUT, RESIZE
 from hmp.recording.svg_cast import Event, Recording
 from hmp.recording.svg_terminal import Terminal
 
+_HEX = re.compile("[0-9a-f]{6}")
+
 FRAME = 30
 """Changes less than so many ms after one another are one change: nobody sees them apart."""
 
 
 class Style(NamedTuple):
-    """How characters look. Colours are pyte's names or six hex digits; "foreground" and "background" when reversed."""
+    """How characters look. Colours are pyte's names, "on ..." for backgrounds, or six hex digits; "foreground" and
+    "background" when reversed."""
 
     fg: str = "default"
     bg: str = "default"
@@ -151,7 +155,9 @@ def _trimmed(run: Run) -> Run | None:
 
 
 def _style(char: Any) -> Style:
-    fg, bg = char.fg, char.bg
-    if char.reverse:
+    fg, bg = [color.replace("bf", "br") for color in (char.fg, char.bg)]  # pyte spells one of its colours wrong
+    if bg != "default" and not _HEX.fullmatch(bg):
+        bg = f"on {bg}"
+    if char.reverse:  # each keeps its shade: the pair is as easy to read as before
         fg, bg = bg if bg != "default" else "background", fg if fg != "default" else "foreground"
     return Style(fg, bg, char.bold, char.italics, char.underscore, char.strikethrough)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from hmp.recording import cast2svg
 from hmp.recording.svg_cast import CastError, read_cast
-from hmp.recording.svg_draw import BASE, CELL, LINE
+from hmp.recording.svg_draw import _COLORS, _PALETTE, BASE, CELL, LINE
 from tests.support.casts import DEMOS, environment, read, record, run, screen
 from tests.support.timing import PATIENCE
 
@@ -23,6 +24,22 @@ CASTS = sorted(DEMOS.glob("*.cast"))
 SVG = "{http://www.w3.org/2000/svg}"
 
 HEADER = '{"version": 2, "width": 20, "height": 4}\n'
+
+
+BAD = [0, 0x1B, 0xFFFE, 0xD800]
+"""Characters that XML forbids."""
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    darker, lighter = sorted([luminance(one), luminance(other)])
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def write(tmp_path, *events: str, header: str = HEADER):
@@ -227,6 +244,36 @@ class TestDrawing:
         svg = render(write(tmp_path, r'[0, "o", "\u001b[38;2;1;2;3;48;5;196mx"]'))
         assert "fill:#010203" in svg
         assert "fill:#ff0000" in svg
+
+    def test_each_of_the_16_can_be_read_on_each(self):
+        for shade in (0, 1):
+            texts = [_COLORS[name][1 + shade] for name in _COLORS] + [_PALETTE["foreground"][1 + shade]]
+            behind = [_COLORS[name][3 + shade] for name in _COLORS]
+            assert min(contrast(text, back) for text in texts for back in behind) >= 4.5
+            plain = _PALETTE["background"][1 + shade]
+            assert min(contrast(text, plain) for text in texts) >= 4.5
+
+    def test_a_background_has_a_shade_of_its_own_which_it_keeps_when_reversed(self, tmp_path):
+        svg = render(write(tmp_path, r'[0, "o", "\u001b[37;41mx\u001b[7my"]'))
+        assert re.search(r'<rect class="or" x="0"', svg)
+        assert re.search(r'<text class="w"[^>]*>x<', svg)
+        assert re.search(r'<rect class="w" x="9"', svg)
+        assert re.search(r'<text class="or"[^>]*>y<', svg)
+
+    def test_programs_that_know_no_variables_have_the_light_colours(self, tmp_path):
+        css = render(write(tmp_path, r'[0, "o", "\u001b[31mx"]'))
+        assert "var(" not in re.sub(r"\b(fill|stroke):#[0-9a-f]{6};\1:var\(--\w+\)", "", css)
+
+    @pytest.mark.parametrize("bad", [r"\u001b", r"\ufffe", r"\ud800", r"\u0000", "<&>"])
+    def test_titles_markers_and_text_are_always_xml(self, tmp_path, bad):
+        path = tmp_path / "x.cast"
+        path.write_text(
+            f'{{"version": 2, "width": 20, "height": 3, "title": "a{bad}b"}}\n[0, "m", "c{bad}d"]\n[1, "o", "e{bad}f"]\n'
+        )
+        done = run("hmp.recording.cast2svg", path, tmp_path / "x.svg")
+        assert (done.returncode, done.stderr) == (0, "")
+        root = ElementTree.fromstring((tmp_path / "x.svg").read_bytes())
+        assert root.findtext(f"{SVG}title") == json.loads(f'"a{bad}b"').translate(dict.fromkeys(BAD, "\ufffd"))
 
     def test_markup_is_text(self, tmp_path):
         svg = render(write(tmp_path, '[0, "o", "<b>&amp;</b>"]'), title="<i>")
