@@ -59,6 +59,8 @@ _COLORS = {
 _PALETTE |= {name: entry[:3] for name, entry in _COLORS.items()}
 _PALETTE |= {f"on {name}": (f"o{entry[0]}", *entry[3:]) for name, entry in _COLORS.items()}
 
+_TEXT, _EDGE = _PALETTE["foreground"][0], _PALETTE["edge"][0]
+
 _LOOKS = {
     # attribute of a style: (class, CSS)
     "bold": ("B", "font-weight:bold"),
@@ -205,22 +207,25 @@ class Picture:
 
     def _css(self) -> str:
         used = [entry for name, entry in _PALETTE.items() if name in self._used]
-        light = ";".join([f"--{name}:{color}" for name, color, _ in used])
-        dark = ";".join([f"--{name}:{color}" for name, _, color in used])
+        # No variables: CairoSVG, ImageMagick and others know none, and draw what has one in black.
+        light, dark = ["".join([_color_rule(name, shades[shade]) for name, *shades in used]) for shade in (0, 1)]
         rules = [
-            f":root{{color-scheme:light dark;{light}}}",
-            f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}",
-            f"text{{font:{SIZE}px {FONTS};fill:{_PALETTE['foreground'][1]};fill:var(--f);white-space:pre}}",
-            f".n{{fill:none;stroke:{_PALETTE['edge'][1]};stroke:var(--e)}}",
+            f":root{{color-scheme:light dark}}text{{font:{SIZE}px {FONTS};white-space:pre}}.n{{fill:none}}",
+            light,
+            f"@media (prefers-color-scheme:dark){{{dark}}}",
         ]
-        # The first of each pair is for programs that know no variables: without it all would be black.
-        rules += [f".{name}{{fill:{color};fill:var(--{name})}}" for name, color, _ in used]
         rules += [f".{name}{{{rule}}}" for name, rule in _LOOKS.values() if name in self._styles]
         if self._steps:
             seconds = f"{self._length / 1000:g}s"
             rules.append(f"@media (prefers-reduced-motion:no-preference){{g{{animation:{seconds} step-end infinite}}}}")
             rules += [f"@keyframes {name}{{{css}}}" for css, name in self._steps.items()]
         return "\n".join(rules) + "\n"
+
+
+def _color_rule(name: str, color: str) -> str:
+    if name == _EDGE:
+        return f".n{{stroke:{color}}}"
+    return f"{'text,' if name == _TEXT else ''}.{name}{{fill:{color}}}"
 
 
 def _pieces(run: Run) -> Iterator[Run]:
