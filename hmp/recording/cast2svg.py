@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from device.clock import MS
+from device.clock import MS, SECOND
+from device.errors import MisuseError
 from device.units import parse_seconds
 from hmp.command_line import program, read_arguments, switch, value
 from hmp.monitor import UsageError, escape
 from hmp.newfile import named_again, write_file
-from hmp.recording.svg_cast import CastError, Recording, read_cast
+from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
+from hmp.streams import write_all
 
 PROGRAM = "hmp-cast2svg"
 
@@ -31,11 +33,27 @@ def command() -> click.Command:
             click.Argument(["cast"], type=click.Path()),
             click.Argument(["svg"], type=click.Path()),
             value(["--at"], "SEC", parse_seconds, "A still of that second instead."),
+            value(["--from", "start"], "SEC", parse_seconds, "Begin with what that second shows."),
+            value(["--to", "end"], "SEC", parse_seconds, "End with what that second shows."),
+            value(["--idle"], "SEC", parse_seconds, "No pause is longer; else the recording's idle_time_limit."),
+            value(["--speed"], "X", parse_speed, "So many times as fast."),
+            switch(["--once"], "Play once, and stay at the end."),
             click.Option(["--title"], metavar="TEXT", help="What the picture is called; else the recording's title."),
             switch(["--overwrite"], "Replace a picture that exists."),
         ],
-        "Make SVG, an animated picture without scripts or fonts, of CAST, an asciicast (version 2).",
+        "Make SVG, a picture that moves without scripts, of CAST, an asciicast (version 2); - is stdin and stdout.",
     )
+
+
+def parse_speed(text: str) -> float:
+    """Return a factor from 0.01 to 100. Raises MisuseError."""
+    try:
+        speed = parse_seconds(text) / SECOND
+    except MisuseError:
+        speed = 0
+    if not 0.01 <= speed <= 100:
+        raise MisuseError(f"'{text}' is not a number from 0.01 to 100")
+    return speed
 
 
 def _complain(text: str) -> int:
@@ -48,6 +66,7 @@ def render(
     *,
     title: str | None = None,
     at: int | None = None,
+    once: bool = False,
     warn: Callable[[str], object] = lambda _: None,
 ) -> str:
     """Return the SVG of a recording, or of its state at `at` ms. Raises ImportError without pyte.
@@ -68,14 +87,18 @@ def render(
     last = plain_text(playback)
     if at is None:
         length = max(recording.length, playback.last_change + HOLD)
-        said = f"A terminal recording of {recording.length / 1000:.0f} seconds."
+        said = f"A terminal recording of {_seconds(round(recording.length / 1000))}."
         if chapters:
             said += f" Chapters: {'; '.join([text for _, text in chapters])}."
         said += f" It ends with:\n{last}"
     else:
         length = 0
-        said = f"A terminal after {at / 1000:g} seconds:\n{last}"
-    return Picture(playback, length=length, animate=at is None).draw(title, said, chapters)
+        said = f"A terminal after {_seconds(at / 1000)}:\n{last}"
+    return Picture(playback, length=length, animate=at is None, once=once).draw(title, said, chapters)
+
+
+def _seconds(number: float) -> str:
+    return f"{number:g} second{'s' * (number != 1)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,30 +111,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _convert(cast: str, svg: str, *, at: int | None, title: str | None, overwrite: bool) -> int:
+def _convert(
+    cast: str,
+    svg: str,
+    *,
+    at: int | None,
+    start: int | None,
+    end: int | None,
+    idle: int | None,
+    speed: float | None,
+    once: bool,
+    title: str | None,
+    overwrite: bool,
+) -> int:
+    if at is not None and (once or any(given is not None for given in (start, end, idle, speed))):
+        raise UsageError("--at: a still has no pace: not together with --from, --to, --idle, --speed or --once")
+    if start is not None and end is not None and start > end:
+        raise UsageError("--from: is behind --to")
+    said = "stdin" if cast == "-" else cast
     try:
+        recording = read_cast(cast)
+        if at is None:
+            idle, end = (None if ns is None else ns // MS for ns in (idle, end))
+            recording = paced(recording, idle=idle, speed=speed or 1, start=(start or 0) // MS, end=end)
         picture = render(
-            read_cast(cast),
+            recording,
             title=title,
             at=None if at is None else at // MS,
-            warn=lambda text: _complain(f"{cast}: {text}"),
+            once=once,
+            warn=lambda text: _complain(f"{said}: {text}"),
         )
     except CastError as error:
-        return _complain(f"{cast}: {error}")
+        return _complain(f"{said}: {error}")
     except ImportError as error:
         if error.name != "pyte":
             raise
         return _complain("needs pyte: pip install 'hmp-emulator[svg]'")
     except (OSError, ValueError) as error:
-        return _failed(cast, error)
-    if overwrite and named_again(svg, [("it", cast)]):
+        return _failed(said, error)
+    if svg != "-" and overwrite and named_again(svg, [("it", cast)]):
         raise UsageError(f"{svg}: is the recording itself; give the picture another name")
     try:
-        write_file(svg, picture.encode(), overwrite=overwrite)
+        if svg == "-":
+            write_all(1, picture.encode())
+        else:
+            write_file(svg, picture.encode(), overwrite=overwrite)
     except FileExistsError:
         raise UsageError(f"{svg}: exists; --overwrite replaces it") from None
     except (OSError, ValueError) as error:
-        return _failed(svg, error)
+        return _failed("stdout" if svg == "-" else svg, error)
     return 0
 
 

@@ -35,6 +35,8 @@ class Recording(NamedTuple):
     rows: int
     title: str
     events: list[Event]
+    idle: int | None = None
+    """The longest time (ms) in which nothing happens, if the header has one."""
 
     @property
     def length(self) -> int:
@@ -47,9 +49,29 @@ class Recording(NamedTuple):
         return [event for event in self.events if event.kind == MARKER]
 
 
+def paced(
+    recording: Recording, *, idle: int | None = None, speed: float = 1, start: int = 0, end: int | None = None
+) -> Recording:
+    """Return a recording from `start` to `end` (ms) alone, with no pause longer than `idle`, `speed` times as fast.
+
+    What was on the screen before `start` is there at once. The header's limit holds where `idle` is None.
+    """
+    limit = recording.idle if idle is None else idle
+    events: list[Event] = []
+    at, last = 0, start
+    for event in recording.events:
+        if end is not None and event.at > end:
+            break
+        gap = max(0, event.at - last)
+        at += gap if limit is None else min(gap, limit)
+        last += gap
+        events.append(event._replace(at=round(at / speed)))
+    return recording._replace(events=events)
+
+
 def read_cast(path: str) -> Recording:
-    """Read an asciicast of version 2. Raises CastError naming the line, and OSError."""
-    with open(path, "rb") as file:
+    """Read an asciicast of version 2, from stdin if `path` is -. Raises CastError naming the line, and OSError."""
+    with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise CastError(f"more than {MAX_BYTES >> 20} MiB")
@@ -93,8 +115,9 @@ def _header(line: str) -> Recording:
     size = header.get("width"), header.get("height")
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
         raise CastError("line 1: says no sensible width and height")
-    title = header.get("title")
-    return Recording(header["width"], header["height"], title if isinstance(title, str) else "", [])
+    title, idle = header.get("title"), header.get("idle_time_limit")
+    limit = round(idle * 1000) if isinstance(idle, (int, float)) and 0 <= idle <= MAX_SECONDS else None
+    return Recording(header["width"], header["height"], title if isinstance(title, str) else "", [], limit)
 
 
 def _event(line: str) -> Event | None:

@@ -81,10 +81,11 @@ def escape(text: str) -> str:
 class Picture:
     """Collects the parts of one SVG."""
 
-    def __init__(self, playback: Playback, *, length: int, animate: bool) -> None:
+    def __init__(self, playback: Playback, *, length: int, animate: bool, once: bool = False) -> None:
         self._playback = playback
         self._length = max(length, 1)
         self._animate = animate
+        self._count = "" if once else " infinite"
         self._used = {"foreground", "background", "bar", "edge", "quiet"}
         self._steps: dict[str, str] = {}
         self._styles: set[str] = set()
@@ -217,7 +218,9 @@ class Picture:
         rules += [f".{name}{{{rule}}}" for name, rule in _LOOKS.values() if name in self._styles]
         if self._steps:
             seconds = f"{self._length / 1000:g}s"
-            rules.append(f"@media (prefers-reduced-motion:no-preference){{g{{animation:{seconds} step-end infinite}}}}")
+            rules.append(
+                f"@media (prefers-reduced-motion:no-preference){{g{{animation:{seconds} step-end{self._count}}}}}"
+            )
             rules += [f"@keyframes {name}{{{css}}}" for css, name in self._steps.items()]
         return "\n".join(rules) + "\n"
 

@@ -104,6 +104,6 @@ def test_a_question_that_is_none_is_answered_by_nothing() -> None:
 
 
 def test_the_maker_of_pictures_completes_too() -> None:
-    asked = {"_HMP_CAST2SVG_COMPLETE": "bash_complete", "COMP_WORDS": "hmp-cast2svg --o", "COMP_CWORD": "1"}
+    asked = {"_HMP_CAST2SVG_COMPLETE": "bash_complete", "COMP_WORDS": "hmp-cast2svg --ov", "COMP_CWORD": "1"}
     ended = subprocess.run(["hmp-cast2svg"], env=environment() | asked, capture_output=True, text=True, timeout=TIMEOUT)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "plain,--overwrite\n", "")

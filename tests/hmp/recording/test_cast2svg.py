@@ -15,7 +15,7 @@ import click
 import pytest
 
 from hmp.recording import cast2svg
-from hmp.recording.svg_cast import CastError, read_cast
+from hmp.recording.svg_cast import CastError, paced, read_cast
 from hmp.recording.svg_draw import _COLORS, _PALETTE, BASE, CELL, LINE
 from tests.support.casts import DEMOS, environment, read, record, run, screen
 from tests.support.timing import PATIENCE
@@ -382,6 +382,63 @@ class TestProgram:
         assert done.returncode == status
         assert done.stderr == f"hmp-cast2svg: {complaint.replace('{dir}', str(tmp_path))}\n"
         assert (tmp_path / "there.svg").read_text() == "precious"
+
+    def test_pace(self, tmp_path):
+        events = ['[0, "o", "a"]', '[2, "o", "b"]', '[2.5, "m", "chapter"]', '[12.5, "o", "c"]', '[20, "o", "d"]']
+        path = write(tmp_path, *events)
+        recording = read_cast(str(path))
+
+        def times(**options):
+            return [event.at for event in paced(recording, **options).events]
+
+        assert times() == [0, 2000, 2500, 12500, 20000]
+        assert times(idle=1000) == [0, 1000, 1500, 2500, 3500]
+        assert times(idle=1000, speed=2) == [0, 500, 750, 1250, 1750]
+        assert times(start=2200, end=13000) == [0, 0, 300, 10300]
+        assert times(start=2200, end=13000, idle=500, speed=0.5) == [0, 0, 600, 1600]
+        limited = read_cast(str(write(tmp_path, *events, header=HEADER.replace("}", ', "idle_time_limit": 1.5}'))))
+        assert [event.at for event in paced(limited).events] == [0, 1500, 2000, 3500, 5000]
+        assert [event.at for event in paced(limited, idle=500).events] == [0, 500, 1000, 1500, 2000]
+
+    def test_the_options_of_pace_reach_the_picture(self, tmp_path):
+        cast = write(tmp_path, '[0, "o", "a"]', '[2, "o", "b"]', '[12, "o", "c"]', '[20, "o", "d"]')
+        options = ("--from", "1", "--to", "13", "--idle", "4", "--speed", "2")
+        assert self.draw(*options, cast, tmp_path / "x.svg").returncode == 0
+        viewer = Viewer((tmp_path / "x.svg").read_text())
+        assert viewer.period == 3.5  # 1 s to b, 4 to c, half of both; and a second to look at the end
+        assert [viewer.lines(at) for at in (0, 0.6, 2.6)] == [["a"], ["ab"], ["abc"]]
+        assert viewer.lines() == ["abc"]
+        assert self.draw("--once", cast, tmp_path / "y.svg").returncode == 0
+        assert "animation:21s step-end}" in (tmp_path / "y.svg").read_text()
+
+    def test_stdin_and_stdout(self, tmp_path):
+        cast = write(tmp_path, '[1, "o", "x"]')
+        done = run("hmp.recording.cast2svg", "-", "-", stdin=cast.read_text())
+        assert (done.returncode, done.stderr, Viewer(done.stdout).lines()) == (0, "", ["x"])
+        assert "A terminal recording of 1 second." in done.stdout
+        done = run("hmp.recording.cast2svg", "-", "-", stdin="no cast")
+        assert (done.returncode, done.stderr) == (1, "hmp-cast2svg: stdin: line 1: is not the header of an asciicast\n")
+
+    @pytest.mark.parametrize(
+        ("options", "complaint"),
+        [
+            (["--speed", "0"], "--speed: '0' is not a number from 0.01 to 100"),
+            (["--speed", "fast"], "--speed: 'fast' is not a number from 0.01 to 100"),
+            (["--from", "2", "--to", "1"], "--from: is behind --to"),
+            (
+                ["--at", "1", "--once"],
+                "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",
+            ),
+            (
+                ["--at", "1", "--from", "0"],
+                "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",
+            ),
+        ],
+    )
+    def test_a_pace_that_makes_no_sense(self, tmp_path, options, complaint):
+        done = self.draw(*options, write(tmp_path, '[1, "o", "x"]'), tmp_path / "x.svg")
+        assert (done.returncode, done.stderr) == (2, f"hmp-cast2svg: {complaint}\n")
+        assert not (tmp_path / "x.svg").exists()
 
     def test_what_is_not_drawn_is_one_line(self, tmp_path):
         cast = write(tmp_path, *[rf'[0, "o", "\u001b[1\u002{n}ax\u001b[5m"]' for n in range(1, 8)])
