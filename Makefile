@@ -4,6 +4,7 @@
 # make demo-vm: the one cast that is typed beside a real QEMU; the same holds.
 # make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
+# make clients: other people's clients of QEMU, from the package index, for the tests that run them.
 # PYTHON chooses the interpreter (3.11 or newer), JOBS how many processes run tests.
 
 PYTHON ?= python3
@@ -24,7 +25,9 @@ docs/demos/fresh: SIZE := 56x25
 docs/demos/hang: SIZE := 56x21
 docs/demos/stopcont: SIZE := 56x18
 
-.PHONY: run test test-all coverage check format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
+CLIENTS := .clients/.installed
+
+.PHONY: run test test-all clients coverage check format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
 
 run: $(STAMP)
 	@exec $(BIN)/hmp
@@ -32,8 +35,15 @@ run: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not external"
 
-test-all: $(STAMP)
+test-all: $(STAMP) $(CLIENTS)
 	$(PYTEST)
+
+clients: $(CLIENTS)
+
+$(CLIENTS): tests/support/clients.py $(STAMP)
+	rm -rf .clients
+	$(BIN)/python -m tests.support.clients
+	touch $@
 
 # Of the fast tests, child processes included.
 coverage: $(STAMP)
@@ -42,7 +52,7 @@ coverage: $(STAMP)
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
 
-check: $(STAMP)
+check: $(STAMP) $(CLIENTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -91,7 +101,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(T)
 
 clean:
-	rm -rf $(VENV) build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .import_linter_cache
+	rm -rf $(VENV) .clients build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .import_linter_cache
 
 # pip first: the start-up scripts that old versions write import more. setuptools would add a hook to every start.
 $(STAMP): pyproject.toml
