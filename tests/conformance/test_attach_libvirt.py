@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.libvirt import Libvirt
 from tests.support.live import CMDLINE, QEMU, Unavailable, built
 from tests.support.shell import Ended, environment, hmp, start
 from tests.support.timing import PATIENCE, until
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
-
-LIBVIRTD = "/usr/sbin/libvirtd"
-NOBODY = "65534"
 
 DOMAIN = """<domain type='qemu'><name>vm1</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{0}/vmlinuz</kernel><initrd>{0}/initrd</initrd>
@@ -33,61 +28,19 @@ DOMAIN = """<domain type='qemu'><name>vm1</name><memory unit='MiB'>256</memory><
 FRESH = re.compile(r"balloon: actual=256(,(mem|major|minor|free|total)_\w+=\d+){6}\n")
 
 
-class Libvirt:
-    """A libvirtd of its own, and a virsh that talks to it. As root it runs as nobody: session mode is for users."""
-
-    def __init__(self, folder: Path) -> None:
-        guest = built()
-        for program, package in ((LIBVIRTD, "libvirt-daemon"), ("virsh", "libvirt-clients"), ("setpriv", "util-linux")):
-            if shutil.which(program) is None:
-                raise Unavailable(f"needs {program} (Debian: {package})")
-        for name in ("vmlinuz", "initrd"):
-            shutil.copy(guest / name, folder)
-        (folder / "domain.xml").write_text(DOMAIN.format(folder, CMDLINE, shutil.which(QEMU)))
-        (folder / "bin").mkdir()
-        as_user = f"env HOME={folder} XDG_RUNTIME_DIR={folder} LIBVIRT_DEFAULT_URI=qemu:///session "
-        if os.geteuid() == 0:
-            as_user = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {as_user}"
-            subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", folder], check=True)
-        virsh = folder / "bin/virsh"
-        virsh.write_text(f'#!/bin/sh\ncd {folder}\nexec {as_user} {shutil.which("virsh")} "$@"\n')
-        virsh.chmod(0o755)
-        self.folder = folder
-        self.path = f"{folder}/bin{os.pathsep}{environment()['PATH']}"
-        log = (folder / "libvirtd.log").open("wb")
-        self.daemon = subprocess.Popen([*shlex.split(as_user), LIBVIRTD], cwd=folder, stdout=log, stderr=log)
-        log.close()
-
-    def virsh(self, *words: str) -> str:
-        ended = subprocess.run([self.folder / "bin/virsh", *words], capture_output=True, text=True, timeout=PATIENCE)
-        return ended.stdout
-
-    def up(self) -> None:
-        until(lambda: "Name" in self.virsh("list"))
-        assert "created" in self.virsh("create", f"{self.folder}/domain.xml"), (
-            self.folder / "libvirtd.log"
-        ).read_text()
-        until(lambda: b"THE-GUEST-IS-UP" in (self.folder / "console").read_bytes())
-
-    def period(self) -> str:
-        return self.virsh("dumpxml", "vm1", "--xpath", "//memballoon/stats").strip()
-
-    def close(self) -> None:
-        self.virsh("destroy", "vm1")
-        self.daemon.terminate()
-        self.daemon.wait(PATIENCE)
-
-
 @pytest.fixture(scope="module")
 def libvirt() -> Iterator[Libvirt]:
     with tempfile.TemporaryDirectory(prefix="lv-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         try:
-            made = Libvirt(Path(folder))
+            guest = built()
+            xml = DOMAIN.format(folder, CMDLINE, shutil.which(QEMU))
+            made = Libvirt(Path(folder), xml, guest / "vmlinuz", guest / "initrd")
         except Unavailable as why:
             pytest.skip(str(why))
         try:
             made.up()
+            until(lambda: b"THE-GUEST-IS-UP" in Path(folder, "console").read_bytes())
             before = environment()["PATH"]
             environment()["PATH"] = made.path
             yield made
