@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 ONLY_IN: dict[str, list[str]] = {
     "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.clients", "hmp.sockets.connection",
                 "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.port", "hmp.sockets.server",
-                "hmp.sockets.service", "hmp.sockets.stdio", "hmp.testing.*", "hmp.terminal.*"],
+                "hmp.sockets.service", "hmp.sockets.stdio", "hmp.testing.*", "hmp.terminal.*",
+                "hmp.web"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],

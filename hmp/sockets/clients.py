@@ -45,13 +45,15 @@ def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
 class HmpConnection(Connection):
     """A client of the human monitor: line editing, echo, type-ahead while suspended."""
 
+    editor = LineEditor
+
     def __init__(
         self, host: Host, dialect: Dialect, history: History, *, telnet: bool, host_files: bool, mux: bool = False
     ) -> None:
         super().__init__(host)
         self._telnet = TelnetFilter() if telnet else None
         self._mux = Mux(self.write, self._focus, self._terminate_soon) if mux else None
-        self._editor = LineEditor(PROMPT, history, lambda line: _complete(host.machine, line))
+        self._editor = self.editor(PROMPT, history, lambda line: _complete(host.machine, line))
         self._monitor = getattr(host.machine, "make_monitor", Monitor)(host.machine, dialect, history)
         self._monitor.alone = False
         self._monitor.host_files = host_files

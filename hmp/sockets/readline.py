@@ -86,6 +86,8 @@ class LineEditor:
     Completer above; what it raises passes through next_event, and the editor is still usable).
     """
 
+    left, erase = _LEFT, _ERASE
+
     def __init__(self, prompt: bytes, history: History, complete: Completer) -> None:
         self._prompt = prompt
         self._history = history
@@ -169,12 +171,16 @@ class LineEditor:
     def _redraw(self) -> None:
         """Bring the client's screen up to date, with the bytes that QEMU uses for it."""
         if self._line != self._shown:
-            self._out += _LEFT * self._shown_cursor + self._line + _ERASE
+            self._out += self.left * self._shown_cursor + self._line + self.erase
             self._shown_cursor = len(self._line)
         self._shown = self._line
         ahead = self._cursor - self._shown_cursor
-        self._out += _RIGHT * ahead + _LEFT * -ahead  # one of the two is empty
+        self._out += self._forth(ahead) if ahead > 0 else self.left * -ahead
         self._shown_cursor = self._cursor
+
+    def _forth(self, count: int) -> bytes:
+        """What moves the cursor that far on."""
+        return _RIGHT * count
 
     def _list(self, candidates: list[bytes]) -> None:
         width = max(map(len, candidates)) + COLUMN_GAP
@@ -200,7 +206,7 @@ class LineEditor:
         elif cursor < LINE_LIMIT:
             # Typing at the end is nearly all that ever happens: draw it here, without the detour of _redraw.
             self._shown = self._line = line = line + _ONE[key]
-            self._out += _LEFT * cursor + line + _ERASE
+            self._out += self.left * cursor + line + self.erase
             self._shown_cursor = self._cursor = cursor + 1
 
     def _ignore(self, key: int) -> None:

@@ -1,0 +1,257 @@
+"""hmp in a web page: a machine, and terminals that are clients of it as those on sockets are. Bytes in, bytes out.
+
+Pyodide runs this in a worker. The page's script knows no command: it hands over what was typed and shows what comes
+back. Time is the running loop's, which is the page's own timers there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container
+
+from device.clock import SECOND
+from device.errors import MisuseError
+from device.guest.table import make_guest
+from device.machine.events import Ended, Event
+from device.machine.machine import Machine
+from device.units import parse_size
+from hmp.config import CLOCKS, Config, make_machine
+from hmp.drive import MachineDriver
+from hmp.monitor import escape
+from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.monitor import COLUMNS, History, Reply
+from hmp.qmp.events import EventHub
+from hmp.sockets.clients import HmpConnection
+from hmp.sockets.connection import SEND_SIZE, Connection
+from hmp.sockets.hangups import HangUps
+from hmp.sockets.readline import PROMPT, LineEditor
+from hmp.terminal.countdown import AFTER, STEP, Countdown
+from hmp.terminal.events import Announcer
+
+TYPED_LIMIT = 64 << 10
+"""Bytes that may wait to be read; a paste that is longer is refused as a whole."""
+
+RAM = "64M"
+"""The guest's memory unless the page says otherwise: here it is taken from the page's at once, touched or not."""
+
+NOT_HERE = "Error: not in a web page: hmp on a computer of your own can do that\n"
+"""Said in place of what is refused to clients of sockets."""
+
+_CHOICES: dict[str, Container[str]] = {"clock": CLOCKS, "dialect": DIALECTS}
+
+_ROW = b"\r\x1b[J"
+"""Begin the row anew, without what stands there."""
+
+
+class RowEditor(LineEditor):
+    """A line editor for screens of any width: the line goes on in the next row. BS goes back over a row's beginning,
+    with the mode that `Page` switches on; a cursor that is moved stops there."""
+
+    left, erase = b"\b", b"\x1b[J"
+
+    def _forth(self, count: int) -> bytes:
+        return self._line[self._shown_cursor :][:count]
+
+    def clear(self) -> None:
+        """Forget the line, and what was fed."""
+        self._keys.clear()
+        self._close(0)
+        self._line, self._cursor, self._place = b"", 0, -1
+        self._redraw()
+
+    def above(self, text: bytes) -> bytes:
+        """Return what shows a line above the prompt."""
+        back = b"\b" * (self._shown_cursor + len(PROMPT)) + b"\x1b[J"
+        return back + text + PROMPT + self._shown + b"\b" * (len(self._shown) - self._shown_cursor)
+
+
+class _Wire(asyncio.Transport):
+    """Stands where a connection has its socket: `send` gets the bytes, and the terminal says what it has shown."""
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._write, self.unread, self._closed = send, 0, False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.unread += len(data)
+        self._write(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return max(self.unread - SEND_SIZE, 0)  # so much may be under way before a terminal counts as slow
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+
+    abort = close
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+class Terminal(HmpConnection):
+    """A terminal of the page: a client with Ctrl-C, a countdown, and events above its prompt."""
+
+    _editor: RowEditor
+    editor = RowEditor
+
+    def __init__(self, page: Page, send: Callable[[bytes], object], history: History, dialect: str) -> None:
+        super().__init__(page, DIALECTS[dialect], history, telnet=False, host_files=False)
+        self._wire = _Wire(send)
+        self._announcer = Announcer(self._announce, now=page.now)
+        self._countdown: asyncio.TimerHandle | None = None
+        page.machine.subscribe(self._announcer.hear)
+        self.connection_made(self._wire)
+
+    def type(self, data: bytes) -> str:
+        """Take what was typed; returns a complaint in one line where it is too much, and keeps nothing of it."""
+        if len(self._received) + len(data) > TYPED_LIMIT:
+            return f"too much at once: {len(data):,} bytes; {TYPED_LIMIT:,} may wait to be read, paste it in parts"
+        self.host.buffer[: len(data)] = data
+        self.buffer_updated(len(data))
+        return ""
+
+    def shown(self, count: int) -> None:
+        """Note that the terminal showed so many bytes more."""
+        slow = self._stalled
+        self._wire.unread -= count
+        if slow and not self._stalled:
+            self.resume_writing()
+
+    def resize(self, columns: int) -> None:
+        """Let plots take no more than so many columns."""
+        self._monitor.columns = max(1, min(COLUMNS, columns))
+
+    def _incoming(self, data: bytes) -> bytes:
+        _, key, rest = data.rpartition(b"\x03")
+        if key:
+            self._received = b""
+            self._editor.clear()
+            if self._reply is not None:
+                self._close()
+                self.write(self._editor.show_prompt())
+                self.host.driver.reschedule()
+        return rest
+
+    def _run(self, line: bytes) -> None:
+        self._announcer.own = True
+        try:
+            super()._run(line)
+        finally:
+            self._announcer.own = False
+        if self._reply is not None and not self.host.machine.clock.simulated:
+            countdown = Countdown(self.host.machine, self._reply.until)
+            self._countdown = self._loop.call_later(AFTER / SECOND, self._count, countdown)
+
+    def _count(self, countdown: Countdown) -> None:
+        self._countdown = self._loop.call_later(STEP / SECOND, self._count, countdown)
+        self.write(_ROW + countdown.line(self.host.machine.clock.now()).encode())
+
+    def _rendered(self, reply: Reply) -> bytes:
+        if reply.refused is not None:
+            reply.text = NOT_HERE
+        return super()._rendered(reply)
+
+    def _resumed(self, reply: Reply) -> None:
+        self._stop_counting()
+        super()._resumed(reply)
+
+    def _stop_counting(self) -> None:
+        if self._countdown is not None:
+            self._countdown.cancel()
+            self._countdown = None
+            self.write(_ROW)
+
+    def _announce(self, line: str) -> None:
+        text = f"[{escape(line)}]".replace("\n", "\\n").encode() + b"\r\n"
+        self.write(_ROW + text if self._editor.waiting else self._editor.above(text))
+
+    def _close(self) -> None:
+        self._stop_counting()
+        super()._close()
+
+    # There is no socket to stop reading from, and nobody hangs up unnoticed or is too slow for good.
+
+    def _flow(self) -> None:
+        pass
+
+    _unwatch = _watch_stall = _flow
+
+
+class Page:
+    """A started machine, and what its terminals need of a server. `send` gets a terminal's number and bytes for it,
+    `ended` one line when the machine is over."""
+
+    stopping = crowded = False
+    clients = 0
+    note: Callable[[Connection, str, bytes], None] | None = None
+    ended_by: Connection | None = None
+
+    def __init__(
+        self, machine: Machine, send: Callable[[int, bytes], object], ended: Callable[[str], object], dialect: str
+    ) -> None:
+        """Start `machine` in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self.machine, self._send, self._ended, self._dialect = machine, send, ended, dialect
+        self.driver = MachineDriver(machine, self._loop)
+        self.hub = EventHub(machine)
+        self.hang_ups = HangUps(self._loop)
+        self.buffer = memoryview(bytearray(TYPED_LIMIT))
+        self.connections: set[Connection] = set()
+        self.terminals: list[Terminal] = []
+        self._history = History()
+        machine.subscribe(self._hear)
+        machine.start()
+        self.driver.start()
+
+    def open(self) -> Terminal:
+        """Return a new terminal, which has its greeting and its prompt."""
+        number = self.clients
+        self.clients += 1
+        self._send(number, b"\x1b[?45h")  # BS goes back over the beginning of a row
+        self.terminals.append(Terminal(self, lambda data: self._send(number, data), self._history, self._dialect))
+        return self.terminals[-1]
+
+    def queue(self, turn: Callable[[], None]) -> None:
+        """Call `turn` soon."""
+        self._loop.call_soon(turn)
+
+    def left(self) -> None:
+        """Nothing follows: terminals stay as long as the page."""
+
+    def foreign(self, where: str, language: str) -> None:
+        """Nothing comes from other programs."""
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._loop.call_soon(self._over, f"the machine ended ({event.reason})")
+
+    def _over(self, why: str) -> None:
+        for each in self.terminals:
+            each.finish()
+        self.driver.stop()
+        self._ended(why)
+
+
+def start(
+    options: dict[str, str], send: Callable[[int, bytes], object], ended: Callable[[str], object] = lambda why: None
+) -> Page:
+    """Make the machine that `options` asks for, in the command line's words: ram, guest, clock, dialect.
+
+    Raises MisuseError for what cannot be had, in one line.
+    """
+    config = Config()
+    for name, value in {"ram": RAM, **options}.items():
+        if value not in _CHOICES.get(name, (value,)) or name not in ("ram", "guest", *_CHOICES):
+            raise MisuseError(f"{name}: '{escape(value)}' is not known")
+        setattr(config, name, parse_size(value) if name == "ram" else value)
+    guest = make_guest(config.guest)
+    if guest.real:
+        raise MisuseError(f"guest: '{escape(config.guest)}' is a real one: not in a web page")
+    try:
+        return Page(make_machine(config, guest), send, ended, config.dialect)
+    except MemoryError:
+        raise MisuseError(f"the browser has no {options.get('ram', RAM)} for the guest's memory") from None

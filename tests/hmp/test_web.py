@@ -1,0 +1,264 @@
+"""hmp in a web page, without the page: what its terminals show for what is typed, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+
+import pyte
+import pytest
+
+from device.errors import MisuseError
+from hmp import web
+from hmp.web import NOT_HERE, TYPED_LIMIT, Page, start
+from tests.support.loop import VirtualLoop
+from tests.support.machines import build
+
+
+class Shown:
+    """A page whose terminals are screens of 60 rows; 200 columns, as pyte's BS does not go back over a row's beginning."""
+
+    def __init__(self, **options: str) -> None:
+        self.sent: list[bytes] = []
+        self.ended: list[str] = []
+        self.screens: list[pyte.ByteStream] = []
+        self.eager = True
+        self.page = start(options, self._send, self.ended.append)
+
+    def open(self) -> web.Terminal:
+        self.screens.append(pyte.ByteStream(pyte.Screen(200, 60)))
+        return self.page.open()
+
+    def _send(self, number: int, data: bytes) -> None:
+        self.sent.append(data)
+        self.screens[number].feed(data)
+        if self.eager:  # later, as messages come
+            asyncio.get_running_loop().call_soon(lambda: self.page.terminals[number].shown(len(data)))
+
+    def screen(self, number: int = 0) -> list[str]:
+        lines = [line.rstrip() for line in self.screens[number].listener.display]
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines[1:]  # without the banner
+
+    async def until(self, found: Callable[[], object]) -> None:
+        """Wait until something is so; the virtual loop fails where nothing more would happen."""
+        while not found():
+            await asyncio.sleep(0.01)
+
+    async def says(self, last: str, number: int = 0) -> list[str]:
+        await self.until(lambda: self.screen(number)[-1:] == [last])
+        return self.screen(number)
+
+
+def play(scene: Callable[[Shown], Awaitable[None]], **options: str) -> None:
+    async def run() -> None:
+        asyncio.get_running_loop().limit = 60  # type: ignore[attr-defined]
+        shown = Shown(**options)
+        shown.page.machine.clock.simulated or shown.page.driver.reschedule()
+        try:
+            await scene(shown)
+        finally:
+            shown.page.machine.close()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real clock of these pages is that of the virtual loop."""
+
+    def real() -> object:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return loop.machine_clock()
+
+    monkeypatch.setitem(web.CLOCKS, "real", (real, ""))
+
+
+class TestTyping:
+    def test_banner_prompt_and_a_command(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            assert shown.screen() == ["(qemu)"]
+            assert terminal.type(b"info status\r") == ""
+            assert await shown.says("(qemu)") == ["(qemu) info status", "VM status: running", "(qemu)"]
+
+        play(scene)
+
+    def test_there_are_64_mib_unless_the_page_says_otherwise(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().type(b"info balloon\r")
+            await shown.until(lambda: "actual=64," in "".join(shown.screen()))
+
+        play(scene)
+
+    def test_tab_and_history(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            terminal.type(b"info statu\t\r")
+            await shown.until(lambda: shown.screen().count("VM status: running") == 1)
+            terminal.type(b"\x1b[A\r")
+            await shown.until(lambda: shown.screen().count("VM status: running") == 2)
+
+        play(scene)
+
+    def test_keys_within_a_line(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().type(b"inf\tstatx\x08us\x01\x1b[C\x1b[3~n\r")
+            await shown.until(lambda: "VM status: running" in shown.screen())
+
+        play(scene)
+
+    def test_a_line_is_drawn_without_what_stops_at_a_row_s_end(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().type(b"stop\x01\x1b[Cx\x05\x7fs")
+            await shown.says("(qemu) sxtos")
+            assert not re.search(rb"\x1b\[[CDK]", b"".join(shown.sent))
+
+        play(scene)
+
+    def test_ctrl_c_clears_the_line_and_what_is_typed_ahead_of_it(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            terminal.type(b"sto")
+            terminal.type(b"p\rinfo name\x03info sta")
+            terminal.type(b"tus\r")
+            assert await shown.says("(qemu)") == ["(qemu) info status", "VM status: running", "(qemu)"]
+
+        play(scene)
+
+    def test_too_long_a_paste_is_refused_in_one_line_and_nothing_of_it_runs(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            complaint = terminal.type(b"quit\r" * (10 << 18))
+            assert complaint.startswith("too much at once: 13,107,200 bytes; 65,536 may wait")
+            assert "\n" not in complaint
+            terminal.type(b"info name\r" * (TYPED_LIMIT // 10))
+            await shown.until(lambda: b"".join(shown.sent).count(b"\n(qemu) ") > TYPED_LIMIT // 10)
+            assert not shown.page.machine.over
+
+        play(scene)
+
+    def test_a_terminal_that_does_not_keep_up_is_waited_for(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            shown.eager = False
+            terminal.type(b"help\r" * 1000)
+            await asyncio.sleep(5)
+            held = sum(map(len, shown.sent))
+            await asyncio.sleep(5)
+            assert held == sum(map(len, shown.sent)) < 1 << 20
+            shown.eager = True
+            terminal.shown(held)
+            await shown.until(lambda: b"".join(shown.sent).count(b"\n(qemu) ") >= 1000)
+
+        play(scene)
+
+
+class TestWaiting:
+    def test_the_countdown_and_the_age(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().type(b"info balloon\rsim hang\rinfo balloon\r")
+            await shown.says("waiting for the guest ... 4.0 s")
+            await shown.says("waiting for the guest ... 0.1 s")
+            lines = await shown.says("(qemu)")
+            assert re.search(r",age=50\d\d$", lines[-2])
+            assert not [line for line in lines if "waiting" in line]
+
+        play(scene)
+
+    def test_ctrl_c_gives_the_prompt_back(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            terminal.type(b"sim hang\rinfo balloon\r")
+            await shown.says("waiting for the guest ... 3.0 s")
+            terminal.type(b"\x03")
+            assert shown.screen()[-2:] == ["(qemu) info balloon", "(qemu)"]
+            terminal.type(b"info status\r")
+            assert (await shown.says("(qemu)"))[-2] == "VM status: running"
+
+        play(scene)
+
+    def test_on_the_warp_clock_nothing_is_waited_for(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().type(b"sim hang\rinfo balloon\r")
+            await shown.until(lambda: shown.screen()[-2:-1] and shown.screen()[-2].endswith("age=5000"))
+            assert b"waiting" not in b"".join(shown.sent)
+            assert asyncio.get_running_loop().time() < 5
+
+        play(scene, clock="warp")
+
+
+class TestTwoTerminals:
+    def test_what_one_does_the_other_sees(self) -> None:
+        async def scene(shown: Shown) -> None:
+            one, other = shown.open(), shown.open()
+            other.type(b"inf")
+            await shown.says("(qemu) inf", 1)
+            one.type(b"stop\r")
+            await shown.says("(qemu)")
+            assert await shown.says("(qemu) inf", 1) == ["[the VM is stopped]", "(qemu) inf"]
+            other.type(b"o status\r")
+            await shown.until(lambda: "VM status: paused" in shown.screen(1))
+            assert shown.screen(0) == ["(qemu) stop", "(qemu)"]
+
+        play(scene)
+
+    def test_an_event_leaves_the_cursor_where_it_was(self) -> None:
+        async def scene(shown: Shown) -> None:
+            one, other = shown.open(), shown.open()
+            other.type(b"nfo name\x01")
+            one.type(b"stop\r")
+            await shown.until(lambda: "[the VM is stopped]" in shown.screen(1))
+            other.type(b"i")
+            await shown.says("(qemu) info name", 1)
+
+        play(scene)
+
+    def test_the_end_is_told_once(self) -> None:
+        async def scene(shown: Shown) -> None:
+            one, other = shown.open(), shown.open()
+            one.type(b"quit\r")
+            await shown.until(lambda: shown.ended)
+            assert shown.ended == ["the machine ended (host-qmp-quit)"]
+            assert other.type(b"info status\r") == ""
+
+        play(scene)
+
+
+class TestRefusals:
+    def test_a_real_guest_cannot_be_had_there(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().type(b"sim guest uml\r")
+            await shown.until(lambda: NOT_HERE.strip() in shown.screen())
+
+        play(scene)
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"ram": "lots"}, "'lots' is not a size"),
+            ({"ram": "1M"}, "between 4M and 16T"),
+            ({"guest": "nobody"}, "nobody"),
+            ({"guest": "uml"}, "not in a web page"),
+            ({"clock": "sun"}, "clock: 'sun' is not known"),
+            ({"dialect": "x"}, "dialect: 'x' is not known"),
+            ({"record": "x"}, "record: 'x' is not known"),
+        ],
+    )
+    def test_options_that_cannot_be(self, options: dict[str, str], words: str) -> None:
+        with pytest.raises(MisuseError, match=words) as caught:
+            start({"clock": "warp", **options}, lambda number, data: None)
+        assert "\n" not in str(caught.value)
+
+    def test_a_page_takes_a_machine_of_its_own(self) -> None:
+        async def run() -> int:
+            page = Page(build(), lambda number, data: None, lambda why: None, "seed")
+            page.open()
+            return page.clients
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            assert runner.run(run()) == 1
