@@ -14,6 +14,7 @@ STAMP := $(VENV)/.installed
 # As many processes as there are processors; one that has nothing left to do takes tests from another.
 JOBS ?= auto
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+NPM := $(if $(shell command -v npm),.npm/.installed)
 STORIES := $(basename $(wildcard docs/demos/*.hmp))
 PAIRS := $(basename $(wildcard docs/demos/*.two))
 TYPED := $(basename $(wildcard docs/demos/*.typed))
@@ -82,9 +83,15 @@ demo-kernel: $(STAMP)
 demo-vm: $(STAMP)
 	$(BIN)/python docs/demos/running_vm.py docs/demos/vm.typed docs/demos/vm.cast
 
-# Nothing is fetched, and a warning is an error.
-docs: $(STAMP)
+# Pages fetch nothing from elsewhere, and a warning is an error. "Try it here" is made from npm's packages, which come
+# here; without npm that page says that its terminal is missing.
+docs: $(STAMP) $(NPM)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
+
+$(NPM): docs/try/package-lock.json
+	mkdir -p .npm && cp docs/try/package.json docs/try/package-lock.json docs/try/.npmrc .npm
+	npm ci --prefix .npm --ignore-scripts --no-audit --no-fund --silent
+	touch $@
 
 man: $(STAMP)
 	$(BIN)/python docs/_ext/hmp_man.py docs/hmp.1
@@ -101,7 +108,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(T)
 
 clean:
-	rm -rf $(VENV) .clients build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .import_linter_cache
+	rm -rf $(VENV) .clients build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .npm .import_linter_cache
 
 # pip first: the start-up scripts that old versions write import more. setuptools would add a hook to every start.
 $(STAMP): pyproject.toml

@@ -15,8 +15,8 @@ author = "the authors of hmp"
 copyright = f"2026, {author}"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx_click", "hmp_reference"]
-exclude_patterns = ["_build", "_ext"]
+extensions = ["myst_parser", "sphinx_click", "hmp_reference", "hmp_try"]
+exclude_patterns = ["_build", "_ext", "try/**"]
 nitpicky = True
 suppress_warnings: list[str] = []
 
