@@ -105,7 +105,7 @@ class Terminal(HmpConnection):
         page.machine.subscribe(self._announcer.hear)
         self.connection_made(self._wire)
 
-    def type(self, data: bytes) -> str:
+    def feed(self, data: bytes) -> str:
         """Take what was typed; returns a complaint in one line where it is too much, and keeps nothing of it."""
         if len(self._received) + len(data) > TYPED_LIMIT:
             return f"too much at once: {len(data):,} bytes; {TYPED_LIMIT:,} may wait to be read, paste it in parts"

@@ -41,7 +41,7 @@ function open() {
     const number = terminals.length;
     const place = find("screens").appendChild(document.createElement("div"));
     place.className = "try-screen";
-    const terminal = new Terminal({ rows: 20, fontSize: 14, theme: colours(), screenReaderMode: find("reader").checked });
+    const terminal = new Terminal({ rows: 20, fontSize: 14, lineHeight: 1.2, theme: colours(), screenReaderMode: find("reader").checked });
     const fit = new FitAddon();
     terminal.loadAddon(fit);
     terminal.open(place);
@@ -52,7 +52,7 @@ function open() {
     fitted();
     terminals.push(terminal);
     terminal.onData((text) => {
-        tell("");
+        if (worker) tell("");
         type(number, text);
     });
     terminal.onResize(({ cols }) => send("resize", { number, columns: cols }));

@@ -1,6 +1,7 @@
 // Runs Python, and hmp in it, beside the page. It knows no command: bytes from the page's terminals go in, bytes come out.
 import { loadPyodide } from "./pyodide.mjs";
 
+let pyodide = null;
 let page = null;
 const terminals = [];
 
@@ -37,7 +38,7 @@ async function fetched(files, total) {
 async function start({ files, total, wheel, options }) {
     const file = await fetched(files, total);
     const home = new URL(".", import.meta.url).href;
-    const pyodide = await loadPyodide({ indexURL: home, packageBaseUrl: home });
+    pyodide = await loadPyodide({ indexURL: home, packageBaseUrl: home });
     pyodide.unpackArchive(await file(wheel), "wheel");
     const web = pyodide.pyimport("hmp.web");
     const send = (number, data) => say("shown", { number, data: data.toJs() });
@@ -52,7 +53,7 @@ const act = {
         terminals.at(-1).resize(columns);
     },
     type: ({ number, data }) => {
-        const complaint = terminals[number].type(data);
+        const complaint = terminals[number].feed(pyodide.toPy(data));
         if (complaint) say("complaint", { why: complaint });
     },
     took: ({ number, count }) => terminals[number]?.shown(count),

@@ -83,14 +83,14 @@ class TestTyping:
         async def scene(shown: Shown) -> None:
             terminal = shown.open()
             assert shown.screen() == ["(qemu)"]
-            assert terminal.type(b"info status\r") == ""
+            assert terminal.feed(b"info status\r") == ""
             assert await shown.says("(qemu)") == ["(qemu) info status", "VM status: running", "(qemu)"]
 
         play(scene)
 
     def test_there_are_64_mib_unless_the_page_says_otherwise(self) -> None:
         async def scene(shown: Shown) -> None:
-            shown.open().type(b"info balloon\r")
+            shown.open().feed(b"info balloon\r")
             await shown.until(lambda: "actual=64," in "".join(shown.screen()))
 
         play(scene)
@@ -98,23 +98,23 @@ class TestTyping:
     def test_tab_and_history(self) -> None:
         async def scene(shown: Shown) -> None:
             terminal = shown.open()
-            terminal.type(b"info statu\t\r")
+            terminal.feed(b"info statu\t\r")
             await shown.until(lambda: shown.screen().count("VM status: running") == 1)
-            terminal.type(b"\x1b[A\r")
+            terminal.feed(b"\x1b[A\r")
             await shown.until(lambda: shown.screen().count("VM status: running") == 2)
 
         play(scene)
 
     def test_keys_within_a_line(self) -> None:
         async def scene(shown: Shown) -> None:
-            shown.open().type(b"inf\tstatx\x08us\x01\x1b[C\x1b[3~n\r")
+            shown.open().feed(b"inf\tstatx\x08us\x01\x1b[C\x1b[3~n\r")
             await shown.until(lambda: "VM status: running" in shown.screen())
 
         play(scene)
 
     def test_a_line_is_drawn_without_what_stops_at_a_row_s_end(self) -> None:
         async def scene(shown: Shown) -> None:
-            shown.open().type(b"stop\x01\x1b[Cx\x05\x7fs")
+            shown.open().feed(b"stop\x01\x1b[Cx\x05\x7fs")
             await shown.says("(qemu) sxtos")
             assert not re.search(rb"\x1b\[[CDK]", b"".join(shown.sent))
 
@@ -123,9 +123,9 @@ class TestTyping:
     def test_ctrl_c_clears_the_line_and_what_is_typed_ahead_of_it(self) -> None:
         async def scene(shown: Shown) -> None:
             terminal = shown.open()
-            terminal.type(b"sto")
-            terminal.type(b"p\rinfo name\x03info sta")
-            terminal.type(b"tus\r")
+            terminal.feed(b"sto")
+            terminal.feed(b"p\rinfo name\x03info sta")
+            terminal.feed(b"tus\r")
             assert await shown.says("(qemu)") == ["(qemu) info status", "VM status: running", "(qemu)"]
 
         play(scene)
@@ -133,10 +133,10 @@ class TestTyping:
     def test_too_long_a_paste_is_refused_in_one_line_and_nothing_of_it_runs(self) -> None:
         async def scene(shown: Shown) -> None:
             terminal = shown.open()
-            complaint = terminal.type(b"quit\r" * (10 << 18))
+            complaint = terminal.feed(b"quit\r" * (10 << 18))
             assert complaint.startswith("too much at once: 13,107,200 bytes; 65,536 may wait")
             assert "\n" not in complaint
-            terminal.type(b"info name\r" * (TYPED_LIMIT // 10))
+            terminal.feed(b"info name\r" * (TYPED_LIMIT // 10))
             await shown.until(lambda: b"".join(shown.sent).count(b"\n(qemu) ") > TYPED_LIMIT // 10)
             assert not shown.page.machine.over
 
@@ -146,7 +146,7 @@ class TestTyping:
         async def scene(shown: Shown) -> None:
             terminal = shown.open()
             shown.eager = False
-            terminal.type(b"help\r" * 1000)
+            terminal.feed(b"help\r" * 1000)
             await asyncio.sleep(5)
             held = sum(map(len, shown.sent))
             await asyncio.sleep(5)
@@ -161,7 +161,7 @@ class TestTyping:
 class TestWaiting:
     def test_the_countdown_and_the_age(self) -> None:
         async def scene(shown: Shown) -> None:
-            shown.open().type(b"info balloon\rsim hang\rinfo balloon\r")
+            shown.open().feed(b"info balloon\rsim hang\rinfo balloon\r")
             await shown.says("waiting for the guest ... 4.0 s")
             await shown.says("waiting for the guest ... 0.1 s")
             lines = await shown.says("(qemu)")
@@ -173,18 +173,18 @@ class TestWaiting:
     def test_ctrl_c_gives_the_prompt_back(self) -> None:
         async def scene(shown: Shown) -> None:
             terminal = shown.open()
-            terminal.type(b"sim hang\rinfo balloon\r")
+            terminal.feed(b"sim hang\rinfo balloon\r")
             await shown.says("waiting for the guest ... 3.0 s")
-            terminal.type(b"\x03")
+            terminal.feed(b"\x03")
             assert shown.screen()[-2:] == ["(qemu) info balloon", "(qemu)"]
-            terminal.type(b"info status\r")
+            terminal.feed(b"info status\r")
             assert (await shown.says("(qemu)"))[-2] == "VM status: running"
 
         play(scene)
 
     def test_on_the_warp_clock_nothing_is_waited_for(self) -> None:
         async def scene(shown: Shown) -> None:
-            shown.open().type(b"sim hang\rinfo balloon\r")
+            shown.open().feed(b"sim hang\rinfo balloon\r")
             await shown.until(lambda: shown.screen()[-2:-1] and shown.screen()[-2].endswith("age=5000"))
             assert b"waiting" not in b"".join(shown.sent)
             assert asyncio.get_running_loop().time() < 5
@@ -196,12 +196,12 @@ class TestTwoTerminals:
     def test_what_one_does_the_other_sees(self) -> None:
         async def scene(shown: Shown) -> None:
             one, other = shown.open(), shown.open()
-            other.type(b"inf")
+            other.feed(b"inf")
             await shown.says("(qemu) inf", 1)
-            one.type(b"stop\r")
+            one.feed(b"stop\r")
             await shown.says("(qemu)")
             assert await shown.says("(qemu) inf", 1) == ["[the VM is stopped]", "(qemu) inf"]
-            other.type(b"o status\r")
+            other.feed(b"o status\r")
             await shown.until(lambda: "VM status: paused" in shown.screen(1))
             assert shown.screen(0) == ["(qemu) stop", "(qemu)"]
 
@@ -210,10 +210,10 @@ class TestTwoTerminals:
     def test_an_event_leaves_the_cursor_where_it_was(self) -> None:
         async def scene(shown: Shown) -> None:
             one, other = shown.open(), shown.open()
-            other.type(b"nfo name\x01")
-            one.type(b"stop\r")
+            other.feed(b"nfo name\x01")
+            one.feed(b"stop\r")
             await shown.until(lambda: "[the VM is stopped]" in shown.screen(1))
-            other.type(b"i")
+            other.feed(b"i")
             await shown.says("(qemu) info name", 1)
 
         play(scene)
@@ -221,10 +221,10 @@ class TestTwoTerminals:
     def test_the_end_is_told_once(self) -> None:
         async def scene(shown: Shown) -> None:
             one, other = shown.open(), shown.open()
-            one.type(b"quit\r")
+            one.feed(b"quit\r")
             await shown.until(lambda: shown.ended)
             assert shown.ended == ["the machine ended (host-qmp-quit)"]
-            assert other.type(b"info status\r") == ""
+            assert other.feed(b"info status\r") == ""
 
         play(scene)
 
@@ -232,7 +232,7 @@ class TestTwoTerminals:
 class TestRefusals:
     def test_a_real_guest_cannot_be_had_there(self) -> None:
         async def scene(shown: Shown) -> None:
-            shown.open().type(b"sim guest uml\r")
+            shown.open().feed(b"sim guest uml\r")
             await shown.until(lambda: NOT_HERE.strip() in shown.screen())
 
         play(scene)
