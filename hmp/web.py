@@ -19,6 +19,7 @@ from hmp.config import CLOCKS, Config, make_machine
 from hmp.drive import MachineDriver
 from hmp.monitor import escape
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import COLUMNS, History, Reply
 from hmp.qmp.events import EventHub
 from hmp.sockets.clients import HmpConnection
@@ -203,6 +204,7 @@ class Page:
         self.connections: set[Connection] = set()
         self.terminals: list[Terminal] = []
         self._history = History()
+        emulated(machine)
         machine.subscribe(self._hear)
         machine.start()
         self.driver.start()
@@ -214,6 +216,10 @@ class Page:
         self._send(number, b"\x1b[?45h")  # BS goes back over the beginning of a row
         self.terminals.append(Terminal(self, lambda data: self._send(number, data), self._history, self._dialect))
         return self.terminals[-1]
+
+    def next_number(self) -> int:
+        """Return the number of a new client."""
+        return len(self.terminals) + 1
 
     def queue(self, turn: Callable[[], None]) -> None:
         """Call `turn` soon."""
