@@ -19,6 +19,22 @@ def program(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+START = """
+import atexit, os, signal, subprocess
+def start(*arguments):
+    arguments = [*arguments, "-qmp", "unix:qmp,server=on,wait=off", "-m", "512", "-nodefaults", "-display", "none"]
+    # It returns once all listens.
+    subprocess.run([sys.argv[1], *arguments, "-daemonize", "-pidfile", "pid"], check=True)
+    pid = os.pidfd_open(int(open("pid").read()))
+    atexit.register(end, pid)
+    return pid
+def end(pid):
+    try:
+        signal.pidfd_send_signal(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+
 QEMU_MACHINE = """
 from qemu.machine import QEMUMachine
 with QEMUMachine(sys.argv[1], args=["-m", "512", "-nodefaults", "-device", "virtio-balloon-pci"]) as vm:
@@ -35,3 +51,56 @@ with QEMUMachine(sys.argv[1], args=["-m", "512", "-nodefaults", "-device", "virt
 def test_qemu_machine(program: str, tmp_path: Path) -> None:
     said = python("maqet", QEMU_MACHINE, program, under="maqet/vendor", cwd=tmp_path)
     assert said == "{'actual': 536870912} running\nSTOP\nCommandNotFound\n0\n"
+
+
+AVOCADO = (
+    START
+    + """
+import select
+from virttest.qemu_monitor import HumanCmdError, HumanMonitor, QMPCmdError, QMPMonitor
+
+class Domain:
+    name = "vm1"
+    check_capability = staticmethod(lambda flag: True)
+    get_pid = staticmethod(lambda: None)
+
+process = start("-monitor", "unix:hmp,server=on,wait=off", "-device", "virtio-balloon-pci,id=b")
+qmp = QMPMonitor(Domain, "qmp", {"monitor_filename": "qmp"})
+human = HumanMonitor(Domain, "hmp", {"monitor_filename": "hmp"})
+print(human.info("balloon"), qmp.query("balloon"))
+print(human.balloon("400M") == "", human.get_status())
+qmp.verify_responsive()
+human.verify_responsive()
+qmp.cmd("stop")
+human.verify_status("paused")
+print(qmp.get_event("STOP")["event"])
+human.cmd("cont")
+qmp.verify_status("running")
+try:
+    qmp.cmd("device_del", {"id": "nosuch"})
+except QMPCmdError as error:
+    print(error.data)
+try:
+    human.cmd("device_del nosuch")
+except HumanCmdError as error:
+    print(error.out)
+print(qmp.human_monitor_cmd("info status"))
+print({"balloon", "info", "system_powerdown"} <= set(human._get_supported_cmds() or human._supported_cmds))
+qmp.quit()
+assert select.select([process], [], [], 30)[0]
+"""
+)
+
+
+def test_avocado_vt(program: str, tmp_path: Path) -> None:
+    said = python("avocado-vt", AVOCADO, program, cwd=tmp_path)
+    assert said.splitlines() == [
+        "balloon: actual=512 {'actual': 536870912}",
+        "True VM status: running",
+        "STOP",
+        "{'class': 'DeviceNotFound', 'desc': \"Device 'nosuch' not found\"}",
+        "Error: Device 'nosuch' not found",
+        "VM status: running",
+        "",
+        "True",
+    ]

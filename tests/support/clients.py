@@ -18,6 +18,7 @@ FOLDER = ROOT / ".clients"
 
 PACKAGES = {
     "maqet": "--no-deps --ignore-requires-python maqet==0.0.15",  # only its qemu.machine is used, which Python 3.11 runs
+    "avocado-vt": "avocado-framework-plugin-vt==113.0 avocado-framework==113.0 setuptools<81",
 }
 """For each client what pip is told. Versions are those in the table of docs/fake-qemu.md."""
 
