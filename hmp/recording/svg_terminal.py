@@ -45,7 +45,7 @@ _ESCAPES = {**pyte.Stream.escape, "E": "next_line", "#8": "alignment_display"}
 _SEQUENCES = pyte.Stream.csi | {"b": "repeat", "S": "scroll_up", "T": "scroll_down", "I": "tab", "Z": "back_tab"}
 _SEQUENCES |= {"`": "cursor_to_column", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
 _SEQUENCES |= {"?J": "erase_in_display", "?K": "erase_in_line", "?h": "set_mode", "?l": "reset_mode"}
-_UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?$p"))
+_UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?$p", "%m"))
 """Sequences that ask the terminal something or set what no picture shows; so do all that begin with <, = or >."""
 
 _NOT_DRAWN = {5: "blinking text", 6: "blinking text", 8: "hidden text"}
