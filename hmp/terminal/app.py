@@ -14,7 +14,7 @@ from hmp import HUNG_UP, INTERRUPTED, __version__
 from hmp.pipe import Front
 from hmp.streams import hung_up, silence
 from hmp.terminal import history_path
-from hmp.terminal.hints import FIRST
+from hmp.terminal.hints import first
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
 
@@ -89,7 +89,7 @@ class Typed(Front):
         self._screen.write(f"{BANNER}\n")
         if self.recorder is None and not _has_history():
             dim, plain = ("\x1b[2m", "\x1b[0m") if self._screen.color else ("", "")  # rich would take its time now
-            self._screen.write(f"{dim}{FIRST[: self._screen.width() - 1]}{plain}\n")
+            self._screen.write(f"{dim}{first(self._screen.width())}{plain}\n")
 
     async def _serve(self) -> None:
         """Run the session with everything around it."""

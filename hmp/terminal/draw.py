@@ -12,6 +12,7 @@ from io import StringIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -41,6 +42,10 @@ _MARKS = (
 the text has in it, where the pattern alone could mean something else."""
 
 
+_INDENT = 4
+"""Blanks before the rest of a row that is drawn as a list."""
+
+
 def paint(text: str, style: str) -> str:
     """Return lines with their words and breaks as they are, in colour."""
     # rich would make blanks of tabs; U+E000 cannot be in the text, for `escape` spells it.
@@ -54,13 +59,30 @@ def paint(text: str, style: str) -> str:
 
 def table(drawn: Drawn, width: int, *, color: bool) -> str:
     """Return the rows of `drawn` in columns, as wide as they are or as the window."""
-    shown = _render(_table(drawn), width, color=color)
+    shown = _render(_fitting(drawn, width), width, color=color)
     # rich fills each row with blanks, which a window made narrower later would wrap.
     return re.sub(r"(?: |\x1b\[0m)+(?=\n)", lambda end: "\x1b[0m" * ("\x1b" in end[0]), shown)
 
 
-def _table(drawn: Drawn) -> Group:
-    made = Table(box=None, show_header=bool(drawn.names), padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+def _fitting(drawn: Drawn, width: int) -> Group:
+    """Return the table, with less between its columns where it must be; a list where it would cut words still."""
+    words = {word for row in drawn.rows for cell in row for word in _cell(cell).plain.split()}
+    words = {word for word in words if len(word) <= width - _INDENT}
+    for gap in (2, 1):
+        made = _table(drawn, gap)
+        if words <= {*_render(made, width, color=False).split()}:
+            return made
+    lines: list[RenderableType] = [_cell(drawn.heading)] * bool(drawn.heading)
+    for row in ([("dim", name) for name in drawn.names], *drawn.rows):
+        cells = [*map(_cell, row)]
+        lines += cells[:1] if cells and cells[0] else []
+        rest = [cell for cell in cells[1:] if cell]
+        lines += [Padding(Text("  ").join(rest), (0, 0, 0, _INDENT))] if rest else []
+    return Group(*lines)
+
+
+def _table(drawn: Drawn, gap: int) -> Group:
+    made = Table(box=None, show_header=bool(drawn.names), padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for number in range(max(map(len, drawn.rows), default=0)):
         name = drawn.names[number] if drawn.names else ""
         made.add_column(name, justify="right" if number in drawn.right else "left", overflow="fold")
@@ -92,9 +114,9 @@ def live(write: Callable[[str], None], width: int, *, color: bool) -> Live:
                 redirect_stderr=False)  # fmt: skip
 
 
-def layout(text: str) -> RenderableType:
+def layout(text: str, width: int) -> RenderableType:
     """Return what rich draws of a command's text."""
-    return _table(text) if isinstance(text, Drawn) else Text(escape(text).rstrip("\n"))
+    return _fitting(text, width) if isinstance(text, Drawn) else Text(escape(text).rstrip("\n"))
 
 
 def _cell(cell: Cell) -> Text:

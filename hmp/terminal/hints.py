@@ -9,8 +9,13 @@ from hmp.monitor.registry import TABLE, Command
 
 LEAVE = "quit, or Ctrl-D on an empty line, ends hmp"
 
-FIRST = "try: help, sim, TAB to complete, F1 for the keys; quit leaves"
-"""Said below the banner while there is no history."""
+_FIRST = ("try: help, sim, TAB to complete, F1 for the keys; quit leaves", "try: help, sim, TAB, F1; quit leaves")
+
+
+def first(columns: int) -> str:
+    """Return what is said below the banner while there is no history: how to leave is always in it."""
+    return next((line for line in (*_FIRST, "quit leaves") if len(line) < columns), "")
+
 
 _KEYS = (
     ("TAB", "complete; again for the next entry, Enter takes it, Escape closes the menu"),
@@ -82,6 +87,8 @@ def usage(line: str) -> str:
 
 
 def _unknown(words: list[str]) -> str:
+    if words[0] in _HELP and len(words) > 1 and words[1] not in _HELP:
+        return _unknown(words[1:]).replace(": ", ": help ", 1)
     table: dict[str, Command] = TABLE
     for at, word in enumerate(words):
         command = table.get(word)

@@ -93,7 +93,7 @@ class Screen:
         if self._live is None:
             self._live = live(self._write, self.width(), color=self.color)
             self._live.start()
-        self._live.update(layout(text), refresh=True)
+        self._live.update(layout(text, self.width()), refresh=True)
 
     def settle(self) -> bool:
         """Leave what `live` shows as it is; returns whether there was something."""
@@ -109,8 +109,12 @@ class Screen:
             self._write("\r\x1b[J")
 
 
-_BLOCKS = str.maketrans("▁▂▃▄▅▆▇█", "_.:-=+*#")
-"""What charts are drawn with, for terminals whose encoding has no blocks: an escape for each cell says nothing."""
+_SIGNS = str.maketrans("▁▂▃▄▅▆▇█·━╸╺", "_.:-=+*#?==-")
+"""What charts and waits are drawn with, for terminals whose encoding has none of it: an escape for each cell would say
+nothing, and the line would no longer fit its row."""
+
+_CONSOLE = str.maketrans("▁▂▃▅▆▇━╸╺", "__▄▄██==-")
+"""The same for the Linux console, whose font is that of code page 437."""
 
 
 def encode(text: str, encoding: str) -> bytes:
@@ -118,15 +122,18 @@ def encode(text: str, encoding: str) -> bytes:
     try:
         return text.encode(encoding)
     except UnicodeEncodeError:
-        return text.translate(_BLOCKS).encode(encoding, "backslashreplace")
+        return text.translate(_SIGNS).encode(encoding, "backslashreplace")
 
 
 def standard_screen(stdout: TextIO) -> Screen:
     """Return the screen that `stdout`, a terminal, is, as TERM and NO_COLOR say."""
     stream, encoding = stdout.buffer, stdout.encoding or "utf-8"
 
+    term = os.environ.get("TERM", "").lower()
+    font = _CONSOLE if term == "linux" else {}
+
     def write(text: str) -> None:
-        stream.write(encode(text, encoding))
+        stream.write(encode(text.translate(font), encoding))
         stream.flush()
 
     def width() -> int:
@@ -135,5 +142,4 @@ def standard_screen(stdout: TextIO) -> Screen:
         except OSError:
             return 80
 
-    ansi = os.environ.get("TERM", "").lower() not in DUMB
-    return Screen(write, ansi=ansi, color=not os.environ.get("NO_COLOR"), width=width)
+    return Screen(write, ansi=term not in DUMB, color=not os.environ.get("NO_COLOR"), width=width)

@@ -11,7 +11,8 @@ from device.machine.events import Ended, Event
 from device.machine.machine import Machine
 from hmp.drive import MachineDriver
 from hmp.monitor import MAX_LINE, TOO_LONG
-from hmp.monitor.monitor import COLUMNS, Monitor, Reply
+from hmp.monitor.drawn import Drawn
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.pipe import catching_up
 from hmp.terminal.countdown import AFTER, STEP, Countdown
 from hmp.terminal.events import Announcer
@@ -171,7 +172,7 @@ class Session:
         if self._catch_up is not None:
             self._catch_up()
         self._monitor.history.add(line)
-        self._monitor.columns = min(COLUMNS, self._screen.width())
+        self._monitor.columns = self._screen.width()
         self._announcer.own = True
         try:
             reply = self._monitor.execute(line)
@@ -185,14 +186,17 @@ class Session:
             self._monitor.typed = [*self._monitor.typed[-_REMEMBERED:], (line, done and not reply.failed)]
         if not done:
             return
-        self._say(reply)
+        self._say(reply, line)
         hint = advice(line, reply.text) if reply.failed else ""
         self._screen.show(f"{hint}\n" * bool(hint), "dim")
         if self._on_reply is not None:
             self._on_reply(reply)
 
-    def _say(self, reply: Reply) -> None:
-        self._screen.show(reply.text, "error" if reply.failed else "")
+    def _say(self, reply: Reply, line: str = "") -> None:
+        text, style = reply.text, "error" if reply.failed else ""
+        if style and line.split()[:1] == ["sim"]:  # ours: it may break between its words
+            text = Drawn.of(text, (), heading=(style, text.rstrip("\n")))
+        self._screen.show(text, style)
 
     async def _agreed(self, question: str) -> bool:
         """Ask for one key; what was typed ahead or pasted is no answer."""

@@ -43,6 +43,7 @@ _STYLES = (
     _Style(6, "{}/{}", "{}"),
     _Style(4, "{}", "{}"),
     _Style(0, "{}", "{}"),
+    _Style(0, "{}", ""),
     _Style(0, "{}", "", run_state=False),
 )
 """From the widest to the narrowest; the first that fits is taken."""

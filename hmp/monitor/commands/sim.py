@@ -209,8 +209,11 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     if profile is None:
         return f"{spec}\n"
     _, _, settings = spec.partition(",")  # what the profile is known for may be what they change
-    processor = f"{shown['processor']}\n" if "processor" in shown else ""
-    return f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n") + processor
+    processor = shown.get("processor", "")
+    text = f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n")
+    rows: list[list[Cell]] = [[("name", spec), profile.help]]
+    rows += [["", line] for line in (settings and f"here {settings}", processor) if line]
+    return Drawn.of(text + f"{processor}\n" * bool(processor), rows)
 
 
 def _duration(name: str, value: int, limit: int) -> int:

@@ -44,10 +44,19 @@ class TestScreen:
             ("total |▁▄█ é|", "utf-8", "total |▁▄█ é|".encode()),
             ("total |▁▄█ é|", "latin-1", b"total |_-# \xe9|"),
             ("name é→", "ascii", b"name \\xe9\\u2192"),
+            ("4 s  ━━╸━ ╺━", "latin-1", b"4 s  ==== -="),
+            ("|▁··█|", "ascii", b"|_??#|"),
         ],
     )
     def test_a_chart_is_drawn_in_what_the_terminals_encoding_has(self, text, encoding, shown):
         assert encode(text, encoding) == shown
+
+    def test_the_linux_console_gets_what_its_font_has(self, monkeypatch, tmp_path):
+        for term, shown in (("linux", "__▄▄▄███·░→ ==-"), ("xterm", "▁▂▃▄▅▆▇█·░→ ━╸╺")):
+            monkeypatch.setenv("TERM", term)
+            with open(tmp_path / term, "w", encoding="utf-8") as stdout:
+                standard_screen(stdout).write("▁▂▃▄▅▆▇█·░→ ━╸╺")
+            assert (tmp_path / term).read_text(encoding="utf-8") == shown
 
     def test_without_control_sequences_there_is_no_transient_line(self):
         written: list[str] = []
@@ -96,6 +105,14 @@ class TestDrawing:
         text = run(subject, line).text.replace("ICOUNT", "").replace("--", " ").replace("ID  ", "").replace(",", "")
         shown = drawn(line, width=200, before=self.BEFORE).replace(",", "")
         assert not {word for word in text.split() if word not in shown}
+
+    @pytest.mark.parametrize("line", [*EVERY, "sim guest"])
+    @pytest.mark.parametrize("width", [40, 60, 80])
+    def test_no_word_is_cut(self, line, width):
+        wide = drawn(line, width=500, before=self.BEFORE)
+        assert {word for word in wide.split() if len(word) < width - 4} <= {
+            *drawn(line, width=width, before=self.BEFORE).split()
+        }
 
     def test_the_state_of_the_statistics_has_a_colour(self):
         for before, code in (((), 32), (("sim sleep 9",), 33), (("sim hang",), 31)):
@@ -147,6 +164,12 @@ class TestToolbar:
     def test_forty_columns_still_say_everything(self, machine):
         machine.start()
         assert toolbar.text(machine, 40) == " running  linux  warp  ██████ 1G/1G  0 s"
+
+    def test_the_age_goes_before_the_run_state(self):
+        machine = Machine(SimulatedClock(), ram=1024 * MIB, guest=make_guest("windows"))
+        machine.start()
+        assert toolbar.text(machine, 42) == " running  windows service not up  warp  1G"
+        machine.close()
 
     @pytest.mark.parametrize(
         ("guest", "sign"),
