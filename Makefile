@@ -42,7 +42,7 @@ test-all: $(STAMP) $(CLIENTS)
 clients: $(CLIENTS)
 
 $(CLIENTS): tests/support/clients.py $(STAMP)
-	rm -rf .clients
+	rm -rf .clients && mkdir .clients
 	$(BIN)/python -m tests.support.clients
 	touch $@
 
