@@ -22,7 +22,7 @@ DEFAULT_GUEST = "linux"
 DEFAULT_DEVICE = "virtio-balloon-pci,id=balloon0"
 
 NUMBER = "%d"
-"""What stands for a machine's number, from 0, in addresses, --name and --snapshot-dir of --count."""
+"""What stands for a machine's number, from 0, in addresses, --name, --log and --snapshot-dir of --count."""
 
 
 class Config:

@@ -165,7 +165,7 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--qmp"], multiple=True, metavar="ADDR", help="Serve a QMP monitor; repeatable."),
     switch(["--allow-remote"], "Let hosts other than loopback reach the monitors: there is no password."),
     switch(["--allow-host-files"], "Let clients of the monitors start programs and name files of this host."),
-    value(["--count"], "N", _count, "Serve N machines: %d in addresses, --name and --snapshot-dir is the number."),
+    value(["--count"], "N", _count, "Serve N machines: %d in addresses, --name, --log, --snapshot-dir is the number."),
     switch(["--headless"], "No monitor on stdio: serve until SIGTERM, SIGINT or quit."),
     switch(["--exit-with-parent"], "End when the parent process does, or stdin if that is a pipe or socket."),
     click.Option(["--record"], type=click.Path(), metavar="FILE.cast",

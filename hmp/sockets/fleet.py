@@ -46,7 +46,7 @@ def numbered(config: Config, number: int) -> Config:
     """Return the options of machine `number`. Raises UsageError for an address that it cannot have."""
     made = copy.copy(config)
     made.seed = config.seed + number
-    for name in ("name", "snapshot_dir"):
+    for name in ("name", "snapshot_dir", "log"):
         value = getattr(config, name)
         if value is not None:
             setattr(made, name, value.replace(NUMBER, str(number)))

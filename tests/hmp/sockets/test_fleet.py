@@ -30,13 +30,11 @@ def qmp(path: Path) -> Talker:
 
 
 def test_each_has_its_own_number_seed_addresses_and_snapshots(tmp_path: Path) -> None:
-    arguments = (
-        f"--count 3 --seed 7 --name vm%d --qmp unix:q%d --monitor tcp:localhost:4%d --snapshot-dir {tmp_path}/%d"
-    )
+    arguments = f"--count 3 --seed 7 --name vm%d --qmp unix:q%d --monitor tcp:localhost:4%d --snapshot-dir {tmp_path}/%d --log l%d"
     config = parse(arguments.split())
     assert config is not None
     made = numbered(config, 2)
-    assert (made.seed, made.name, made.snapshot_dir) == (9, "vm2", f"{tmp_path}/2")
+    assert (made.seed, made.name, made.snapshot_dir, made.log) == (9, "vm2", f"{tmp_path}/2", "l2")
     assert [(each.kind, each.host, each.port) for each in made.addresses] == [
         ("monitor", "localhost", 42),
         ("qmp", "q2", 0),
