@@ -52,8 +52,10 @@ class Words:
             raise CommandError(f"{missing} is missing")
         import json
 
+        from hmp.monitor.replies import no_constant
+
         try:
-            value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
+            value, self._at = json.JSONDecoder(parse_constant=no_constant).raw_decode(self._text, self._at)
         except (ValueError, RecursionError):
             raise CommandError(f"'{self._text[self._at :][:40]}' is not JSON ({missing})") from None
         return value

@@ -80,6 +80,11 @@ def _answer(found: object) -> bool:
     return isinstance(error, dict) and all(isinstance(error.get(key), str) for key in ("class", "desc"))
 
 
+def no_constant(word: str) -> None:
+    """Refuse NaN and Infinity, which Python's json takes and JSON does not have. Raises ValueError."""
+    raise ValueError(f"is not JSON: {word}")
+
+
 def load(path: str) -> Replies:
     """Read a file of --replies. Raises UsageError, one line that names the file and what is wrong."""
     import json
@@ -89,7 +94,7 @@ def load(path: str) -> Replies:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError("is larger than 64 MiB")
-        return Replies(json.loads(data))
+        return Replies(json.loads(data, parse_constant=no_constant))
     except OSError as error:
         why = error.strerror or str(error)
     except RecursionError:

@@ -141,7 +141,8 @@ def test_a_wrong_file_is_refused_in_one_line(words: str, tmp_path: Path) -> None
     (b"[" * 200_000, "is not JSON: nested too deep"),
     (b'{"version": 1, "hmp": {"\x1b": 1}}', "is not JSON: Invalid control character"),
     (b" " * (MAX_BYTES + 1), "is larger than 64 MiB"),
-], ids=range(5))  # fmt: skip
+    (b'{"version": 1, "qmp": {"x": [{"return": NaN}]}}', "is not JSON: NaN"),
+], ids=range(6))  # fmt: skip
 def test_what_is_no_json_is_refused_in_one_line(data: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(data)
     with pytest.raises(UsageError) as caught:
