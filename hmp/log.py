@@ -1,4 +1,4 @@
-"""What went over the wire, as --log writes it and `sim log` shows it: one JSON object a line."""
+"""What went over the wire: --log writes it, one JSON object a line, `sim log` shows it, and FakeQemu hands it out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from hmp.streams import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from device.clock import Clock
+
+    Entry = dict[str, Any]
 
 SHOWN = 1000
 """Entries kept for `sim log`."""
@@ -32,6 +37,8 @@ class Log:
     def __init__(self, path: str | None, clock: Clock) -> None:
         """Open the file, to add to it. Raises UsageError naming it and the reason."""
         self.entries: deque[str] = deque(maxlen=SHOWN)
+        self.on_entry: Callable[[Entry], None] = lambda entry: None
+        """Called with each entry, whole however long its message is."""
         self._clock = clock
         self._name = path or ""
         self._descriptor = -1
@@ -49,21 +56,24 @@ class Log:
 
     def add(self, monitor: str, client: int, what: str, message: bytes | None = None, **more: str) -> None:
         """Note that a `client` of `monitor` came, went, or had a message: connect, in, out, event or disconnect."""
-        entry: dict[str, object] = {"t": self._clock.now() / 1e9, "wall": self._clock.wall() / 1e9, "monitor": monitor,
+        entry: Entry = {"t": self._clock.now() / 1e9, "wall": self._clock.wall() / 1e9, "monitor": monitor,
                                     "client": client, "what": what}  # fmt: skip
         if message is not None:
             found = _parsed(message)
-            if isinstance(found, dict) and len(message) <= LIMIT:
+            if isinstance(found, dict):
                 entry["data"] = found
                 if "event" in found and what == "out":
                     entry["what"] = "event"
+                if "id" in found:
+                    entry["id"] = found["id"]
             else:
-                entry["raw"] = message[:LIMIT].decode("utf-8", "backslashreplace")
-            if isinstance(found, dict) and "id" in found:
-                entry["id"] = found["id"]
-            if len(message) > LIMIT:
-                entry["bytes"] = len(message)
-        line = json.dumps(entry | more)
+                entry["raw"] = message.decode("utf-8", "backslashreplace")
+        entry |= more
+        self.on_entry(entry)
+        if message is not None and len(message) > LIMIT:
+            short = {"raw": message[:LIMIT].decode("utf-8", "backslashreplace"), "bytes": len(message)}
+            entry = {key: value for key, value in entry.items() if key != "data"} | short
+        line = json.dumps(entry)
         self.entries.append(line)
         if self._descriptor >= 0:
             try:

@@ -29,7 +29,6 @@ class Host(Protocol):
     hub: EventHub
     ended_by: Connection | None
     stopping: bool
-    note: Callable[[Connection, str, bytes], None] | None
     now: Callable[[], float]
 
     def next_number(self) -> int:
@@ -150,7 +149,6 @@ class Connection(asyncio.BufferedProtocol):
             self._opening = Opening()
         transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
-        self._note("connect")
         self.log("connect")
         if self.host.stopping:
             self.cut_off()
@@ -178,7 +176,6 @@ class Connection(asyncio.BufferedProtocol):
             if language is not None:
                 self._opening = None
         data = self._incoming(data)
-        self._note("in", data)
         self._received = self._received + data if self._received else data
         if self.host.crowded and (nbytes > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
@@ -208,7 +205,6 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
         self.move("lost")
-        self._note("disconnect")
         self.log("disconnect", why=self._why)
         self._unwatch_stall()
         self._unwatch()
@@ -219,10 +215,6 @@ class Connection(asyncio.BufferedProtocol):
             self._finish_unheard()
         else:
             self._end()
-
-    def _note(self, what: str, data: bytes = b"") -> None:
-        if self.host.note is not None:
-            self.host.note(self, what, data)
 
     def log(self, what: str, message: bytes | None = None, *, why: str = "") -> None:
         """Put something into the log, if there is one."""
@@ -340,8 +332,6 @@ class Connection(asyncio.BufferedProtocol):
             self._out.clear()
             self._size, self._latest = 0, None
             if not self.transport.is_closing():
-                for part in parts if self.host.note is not None else ():
-                    self._note("out", part)
                 for part in parts if self._log is not None else ():
                     self.log("out", part)
                 self._written += len(data)

@@ -16,8 +16,9 @@ from hmp.addresses import Address
 from hmp.config import NUMBER, Config, make_machine
 from hmp.drive import MachineDriver
 from hmp.monitor import UsageError, escape
+from hmp.monitor.emulated import emulated
 from hmp.pipe import Front, clean_end, tell_of_ends
-from hmp.sockets.listeners import listen, raise_file_limit
+from hmp.sockets.listeners import Listener, listen, raise_file_limit
 from hmp.sockets.server import SPARE_DESCRIPTORS, Server
 from hmp.sockets.service import report
 from hmp.streams import complain
@@ -26,15 +27,15 @@ _PER_MACHINE = 2
 """Descriptors of a machine itself: its memory, which Python's mmap opens once more."""
 
 
-def check_descriptors(machines: int, addresses: int) -> None:
-    """Raise UsageError where this process may not open the descriptors that so many machines take."""
+def check_descriptors(machines: int, addresses: int, *, files: int = 0) -> None:
+    """Raise UsageError where this process may not open the descriptors of so many machines, each with `files` more."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
         with open(os.devnull) as lowest:  # of the numbers that are free
             used = lowest.fileno()
     except OSError:
         used = limit
-    needed = used + machines * (_PER_MACHINE + addresses) + min(SPARE_DESCRIPTORS, limit // 8)
+    needed = used + machines * (_PER_MACHINE + addresses + files) + min(SPARE_DESCRIPTORS, limit // 8)
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise UsageError(
             f"too few open files for {machines} more with {addresses} sockets each: {needed} are needed, "
@@ -68,6 +69,7 @@ class Member:
     def __init__(self, config: Config) -> None:
         """Make the machine and its sockets, or nothing. Raises UsageError naming what cannot be had."""
         self.config = config
+        self.listeners: list[Listener] = []
         try:
             self.machine = make_machine(config)
         except MisuseError as error:
@@ -75,7 +77,7 @@ class Member:
         try:
             self.listeners = listen(config.addresses, allow_remote=config.allow_remote)
         except BaseException:
-            self.machine.close()
+            self.close()
             raise
 
     def start(self) -> None:
@@ -111,8 +113,9 @@ class Member:
             return
         self._closed = True
         self.machine.close()
-        for listener in self.listeners:
-            listener.close()
+        for each in (*self.listeners, emulated(self.machine).log):
+            if each is not None:
+                each.close()
 
 
 class Fleet(Front):
@@ -124,7 +127,7 @@ class Fleet(Front):
         """Return the exit status. Raises UsageError where not all machines can be had; then there is none."""
         count, end = self.config.count or 1, clean_end()
         raise_file_limit()
-        check_descriptors(count, len(self.config.addresses))
+        check_descriptors(count, len(self.config.addresses), files=self.config.log is not None)
         self._members: list[Member] = []
         try:
             for number in range(count):

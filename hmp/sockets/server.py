@@ -70,8 +70,6 @@ class Server:
         self.connections: set[Connection] = set()
         self.ended_by: Connection | None = None
         self.stopping = False
-        self.note: Callable[[Connection, str, bytes], None] | None = None
-        """Told of every client that comes or goes, and of what it sends and is sent."""
         self.now = time.monotonic
         self._loop = asyncio.get_running_loop()
         self.hub = EventHub(machine, self._loop.call_soon)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import os
 import time
 from datetime import datetime
@@ -11,14 +12,15 @@ from datetime import datetime
 from device.clock import SECOND, SimulatedClock
 from device.errors import MisuseError
 from device.machine.events import Ended
+from hmp.log import Log
 from hmp.monitor import UsageError
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import Monitor
 from hmp.monitor.registry import TABLE
 from hmp.options import parse
 from hmp.sockets.fleet import Member, check_descriptors
 from hmp.testing.host import Host
-from hmp.testing.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
 
     from device.machine.events import Event
     from hmp.config import Config
-    from hmp.sockets.connection import Connection
-    from hmp.testing.log import Entry
+    from hmp.log import Entry
 
     T = TypeVar("T")
 
@@ -116,14 +117,17 @@ class FakeQemu:
         self._monitor = Monitor(machine, DIALECTS[member.config.dialect])
         self._monitor.alone = False
         self._monitor.host_files = True  # who writes the test can do all that anyway
-        self._log = Log(machine.clock)
+        self._entries: list[Entry] = []
+        self._kinds = {each.name: each.address.kind for each in member.listeners}
+        front = emulated(machine)
+        front.log = front.log or Log(None, machine.clock)
+        front.log.on_entry = self._logged
         self._waits: set[asyncio.Future[None]] = set()
         _host.run(self._start(member))
 
     async def _start(self, member: Member) -> None:
         self._news = asyncio.Event()
         member.start()
-        member.server.note = self._note
         self._machine.subscribe(self._heard)
         self._served = asyncio.ensure_future(member.serve())
         await asyncio.sleep(0)  # until the machine runs
@@ -134,8 +138,8 @@ class FakeQemu:
                 if not wait.done():
                     wait.set_result(None)
 
-    def _note(self, client: Connection, what: str, data: bytes) -> None:
-        self._log.note(client, what, data)
+    def _logged(self, entry: Entry) -> None:
+        self._entries.append(entry | {"monitor": self._kinds[entry["monitor"]]})
         self._news.set()
 
     # The strings to pull.
@@ -186,14 +190,15 @@ class FakeQemu:
 
     @property
     def log(self) -> list[Entry]:
-        """What clients said and heard up to now: dicts with `t`, `wall`, `monitor` (qmp or monitor), `client` (its
-        number), `what` (connect, in, out, event, disconnect), and `data` for QMP or `raw`."""
-        return list(self._log.entries)
+        """What clients said and heard up to now, as --log has it, a message before its reply: dicts with `t` (host
+        clock, s), `wall` (s), `monitor` (qmp or monitor), `client` (its number), `what` (connect, in, out, event,
+        disconnect), and `data`, or `raw` where it is no JSON object."""
+        return list(self._entries)
 
     @property
     def commands(self) -> list[dict[str, Any]]:
         """The QMP commands that clients sent up to now, whole."""
-        return self._log.commands()
+        return [each["data"] for each in self._entries if each["what"] == "in" and "data" in each]
 
     def wait_for(self, command: str, count: int = 1, *, timeout: float = PATIENCE) -> None:
         """Wait until clients have sent the QMP command so often in all, before a clock is moved under them.
@@ -203,13 +208,17 @@ class FakeQemu:
         self._run(self._until(command, count), f"no client sent '{command}'" + f" {count} times" * (count > 1), timeout)
 
     async def _until(self, command: str, count: int) -> None:
-        while sum(each.get("execute") == command for each in self._log.commands()) < count:
+        while sum(each.get("execute") == command for each in self.commands) < count:
             self._news.clear()
             await self._news.wait()
 
     def transcript(self) -> str:
         """Return the log for people, a line for each entry."""
-        return self._log.text()
+        return "\n".join(
+            f"{each['t']:10.3f} {each['monitor']} {each['client']} {each['what']:10} "
+            f"{json.dumps(each['data']) if 'data' in each else repr(each['raw']) if 'raw' in each else ''}".rstrip()
+            for each in self._entries
+        )
 
     # The end.
 

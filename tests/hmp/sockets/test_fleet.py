@@ -112,6 +112,9 @@ class TestWhatCannotBeHad:
         assert line.startswith("hmp: too few open files for 100 more with 1 sockets each: 3")
         assert line.endswith(" are needed, this process may have 256 (ulimit -n)\n")
         assert not list(tmp_path.iterdir())
+        options = ("--count", "50", "--qmp", f"unix:{tmp_path}/q%d")
+        line = self.refused(*options, "--log", f"{tmp_path}/l%d", files=230)
+        assert line.startswith("hmp: too few open files for 50 more")
 
     def test_an_address_of_one_of_them_that_is_in_use(self, tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as other:
@@ -126,6 +129,14 @@ class TestWhatCannotBeHad:
         line = self.refused("--count", "2", "--qmp", f"unix:{tmp_path}/q%d", "--snapshot-dir", f"{tmp_path}/s%d")
         assert f"{tmp_path}/s1" in line
         assert [path.name for path in tmp_path.iterdir()] == ["s0"]
+
+
+def test_each_has_its_own_log(tmp_path: Path) -> None:
+    with Program("--count", "2", "--qmp", f"unix:{tmp_path}/q%d", "--log", f"{tmp_path}/log%d") as program:
+        qmp(tmp_path / "q1").close()
+        program.end()
+    assert f'"unix:{tmp_path}/q1"' in (tmp_path / "log1").read_text()
+    assert (tmp_path / "log0").read_text() == ""
 
 
 def test_as_many_as_fit_are_had() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from device.errors import MisuseError
+from hmp.log import LIMIT
 from hmp.testing import FakeQemu, SimError
 from hmp.testing.host import PREFIX, Folder, Host, sweep
 from hmp.testing.machine import close_all
@@ -283,14 +284,33 @@ class TestWhatClientsSaid:
             until(lambda: sum(entry["what"] == "disconnect" for entry in vm.log) == 2)
             log = vm.log
             assert [entry["what"] for entry in log if entry["monitor"] == "qmp"] == [
-                "connect", "out", "in", "out", "event", "in", "in", "out", "out", "disconnect",
+                "connect", "out", "in", "out", "event", "in", "out", "in", "out", "disconnect",
             ]  # fmt: skip
             assert [entry["client"] for entry in log if entry["what"] == "connect"] == [1, 2]
             assert {entry["wall"] for entry in log} == {NOON}
             typed = [entry["raw"] for entry in log if entry["monitor"] == "monitor" and entry["what"] == "in"]
-            assert typed == ["stop\n"]
+            assert typed == ["stop"]
             assert any(entry.get("data") == {"return": {}, "id": 7} for entry in log)
             assert '     0.000 qmp 1 event      {"timestamp"' in vm.transcript()
+
+    def test_broken_replies_are_in_the_log_as_they_were_sent(self) -> None:
+        with FakeQemu() as vm, closing(qmp(vm)) as client:
+            vm.sim('reply query-name raw "no JSON"')
+            client.socket.sendall(b'{"execute": "query-name"}')
+            client.socket.recv(4096)
+            assert vm.log[-1]["raw"] == "no JSON"
+
+    def test_long_commands_are_whole_and_a_log_file_has_their_beginning(self, tmp_path: Path) -> None:
+        with FakeQemu(log=str(tmp_path / "log")) as vm, closing(qmp(vm)) as client:
+            client.ask("query-name", x="y" * LIMIT)
+            assert vm.commands[-1]["arguments"] == {"x": "y" * LIMIT}
+            cut = json.loads((tmp_path / "log").read_text().splitlines()[-2])
+            assert (cut["monitor"], len(cut["raw"])) == (f"unix:{vm.qmp}", LIMIT)
+
+    def test_the_log_file_is_closed_with_the_machine(self, tmp_path: Path) -> None:
+        before = left()
+        FakeQemu(log=str(tmp_path / "log")).close()
+        until(lambda: left() == before)
 
     def test_a_client_that_never_comes(self) -> None:
         with (
