@@ -142,11 +142,11 @@ class Source:
             lines = self._read(self.descriptor)
         kept, first = self._kept, self._number + 1
         self._number += len(lines)
-        return [
+        return (
             (number, line)
             for number, line in enumerate(lines, first)
             if line is None or line.lstrip()[:1] not in _PASSED_OVER or (kept and line.lstrip().startswith(kept))
-        ]
+        )
 
     def _read(self, descriptor: int) -> list[str | None]:
         try:

@@ -207,7 +207,10 @@ class CommandLine:
     def _device(self, value: str, spelled: str) -> None:
         pairs: list[tuple[str, Any]]
         if value.startswith("{"):
-            given = read_json(value)
+            try:
+                given = read_json(value)
+            except CommandError as error:
+                raise UsageError(f"{spelled}: {error.desc}") from None
             driver, pairs = given.get("driver"), [pair for pair in given.items() if pair[0] != "driver"]
         else:
             pairs = split_options(value, "driver")

@@ -99,6 +99,16 @@ def test_a_kernel_that_switches_itself_off_ends_the_machine(place: Path, spec: s
         assert real.named("SHUTDOWN") == [{"guest": True, "reason": "guest-shutdown"}]
 
 
+def test_a_kernel_that_aborts_while_it_powers_off_is_off_too(place: Path, spec: str, tmp_path: Path) -> None:
+    """Debian's does at times, at the very end, on a busy host."""
+    script(tmp_path / "kernel", "read line; kill -ABRT $$")
+    with Real(spec, memory=64) as real:
+        real.machine.power_down()
+        real.until(lambda: real.machine.over)
+        assert real.named("SHUTDOWN") == [{"guest": True, "reason": "guest-shutdown"}]
+        assert real.named("GUEST_GONE") == []
+
+
 def test_a_wedged_kernel_keeps_nobody_waiting(place: Path, spec: str, tmp_path: Path) -> None:
     """It says nothing and reads nothing: requests end at their deadline, controls say that it is not up."""
     script(tmp_path / "kernel", "sleep 1000 & wait")
