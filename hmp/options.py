@@ -199,9 +199,9 @@ def command() -> click.Command:
 
 def complete(instruction: str) -> int:
     """Answer a shell that asks what can be typed next (docs/completion.md), in click's way; returns the exit status."""
-    from click.shell_completion import shell_complete
+    from hmp.shells import complete
 
-    return shell_complete(command(), {}, "hmp", "_HMP_COMPLETE", instruction)
+    return complete(command(), instruction)
 
 
 def parse(argv: list[str]) -> Config | None:

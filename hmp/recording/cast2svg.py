@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -103,6 +104,11 @@ def _seconds(number: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, 1 if the cast is bad or a file is, 2 for bad usage."""
+    asked = os.environ.get("_HMP_CAST2SVG_COMPLETE")
+    if asked:
+        from hmp.shells import complete
+
+        return complete(command(), asked)
     try:
         options = read_arguments(command(), argv)
         return 0 if options is None else _convert(**options)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import pexpect
+import pyte
 import pytest
 
 from device.guest.table import PROFILES
@@ -96,6 +99,60 @@ def test_fish_completes() -> None:
         pytest.skip("needs fish")
     line = "_HMP_COMPLETE=fish_source hmp | source; complete -C 'hmp --guest slo'"
     assert shell(f'fish --no-config -c "{line}"').out == f"slow\t{PROFILES['slow'].help}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("hmp --guest=slo", "hmp --guest=slow"),
+        ("hmp -m 512 --guest=slo", "hmp -m 512 --guest=slow"),
+        ("hmp --record=./one", "hmp --record=./one-file"),
+        ("hmp --snapshot-dir=./one", "hmp --snapshot-dir=./one-folder/"),
+        ("hmp-cast2svg --over", "hmp-cast2svg --overwrite"),
+    ],
+)
+@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.slow
+def test_tab_keeps_what_was_typed(name: str, line: str, completed: str, tmp_path: Path) -> None:
+    """In the real shell, on a terminal."""
+    if shutil.which(name) is None:
+        pytest.skip(f"needs {name}")
+    program = line.split()[0]
+    asked = f"_{program.upper().replace('-', '_')}_COMPLETE={name}_source {program}"
+    if "dir" in line:
+        (tmp_path / "one-folder").mkdir()
+    else:
+        (tmp_path / "one-file").touch()
+    quiet, learn = {
+        "bash": (["--norc", "--noprofile"], f"""eval "$({asked})"; PS1='# '"""),
+        "zsh": (["-f"], f'autoload -Uz compinit; compinit -u; eval "$({asked})"; PS1="# "'),
+        "fish": (["--no-config"], f"{asked} | source; function fish_prompt; echo -n '# '; end"),
+    }[name]
+    home = {"HOME": str(tmp_path), "TERM": "xterm"}
+    spawn = pexpect.spawn(
+        name, [*quiet, "-i"], env=environment() | home, cwd=tmp_path, dimensions=(24, 100), encoding="utf-8",
+        timeout=TIMEOUT,
+    )  # fmt: skip
+    screen = pyte.Screen(100, 24)
+    stream = pyte.Stream(screen)
+
+    def until(text: str) -> None:
+        while not any(re.search(f"[#%$>] {re.escape(text)} *$", shown) for shown in screen.display):
+            got = spawn.read_nonblocking(65536, TIMEOUT)
+            stream.feed(got)
+            if "\x1b[c" in got or "\x1b[0c" in got:  # fish asks the terminal what it is
+                spawn.send("\x1b[?62c")
+
+    try:
+        for typed, then in [
+            (f"{learn}; clear\r", ""),
+            (line, line),
+            ("\t", completed),
+        ]:
+            spawn.send(typed)
+            until(then)
+    finally:
+        spawn.close(force=True)
 
 
 def test_a_question_that_is_none_is_answered_by_nothing() -> None:
