@@ -89,6 +89,8 @@ class LinePrompt:
             self._signs = toolbar.LINES
         except (UnicodeError, LookupError):
             self._signs = toolbar.ASCII
+        if not screen.color:  # in reverse video a full block is as dark as the screen and reads as empty
+            self._signs = self._signs._replace(full="#", empty=".")
         colors = SIXTEEN if output.get_default_color_depth() is ColorDepth.DEPTH_4_BIT else COLORS
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
@@ -213,7 +215,8 @@ class LinePrompt:
         if (buffer.suggestion is not None and buffer.suggestion.text) or buffer.complete_state is not None:
             return ""
         room = self._session.app.output.get_size().columns - len(PROMPT) - len(buffer.text) - 1
-        return hints.usage(buffer.text)[: max(0, room)] if self.asking else ""
+        found = hints.usage(buffer.text) if self.asking else ""
+        return next((text for text in (found, found.partition(": ")[0]) if len(text) <= room), "")
 
     # Keys of our own.
 

@@ -9,6 +9,7 @@ import stat
 
 import pytest
 from prompt_toolkit.application import create_app_session
+from prompt_toolkit.data_structures import Size
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -275,6 +276,29 @@ class TestHelpOn:
             assert first(columns).endswith("quit leaves")
             assert len(first(columns)) < columns
         assert first(80).startswith("try: help, sim, TAB to complete, F1 for the keys;")
+
+    @pytest.mark.parametrize(("columns", "shown"), [(80, "seconds: let"), (40, "seconds"), (12, "")])
+    def test_what_a_command_takes_is_never_cut(self, sitting, monkeypatch, columns, shown):
+        seen: list[str] = []
+        monkeypatch.setattr(DummyOutput, "get_size", lambda self: Size(rows=40, columns=columns))
+
+        def script(person):
+            person.type("sim delay ").does(lambda: seen.append(person.prompt._usage()), 1).type("\x03\x04", 2)
+
+        sitting(script)
+        assert seen[0].startswith(shown)
+        assert shown.endswith("let") or seen[0] == shown
+
+    def test_without_colour_the_bar_is_made_of_signs(self, sitting):
+        seen: list[str] = []
+
+        def script(person):
+            person.does(lambda: seen.append("".join(text for _, text in person.prompt._toolbar())), 1).type("\x04", 2)
+
+        sitting(script)
+        sitting(script, color=True)
+        assert "####" in seen[0]
+        assert "#" not in seen[1]
 
     def test_three_ctrl_c_say_how_to_leave(self, sitting):
         assert sitting(lambda person: person.type("\x03\x03").type("\x04", 1)).shown == ""
