@@ -383,7 +383,7 @@ with Real(f"vhost-user,path={path}", memory=16) as real:
             real.device.notify(0)
             front.serve()
             assert "cut short" in front.why, front.why
-print("alive")
+print("alive", flush=True)
 os._exit(0)
 """
 
@@ -429,7 +429,7 @@ with Real(f"vhost-user,path={place}/s", memory=16) as real:
     with FrontEnd(real, f"{place}/s") as front:  # the next one is served
         front.up()
         assert real.guest.driver_loaded
-print("alive")
+print("alive", flush=True)
 os._exit(0)
 """
 
