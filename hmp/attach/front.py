@@ -64,14 +64,14 @@ def attach(config: Config) -> tuple[Attached, Any, AttachedMonitor]:
         made.allowed = config.allow_disruptive
         return made
 
-    machine.make_monitor = make
+    machine.front.make_monitor = make
     if config.addresses:
         from hmp.attach.relay import RelaySession
 
         def session(_: Any, *given: Any, **options: Any) -> RelaySession:
             return RelaySession(machine, config.allow_disruptive, *given, **options)
 
-        machine.make_session = session
+        machine.front.make_session = session
     monitor = make(machine, DIALECTS[config.dialect])
     monitor.asks, monitor.tells = config.typed, config.fail_stale
     return machine, machine, monitor

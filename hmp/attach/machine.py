@@ -29,7 +29,7 @@ from device.machine.machine import PAUSED, RUNNING, SHUTDOWN
 from device.machine.requests import TIMED_OUT, StatsRequests
 from hmp.attach.link import LinkError, QmpError
 from hmp.attach.question import Question
-from hmp.monitor.monitor import Monitor
+from hmp.monitor.emulated import Emulated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from hmp.attach.link import Link
     from hmp.attach.question import Balloon
     from hmp.monitor.completion import Candidate
-    from hmp.qmp.protocol import QmpSession
 
     Steps = Generator[Any, Any, Any]
     Command = tuple[str, Mapping[str, object] | None]
@@ -95,12 +94,8 @@ class Attached:
         """What goes to stderr at the end, and makes it a failed one."""
         self.ram = 0
         self.store = None
-        self.front: Any = None
-        self.relays = True
-        """Whether clients of QMP are told events as Relayed, in QEMU's own words."""
-        self.make_monitor: Callable[..., Monitor] = Monitor
-        self.make_session: Callable[..., QmpSession] | None = None
-        """What serves clients of sockets."""
+        self.front = Emulated()
+        self.front.relays = True
         self.offers: Callable[[str], list[Candidate]] = lambda line: []
         """What completion asks."""
         self.link = link

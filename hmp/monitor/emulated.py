@@ -22,7 +22,10 @@ class Emulated:
     `commands` and `schema` are for hmp.qmp.inventory.
     """
 
-    __slots__ = ("chardevs", "commands", "faults", "format", "log", "migration", "replies", "schema", "version", "wire")
+    __slots__ = (
+        "chardevs", "commands", "faults", "format", "log", "make_monitor", "make_session", "migration", "relays",
+        "replies", "schema", "version", "wire",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.version = QEMU_VERSION
@@ -38,6 +41,11 @@ class Emulated:
         """The Faults that were set."""
         self.wire: Any = None
         """The server, while clients can come."""
+        self.make_monitor: Callable[..., Any] | None = None
+        self.make_session: Callable[..., Any] | None = None
+        """What serves clients of HMP and of QMP in the place of Monitor and QmpSession: of a machine elsewhere."""
+        self.relays = False
+        """Whether clients of QMP are told events as Relayed, in QEMU's own words."""
 
     @property
     def package(self) -> str:

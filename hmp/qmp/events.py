@@ -11,6 +11,7 @@ from device.machine.events import ActualChanged, Event, Relayed
 from device.machine.machine import Machine
 from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED, StatsRequest
 from hmp.monitor.dialects import Dialect
+from hmp.monitor.emulated import emulated
 from hmp.qjson import codec
 from hmp.qmp.schema import EVENTS
 
@@ -109,7 +110,7 @@ class EventHub:
     def _machine_event(self, event: Event) -> None:
         if isinstance(event, Relayed):  # of a running QEMU, in its own words
             self._broadcast(codec.encode(event.raw))
-        elif getattr(self._machine, "relays", False):
+        elif emulated(self._machine).relays:
             pass
         elif isinstance(event, ActualChanged):
             self._changed(event)

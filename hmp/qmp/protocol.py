@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from device.machine.machine import Machine
 from hmp.monitor import CommandError
 from hmp.monitor.dialects import Dialect
-from hmp.monitor.faults import GREETING, Fault
+from hmp.monitor.faults import GREETING, Answering, Fault, find_fault
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
@@ -22,7 +22,7 @@ def _drop(data: bytes) -> None:
     """Send to nobody."""
 
 
-class QmpSession:
+class QmpSession(Answering):
     """The protocol of one client.
 
     How a server drives one session per client:
@@ -58,7 +58,6 @@ class QmpSession:
         self.send = self._write = send
         self.on_cut: Callable[[], None] = lambda: None
         """Called to hang up, once what was sent is out."""
-        self._fault: Fault | None = None  # what befalls the reply to come
         self.on_message: Callable[[object], None] | None = None
         """Called with each message, or failure to read one, before it is handled."""
         self._held: list[bytes] = []  # events that came while a reply goes out in pieces
@@ -111,22 +110,8 @@ class QmpSession:
         self._fail(CommandError(f"JSON parse error, {why}"))
 
     def _find_fault(self, name: str, arguments: Mapping[str, object]) -> Fault | None:
-        front = self._monitor.machine.front
-        if front is None or front.faults is None:
-            return None
         line = arguments.get("command-line") if name == "human-monitor-command" else None
-        found: Fault | None = front.faults.find(self._monitor.client, name, line if isinstance(line, str) else None)
-        return found
-
-    def _begin(self, usual: Callable[[], None]) -> None:
-        """Do `usual`, or what the fault that was found says, perhaps later."""
-        fault = self._fault
-        if fault is None:
-            usual()
-        elif fault.after:
-            self._wait(fault.after, lambda: self._answer(fault, usual))
-        else:
-            self._answer(fault, usual)
+        return find_fault(self._monitor.machine, self._monitor.client, name, line if isinstance(line, str) else None)
 
     def _wait(self, duration: int, then: Callable[[], None]) -> None:
         """Suspend the client for `duration` ns of host time."""

@@ -11,7 +11,7 @@ from hmp.monitor import escape
 from hmp.monitor.completion import complete
 from hmp.monitor.dialects import Dialect
 from hmp.monitor.emulated import emulated
-from hmp.monitor.faults import GREETING, Fault
+from hmp.monitor.faults import GREETING, Answering, Fault, find_fault
 from hmp.monitor.monitor import History, Monitor, Reply
 from hmp.qjson.codec import ParseFailure
 from hmp.qmp.protocol import QmpSession
@@ -42,7 +42,7 @@ def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
     return word.encode(*CODEC), [each.text.encode() for each in candidates if each.text.isprintable()]
 
 
-class HmpConnection(Connection):
+class HmpConnection(Answering, Connection):
     """A client of the human monitor: line editing, echo, type-ahead while suspended."""
 
     editor = LineEditor
@@ -54,7 +54,7 @@ class HmpConnection(Connection):
         self._telnet = TelnetFilter() if telnet else None
         self._mux = Mux(self.write, self._focus, self._terminate_soon) if mux else None
         self._editor = self.editor(PROMPT, history, lambda line: _complete(host.machine, line))
-        self._monitor = getattr(host.machine, "make_monitor", Monitor)(host.machine, dialect, history)
+        self._monitor = (emulated(host.machine).make_monitor or Monitor)(host.machine, dialect, history)
         self._monitor.alone = False
         self._monitor.host_files = host_files
         self._monitor.client = self.number
@@ -117,16 +117,6 @@ class HmpConnection(Connection):
         self._typed = frozenset() if text.isprintable() else frozenset(text)
         self._fault = find_fault(self.host.machine, self.number, "", text)
         self._begin(lambda: self._execute(text))
-
-    def _begin(self, usual: Callable[[], None]) -> None:
-        """Do `usual`, or what the fault that was found says, perhaps later."""
-        fault = self._fault
-        if fault is None:
-            usual()
-        elif fault.after:
-            self._wait(fault.after, lambda: self._answer(fault, usual))
-        else:
-            self._answer(fault, usual)
 
     def _wait(self, duration: int, then: Callable[[], None]) -> None:
         """Suspend the client for `duration` ns of host time."""
@@ -204,15 +194,6 @@ class HmpConnection(Connection):
             self.host.driver.resume()
 
 
-def find_fault(machine: Machine, client: int, name: str, line: str | None = None) -> Fault | None:
-    """Return what befalls a reply, if anything was set."""
-    front = machine.front
-    if front is None or front.faults is None:
-        return None
-    found: Fault | None = front.faults.find(client, name, line)
-    return found
-
-
 class SilentConnection(Connection):
     """A client of a device that says nothing: a serial port of a guest without one."""
 
@@ -234,7 +215,7 @@ class QmpConnection(Connection):
 
     def __init__(self, host: Host, dialect: Dialect, *, host_files: bool) -> None:
         super().__init__(host)
-        self._session = getattr(host.machine, "make_session", QmpSession)(
+        self._session = (emulated(host.machine).make_session or QmpSession)(
             host.machine, dialect, host.hub, self.write, host_files=host_files, client=self.number
         )
         self._session.on_cut = self.hang_up
