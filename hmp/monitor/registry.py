@@ -49,20 +49,21 @@ class Command:
 
     def handler(self) -> Callable[..., str | None]:
         """Return the function that runs the command, importing it the first time."""
-        handler: Callable[..., str | None] | None = self._handler
-        if handler is None:
-            module, colon, function = self.path.partition(":")
-            if self.path[0] == "=":
-                from hmp.monitor.replies import show
+        if self._handler is None:
+            self._handler = self._found()
+        return self._handler
 
-                handler = lambda monitor, arguments, reply: show(self.path[1:], reply)  # noqa: E731
-            elif colon:
-                found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
-                handler = getattr(found, function)
-            else:
-                method = attrgetter(self.path)
-                handler = lambda monitor, arguments, reply: reply.follow(method(monitor)())  # noqa: E731
-            self._handler = handler
+    def _found(self) -> Callable[..., str | None]:
+        module, colon, function = self.path.partition(":")
+        if self.path[0] == "=":
+            from hmp.monitor.replies import show
+
+            return lambda monitor, arguments, reply: show(self.path[1:], reply)
+        if not colon:
+            method = attrgetter(self.path)
+            return lambda monitor, arguments, reply: reply.follow(method(monitor)())
+        found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
+        handler: Callable[..., str | None] = getattr(found, function)
         return handler
 
 

@@ -33,6 +33,7 @@ class Host(Protocol):
 
     def next_number(self) -> int:
         """Return the number of a new client."""
+        ...
 
     def left(self) -> None:
         """A connection ended."""

@@ -212,7 +212,7 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     processor = shown.get("processor", "")
     text = f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n")
     rows: list[list[Cell]] = [[("name", spec), profile.help]]
-    rows += [["", line] for line in (settings and f"here {settings}", processor) if line]
+    rows.extend(["", line] for line in (settings and f"here {settings}", processor) if line)
     return Drawn.of(text + f"{processor}\n" * bool(processor), rows)
 
 
