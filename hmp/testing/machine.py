@@ -203,6 +203,7 @@ class FakeQemu:
     def wait_for(self, command: str, count: int = 1, *, timeout: float = PATIENCE) -> None:
         """Wait until clients have sent the QMP command so often in all, before a clock is moved under them.
 
+        A command counts when it is taken up: behind one that waits for the guest, not before that is answered.
         Raises TimeoutError after `timeout` seconds of real time.
         """
         self._run(self._until(command, count), f"no client sent '{command}'" + f" {count} times" * (count > 1), timeout)
