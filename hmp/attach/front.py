@@ -24,8 +24,8 @@ ATTACH_LIMIT = 10 * SECOND
 """How long (ns) all that is asked on attaching may take."""
 
 
-def attach(config: Config) -> tuple[Attached, Any, AttachedMonitor]:
-    """Connect to the machine that --attach names; returns it, twice for the eyes of type checkers, and a monitor on it.
+def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
+    """Connect to the machine that --attach names; returns it and a monitor on it.
 
     Raises ConnectError with one line that says why it cannot be.
     """
@@ -74,4 +74,4 @@ def attach(config: Config) -> tuple[Attached, Any, AttachedMonitor]:
         machine.front.make_session = session
     monitor = make(machine, DIALECTS[config.dialect])
     monitor.asks, monitor.tells = config.typed, config.fail_stale
-    return machine, machine, monitor
+    return machine, monitor
