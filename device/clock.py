@@ -192,6 +192,10 @@ class Timeline:
         """Arm a timer on the host clock, `delay` ns from now."""
         return self.host_timers.at(self.clock.now() + delay, callback)
 
+    def busy(self) -> bool:
+        """Whether there may be a timer, or somebody sleeps; quick, for each line of a pipe asks."""
+        return bool(self._ends or self.host_timers._heap or self.vm_timers._heap)
+
     def next_deadline(self) -> int | None:
         """Return the host time (ns) of the next timer that will come, or None."""
         due = self.host_timers.next_due()

@@ -225,7 +225,7 @@ class Machine:
         try:
             self.guest.serve()
             left = self._deliver(AT_ONCE)
-            while fired < AT_ONCE:  # whatever is left to deliver: it keeps nobody from a deadline
+            while fired < AT_ONCE and (jump or time.busy()):  # whatever is left to deliver keeps nobody from a deadline
                 moved = time.move(jump=jump) or moved
                 jump = False
                 now = self.clock.now()  # once: what comes due while we are at work has to wait, or it would never end
