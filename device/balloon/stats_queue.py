@@ -152,26 +152,27 @@ class StatsQueue:
         """Host ns since the last sample was collected; without one since the device was created or reset."""
         return self.time.clock.now() - (self.reset_at if self.sample is None else self.sample.collected)
 
-    def ask(self) -> None:
-        """Ask the guest for fresh statistics.
+    def ask(self) -> bool:
+        """Ask the guest for fresh statistics; returns whether it is to be interrupted for that.
 
         Returns the held buffer; if it is out already, the notification is repeated, for the guest may have missed
         it; if the driver has not primed the queue yet, priming will lead to a sample or to another `ask`.
         """
-        if not self._device.live:  # broken: its rings are not touched until it is reset
-            return
         device, held = self._device, self.held
+        if not device.live:  # broken: its rings are not touched until it is reset
+            return False
         if held is not None:
             queue = device.queues[self.index]
             self.held = None
             self.buffer = MOVES[HELD]["ask"]  # not by way of move(): each line of a pipe comes here, and at `fill`
             queue.push(held)
             if not queue.wants_interrupt():
-                return
+                return False
         elif self.buffer is not OUT:
-            return
+            return False
         device.isr |= 1
         device.due |= DUE_QUEUE << self.index | DUE_ASKED
+        return True
 
     def serve(self, queue: VirtQueue) -> bool:
         """Take the buffers the driver made available; returns whether there may be more of them.

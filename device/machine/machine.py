@@ -265,16 +265,12 @@ class Machine:
     def _deliver(self, left: int) -> int:
         """Deliver `left` things at the most; returns how many more could have been."""
         rounds = 0
-        device = self.device
-        while device is not None and (due := device.due) and left > 0:
+        while (device := self.device) is not None and (due := device.due) and left > 0:
             left -= 1
             flag = due & -due
             if flag < DUE_CONFIG:
                 device.due = due ^ flag
-                if flag == NEWS_SAMPLE:
-                    self._sample_arrived(device)
-                else:
-                    _TOLD[flag](self, device)
+                _TOLD[flag](self, device)
             elif rounds >= MAX_ROUNDS:
                 device.storm()
             else:
@@ -291,7 +287,6 @@ class Machine:
                     self.guest.interrupt(flag.bit_length() - _QUEUE)
                 else:
                     self.guest.config_changed()
-            device = self.device
         return left
 
     def _tell(self, device: BalloonDevice) -> None:
@@ -550,11 +545,10 @@ class Machine:
         device = self.device
         if device is None:
             return ENDED[NO_DEVICE]
-        if not device.can_report and not self.guest.booting:
-            return ENDED[UNSUPPORTED]
         stats = device.stats
         before = stats.sample
-        stats.ask()
+        if not stats.ask() and not device.can_report and not self.guest.booting:
+            return ENDED[UNSUPPORTED]
         if not self._stepping:
             self._stepping = True
             try:
@@ -578,6 +572,7 @@ class Machine:
 
 _TOLD = {
     NEWS_ACTUAL: Machine._actual_changed,
+    NEWS_SAMPLE: Machine._sample_arrived,
     NEWS_RULES: Machine._rules_broken,
     NEWS_DRIVER: Machine._driver_changed,
 }
