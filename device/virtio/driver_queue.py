@@ -121,7 +121,7 @@ class DriverQueue:
         head, length = ring[entry], ring[entry + 1]
         self._last_used = last = (last + 1) & U16
         if self.event_idx:  # used_event: interrupt me at the next one
-            self._avail[2 + size] = last
+            self._avail[-1] = last
         index = head
         while index < size and len(free) < size:  # a damaged ring may name anything, or lead round in circles
             free.append(index)
@@ -135,9 +135,9 @@ class DriverQueue:
         """Return whether the device asked to be notified of what was added since the last time (2.7.10)."""
         if not self.event_idx:
             return not self._used[0] & USED_NO_NOTIFY
-        event = self._used[2 + 4 * self.size]
-        old, self._notified = self._notified, self.avail_idx
-        return (self.avail_idx - event - 1) & U16 < (self.avail_idx - old) & U16
+        new = self.avail_idx
+        old, self._notified = self._notified, new
+        return (new - self._used[-1] - 1) & U16 < (new - old) & U16
 
     def _load_free(self, fields: Fields) -> None:
         self.free = fields.integers("free", self.size, self.size - 1)

@@ -179,7 +179,7 @@ class VirtQueue:
         """Look into no memory any more, so that it can be unmapped."""
         self._memory: Memory | None = None
         # Views of the parts of the rings, counted from where each begins. Two words make a descriptor; `_avail` and
-        # `_used` are flags, index, ring and event as 16 bits each, `_ring` is the used ring's as pairs of 32.
+        # `_used` are flags, index, ring and, last, event as 16 bits each, `_ring` is the used ring's as pairs of 32.
         self._desc = self._avail = self._used = self._ring = _NO_VIEW
 
     def configure(self, size: int, desc: int, avail: int, used: int) -> None:
@@ -258,7 +258,7 @@ class VirtQueue:
         self.more = pending > 1
         self.in_use += 1
         if self.event_idx:
-            self._used[2 + 4 * size] = last
+            self._used[-1] = last
         return element
 
     def _chain(self, memory: Memory, head: int) -> Element:
@@ -325,12 +325,12 @@ class VirtQueue:
             return False
         if not self.event_idx:
             return not self._avail[0] & AVAIL_NO_INTERRUPT
-        old, new = self.signalled, self.used_idx
-        valid = self.signalled_valid
-        self.signalled = new
-        self.signalled_valid = True
-        event = self._avail[2 + self.size]
-        return not valid or (new - event - 1) & U16 < (new - old) & U16
+        old, self.signalled = self.signalled, self.used_idx
+        if not self.signalled_valid:
+            self.signalled_valid = True
+            return True
+        new = self.used_idx
+        return (new - self._avail[-1] - 1) & U16 < (new - old) & U16
 
     def available(self) -> int:
         """Return how many buffers wait to be popped, bounded by nothing: for display only."""
