@@ -300,8 +300,7 @@ class ModelledGuest(Guest):
         """Return the statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
         if self.kernel is None:
             return (ABSENT,) * STAT_COUNT
-        self.kernel.tick(self.machine.vm_clock.now())
-        return self.kernel.values()
+        return self.kernel.at(self.machine.vm_clock.now())
 
     def config_changed(self) -> None:
         """The target changed, or the device broke: look at it when awake."""

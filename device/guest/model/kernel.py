@@ -182,7 +182,7 @@ class Kernel:
     def values(self) -> tuple[int, ...]:
         """The statistics it knows, in the order of their tags from 0 (virtio 1.2 section 5.5.6.4 and its successors).
 
-        Bytes, except tags 2, 3 and 8 to 11, which are counts. Call `tick` first for the numbers of now.
+        Bytes, except tags 2, 3 and 8 to 11, which are counts. `at` has the numbers of now.
         """
         values = self._values
         if values is None:
@@ -197,6 +197,16 @@ class Kernel:
             values += (self.async_scans, self.direct_scans, self.async_reclaims, self.direct_reclaims)
             self._values = values
         return values
+
+    def at(self, vm_now: int) -> tuple[int, ...]:
+        """Let background life go on until `vm_now`, as `tick`, and return the values of then: the very tuple that it
+        returned before if nothing changed since.
+        """
+        if self.now < vm_now < self._next and not self.swap_used:  # within microseconds nothing happens
+            self.now = vm_now
+        else:
+            self.tick(vm_now)
+        return self._values or self.values()
 
     def inflatable(self) -> int:
         """How many pages `inflate` could still get, by all means: 0 is the floor, where the driver just retries."""
@@ -232,8 +242,6 @@ class Kernel:
         if vm_now <= last:
             return
         self.now = vm_now
-        if vm_now < self._next and not self.swap_used:  # within microseconds nothing happens
-            return
         before = self._life
         self._life = life = self._lived(vm_now)
         self._values = None
