@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BUFFERS_AT_ONCE = 16
 """Buffers looked at in one round: an honest driver has one; the rest waits for the next round."""
 
+_LOOKED_AT = WIRE_LIMIT + 1
+"""Bytes read of a buffer: one more than count, which tells that there are too many."""
 
 ABSENT, UNPRIMED, HELD, OUT = "absent", "unprimed", "held", "with the guest"
 """Where the driver's one buffer is: there is no queue for it; the driver put none there yet; it waits here for a
@@ -184,36 +186,35 @@ class StatsQueue:
         returned = False
         served = 0
         try:
-            while served < BUFFERS_AT_ONCE and (element := queue.pop()) is not None:
+            while (element := queue.pop()) is not None:
                 served += 1
                 if element.into:
                     raise GuestFault("direction", "a statistics buffer must be readable only")
+                before = self.buffer
                 if self.held is not None:
                     device.refuse("unsolicited-stats", f"queue {queue.index}")
                     queue.push(self.held)
                     returned = True
                 self.held = element
-                asked = self.buffer is OUT
-                self.buffer = MOVES[self.buffer]["fill"]
-                data = element.read(WIRE_LIMIT + 1)
+                self.buffer = MOVES[before]["fill"]
+                data = element.read(_LOOKED_AT)
                 if len(data) > WIRE_LIMIT:
                     device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
                     data = data[:WIRE_LIMIT]
-                again, self.again = self.again, None
                 if data != self._data:  # a guest asked again at once says the same again
                     self._decoded = decode(data)
                     self._data = data
-                    again = None
+                    self.again = None
                 records, tags, numbers, unknown, faults = self._decoded
                 for rule, detail in faults:
                     device.refuse(rule, detail)
-                if again is not None:
-                    self.sample = again
-                elif records or asked:
+                if self.again is not None:
+                    self.sample, self.again = self.again, None
+                elif records or before is OUT:
                     clock = self.time.clock
                     self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE
-                if not queue.more:
+                if not queue.more or served == BUFFERS_AT_ONCE:
                     break
         finally:
             if served:
