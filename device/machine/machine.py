@@ -62,6 +62,7 @@ PAUSED = "paused"
 PRELAUNCH = "prelaunch"
 SHUTDOWN = "shutdown"
 
+_UNASKED = DUE_ASKED - 1
 _QUEUE, _SERVE = DUE_QUEUE.bit_length(), DUE_SERVE.bit_length()
 
 AT_ONCE = 4096
@@ -274,11 +275,8 @@ class Machine:
             elif rounds >= MAX_ROUNDS:
                 device.storm()
             else:
-                rounds += 1
-                if due & DUE_ASKED:
-                    rounds = 0
-                    due ^= DUE_ASKED
-                device.due = due ^ flag
+                rounds = 0 if due & DUE_ASKED else rounds + 1
+                device.due = due & _UNASKED ^ flag
                 if flag >= DUE_SERVE:
                     index = flag.bit_length() - _SERVE
                     if device.queues[index].enabled:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from device.state import Fields
     from device.virtio.memory import Region
 
+_NEXT = DESC_NEXT << 32
+"""The flag where it stands in the second word of a descriptor."""
+
 
 def ring_bytes(size: int) -> int:
     """Return the bytes that a ring of `size` entries needs, from a page boundary to the next."""
@@ -116,20 +119,19 @@ class DriverQueue:
         last = self._last_used
         if self._used[1] == last:
             return None
-        size, ring, desc, free = self.size, self._ring, self._desc, self.free
+        size, ring, free = self.size, self._ring, self.free
         entry = (last & (size - 1)) << 1
-        head, length = ring[entry], ring[entry + 1]
+        index = head = ring[entry]
         self._last_used = last = (last + 1) & U16
         if self.event_idx:  # used_event: interrupt me at the next one
             self._avail[-1] = last
-        index = head
         while index < size and len(free) < size:  # a damaged ring may name anything, or lead round in circles
             free.append(index)
-            rest = desc[2 * index + 1]
-            if not rest >> 32 & DESC_NEXT:
+            rest = self._desc[2 * index + 1]
+            if not rest & _NEXT:
                 break
             index = rest >> 48
-        return head, length
+        return head, ring[entry + 1]
 
     def should_notify(self) -> bool:
         """Return whether the device asked to be notified of what was added since the last time (2.7.10)."""

@@ -113,6 +113,7 @@ class BalloonDriver:
         "device",
         "ram",
         "_lists",
+        "_offset",
         "_queues",
         "_region",
         "_top",
@@ -168,6 +169,7 @@ class BalloonDriver:
         self.stats_index = roles.index(STATS) if STATS in roles else -1
         self._lists = {INFLATE: (0, address), DEFLATE: (1, address + 4 * MAX_PFNS_PER_BUFFER)}
         self._buffer = address + PAGE_SIZE
+        self._offset = self._buffer - self._region.base
 
     @property
     def _rings(self) -> list[DriverQueue]:
@@ -262,10 +264,9 @@ class BalloonDriver:
         """Put a buffer with `records`, in their wire form, on the statistics queue."""
         queue = self.stats
         if queue is not None and queue.free:
-            buffer, size = self._buffer, len(records)
-            offset = buffer - self._region.base
+            size, offset = len(records), self._offset
             self._region.buffer[offset : offset + size] = records
-            queue.add_out(buffer, size)
+            queue.add_out(self._buffer, size)
             if queue.should_notify():
                 self.device.notify(self.stats_index)
 
