@@ -248,9 +248,10 @@ class VirtQueue:
             raise GuestFault("bad-head", f"queue {self.index}: head {head} of {size}")
         if self.in_use >= size:
             raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
-        length = self._desc[2 * head + 1]
+        desc = self._desc
+        length = desc[2 * head + 1]
         if 0 < length <= U32:  # neither flags nor a next one: a lone buffer for us to read, as nearly all are
-            region, where = memory.find(self._desc[2 * head], length)
+            region, where = memory.find(desc[2 * head], length)
             element = Element(head, ((region, where, length),), ())
         else:
             element = self._chain(memory, head)

@@ -253,7 +253,8 @@ class ModelledGuest(Guest):
 
     def interrupt(self, queue: int) -> None:
         """The statistics buffer came back; the other queues' buffers are fetched where they are sent."""
-        if self.driver is None or queue != self.driver.stats_index:
+        driver = self.driver
+        if driver is None or queue != driver.stats_index:
             return
         if self.faults.asleep or not self.machine.vm_clock.running:
             self.latched = True
@@ -269,8 +270,9 @@ class ModelledGuest(Guest):
         driver, faults = self.driver, self.faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
-        if not faults.in_force:
-            self._reply()
+        if not faults.in_force:  # as nearly always: _reply without what asks faults
+            self.holding = False
+            driver.report(self.records())
         elif faults.silent():
             self.holding = True
         elif wait := faults.wait():
