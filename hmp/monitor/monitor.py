@@ -98,6 +98,7 @@ class History:
 
     def __init__(self) -> None:
         self._lines: dict[str, object] = {}  # to who typed it last
+        self._newest = ""
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -115,16 +116,16 @@ class History:
         The number of lines never falls, so an editor's place in the history stays valid while other clients add lines.
         """
         lines = self._lines
-        full = len(lines) == HISTORY_LIMIT
         if not line:
             return False
+        if line == self._newest:  # as scripts often do: no need to move it
+            lines[line] = owner
+            return len(lines) < HISTORY_LIMIT
         if line in lines:
-            if next(reversed(lines)) == line:  # as scripts often do: no need to move it
-                lines[line] = owner
-                return not full
             del lines[line]
-        elif full:
+        elif len(lines) == HISTORY_LIMIT:
             del lines[next(iter(lines))]
+        self._newest = line
         lines[line] = owner
         return True
 
