@@ -12,6 +12,7 @@ from hmp.monitor import MAX_LINE, UnreadableError, escape
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 CHUNK = 1 << 16
 
@@ -26,6 +27,9 @@ LINES_AT_ONCE = 64
 
 _PASSED_OVER = ("", "#")
 """First characters of lines that are no commands."""
+
+_FIRST, _LAST = "$", "\x7f"
+"""Between them lie lines that begin with an ASCII character behind `#`: neither blank nor comments."""
 
 _BYTE_ORDER_MARK, _UTF16 = "\ufeff", ("\udcff\udcfe", "\udcfe\udcff")
 """Byte order marks that editors put at the beginning of a file, as they are decoded."""
@@ -142,6 +146,8 @@ class Source:
             lines = self._read(self.descriptor)
         kept, first = self._kept, self._number + 1
         self._number += len(lines)
+        if _all_plain(lines):
+            return enumerate(lines, first)
         return (
             (number, line)
             for number, line in enumerate(lines, first)
@@ -201,6 +207,11 @@ def _decoded(data: bytes) -> str:
 
 def _measured(lines: list[str]) -> list[str | None]:
     return [line if len(line) <= MAX_LINE else None for line in lines]
+
+
+def _all_plain(lines: list[Any]) -> bool:
+    """Return whether nothing is to be passed over, in a few looks at all of them: most pipes have commands only."""
+    return bool(lines) and None not in lines and min(lines) >= _FIRST and max(lines) < _LAST
 
 
 def _read_some(descriptor: int, size: int) -> bytes:

@@ -236,3 +236,11 @@ def test_sockets_get_their_own_bytes_from_0x80_up_unchanged(text: str) -> None:
 def test_and_only_their_own(text: str, own: str) -> None:
     shown = escape(text, set(own))
     assert all(char in "\n\t" or char.isprintable() or (char in own and char >= "\x80") for char in shown)
+
+
+@pytest.mark.parametrize("odd", ["", " ", "#x", "  #x", "\xa0", "\u2003", "x" * (MAX_LINE + 1), "!", "\x7f", "\xe9"])
+def test_lines_that_are_odd_are_the_same_among_plain_ones_as_alone(odd: str) -> None:
+    alone = [line for _, line in Source("-c", [odd]).read()]
+    among = [*Source("-c", ["a", odd, "b"]).read()]
+    assert [(1, "a"), *[(2, line) for line in alone], (3, "b")] == among
+    assert alone == ([] if not odd.strip() or odd.lstrip().startswith("#") else [odd if len(odd) <= MAX_LINE else None])
