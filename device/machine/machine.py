@@ -225,8 +225,10 @@ class Machine:
         time, fired, moved = self.time, 0, False
         try:
             self.guest.serve()
+            if not (jump or time.busy() or (self.device is not None and self.device.due)):
+                return False  # as at nearly every line of a pipe
             left = self._deliver(AT_ONCE)
-            while fired < AT_ONCE and (jump or time.busy()):  # whatever is left to deliver keeps nobody from a deadline
+            while fired < AT_ONCE:  # whatever is left to deliver: it keeps nobody from a deadline
                 moved = time.move(jump=jump) or moved
                 jump = False
                 now = self.clock.now()  # once: what comes due while we are at work has to wait, or it would never end

@@ -48,7 +48,7 @@ def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | 
             request.on_done = lambda ended: _ended(monitor, reply, ended)
             return None
         timeout = AGELESS  # the numbers came just now, or nobody is there who could tell
-    return monitor.dialect.line(balloon_device(machine), timeout)
+    return monitor.dialect.line(machine.device or balloon_device(machine), timeout)
 
 
 def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
