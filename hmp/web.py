@@ -7,7 +7,7 @@ back. Time is the running loop's, which is the page's own timers there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Set
 
 from device.clock import SECOND
 from device.errors import MisuseError
@@ -22,7 +22,7 @@ from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import COLUMNS, History, Reply
 from hmp.qmp.events import EventHub
-from hmp.sockets.clients import HmpConnection
+from hmp.sockets.clients import HmpSession
 from hmp.sockets.connection import SEND_SIZE, Connection
 from hmp.sockets.hangups import HangUps
 from hmp.sockets.readline import PROMPT, LineEditor
@@ -92,18 +92,80 @@ class _Wire(asyncio.Transport):
         pass
 
 
-class Terminal(HmpConnection):
-    """A terminal of the page: a client with Ctrl-C, a countdown, and events above its prompt."""
+class _Session(HmpSession):
+    """What a terminal has beside a client's: Ctrl-C, a countdown, and events above its prompt."""
 
     _editor: RowEditor
     editor = RowEditor
 
-    def __init__(self, page: Page, send: Callable[[bytes], object], history: History, dialect: str) -> None:
-        super().__init__(page, DIALECTS[dialect], history, telnet=False, host_files=False)
-        self._wire = _Wire(send)
+    def __init__(self, page: Page, history: History, dialect: str, send: Callable[[bytes], None], client: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        super().__init__(page.machine, DIALECTS[dialect], history, send, client=client, soon=self._loop.call_soon)
         self._announcer = Announcer(self._announce, now=page.now)
         self._countdown: asyncio.TimerHandle | None = None
         page.machine.subscribe(self._announcer.hear)
+
+    def columns(self, columns: int) -> None:
+        """Let plots take no more than so many columns."""
+        self._monitor.columns = columns
+
+    def interrupt(self) -> None:
+        """Forget the line; a command that waits goes on without us."""
+        self._editor.clear()
+        if self.suspended:
+            self._stop_counting()
+            self._stop_waiting()
+            self.send(self._editor.show_prompt())
+
+    def step(self) -> bool:
+        """As Session; what a command says of itself is no news to who typed it."""
+        self._announcer.own = True
+        try:
+            stepped = super().step()
+        finally:
+            self._announcer.own = False
+        if self._waits_for is not None and self._countdown is None and not self.machine.clock.simulated:
+            countdown = Countdown(self.machine, self._waits_for.until)
+            self._countdown = self._loop.call_later(AFTER / SECOND, self._count, countdown)
+        return stepped
+
+    def _count(self, countdown: Countdown) -> None:
+        self._countdown = self._loop.call_later(STEP / SECOND, self._count, countdown)
+        self.send(_ROW + countdown.line(self.machine.clock.now()).encode())
+
+    def _rendered(self, reply: Reply, typed: Set[str]) -> bytes:
+        if reply.refused is not None:
+            reply.text = NOT_HERE
+        return super()._rendered(reply, typed)
+
+    def _resume(self, reply: Reply) -> None:
+        self._stop_counting()
+        super()._resume(reply)
+
+    def _stop_counting(self) -> None:
+        if self._countdown is not None:
+            self._countdown.cancel()
+            self._countdown = None
+            self.send(_ROW)
+
+    def _announce(self, line: str) -> None:
+        text = f"[{escape(line)}]".replace("\n", "\\n").encode() + b"\r\n"
+        self.send(_ROW + text if self._editor.waiting else self._editor.above(text))
+
+    def close(self) -> None:
+        """As Session, and no more countdown."""
+        self._stop_counting()
+        super().close()
+
+
+class Terminal(Connection):
+    """A terminal of the page: a client without a socket."""
+
+    session: _Session
+
+    def __init__(self, page: Page, send: Callable[[bytes], object], history: History, dialect: str) -> None:
+        super().__init__(page, lambda write, number: _Session(page, history, dialect, write, number))
+        self._wire = _Wire(send)
         self.connection_made(self._wire)
 
     def feed(self, data: bytes) -> str:
@@ -114,6 +176,10 @@ class Terminal(HmpConnection):
         self.buffer_updated(len(data))
         return ""
 
+    def resize(self, columns: int) -> None:
+        """Let plots take no more than so many columns."""
+        self.session.columns(max(1, min(COLUMNS, columns)))
+
     def shown(self, count: int) -> None:
         """Note that the terminal showed so many bytes more."""
         slow = self._stalled
@@ -121,57 +187,14 @@ class Terminal(HmpConnection):
         if slow and not self._stalled:
             self.resume_writing()
 
-    def resize(self, columns: int) -> None:
-        """Let plots take no more than so many columns."""
-        self._monitor.columns = max(1, min(COLUMNS, columns))
-
     def _incoming(self, data: bytes) -> bytes:
         _, key, rest = data.rpartition(b"\x03")
         if key:
             self._received = b""
-            self._editor.clear()
-            if self._reply is not None:
-                self._close()
-                self.write(self._editor.show_prompt())
-                self.host.driver.reschedule()
+            self.session.interrupt()
+            self._let_go()
+            self.host.driver.reschedule()
         return rest
-
-    def _run(self, line: bytes) -> None:
-        self._announcer.own = True
-        try:
-            super()._run(line)
-        finally:
-            self._announcer.own = False
-        if self._reply is not None and not self.host.machine.clock.simulated:
-            countdown = Countdown(self.host.machine, self._reply.until)
-            self._countdown = self._loop.call_later(AFTER / SECOND, self._count, countdown)
-
-    def _count(self, countdown: Countdown) -> None:
-        self._countdown = self._loop.call_later(STEP / SECOND, self._count, countdown)
-        self.write(_ROW + countdown.line(self.host.machine.clock.now()).encode())
-
-    def _rendered(self, reply: Reply) -> bytes:
-        if reply.refused is not None:
-            reply.text = NOT_HERE
-        return super()._rendered(reply)
-
-    def _resumed(self, reply: Reply) -> None:
-        self._stop_counting()
-        super()._resumed(reply)
-
-    def _stop_counting(self) -> None:
-        if self._countdown is not None:
-            self._countdown.cancel()
-            self._countdown = None
-            self.write(_ROW)
-
-    def _announce(self, line: str) -> None:
-        text = f"[{escape(line)}]".replace("\n", "\\n").encode() + b"\r\n"
-        self.write(_ROW + text if self._editor.waiting else self._editor.above(text))
-
-    def _close(self) -> None:
-        self._stop_counting()
-        super()._close()
 
     # There is no socket to stop reading from, and nobody hangs up unnoticed or is too slow for good.
 

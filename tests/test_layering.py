@@ -13,8 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ONLY_IN: dict[str, list[str]] = {
-    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.clients", "hmp.sockets.connection",
-                "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.port", "hmp.sockets.server",
+    "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.port", "hmp.sockets.server",
                 "hmp.sockets.service", "hmp.sockets.stdio", "hmp.testing.*", "hmp.terminal.*",
                 "hmp.web"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg", "hmp.shells"],
@@ -43,7 +42,7 @@ PIPED = [
     "hmp.monitor*",
 ]
 NEVER_PIPED = {"device.machine.snapshot", "hmp.monitor.completion", "hmp.monitor.qom", "hmp.monitor.replies",
-               "hmp.monitor.snapshots"}  # fmt: skip
+               "hmp.monitor.session", "hmp.monitor.snapshots"}  # fmt: skip
 """Imported by the commands that need it."""
 
 SLOW_TO_IMPORT = ["dataclasses", "inspect", "enum", "typing", "re", "json", "logging", "argparse", "pathlib"]

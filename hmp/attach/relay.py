@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from hmp.attach.machine import Attached, Steps
     from hmp.monitor.dialects import Dialect
+    from hmp.monitor.session import Work
     from hmp.qmp.events import EventHub
 
 FREE_COMMANDS = ("query-", "x-query-", "qom-list", "qom-get", "balloon", "device-list-properties")
@@ -26,8 +27,6 @@ FREE_COMMANDS = ("query-", "x-query-", "qom-list", "qom-get", "balloon", "device
 
 class RelaySession(QmpSession):
     """The protocol of one client of an attached machine."""
-
-    __slots__ = ("_allowed", "_attached")
 
     def __init__(self, machine: Attached, allowed: bool, dialect: Dialect, hub: EventHub, send: Any, **_: bool) -> None:
         super().__init__(machine, dialect, hub, send)  # type: ignore[arg-type]
@@ -44,31 +43,31 @@ class RelaySession(QmpSession):
             return super()._find(name)
         return QmpCommand(name, open=True)
 
-    def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> None:
+    def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> Work:
         """Hand the command on. Raises CommandError."""
         name = command.name
         if name == NEGOTIATE:
-            super()._run(command, arguments)
+            yield from super()._run(command, arguments)
             return
         free = name.startswith(FREE_COMMANDS) or (
             name == "human-monitor-command" and first_word(str(arguments.get("command-line", ""))) in FREE
         )
         if not free and not self._allowed:
             raise CommandError(f"The command {name} may change or stop this VM: hmp --allow-disruptive lets it pass")
-        reply = self._waits_for = Reply()
+        reply = Reply()
+        came: list[tuple[object, Exception | None]] = []
         reply.suspend(lambda: None)
-        self._attached.run(self._ask(name, arguments), self._relayed)
+
+        def relayed(value: object, error: Exception | None) -> None:
+            came.append((value, error))
+            reply.finish("")
+
+        self._attached.run(self._ask(name, arguments), relayed)
+        yield reply
+        value, error = came[0]
+        if error is not None:
+            raise CommandError(str(error), error.kind if isinstance(error, QmpError) else "GenericError")
+        yield self._return(value)
 
     def _ask(self, name: str, arguments: Mapping[str, object]) -> Steps:
         return (yield name, arguments)
-
-    def _relayed(self, value: object, error: Exception | None) -> None:
-        reply, self._waits_for = self._waits_for, None
-        if reply is None:
-            return  # the client has left
-        if error is None:
-            self._reply(value)
-        else:
-            self._fail(CommandError(str(error), error.kind if isinstance(error, QmpError) else "GenericError"))
-        if self.on_resume is not None:
-            self.on_resume()

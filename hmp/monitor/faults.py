@@ -12,7 +12,6 @@ from hmp.monitor import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from device.machine.machine import Machine
@@ -252,28 +251,3 @@ def find_fault(machine: Machine, client: int, name: str, line: str | None = None
         return None
     found: Fault | None = front.faults.find(client, name, line)
     return found
-
-
-class Answering:
-    """Who sends replies that faults may befall. Those of each monitor say how to wait, and how to answer otherwise."""
-
-    _fault: Fault | None = None
-    """What befalls the reply to come."""
-
-    def _begin(self, usual: Callable[[], None]) -> None:
-        """Do `usual`, or what the fault that was found says, perhaps later."""
-        fault = self._fault
-        if fault is None:
-            usual()
-        elif fault.after:
-            self._wait(fault.after, lambda: self._answer(fault, usual))
-        else:
-            self._answer(fault, usual)
-
-    def _wait(self, duration: int, then: Callable[[], None]) -> None:
-        """Suspend the client for `duration` ns of host time, then go on with `then`."""
-        raise NotImplementedError
-
-    def _answer(self, fault: Fault, usual: Callable[[], None]) -> None:
-        """Answer as `fault` says."""
-        raise NotImplementedError

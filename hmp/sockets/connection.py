@@ -12,9 +12,11 @@ from device.machine.machine import Machine
 from hmp.addresses import Address
 from hmp.drive import MachineDriver
 from hmp.log import Log
-from hmp.qmp.events import EventHub, Latest
+from hmp.monitor.session import Session
+from hmp.qmp.events import EventHub
 from hmp.sockets.hangups import HangUps
 from hmp.sockets.opening import Opening
+from hmp.sockets.outbox import Outbox
 
 
 class Host(Protocol):
@@ -49,6 +51,10 @@ class Host(Protocol):
         """Whether other clients wait for their turn."""
         ...
 
+
+UNFINISHED_LIMIT = 60.0
+"""Seconds of silence after which an unfinished QMP message is given up: what came of it, up to MAX_MESSAGE_BYTES, is
+not kept for ever, and whoever forgot a bracket is told."""
 
 UNSENT_LIMIT = 1 << 20
 """Bytes that may wait for a client that does not read; what comes on top cuts it off. Replies stop long before, for
@@ -107,13 +113,12 @@ MOVES: dict[str, dict[str, str]] = {
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client. Subclasses say how to greet (`_greet`), what to do with what came (`_pump`), and how to end."""
+    """One client: its session says what is to be done with what came, and the connection when."""
 
     transport: asyncio.Transport
-    lingers = False
-    """Whether the client may hang up first where its command ended everything."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, make: Callable[[Callable[[bytes], None], int], Session]) -> None:
+        """`make` makes the session, of what sends and the client's number."""
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._received = b""
@@ -121,9 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         self.state = IDLE
         self._eof = False
         self._rested = self._unheard = 0.0
-        self._out: list[bytes] = []  # what the transport does not have yet: during a turn, and while it has enough
-        self._size = 0
-        self._latest: Latest | None = None  # which of these a newer one will replace
+        self._out = Outbox(self.write)
         self._written = 0
         self._stall: asyncio.TimerHandle | None = None
         self.address: Address | None = None
@@ -131,6 +134,12 @@ class Connection(asyncio.BufferedProtocol):
         self.number = host.next_number()
         self._log: Log | None = host.machine.front.log  # the server made the front
         self._why = ""
+        self._waiting = False
+        self._unfinished: asyncio.TimerHandle | None = None
+        self.session = make(self._out.write, self.number)
+        self.session.on_cut, self.session.on_resume = self.hang_up, self._resumed
+        if self._log is not None:
+            self.session.on_command = lambda message: self.log("in", message)
         self.ended: asyncio.Future[None] | None = None  # done once nothing is left, for who wants to know
 
     def move(self, move: str) -> None:
@@ -154,7 +163,9 @@ class Connection(asyncio.BufferedProtocol):
         if self.host.stopping:
             self.cut_off()
         else:
-            self._greet()
+            self.session.greet()
+            if self.session.suspended:
+                self._turn_soon()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to put what is received: one place for all clients, as `buffer_updated` copies at once."""
@@ -210,8 +221,7 @@ class Connection(asyncio.BufferedProtocol):
         self._unwatch_stall()
         self._unwatch()
         self.host.connections.discard(self)
-        self._out.clear()
-        self._size, self._latest = 0, None
+        self._out.take()
         if self.state == UNHEARD:
             self._finish_unheard()
         else:
@@ -259,7 +269,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end(self) -> None:
         self._received = b""
-        self._close()
+        self.session.close()
+        if self._unfinished is not None:
+            self._unfinished.cancel()
+        self._let_go()
+        self._out.wake = None  # it is held by what is held by it
         self.host.left()
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
@@ -297,7 +311,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def unsent(self) -> int:
         """Bytes that wait for the client to read."""
-        return self._size + self.transport.get_write_buffer_size()
+        return self._out.size + self.transport.get_write_buffer_size()
 
     @property
     def _stalled(self) -> bool:
@@ -307,34 +321,30 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def _full(self) -> bool:
         """Whether no more may be done for the client before it reads."""
-        return self._size >= SEND_SIZE and self._stalled
+        return self._out.size >= SEND_SIZE and self._stalled
 
     def write(self, data: bytes) -> None:
         """Send `data`, or cut off a client that let too much of it pile up."""
         if self.state not in OPEN or not data:
             return
-        if isinstance(data, Latest):
-            if self._latest is not None:
-                self._out.remove(self._latest)
-                self._size -= len(self._latest)
-            self._latest = data
-        if self._stalled and self.unsent > UNSENT_LIMIT:
+        if self.state == TURNING:
+            self._out.add(data)
+        elif not self._stalled:
+            self._out.add(data)
+            self._send()
+        elif self.unsent > UNSENT_LIMIT:
             self.cut_off()
-            return
-        self._out.append(data)
-        self._size += len(data)
-        if not self._stalled and (self.state != TURNING or self._size >= SEND_SIZE or self._log is not None):
-            self._send()  # with a log at once, so that each reply stands behind its command there
+        else:
+            self._out.add(data)
 
     def _send(self) -> None:
         """Hand all that was written to the transport."""
-        if self._size:
-            data, parts = b"".join(self._out), tuple(self._out)
-            self._out.clear()
-            self._size, self._latest = 0, None
+        if self._out.size:
+            parts = self._out.take()
             if not self.transport.is_closing():
                 for part in parts if self._log is not None else ():
                     self.log("out", part)
+                data = b"".join(parts)
                 self._written += len(data)
                 self.transport.write(data)
 
@@ -351,12 +361,14 @@ class Connection(asyncio.BufferedProtocol):
         self.move("turn")
         start = self.host.now()
         left = "done"
+        self._out.wake = None
         try:
             left = self._pump(start + TURN)
         except Exception:
             self.cut_off()  # a fault of ours: the others are still served, and the loop's handler tells
             raise
         finally:
+            self._out.wake = self.write
             if self.state == TURNING:  # else it was cut off
                 self.move(left)
             if not self._stalled:
@@ -369,6 +381,70 @@ class Connection(asyncio.BufferedProtocol):
         if self.state == QUEUED:
             self.host.queue(self._turn)
         self._flow()
+
+    def _pump(self, end: float) -> str:
+        """Handle what was received until host.now() is `end`, unless `_full`. Returns "more" to go on at once,
+        "blocked" where it waits for a guest or for the client to read, "done" where nothing is left."""
+        session, out, now = self.session, self._out, self.host.now
+        while True:
+            if session.suspended and not self._waiting:
+                self._waiting = True
+                self.host.driver.suspend()
+            if self._full or self.state == CUT or self._waiting:
+                if session.ahead:
+                    self._feed()  # so that hanging up is noticed behind it
+                return "blocked"
+            if session.step():
+                # With a log at once, so that each reply stands behind its command there.
+                if (out.size >= SEND_SIZE or self._log is not None) and not self._stalled:
+                    self._send()
+            elif session.suspended:
+                continue
+            elif self.host.machine.over:
+                return "blocked"
+            elif not self._received:
+                return "done"
+            elif not self._feed():
+                return "blocked"
+            if now() >= end:
+                return "more"
+
+    def _feed(self) -> bool:
+        """Give the session what it has room for; returns whether that was anything."""
+        room = self.session.room(self._received)
+        data, self._received = self._received[:room], self._received[room:]
+        if data:
+            self.session.feed(data)
+            self._watch_unfinished()
+        return bool(data)
+
+    def _incoming(self, data: bytes) -> bytes:
+        """Return what of `data` concerns the monitor."""
+        return self.session.filter(data)
+
+    def _resumed(self) -> None:
+        """The session waits no more."""
+        self._let_go()
+        self._turn_soon()
+
+    def _let_go(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self.host.driver.resume()
+
+    def _watch_unfinished(self) -> None:
+        if self._unfinished is not None:
+            self._unfinished.cancel()
+            self._unfinished = None
+        if self.session.unfinished and self.state in OPEN:
+            self._unfinished = self._loop.call_later(UNFINISHED_LIMIT, self._give_up)
+
+    def _give_up(self) -> None:
+        self._unfinished = None
+        if self.state != IDLE or self._received:  # the rest may be here, unread because of what comes before it
+            self._watch_unfinished()
+        else:
+            self.session.give_up(f"the rest of the message did not come within {UNFINISHED_LIMIT:.0f} seconds")
 
     def _turn_soon(self) -> None:
         """Go on, but not from within the callback of a timer or of another client's command: that one ends first."""
@@ -397,21 +473,3 @@ class Connection(asyncio.BufferedProtocol):
 
     def _unwatch(self) -> None:
         self.host.hang_ups.unwatch(self._descriptor)
-
-    # For subclasses.
-
-    def _incoming(self, data: bytes) -> bytes:
-        """Return what of `data` concerns the monitor."""
-        return data
-
-    def _greet(self) -> None:
-        raise NotImplementedError
-
-    def _pump(self, end: float) -> str:
-        """Handle what was received until host.now() is `end`, unless `_full`. Returns "more" to go on at once,
-        "blocked" where it waits for a guest or for the client to read, "done" where nothing is left."""
-        raise NotImplementedError
-
-    def _close(self) -> None:
-        """Take back what the client waits for."""
-        raise NotImplementedError

@@ -21,7 +21,9 @@ class Mux:
 
     __slots__ = ("_came", "_escaped", "_focus", "_inside", "_quit", "_write")
 
-    def __init__(self, write: Callable[[bytes], None], focus: Callable[[bool], None], quit: Callable[[], None]) -> None:
+    def __init__(
+        self, write: Callable[[bytes], None], focus: Callable[[bool], None], quit: Callable[[], object]
+    ) -> None:
         self._write = write
         self._focus = focus
         self._quit = quit

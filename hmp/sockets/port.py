@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from hmp.monitor.dialects import Dialect
-from hmp.monitor.monitor import History
+from hmp.monitor.emulated import emulated
+from hmp.monitor.monitor import History, Monitor
+from hmp.monitor.session import Session
 from hmp.qjson import codec
-from hmp.sockets.clients import HmpConnection, QmpConnection, SilentConnection
+from hmp.qmp.protocol import QmpSession
+from hmp.sockets.clients import HmpSession
 from hmp.sockets.connection import Connection
 from hmp.sockets.listeners import CONNECT_PATIENCE, Listener
 from hmp.streams import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hmp.sockets.server import Server
 
 ACCEPTED_AT_ONCE = 16
@@ -149,22 +155,23 @@ class Port:
         return {"frontend-open": address.kind != "serial", "filename": name, "label": address.label}
 
     def _make(self) -> Connection:
-        made = self._made()
+        made = Connection(self._server, self._session)
         made.address = self.listener.address
         made.name = self.listener.name
         return made
 
-    def _made(self) -> Connection:
+    def _session(self, send: Callable[[bytes], None], client: int) -> Session:
         server, address = self._server, self.listener.address
+        machine = server.machine
+        for_all: Any = {"host_files": address.host_files, "client": client}
+        if address.kind == "serial":  # of a guest without one
+            return Session(Monitor(machine, self._dialect), send)
         if address.kind == "qmp":
-            return QmpConnection(server, self._dialect, host_files=address.host_files)
-        if address.kind == "serial":
-            return SilentConnection(server)
-        return HmpConnection(
-            server,
-            self._dialect,
-            self._history,
-            telnet=address.scheme == "telnet",
-            host_files=address.host_files,
-            mux=address.switches.get("mux", False),
+            made: Session = (emulated(machine).make_session or QmpSession)(
+                machine, self._dialect, server.hub, send, **for_all
+            )
+            return made
+        telnet, mux = address.scheme == "telnet", address.switches.get("mux", False)
+        return HmpSession(
+            machine, self._dialect, self._history, send, telnet=telnet, mux=mux, soon=self._loop.call_soon, **for_all
         )

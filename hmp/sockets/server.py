@@ -245,7 +245,7 @@ class Server:
         self.stopping = True
         for port in self._ports:
             port.close()
-        asker = self.ended_by if self.ended_by is not None and self.ended_by.lingers else None
+        asker = self.ended_by if self.ended_by is not None and self.ended_by.session.lingers else None
         for connection in tuple(self.connections):
             if connection is not asker:
                 connection.finish()

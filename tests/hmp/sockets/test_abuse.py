@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from device.machine.events import WasReset
-from hmp.sockets.clients import UNFINISHED_LIMIT
-from hmp.sockets.connection import SEND_SIZE, STALL_LIMIT, UNSENT_LIMIT
+from hmp.sockets.connection import SEND_SIZE, STALL_LIMIT, UNFINISHED_LIMIT, UNSENT_LIMIT
 from tests.support.programs import Program
 from tests.support.sockets import Client, Qmp, Served, play
 from tests.support.timing import PATIENCE, takes_less_than

@@ -9,7 +9,7 @@ import pytest
 
 from device.clock import SECOND, SimulatedClock
 from device.virtio.spec import MIB
-from hmp.sockets.clients import UNFINISHED_LIMIT
+from hmp.sockets.connection import UNFINISHED_LIMIT
 from hmp.sockets.server import FAREWELL
 from tests.support.sockets import Served, play
 

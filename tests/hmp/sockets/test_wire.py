@@ -205,6 +205,19 @@ def test_lines_of_the_human_monitor() -> None:
     staged(scene)
 
 
+def test_an_empty_answer_in_pieces_is_no_answer() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        other = await served.hmp()
+        for what in ("query-name", '"info name"'):
+            await sim(strings, f'reply {what} times 1 raw "" split 3')
+        await client.order("query-name")
+        await other.send(b"info name\ninfo status\n")
+        assert await client.ask("query-name") == {"return": {}}
+        assert b"VM status: running" in await other.until(b"running")
+
+    staged(scene)
+
+
 def test_for_one_client_or_for_oneself() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         other = await served.qmp()  # client 3
