@@ -19,8 +19,8 @@ TIMED_OUT, UNSUPPORTED, NO_DEVICE, CANCELLED), else set its `on_done`. `machine.
 
 Events. `machine.subscribe(listener)` calls the listener with what happened, an object of a class in `events`: Stopped,
 Resumed, WasReset, Ended, PowerButton, ActualChanged, TargetReached, SampleArrived, RuleBroken, DeviceDeleted, Panicked,
-GuestGone, DriverMissing. Run states are RUNNING, PAUSED, PRELAUNCH and SHUTDOWN, in `machine.run_state`. What can be
-done to a modelled guest by hand is in `guest.controls`.
+GuestGone, DriverMissing. Run states are RUNNING, PAUSED, PRELAUNCH and SHUTDOWN, in `machine.run_state`. For type
+checkers there are RunState and RequestState. What can be done to a modelled guest by hand is in `guest.controls`.
 
 Guests. `make_guest("slow,delay=7")` takes what `--guest` takes, PROFILES names the presets. A guest of your own is a
 `Guest`: override what it does; it drives the device through `DriverQueue`s, of `ring_bytes` each, in guest memory.
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from device.machine.requests import ANSWERED, CANCELLED, NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED, StatsRequest
     from device.machine.snapshot import load as load_snapshot
     from device.machine.snapshot import save as save_snapshot
+    from device.machine.states import RequestState, RunState
     from device.state import SnapshotError
     from device.virtio.device import MAX_ROUNDS, VirtioDevice
     from device.virtio.driver_queue import DriverQueue, ring_bytes
@@ -73,9 +74,9 @@ __all__ = [
     "ANSWERED", "CANCELLED", "MAX_ROUNDS", "MS", "NO_DEVICE", "PAUSED", "PENDING", "PRELAUNCH", "PROFILES",
     "RULES", "RUNNING", "SECOND", "SHUTDOWN", "STATS_TABLE", "TIMED_OUT", "UNSUPPORTED", "BalloonDevice",
     "Clock", "DriverQueue", "Element", "FrontEndFault", "Guest", "GuestMemory", "HostFault", "Machine",
-    "Memory", "MisuseError", "Region", "Sample", "SimulatedClock", "SnapshotError", "StatsRequest", "Timeline",
-    "UnsupportedError", "VhostBackend", "VhostPort", "VirtQueue", "VirtioDevice", "events", "load_snapshot",
-    "make_guest", "ring_bytes", "save_snapshot",
+    "Memory", "MisuseError", "Region", "RequestState", "RunState", "Sample", "SimulatedClock", "SnapshotError",
+    "StatsRequest", "Timeline", "UnsupportedError", "VhostBackend", "VhostPort", "VirtQueue", "VirtioDevice", "events",
+    "load_snapshot", "make_guest", "ring_bytes", "save_snapshot",
 ]  # fmt: skip
 
 _PLACES = {
@@ -93,6 +94,7 @@ _PLACES = {
     "device.machine.machine": "PAUSED PRELAUNCH RUNNING SHUTDOWN Machine",
     "device.machine.requests": "ANSWERED CANCELLED NO_DEVICE PENDING TIMED_OUT UNSUPPORTED StatsRequest",
     "device.machine.snapshot": "load_snapshot=load save_snapshot=save",
+    "device.machine.states": "RequestState RunState",
     "device.state": "SnapshotError",
     "device.virtio.device": "MAX_ROUNDS VirtioDevice",
     "device.virtio.driver_queue": "DriverQueue ring_bytes",

@@ -41,8 +41,8 @@ PIPED = [
     "hmp.streams",
     "hmp.monitor*",
 ]
-NEVER_PIPED = {"device.machine.snapshot", "hmp.monitor.completion", "hmp.monitor.qom", "hmp.monitor.replies",
-               "hmp.monitor.session", "hmp.monitor.snapshots"}  # fmt: skip
+NEVER_PIPED = {"device.machine.snapshot", "device.machine.states", "hmp.monitor.completion", "hmp.monitor.qom",
+               "hmp.monitor.replies", "hmp.monitor.session", "hmp.monitor.snapshots"}  # fmt: skip
 """Imported by the commands that need it."""
 
 SLOW_TO_IMPORT = ["dataclasses", "inspect", "enum", "typing", "re", "json", "logging", "argparse", "pathlib"]

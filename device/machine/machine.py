@@ -41,10 +41,11 @@ from device.virtio.memory import GuestMemory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Protocol
+    from typing import Any, Final, Protocol
 
     from device.machine.guest import Guest
     from device.machine.requests import Task
+    from device.machine.states import RunState
     from device.state import Fields
 
     Listener = Callable[[Event], None]
@@ -57,10 +58,10 @@ if TYPE_CHECKING:
             ...
 
 
-RUNNING = "running"
-PAUSED = "paused"
-PRELAUNCH = "prelaunch"
-SHUTDOWN = "shutdown"
+RUNNING: Final = "running"
+PAUSED: Final = "paused"
+PRELAUNCH: Final = "prelaunch"
+SHUTDOWN: Final = "shutdown"
 
 _UNASKED = DUE_ASKED - 1
 _QUEUE, _SERVE = DUE_QUEUE.bit_length(), DUE_SERVE.bit_length()
@@ -151,7 +152,7 @@ class Machine:
         self.requests = StatsRequests(clock, self.host_timers)
         self.history = History()
         self.memory = GuestMemory(ram)
-        self.run_state = PRELAUNCH
+        self.run_state: RunState = PRELAUNCH
         self.balloon = balloon
         """Whether the machine was built with a balloon device, whatever was unplugged since."""
         self.stays = False

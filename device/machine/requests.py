@@ -7,15 +7,17 @@ from device.errors import MisuseError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Final
 
     from device.clock import Clock, Timer, TimerQueue
+    from device.machine.states import RequestState
 
-PENDING = "pending"
-ANSWERED = "answered"
-TIMED_OUT = "timed out"
-UNSUPPORTED = "unsupported"
-NO_DEVICE = "no device"
-CANCELLED = "cancelled"
+PENDING: Final = "pending"
+ANSWERED: Final = "answered"
+TIMED_OUT: Final = "timed out"
+UNSUPPORTED: Final = "unsupported"
+NO_DEVICE: Final = "no device"
+CANCELLED: Final = "cancelled"
 
 
 class StatsRequest:
@@ -26,7 +28,7 @@ class StatsRequest:
     """
 
     # Defaults of the class: nearly all requests end before any of these but the state is touched.
-    state = PENDING
+    state: RequestState = PENDING
     deadline: int | None = None
     on_done: Callable[[StatsRequest], None] | None = None
     _timer: Timer | None = None
@@ -35,7 +37,7 @@ class StatsRequest:
 class _Ended(StatsRequest):
     """A request that ended before it began. It is shared, so nothing of it can be set."""
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: RequestState) -> None:
         self.__dict__["state"] = state
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -46,7 +48,8 @@ class _Ended(StatsRequest):
 KEPT = 512
 """Requests that were not answered that are remembered."""
 
-ENDED: dict[str, StatsRequest] = {state: _Ended(state) for state in (ANSWERED, UNSUPPORTED, NO_DEVICE)}
+_AT_ONCE: tuple[RequestState, ...] = (ANSWERED, UNSUPPORTED, NO_DEVICE)
+ENDED = {state: _Ended(state) for state in _AT_ONCE}
 """What is returned of requests that end at once: one of each kind does for all."""
 
 
@@ -74,7 +77,7 @@ class StatsRequests:
             request._timer = self._timers.at(request.deadline, lambda: self._expire(request, asked))
         return request
 
-    def end_all(self, state: str) -> None:
+    def end_all(self, state: RequestState) -> None:
         """End every pending request in `state`, in the order they were opened.
 
         Requests opened by their callbacks are new ones and stay.
@@ -103,7 +106,7 @@ class StatsRequests:
         self.pending.pop(request, None)  # not there while `end_all` is on its way to it
 
     @staticmethod
-    def _end(request: StatsRequest, state: str) -> None:
+    def _end(request: StatsRequest, state: RequestState) -> None:
         request.state = state
         if request._timer is not None:
             request._timer.cancel()

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -49,3 +50,10 @@ def test_a_name_brings_what_it_needs_and_no_more() -> None:
 def test_the_tour_passes_by_every_name() -> None:
     words = set(re.findall(r"\w+", device.__doc__ or ""))
     assert [name for name in device.__all__ if not {name, f"{name}s"} & words] == []
+
+
+def test_states_are_declared_with_the_words_that_they_have() -> None:
+    assert set(get_args(device.RunState)) == {device.RUNNING, device.PAUSED, device.PRELAUNCH, device.SHUTDOWN}
+    assert set(get_args(device.RequestState)) == {
+        device.PENDING, device.ANSWERED, device.TIMED_OUT, device.UNSUPPORTED, device.NO_DEVICE, device.CANCELLED
+    }  # fmt: skip
