@@ -42,8 +42,6 @@ class Session:
     """Whether it takes what comes behind a command that waits."""
     lingers = False
     """Whether the client may hang up first where its command ended everything."""
-    unfinished = False
-    """Whether part of a message was fed, and the rest is missing."""
 
     def __init__(
         self, monitor: Monitor, send: Callable[[bytes], None], *, host_files: bool = False, client: int = 0
@@ -79,6 +77,11 @@ class Session:
 
     def feed(self, data: bytes) -> None:
         """Take what the client sent."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether part of a message was fed, and the rest is missing."""
+        return False
 
     def give_up(self, why: str) -> None:
         """Forget an unfinished message, and say so."""

@@ -62,7 +62,7 @@ class QmpSession(Session):
         self._messages += self._decoder.feed(data)
 
     @property
-    def unfinished(self) -> bool:  # type: ignore[override]
+    def unfinished(self) -> bool:
         """Whether part of a message was fed, and the rest is missing."""
         return self._decoder.held > 0
 
