@@ -155,8 +155,8 @@ class Monitor:
         """The number of the client that this is for; 0 for one that is not on a socket."""
         self.before_real_guest: Callable[[], Callable[[], object]] | None = None
         """Called before this monitor reboots the machine into a guest of another process; what it returns, after."""
-        self.live: Callable[[str], None] | None = None
-        """Shows a text in place of the one before, where a person looks on."""
+        self.live: Callable[[Callable[[], str]], None] | None = None
+        """Shows a text in place of the one before, where a person looks on, and asks for it again while it waits."""
         self.say: Callable[[Reply], None] | None = None
         """Shows the reply to a line of a script at once, where a person looks on."""
         self.typed: list[tuple[str, bool]] = []

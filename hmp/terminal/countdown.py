@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from device.clock import MS, SECOND
 from device.machine.machine import Machine
-from device.units import format_size
+from device.units import format_seconds, format_size
 
 AFTER = 300 * MS
 """How long (ns) a wait goes on before it is counted down: most answers come sooner."""
@@ -12,6 +12,8 @@ AFTER = 300 * MS
 STEP = 100 * MS
 
 _TENTH = SECOND // 10
+
+_WORDS = ("waiting for the guest", "waiting")
 
 
 class Countdown:
@@ -33,8 +35,15 @@ class Countdown:
         # Rounded up, so that 0.0 stands for the end only.
         tenths = -(-max(0, self._until - now) // _TENTH) if self._until is not None else (now - self._since) // _TENTH
         number = f"{tenths // 10}.{tenths % 10} s"
-        lines = [f"{words} ... {number}" for words in ("waiting for the guest", "waiting")[not self._guest :]]
+        lines = [f"{words} ... {number}" for words in _WORDS[not self._guest :]]
         return next((line for line in lines if len(line) < columns), number)
+
+    def once(self) -> str:
+        """Return all that is said of the wait where no line can be taken back."""
+        most = ""
+        if self._until is not None:
+            most = f", {format_seconds(-(-max(0, self._until - self._since) // _TENTH) * _TENTH)} s at most"
+        return f"{_WORDS[not self._guest]}{most}; Ctrl-C gives the prompt back"
 
     def done(self, now: int) -> float | None:
         """Return the share of the wait that is over, or None where nobody knows."""

@@ -49,12 +49,16 @@ _INDENT = 4
 def paint(text: str, style: str) -> str:
     """Return lines with their words and breaks as they are, in colour."""
     # rich would make blanks of tabs; U+E000 cannot be in the text, for `escape` spells it.
-    shown = Text(text.replace("\t", "\ue000"), style, end="")
+    return _render(_marked(text.replace("\t", "\ue000"), style), 80, color=True).replace("\ue000", "\t")
+
+
+def _marked(text: str, style: str = "") -> Text:
+    shown = Text(text, style, end="")
     if not style:
         for pattern, needed in _MARKS:
             if needed is None or needed in text:
                 shown.highlight_regex(pattern)
-    return _render(shown, 80, color=True).replace("\ue000", "\t")
+    return shown
 
 
 def table(drawn: Drawn, width: int, *, color: bool) -> str:
@@ -116,7 +120,7 @@ def live(write: Callable[[str], None], width: int, *, color: bool) -> Live:
 
 def layout(text: str, width: int) -> RenderableType:
     """Return what rich draws of a command's text."""
-    return _fitting(text, width) if isinstance(text, Drawn) else Text(escape(text).rstrip("\n"))
+    return _fitting(text, width) if isinstance(text, Drawn) else _marked(escape(text).rstrip("\n"))
 
 
 def _cell(cell: Cell) -> Text:

@@ -38,6 +38,8 @@ class Screen:
         self._write = write
         self._transient = False
         self._live: Live | None = None
+        self._draw: Callable[[], str] = str
+        self._drawn = ""
 
     def write(self, text: str) -> None:
         """Show text of our own as it is, in place of the transient line if there is one."""
@@ -66,10 +68,14 @@ class Screen:
     def transient(self, text: str, done: float | None = None) -> None:
         """Show one line that the next output replaces, and how much of it is done. The cursor stays at its start.
 
+        What `live` shows is drawn anew instead.
+
         There it stays when the window is made narrower and the line comes to lie on two rows, so that erasing from the
         cursor on leaves nothing behind.
         """
-        if self.ansi and self._live is None:
+        if self._live is not None:
+            self._renew(self._live)
+        elif self.ansi:
             from hmp.terminal.draw import progress
 
             room = max(0, self.width() - 1)
@@ -82,18 +88,31 @@ class Screen:
             self.write(f"\x1b[0;32m{text}\x1b[0m" if self.color else text)
             self._transient = True
 
-    def live(self, text: str) -> None:
-        """Show what a command says in place of what was shown so before; below it on a terminal that cannot."""
-        if not self.ansi:
-            self.show(text)
-            return
-        from hmp.terminal.draw import layout, live
+    def live(self, draw: Callable[[], str]) -> None:
+        """Show what `draw` returns in place of what was shown so before; below it on a terminal that cannot.
 
+        It is asked again while something is waited for; the same object means that nothing has changed.
+        """
+        if not self.ansi:
+            self.show(draw())
+            return
         self.clear()
+        self._draw, self._drawn = draw, ""
         if self._live is None:
+            from hmp.terminal.draw import live
+
             self._live = live(self._write, self.width(), color=self.color)
             self._live.start()
-        self._live.update(layout(text, self.width()), refresh=True)
+        self._renew(self._live)
+
+    def _renew(self, live: Live) -> None:
+        text = self._draw()
+        if text is not self._drawn:
+            from hmp.terminal.draw import layout
+
+            self._drawn = text
+            live.console.width = self.width()
+            live.update(layout(text, self.width()), refresh=True)
 
     def settle(self) -> bool:
         """Leave what `live` shows as it is; returns whether there was something."""

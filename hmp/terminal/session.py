@@ -56,9 +56,10 @@ _REMEMBERED = 10_000
 class _Ticker:
     """Shows the countdown of a wait, on a clock that a person can watch."""
 
-    def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, until: int | None) -> None:
-        self._countdown = Countdown(machine, until)
-        self._now = machine.clock.now
+    def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, reply: Reply) -> None:
+        self._machine = machine
+        self._reply = reply
+        self._until, self._countdown = reply.until, Countdown(machine, reply.until)
         self._screen = screen
         self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
@@ -66,8 +67,13 @@ class _Ticker:
             self._handle = loop.call_later(AFTER / SECOND, self._step)
 
     def _step(self) -> None:
+        if self._reply.until != self._until:  # the next wait of a script
+            self._until, self._countdown = self._reply.until, Countdown(self._machine, self._reply.until)
+        countdown, now, columns = self._countdown, self._machine.clock.now(), self._screen.width()
+        if not self._screen.ansi:
+            self._screen.show(f"{countdown.once()}\n")
+            return
         self._handle = self._loop.call_later(STEP / SECOND, self._step)
-        countdown, now, columns = self._countdown, self._now(), self._screen.width()
         line, more = countdown.line(now, columns), countdown.inflation()
         self._screen.transient(line + more * (len(line + more) < columns), countdown.done(now))
 
@@ -215,7 +221,7 @@ class Session:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
-        ticker = _Ticker(self._machine, self._screen, loop, reply.until)
+        ticker = _Ticker(self._machine, self._screen, loop, reply)
         try:
             if self._prompt.interrupted():
                 self._release()

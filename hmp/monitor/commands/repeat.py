@@ -56,12 +56,14 @@ class _Lines:
         for line in self._lines:
             if self._monitor.machine.over:
                 break
+            self._reply.until = None
             if not isinstance(line, str):  # a pause
                 self._reply.suspend(partial(self._cancel, line.cancel))
                 return None
             inner = self._monitor.execute(line)
             if inner.pending:
                 self._reply.suspend(partial(self._cancel, inner.cancel))
+                self._reply.until = inner.until
                 inner.on_done = self._done
                 return None
             self._note(inner)
@@ -118,7 +120,8 @@ def watch(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
         if monitor.live is None or inner.failed:
             texts.append(inner.text)
         else:
-            monitor.live(_trend(monitor, inner.text, past) if line in ("info balloon", "sim stats") else inner.text)
+            plain = line not in ("info balloon", "sim stats")
+            monitor.live((lambda: inner.text) if plain else _trend(monitor, inner.text, past))
 
     state = _Lines(monitor, reply, turns(), lambda: "".join(texts), show)
     return state.begin()
@@ -146,12 +149,10 @@ def _watched(text: str) -> tuple[int, int | None, str]:
     return every, rounds, line
 
 
-def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> str:
-    """Return the statistics as rows with their change since the last round, and how they went."""
+def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[[], str]:
+    """Return what draws the statistics as rows with their change since the last round, and how they went."""
     machine = monitor.machine
-    device = balloon_device(machine)
-    sample = device.stats.sample
-    heading = standing(machine), answering(machine, device)
+    sample = balloon_device(machine).stats.sample
     known = {} if sample is None else {**sample.values, **sample.unknown}
     past[:] = [*past, known][-TREND:]
     rows: list[list[Cell]] = []
@@ -162,7 +163,13 @@ def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> str:
         trend = draw([each - low for each in values], max(values) - low, 1)[0]
         rows.append([*cells[:2], (("notice" if change else "dim"), f"{change:+,}" if change else "="), ("plot", trend)])
     names = ("statistic", "", "change", "trend")
-    return Drawn.of(text, rows, heading=heading, names=names, right=(1, 2))
+
+    def drawn() -> str:  # the age counts between rounds too
+        device = machine.device
+        heading = "" if device is None else (standing(machine), answering(machine, device))
+        return Drawn.of(text, rows, heading=heading, names=names, right=(1, 2))
+
+    return drawn
 
 
 def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:

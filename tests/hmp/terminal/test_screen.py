@@ -125,6 +125,18 @@ class TestDrawing:
     def test_help_of_guests_names_them_and_their_keys(self):
         assert {*PROFILES, "delay=SEC"} <= set(drawn("help sim guest").split())
 
+    def test_what_is_shown_again_and_again_has_the_same_colours(self):
+        subject = monitor_on()
+        written: list[str] = []
+        screen = Screen(written.append, width=lambda: 80)
+        subject.live = screen.live
+        run(subject, "sim sleep 2")
+        run(subject, "sim watch 1 1 sim chart")
+        screen.settle()
+        blocks = [line for line in "".join(written).split("\n") if "█" in line]
+        assert blocks
+        assert all("\x1b[36m█" in line for line in blocks)
+
     def test_words_of_qemu_keep_their_breaks(self):
         line = "info virtio-status /machine/peripheral/balloon0/virtio-backend"
         plain = run(monitor_on(), line).text

@@ -49,7 +49,7 @@ class TestWatch:
     def test_a_person_sees_the_change_and_the_trend(self) -> None:
         subject = monitor_on()
         shown: list[str] = []
-        subject.live = shown.append
+        subject.live = lambda draw: shown.append(draw())
         run(subject, "sim set free_mem 100M")
         assert run(subject, "sim watch 1 2").text == ""
         rows = {row[0]: row for row in shown[1].rows}  # type: ignore[attr-defined]
