@@ -65,7 +65,7 @@ def wrong(line: str) -> int:
         command, at = find_command(line)
     except SyntaxRefused as error:
         typed = len(str(error)) - len("unknown command: ''")
-        return 0 if typed < len(line) else len(line)  # the name may go on
+        return len(line) if typed == len(line) and _may_go_on(line.split()) else 0
     if command is not None:
         try:
             grammar.arguments(command.parameters, command.name, line, at)
@@ -73,6 +73,13 @@ def wrong(line: str) -> int:
             if not str(error).endswith(_UNFINISHED):
                 return at
     return len(line)
+
+
+def _may_go_on(words: list[str]) -> bool:
+    table: dict[str, Command] = TABLE
+    for word in words[:-1]:
+        table = getattr(table.get(word), "topics", None) or {}
+    return any(name.startswith(words[-1]) for name in table)
 
 
 def usage(line: str) -> str:

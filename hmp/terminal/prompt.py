@@ -81,6 +81,8 @@ class LinePrompt:
         self._rest = ""
         self._soon = False
         self._completer = LineCompleter(machine)
+        # A running VM's monitor has commands that our table does not know.
+        self._ours = getattr(machine, "offers", None) is None
         reader = getattr(input, "stdin_reader", None)
         if type(reader) is PosixStdinReader:
             input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]
@@ -104,8 +106,8 @@ class LinePrompt:
             refresh_interval=_REFRESH,
             search_ignore_case=True,
             editing_mode=editing_mode(),
-            lexer=LineLexer() if screen.color else None,
-            input_processors=[AfterInput(self._usage, "class:usage")] if screen.color else None,
+            lexer=LineLexer() if screen.color and self._ours else None,
+            input_processors=[AfterInput(self._behind, "class:usage")] if screen.color else None,
             key_bindings=self._bindings(),
             style=Style.from_dict(colors if screen.color else NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
@@ -206,16 +208,23 @@ class LinePrompt:
 
     def _toolbar(self) -> StyleAndTextTuples:
         columns = self._session.app.output.get_size().columns
+        usage = "" if self._screen.color else self._usage(columns - 1)  # behind the cursor it would look typed
+        if usage:
+            return [("class:bar.plain", f" {usage}")]
         found = toolbar.segments(self._machine, columns, self._signs, self._dialect)
         return [(f"class:bar.{meaning}", text) for meaning, text in found]
 
-    def _usage(self) -> str:
-        """Return what stands dim behind the cursor: what the command takes, unless a suggestion or menu is there."""
+    def _behind(self) -> str:
+        """Return what stands dim behind the cursor."""
+        typed = len(self._session.default_buffer.text)
+        return self._usage(self._session.app.output.get_size().columns - len(PROMPT) - typed - 1)
+
+    def _usage(self, room: int) -> str:
+        """Return what the command takes, in `room` columns, unless a suggestion or menu is there."""
         buffer = self._session.default_buffer
         if (buffer.suggestion is not None and buffer.suggestion.text) or buffer.complete_state is not None:
             return ""
-        room = self._session.app.output.get_size().columns - len(PROMPT) - len(buffer.text) - 1
-        found = hints.usage(buffer.text) if self.asking else ""
+        found = hints.usage(buffer.text) if self.asking and self._ours else ""
         return next((text for text in (found, found.partition(": ")[0]) if len(text) <= room), "")
 
     # Keys of our own.

@@ -35,7 +35,7 @@ from tests.support.loop import VirtualLoop
 class Person:
     """Types at a monitor: `at` says what happens when (seconds of virtual time)."""
 
-    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None, color=False) -> None:
+    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None, color=False, ansi=True) -> None:
         self.loop = loop
         self.machine = machine
         self.pipe = pipe
@@ -43,7 +43,9 @@ class Person:
         self.replies: list[str] = []
         self.driver = MachineDriver(machine, loop)
         self.columns = 80
-        screen = Screen(lambda text: self.written.append((loop.time(), text)), color=color, width=lambda: self.columns)
+        screen = Screen(
+            lambda text: self.written.append((loop.time(), text)), ansi=ansi, color=color, width=lambda: self.columns
+        )
         self.prompt = LinePrompt(machine, screen, pipe, DummyOutput(), history=history or InMemoryHistory())
         self.session = Session(
             machine,
@@ -73,6 +75,10 @@ class Person:
     def shown(self) -> str:
         """What the session printed, without the countdown."""
         return "".join(text for _, text in self.written if not text.startswith("\r"))
+
+    @property
+    def everything(self) -> str:
+        return "".join(text for _, text in self.written)
 
     @property
     def countdown(self) -> list[tuple[float, str]]:
@@ -262,6 +268,7 @@ class TestHelpOn:
         [
             ("", 0), ("info", 4), ("inf", 3), ("inf ", 0), ("info nonsense x", 0), ("balloon 5", 9), ("balloon 5 +", 11),
             ("balloon lots", 8), ("sim delay x", 10), ("sim delay ", 10), ("stop it", 5), ("savevm \"x", 9),
+            ("hlep", 0), ("info st", 7), ("info foo", 0), ("sim guest", 9), ("i", 1), ("?", 1), ("info/x", 0),
         ],
     )  # fmt: skip
     def test_what_is_wrong_already_is_known_while_typing(self, line, at):
@@ -283,11 +290,36 @@ class TestHelpOn:
         monkeypatch.setattr(DummyOutput, "get_size", lambda self: Size(rows=40, columns=columns))
 
         def script(person):
-            person.type("sim delay ").does(lambda: seen.append(person.prompt._usage()), 1).type("\x03\x04", 2)
+            person.type("sim delay ").does(lambda: seen.append(person.prompt._behind()), 1).type("\x03\x04", 2)
 
         sitting(script)
         assert seen[0].startswith(shown)
         assert shown.endswith("let") or seen[0] == shown
+
+    def test_without_colour_what_a_command_takes_stands_in_the_toolbar(self, sitting):
+        def script(person):
+            def look():
+                seen.append("".join(text for _, text in person.prompt._toolbar()).strip())
+
+            person.type("sim delay ").does(look, 1).type("2", 2).does(look, 3).type("\x03\x04", 4)
+
+        for color, shown in ((False, usage("sim delay ")), (True, "running")):
+            seen: list[str] = []
+            sitting(script, color=color)
+            assert seen[0].startswith(shown)
+            assert seen[1].startswith("running")
+
+    def test_commands_of_a_running_vm_are_not_measured_by_our_table(self, sitting):
+        def script(person):
+            person.machine.offers = lambda line: []
+            prompt = LinePrompt(person.machine, person.prompt._screen, person.pipe, DummyOutput())
+            person.prompt = person.session._prompt = prompt
+            person.type("sim delay ").does(lambda: seen.append(prompt._usage(80)), 1).type("\x03\x04", 2)
+            assert prompt._session.lexer is None
+
+        seen: list[str] = []
+        sitting(script, color=True)
+        assert seen == [""]
 
     def test_without_colour_the_bar_is_made_of_signs(self, sitting):
         seen: list[str] = []
@@ -400,6 +432,32 @@ class TestWaiting:
         lines = [text for _, text in sitting(script, guest="silent").written if re.match("\r[w\\d]", text)]
         assert lines[0].startswith(f"\r{words}4.7 s")
         assert all(len(line.partition("\x1b")[0]) <= columns for line in lines)
+
+    def test_without_control_sequences_one_line_says_how_long_it_may_take(self, sitting):
+        keys = "info balloon\rsim sleep 2.5\rsim sleep 0.2\rquit\r"
+        person = sitting(lambda person: person.type(keys), guest="silent", ansi=False)
+        assert [(round(at, 1), text) for at, text in person.written if "wait" in text] == [
+            (0.3, "waiting for the guest, 5 s at most; Ctrl-C gives the prompt back\n"),
+            (5.3, "waiting, 2.5 s at most; Ctrl-C gives the prompt back\n"),
+        ]
+
+    def test_each_wait_of_a_script_counts_down(self, sitting, tmp_path):
+        path = tmp_path / "script"
+        path.write_text("info balloon\nsim sleep 2\n")
+
+        def script(person):
+            person.session._monitor.host_files = True
+            person.type(f"sim source {path}\rquit\r")
+
+        texts = [text for _, text in sitting(script, guest="silent").countdown]
+        assert texts[0].startswith("waiting for the guest ... 4.7 s")
+        assert re.match(r"waiting \.\.\. 0\.[01] s", texts[-1])
+
+    def test_the_age_counts_while_a_watched_guest_is_silent(self, sitting):
+        person = sitting(lambda person: person.type("sim hang\rsim watch 1 2\rquit\r"))
+        assert person.countdown[0][1].startswith("waiting for the guest ... 4.7 s")
+        ages = re.findall(r"last answer ([\d.]+) s ago", person.everything)
+        assert {"5.0", "5.5", "6.0", "8.0", "9.9"} <= {*ages}
 
     def test_a_long_inflation_shows_how_far_it_is(self, sitting):
         person = sitting(lambda person: person.type("balloon 32\rsim sleep 8\rquit\r"), guest="linux,pace=4M")
