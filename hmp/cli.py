@@ -20,6 +20,9 @@ def main() -> int:
     """Run hmp with the command line of this process; returns the exit status, or ends the process with it."""
     # Collecting as often as Python does by default costs a millisecond of start-up: nearly all we make lives on.
     gc.set_threshold(50_000, 20, 20)
+    # Nothing here speaks TLS, and asyncio does without OpenSSL, which costs a tenth of the time until a typed key shows
+    # and 5 MB of memory.
+    sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
     program = os.path.basename(sys.argv[0])
     qemu = program == "hmp-qemu" or program.startswith("qemu-system-")
     status = _run_guarded(sys.argv[1:], program if qemu else "")

@@ -81,6 +81,12 @@ def test_click_comes_with_options_and_brings_no_terminal() -> None:
     assert not [name for name in found if name.startswith(("hmp.terminal", "hmp.sockets"))]
 
 
+def test_loops_come_without_openssl() -> None:
+    found = imported("--monitor", "tcp:127.0.0.1:0", text="info balloon\n")
+    assert "asyncio" in found
+    assert "_ssl" not in found
+
+
 def seconds(*arguments: str) -> float:
     """The time that the processor spends on a run, which depends less on what else runs than the clock's."""
 
