@@ -188,7 +188,7 @@ class Session:
             reply.go_on()
         self._driver.reschedule()
         done = not reply.pending or await self.finished(reply)
-        if line.split()[:2] != ["sim", "save"]:
+        if line.strip() and line.split()[:2] != ["sim", "save"]:
             self._monitor.typed = [*self._monitor.typed[-_REMEMBERED:], (line, done and not reply.failed)]
         if not done:
             return

@@ -141,6 +141,10 @@ class TestLines:
         person = sitting(lambda person: person.type("info name\rinfo history\r\x04"))
         assert person.shown.split() == ["0:", "'info", "name'", "1:", "'info", "history'"]
 
+    def test_what_was_typed_is_what_a_script_needs(self, sitting):
+        person = sitting(lambda person: person.type("info name\r\r  \rwrong\r\x04"))
+        assert person.session._monitor.typed == [("info name", True), ("wrong", False)]
+
     def test_a_repeated_line_moves_to_the_end_of_the_history(self, sitting):
         person = sitting(lambda person: person.type("info name\rinfo uuid\rinfo name\rinfo history\r\x04"))
         assert [line.partition(":")[2].strip() for line in person.shown.splitlines()[-3:]] == [
