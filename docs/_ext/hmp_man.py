@@ -128,6 +128,7 @@ def page() -> str:
             section("COMMANDS", tables["hmp-commands"]),
             ".SS What info shows\n" + tables["info-topics"],
             ".SS Control of the simulation\n" + tables["sim-commands"],
+            section("KEYS", tables["prompt-keys"]),
             section("DIALECTS", dialects()),
             section("RECORDING", paragraph(RECORDING) + tagged(DIRECTIONS), paragraph(PICTURE)),
             section("EXIT STATUS", tables["exits"]),

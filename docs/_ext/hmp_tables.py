@@ -21,6 +21,7 @@ from hmp.monitor.registry import COMMANDS, Command
 from hmp.options import command
 from hmp.qmp.commands import COMMANDS as QMP_COMMANDS
 from hmp.qmp.schema import EVENTS, OBJECTS
+from hmp.terminal.hints import KEYS as KEYS_TYPED
 
 
 class Table(NamedTuple):
@@ -175,6 +176,11 @@ def rules() -> Table:
     return Table(("rule", "what was refused", "the device"), rows)
 
 
+def prompt_keys() -> Table:
+    """The keys of the typed prompt."""
+    return Table(("key", "what it does"), [(", ".join(map(_code, key.split(", "))), what) for key, what in KEYS_TYPED])
+
+
 def _members(name: str) -> str:
     members = OBJECTS.get(name, ())
     return ", ".join(_code(f"{member}: {kind.rstrip('?')}") + ("?" * kind.endswith("?")) for member, kind in members)
@@ -223,6 +229,7 @@ TABLES: Mapping[str, Callable[[], Table]] = {
         statistics,
         features,
         rules,
+        prompt_keys,
         qmp_commands,
         qmp_events,
     )

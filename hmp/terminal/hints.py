@@ -17,7 +17,7 @@ def first(columns: int) -> str:
     return next((line for line in (*_FIRST, "quit leaves") if len(line) < columns), "")
 
 
-_KEYS = (
+KEYS = (
     ("TAB", "complete; again for the next entry, Enter takes it, Escape closes the menu"),
     ("Up, Down", "earlier lines; after a pause those that begin as what is typed"),
     ("Right", "take the suggestion behind the cursor"),
@@ -28,6 +28,7 @@ _KEYS = (
     ("F1", "this list"),
     ("F4", "switch between the keys of emacs and vi (~/.inputrc says which come first)"),
 )
+"""The keys and what they do, for F1 and the docs."""
 
 _ELSEWHERE = {
     "exit": "quit", "bye": "quit", "logout": "quit", "x": "quit", "history": "info history", "ls": "qom-list",
@@ -41,7 +42,7 @@ _HELP = ("help", "?", "-h", "--help")
 def keys() -> Drawn:
     """Return what the keys do."""
     return Drawn.of(
-        "".join([f"{key:<9} {what}\n" for key, what in _KEYS]), [(("name", key), what) for key, what in _KEYS]
+        "".join([f"{key:<9} {what}\n" for key, what in KEYS]), [(("name", key), what) for key, what in KEYS]
     )
 
 
