@@ -30,6 +30,9 @@ KEYS = (
 )
 """The keys and what they do, for F1 and the docs."""
 
+TIPS = {"sim": "help sim lists what you can do to the guest, such as sim hang; sim wake mends that"}
+"""What is said once behind a command that worked, to who looks where to go on."""
+
 _ELSEWHERE = {
     "exit": "quit", "bye": "quit", "logout": "quit", "x": "quit", "history": "info history", "ls": "qom-list",
     "man": "help", "h": "help", "status": "info status", "version": "info version", "snapshots": "info snapshots",

@@ -82,7 +82,7 @@ class LinePrompt:
         self._soon = False
         self._completer = LineCompleter(machine)
         # A running VM's monitor has commands that our table does not know.
-        self._ours = getattr(machine, "offers", None) is None
+        self._ours = not hasattr(machine, "offers")
         reader = getattr(input, "stdin_reader", None)
         if type(reader) is PosixStdinReader:
             input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]

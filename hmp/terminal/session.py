@@ -16,7 +16,7 @@ from hmp.monitor.monitor import Monitor, Reply
 from hmp.pipe import catching_up
 from hmp.terminal.countdown import AFTER, STEP, Countdown
 from hmp.terminal.events import Announcer
-from hmp.terminal.hints import advice
+from hmp.terminal.hints import TIPS, advice
 from hmp.terminal.screen import Screen
 
 
@@ -114,6 +114,7 @@ class Session:
         self._flush = flush
         self._keys = keys
         self._announcer = Announcer(self._announce)
+        self._tips = {} if hasattr(machine, "offers") else dict(TIPS)  # a running VM cannot be told to hang
         self._wait: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
 
@@ -193,7 +194,7 @@ class Session:
         if not done:
             return
         self._say(reply, line)
-        hint = advice(line, reply.text) if reply.failed else ""
+        hint = advice(line, reply.text) if reply.failed else self._tips.pop(line.strip(), "")
         self._screen.show(f"{hint}\n" * bool(hint), "dim")
         if self._on_reply is not None:
             self._on_reply(reply)
