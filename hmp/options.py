@@ -188,13 +188,21 @@ OPTIONS: list[click.Parameter] = [
 
 def command() -> click.Command:
     """Return the click command, for parsing, help and the docs."""
-    return program(
+    made = program(
         "hmp",
         OPTIONS,
         "An emulator of QEMU's human monitor, on a real virtio-balloon device core. Type at it, pipe scripts into "
         "it, or give it a SCRIPT (- is stdin).",
         EPILOG,
     )
+    made.callback = _values
+    return made
+
+
+def _values(**values: Any) -> dict[str, Any]:
+    """Return the options, and as `given` the names of those that are on the command line, defaults too."""
+    source = click.get_current_context().get_parameter_source
+    return {**values, "given": {name for name in values if source(name) is not click.core.ParameterSource.DEFAULT}}
 
 
 def complete(instruction: str) -> int:
@@ -225,7 +233,7 @@ def _config(values: dict[str, Any]) -> Config:
             setattr(config, name, values[name])
     config.ram = _ram(values["memory"], config.guest)
     config.balloon = not values["no_balloon"]
-    if values["no_balloon"] and [text for text, _, _ in values["device"]] != [DEFAULT_DEVICE]:
+    if values["no_balloon"] and "device" in values["given"]:
         raise UsageError("--no-balloon: not together with --device")
     config.device_id, config.switches = _only_device(values["device"])
     for kind in ("monitor", "qmp"):
@@ -240,7 +248,7 @@ def _config(values: dict[str, Any]) -> Config:
     if config.headless and config.interactive:
         raise UsageError("--headless: not together with -i")
     check_options(config)
-    check_attach(config, values)
+    check_attach(config, values["given"])
     if config.count is not None:
         _check_count(config, config.count, scripted=bool(values["script"] or values["command"]))
     scripts, commands = values["script"], values["command"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from hmp.addresses import Address
-from hmp.config import DEFAULT_DEVICE
 from hmp.monitor import UsageError, escape
 from hmp.monitor.grammar import SWITCH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container
 
     from hmp.config import Config
 
@@ -69,28 +68,32 @@ class Place:
         return wanted and not (self.scheme == "unix" and self.host.startswith(PROXMOX))
 
 
-REFUSED: dict[str, tuple[str, object, str]] = {
-    "memory": ("-m", None, "the VM has its memory already"),
-    "guest": ("--guest", "linux", "the guest is the VM's own"),
-    "device": ("--device", ((DEFAULT_DEVICE, "balloon0", {}),), "the device is the VM's own"),
-    "no_balloon": ("--no-balloon", False, "the device is the VM's own"),
-    "clock": ("--clock", "real", "a VM runs in real time"),
-    "paused": ("-S", False, "the VM was started already"),
-    "snapshot_dir": ("--snapshot-dir", None, "QEMU keeps its snapshots in its disks"),
-    "count": ("--count", None, "there is one VM"),
-    "replies": ("--replies", None, "the VM answers itself"),
-    "seed": ("--seed", 0, "nothing about a VM is made up"),
+REFUSED = {
+    "memory": ("-m", "the VM has its memory already"),
+    "guest": ("--guest", "the guest is the VM's own"),
+    "device": ("--device", "the device is the VM's own"),
+    "no_balloon": ("--no-balloon", "the device is the VM's own"),
+    "clock": ("--clock", "a VM runs in real time"),
+    "paused": ("-S", "the VM was started already"),
+    "snapshot_dir": ("--snapshot-dir", "QEMU keeps its snapshots in its disks"),
+    "count": ("--count", "there is one VM"),
+    "replies": ("--replies", "the VM answers itself"),
+    "seed": ("--seed", "nothing about a VM is made up"),
+    "name": ("--name", "the VM has a name of its own"),
+    "uuid": ("--uuid", "the VM has one of its own"),
+    "qemu_version": ("--qemu-version", "the VM tells its own"),
+    "allow_host_files": ("--allow-host-files", "--allow-disruptive says what clients may do"),
 }
-"""Options that mean something else than a VM that runs: how each is spelled, what it is unless given, and why not."""
+"""Options that mean nothing to a VM that runs, whatever their value: how each is spelled, and why not."""
 
 
-def check_options(config: Config, values: Mapping[str, object]) -> None:
-    """Refuse options that do not fit together. Raises UsageError."""
+def check_options(config: Config, given: Container[str]) -> None:
+    """Refuse options that do not fit together; `given` are those on the command line. Raises UsageError."""
     if config.attach is None:
-        for option, given in (("--allow-disruptive", config.allow_disruptive), ("--save-replies", config.save_replies)):
-            if given:
+        for option, value in (("--allow-disruptive", config.allow_disruptive), ("--save-replies", config.save_replies)):
+            if value:
                 raise UsageError(f"{option}: only together with --attach")
         return
-    for name, (option, default, why) in REFUSED.items():
-        if values.get(name, default) != default:
+    for name, (option, why) in REFUSED.items():
+        if name in given:
             raise UsageError(f"{option}: not together with --attach: {why}")

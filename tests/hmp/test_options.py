@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import pytest
 
 from device.clock import SECOND
 from device.guest.table import PROFILES
+from device.machine.machine import NIL_UUID
 from hmp import __version__
 from hmp.config import CLOCKS, Config
 from hmp.monitor import UsageError
@@ -223,15 +225,6 @@ CONFLICTS = [
     (["--count", "2", "--monitor", "telnet:localhost:1"], "--monitor", "%d"),
     (["--allow-disruptive"], "--allow-disruptive", "--attach"),
     (["--save-replies", "x.json"], "--save-replies", "--attach"),
-    (["--attach", "unix:q", "-m", "512"], "-m", "--attach"),
-    (["--attach", "unix:q", "--guest", "slow"], "--guest", "--attach"),
-    (["--attach", "unix:q", "--device", "virtio-balloon-pci,id=x"], "--device", "--attach"),
-    (["--attach", "unix:q", "--no-balloon"], "--no-balloon", "--attach"),
-    (["--attach", "unix:q", "--clock", "warp"], "--clock", "--attach"),
-    (["--attach", "unix:q", "--clock", "manual"], "--clock", "--attach"),
-    (["--attach", "unix:q", "-S"], "-S", "--attach"),
-    (["--attach", "unix:q", "--snapshot-dir", "."], "--snapshot-dir", "--attach"),
-    (["--attach", "unix:q", "--seed", "7"], "--seed", "--attach"),
     (["--nosuch"], "--nosuch", ""),
     (["--paus"], "--paus", ""),
     (["-x"], "-x", ""),
@@ -248,6 +241,21 @@ def test_what_does_not_go_together_is_refused_by_name(arguments: list[str], one:
     assert other in told
     assert "\n" not in told
     assert "Usage" not in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-m", "512"], ["--memory", "1G"], ["--guest", "slow"], ["--guest", "linux"], ["--no-balloon"], ["-S"],
+     ["--device", "virtio-balloon-pci,id=x"], ["--device", "virtio-balloon-pci,id=balloon0"], ["--clock", "warp"],
+     ["--clock", "manual"], ["--clock", "real"], ["--seed", "7"], ["--seed", "0"], ["--snapshot-dir", "."],
+     ["--count", "1"], ["--replies", "x.json"], ["--name", "x"], ["--uuid", NIL_UUID], ["--qemu-version", "7.2.0"],
+     ["--allow-host-files"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_a_vm_that_runs_has_of_its_own_is_refused_even_where_it_is_the_default(words: list[str]) -> None:
+    flag = {"--memory": "-m"}.get(words[0], words[0])
+    told = refused(*words, "--attach", "unix:q")
+    assert re.fullmatch(f"{flag}: not together with --attach: [a-zA-Z' -]{{8,}}", told)
 
 
 # As a program.
