@@ -240,7 +240,8 @@ class Front:
         from hmp.attach.front import attach
 
         end = clean_end()
-        attached, self.monitor = attach(self.config)
+        attached, monitor = attach(self.config)
+        self.monitor = monitor
         machine: Any = attached  # it has what front ends ask of a machine, and is none
         self.machine = machine
         try:
@@ -254,7 +255,8 @@ class Front:
             self.runner = Runner(self.machine, self.monitor, self.config)
             status = self._use()
             if attached.failure:
-                complain(escape(attached.failure))
+                if not monitor.told:
+                    complain(attached.failure)
                 return FAILED
             return self.runner.status if status is None else status
         finally:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 GREETING_LIMIT = 2 * SECOND
 """How long a greeting may take (ns): QEMU serves one client per socket, and lets a second one wait for ever."""
 
+ANSWER_LIMIT, LONG_LIMIT = 10 * SECOND, 600 * SECOND
+"""How long (ns) QEMU may take to answer: a question, and a command such as savevm, which keeps it from all else."""
+
 CONNECT_LIMIT = 5.0
 """Seconds until a host that does not answer is given up."""
 
@@ -33,6 +36,8 @@ MAX_MESSAGE = 64 << 20
 """Bytes of a message: the largest that QEMU sends, its schema, has less than one MiB."""
 
 CHUNK = 1 << 16
+
+NO_QMP = "this is not QMP"
 
 
 class QmpError(Exception):
@@ -52,26 +57,32 @@ class LinkError(Exception):
 
 
 class BusyError(LinkError):
-    """Another client holds the socket."""
+    """It does not answer now, and may later: another client holds the socket, or QEMU itself stands still."""
 
 
 class Link:
     """What a machine needs of whatever it is attached through: QMP on a socket here, virsh elsewhere.
 
-    `order` a command, and `done` is called with its value or an error, from `serve` or at once. Wait for `descriptors`
-    and until `due`, then `serve`. An order after a loss connects anew.
+    `order` a command, and `done` is called with its value or an error, from `serve` or at once, at the latest when its
+    limit has passed since it was sent. Wait for `descriptors` and until `due`, then `serve`. An order after a loss
+    connects anew.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, place: Place) -> None:
         self.clock = clock
+        self.name = place.name
+        """The address, as messages have it."""
         self.greeting: Mapping[str, Any] = {}
         """What QEMU said of its version."""
         self.on_event: Callable[[Mapping[str, Any]], object] = lambda event: None
         self.on_lost: Callable[[LinkError], object] = lambda error: None
         """Called for a loss that no command hears of."""
         self.due: int | None = None
-        self._waiting: deque[tuple[str, Mapping[str, object] | None, Done]] = deque()
+        self.asked = ""
+        """The command that was sent last."""
+        self._waiting: deque[tuple[str, Mapping[str, object] | None, Done, int]] = deque()
         self._current: Done | None = None
+        self._limit = 0
 
     @property
     def idle(self) -> bool:
@@ -83,17 +94,34 @@ class Link:
         """Return what to wait for."""
         raise NotImplementedError
 
-    def order(self, name: str, arguments: Mapping[str, object] | None, done: Done) -> None:
-        """Send a command once those before it are answered."""
-        self._waiting.append((name, arguments, done))
+    def order(self, name: str, arguments: Mapping[str, object] | None, done: Done, limit: int = ANSWER_LIMIT) -> None:
+        """Send a command once those before it are answered; the answer may take `limit` (ns) from then on."""
+        self._waiting.append((name, arguments, done, limit))
         self._go_on()
+
+    def _next(self) -> tuple[str, Mapping[str, object] | None]:
+        """Take the command that is the next to be sent, and give it its time."""
+        self.asked, arguments, self._current, self._limit = self._waiting.popleft()
+        self.due = self.clock.now() + self._limit
+        return self.asked, arguments
 
     def _go_on(self) -> None:
         raise NotImplementedError
 
     def serve(self) -> None:
-        """Read what is there."""
+        """Read what is there, and end what has come to its limit."""
+        self._read()
+        if self.due is not None and self.clock.now() >= self.due:
+            self._late()
+
+    def _read(self) -> None:
         raise NotImplementedError
+
+    def _late(self) -> None:
+        raise NotImplementedError
+
+    def _no_answer(self) -> BusyError:
+        return BusyError(f"{self.name}: no answer within {self._limit // SECOND} s")
 
     def release(self) -> None:
         """Let go of the connection if nothing is under way; the next order makes it anew."""
@@ -102,7 +130,7 @@ class Link:
         """Let go of the connection, whatever is under way: nobody is told."""
 
     def _answered(self, value: object, error: Exception | None = None) -> None:
-        done, self._current = self._current, None
+        done, self._current, self.due = self._current, None, None
         if done is not None:
             done(value, error)
         self._go_on()
@@ -110,7 +138,7 @@ class Link:
     def _lose(self, error: LinkError) -> None:
         """End everything that is under way with `error`."""
         self.close()
-        current, self._current = self._current, None
+        current, self._current, self.due = self._current, None, None
         waiting, self._waiting = list(self._waiting), deque()
         told = ([current] if current is not None else []) + [each[2] for each in waiting]
         for done in told:
@@ -119,16 +147,20 @@ class Link:
             self.on_lost(error)
 
 
+def _begin(data: bytes | bytearray) -> str:
+    """Return how a message begins, for a line that says what is wrong with it."""
+    return data[:60].decode(errors="replace").strip()
+
+
 class SocketLink(Link):
     """QMP on a socket."""
 
     def __init__(self, clock: Clock, place: Place) -> None:
-        super().__init__(clock)
+        super().__init__(clock, place)
         self._place = place
         self._socket: socket.socket | None = None
-        self._ready = False
+        self._greeted = self._ready = False
         self._data = bytearray()
-        self._seen = 0
         self._serial = 0
 
     @property
@@ -166,8 +198,7 @@ class SocketLink(Link):
             except LinkError as error:
                 self._lose(error)
         elif self._ready:
-            name, arguments, self._current = self._waiting.popleft()
-            self._send(name, arguments)
+            self._send(*self._next())
 
     def _send(self, name: str, arguments: Mapping[str, object] | None) -> None:
         assert self._socket is not None  # noqa: S101
@@ -181,34 +212,37 @@ class SocketLink(Link):
         except BlockingIOError:
             short = True
         except OSError as error:
-            self._lose(LinkError(f"{self._place.name}: {error.strerror}"))
+            self._lose(LinkError(f"{self.name}: {error.strerror}"))
             return
         if short:
-            self._lose(LinkError(f"{self._place.name}: it does not read what it is sent"))
+            self._lose(LinkError(f"{self.name}: it does not read what it is sent"))
 
-    def serve(self) -> None:
-        """Read what is there."""
+    def _late(self) -> None:
+        if self._ready:
+            self._answered(None, self._no_answer())  # what comes yet is another's, by its id
+        elif self._greeted:
+            self._lose(BusyError(f"{self.name}: it greets, and then does not answer"))
+        elif self._data:
+            self._lose(LinkError(f"{self.name}: {NO_QMP}: no greeting came"))
+        else:
+            more = f", or {NO_QMP}" if self._place.scheme == "tcp" else ""
+            self._lose(BusyError(f"{self.name}: busy: another client holds this monitor{more}"))
+
+    def _read(self) -> None:
         if self._socket is None:
-            return
-        if self.due is not None and self.clock.now() >= self.due:
-            if self._seen:
-                self._lose(LinkError(f"{self._place.name}: this is not QMP: no greeting came"))
-            else:
-                self._lose(BusyError(f"{self._place.name}: busy: another client holds this monitor"))
             return
         try:
             data = self._socket.recv(CHUNK)
         except BlockingIOError:
             return
         except OSError as error:
-            self._lose(LinkError(f"{self._place.name}: {error.strerror}"))
+            self._lose(LinkError(f"{self.name}: {error.strerror}"))
             return
         if not data:
-            self._lose(LinkError(f"{self._place.name}: hung up"))
+            self._lose(LinkError(f"{self.name}: hung up{'' if self._greeted else ' without a greeting'}"))
             return
         at = len(self._data)
         self._data += data
-        self._seen += len(data)
         try:
             while (end := self._data.find(b"\n", at)) >= 0:
                 line, at = bytes(self._data[:end]), 0
@@ -217,8 +251,9 @@ class SocketLink(Link):
                     self._take(line)
                 if not self.descriptors:  # it was the last
                     return
-            if len(self._data) > MAX_MESSAGE:
-                raise LinkError(f"{self._place.name}: a message of more than {MAX_MESSAGE >> 20} MiB")
+            if len(self._data) > (MAX_MESSAGE if self._greeted else CHUNK):
+                kind = f"a message of more than {MAX_MESSAGE >> 20} MiB" if self._greeted else NO_QMP
+                raise LinkError(f"{self.name}: {kind}: {_begin(self._data)}")
         except LinkError as error:
             self._lose(error)
 
@@ -229,10 +264,10 @@ class SocketLink(Link):
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            kind = "a reply that is no JSON object" if self.greeting else "this is not QMP"
-            raise LinkError(f"{self._place.name}: {kind}: {line[:60].decode(errors='replace').strip()}")
-        if self.due is not None:
-            self._greeted(message)
+            kind = "a reply that is no JSON object" if self._greeted else NO_QMP
+            raise LinkError(f"{self.name}: {kind}: {_begin(line)}")
+        if not self._greeted:
+            self._meet(message)
         elif "event" in message:
             self.on_event(message)
         elif message.get("id") == self._serial and (self._current is not None or not self._ready):
@@ -243,19 +278,21 @@ class SocketLink(Link):
             if self._ready:
                 self._answered(message.get("return"), error)
             elif error is not None:
-                raise LinkError(f"{self._place.name}: it refuses to talk: {error}")
+                raise LinkError(f"{self.name}: it refuses to talk: {error}")
             else:
-                self._ready = True
+                self._ready, self.due = True, None
                 self._go_on()
 
-    def _greeted(self, message: dict[str, Any]) -> None:
+    def _meet(self, message: dict[str, Any]) -> None:
         if "event" in message:
             return
         greeting = message.get("QMP")
         if not isinstance(greeting, dict):
-            raise LinkError(f"{self._place.name}: this is not QMP: no greeting came")
-        self.due = None
-        self.greeting = greeting
+            raise LinkError(f"{self.name}: {NO_QMP}: no greeting came")
+        self._greeted = True
+        version = greeting.get("version")
+        self.greeting = greeting if isinstance(version, dict) else {}
+        self.due = self.clock.now() + GREETING_LIMIT
         self._send("qmp_capabilities", None)
 
     def release(self) -> None:
@@ -268,6 +305,5 @@ class SocketLink(Link):
         if self._socket is not None:
             self._socket.close()
         self._socket = self.due = None
-        self._ready = False
+        self._greeted = self._ready = False
         self._data.clear()
-        self._seen = 0

@@ -1,8 +1,8 @@
 """A running virtual machine in the place of the simulated one: what front ends and the monitor ask of a machine.
 
 It has the clock, the timers and the requests of the simulated machine; `wait_for` and `step` drive its connection as
-they drive a guest there. What happens between QEMU and us is written as generators: they yield a command, and are sent
-what came of it, or a time to sleep (ns).
+they drive a guest there. What happens between QEMU and us is written as generators: they yield a command (its name, its
+arguments, and a limit if it may take long), and are sent what came of it, or a time to sleep (ns).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from device.machine.guest import Guest
 from device.machine.machine import PAUSED, RUNNING, SHUTDOWN
 from device.machine.requests import TIMED_OUT, StatsRequests
 from hmp.attach.link import LinkError, QmpError
-from hmp.attach.question import Question
+from hmp.attach.question import SENSELESS, Question, is_whole
+from hmp.monitor import escape
 from hmp.monitor.emulated import Emulated
 
 TYPE_CHECKING = False
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from hmp.monitor.completion import Candidate
 
     Steps = Generator[Any, Any, Any]
-    Command = tuple[str, Mapping[str, object] | None]
+    Command = tuple[str, Mapping[str, object] | None] | tuple[str, Mapping[str, object] | None, int]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -184,14 +185,14 @@ class Attached:
             except (QmpError, LinkError) as why:
                 self._flows -= 1
                 done(None, why)
-            except (KeyError, TypeError, ValueError, AttributeError) as why:  # it is no QEMU that answers so
+            except SENSELESS:
                 self._flows -= 1
-                done(None, LinkError(f"an answer that makes no sense ({why!r})"))
+                done(None, self.senseless())
             else:
                 if isinstance(wanted, int):
                     self.time.after(wanted, go)
                 else:
-                    self.link.order(wanted[0], wanted[1], go)
+                    self.link.order(wanted[0], wanted[1], go, *wanted[2:])
 
         with unbroken():
             go()
@@ -202,11 +203,15 @@ class Attached:
         self.run(steps, lambda *end: ended.append(end))
         self.wait_until(lambda: bool(ended), limit)
         if not ended:
-            raise LinkError("no answer came")
+            raise LinkError(f"{self.link.name}: no answer came")
         value, error = ended[0]
         if error is not None:
             raise error
         return value
+
+    def senseless(self) -> LinkError:
+        """Return what to say of an answer that no QEMU would give: it was the last that came."""
+        return LinkError(f"{self.link.name}: an answer to {self.link.asked} that makes no sense")
 
     def _lost_idle(self, error: LinkError) -> None:
         if not self._flows:  # else what sleeps finds out, and connects anew
@@ -250,7 +255,7 @@ class Attached:
 
     def _changed(self, actual: object) -> Event | None:
         device = self.device
-        if device is None or not isinstance(actual, int):
+        if device is None or not is_whole(actual):
             return None
         device.actual = actual
         self.history.add(self.clock.now(), actual, device.stats.sample)
@@ -266,9 +271,9 @@ class Attached:
         """Learn the VM's name; the `whole`, for a toolbar, is its run state and balloon too."""
         name = (yield "query-name", None).get("name")
         if name:
-            self.guest.name = self.guest.spec = str(name)
+            self.guest.name = self.guest.spec = " ".join(escape(str(name)).split())
         if whole:
-            self.run_state = (yield "query-status", None)["status"]
+            self.run_state = escape(str((yield "query-status", None)["status"]))
             yield from self.question.find()
             if self.device is not None:
                 yield from self.question.read(self.device)

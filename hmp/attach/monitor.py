@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from device.machine.requests import PENDING, TIMED_OUT, UNSUPPORTED
-from hmp.attach.link import LinkError
+from hmp.attach.link import ANSWER_LIMIT, LONG_LIMIT, BusyError, LinkError
 from hmp.monitor import CommandError, SyntaxRefused, grammar
 from hmp.monitor.completion import Candidate
 from hmp.monitor.monitor import Monitor, Reply
@@ -51,13 +51,13 @@ class AttachedMonitor(Monitor):
     """One monitor of a running VM.
 
     `asks` says that there is a person who can be asked before a command that may stop the VM; else it is refused unless
-    `allowed`. `tells` says whether stderr hears why an answer was not fresh.
+    `allowed`. `tells` says whether stderr hears why an answer was not fresh, `told` whether it heard that QEMU is gone.
     """
 
     def __init__(self, machine: Attached, dialect: Dialect, history: History | None = None) -> None:
         super().__init__(machine, dialect, history)  # type: ignore[arg-type]
         self.attached = machine
-        self.allowed = self.asks = self.tells = False
+        self.allowed = self.asks = self.tells = self.told = False
         self.cpu: int | None = None
 
     def execute(self, line: str) -> Reply:
@@ -102,10 +102,11 @@ class AttachedMonitor(Monitor):
 
         machine = self.attached
         if machine.guest.ended:
+            self.told = True
             reply.finish(f"Error: {machine.guest.ended}\n", failed=True)
         elif machine.device is None:
             why = machine.question.why if request.state is TIMED_OUT else NO_BALLOON
-            reply.finish(f"Error: {why or 'no answer'}\n", failed=True)
+            reply.finish(f"Error: {why or f'{machine.link.name}: no answer'}\n", failed=True)
         else:
             stale = request.state in (TIMED_OUT, UNSUPPORTED)
             if stale and self.tells:
@@ -136,20 +137,23 @@ class AttachedMonitor(Monitor):
         arguments: dict[str, object] = {"command-line": line}
         if self.cpu is not None:
             arguments["cpu-index"] = self.cpu
-        return (yield "human-monitor-command", arguments)
+        limit = ANSWER_LIMIT if first_word(line) in FREE else LONG_LIMIT
+        return (yield "human-monitor-command", arguments, limit).replace("\r\n", "\n")
 
     def _printed(self, line: str, reply: Reply, value: Any, error: Exception | None) -> None:
         words = line.split()
-        if isinstance(error, LinkError):
+        later = isinstance(error, BusyError) and self.asks  # a person may wait until it answers again
+        if isinstance(error, LinkError) and not later:
             if words[0] in ("quit", "q"):
                 self.attached.quit()
                 reply.finish("")
                 return
+            self.told = True
             self.attached.lost(str(error))
         if error is not None:
             reply.finish(f"Error: {error}\n", failed=True)
             return
-        text = str(value).replace("\r\n", "\n")
+        text = str(value)
         if text and not text.endswith("\n"):
             text += "\n"
         if not failed(text):

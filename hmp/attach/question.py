@@ -11,10 +11,13 @@ from device.balloon.stats import Sample
 from device.clock import MS, SECOND
 from device.machine.requests import ANSWERED, NO_DEVICE, UNSUPPORTED
 from hmp.attach.link import BusyError, LinkError, QmpError
+from hmp.monitor import escape
 from hmp.streams import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, TypeGuard
+
     from device.clock import Clock
     from hmp.attach.machine import Attached, Steps
 
@@ -25,13 +28,28 @@ KEPT_OPEN = 20 * MS
 """A pause (ns) from which on a connection that is not to be held is given up meanwhile."""
 
 PUT_BACK_TRIES = 3
-"""How often it is tried where another client holds the socket."""
+"""How often it is tried where another client holds the socket, or QEMU stands still."""
 
 STATS = "guest-stats"
 
 INTERVAL = "guest-stats-polling-interval"
 
+SENSELESS = KeyError, TypeError, ValueError, AttributeError
+"""What an answer raises that no QEMU would give."""
+
 TAGS = {stat.qom: tag for tag, stat in enumerate(STATS_TABLE)}
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether it is a number as QEMU has them for sizes, counts and seconds."""
+    return type(value) is int and 0 <= value <= ABSENT
+
+
+def whole(value: Any) -> int:
+    """Return a size, a count or a number of seconds. Raises ValueError for what QEMU would never send as one."""
+    if is_whole(value):
+        return value
+    raise ValueError
 
 
 class Stats:
@@ -58,7 +76,7 @@ class Balloon:
     def __init__(self, machine: Attached, path: str, backend: str) -> None:
         self.path = path
         self.backend = backend
-        self.id = path.rpartition("/")[2]
+        self.id = escape(path.rpartition("/")[2])
         self.ram = self.actual = self.target = machine.ram
         self.stats = Stats(machine.clock, machine.begun)
         self.can_report = self.live = True
@@ -125,24 +143,35 @@ class Question:
 
     def find(self) -> Steps:
         """Find the balloon device, if there is one."""
-        if self.machine.device is None:
-            for folder in ("/machine/peripheral", "/machine/peripheral-anon"):
-                for child in (yield "qom-list", {"path": folder}):
-                    if child["type"].startswith("child<virtio-balloon"):
-                        path = f"{folder}/{child['name']}"
-                        backend = path if child["type"] == "child<virtio-balloon-device>" else f"{path}/virtio-backend"
-                        memory = yield "query-memory-size-summary", None
-                        self.machine.ram = memory["base-memory"] + memory.get("plugged-memory", 0)
-                        self.machine.device = Balloon(self.machine, path, backend)
-                        self.machine.device.stats.held = self
-                        return
+        if self.machine.device is not None:
+            return
+        found = []
+        for folder in ("/machine/peripheral", "/machine/peripheral-anon"):
+            for child in (yield "qom-list", {"path": folder}):
+                if child["type"].startswith("child<virtio-balloon"):
+                    found.append((f"{folder}/{child['name']}", child["type"] == "child<virtio-balloon-device>"))
+        if not found:
+            return
+        (path, bare), *others = found
+        if others:  # QEMU has one at the most
+            complain(f"{self.machine.link.name}: {len(found)} balloon devices: {path} is the one that is asked")
+        memory = yield "query-memory-size-summary", None
+        self.machine.ram = whole(memory["base-memory"]) + whole(memory.get("plugged-memory", 0))
+        device = Balloon(self.machine, path, path if bare else f"{path}/virtio-backend")
+        yield from self._measure(device)
+        device.stats.held = self
+        self.machine.device = device
+
+    def _measure(self, device: Balloon) -> Steps:
+        device.actual = whole((yield "query-balloon", None)["actual"])
 
     def _mark(self, device: Balloon) -> Steps:
         """Return what changes when the guest has answered, and whether there is a queue to answer on."""
         if self._marked:
             try:
                 queue = yield "x-query-virtio-queue-status", {"path": device.backend, "queue": 2}
-                return (queue["vring-desc"], queue["last-avail-idx"]), bool(queue["vring-desc"])
+                mark = whole(queue["vring-desc"]), whole(queue["last-avail-idx"])
+                return mark, bool(mark[0])
             except QmpError as error:
                 if error.kind != "CommandNotFound":
                     raise
@@ -159,11 +188,10 @@ class Question:
 
     def read(self, device: Balloon) -> Steps:
         """Read `actual` and the statistics, as old as QEMU says that they are."""
-        balloon = yield "query-balloon", None
-        device.actual = balloon["actual"]
+        yield from self._measure(device)
         told = yield from self._get(device.path, STATS)
-        stats, update = told["stats"], told["last-update"]
-        values = {TAGS[name]: value & ABSENT for name, value in stats.items() if name in TAGS}
+        stats, update = told["stats"], whole(told["last-update"])
+        values = {TAGS[name]: ABSENT if value == -1 else whole(value) for name, value in stats.items() if name in TAGS}
         known = {tag: value for tag, value in sorted(values.items()) if value != ABSENT}
         if not update:
             device.stats.sample = None
@@ -184,6 +212,10 @@ class Question:
             self.machine.requests.end_all(NO_DEVICE)
         except BusyError:
             raise
+        except SENSELESS:
+            error = self.machine.senseless()
+            yield from self._put_back()
+            raise error from None
         except LinkError as error:
             yield from self._put_back_anew(error)
 
@@ -213,7 +245,7 @@ class Question:
         asked = self.machine.clock.now()
         before, there = yield from self._mark(device)
         if not there or not (yield from self._reports(device)):
-            device.actual = (yield "query-balloon", None)["actual"]
+            yield from self._measure(device)
             device.stats.sample, device.can_report = None, False
             self.why = "the guest has no balloon driver that reports statistics"
             self.machine.requests.end_all(UNSUPPORTED)
@@ -239,7 +271,7 @@ class Question:
             if pause == FIRST_LOOK:  # not before: most guests have answered by now
                 yield from self.read(device)
             else:
-                device.actual = (yield "query-balloon", None)["actual"]
+                yield from self._measure(device)
             if pause >= KEPT_OPEN and not self.machine.hold:
                 self.machine.link.release()
             yield pause
@@ -250,7 +282,7 @@ class Question:
 
     def _borrow(self, device: Balloon) -> Steps:
         """Let QEMU ask the guest at once, or within a second; with an interval that is short enough it does anyway."""
-        interval = yield from self._get(device.path, INTERVAL)
+        interval = whole((yield from self._get(device.path, INTERVAL)))
         device.stats.poll_interval = interval
         if not 0 < interval * SECOND < self.machine.timeout and interval != 1:
             self.lent = interval

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hmp.attach.link import QmpError
+from hmp.attach.link import ANSWER_LIMIT, LONG_LIMIT, QmpError
 from hmp.attach.monitor import FREE, first_word
 from hmp.monitor import CommandError
 from hmp.monitor.monitor import Reply
@@ -62,12 +62,13 @@ class RelaySession(QmpSession):
             came.append((value, error))
             reply.finish("")
 
-        self._attached.run(self._ask(name, arguments), relayed)
+        limit = ANSWER_LIMIT if free else LONG_LIMIT
+        self._attached.run(self._ask(name, arguments, limit), relayed)
         yield reply
         value, error = came[0]
         if error is not None:
             raise CommandError(str(error), error.kind if isinstance(error, QmpError) else "GenericError")
         yield self._return(value)
 
-    def _ask(self, name: str, arguments: Mapping[str, object]) -> Steps:
-        return (yield name, arguments)
+    def _ask(self, name: str, arguments: Mapping[str, object], limit: int) -> Steps:
+        return (yield name, arguments, limit)

@@ -69,17 +69,22 @@ class Pipe:
         assert self.process.stdout is not None  # noqa: S101
         assert self.process.stdin is not None  # noqa: S101
         self.descriptor = self.process.stdout.fileno()
-        os.set_blocking(self.descriptor, False)
+        for stream in (self.process.stdin, self.process.stdout):
+            os.set_blocking(stream.fileno(), False)
         self._data = b""
 
     def say(self, text: str) -> None:
         """Let it run lines. Raises LinkError."""
         assert self.process.stdin is not None  # noqa: S101
+        data = text.encode("utf-8", "surrogateescape")
         try:
-            self.process.stdin.write(text.encode("utf-8", "surrogateescape"))
-            self.process.stdin.flush()
+            short = os.write(self.process.stdin.fileno(), data) < len(data)
+        except BlockingIOError:
+            short = True
         except OSError:
             raise LinkError("virsh has ended") from None
+        if short:
+            raise LinkError("virsh does not read what it is sent")
 
     def lines(self) -> list[str]:
         """Return the lines that came. Raises LinkError at the end of all."""
@@ -110,13 +115,14 @@ class VirshLink(Link):
     """A domain of libvirt that answers as QMP would."""
 
     def __init__(self, clock: Clock, place: Place, *, events: bool) -> None:
-        super().__init__(clock)
+        super().__init__(clock, place)
         self._place = place
         self._pipe: Pipe | None = None
         self._events: Pipe | None = None
         self._wants_events = events
         self._serial = 0
         self._said: list[str] = []
+        self._size = 0
         self._asked: tuple[str, Mapping[str, Any]] = ("", {})
         self._tainted = False
         self._name = quoted(place.host)
@@ -129,7 +135,7 @@ class VirshLink(Link):
     def _go_on(self) -> None:
         if self._current is not None or not self._waiting:
             return
-        name, given, self._current = self._waiting.popleft()
+        name, given = self._next()
         self._asked = name, given or {}
         try:
             if self._pipe is None:
@@ -142,7 +148,7 @@ class VirshLink(Link):
                 self._answered(None, QmpError(f"not asked of libvirt: {name}", "CommandNotFound"))
                 return
             self._serial += 1
-            self._said = []
+            self._said, self._size = [], 0
             self._pipe.say(f"{line}\necho hmp-{self._serial}\n")
         except LinkError as error:
             self._lose(error)
@@ -167,8 +173,10 @@ class VirshLink(Link):
         command = json.dumps({"execute": name, "arguments": given}).replace("'", "\\u0027")
         return f"qemu-monitor-command {domain} '{command}'"
 
-    def serve(self) -> None:
-        """Read what is there."""
+    def _late(self) -> None:
+        self._lose(self._no_answer())  # virsh takes nothing else meanwhile: the next order starts another
+
+    def _read(self) -> None:
         try:
             if self._pipe is not None:
                 for line in self._pipe.lines():
@@ -176,11 +184,14 @@ class VirshLink(Link):
                         self._complete()
                     elif not line.startswith(PROMPT):
                         self._said.append(line)
+                        self._size += len(line) + 1
+                        if self._size > MAX_MESSAGE:
+                            raise LinkError("virsh prints without end")
                     elif "echo hmp-" not in line:  # the command's own echo: what came before it is the banner
                         self._said = []
         except LinkError as error:
             told = _errors(self._said)
-            self._lose(LinkError(f"{self._place.name}: {told or error}", gone=bool(told)))
+            self._lose(LinkError(f"{self.name}: {told or error}", gone=bool(told)))
             return
         try:
             for line in self._events.lines() if self._events is not None else ():
@@ -205,7 +216,7 @@ class VirshLink(Link):
         if why := _errors(said):
             gone = any(words in why for words in ("not running", "failed to get domain", "Domain not found"))
             if gone or "connect" in why:
-                self._lose(LinkError(f"{self._place.name}: {why}", gone=gone))
+                self._lose(LinkError(f"{self.name}: {why}", gone=gone))
             else:
                 self._answered(None, QmpError(why))
             return
@@ -217,7 +228,7 @@ class VirshLink(Link):
             else:
                 self._answered(None, error)
         except (ValueError, KeyError, ElementTree.ParseError):
-            self._lose(LinkError(f"{self._place.name}: virsh said what makes no sense: {' '.join(said)[:60]}"))
+            self._lose(LinkError(f"{self.name}: virsh said what makes no sense: {' '.join(said)[:60]}"))
         else:
             self._answered(value)
 
@@ -231,7 +242,7 @@ class VirshLink(Link):
         if line == "domstate":
             state = said[0]
             if state not in STATES:
-                raise LinkError(f"{self._place.name}: the domain is not running: {state}", gone=True)
+                raise LinkError(f"{self.name}: the domain is not running: {state}", gone=True)
             return {"name": self._place.host} if name == "query-name" else {"status": STATES[state]}
         for each in reversed(said):
             if each.startswith("{"):

@@ -102,8 +102,9 @@ def test_a_greeting_that_does_not_come_means_that_the_monitor_is_busy(pair: Pair
         (b"[" * 100_000 + b"\n", "this is not QMP"),
         (b"\xff\xfe\x00\n", "this is not QMP"),
         (b"SSH without an end", "no greeting came"),
+        (b"x" * 70_000, "this is not QMP: xxx"),
     ],
-    ids=map(str, range(8)),
+    ids=map(str, range(9)),
 )
 def test_what_is_no_qmp_is_told_in_one_line(pair: Pair, sent: bytes, why: str) -> None:
     pair.peer.greets = False
@@ -116,7 +117,8 @@ def test_what_is_no_qmp_is_told_in_one_line(pair: Pair, sent: bytes, why: str) -
     assert len(str(told.error)) < 300
 
 
-@pytest.mark.parametrize("sent", [b"{\n", b"nonsense\n", b'"x"\n', b"{" * 50_000 + b"\n", b'{"a":' * 20_000 + b"\n"])
+@pytest.mark.parametrize("sent", [b"{\n", b"nonsense\n", b'"x"\n', b"{" * 50_000 + b"\n", b'{"a":' * 20_000 + b"\n",
+                                  b'{"return": "\xff\xfe", "id": 2}\n', b'{"id": ' + b"9" * 5000 + b"}\n"])  # fmt: skip
 def test_a_reply_that_is_no_json_ends_the_connection(pair: Pair, sent: bytes) -> None:
     pair.peer.answers["query-name"] = None
     told, behind = Told(pair), Told(pair)
@@ -157,6 +159,17 @@ def test_a_message_without_end_is_cut_off(pair: Pair) -> None:
     assert "a message of more than 64 MiB" in str(told.error)
 
 
+@pytest.mark.parametrize("sent", [b"", b'{"QM'])
+def test_a_peer_that_hangs_up_before_it_greeted_is_told(pair: Pair, sent: bytes) -> None:
+    pair.peer.greets = False
+    told = Told(pair)
+    pair.settle()
+    pair.peer.send(sent)
+    pair.peer.hang_up()
+    pair.settle()
+    assert str(told.error) == f"unix:{pair.peer.path}: hung up without a greeting"
+
+
 def test_a_peer_that_refuses_to_negotiate_is_told(pair: Pair) -> None:
     pair.peer.greets = False
     told = Told(pair)
@@ -167,6 +180,63 @@ def test_a_peer_that_refuses_to_negotiate_is_told(pair: Pair) -> None:
     pair.peer.send({"id": 1, "error": {"class": "GenericError", "desc": "not today"}})
     pair.settle()
     assert "it refuses to talk: not today" in str(told.error)
+
+
+class TestSilence:
+    """A QEMU that stops answering: stopped by a signal, in a savevm that somebody else typed, or no QEMU at all."""
+
+    def test_behind_the_greeting(self, pair: Pair) -> None:
+        pair.peer.answering = False
+        told = Told(pair)
+        pair.settle(seconds=1.99)
+        assert not told.ended
+        pair.settle(seconds=0.02)
+        assert str(told.error) == f"unix:{pair.peer.path}: it greets, and then does not answer"
+        assert pair.link.descriptors == []
+
+    def test_amid_a_command_and_the_answer_that_is_late_is_no_others(self, pair: Pair) -> None:
+        pair.peer.answers["query-name"] = None
+        told, behind = Told(pair), Told(pair, "query-status")
+        pair.settle(seconds=9.99)
+        assert not told.ended
+        assert not behind.ended
+        pair.settle(seconds=0.02)
+        assert isinstance(told.error, BusyError)
+        assert str(told.error) == f"unix:{pair.peer.path}: no answer within 10 s"
+        assert behind.value == {"status": "running", "running": True}
+        pair.peer.answers["query-status"] = None
+        last = Told(pair, "query-status")
+        pair.settle()
+        for serial in (2, 4):
+            pair.peer.send({"return": serial, "id": serial})
+        pair.settle()
+        assert last.value == 4
+
+    def test_events_make_no_answer_of_it(self, pair: Pair) -> None:
+        pair.peer.answers["query-name"] = None
+        told = Told(pair)
+        for _ in range(100):
+            pair.settle(seconds=0.1)
+            pair.peer.send({"event": "RTC_CHANGE"})
+        pair.settle(seconds=0.1)
+        assert "no answer within 10 s" in str(told.error)
+
+    def test_half_an_answer_is_none(self, pair: Pair) -> None:
+        pair.peer.answers["query-name"] = None
+        told = Told(pair)
+        pair.settle()
+        pair.peer.send(b'{"return": {"na')
+        pair.settle(seconds=10.1)
+        assert "no answer within 10 s" in str(told.error)
+
+    def test_the_time_of_a_command_begins_when_it_is_sent(self, pair: Pair) -> None:
+        pair.peer.answers["query-name"] = None
+        told = [Told(pair), Told(pair)]
+        pair.settle(seconds=15)
+        assert told[0].ended
+        assert not told[1].ended
+        pair.settle(seconds=5.1)
+        assert told[1].ended
 
 
 def test_nobody_there(tmp_path: Path) -> None:

@@ -169,6 +169,37 @@ class TestLost:
         assert reply.text.startswith("Error: ")
 
 
+class TestSilence:
+    def test_a_command_that_is_not_answered_ends_a_script(self, pair: Pair) -> None:
+        pair.peer.answers["human-monitor-command"] = None
+        assert pair.say("info kvm", 11) == f"Error: unix:{pair.peer.path}: no answer within 10 s\n"
+        assert pair.reply.failed
+        assert pair.machine.over
+        assert pair.monitor.told
+
+    def test_a_person_may_go_on(self, pair: Pair) -> None:
+        pair.monitor.asks = True
+        pair.peer.answers["human-monitor-command"] = None
+        assert "no answer within 10 s" in pair.say("info kvm", 11)
+        pair.peer.answers["human-monitor-command"] = "running\r\n"
+        assert pair.say("info status") == "running\n"
+        assert not pair.machine.over
+
+    def test_one_that_may_take_long_is_given_longer(self, pair: Pair) -> None:
+        pair.monitor.allowed = True
+        pair.peer.answers["human-monitor-command"] = None
+        reply = pair.monitor.execute("savevm x")
+        pair.settle(seconds=599)
+        assert reply.pending
+        pair.settle(seconds=1.1)
+        assert reply.text == f"Error: unix:{pair.peer.path}: no answer within 600 s\n"
+
+    def test_what_is_no_text_is_no_answer(self, pair: Pair) -> None:
+        pair.peer.answers["human-monitor-command"] = {"a": 1}
+        told = f"Error: unix:{pair.peer.path}: an answer to human-monitor-command that makes no sense\n"
+        assert pair.say("info kvm") == told
+
+
 class TestEvents:
     def test_run_state_follows(self, pair: Pair) -> None:
         pair.say("info kvm")

@@ -258,12 +258,99 @@ class TestHolding:
         assert pair.machine.requests.pending == {}
 
 
-@pytest.mark.parametrize("answer", [None, 7, [], {"stats": 1}, {"vring-desc": "x"}], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [None, 7, [], {"stats": 1}, {"vring-desc": "x"}, {"actual": "x"}, {"actual": -5}, {"actual": 1e300}, "abc" * 3,
+     {"actual": 1 << 64}, {"actual": True}, {"stats": {}, "last-update": "y" * 12}, {"stats": None, "last-update": 5},
+     {"stats": {"stat-free-memory": "x"}, "last-update": 5}, {"stats": {"stat-free-memory": -7}, "last-update": 5},
+     {"stats": {"stat-free-memory": 1.5}, "last-update": 5}, {"stats": {}, "last-update": -5}, [{"type": "child<x>"}],
+     [{"type": "child<virtio-balloon-pci>"}], [{"type": 5, "name": "x"}], [7]],
+    ids=lambda answer: f"{answer}"[:50],
+)  # fmt: skip
 @pytest.mark.parametrize("command", ["qom_list", "qom_get", "query_balloon", "x_query_virtio_queue_status"])
 def test_answers_without_sense_end_the_wait_with_one_line(make: Callable[..., Pair], command: str, answer: Any) -> None:
     pair = make(**{command: answer})
     reply = pair.monitor.execute("info balloon")
-    pair.settle(lambda: not reply.pending, 10)
+    pair.settle(lambda: not reply.pending, 20)
     assert not reply.pending
     assert reply.text.count("\n") == 1
+    assert reply.failed or (reply.stale and answer is None)
     assert PENDING not in [each.state for each in pair.machine.requests.pending]
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [{"stats": {"stat-free-memory": "x"}, "last-update": 5}, {"stats": None, "last-update": 5},
+     {"stats": {}, "last-update": "x" * 12}, {"last-update": 5}, {"stats": {}}, 7],
+    ids=str,
+)  # fmt: skip
+def test_statistics_without_sense_leave_no_interval_behind(
+    pair: Pair, stats: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    get = pair.peer.answers["qom-get"]
+    pair.peer.answers["qom-get"] = lambda given: stats if given["property"] == "guest-stats" else get(given)
+    assert pair.say("info balloon") == f"Error: unix:{pair.peer.path}: an answer to qom-get that makes no sense\n"
+    assert (sets(pair), pair.peer.interval) == ([1, 0], 0)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_not_told_and_what_is_not_known_is_passed_over(pair: Pair) -> None:
+    told = {"stat-free-memory": -1, "stat-swap-in": (1 << 64) - 1, "stat-total-memory": 8, "stat-new": [], "": "x"}
+    get = pair.peer.answers["qom-get"]
+    pair.peer.answers["qom-get"] = lambda given: (
+        {"stats": told, "last-update": 5} if given["property"] == "guest-stats" else get(given)
+    )
+    assert pair.say("info balloon") == "balloon: actual=256,total_mem=8\n"
+
+
+def test_of_two_balloons_it_says_which_is_asked(make: Callable[..., Pair], capfd: pytest.CaptureFixture[str]) -> None:
+    """QEMU has one at the most; something else may not."""
+    kind = "child<virtio-balloon-pci>"
+    found = [{"name": "a", "type": "string"}, {"name": "b\x1b[1m", "type": kind}, {"name": "c", "type": kind}]
+    pair = make(qom_list=lambda given: found if given["path"].endswith("peripheral") else [])
+    for _ in range(2):
+        assert pair.say("info balloon") == f"balloon: actual=256,free_mem={1001 + pair.peer.index - 1}\n"
+    told = "2 balloon devices: /machine/peripheral/b\\x1b[1m is the one that is asked"
+    assert capfd.readouterr().err == f"hmp: unix:{pair.peer.path}: {told}\n"
+
+
+class TestSilence:
+    def test_a_qemu_that_stops_answering_is_told_in_time(self, pair: Pair) -> None:
+        pair.say("info balloon")
+        pair.peer.answering = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=4.99)
+        assert reply.pending
+        pair.settle(seconds=0.02)
+        assert (reply.pending, reply.stale) == (False, True)
+        assert reply.text.startswith("balloon: actual=256,free_mem=1002,age=5")
+
+    def test_one_that_never_answered_is_named(self, pair: Pair) -> None:
+        pair.peer.answering = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(lambda: not reply.pending, 6)
+        assert reply.text.startswith(f"Error: unix:{pair.peer.path}: it greets, and then does not answer")
+
+    def test_it_is_asked_again_once_it_answers_and_the_interval_put_back(self, pair: Pair) -> None:
+        pair.peer.wakes = False
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        pair.peer.answering = False
+        pair.settle(seconds=5)
+        assert (reply.pending, pair.peer.interval) == (False, 1)
+        pair.peer.answering = pair.peer.wakes = True
+        pair.settle(seconds=12)
+        assert pair.peer.interval == 0
+        assert pair.say("info balloon") == FRESH
+
+    def test_one_that_never_answers_again_is_left_with_a_word(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        pair.peer.wakes = False
+        pair.monitor.execute("info balloon")
+        pair.settle(seconds=1)
+        pair.peer.answering = False
+        pair.settle(seconds=60)
+        told = f"was left at 1 (it was 0): unix:{pair.peer.path}: no answer within 10 s\n"
+        assert capfd.readouterr().err == f"hmp: the polling interval of balloon0 {told}"
+        assert pair.link.idle
