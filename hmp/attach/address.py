@@ -34,6 +34,8 @@ class Place:
             self.host, self.port = rest, 0
             if not rest:
                 raise UsageError(f"--attach: '{escape(spec)}': the name of a domain is missing")
+            if not rest.isprintable():
+                raise UsageError(f"--attach: '{escape(spec)}': no domain has such a name")
             if rest.startswith("-"):
                 raise UsageError(f"--attach: '{escape(spec)}': a domain's name does not begin with '-'")
         elif self.scheme in ("unix", "tcp"):

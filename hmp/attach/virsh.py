@@ -71,7 +71,7 @@ class Pipe:
         self.descriptor = self.process.stdout.fileno()
         for stream in (self.process.stdin, self.process.stdout):
             os.set_blocking(stream.fileno(), False)
-        self._data = b""
+        self._data = bytearray()
 
     def say(self, text: str) -> None:
         """Let it run lines. Raises LinkError."""
@@ -94,7 +94,10 @@ class Pipe:
             return []
         if not data:
             raise LinkError("virsh has ended")
-        *lines, self._data = (self._data + data).split(b"\n")
+        self._data += data
+        lines: list[bytearray] = []
+        if b"\n" in data:  # else a line without end would be searched again and again
+            *lines, self._data = self._data.split(b"\n")
         if len(self._data) > MAX_MESSAGE:
             raise LinkError("virsh prints a line without end")
         return [line.decode(errors="replace").rstrip("\r") for line in lines]
@@ -227,8 +230,8 @@ class VirshLink(Link):
                 self._lose(error)
             else:
                 self._answered(None, error)
-        except (ValueError, KeyError, ElementTree.ParseError):
-            self._lose(LinkError(f"{self.name}: virsh said what makes no sense: {' '.join(said)[:60]}"))
+        except (ValueError, LookupError, AttributeError, TypeError, ElementTree.ParseError):
+            self._lose(LinkError(f"{self.name}: virsh said what makes no sense: {' '.join(said)[:60] or 'nothing'}"))
         else:
             self._answered(value)
 

@@ -12,7 +12,7 @@ from hmp.attach.virsh import quoted
 from tests.support.shell import Ended, hmp
 
 VIRSH = """#!/usr/bin/env python3
-import os, sys
+import os, signal, sys
 print("Welcome to virsh, the virtualization interactive terminal.\\n", flush=True)
 folder = os.path.dirname(__file__)
 log = open(folder + "/log", "a")
@@ -21,6 +21,14 @@ behaviour = open(folder + "/behaviour").read()
 if behaviour == "refused":
     print("error: failed to connect to the hypervisor\\nerror: no polkit agent", file=sys.stderr)
     sys.exit(1)
+if behaviour == "hangs":
+    signal.pause()
+if behaviour == "endless":
+    while True:
+        print("y" * 99)
+if behaviour == "line":
+    while True:
+        print("\\x1b[31m" * 99, end="")
 update = period = 0
 while True:
     sys.stdout.write("virsh # ")
@@ -36,7 +44,11 @@ while True:
         continue
     if behaviour == "dies" and "--period" in line:
         sys.exit(1)
-    if behaviour == "nonsense":
+    if behaviour == "binary":
+        sys.stdout.buffer.write(b"\\xff\\0\\x1b[1m\\n")
+    elif behaviour == "bare":
+        print()
+    elif behaviour == "nonsense":
         print("<<<>>>")
     elif line.startswith("domstate"):
         print("shut off" if behaviour == "off" else "running")
@@ -126,6 +138,11 @@ def test_other_commands_go_to_qemu_and_the_taint_is_told_once(fake: Fake) -> Non
         ("off", 4, "hmp: libvirt:vm1: the domain is not running: shut off\n"),
         ("nonsense", 4, "hmp: libvirt:vm1: the domain is not running: <<<>>>\n"),
         ("none", 1, "No balloon device has been activated"),
+        pytest.param("hangs", 4, "hmp: libvirt:vm1: no answer within 10 s\n", marks=pytest.mark.slow),
+        ("endless", 4, "hmp: libvirt:vm1: virsh prints without end\n"),
+        ("line", 4, "hmp: libvirt:vm1: virsh prints a line without end\n"),
+        ("bare", 4, "hmp: libvirt:vm1: virsh said what makes no sense: nothing\n"),
+        ("binary", 4, "hmp: libvirt:vm1: the domain is not running: \ufffd\\x00\\x1b[1m\n"),
     ],
 )
 def test_what_can_go_wrong_is_one_line_each(fake: Fake, behaviour: str, status: int, told: str) -> None:
@@ -155,6 +172,23 @@ def test_without_virsh(tmp_path: Path) -> None:
         environment()["PATH"] = before
     line = "hmp: libvirt:vm1: virsh cannot be run: No such file or directory (Debian: libvirt-clients)\n"
     assert ended == Ended(4, "", line)
+
+
+@pytest.mark.parametrize("name", ["vm 1", 'it\'s "one"', "vm\\1", "vm;list", "-", "a--b", "vm,1", "v\u00e4m"])
+def test_a_domain_may_be_called_anything(fake: Fake, name: str) -> None:
+    if name == "-":
+        ended = attached("-c", "info balloon", place="libvirt:-")
+        assert ended == Ended(2, "", "hmp: --attach: 'libvirt:-': a domain's name does not begin with '-'\n")
+        return
+    assert attached("-c", "info balloon", place=f"libvirt:{name.replace(',', ',,')}") == Ended(0, FRESH, "")
+    assert f"domstate --domain {quoted(name)}" in fake.asked()
+
+
+def test_a_domain_whose_name_would_be_two_lines_is_refused(fake: Fake) -> None:
+    ended = attached("-c", "info balloon", place="libvirt:vm1\nlist")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("hmp: --attach: 'libvirt:vm1\\x0alist': ")
+    assert ended.err.count("\n") == 1
 
 
 def test_words_are_quoted_as_virsh_reads_them() -> None:
