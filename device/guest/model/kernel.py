@@ -6,7 +6,7 @@ plays a workload, and VM time comes in as nanoseconds. The RAM of a guest is spl
     reserved | balloon | free | cache | used (kernel, background processes, workload)
 
 and every operation only moves whole pages between neighbours, so the parts always add up. Amounts are bytes and
-multiples of 4096, counters only rise. The sizes are those of Linux 6.1, measured on guests of 512 MiB and 2 GiB.
+multiples of 4096, counters only rise. The sizes are those of Linux 6.1, measured on guests of 256 MiB to 4 GiB.
 
 Choices that no measurement forces: swap is half of RAM unless told; of the background processes' memory a quarter
 is cold and stays in swap once it went there; there is no hugetlb pool, so nothing ever asks for a huge page of it and
@@ -31,10 +31,12 @@ _SECOND = 1_000_000_000
 
 # Linux 6.1, 512 MiB: MemTotal is 481296 kB, so 42992 kB are gone; 1/64 of RAM of that are the page descriptors.
 _KERNEL_IMAGE = 34800 << 10
-# What the balloon can't get: RAM outside it ends at 72 MiB of 512 and at 153 MiB of 2048, which is a line. A guest of
-# terabytes does not need 4 % of its RAM to stay alive, so the line bends at 16 GiB.
-_CORE = 11280 << 10
-_CORE_BEND = 16 << 30
+_BOUNCE_FROM, _BOUNCE = 7 << 29, 64 << 20  # where RAM lies above 4 GiB, a buffer for devices that reach no further
+# What the balloon can't get: RAM outside it ends at 67, 70 and 72 MiB of 256, 384 and 512, and at 110, 132, 153 and 288
+# of 640, 1024, 2048 and 4096. That is the minimum of free memory, which khugepaged raises from 512 MiB of total on, and
+# what kernel and programs hold. A guest of terabytes does not need so much of its RAM, so the line bends at 16 GiB.
+_HUGE_FROM, _HUGE = 512 << 20, 22 << 20  # khugepaged wants that of each zone, and no more than 5 % in all
+_CORE, _CORE_HUGE, _CORE_BEND = 28 << 20, 30988 << 10, 16 << 30
 
 _FAULTS = 40  # minor faults of an idle guest in a second, on average
 _CLUSTER = 32  # pages that one direct reclaim looks at (the kernel's SWAP_CLUSTER_MAX)
@@ -63,12 +65,29 @@ def mix(value: int) -> int:
 
 def default_reserved(ram: int) -> int:
     """Bytes of RAM that never show in MemTotal: image, early allocations and page descriptors (Linux 6.1, measured)."""
-    return (min(_KERNEL_IMAGE, ram >> 2) + (ram >> 6)) & _ALIGN
+    bounce = _BOUNCE if ram >= _BOUNCE_FROM else 0
+    return (min(_KERNEL_IMAGE, ram >> 2) + (ram >> 6) + bounce) & _ALIGN
+
+
+def _free_min(ram: int) -> int:
+    """Bytes that the kernel keeps free (vm.min_free_kbytes of Linux 6.1)."""
+    total = ram - default_reserved(ram)
+    least = min(int((total >> 6) ** 0.5), 256 << 10) << 10  # the root of 16 times the KiB
+    if total >= _HUGE_FROM:
+        least = max(least, min(_HUGE * (3 if ram >= _BOUNCE_FROM else 2), total // 20))
+    return least & _ALIGN
+
+
+def _core(ram: int) -> int:
+    """Bytes that kernel and programs hold in the end, files included (Linux 6.1, measured)."""
+    if ram - default_reserved(ram) >= _HUGE_FROM:
+        return (_CORE_HUGE + min(ram, _CORE_BEND) * 13 // 2048) & _ALIGN
+    return min(_CORE, ram >> 3) & _ALIGN
 
 
 def default_floor(ram: int) -> int:
     """Bytes of RAM that stay outside the balloon however much is asked for (Linux 6.1, measured)."""
-    return default_reserved(ram) + ((min(_CORE, ram >> 3) + min(ram, _CORE_BEND) * 19 // 512) & _ALIGN)
+    return default_reserved(ram) + _free_min(ram) + _core(ram)
 
 
 def _whole(size: int) -> int:
@@ -92,7 +111,7 @@ class Kernel:
         Integer("deflate_on_oom", 1),
         Integer("whole", 1, late=True),
     )
-    DERIVED = ("_base", "_key", "_life", "_next", "_rise", "_start", "_values")
+    DERIVED = ("_base", "_high", "_key", "_life", "_low", "_next", "_rise", "_start", "_values")
     __slots__ = (*DERIVED, *_SIZES, *_COUNTS, "seed", "deflate_on_oom", "whole")
 
     def __init__(
@@ -114,22 +133,27 @@ class Kernel:
         """
         if not MIN_RAM <= ram <= MAX_RAM or ram % PAGE:
             raise ValueError(f"ram must be whole pages from {MIN_RAM} to {MAX_RAM} bytes, not {ram}")
-        usual = default_reserved(ram)
-        reserved = usual if reserved is None else reserved & _ALIGN
-        floor = min(ram, default_floor(ram) - usual + reserved) if floor is None else floor & _ALIGN
+        core = _core(ram)
+        reserved = default_reserved(ram) if reserved is None else reserved & _ALIGN
+        if floor is None:
+            floor = min(ram, reserved + _free_min(ram) + core)
+        else:
+            floor &= _ALIGN
+            core = min(core, (floor - reserved) * 3 // 4)
         if not 0 <= reserved < floor <= ram:
             raise ValueError(f"reserved and floor must rise from 0 to RAM, not {reserved}, {floor}")
         swap = (ram >> 1 if swap is None else swap) & _ALIGN
         if not 0 <= swap <= MAX_RAM or now < 0:
             raise ValueError(f"swap must be from 0 to {MAX_RAM} bytes and now not negative, not {swap}, {now}")
         self.ram, self.reserved = ram, reserved
-        self.used_min = (floor - reserved >> 1) & _ALIGN
-        self.cache_min = (floor - reserved >> 2) & _ALIGN
+        self.used_min = core // 3 * 2 & _ALIGN
+        self.cache_min = core // 3 & _ALIGN
         self.free_min = floor - reserved - self.used_min - self.cache_min
         # What a small distribution uses after boot, and up to an eighth more by seed.
         self.seed = seed & U64
         chance = mix(mix(self.seed) ^ ram)
-        processes, files = min(ram - floor >> 5, 512 << 20), min((ram - floor) // 20, 1 << 30)
+        room = ram - reserved - core - core // 3
+        processes, files = min(room >> 5, 512 << 20), min(room // 20, 1 << 30)
         processes = (processes + processes * (chance & 0xFF) // 2048) & _ALIGN
         files = (files + files * (chance >> 8 & 0xFF) // 2048) & _ALIGN
         self.used = self.used_min + processes
@@ -170,6 +194,9 @@ class Kernel:
     def settle(self) -> None:
         """Derive what is not saved from what is."""
         self._values: tuple[int, ...] | None = None
+        # The marks of kswapd; the zone below 16 MiB keeps a 256th of RAM for those who can use no other.
+        self._low = self.free_min * 5 // 4 & _ALIGN
+        self._high = (self.free_min * 3 // 2 + (self.ram - self.reserved >> 8)) & _ALIGN
         self._key = mix(self.seed)
         self._start, self._base, self._rise = self.boot - _SECOND, 0, 0
         self._life = self._lived(self.now)
@@ -186,12 +213,13 @@ class Kernel:
         """
         values = self._values
         if values is None:
-            life, swap_in, free, cache, low = self._life, self.swap_in, self.free, self.cache, self.free_min
+            life, swap_in, free, cache, low = self._life, self.swap_in, self.free, self.cache, self._low
             major = self.majflt + (swap_in >> 15) + (life >> 8)  # swap comes in by clusters of 8 pages, one fault each
             minor = self.minflt + (swap_in >> _SHIFT) + life
             total = self.ram - self.reserved - (0 if self.deflate_on_oom or self.whole else self.ballooned)
             half = cache >> 13 << _SHIFT
-            available = free - low + cache - (half if half < low else low)
+            available = free - self._high + cache - (half if half < low else low)
+            available = available if available > 0 else 0
             kills, stalls = self.oom_kills, self.alloc_stalls
             values = (swap_in, self.swap_out, major, minor, free, total, available, cache, 0, 0, kills, stalls)
             values += (self.async_scans, self.direct_scans, self.async_reclaims, self.direct_reclaims)

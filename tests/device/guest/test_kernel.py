@@ -297,7 +297,7 @@ class TestTime:
         """Golden: a change here changes every recording made with a seed, so it belongs into the changelog."""
         kernel = Kernel(1024 * MIB, seed=7)
         kernel.tick(5 * SECOND)
-        assert kernel.values()[:8] == (0, 0, 155, 230173, 901296128, 1021329408, 938811392, 63213568)
+        assert kernel.values()[:8] == (0, 0, 155, 230173, 901296128, 1021329408, 859709440, 63213568)
 
     def test_the_mixer_is_splitmix64(self) -> None:
         """The first outputs of the published generator from seed 1234567."""

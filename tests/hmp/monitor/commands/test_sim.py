@@ -35,7 +35,7 @@ class TestOverview:
             "RAM         536870912  512M\n"
             "target      536870912  512M\n"
             "actual      536870912  512M\n"
-            f"free        {free}  409.1M\n"
+            f"free        {free}  404.3M\n"
             "statistics  last answer 0.0 s ago; no request timed out\n"
             "requests    0 answered, 0 timed out, 0 waiting\n"
         )
