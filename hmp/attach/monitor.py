@@ -111,7 +111,9 @@ class AttachedMonitor(Monitor):
             stale = request.state in (TIMED_OUT, UNSUPPORTED)
             if stale and self.tells:
                 complain(f"not fresh: {machine.question.why}")
-            timeout = machine.timeout if request.state is TIMED_OUT else AGELESS
+            timeout = AGELESS
+            if request.state is TIMED_OUT:
+                timeout, machine.device.stats.held = machine.timeout, None
             reply.finish(self.dialect.line(machine.device, timeout), stale=stale)  # type: ignore[arg-type]
 
     # QEMU's.

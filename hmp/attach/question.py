@@ -277,7 +277,6 @@ class Question:
             yield pause
             pause = min(pause * 3 // 2, LONGEST_LOOK)
             device.stats.since = min(device.stats.since, asked)
-        device.stats.held = None
         yield from self._put_back()
 
     def _borrow(self, device: Balloon) -> Steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from datetime import datetime
 from xml.etree import ElementTree
 
 from device.balloon.spec import ABSENT
@@ -205,14 +206,17 @@ class VirshLink(Link):
                 self._events = None
 
     def _event(self, line: str) -> None:
-        words = line.partition(": event ")[2].split(" for domain ", 1)
-        if len(words) == 2:
-            data = words[1].partition(": {")[2]
-            try:
-                found = json.loads("{" + data) if data else {}
-            except ValueError:
-                found = {}
-            self.on_event({"event": words[0], "data": found})
+        when, _, told = line.partition(": event ")
+        name, _, rest = told.partition(" for domain ")
+        data = rest.partition(": {")[2]
+        try:
+            stamp = int(datetime.fromisoformat(when).timestamp() * 1e6)
+            event = {"event": name, "timestamp": {"seconds": stamp // 10**6, "microseconds": stamp % 10**6}}
+            if data:
+                event["data"] = json.loads("{" + data)
+        except ValueError:  # what it says at its start, or nothing that it should
+            return
+        self.on_event(event)
 
     def _complete(self) -> None:
         said = [line for line in self._said if line]

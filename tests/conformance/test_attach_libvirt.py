@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import signal
@@ -12,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.hmp.terminal.test_pty import Seat, seat
 from tests.support.libvirt import Libvirt
 from tests.support.live import CMDLINE, QEMU, Unavailable, built
+from tests.support.programs import Program
 from tests.support.shell import Ended, environment, hmp, start
 from tests.support.timing import PATIENCE, until
+
+assert seat  # a fixture
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
@@ -96,6 +101,53 @@ def test_a_signal_while_it_waits(libvirt: Libvirt, number: signal.Signals) -> No
     assert waiting.returncode == 128 + number
     libvirt.virsh("resume", "vm1")
     assert libvirt.period() == ""
+
+
+class TestEvents:
+    """By `virsh qemu-monitor-event --loop`, which leaves the domain as it is."""
+
+    def test_above_the_prompt_and_in_what_is_watched(self, libvirt: Libvirt, seat: type[Seat]) -> None:
+        desk = seat("--attach", "libvirt:vm1", columns=100, PATH=libvirt.path)  # type: ignore[call-arg,arg-type]
+        desk.see(r"running │ vm1 │ \S+ 256M of 256M")
+        libvirt.virsh("suspend", "vm1")
+        desk.see(r"\[the VM is stopped\]")
+        desk.see("paused │ vm1")
+        libvirt.virsh("resume", "vm1")
+        desk.see(r"\[the VM runs\]")
+        desk.type("sim watch info balloon\r")
+        desk.see(r"total_mem +218\.\dM")
+        libvirt.virsh("setmem", "vm1", "196M", "--live")
+        desk.see(r"\[BALLOON_CHANGE actual=205520896\]")
+        desk.see(r"total_mem +158\.\dM")
+        desk.type("\x03")
+        desk.see("196M of 256M")
+        libvirt.virsh("setmem", "vm1", "256M", "--live")
+        desk.see("256M of 256M")
+        desk.type("quit\r")
+        desk.see("left vm1 alone: it goes on")
+        assert desk.ends() == 0
+        assert libvirt.virsh("domstate", "vm1").strip() == "running"
+
+    def test_on_monitors_that_share_the_domain(self, libvirt: Libvirt, tmp_path: Path) -> None:
+        attach = ("--attach", "libvirt:vm1", "--headless")
+        with (
+            Program(
+                *attach, "--qmp", f"unix:{tmp_path}/q", "--monitor", f"unix:{tmp_path}/m", env=environment()
+            ) as front,
+            contextlib.closing(front.qmp()) as one,
+            contextlib.closing(front.qmp()) as other,
+        ):
+            libvirt.virsh("suspend", "vm1")
+            libvirt.virsh("resume", "vm1")
+            libvirt.virsh("setmem", "vm1", "224M", "--live")
+            libvirt.virsh("setmem", "vm1", "256M", "--live")
+            for each in (one, other):
+                assert each.message()["event"] == "STOP"
+                message = each.message()
+                assert message["event"] == "RESUME"
+                assert message["timestamp"].keys() == {"seconds", "microseconds"}
+                while (message := each.message())["data"]["actual"] != 256 << 20:
+                    assert message["event"] == "BALLOON_CHANGE"
 
 
 def test_no_domain(libvirt: Libvirt) -> None:

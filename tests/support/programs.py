@@ -28,9 +28,9 @@ class Program:
         program: list[str] | None = None,
         **options: Any,
     ) -> None:
-        options.setdefault("stdout", subprocess.PIPE)
+        options = {"stdout": subprocess.PIPE, "env": ENVIRONMENT, **options}
         self.process = subprocess.Popen(
-            [*(program or HMP), *arguments], bufsize=0, stdin=stdin, stderr=subprocess.PIPE, env=ENVIRONMENT, **options
+            [*(program or HMP), *arguments], bufsize=0, stdin=stdin, stderr=subprocess.PIPE, **options
         )
         self.ready = ""
 

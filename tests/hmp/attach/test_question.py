@@ -124,6 +124,8 @@ class TestStale:
         # The clock of this test is 0 at 1,000,000,000 s of the epoch, when the last statistics came.
         assert reply.text == "balloon: actual=256,free_mem=1001,age=5000\n"
         assert reply.stale
+        assert pair.machine.device is not None
+        assert pair.machine.device.stats.held is None
         pair.settle(seconds=0.2)
         assert (sets(pair), pair.peer.interval) == ([1, 0], 0)
 
@@ -179,6 +181,8 @@ class TestPutBack:
         reply.cancel()
         pair.settle(seconds=0.2)
         assert pair.peer.interval == 0
+        assert pair.machine.device is not None
+        assert pair.machine.device.stats.held is not None, "the toolbar would say that the guest does not answer"
 
     def test_on_a_new_connection_where_the_first_is_lost(self, pair: Pair) -> None:
         pair.peer.wakes = False

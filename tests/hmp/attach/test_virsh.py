@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hmp.attach.virsh import quoted
+from device.clock import Clock
+from hmp.attach.address import Place
+from hmp.attach.virsh import VirshLink, quoted
 from tests.support.shell import Ended, hmp
 
 VIRSH = """#!/usr/bin/env python3
@@ -139,7 +142,7 @@ def test_other_commands_go_to_qemu_and_the_taint_is_told_once(fake: Fake) -> Non
         ("nonsense", 4, "hmp: libvirt:vm1: the domain is not running: <<<>>>\n"),
         ("none", 1, "No balloon device has been activated"),
         pytest.param("hangs", 4, "hmp: libvirt:vm1: no answer within 10 s\n", marks=pytest.mark.slow),
-        ("endless", 4, "hmp: libvirt:vm1: virsh prints without end\n"),
+        pytest.param("endless", 4, "hmp: libvirt:vm1: virsh prints without end\n", marks=pytest.mark.slow),
         ("line", 4, "hmp: libvirt:vm1: virsh prints a line without end\n"),
         ("bare", 4, "hmp: libvirt:vm1: virsh said what makes no sense: nothing\n"),
         ("binary", 4, "hmp: libvirt:vm1: the domain is not running: \ufffd\\x00\\x1b[1m\n"),
@@ -189,6 +192,26 @@ def test_a_domain_whose_name_would_be_two_lines_is_refused(fake: Fake) -> None:
     assert (ended.status, ended.out) == (2, "")
     assert ended.err.startswith("hmp: --attach: 'libvirt:vm1\\x0alist': ")
     assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("2026-11-27 08:25:13.250+0000: event STOP for domain 'vm1'",
+         {"event": "STOP", "timestamp": {"seconds": 1795767913, "microseconds": 250000}}),
+        ("2026-11-27 08:25:13.000+0000: event BALLOON_CHANGE for domain 'a b': {\"actual\":7}",
+         {"event": "BALLOON_CHANGE", "timestamp": {"seconds": 1795767913, "microseconds": 0}, "data": {"actual": 7}}),
+        ("2026-11-27 08:25:13.000+0000: event STOP for domain 'vm1': {nonsense}", None),
+        ("yesterday: event STOP for domain 'vm1'", None),
+        ("Welcome", None),
+    ],
+)  # fmt: skip
+def test_events_are_those_of_qemu(line: str, told: object) -> None:
+    link = VirshLink(Clock("real", time.monotonic_ns, time.time_ns), Place("libvirt:vm1"), events=True)
+    heard: list[object] = []
+    link.on_event = heard.append
+    link._event(line)
+    assert heard == ([told] if told else [])
 
 
 def test_words_are_quoted_as_virsh_reads_them() -> None:
