@@ -86,7 +86,7 @@ except HumanCmdError as error:
     print(error.out)
 print(qmp.human_monitor_cmd("info status"))
 print({"balloon", "info", "system_powerdown"} <= set(human._get_supported_cmds() or human._supported_cmds))
-qmp.quit()
+human.quit()  # QEMU may hang up before the reply of QMP to quit is read
 assert select.select([process], [], [], 30)[0]
 """
 )
@@ -104,3 +104,57 @@ def test_avocado_vt(program: str, tmp_path: Path) -> None:
         "",
         "True",
     ]
+
+
+LABGRID = """
+from labgrid import Environment
+from pathlib import Path
+import shutil
+Path("env.yaml").write_text('''
+targets:
+  main:
+    drivers:
+      QEMUDriver: {qemu_bin: qemu, machine: pc, cpu: qemu64, memory: 512M, extra_args: -device virtio-balloon-pci}
+tools: {qemu: %s}
+''' % shutil.which(sys.argv[1]))
+target = Environment("env.yaml").get_target("main")
+driver = target.get_driver("QEMUDriver")
+print(driver.get_qemu_version(shutil.which(sys.argv[1])) >= (7, 2, 0))
+driver.on()
+print(driver.monitor_command("query-status")["status"], driver.monitor_command("query-balloon"))
+driver.monitor_command("balloon", {"value": 400 << 20})
+driver.cycle()
+print(driver.monitor_command("query-balloon"))
+driver.off()
+target.deactivate(driver)
+"""
+
+
+def test_labgrid(program: str, tmp_path: Path) -> None:
+    said = python("labgrid", LABGRID, program, cwd=tmp_path)
+    assert said.splitlines() == ["True", "running {'actual': 536870912}", "{'actual': 536870912}"]
+
+
+TRANSIENT = """
+from transient.qemu import QemuRunner
+events = []
+runner = QemuRunner(["-m", "512", "-nodefaults", "-display", "none", "-device", "virtio-balloon-pci"],
+                    bin_name=sys.argv[1], interactive=False, qmp_connectable=True)
+runner.start()
+runner.qmp_client.connect()
+runner.qmp_client.register_callback("STOP", events.append)
+print(runner.qmp_client.send_sync({"execute": "query-balloon"})["return"])
+print(runner.qmp_client.send_sync({"execute": "stop"})["return"], [each["event"] for each in events])
+print(runner.qmp_client.send_sync({"execute": "nosuch"})["error"]["class"])
+runner.qmp_client.send_sync({"execute": "cont"})
+if "hmp" in sys.argv[1]:  # it has a guest to shut down
+    print(runner.shutdown(30))
+else:
+    runner.terminate(30)
+    print(runner.returncode())
+"""
+
+
+def test_transient(program: str, tmp_path: Path) -> None:
+    said = python("transient", TRANSIENT, program, cwd=tmp_path)
+    assert said.splitlines() == ["{'actual': 536870912}", "{} ['STOP']", "CommandNotFound", "0"]

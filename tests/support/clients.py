@@ -20,6 +20,8 @@ FOLDER = ROOT / ".clients"
 PACKAGES = {
     "maqet": "--no-deps --ignore-requires-python maqet==0.0.15",  # only its qemu.machine is used, which Python 3.11 runs
     "avocado-vt": "avocado-framework-plugin-vt==113.0 avocado-framework==113.0 setuptools<81",
+    "labgrid": "labgrid==26.0.1",
+    "transient": "transient==0.25 setuptools<80",
 }
 """For each client what pip is told. Versions are those in the table of docs/fake-qemu.md."""
 
