@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.support.clients import python
 from tests.support.qemu import PROGRAM
+
+GO_PATH = Path("/usr/share/gocode")  # Debian's
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
@@ -158,3 +161,254 @@ else:
 def test_transient(program: str, tmp_path: Path) -> None:
     said = python("transient", TRANSIENT, program, cwd=tmp_path)
     assert said.splitlines() == ["{'actual': 536870912}", "{} ['STOP']", "CommandNotFound", "0"]
+
+
+MCQEMU = """
+import asyncio, os, pathlib, shutil
+os.environ |= {"MCQEMU_STATE_DIR": "state", "MCQEMU_RUNTIME_DIR": "run", "FASTMCP_CHECK_FOR_UPDATES": "off"}
+program = shutil.which(sys.argv[1].replace("x86_64", "i386"))  # not this host's processor: mcqemu takes tcg then
+pathlib.Path("qemu-system-i386").symlink_to(program)
+os.environ["PATH"] = os.getcwd() + ":" + os.environ["PATH"]
+from fastmcp import Client
+from mcqemu.server import mcp
+async def main():
+    async with Client(mcp, timeout=60) as client:
+        async def call(tool, **more):
+            return (await client.call_tool(tool, {"name": "vm1"} | more)).data
+        made = await call("launch_vm", arch="i386", memory_mb=512, cpus=1, no_net=True)
+        print(made["status"], made["accel"])
+        try:
+            info = await call("vm_info")
+            print(info["status"], info["vcpus"], info["pid"] == made["pid"])
+            print(await call("pause_vm"), await call("resume_vm"))
+            print(await call("vm_send_keys", keys=["ctrl-alt-delete"]), await call("vm_type_text", text="hi"))
+        finally:
+            print(await call("stop_vm", force=True))
+        print((await client.call_tool("list_vms", {})).data["vms"][0]["status"])
+        print(await call("forget_vm"))
+asyncio.run(main())
+"""
+
+
+def test_mcqemu(program: str, tmp_path: Path) -> None:
+    said = python("mcqemu", MCQEMU, program, cwd=tmp_path)
+    assert said.splitlines() == [
+        "running tcg",
+        "running 1 True",
+        "{'name': 'vm1', 'status': 'paused'} {'name': 'vm1', 'status': 'running'}",
+        "{'name': 'vm1', 'keys_sent': 1} {'name': 'vm1', 'characters_typed': 2}",
+        "{'name': 'vm1', 'status': 'stopped', 'method': 'force quit'}",
+        "stopped",
+        "{'name': 'vm1', 'forgotten': True, 'process_left_running': False}",
+    ]
+
+
+FC_QEMU = (
+    START
+    + """
+import structlog
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+from fc.qemu.hazmat.qemu import Qemu
+class Machine(Qemu):
+    prefix, pidfile, qmp_socket, migration_address = os.getcwd() + "/", "pid", "qmp", "tcp:127.0.0.1:0"
+process = start("-name", "vm1,process=kvm.vm1", "-device", "virtio-balloon-pci")
+vm = Machine({"name": "vm1", "id": 1})
+print(vm.is_running(), vm.block_info(), vm.qmp.command("query-balloon"))
+vm.graceful_shutdown()
+vm.watchdog_action("pause")
+vm.qmp.command("stop")
+print([each["event"] for each in vm.qmp.get_events(wait=True)])
+vm.destroy()
+print(vm.process_exists())
+"""
+)
+
+
+def test_fc_qemu(program: str, tmp_path: Path) -> None:
+    said = python("fc.qemu", FC_QEMU, program, cwd=tmp_path)
+    assert said.splitlines() == ["True {} {'actual': 536870912}", "['STOP']", "False"]
+
+
+EXEC_SANDBOX = (
+    START
+    + """
+import asyncio, pathlib
+from exec_sandbox.balloon_client import BalloonClient
+from exec_sandbox.exceptions import BalloonTransientError
+process = start("-device", "virtio-balloon-pci")
+async def main():
+    async with BalloonClient(pathlib.Path("qmp"), os.getuid()) as client:
+        print(await client.query())
+        with_guest = "hmp" in sys.argv[1]
+        print(await client.inflate(128, wait_for_target=with_guest))
+        await client.deflate(512, wait_for_target=with_guest)
+        print(await client.query())
+    try:
+        await BalloonClient(pathlib.Path("qmp"), os.getuid() + 1).connect()
+    except Exception as error:
+        print(type(error).__name__)
+asyncio.run(main())
+"""
+)
+
+
+def test_exec_sandbox(program: str, tmp_path: Path) -> None:
+    said = python("exec-sandbox", EXEC_SANDBOX, program, cwd=tmp_path)
+    assert said.splitlines() == ["512", "512", "512", "SocketAuthError"]
+
+
+QEMU_QMP = (
+    START
+    + """
+import asyncio
+from qemu.qmp import ExecuteError, QMPClient
+process = start("-name", "vm1", "-device", "virtio-balloon-pci")
+async def main():
+    client = QMPClient("test")
+    await client.connect("qmp")
+    print(client.greeting.QMP.version["qemu"]["major"])
+    print(await asyncio.gather(*(client.execute(name) for name in ("query-balloon", "query-name", "query-kvm"))))
+    with client.listener("STOP") as stops:
+        print(await client.execute("stop"), (await stops.get())["event"])
+    for command, arguments in (("nosuch", {}), ("balloon", {}), ("balloon", {"value": "x"})):
+        try:
+            await client.execute(command, arguments)
+        except ExecuteError as error:
+            print(error.error_class, error)
+    print(await client.execute("human-monitor-command", {"command-line": "info balloon"}))
+    await client.disconnect()
+asyncio.run(main())
+"""
+)
+
+
+def test_qemu_qmp(program: str, tmp_path: Path) -> None:
+    said = python("qemu.qmp", QEMU_QMP, program, cwd=tmp_path)
+    assert said.splitlines() == [
+        "7",
+        "[{'actual': 536870912}, {'name': 'vm1'}, {'enabled': False, 'present': True}]",
+        "{} STOP",
+        "CommandNotFound The command nosuch has not been found",
+        "GenericError Parameter 'value' is missing",
+        "GenericError Invalid parameter type for 'value', expected: integer",
+        "balloon: actual=512",
+        "",
+    ]
+
+
+QMP_SHELL = (
+    START
+    + r"""
+process = start("-name", "vm1", "-device", "virtio-balloon-pci")
+os.environ["HOME"] = os.getcwd()
+for options, typed in (([], "query-name\nballoon value=400000000\nnosuch\nstop\n"), (["-H"], "info name\ninfo balloon\nnosuch\n")):
+    ended = subprocess.run([sys.executable, "-c", "from qemu.qmp.qmp_shell import main; main()", *options, "qmp"],
+                           input=typed, text=True, stdout=subprocess.PIPE, check=True)
+    print(ended.stdout)
+"""
+)
+
+
+def test_qmp_shell(program: str, tmp_path: Path) -> None:
+    said = python("qemu.qmp", QMP_SHELL, program, cwd=tmp_path)
+    assert [line for line in said.splitlines() if "(QEMU) " in line] == [
+        '(QEMU) {"return": {"name": "vm1"}}',
+        '(QEMU) {"return": {}}',
+        '(QEMU) {"error": {"class": "CommandNotFound", "desc": "The command nosuch has not been found"}}',
+        '(QEMU) {"return": {}}',
+        "(QEMU) ",
+        "(QEMU) vm1",
+        " (QEMU) balloon: actual=512",
+        " (QEMU) unknown command: 'nosuch'",
+        " (QEMU) ",
+    ]
+
+
+QMP_SHELL_WRAP = r"""
+import os, subprocess
+os.environ["HOME"] = os.getcwd()
+wrap = [sys.executable, "-c", "from qemu.qmp.qmp_shell import main_wrap; main_wrap()", "--", sys.argv[1]]
+ended = subprocess.run([*wrap, "-m", "512", "-nodefaults", "-display", "none", "-device", "virtio-balloon-pci"],
+                       input="query-balloon\nballoon value=400000000\nquit\n", text=True, stdout=subprocess.PIPE)
+print(ended.stdout)
+"""
+
+
+def test_qmp_shell_wrap(program: str, tmp_path: Path) -> None:
+    said = python("qemu.qmp", QMP_SHELL_WRAP, program, cwd=tmp_path)
+    assert [line for line in said.splitlines() if "(QEMU) {" in line] == [
+        '(QEMU) {"return": {"actual": 536870912}}',
+        '(QEMU) {"return": {}}',
+        '(QEMU) {"return": {}}',
+    ]
+
+
+GO_QEMU = """// client.go
+package main
+
+import (
+	"fmt"
+	"log"
+	"strings"
+	"time"
+
+	"github.com/digitalocean/go-qemu/qemu"
+	"github.com/digitalocean/go-qemu/qmp"
+)
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		log.Fatal(err)
+	}
+	return value
+}
+
+func main() {
+	monitor := must(qmp.NewSocketMonitor("unix", "qmp", 10*time.Second))
+	if err := monitor.Connect(); err != nil {
+		log.Fatal(err)
+	}
+	domain := must(qemu.NewDomain(monitor, "vm1"))
+	fmt.Println(must(domain.Status()), strings.HasPrefix(must(domain.Version()), "7.2."))
+	fmt.Println(must(domain.Supported("query-balloon")), must(domain.Supported("nosuch")), len(must(domain.Commands())) > 50)
+	fmt.Println(len(must(domain.BlockDevices())), len(must(domain.BlockJobs())), len(must(domain.PCIDevices())) > 3)
+	events, done, err := domain.Events()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(must(domain.Run(qmp.Command{Execute: "query-balloon"}))))
+	must(domain.Run(qmp.Command{Execute: "stop"}))
+	fmt.Println((<-events).Event, must(domain.Status()))
+	_, err = domain.Run(qmp.Command{Execute: "nosuch"})
+	fmt.Println(err)
+	if err := domain.SystemReset(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println((<-events).Event)
+	done <- struct{}{}
+	domain.Close()
+}
+"""
+
+
+def test_go_qemu(program: str, tmp_path: Path) -> None:
+    if not GO_PATH.is_dir() or shutil.which("go") is None:
+        pytest.skip("needs go and go-qemu (Debian: golang-go golang-github-digitalocean-go-qemu-dev)")
+    (tmp_path / "client.go").write_text(GO_QEMU)
+    start = (
+        START
+        + """
+process = start("-name", "vm1", "-device", "virtio-balloon-pci")
+subprocess.run(["go", "run", "client.go"], env=os.environ | {"GO111MODULE": "off", "GOPATH": sys.argv[2]}, check=True)
+"""
+    )
+    said = python("qemu.qmp", start, program, str(GO_PATH), cwd=tmp_path)
+    assert said.splitlines() == [
+        "StatusRunning true",
+        "true false true",
+        "0 0 true",
+        '{"return": {"actual": 536870912}}',
+        "STOP StatusPaused",
+        "The command nosuch has not been found",
+        "RESET",
+    ]
