@@ -71,9 +71,10 @@ def run(argv: list[str]) -> int:
     """Do what the arguments say. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
     asked = os.environ.get("_HMP_COMPLETE")  # a shell wants to know what can be typed next
     if asked:
-        from hmp.options import complete
+        from hmp.options import command
+        from hmp.shells import complete
 
-        return complete(asked)
+        return complete(command(), asked)
     from hmp.config import Config
 
     config: Config | None = Config()
@@ -86,6 +87,12 @@ def run(argv: list[str]) -> int:
 
 def _run_qemu(argv: list[str]) -> int:
     """Do what QEMU's options say. Raises as `run` does."""
+    asked = os.environ.get("_HMP_QEMU_COMPLETE")
+    if asked:
+        from hmp.qemu.table import command
+        from hmp.shells import complete
+
+        return complete(command(), asked)
     from hmp.qemu.command_line import read
 
     config = read(argv, os.environ)

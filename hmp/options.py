@@ -205,13 +205,6 @@ def _values(**values: Any) -> dict[str, Any]:
     return {**values, "given": {name for name in values if source(name) is not click.core.ParameterSource.DEFAULT}}
 
 
-def complete(instruction: str) -> int:
-    """Answer a shell that asks what can be typed next (docs/completion.md), in click's way; returns the exit status."""
-    from hmp.shells import complete
-
-    return complete(command(), instruction)
-
-
 def parse(argv: list[str]) -> Config | None:
     """Return what the arguments say, or None where they were answered already (--help and the like).
 

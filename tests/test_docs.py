@@ -142,6 +142,7 @@ class TestSite:
         from hmp.monitor.registry import COMMANDS
         from hmp.options import command
         from hmp.qmp.commands import COMMANDS as QMP
+        from hmp.recording import cast2svg
 
         def text(name: str) -> str:
             return re.sub(r"<[^>]+>", "", (site / f"reference/{name}.html").read_text())
@@ -151,6 +152,7 @@ class TestSite:
             "guests": [*PROFILES],
             "commands": [name for each in COMMANDS for name in each.name.split("|")] + topics,
             "options": [name for option in command().params for name in option.opts if name.startswith("-")],
+            "cast2svg": [name for option in cast2svg.command().params for name in option.opts if name.startswith("-")],
             "device": [*RULES, *(stat.name for stat in STATS_TABLE)],
             "qmp": [*QMP],
         }.items():

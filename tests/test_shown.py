@@ -152,6 +152,8 @@ RUN: dict[str, Callable[[str, Path], None]] = {
     "mkdir -p ~/.local/share/bash-completion/completions": a_shell_takes,
     "_HMP_COMPLETE=bash_source hmp > ~/.local/share/bash-completion/completions/hmp": a_shell_takes,
     'eval "$(_HMP_COMPLETE=bash_source hmp)"': a_shell_takes,
+    'eval "$(_HMP_CAST2SVG_COMPLETE=bash_source hmp-cast2svg)"': a_shell_takes,
+    'eval "$(_HMP_QEMU_COMPLETE=bash_source hmp-qemu)"': a_shell_takes,
     'eval "$(_HMP_COMPLETE=zsh_source hmp)"': its_test_is(f"{COMPLETION}::test_zsh_completes"),
     "mkdir -p ~/.config/fish/completions": a_shell_takes,
     "_HMP_COMPLETE=fish_source hmp > ~/.config/fish/completions/hmp.fish": a_shell_takes,

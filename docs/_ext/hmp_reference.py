@@ -10,14 +10,16 @@ import hmp_tables
 from sphinx.util.docutils import SphinxDirective
 
 from hmp.options import command
+from hmp.recording import cast2svg as pictures
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 hmp = command()
+cast2svg = pictures.command()
 """What sphinx-click documents."""
 
-for _option in hmp.params:
+for _option in (*hmp.params, *cast2svg.params):
     if isinstance(_option, click.Option) and not _option.is_flag:
         # As --help shows it, but sphinx-click would take a bracket off the end.
         _option.metavar = (_option.metavar or _option.type.name).replace("...]", "]...")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from device.balloon.spec import MODELS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import click
+
 _WITH_VALUE_NAMES = (
     "D L accel acpitable action add-fd append audio audiodev bios blockdev boot cdrom chardev chroot compat cpu d "
     "debugcon device dfilter display drive dtb dump-vmstate echr fda fdb fsdev fw_cfg g gdb global hda hdb hdc "
@@ -31,3 +37,43 @@ OURS = {
     "version": "--version",
 }
 """What hmp calls these of QEMU's options; the others it does not have."""
+
+_ACTS = (
+    "S action chardev daemonize device h help m mon monitor name no-reboot no-shutdown nodefaults nographic pidfile "
+    "qmp qmp-pretty serial uuid version"
+)
+ACTS = frozenset(_ACTS.split())
+"""The options that mean something to hmp-qemu; it ignores the others."""
+
+WORDS = {
+    "M": ("pc", "pc-i440fx-7.2", "q35"),
+    "action": ("reboot=", "shutdown=", "panic=", "watchdog="),
+    "chardev": ("socket", "stdio", "file", "pty", "null"),
+    "device": MODELS,
+    "machine": ("pc", "pc-i440fx-7.2", "q35"),
+}
+"""What a shell offers as the value of an option."""
+
+_FILES = "D bios cdrom hda hdb hdc hdd initrd kernel mem-path pidfile readconfig"
+FILES = frozenset(_FILES.split())
+"""The options whose value is a file's name."""
+
+
+def command() -> click.Command:
+    """Return QEMU's options as a click command, for completion in a shell only: click could not read them."""
+    import click
+
+    from hmp.command_line import value
+
+    help = {True: "as in QEMU", False: "ignored"}
+    made: list[click.Parameter] = [click.Argument(["disk"], nargs=-1, type=click.Path())]
+    for number, name in enumerate(
+        sorted(WITH_VALUE | WITHOUT)
+    ):  # numbered: click's own names for -d and -D are the same
+        flags, told = [f"-{name}", f"option{number}"], help[name in ACTS]
+        if name in WITHOUT:
+            made.append(click.Option(flags, is_flag=True, help=told))
+        else:
+            kind, offers = "file" if name in FILES else "", dict.fromkeys(WORDS.get(name, ()), "")
+            made.append(value(flags, "VALUE", str, told, offers=offers, files=kind, multiple=True))
+    return click.Command("hmp-qemu", params=made, add_help_option=False)

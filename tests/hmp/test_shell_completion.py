@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from uuid import UUID
 
 import pexpect
 import pyte
@@ -14,6 +15,8 @@ import pytest
 from device.guest.table import PROFILES
 from hmp.config import CLOCKS
 from hmp.monitor.dialects import DIALECTS
+from hmp.qemu.command_line import CommandLine
+from hmp.qemu.table import ACTS, WITH_VALUE, WITHOUT
 from tests.support.shell import TIMEOUT, environment, shell
 
 SHELLS = ["bash", "zsh", "fish"]
@@ -108,7 +111,12 @@ def test_fish_completes() -> None:
         ("hmp -m 512 --guest=slo", "hmp -m 512 --guest=slow"),
         ("hmp --record=./one", "hmp --record=./one-file"),
         ("hmp --snapshot-dir=./one", "hmp --snapshot-dir=./one-folder/"),
+        ("hmp --guest=lin", "hmp --guest=linux"),
         ("hmp-cast2svg --over", "hmp-cast2svg --overwrite"),
+        ("hmp-cast2svg --speed=2 ./one", "hmp-cast2svg --speed=2 ./one-file"),
+        ("hmp-qemu -nogr", "hmp-qemu -nographic"),
+        ("hmp-qemu -m 512 -pidfile ./one", "hmp-qemu -m 512 -pidfile ./one-file"),
+        ("hmp-qemu -device virtio-balloon-pci-n", "hmp-qemu -device virtio-balloon-pci-non-transitional"),
     ],
 )
 @pytest.mark.parametrize("name", SHELLS)
@@ -153,6 +161,20 @@ def test_tab_keeps_what_was_typed(name: str, line: str, completed: str, tmp_path
             until(then)
     finally:
         spawn.close(force=True)
+
+
+def test_completion_knows_which_options_of_qemu_mean_something() -> None:
+    values = {
+        "M": "pc", "action": "panic=none", "chardev": "null,id=a", "device": "virtio-balloon-pci", "m": "64",
+        "mon": "chardev=a", "uuid": str(UUID(int=1)), "qmp": "unix:q", "qmp-pretty": "unix:q", "monitor": "none",
+        "serial": "none",
+    }  # fmt: skip
+    for name in WITH_VALUE | WITHOUT:
+        line = CommandLine()
+        line.read(
+            ["-chardev", "null,id=a"] * (name == "mon") + [f"-{name}"] + [values.get(name, "x")] * (name in WITH_VALUE)
+        )
+        assert bool(line.ignored) == (name not in ACTS), name
 
 
 def test_a_question_that_is_none_is_answered_by_nothing() -> None:
