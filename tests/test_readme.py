@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
+from device.balloon.spec import STATS_TABLE
+from device.guest.model import host
 from device.guest.table import KEYS, PROFILES
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.registry import TABLE
@@ -135,3 +137,28 @@ def test_the_commands_that_the_readme_names_exist() -> None:
     for piece in code(PAGES[0].read_text()):
         if re.match(r"(sim|info) [a-z]", piece):
             assert " ".join(piece.split()[:2]) in topics, piece
+
+
+class TestNumbers:
+    """docs/numbers.md says what the tables of the program say."""
+
+    PAGE = (ROOT / "docs/numbers.md").read_text()
+
+    def test_it_has_every_statistic_with_its_unit_in_the_order_of_the_tags(self) -> None:
+        rows = table(self.PAGE, "statistic")
+        assert [(name, rest.split(" | ")[0]) for name, rest in rows.items()] == [(s.name, s.unit) for s in STATS_TABLE]
+
+    def test_the_sources_are_what_the_host_guest_reads(self) -> None:
+        sources = [rest.split(" | ")[1].partition(",")[0].strip("`") for rest in table(self.PAGE, "statistic").values()]
+        read = {tag: name.decode().strip(":") for tag, name, _ in host._VMSTAT + host._MEMINFO}
+        read[host._STALLS_TAG] = host._STALLS.decode().strip() + "*"
+        assert dict(enumerate(sources)) == read
+
+    def test_each_number_of_the_line_is_explained_with_its_value(self) -> None:
+        line = next(printed for _, printed in commands(BLOCK.findall(self.PAGE)[0])).splitlines()[1]
+        numbers = dict(pair.split("=") for pair in line.removeprefix("balloon: ").split(","))
+        rows = {name: re.split(r" *\| *", rest) for name, rest in table(self.PAGE, "number").items()}
+        assert {name: rest[0].split()[0] for name, rest in rows.items()} == numbers
+        for name, (value, mib, _) in rows.items():
+            if mib:
+                assert float(mib) == round(int(numbers[name]) / (1 if "MiB" in value else 1 << 20), 1), name
