@@ -1,6 +1,6 @@
 # make run: build the environment and open the prompt.   make test: run every test that is fast.
 # make coverage: which lines they run, and which not.   make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
-# make check: all that CI runs.   make demos: the casts and pictures of docs/demos, anew.
+# make check: all that CI runs.   make lint: of that the quick part.   make dist: wheel and sdist, checked.   make demos: the casts and pictures of docs/demos, anew.
 # make demo-vm: the one cast that is typed beside a real QEMU; the same holds.
 # make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
@@ -28,7 +28,7 @@ docs/demos/stopcont: SIZE := 56x18
 
 CLIENTS := .clients/.installed
 
-.PHONY: run test test-all clients coverage check format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
+.PHONY: run test test-all clients coverage check lint dist format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
 
 run: $(STAMP)
 	@exec $(BIN)/hmp
@@ -53,12 +53,20 @@ coverage: $(STAMP)
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
 
-check: $(STAMP) $(CLIENTS)
+check: lint dist test-all
+
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(PYTEST)
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation >/dev/null
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/twine --no-color check --strict dist/*
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -11,7 +11,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 from hmp import __version__  # noqa: E402 - found by the line above
 
 project = "hmp"
-author = "the authors of hmp"
+author = "The hmp-emulator founders"
 copyright = f"2026, {author}"
 version = release = __version__
 

@@ -58,7 +58,11 @@ def test_lines_are_not_long_but_where_a_table_or_a_program_makes_them(page: Path
 
 
 def test_the_readme_opens_with_the_story_of_the_hang() -> None:
-    assert re.match(r"# hmp\n\n!\[[^]]+\]\(docs/demos/hang\.svg\)\n", (ROOT / "README.md").read_text())
+    """In pictures, and as text for where pictures of the repository are not shown."""
+    told = r"# hmp\n\n!\[[^]]+\]\(docs/demos/hang\.svg\)\n\n```console\n(.*?)```\n"
+    transcript = re.match(told, (ROOT / "README.md").read_text(), re.DOTALL)
+    assert transcript is not None
+    assert ",age=5000\n" in transcript[1]
 
 
 def test_the_man_page_says_what_the_tables_say(tmp_path: Path) -> None:

@@ -125,12 +125,14 @@ def serves_beside_a_prompt(command: str, folder: Path) -> None:
 
 LIVE, VIRSH = "tests/conformance/test_attach_live.py", "tests/hmp/attach/test_virsh.py"
 ATTACHED = "tests/hmp/attach/test_programs.py"
+INSTALLED = its_test_is("tests/test_project.py::test_the_line_of_the_readme_installs_it_into_an_empty_home")
 CRON = (
     "*/5 * * * * out=$(hmp --attach unix:/run/vm1/qmp.sock --fail-stale -c 'info balloon' 2>&1) || echo \"vm1: $out\""
 )
 COMPLETION = "tests/hmp/test_shell_completion.py"
 KERNEL = "tests/hmp/recording/test_cast2svg.py::test_the_real_kernel_can_be_typed_at_again"
 RUN: dict[str, Callable[[str, Path], None]] = {
+    **dict.fromkeys(["pipx install hmp-emulator", "uv tool install hmp-emulator"], INSTALLED),
     "make run": ci_runs,
     "make test": ci_runs,
     "make check": ci_runs,
