@@ -16,7 +16,7 @@ ONLY_IN: dict[str, list[str]] = {
     "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.port", "hmp.sockets.server",
                 "hmp.sockets.service", "hmp.sockets.stdio", "hmp.testing.*", "hmp.terminal.*",
                 "hmp.web"],
-    "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg", "hmp.shells"],
+    "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg", "hmp.shells", "hmp.qemu.table"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
     "select": ["hmp.log", "hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
