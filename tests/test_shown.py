@@ -140,6 +140,7 @@ RUN: dict[str, Callable[[str, Path], None]] = {
     "sudo apt-get install user-mode-linux busybox-static": ci_installs,
     "hmp --headless -m 512 --guest slow,delay=2 --qmp tcp:127.0.0.1:0": serves,
     "hmp --guest slow --qmp unix:qmp.sock --monitor unix:hmp.sock": serves_beside_a_prompt,
+    "hmp": its_test_is("tests/hmp/terminal/test_pty.py::test_the_typed_part_of_the_tutorial_shows_what_it_says"),
     "hmp --record demo.cast": records,
     "hmp --attach unix:/run/vm1/qmp.sock": its_test_is(f"{ATTACHED}::test_a_session"),
     "hmp --attach libvirt:vm1": its_test_is(f"{VIRSH}::test_a_fresh_answer_taints_nothing_and_puts_the_period_back"),

@@ -9,6 +9,7 @@ import socket
 import sys
 import termios
 from collections.abc import Callable
+from pathlib import Path
 
 import pexpect
 import pyte
@@ -405,3 +406,40 @@ def test_an_event_is_printed_above_the_line_being_typed(seat):
         "[balloon target reached: 512 MiB]",
         "(qemu) info status",
     ]
+
+
+KEYS = {
+    "Enter": "\r",
+    "TAB": "\t",
+    "Escape": "\x1b",
+    "F1": "\x1bOP",
+    "Ctrl-C": "\x03",
+    "Ctrl-D": "\x04",
+    "Ctrl-U": "\x15",
+}
+
+
+def test_the_typed_part_of_the_tutorial_shows_what_it_says(seat):
+    """Each row: what is typed, then what has to be on the screen from the line of that command on, in this order."""
+    page = (Path(__file__).parents[3] / "docs/tutorial.md").read_text()
+    rows = re.findall(
+        r"^\| ([^-|].*?) \| (.*) \|$", page.partition("| type | you see |")[2].partition("\n\n")[0], re.MULTILINE
+    )
+    assert len(rows) > 6
+    desk = seat()
+    desk.prompt()
+    for typed, seen in rows:
+        for text, key in re.findall(r"`([^`]+)`|([A-Z][\w-]+)", typed):
+            desk.type(text or KEYS[key])
+            if key == "Escape":  # what follows at once would be one key with it
+                while re.search(r"^ +hang ", "\n".join(desk.lines), re.MULTILINE):
+                    desk.child.expect(r".+")
+            elif text:
+                desk.see(rf"\(qemu\) {re.escape(text.strip())}")
+        for piece in re.findall(r"`([^`]+)`", seen):
+            desk.see(rf"(?s)\(qemu\) [^\n]*(?!.*\(qemu\) \w).*?{re.escape(piece)}")
+        if typed.endswith(("Enter", "Ctrl-C")):
+            desk.prompt()
+            if "without an age" in seen:
+                assert "age=" not in "\n".join(desk.lines).rpartition("(qemu) info balloon")[2]
+    assert desk.ends() == 0
