@@ -14,12 +14,13 @@ from statistics import median
 import pytest
 
 from tests.support.live import Qemu, Unavailable
-from tests.support.shell import Ended, hmp, start
+from tests.support.shell import ROOT, Ended, hmp, start
 from tests.support.timing import PATIENCE, until
 from tests.support.vms import boot, interval
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
+BALLOON = "/machine/peripheral/balloon0"
 LINE = re.compile(r"balloon: actual=256(,\w+=\d+){6}\n")
 """A fresh answer: all six statistics, and no age."""
 
@@ -200,3 +201,45 @@ def test_qemu_killed_while_it_waits(tmp_path: Path) -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     ended = hmp("--attach", f"unix:{tmp_path}/none", "-c", "info balloon")
     assert ended == Ended(4, "", f"hmp: unix:{tmp_path}/none: No such file or directory\n")
+
+
+def test_the_page_about_silent_guests_shows_what_qemu_says(tmp_path: Path) -> None:
+    """docs/silent-guest.md: the guest panics, QEMU's own line stays as it is, and each step of the diagnosis tells it."""
+    page = (ROOT / "docs/silent-guest.md").read_text().partition("## The same on a real QEMU")[2]
+    try:
+        vm = boot(tmp_path)
+    except Unavailable as why:
+        pytest.skip(str(why))
+    try:
+        stats, queue = "qom-get balloon0 guest-stats", f"info virtio-queue-status {BALLOON}/virtio-backend 2"
+
+        def line(text: str) -> str:
+            assert f"(qemu) {text}\n" in page
+            return str(vm.aside.ask("human-monitor-command", **{"command-line": text})).replace("\r\n", "\n")
+
+        def updated() -> int:
+            return int(json.loads(line(stats))["last-update"])
+
+        assert "inuse:                1" in line(queue)
+        line("qom-set balloon0 guest-stats-polling-interval 2")
+        until(updated)
+        first = updated()
+        until(lambda: updated() > first)
+        vm.guest("panic")
+        last = updated()
+        asked = re.compile(r"inuse: +0")
+        until(lambda: asked.search(line(queue)))  # QEMU has asked since, in vain
+        for typed in ("info status", "info balloon"):
+            assert f"(qemu) {typed}\n{line(typed)}" in page
+        ended = attached(vm, "--fail-stale", "-c", "info balloon")
+        assert (ended.status, ended.err) == (3, "hmp: not fresh: the guest did not answer\n")
+        assert ended.err in page
+        assert updated() == last
+        shape = re.compile(r"\d+(?!:)")
+        assert shape.sub("N", line(queue).partition("  VRing")[0].partition("inuse")[2]) in shape.sub("N", page)
+        assert (
+            json.loads(line(stats))["stats"].keys()
+            == json.loads(re.findall(r"^{.*?^}", page, re.M | re.S)[0])["stats"].keys()
+        )
+    finally:
+        vm.close()
