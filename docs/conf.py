@@ -15,7 +15,7 @@ author = "The hmp-emulator founders"
 copyright = f"2026, {author}"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx_click", "hmp_reference", "hmp_try"]
+extensions = ["myst_parser", "sphinx_click", "sphinx_copybutton", "hmp_reference", "hmp_try"]
 exclude_patterns = ["_build", "_ext", "try/**"]
 nitpicky = True
 suppress_warnings: list[str] = []
@@ -24,6 +24,11 @@ myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 highlight_language = "none"
 smartquotes_action = "qe"  # no dashes: two hyphens begin an option
+
+# Of a transcript the commands are copied, without prompts and without what they print.
+copybutton_prompt_text = r"\$ |> |\(qemu\) "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
 
 html_theme = "furo"
 html_title = "hmp"
