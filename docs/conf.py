@@ -26,7 +26,7 @@ highlight_language = "none"
 smartquotes_action = "qe"  # no dashes: two hyphens begin an option
 
 # Of a transcript the commands are copied, without prompts and without what they print.
-copybutton_prompt_text = r"\$ |> |\(qemu\) "
+copybutton_prompt_text = r"\$ |> "
 copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = "\\"
 
