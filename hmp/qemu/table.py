@@ -45,17 +45,12 @@ _ACTS = (
 ACTS = frozenset(_ACTS.split())
 """The options that mean something to hmp-qemu; it ignores the others."""
 
-WORDS = {
-    "M": ("pc", "pc-i440fx-7.2", "q35"),
-    "action": ("reboot=", "shutdown=", "panic=", "watchdog="),
-    "chardev": ("socket", "stdio", "file", "pty", "null"),
-    "device": MODELS,
-    "machine": ("pc", "pc-i440fx-7.2", "q35"),
-}
+_PC = "pc pc-i440fx-7.2 q35"
+OFFERS = {"M": _PC, "machine": _PC, "action": "reboot= shutdown= panic= watchdog=", "device": " ".join(MODELS),
+          "chardev": "socket stdio file pty null"}  # fmt: skip
 """What a shell offers as the value of an option."""
 
-_FILES = "D bios cdrom hda hdb hdc hdd initrd kernel mem-path pidfile readconfig"
-FILES = frozenset(_FILES.split())
+FILES = "D bios cdrom hda hdb hdc hdd initrd kernel mem-path pidfile readconfig".split()  # noqa: SIM905
 """The options whose value is a file's name."""
 
 
@@ -65,15 +60,13 @@ def command() -> click.Command:
 
     from hmp.command_line import value
 
-    help = {True: "as in QEMU", False: "ignored"}
     made: list[click.Parameter] = [click.Argument(["disk"], nargs=-1, type=click.Path())]
-    for number, name in enumerate(
-        sorted(WITH_VALUE | WITHOUT)
-    ):  # numbered: click's own names for -d and -D are the same
-        flags, told = [f"-{name}", f"option{number}"], help[name in ACTS]
+    # Numbered, because click's own names for -d and -D are the same.
+    for number, name in enumerate(sorted(WITH_VALUE | WITHOUT)):
+        flags, help = [f"-{name}", f"option{number}"], "as in QEMU" if name in ACTS else "ignored"
         if name in WITHOUT:
-            made.append(click.Option(flags, is_flag=True, help=told))
+            made.append(click.Option(flags, is_flag=True, help=help))
         else:
-            kind, offers = "file" if name in FILES else "", dict.fromkeys(WORDS.get(name, ()), "")
-            made.append(value(flags, "VALUE", str, told, offers=offers, files=kind, multiple=True))
+            files, offers = "file" if name in FILES else "", dict.fromkeys(OFFERS.get(name, "").split(), "")
+            made.append(value(flags, "VALUE", str, help, offers=offers, files=files, multiple=True))
     return click.Command("hmp-qemu", params=made, add_help_option=False)
