@@ -4,6 +4,7 @@ alone. What the pages show as typed and printed is tests/test_readme.py's.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -138,6 +139,12 @@ class TestSite:
                 assert target.is_file(), (page.name, link)
                 if anchor and target in pages:
                     assert anchor in pages[target].ids, (page.name, link)
+
+    def test_search_finds_what_the_age_is_and_code_has_a_button_to_copy_it(self, site: Path) -> None:
+        index = json.loads((site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+        pages = {index["docnames"][number] for number, _ in index["alltitles"]["age"]}
+        assert pages == {"numbers"}
+        assert all("copybutton.js" in (site / page).read_text() for page in ("tutorial.html", "silent-guest.html"))
 
     def test_the_reference_has_every_guest_command_option_and_rule(self, site: Path) -> None:
         from device.balloon.spec import STATS_TABLE
