@@ -10,7 +10,7 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer, CompletionState
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
-from prompt_toolkit.filters import Condition, completion_is_selected, has_completions, has_focus
+from prompt_toolkit.filters import Condition, completion_is_selected, has_completions, has_focus, vi_insert_mode
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings
@@ -235,6 +235,9 @@ class LinePrompt:
         keys.add("c-c", filter=at_line)(lambda event: self.interrupt())
         keys.add("<sigint>")(lambda event: self.interrupt())
         keys.add("tab", filter=at_line)(self._tab)
+        # In vi mode the library's own complete by them, a little later.
+        keys.add("c-p", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_up())
+        keys.add("c-n", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_down())
         keys.add("enter", filter=completion_is_selected)(lambda event: self._close_menu())
         keys.add("escape", filter=has_completions, eager=True)(lambda event: event.current_buffer.cancel_completion())
         keys.add("c-z")(lambda event: self._stop_job())

@@ -219,6 +219,19 @@ def test_keys_run_the_same_however_they_arrive(sitting, keys):
     assert ways[0] == ways[1] == ways[2] == ways[3], person.shown
 
 
+@pytest.mark.parametrize("arriving", [lambda keys: [keys], slowly], ids=["in one packet", "one by one"])
+def test_recall_keys_recall_among_the_keys_of_vi_too(sitting, tmp_path, monkeypatch, arriving):
+    (tmp_path / "inputrc").write_text("set editing-mode vi\n")
+    monkeypatch.setenv("INPUTRC", str(tmp_path / "inputrc"))
+
+    def script(person):
+        for number, key in enumerate(arriving("info name\rinfo uuid\r\x10\x10\r\x10\x10\x0e\r\x04")):
+            person.type(key, 0.05 * number)
+
+    typed = sitting(script).session._monitor.typed
+    assert [line for line, _ in typed] == ["info name", "info uuid", "info name", "info name"]
+
+
 def test_enter_takes_a_menus_entry_and_runs_nothing(sitting):
     person = sitting(lambda person: person.type("info n\x7f\t\t\r", 0).does(person.machine.quit, 2))
     assert person.replies == []
