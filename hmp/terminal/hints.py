@@ -30,7 +30,7 @@ KEYS = (
 )
 """The keys and what they do, for F1 and the docs."""
 
-TIPS = {"sim": "help sim lists what you can do to the guest, such as sim hang; sim wake mends that"}
+TIPS = {"sim": "try: help sim, sim hang, sim wake"}
 """What is said once behind a command that worked, to who looks where to go on."""
 
 _ELSEWHERE = {
