@@ -105,6 +105,7 @@ def test_the_piped_path_imports_nothing_slow_at_the_top(module: str) -> None:
 
 
 LONG = {
+    "device.guest.model.kernel": "one account: every operation moves pages between the same parts",
     "device.machine.machine": "one class: what happens to a machine, and how it is told",
     "hmp.recording.svg_terminal": "one table of sequences: what a terminal does that pyte does not",
     "hmp.sockets.connection": "one state machine: what is done for a client, and when",
