@@ -18,7 +18,6 @@ from hmp.monitor.registry import TABLE, Command
 
 Offer = tuple[str, str, bool]
 """Text, help, and whether more is to follow on the line."""
-Tags = Callable[[], Iterable[str]]
 
 
 class Candidate(NamedTuple):
@@ -34,11 +33,10 @@ class Candidate(NamedTuple):
     more: bool = False
 
 
-def complete(machine: Machine, line: str, *, snapshots: Tags | None = None, examples: bool = False) -> list[Candidate]:
+def complete(machine: Machine, line: str, *, examples: bool = False) -> list[Candidate]:
     """Return what `line`, the text before the cursor, can go on with; nothing for what no command begins with.
 
     With `examples` numbers and sizes are offered too, which a person can go on from; QEMU's own editor has none.
-    `snapshots` returns the tags that can be loaded; without it the machine is asked, if it keeps any.
     """
     offers = getattr(machine, "offers", None)  # of a running VM: QEMU's own commands
     if offers is not None:
@@ -55,7 +53,7 @@ def complete(machine: Machine, line: str, *, snapshots: Tags | None = None, exam
         if command is None:
             return []
         if command.topics is None:
-            return _Arguments(machine, command, line, at, snapshots, examples=examples).candidates()
+            return _Arguments(machine, command, line, at, examples=examples).candidates()
         table = command.topics
 
 
@@ -71,15 +69,12 @@ def _names(table: dict[str, Command]) -> Iterator[Offer]:
 class _Arguments:
     """The arguments of one command as far as they are typed, and what can stand next."""
 
-    def __init__(
-        self, machine: Machine, command: Command, line: str, at: int, snapshots: Tags | None, *, examples: bool
-    ) -> None:
+    def __init__(self, machine: Machine, command: Command, line: str, at: int, *, examples: bool) -> None:
         self.examples = examples
         self.machine = machine
         self.command = command
         self.line = line
         self.at = at
-        self.snapshots = snapshots
         self.start = max(line.rfind(blank) for blank in BLANKS) + 1
         self.word = line[self.start :]
         self.words = line[at : self.start].split()
@@ -264,8 +259,7 @@ def _properties(arguments: _Arguments, *, writable_only: bool = False) -> Iterat
 
 
 def _snapshots(arguments: _Arguments) -> Iterator[Offer]:
-    tags = arguments.snapshots or getattr(arguments.machine, "snapshot_tags", None)
-    for tag in tags() if tags is not None else ():
+    for tag in arguments.machine.snapshot_tags():
         yield f'"{tag}"' if " " in tag else tag, "a snapshot", False
 
 
