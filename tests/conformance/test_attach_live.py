@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -13,7 +15,8 @@ from statistics import median
 
 import pytest
 
-from tests.support.live import Qemu, Unavailable
+from tests.support.live import Qemu, Qmp, Unavailable
+from tests.support.programs import Program
 from tests.support.shell import ROOT, Ended, hmp, start
 from tests.support.timing import PATIENCE, until
 from tests.support.vms import boot, interval
@@ -160,6 +163,74 @@ def test_a_socket_that_is_held_by_somebody(vm: Qemu) -> None:
         assert time.monotonic() - begun >= 2
     assert (ended.status, ended.out) == (4, "")
     assert ended.err == f"hmp: unix:{vm.folder}/a: busy: another client holds this monitor\n"
+
+
+@pytest.fixture
+def proxmox(vm: Qemu) -> Iterator[Path]:
+    """The VM's socket under the path that Proxmox has for it."""
+    folder = Path("/var/run/qemu-server")
+    made = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        path = folder / f"hmp-test-{os.getpid()}.qmp"
+        path.symlink_to(vm.folder / "a")
+    except OSError as why:
+        pytest.skip(str(why))
+    yield path
+    path.unlink()
+    if made:
+        folder.rmdir()
+
+
+def test_somebody_who_connects_for_each_command_as_proxmox_does_waits_for_no_guest(vm: Qemu, proxmox: Path) -> None:
+    """hmp asks a guest that does not answer, typed lines behind one another; the other has its answers all the time."""
+    waits = []
+    vm.aside.ask("stop")
+    try:
+        with (
+            Program("--attach", f"unix:{proxmox}", "--headless", "--monitor", f"unix:{vm.folder}/shared") as front,
+            contextlib.closing(front.connect("monitor")) as asker,
+        ):
+            asker.sendall(b"info balloon\ninfo status\n")
+            end = time.monotonic() + 6
+            while time.monotonic() < end:
+                begun = time.monotonic()
+                client = Qmp(vm.folder / "a")
+                assert client.ask("query-status")["status"] == "paused"
+                client.socket.close()
+                waits.append(time.monotonic() - begun)
+            told = b""
+            while b"VM status: paused" not in told:
+                told += asker.recv(4096)
+            assert re.search(rb",age=\d{4,}\r\n", told)
+    finally:
+        vm.aside.ask("cont")
+    assert len(waits) > 100
+    assert median(waits) < 0.05
+    assert max(waits) < 1
+
+
+def test_a_qemu_that_stands_still(vm: Qemu) -> None:
+    """As in somebody else's savevm: it greets nobody, and those it has greeted get no answer."""
+    talking = start("--attach", f"unix:{vm.folder}/a,hold=on", "--timeout", "1")
+    assert talking.stdin is not None
+    assert talking.stdout is not None
+    talking.stdin.write(b"info balloon\n")
+    talking.stdin.flush()
+    assert fresh(talking.stdout.readline().decode())
+    vm.process.send_signal(signal.SIGSTOP)
+    try:
+        told = attached(vm, "-c", "info status", socket="b")
+        assert told == Ended(4, "", f"hmp: unix:{vm.folder}/b: busy: another client holds this monitor\n")
+        begun = time.monotonic()
+        out, err = talking.communicate(b"info balloon\ninfo status\n", PATIENCE)
+        assert time.monotonic() - begun < 40
+    finally:
+        vm.process.send_signal(signal.SIGCONT)
+    assert re.match(rb"balloon: actual=256,.*,age=\d{4,}\nError: .*: no answer within 10 s\n$", out), out
+    assert talking.returncode == 1
+    assert b"info status" not in err
+    assert err.count(b"no answer within 10 s") >= 1
 
 
 def test_what_the_vm_answers_is_saved(vm: Qemu, tmp_path: Path) -> None:

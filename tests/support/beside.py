@@ -1,7 +1,7 @@
 """The modelled guest beside a real one, both through hmp: the same steps, then `info balloon` and the events of each.
 
 The real one is QEMU with an hmp attached to it, which serves a monitor and QMP; the modelled one is an hmp that serves
-the same. `python -m tests.support.beside` prints the table of docs/figures.md.
+the same. `python -m tests.support.beside` prints the tables that docs/attach.md has the figures of.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ class Watched:
         self.qmp = Qmp(qmp)
         self.change = 0
         """What the last BALLOON_CHANGE said: one a second at the most, so that the last comes late."""
+
+    def close(self) -> None:
+        self.monitor.socket.close()
+        self.qmp.socket.close()
 
     def say(self, line: str) -> str:
         """Return what its monitor prints to a line."""
@@ -155,7 +159,11 @@ def both(folder: Path, memory: int, device: str = DEVICE) -> Iterator[tuple[Watc
             side.up(True)
         with Program(*attach, "--monitor", f"unix:{real}/h", "--qmp", f"unix:{real}/s") as front:
             assert front.ready
-            yield Watched(qemu, real / "h", real / "s"), Watched(model, ours / "seed.hmp", ours / "qemu.qmp")
+            with (
+                contextlib.closing(Watched(qemu, real / "h", real / "s")) as one,
+                contextlib.closing(Watched(model, ours / "seed.hmp", ours / "qemu.qmp")) as other,
+            ):
+                yield one, other
     finally:
         qemu.close()
         model.close()
