@@ -81,6 +81,8 @@ class Balloon:
         self.stats = Stats(machine.clock, machine.begun)
         self.can_report = self.live = True
         self.broken = False
+        self.answered: object = None
+        """The ring on which the last answer came."""
         self.awaited = False
         """Whether a target was asked for here, and is not reached yet."""
         self.refused: dict[str, int] = {}
@@ -244,7 +246,8 @@ class Question:
             return
         asked = self.machine.clock.now()
         before, there = yield from self._mark(device)
-        if not there or not (yield from self._reports(device)):
+        # On a ring that has answered once nothing else is to be asked about its driver: that answer is a long one.
+        if not there or not ((self._marked and before[0] == device.answered) or (yield from self._reports(device))):
             yield from self._measure(device)
             device.stats.sample, device.can_report = None, False
             self.why = "the guest has no balloon driver that reports statistics"
@@ -253,7 +256,7 @@ class Question:
         device.can_report = True
         yield from self._borrow(device)
         self.why = "the guest did not answer"
-        pause = FIRST_LOOK
+        pause, looks = FIRST_LOOK, 0
         while self.machine.requests.pending:
             mark, there = yield from self._mark(device)
             if there and mark != before and (not self._marked or mark[0] == before[0] or mark[1]):
@@ -262,16 +265,16 @@ class Question:
                 device.stats.held = self
                 self.machine.history.add(device.stats.since, device.actual, device.stats.sample)
                 self.why = ""
+                device.answered = mark[0] if self._marked else None
                 yield from self._put_back()
                 self.machine.requests.end_all(ANSWERED)
                 return
             if not there:
                 before = mark  # a reset, or the driver is gone: whatever comes is new
-            yield from self._borrow(device)
-            if pause == FIRST_LOOK:  # not before: most guests have answered by now
-                yield from self.read(device)
-            else:
-                yield from self._measure(device)
+            if looks:  # not before: most guests have answered by now
+                yield from self._borrow(device)
+                yield from self._measure(device) if looks > 1 else self.read(device)
+            looks += 1
             if pause >= KEPT_OPEN and not self.machine.hold:
                 self.machine.link.release()
             yield pause
