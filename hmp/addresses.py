@@ -18,7 +18,7 @@ UNIX_PATH_LIMIT = 107
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
 PLACES = {"unix": "unix:PATH", "tcp": "tcp:HOST:PORT", "fd": "fd:N", "stdio": "stdio", "telnet": "telnet:HOST:PORT"}
-"""The schemes, and how an address of each is written. QMP does not speak telnet."""
+"""The schemes, and how an address of each is written. QMP speaks telnet only where QEMU's command line asks for it."""
 
 SWITCHES = {
     "server": ("unix", "tcp", "telnet"),
@@ -43,27 +43,30 @@ class Address:
 
     `switches` are the options that were set on or off. `host_files` lets clients start programs and name files of this
     host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0; for fd, `port` is the
-    descriptor. `reconnect` is the pause (ns) before a client that we are connects again, or None for never.
+    descriptor. `reconnect` is the pause (ns) before a client that we are connects again, or None for never. `pretty`
+    indents what QMP says.
     """
 
-    def __init__(self, kind: str, spec: str) -> None:
-        """Read `spec`. Raises UsageError that names what is wrong in it."""
+    def __init__(self, kind: str, spec: str, spelled: str = "") -> None:
+        """Read `spec`. Raises UsageError that names what is wrong in it, as it was `spelled` for QEMU, if it was."""
         self.kind = kind
         self.spec = spec
+        self.spelled = spelled
         self.dialect: str | None = None
         self.host_files = False
         self.label = ""
+        self.pretty = False
         self.reconnect: int | None = None
         self.switches: dict[str, bool] = {}
         if "\0" in spec:
-            raise self._refuse("an address cannot contain NUL")
+            raise self.refuse("an address cannot contain NUL")
         # As in QEMU, two commas stand for one that is part of the path.
         place, *options = (part.replace("\0", ",") for part in spec.replace(",,", "\0").split(","))
         self.scheme, colon, rest = place.partition(":")
         if (
             self.scheme not in PLACES
             or bool(colon) is (self.scheme == "stdio")
-            or (kind, self.scheme) == ("qmp", "telnet")
+            or ((kind, self.scheme) == ("qmp", "telnet") and not spelled)
         ):
             known = list(PLACES.values())[: -1 if kind == "qmp" else None]
             raise UsageError(f"--{kind}: '{escape(spec)}' is not {', '.join(known[:-1])} or {known[-1]}")
@@ -75,30 +78,34 @@ class Address:
         for option in options:
             self._option(option)
         if self.server and self.reconnect is not None:
-            raise self._refuse("reconnect=SEC needs server=off: a server is connected to")
+            raise self.refuse("reconnect=SEC needs server=off: a server is connected to")
         if not self.server and "wait" in self.switches:
-            raise self._refuse("server=off has no client to wait for")
+            raise self.refuse("server=off has no client to wait for")
         if self.scheme == "unix":
             self._check_path()
         if not any(self.families):
-            raise self._refuse("ipv4=off and ipv6=off leave nothing")
+            raise self.refuse(
+                "Cannot disable IPv4 and IPv6 at same time" if spelled else "ipv4=off and ipv6=off leave nothing"
+            )
 
-    def _refuse(self, why: str) -> UsageError:
-        return UsageError(f"--{self.kind}: '{escape(self.spec)}': {why}")
+    def refuse(self, why: str) -> UsageError:
+        """Return the error for what is wrong with the address."""
+        where = escape(self.spelled) or f"--{self.kind}: '{escape(self.spec)}'"
+        return UsageError(f"{where}: {why}")
 
     def _check_path(self) -> None:
         if not self.host:
-            raise self._refuse("a path is missing")
+            raise self.refuse("a path is missing")
         size = len(self.host.encode("utf-8", "surrogateescape"))
         if size > UNIX_PATH_LIMIT:
-            raise self._refuse(f"the path has {size} bytes, a unix socket takes {UNIX_PATH_LIMIT}")
+            raise self.refuse(f"the path has {size} bytes, a unix socket takes {UNIX_PATH_LIMIT}")
 
     def _host_and_port(self, rest: str) -> tuple[str, int]:
         host, colon, port = rest.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
-            raise self._refuse("a port from 0 to 65535 must follow the host")
+            raise self.refuse("a port from 0 to 65535 must follow the host")
         return host, int(port)
 
     def _descriptor(self, text: str) -> int:
@@ -109,14 +116,14 @@ class Address:
                     return int(text)
             except OSError:
                 pass
-        raise self._refuse("the descriptor is not an open socket")
+        raise self.refuse("the descriptor is not an open socket")
 
     def _option(self, option: str) -> None:
         name, _, value = option.partition("=")
         switched = SWITCH.get(value or "on")  # an option without a value says yes
         if name == "dialect":
             if value not in DIALECTS:
-                raise self._refuse(f"'{escape(value)}' is not a dialect ({', '.join(DIALECTS)})")
+                raise self.refuse(f"'{escape(value)}' is not a dialect ({', '.join(DIALECTS)})")
             self.dialect = value
         elif self.scheme in SWITCHES.get(name, ()) and switched is not None:
             self.switches[name] = switched
@@ -126,12 +133,12 @@ class Address:
             try:
                 self.reconnect = parse_seconds(value) or None  # 0 is never, as in QEMU
             except MisuseError as error:
-                raise self._refuse(f"reconnect: {error}") from None
+                raise self.refuse(f"reconnect: {error}") from None
             if (self.reconnect or 0) > LONGEST_PAUSE * 10**9:
-                raise self._refuse(f"reconnect takes at most {LONGEST_PAUSE} seconds")
+                raise self.refuse(f"reconnect takes at most {LONGEST_PAUSE} seconds")
         else:
             known = [f"{switch}=on|off" for switch, schemes in SWITCHES.items() if self.scheme in schemes]
-            raise self._refuse(f"'{escape(option)}' is not an option ({', '.join([*known, 'dialect=NAME'])})")
+            raise self.refuse(f"'{escape(option)}' is not an option ({', '.join([*known, 'dialect=NAME'])})")
 
     @property
     def server(self) -> bool:

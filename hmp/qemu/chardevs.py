@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from hmp.addresses import Address
 from hmp.monitor import UsageError
 from hmp.monitor.commands.machine import split_options
 from hmp.monitor.grammar import SWITCH
 from hmp.monitor.qom import valid_id
+from hmp.qemu.values import check_switches, whole
 
 SILENT = ("null", "vc", "none", "ringbuf", "testdev", "udp", "pipe", "parallel", "msmouse", "wctablet", "spicevmc",
           "spiceport", "qemu-vdagent", "dbus", "braille")  # fmt: skip
 """Backends that nobody reaches, or that are not made: there is nothing behind a silent device."""
+
+_PLACES = {
+    "file": "chardev: file: no filename given",
+    "pipe": "chardev: pipe: no device path given",
+    **dict.fromkeys(("serial", "tty"), "chardev: serial/tty: no device path given"),
+    "parallel": "chardev: parallel: no device path given",
+}
+"""Backends that open a file, and what QEMU says where none is named."""
+
+_ALIASES = {"memory": "ringbuf", "parport": "parallel"}
 
 BACKENDS = ("socket", "stdio", "file", "pty", "serial", "tty", *SILENT)
 
@@ -40,13 +52,39 @@ class Chardev:
         for name in options:
             if name not in OPTIONS:
                 raise self.refuse(f"Invalid parameter '{name}'")
-        for name in (*_SWITCHES, "server", "wait", "mux", "telnet", "delay"):
-            if options.get(name, "on") not in SWITCH:
-                raise self.refuse(f"Parameter '{name}' expects 'on' or 'off'")
+        switches = "server wait mux telnet tn3270 websocket delay append logappend signal"
+        check_switches(options, (*_SWITCHES, *switches.split()), spelled)
+        if backend == "socket":
+            self._check_socket()
 
     def refuse(self, why: str) -> UsageError:
         """Return the error for what is wrong with the device."""
-        return UsageError(f"{self.spelled}: {why}")
+        return UsageError(f"{self.spelled}: {why}" if self.spelled else why)
+
+    def _check_socket(self) -> None:
+        given = self.options
+        for name in ("reconnect", "to"):
+            if name in given:
+                whole(given[name], name, self.spelled)
+        if len(given.keys() & {"path", "fd", "host"}) > 1:
+            raise self.refuse("None or one of 'path', 'fd' or 'host' option required.")
+        if "host" in given and "port" not in given:
+            raise self.refuse("chardev: socket: no port given")
+        if not given.keys() & {"path", "host"}:
+            fd = given.get("fd", "")
+            if not fd.isdecimal():
+                raise self.refuse(f"Unable to parse FD number {fd}")
+            try:
+                is_socket = stat.S_ISSOCK(os.fstat(int(fd)).st_mode)
+            except (OSError, OverflowError):
+                is_socket = False
+            if not is_socket:
+                raise self.refuse(f"File descriptor '{fd}' is not a socket")
+        for name in ("tn3270", "websocket"):
+            if self.on(name):
+                raise self.refuse(f"hmp has no {name}")
+        if "tls-creds" in given:
+            raise self.refuse(f"No TLS credentials with id '{given['tls-creds']}'")
 
     def on(self, name: str) -> bool:
         """Whether an option is on."""
@@ -60,15 +98,16 @@ class Chardev:
         if self.backend in ("socket", "stdio"):
             return self._address(), ""
         path = self.options.get("path", "")
-        if self.backend == "file":
-            if not path:
-                raise self.refuse("chardev: file: no filename given")
-            end = os.O_APPEND if self.on("append") else os.O_TRUNC
+        if self.backend in _PLACES:
+            if "path" not in self.options:
+                raise self.refuse(_PLACES[self.backend])
+            # What QEMU writes to, as long as nothing is written here: there has to be one.
+            end = os.O_CREAT | (os.O_APPEND if self.on("append") else os.O_TRUNC) if self.backend == "file" else 0
             try:
-                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | end, 0o666)
+                os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | end, 0o666)
             except OSError as error:
-                raise self.refuse(f"Unable to open file {path}: {error.strerror}") from None
-            return None, "file"
+                raise self.refuse(f"Could not open '{path}': {error.strerror}") from None
+            return None, self.backend
         if self.backend == "pty":
             _, terminal = os.openpty()
             return None, f"pty:{os.ttyname(terminal)}"
@@ -77,8 +116,9 @@ class Chardev:
         return None, self.backend
 
     def _address(self) -> Address:
-        address = Address(self.kind, self._spec())
+        address = Address(self.kind, self._spec(), self.spelled)
         address.label = self.label
+        address.pretty = self.on("pretty")
         return address
 
     def _spec(self) -> str:
@@ -87,15 +127,14 @@ class Chardev:
             return "stdio,mux=on" if self.on("mux") else "stdio"
         if "path" in given:
             place = "unix:" + given["path"].replace(",", ",,")
-        elif "port" in given:
+        elif "host" in given:
             host = given.get("host") or "127.0.0.1"
             place = f"{'telnet' if self.on('telnet') else 'tcp'}:{f'[{host}]' if ':' in host else host}:{given['port']}"
-        elif "fd" in given:
-            return f"fd:{given['fd']}"
         else:
-            raise self.refuse("a socket needs path=, host= and port=, or fd=")
-        words = [f"{name}={given[name]}" for name in _SWITCHES if name in given]
-        if given.get("delay") in ("off", "no"):  # how QEMU reads a bare nodelay
+            return f"fd:{given['fd']}"
+        of_scheme = ("abstract", "tight") if "path" in given else ("nodelay", "ipv4", "ipv6")
+        words = [f"{name}={given[name]}" for name in of_scheme if name in given]
+        if "host" in given and given.get("delay") in ("off", "no"):  # how QEMU reads a bare nodelay
             words.append("nodelay=on")
         if self.on("server"):
             if "reconnect" in given:
@@ -114,11 +153,14 @@ def from_chardev(text: str) -> Chardev:
     """Read the value of -chardev. Raises UsageError in QEMU's words."""
     spelled, given = f"-chardev {text}", dict(split_options(text, "backend"))
     backend, label = given.pop("backend", None), given.pop("id", None)
+    backend = _ALIASES.get(str(backend), backend)
     if label is None:
         raise UsageError(f"{spelled}: chardev: no id specified")
     if not valid_id(label):
         raise UsageError(f"{spelled}: Parameter 'id' expects an identifier")
     if backend not in BACKENDS:
+        if backend is None:
+            raise UsageError(f'{spelled}: chardev: "{label}" missing backend')
         raise UsageError(f"{spelled}: '{backend}' is not a valid char driver name")
     return Chardev(spelled, "serial", label, backend, given)
 
@@ -129,7 +171,11 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     backend, colon, rest = text.partition(":")
     given: dict[str, str] = {}
     if backend == "mon" and colon:
-        inner = from_short(option, rest, "monitor", label)
+        try:
+            inner = from_short(option, rest, "monitor", label)
+        except UsageError as error:
+            raise UsageError(f"{spelled}: {str(error).partition(f'{rest}: ')[2]}") from None
+        inner.spelled = spelled
         inner.options["mux"] = "on"
         return inner
     if backend in ("unix", "tcp", "telnet") and colon:
@@ -139,7 +185,8 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
         else:
             host, colon, port = place.rpartition(":")
             if not colon or not port:
-                raise UsageError(f"{spelled}: parse error: {text}")
+                why = f"could not connect serial device to character backend '{text}'"
+                raise UsageError(f"{spelled}: {why if option == 'serial' else f'parse error: {text}'}")
             given = {"host": host.strip("[]"), "port": port, **dict(split_options(f"x{comma}{more}", "backend"))}
             given["telnet"] = "on" if backend == "telnet" else "off"
         given.pop("backend", None)
@@ -147,7 +194,7 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     elif backend in ("file", "pipe", "udp") and colon:
         given = {"path": rest}
     elif backend.startswith("/dev/"):
-        backend = "serial"
-    elif backend.partition(",")[0] not in ("stdio", "null", "vc", "pty", "msmouse", "braille", "testdev"):
+        backend, given = "parallel" if backend.startswith("/dev/parport") else "serial", {"path": backend}
+    elif backend not in ("stdio", "null", "vc", "pty", "msmouse", "braille", "testdev"):
         raise UsageError(f"{spelled}: '{text}' is not a valid char driver")
     return Chardev(spelled, kind, label, backend.partition(",")[0], given)

@@ -7,16 +7,15 @@ import os
 import shlex
 import sys
 
-from device.errors import MisuseError
-from device.units import parse_size
 from hmp import FAILED, QEMU_VERSION, __version__
 from hmp.monitor import CommandError, UsageError, escape
 from hmp.monitor.commands.machine import DRIVERS, HELP, device_add, split_options
 from hmp.monitor.commands.qom import read_json
-from hmp.monitor.qom import valid_id
+from hmp.monitor.qom import BACKEND_TYPE, valid_id
 from hmp.options import parse
 from hmp.qemu.chardevs import Chardev, from_chardev, from_short
-from hmp.qemu.table import WITH_VALUE, WITHOUT
+from hmp.qemu.table import DEVICES, HELPS, PCI, WITH_VALUE, WITHOUT
+from hmp.qemu.values import check_names, check_switches, size_of, whole
 from hmp.qjson import codec
 
 TYPE_CHECKING = False
@@ -26,22 +25,7 @@ if TYPE_CHECKING:
 
     from hmp.config import Config
 
-DEFAULT_MEMORY = "128M"
-_PCI_NAMES = (
-    "bus addr multifunction disable-legacy disable-modern iommu_platform ats packed romfile rombar romsize acpi- "
-    "index event_idx indirect_desc use-started use-disabled-flag notify_on_empty any_layout class "
-    "vectors qemu-4-0-config-size x-pcie-lnksta-dllla x-pcie-extcap-init migrate-extra modern-pio-notify page- "
-    "per-vq failover_pair_id"
-)
-PCI = frozenset(_PCI_NAMES.split())
-"""Properties of the balloon's device that are PCI's and virtio's: there is no bus here that they could change."""
-
-HELPS = {
-    "machine": f"Supported machines are:\n{'pc':20} what hmp stands in for (alias of pc-i440fx-7.2)\n"
-    f"{'pc-i440fx-7.2':20} what hmp stands in for (default)\n{'q35':20} taken for the same\n",
-    "cpu": "Available CPUs:\nx86 qemu64                (there is no processor: any name will do)\n",
-    "accel": "Accelerators supported in QEMU binary:\ntcg\n",
-}
+DEFAULT_MEMORY = 128 << 20
 HELP_TEXT = """\
 usage: hmp-qemu [QEMU's options]
 
@@ -60,6 +44,12 @@ class CommandLine:
         self.device: str | None = None
         self.chardevs: dict[str, Chardev] = {}
         self.monitors: list[Chardev] = []
+        self.made: list[Chardev] = []
+        """In the order in which QEMU makes them; what serial ports have is made after these."""
+        self.serial: list[Chardev] = []
+        self.ids: dict[str, set[str]] = {"device": set(), "mon": set()}
+        self.unknown: UsageError | None = None
+        """What is wrong with a device that QEMU 7.2 does not have."""
         self.mons: list[tuple[str, dict[str, str]]] = []
         self.serials = 0
         self.nographic = self.defaults = False
@@ -73,7 +63,7 @@ class CommandLine:
         """Read the arguments, one or two dashes before each option. Raises UsageError, in QEMU's words."""
         rest = iter(argv)
         for word in rest:
-            if not word.startswith("-") or word == "-":
+            if not word.startswith("-"):
                 self.ignored.append(word)  # a disk image
                 continue
             name = word[2:] if word.startswith("--") else word[1:]
@@ -135,54 +125,85 @@ class CommandLine:
             self.ignored.append(spelled)
 
     def _short(self, option: str, value: str, kind: str, label: str) -> None:
+        spelled = f"-{option} {value}"
         backend, _, id = value.partition(":")
+        pretty = {"pretty": "on"} if option == "qmp-pretty" else {}
         if backend == "chardev":
-            self.mons.append((f"-{option} {value}", {"chardev": id, "mode": {"qmp": "control"}.get(kind, kind)}))
+            given = {"chardev": id, "mode": {"qmp": "control", "monitor": "readline"}.get(kind, kind)} | pretty
+            if kind != "serial":
+                self._id("mon", id, spelled)
+            self.mons.append((spelled, given))
             return
         made = from_short(option, value, kind, label)
-        if kind == "serial" and made.kind == "serial":
-            self.chardevs[label] = made
+        made.options |= pretty
+        if kind == "serial":
+            self.serial.append(made)
+            if made.kind == "serial":
+                self.chardevs[label] = made
+                return
         else:
-            self.monitors.append(made)
+            self._add(made)
+        self.monitors.append(made)
+
+    def _add(self, made: Chardev) -> None:
+        """Note a device that has an id of its own."""
+        if any(made.label == each.label for each in self.made):
+            raise made.refuse(f"Duplicate ID '{made.label}' for chardev")
+        self.made.append(made)
+
+    def _id(self, what: str, id: str, spelled: str) -> None:
+        if not valid_id(id):
+            raise UsageError(f"{spelled}: Parameter 'id' expects an identifier")
+        if id in self.ids[what]:
+            raise UsageError(f"{spelled}: Duplicate ID '{id}' for {what}")
+        self.ids[what].add(id)
 
     def _chardev(self, value: str, spelled: str) -> None:
         if value in HELP:
             self.printed = "Available chardev backend types: \n  socket\n  stdio\n  file\n  pty\n  null\n"
             return
         made = from_chardev(value)
-        if made.label in self.chardevs:
-            raise made.refuse(f"Duplicate ID '{made.label}' for chardev")
+        self._add(made)
         self.chardevs[made.label] = made
 
     def _mon(self, value: str, spelled: str) -> None:
         given = dict(split_options(value, "chardev"))
+        check_names(given, "chardev mode pretty id", spelled)
+        check_switches(given, ("pretty",), spelled)
+        if "id" in given:
+            self._id("mon", given["id"], spelled)
         if "chardev" not in given:
             raise UsageError(f"{spelled}: Parameter 'chardev' is missing")
         if given.setdefault("mode", "readline") not in ("readline", "control"):
             raise UsageError(f"{spelled}: Parameter 'mode' does not accept value '{given['mode']}'")
-        for name in given.keys() - {"chardev", "mode", "pretty", "id", "default"}:
-            raise UsageError(f"{spelled}: Invalid parameter '{name}'")
+        if given["mode"] == "readline" and "pretty" in given:
+            raise UsageError(f"{spelled}: 'pretty' is not compatible with HMP monitors")
         self.mons.append((spelled, given))
 
     def _memory(self, value: str, spelled: str) -> None:
         given = dict(split_options(value, "size"))
-        for name in given.keys() - {"size", "slots", "maxmem"}:
-            raise UsageError(f"{spelled}: Invalid parameter '{name}'")
-        sizes = {}
-        for name in ("size", "maxmem"):
-            try:
-                sizes[name] = parse_size(given.get(name, "0"))
-            except MisuseError:
-                raise UsageError(f"{spelled}: Parameter '{name}' expects a non-negative number below 2^64") from None
-        if sizes["size"]:
-            self.memory = f"{sizes['size']}B"
-        if "maxmem" in given and sizes["maxmem"] < (sizes["size"] or parse_size(DEFAULT_MEMORY)):
-            raise UsageError(f"{spelled}: maxmem is less than the memory at start")
+        check_names(given, "size slots maxmem", spelled)
+        slots = whole(given["slots"], "slots", spelled) if "slots" in given else None
+        most = size_of(given["maxmem"], 1, "maxmem", spelled) if "maxmem" in given else None
+        size = size_of(given.get("size", "0"), 1 << 20, "size", spelled) or DEFAULT_MEMORY
+        if not 4 << 20 <= size <= 16 << 40:
+            raise UsageError(f"{spelled}: hmp has machines from 4M to 16T, not of {size} bytes")
+        self.memory = size
+        if slots is not None and slots > 256:
+            raise UsageError(f"unsupported amount of memory slots: {slots}")
+        if most is None and slots is not None:
+            raise UsageError("slots specified but no max-size")
+        if most is not None and most < size:
+            raise UsageError(f"invalid value of maxmem: maximum memory size ({most:#x}) must be at least the initial "
+                             f"memory size ({size:#x})")  # fmt: skip
+        if slots and most == size:
+            raise UsageError(f"invalid value of maxmem: memory slots were specified but maximum memory size "
+                             f"({size:#x}) is equal to the initial memory size ({size:#x})")  # fmt: skip
 
     def _name(self, value: str, spelled: str) -> None:
         given = dict(split_options(value, "guest"))
-        for name in given.keys() - {"guest", "process", "debug-threads"}:
-            raise UsageError(f"{spelled}: Invalid parameter '{name}'")
+        check_names(given, "guest process debug-threads", spelled)
+        check_switches(given, ("debug-threads",), spelled)
         if "guest" in given:
             self.hmp.append(f"--name={given['guest']}")
 
@@ -197,7 +218,7 @@ class CommandLine:
         allowed = {"reboot": ("reset", "shutdown"), "shutdown": ("poweroff", "pause"),
                    "panic": ("pause", "shutdown", "exit-failure", "none"),
                    "watchdog": ("reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi")}  # fmt: skip
-        for name, word in split_options(value, "action"):
+        for name, word in split_options(value, None):
             if name not in allowed:
                 raise UsageError(f"{spelled}: Invalid parameter '{name}'")
             if word not in allowed[name]:
@@ -217,50 +238,94 @@ class CommandLine:
             driver, pairs = dict(pairs).get("driver"), [pair for pair in pairs if pair[0] != "driver"]
         if driver in HELP or (driver in DRIVERS and any(key in HELP for key, _ in pairs)):
             self.printed = device_add(None, {"device": value}, None)  # type: ignore[arg-type]
-        elif driver is None:
+        elif not isinstance(driver, str):
             raise UsageError(f"{spelled}: Parameter 'driver' is missing")
         elif driver not in DRIVERS:
-            self.ignored.append(spelled)
+            self._other_device(driver, pairs, spelled)
+        elif dict(pairs).get("id") in self.ids["device"]:
+            raise UsageError(f"{spelled}: Duplicate ID '{dict(pairs)['id']}' for device")
         elif self.device is not None:
             raise UsageError(f"{spelled}: Only one balloon device is supported")
         else:
             kept = [(key, word) for key, word in pairs if key not in PCI]
             if value.startswith("{"):
                 self.device = codec.encode({"driver": driver, **dict(kept)}).decode().strip()
-            elif not all(valid_id(word) for key, word in kept if key == "id"):
-                raise UsageError(f"{spelled}: Parameter 'id' expects an identifier")
+                if "id" in dict(kept):
+                    self.ids["device"].add(str(dict(kept)["id"]))
             else:
+                for word in [word for key, word in reversed(kept) if key == "id"][-1:]:
+                    self._id("device", word, spelled)
                 self.device = ",".join([driver, *[f"{key}={word.replace(',', ',,')}" for key, word in kept]])
             try:
                 parse(["--device", self.device])
             except UsageError as error:
-                raise UsageError(f"{spelled}: {str(error).rpartition(': ')[2]}") from None
+                raise UsageError(f"{spelled}: {str(error).removeprefix(f'--device {self.device!r}: ')}") from None
+
+    def _other_device(self, driver: str, pairs: list[tuple[str, Any]], spelled: str) -> None:
+        """Check model and id of a device that is not the balloon; hmp looks at no other property."""
+        if any(key in HELP for key, _ in pairs):
+            known = driver in DEVICES
+            self.printed = f"hmp ignores {driver}, whatever its properties are\n" if known else ""
+            if not known:
+                sys.stderr.write(escape(f"Device '{driver}' not found\n"))
+            return
+        if driver == BACKEND_TYPE:
+            raise UsageError(f"{spelled}: No 'virtio-bus' bus found for device '{driver}'")
+        for word in [word for key, word in reversed(pairs) if key == "id"][-1:]:
+            self._id("device", word, spelled)
+        model = driver.removesuffix("-transitional").removesuffix("-non")
+        if model not in DEVICES and not model.endswith(("-cpu", "-ccw")):
+            self.unknown = self.unknown or UsageError(f"{spelled}: '{driver}' is not a valid device model name")
+        self.ignored.append(spelled)
 
     def _finish(self) -> None:
         """Give the devices that were named to the monitors that use them, and -nographic what it means."""
+        if self.daemonize and self.nographic:
+            raise UsageError("-nographic cannot be used with -daemonize")
         for spelled, given in self.mons:
-            found = self.chardevs.pop(given["chardev"], None)
+            found = next((each for each in self.made if each.label == given["chardev"]), None)
+            serial = given["mode"] == "serial"
+            if found is None and serial:
+                raise UsageError(f"{spelled}: could not connect serial device to character backend '{spelled[8:]}'")
             if found is None:
                 raise UsageError(f'{spelled}: chardev "{given["chardev"]}" not found')
-            found.kind = {"control": "qmp", "readline": "monitor"}.get(given["mode"], "serial")
-            self.monitors.append(found)
+            if self.chardevs.pop(found.label, None) is None:
+                if not found.on("mux"):
+                    raise UsageError(f"{spelled}: Device '{found.label}' is in use")
+                continue  # the first has it; which one Ctrl-A c leads to is not told apart here
+            found.options |= {"pretty": given["pretty"]} if "pretty" in given else {}
+            if serial:
+                self.chardevs[found.label] = found
+            else:
+                found.kind = {"control": "qmp", "readline": "monitor"}[given["mode"]]
+                self.monitors.append(found)
         if self.nographic and not self.defaults and not self.serials:
             own = any(each.kind == "monitor" for each in self.monitors)
-            self.monitors.append(from_short("serial", "stdio" if own else "mon:stdio", "serial", "serial0"))
+            self._short("serial", "stdio" if own else "mon:stdio", "serial", "serial0")
+            self.serial[0].spelled = ""
+        taken = False
+        for each in (*self.made, *self.serial):
+            if each.backend == "stdio":
+                if self.daemonize or taken:
+                    how = "with -daemonize" if self.daemonize else "by multiple character devices"
+                    raise each.refuse(f"cannot use stdio {how}")
+                taken = True
 
     def config(self, environ: Mapping[str, str]) -> Config:
         """Return what hmp is to do. Raises UsageError."""
         own = shlex.split(environ.get("HMP_ARGS", ""))
-        argv = [f"--memory={self.memory}", "--dialect=qemu", *self.hmp]
+        argv = ["--dialect=qemu", *self.hmp]
         if self.device is not None:
             argv.append(f"--device={self.device}")
         elif not any(word.startswith("--device") for word in own):
             argv.append("--no-balloon")
-        config = parse(argv + own)
+        config = parse([f"--memory={self.memory}B", *argv, *own])
         if config is None:
             raise UsageError("HMP_ARGS: --help and the like are for hmp")
         if config.scripted or config.interactive or config.record is not None:
             raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record are for hmp")
+        if self.unknown is not None and config.qemu_version is None:  # another QEMU has other devices
+            raise self.unknown
         for each in (*self.monitors, *self.chardevs.values()):
             address, shown = each.open()
             if address is None:
@@ -269,8 +334,6 @@ class CommandLine:
                 address.host_files = config.allow_host_files
                 config.addresses.append(address)
         config.stdio = any(each.scheme == "stdio" for each in config.addresses)
-        if sum(each.scheme == "stdio" for each in config.addresses) > 1:
-            raise UsageError("cannot use stdio by multiple character devices")
         config.headless = True
         config.stays = self.actions["shutdown"] == "pause"
         config.resets = self.actions["reboot"] == "reset"
@@ -288,7 +351,7 @@ class CommandLine:
                 os._exit(0 if os.read(heard, 1) else FAILED)
             os.close(heard)
             os.setsid()
-        clean = (lambda: None) if self.pidfile is None else _write_pid(os.path.abspath(self.pidfile))
+        clean = (lambda: None) if self.pidfile is None else _write_pid(self.pidfile)
         if told >= 0:
             null = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
@@ -300,6 +363,7 @@ class CommandLine:
 
 
 def _write_pid(path: str) -> Callable[[], None]:
+    place = os.path.abspath(path)  # as long as we have not gone elsewhere
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -314,7 +378,7 @@ def _write_pid(path: str) -> Callable[[], None]:
 
     def remove() -> None:
         try:
-            os.unlink(path)
+            os.unlink(place)
         except OSError:
             pass
         os.close(descriptor)

@@ -70,3 +70,55 @@ def command() -> click.Command:
             files, offers = "file" if name in FILES else "", dict.fromkeys(OFFERS.get(name, "").split(), "")
             made.append(value(flags, "VALUE", str, help, offers=offers, files=files, multiple=True))
     return click.Command("hmp-qemu", params=made, add_help_option=False)
+
+
+_DEVICE_NAMES = (
+    "AC97 AMDVI-PCI ES1370 VGA ac97 acpi-erst adlib ahci am53c974 amd-iommu ati-vga bochs-display "
+    "ccid-card-emulated ccid-card-passthru cirrus-vga cs4231a ctucan_pci cxl-downstream cxl-rp cxl-type3 "
+    "cxl-upstream dc390 e1000 e1000-82540em e1000-82544gc e1000-82545em e1000e edu es1370 floppy guest-loader gus "
+    "hda-duplex hda-micro hda-output hv-syndbg hyperv-testdev i2c-ddc i6300esb i8042 i82550 i82551 i82557a i82557b "
+    "i82557c i82558a i82558b i82559a i82559b i82559c i82559er i82562 i82801 i82801b11-bridge ib700 ich9-ahci "
+    "ich9-intel-hda ich9-usb-ehci1 ich9-usb-ehci2 ich9-usb-uhci1 ich9-usb-uhci2 ich9-usb-uhci3 ich9-usb-uhci4 "
+    "ich9-usb-uhci5 ich9-usb-uhci6 ide-cd ide-hd intel-hda intel-iommu ioh3420 ipmi-bmc-extern ipmi-bmc-sim "
+    "ipoctal232 isa-applesmc isa-cirrus-vga isa-debug-exit isa-debugcon isa-fdc isa-ide isa-ipmi-bt isa-ipmi-kcs "
+    "isa-parallel isa-serial isa-vga ivshmem-doorbell ivshmem-plain kvaser_pci loader lsi lsi53c810 lsi53c895a "
+    "mc146818rtc megasas megasas-gen2 mioe3680_pci mptsas1068 ne2k_isa ne2k_pci nec-usb-xhci nvdimm nvme nvme-ns "
+    "nvme-subsys pc-dimm pc-testdev pci-bridge pci-bridge-seat pci-ipmi-bt pci-ipmi-kcs pci-ohci pci-serial "
+    "pci-serial-2x pci-serial-4x pci-testdev pcie-pci-bridge pcie-root-port pcm3680_pci pcnet piix3-ide "
+    "piix3-usb-uhci piix4-ide piix4-usb-uhci pvpanic pvpanic-pci pvrdma pvscsi pxb pxb-cxl pxb-pcie qemu-xhci qxl "
+    "qxl-vga ramfb rocker rtl8139 sb16 scsi-block scsi-cd scsi-generic scsi-hd sd-card sdhci-pci secondary-vga sga "
+    "smbus-ipmi tpci200 tpm-crb tpm-tis tulip u2f-passthru usb-audio usb-bot usb-braille usb-ccid usb-ehci usb-host "
+    "usb-hub usb-kbd usb-mouse usb-mtp usb-net usb-redir usb-serial usb-storage usb-tablet usb-uas usb-wacom-tablet "
+    "vfio-pci vfio-pci-igd-lpc-bridge vfio-pci-nohotplug vhost-scsi vhost-scsi-pci vhost-user-blk "
+    "vhost-user-blk-pci vhost-user-fs-device vhost-user-fs-pci vhost-user-gpio-device vhost-user-gpio-pci "
+    "vhost-user-gpu vhost-user-gpu-pci vhost-user-i2c-device vhost-user-i2c-pci vhost-user-input "
+    "vhost-user-input-pci vhost-user-rng vhost-user-rng-pci vhost-user-scsi vhost-user-scsi-pci vhost-user-vga "
+    "vhost-user-vsock-device vhost-user-vsock-pci vhost-vsock-device vhost-vsock-pci virtconsole virtio-9p "
+    "virtio-9p-device virtio-9p-pci virtio-blk virtio-blk-device virtio-blk-pci virtio-crypto-device "
+    "virtio-crypto-pci virtio-gpu virtio-gpu-device virtio-gpu-gl virtio-gpu-gl-pci virtio-gpu-pci "
+    "virtio-input-host virtio-input-host-device virtio-input-host-pci virtio-iommu virtio-iommu-device "
+    "virtio-iommu-pci virtio-keyboard virtio-keyboard-device virtio-keyboard-pci virtio-mem virtio-mem-pci "
+    "virtio-mouse virtio-mouse-device virtio-mouse-pci virtio-net virtio-net-device virtio-net-pci virtio-pmem "
+    "virtio-pmem-pci virtio-rng virtio-rng-device virtio-rng-pci virtio-scsi virtio-scsi-device virtio-scsi-pci "
+    "virtio-serial virtio-serial-device virtio-serial-pci virtio-tablet virtio-tablet-device virtio-tablet-pci "
+    "virtio-vga virtio-vga-gl virtserialport vmbus-bridge vmcoreinfo vmgenid vmmouse vmware-svga vmxnet3 "
+    "x-pci-proxy-dev x3130-upstream xio3130-downstream"
+)
+DEVICES = frozenset(_DEVICE_NAMES.split())
+"""The device models and their aliases that QEMU 7.2 for x86 has beside the balloon."""
+
+_PCI_NAMES = (
+    "bus addr multifunction disable-legacy disable-modern iommu_platform ats packed romfile rombar romsize acpi- "
+    "index event_idx indirect_desc use-started use-disabled-flag notify_on_empty any_layout class "
+    "vectors qemu-4-0-config-size x-pcie-lnksta-dllla x-pcie-extcap-init migrate-extra modern-pio-notify page- "
+    "per-vq failover_pair_id"
+)
+PCI = frozenset(_PCI_NAMES.split())
+"""Properties of the balloon's device that are PCI's and virtio's: there is no bus here that they could change."""
+
+HELPS = {
+    "machine": f"Supported machines are:\n{'pc':20} what hmp stands in for (alias of pc-i440fx-7.2)\n"
+    f"{'pc-i440fx-7.2':20} what hmp stands in for (default)\n{'q35':20} taken for the same\n",
+    "cpu": "Available CPUs:\nx86 qemu64                (there is no processor: any name will do)\n",
+    "accel": "Accelerators supported in QEMU binary:\ntcg\n",
+}

@@ -311,6 +311,21 @@ def encode(message: Mapping[str, object]) -> bytes:
     return (_as_qemu(text) + "\r\n").encode("ascii")
 
 
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{},"]+|.')
+
+_EMPTY = re.compile(rb"([{\[])\r\n *(\r\n *[}\]])")
+
+
+def indented(message: bytes) -> bytes:
+    """Return what `encode` made as QEMU's -qmp-pretty writes it: a line for each member, four spaces for each level."""
+    parts, depth = [], 0
+    for token in _TOKENS.findall(message):
+        depth += (token in b"{[") - (token in b"}]")
+        line = b"\r\n" + b"    " * depth
+        parts.append(token + line if token in b"{[," else line + token if token in b"}]" else token.lstrip(b" "))
+    return _EMPTY.sub(rb"\1\2", b"".join(parts))
+
+
 def _encode_by_steps(message: object) -> str:
     """As the C encoder, but floats are QEMU's and nesting is not bounded by the interpreter's stack."""
     parts: list[str] = []

@@ -15,7 +15,6 @@ from hmp.monitor.monitor import History, Monitor, Reply
 from hmp.monitor.session import Session
 from hmp.sockets.mux import TERMINATED, Mux
 from hmp.sockets.readline import CODEC, PROMPT, LineEditor, Output
-from hmp.sockets.telnet import OPENING, TelnetFilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,12 +45,11 @@ class HmpSession(Session):
 
     def __init__(
         self, machine: Machine, dialect: Dialect, history: History, send: Callable[[bytes], None], *,
-        telnet: bool = False, mux: bool = False, host_files: bool = False, client: int = 0,
+        mux: bool = False, host_files: bool = False, client: int = 0,
         soon: Callable[[Callable[[], None]], object]
     ) -> None:  # fmt: skip
         monitor = (emulated(machine).make_monitor or Monitor)(machine, dialect, history)
         super().__init__(monitor, send, host_files=host_files, client=client)
-        self._telnet = TelnetFilter() if telnet else None
         self._mux = Mux(send, self._focus, lambda: soon(self._terminate)) if mux else None
         self._editor = self.editor(PROMPT, history, lambda line: _complete(machine, line))
 
@@ -59,7 +57,7 @@ class HmpSession(Session):
         """Return the banner and a prompt; nothing where a serial port comes first."""
         if self._mux is not None:
             return b""
-        return (b"" if self._telnet is None else OPENING) + banner(self.machine) + self._editor.show_prompt()
+        return banner(self.machine) + self._editor.show_prompt()
 
     def _focus(self, first: bool) -> None:
         self.send(banner(self.machine) + self._editor.show_prompt() if first else PROMPT)
@@ -70,8 +68,7 @@ class HmpSession(Session):
 
     def filter(self, data: bytes) -> bytes:
         """Return what was typed for the monitor."""
-        filter = self._telnet or self._mux
-        return data if filter is None else filter.feed(data)
+        return data if self._mux is None else self._mux.feed(data)
 
     def room(self, data: bytes) -> int:
         """Return what the editor has room for."""

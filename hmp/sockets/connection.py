@@ -17,6 +17,7 @@ from hmp.qmp.events import EventHub
 from hmp.sockets.hangups import HangUps
 from hmp.sockets.opening import Opening
 from hmp.sockets.outbox import Outbox
+from hmp.sockets.telnet import OPENING, TelnetFilter
 
 
 class Host(Protocol):
@@ -130,6 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         self._written = 0
         self._stall: asyncio.TimerHandle | None = None
         self.address: Address | None = None
+        self.telnet: TelnetFilter | None = None
         self.name = ""  # the address as the ready line has it
         self.number = host.next_number()
         self._log: Log | None = host.machine.front.log  # the server made the front
@@ -163,7 +165,10 @@ class Connection(asyncio.BufferedProtocol):
         if self.host.stopping:
             self.cut_off()
         else:
+            if self.telnet is not None:
+                self._out.add(OPENING)
             self.session.greet()
+            self._send()
             if self.session.suspended:
                 self._turn_soon()
 
@@ -420,7 +425,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _incoming(self, data: bytes) -> bytes:
         """Return what of `data` concerns the monitor."""
-        return self.session.filter(data)
+        return self.session.filter(data if self.telnet is None else self.telnet.feed(data))
 
     def _resumed(self) -> None:
         """The session waits no more."""

@@ -11,7 +11,7 @@ import time
 
 from device.guest.vhost_user.listener import UnixListener
 from hmp.addresses import Address
-from hmp.monitor import UsageError, escape
+from hmp.monitor import UsageError
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a thousand clients may come at once."""
@@ -60,18 +60,18 @@ class Listener:
                 self.socket = socket.socket(fileno=address.port)
                 self.listens = bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
                 if self.socket.type != _STREAM:
-                    raise self._refuse("the descriptor is not a stream socket")
+                    raise address.refuse("the descriptor is not a stream socket")
             elif not address.server:
                 if address.reconnect is None:
                     self.socket = self._connect()
             else:
                 self.socket = self._make_unix() if address.scheme == "unix" else self._make_tcp()
         except socket.gaierror:
-            raise self._refuse("unknown host") from None
+            raise address.refuse("unknown host") from None
         except UnicodeError:  # from the encoding of international names
-            raise self._refuse("not a host name") from None
+            raise address.refuse("not a host name") from None
         except OSError as error:
-            raise self._refuse(error.strerror or str(error)) from None
+            raise address.refuse(self._told(error.strerror or str(error))) from None
         if self.socket is not None:
             self.socket.setblocking(False)
 
@@ -88,8 +88,15 @@ class Listener:
             raise
         return made
 
-    def _refuse(self, why: str) -> UsageError:
-        return UsageError(f"--{self.address.kind}: '{escape(self.address.spec)}': {why}")
+    def _told(self, reason: str) -> str:
+        """Return why this cannot be had, in QEMU's words where the address was spelled for it."""
+        address = self.address
+        if not address.spelled or address.scheme == "fd":
+            return reason
+        unix = address.scheme == "unix"
+        if address.server:
+            return f"Failed to bind socket{f' to {address.host}' if unix else ''}: {reason}"
+        return f"Failed to connect to '{address.host}{'' if unix else f':{address.port}'}': {reason}"
 
     def _make_unix(self) -> socket.socket:
         path = self.address.host
@@ -106,7 +113,9 @@ class Listener:
             # Between finding a stale socket and removing it, another hmp could put a live one in its place.
             lock = _lock(os.path.dirname(path) or ".")
         except FileNotFoundError:
-            raise self._refuse("the directory does not exist") from None
+            raise OSError(
+                errno.ENOENT, "No such file or directory" if self.address.spelled else "the directory does not exist"
+            ) from None
         try:
             self._unix = UnixListener(path, BACKLOG)
         finally:
@@ -191,10 +200,7 @@ def listen(addresses: list[Address], *, allow_remote: bool) -> list[Listener]:
     """Listen on all addresses, or on none. Raises UsageError naming the address and the reason."""
     for address in addresses:
         if not address.loopback and not allow_remote:
-            raise UsageError(
-                f"--{address.kind}: '{escape(address.spec)}': a monitor has no password; "
-                "--allow-remote lets other hosts than loopback reach it"
-            )
+            raise address.refuse("a monitor has no password; --allow-remote lets other hosts than loopback reach it")
     listeners: list[Listener] = []
     try:
         for address in addresses:

@@ -11,10 +11,12 @@ from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import History, Monitor
 from hmp.monitor.session import Session
 from hmp.qjson import codec
+from hmp.qjson.codec import indented
 from hmp.qmp.protocol import QmpSession
 from hmp.sockets.clients import HmpSession
 from hmp.sockets.connection import Connection
 from hmp.sockets.listeners import CONNECT_PATIENCE, Listener
+from hmp.sockets.telnet import TelnetFilter
 from hmp.streams import complain
 
 TYPE_CHECKING = False
@@ -30,6 +32,16 @@ ACCEPT_PAUSE = 1.0
 """Seconds until clients are accepted again after the system had no descriptor left for one."""
 
 TOO_MANY = "too many clients"
+
+
+def _pretty(send: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Return what sends whole messages with line breaks inside, as -qmp-pretty does, and all else as it is."""
+
+    def indent(data: bytes) -> None:
+        whole = data.startswith(b"{") and data.endswith(b"}\r\n")
+        send(type(data)(indented(data)) if whole else data)
+
+    return indent
 
 
 class Port:
@@ -158,6 +170,8 @@ class Port:
         made = Connection(self._server, self._session)
         made.address = self.listener.address
         made.name = self.listener.name
+        if made.address.scheme == "telnet":
+            made.telnet = TelnetFilter()
         return made
 
     def _session(self, send: Callable[[bytes], None], client: int) -> Session:
@@ -168,10 +182,8 @@ class Port:
             return Session(Monitor(machine, self._dialect), send)
         if address.kind == "qmp":
             made: Session = (emulated(machine).make_session or QmpSession)(
-                machine, self._dialect, server.hub, send, **for_all
+                machine, self._dialect, server.hub, _pretty(send) if address.pretty else send, **for_all
             )
             return made
-        telnet, mux = address.scheme == "telnet", address.switches.get("mux", False)
-        return HmpSession(
-            machine, self._dialect, self._history, send, telnet=telnet, mux=mux, soon=self._loop.call_soon, **for_all
-        )
+        mux = address.switches.get("mux", False)
+        return HmpSession(machine, self._dialect, self._history, send, mux=mux, soon=self._loop.call_soon, **for_all)

@@ -39,8 +39,8 @@ def _value(spec: str, at: int) -> tuple[str, int]:
         at = end + 2
 
 
-def split_options(spec: str, implied: str) -> list[tuple[str, str]]:
-    """Return the pairs of `value[,key=value...]`, as QEMU reads them: the first value is that of `implied`.
+def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
+    """Return the pairs of `value[,key=value...]`, as QEMU reads them: the first value is that of `implied`, if any.
 
     `key` alone is `key=on`, and `nokey` is `key=off`.
     """
@@ -53,7 +53,7 @@ def split_options(spec: str, implied: str) -> list[tuple[str, str]]:
         key = spec[at:end]
         if spec[end : end + 1] == "=":
             value, at = _value(spec, end + 1)
-        elif at == 0:
+        elif at == 0 and implied is not None:
             key = implied
             value, at = _value(spec, 0)
         else:
