@@ -54,10 +54,10 @@ class Words:
             raise CommandError(f"{missing} is missing")
         import json
 
-        from hmp.monitor.replies import no_constant
+        from hmp.monitor.replies import STRICT
 
         try:
-            value, self._at = json.JSONDecoder(parse_constant=no_constant).raw_decode(self._text, self._at)
+            value, self._at = json.JSONDecoder(**STRICT).raw_decode(self._text, self._at)
         except (ValueError, RecursionError):
             raise CommandError(f"'{self._text[self._at :][:40]}' is not JSON ({missing})") from None
         return value
@@ -97,7 +97,11 @@ class Words:
         """Take `client N` or `client self` if that is next; None if not."""
         if not self.option("client"):
             return None
-        return own if self.option("self") else self.number("client")
+        if not self.option("self"):
+            return self.number("client")
+        if not own:
+            raise CommandError("lines that hmp runs itself are no client: no fault befalls them")
+        return own
 
     def end(self) -> None:
         """Raise CommandError if there are more words."""
@@ -202,7 +206,10 @@ class Fault:
 
 def read_event(words: Words) -> tuple[str, dict[str, Any]]:
     """Read NAME [JSON]. Raises CommandError."""
-    name = words.word("the name of the event")
+    missing = "the name of the event"
+    name = words.text(missing).strip() if words.peek().startswith('"') else words.word(missing)
+    if not name:
+        raise CommandError(f"{missing} is missing")
     data = words.json("the data of the event") if words.peek().startswith("{") else {}
     return name, data
 

@@ -36,11 +36,13 @@ class Replies:
         """Take what JSON said. Raises ValueError that says what is wrong in it."""
         if not isinstance(found, dict):
             raise ValueError("is not a JSON object")
-        if found.get("version") != FORMAT:
+        if type(found.get("version")) is not int or found["version"] != FORMAT:
             raise ValueError(f"version {found.get('version', 'nothing')!r} is not known, only {FORMAT}")
         for name in found.keys() - _NAMES:
             raise ValueError(f"'{name}' is not one of {', '.join(sorted(_NAMES))}")
-        self.qemu: str | None = None if "qemu" not in found else version(str(found["qemu"]))
+        if not isinstance(found.get("qemu", ""), str):
+            raise ValueError("qemu is not a text such as '7.2.22'")
+        self.qemu: str | None = None if "qemu" not in found else version(found["qemu"])
         schema, qmp, hmp = found.get("schema", []), found.get("qmp", {}), found.get("hmp", {})
         if not isinstance(schema, list) or not all(isinstance(each, dict) and _sound(each) for each in schema):
             raise ValueError("schema is not a list as query-qmp-schema returns it")
@@ -65,10 +67,45 @@ class Replies:
         return self.hmp.get(" ".join(line.split()))
 
 
+_BUILTIN = {"json-type": ("string", "int", "number", "boolean", "null", "value")}
+_SCHEMA: dict[str, dict[str, Any]] = {
+    "builtin": _BUILTIN,
+    "enum": {"members": ("name",)},
+    "array": {"element-type": str},
+    "alternate": {"members": ("type",)},
+    "object": {"members": ("name", "type")},
+    "command": {},
+    "event": {},
+}
+"""For each meta-type the members that `visitor` reads: a text, one of these, or a list of objects with these."""
+
+
 def _sound(entry: dict[str, Any]) -> bool:
     """Whether an entry of a schema has what `visitor` reads."""
-    lists = all(isinstance(each, dict) for key in ("members", "variants") for each in entry.get(key, ()))
-    return isinstance(entry.get("name"), str) and isinstance(entry.get("meta-type"), str) and lists
+
+    def objects(found: object, names: tuple[str, ...]) -> bool:
+        return isinstance(found, list) and all(
+            isinstance(each, dict) and all(isinstance(each.get(name), str) for name in names) for each in found
+        )
+
+    meta = entry.get("meta-type")
+    if not isinstance(meta, str) or meta not in _SCHEMA or not isinstance(entry.get("name"), str):
+        return False
+    if not isinstance(entry.get("arg-type", ""), str) or not objects(entry.get("variants", []), ("case", "type")):
+        return False
+    if "variants" in entry and not isinstance(entry.get("tag"), str):
+        return False
+    for name, wanted in _SCHEMA[meta].items():
+        found = entry.get(name)
+        if meta == "enum" and isinstance(values := entry.get("values"), list) and values:
+            fits = all(isinstance(each, str) for each in values)
+        elif wanted is str:
+            fits = isinstance(found, str)
+        else:
+            fits = found in wanted if name == "json-type" else objects(found, wanted)
+        if not fits:
+            return False
+    return True
 
 
 def _answer(found: object) -> bool:
@@ -85,16 +122,38 @@ def no_constant(word: str) -> None:
     raise ValueError(f"is not JSON: {word}")
 
 
+def _number(word: str) -> float:
+    found = float(word)
+    if found in (float("inf"), -float("inf")):
+        raise ValueError(f"is not JSON: {word} is no number that JSON's readers agree on")
+    return found
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"has '{next(name for name in names if names.count(name) > 1)}' twice in one object")
+    return found
+
+
+STRICT: dict[str, Any] = {"parse_constant": no_constant, "parse_float": _number, "object_pairs_hook": _members}
+"""What Python's json is to refuse: words that JSON does not have, numbers too large, a name twice."""
+
+
 def load(path: str) -> Replies:
     """Read a file of --replies. Raises UsageError, one line that names the file and what is wrong."""
     import json
 
     try:
-        with open(path, "rb") as file:
+        # A pipe of the shell's <(...) waits for its writer; one that nobody writes to ends at once.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError("is larger than 64 MiB")
-        return Replies(json.loads(data, parse_constant=no_constant))
+        return Replies(json.loads(data, **STRICT))
     except OSError as error:
         why = error.strerror or str(error)
     except RecursionError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,10 @@ WRONG: dict[str, Any] = {
     "'odd' is not one of hmp, qemu, qmp, schema, version": {"version": 1, "odd": 1},
     "'7' is not a version such as 8.2.0": {"version": 1, "qemu": "7"},
     "schema is not a list as query-qmp-schema returns it": {"version": 1, "schema": [{"name": 1}]},
+    "version True is not known, only 1": {"version": True},
+    "version 1.0 is not known, only 1": {"version": 1.0},
+    "version '1' is not known, only 1": {"version": "1"},
+    "qemu is not a text such as '7.2.22'": {"version": 1, "qemu": 7.2},
     "qmp and hmp are not JSON objects": {"version": 1, "qmp": []},
     "qmp_capabilities cannot be answered from a file": {"version": 1, "qmp": {"qmp_capabilities": [{"return": {}}]}},
     "human-monitor-command cannot be": {"version": 1, "qmp": {"human-monitor-command": [{"return": ""}]}},
@@ -142,13 +148,61 @@ def test_a_wrong_file_is_refused_in_one_line(words: str, tmp_path: Path) -> None
     (b'{"version": 1, "hmp": {"\x1b": 1}}', "is not JSON: Invalid control character"),
     (b" " * (MAX_BYTES + 1), "is larger than 64 MiB"),
     (b'{"version": 1, "qmp": {"x": [{"return": NaN}]}}', "is not JSON: NaN"),
-], ids=range(6))  # fmt: skip
+    (b'{"version": 1, "qmp": {"x": [{"return": 1e999}]}}', "is not JSON: 1e999"),
+    (b'{"version": 1, "qmp": {"x": [{"return": -1e999}]}}', "is not JSON: -1e999"),
+    (b'{"version": 1, "qmp": {"x": [{"return": {"a": 1, "b": 1, "a": 2}}]}}', "has 'a' twice in one object"),
+    (b'{"version": 1, "version": 1}', "has 'version' twice"),
+    (b'{"version": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
+    (b"", "is not JSON: Expecting value"),
+], ids=range(12))  # fmt: skip
 def test_what_is_no_json_is_refused_in_one_line(data: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(data)
     with pytest.raises(UsageError) as caught:
         load(str(tmp_path / "r"))
     assert words in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+UNSOUND = [
+    {"name": "x", "meta-type": "object", "members": 5}, {"name": "x", "meta-type": "object"}, {"name": "x", "meta-type": "y"},
+    {"name": "x", "meta-type": "object", "members": [{"name": "a"}]}, {"name": "x", "meta-type": ["object"]},
+    {"name": "x", "meta-type": "object", "members": [], "variants": [{"case": "a", "type": "b"}]},
+    {"name": "x", "meta-type": "object", "members": [], "variants": {}, "tag": "t"},
+    {"name": "x", "meta-type": "builtin", "json-type": "object"}, {"name": "x", "meta-type": "enum", "values": [1]},
+    {"name": "x", "meta-type": "builtin", "json-type": []}, {"name": "x", "meta-type": "array", "element-type": None},
+    {"name": "x", "meta-type": "alternate", "members": [{}]}, {"name": "x", "meta-type": "command", "arg-type": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", UNSOUND)
+def test_a_schema_that_could_not_be_read_later_is_refused_at_once(entry: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "r").write_text(json.dumps({"version": 1, "schema": [entry]}))
+    with pytest.raises(UsageError, match="schema is not a list as query-qmp-schema returns it"):
+        load(str(tmp_path / "r"))
+
+
+def test_a_mark_of_byte_order_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "r").write_bytes(b"\xef\xbb\xbf" + json.dumps(FILE).encode())
+    assert load(str(tmp_path / "r")).line("frob a") == "y"
+
+
+def test_pipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r")
+    with pytest.raises(UsageError, match="is not JSON: Expecting value"):
+        load(str(tmp_path / "r"))  # nobody writes to it: it does not wait
+    reading, writing = os.pipe()
+    writer = threading.Thread(target=lambda: (os.write(writing, json.dumps(FILE).encode()), os.close(writing)))
+    writer.start()
+    assert load(f"/dev/fd/{reading}").line("frob a") == "y"
+    writer.join()
+    os.close(reading)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "r").touch(0)
+    with pytest.raises(UsageError, match="Permission denied"):
+        load(str(tmp_path / "r"))
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

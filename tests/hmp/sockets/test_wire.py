@@ -305,6 +305,8 @@ WRONG = {
     "event X count 1000001": "count takes a number from 1 to 1000000, not '1000001'",
     "event X {} y": "'y' makes no sense here",
     'event X {"a": NaN}': "'{\"a\": NaN}' is not JSON (the data of the event)",
+    'event ""': "the name of the event is missing",
+    'event "STOP': "'\"STOP' is not JSON (the name of the event)",
     "event X {": "'{' is not JSON (the data of the event)",
     "wire explode": "sim wire takes cut, garbage or one-client, not 'explode'",
     "wire garbage": "the garbage is missing",
@@ -328,11 +330,26 @@ def test_what_makes_no_sense_is_refused_in_one_line_and_nothing_is_set() -> None
     staged(scene)
 
 
+def test_the_name_of_an_event_may_stand_in_quotes() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, 'event "STOP" {"n": 1}')
+        await sim(strings, 'reply query-name usual event "X y"')
+        assert (await client.message())["event"] == "STOP"
+        await client.order("query-name")
+        assert (await client.message())["event"] == "X y"
+
+    staged(scene)
+
+
 def test_without_a_server_there_is_no_wire() -> None:
     from tests.support.machines import monitor_on, run
 
     assert run(monitor_on(), "sim wire").text == "Error: no client can connect: start hmp with --qmp or --monitor\n"
     assert run(monitor_on(), "sim event X").failed
+    # The log calls what a script or a prompt runs client 0; those that come in are counted from 1.
+    told = "Error: lines that hmp runs itself are no client: no fault befalls them\n"
+    assert run(monitor_on(), 'sim reply "info kvm" client self return 1').text == told
+    assert run(monitor_on(), "sim reply x client 0 never").text.startswith("Error: client takes a number from 1")
     assert run(monitor_on(), "sim log").text == "Error: there is no log: start hmp with --log FILE\n"
 
 
