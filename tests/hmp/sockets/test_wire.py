@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from device.clock import SECOND, SimulatedClock
+from tests.support.shell import ROOT
 from tests.support.sockets import PROMPT, Hmp, Qmp, Served, play
 
 Scene = Callable[[Served, Qmp, Hmp], Awaitable[None]]
@@ -278,6 +280,49 @@ def test_one_client_at_a_time_the_second_waits_as_with_qemu() -> None:
         await third.until(b"\r\n")
 
     staged(scene)
+
+
+async def seen(served: Served, what: str) -> tuple[bytes, float]:
+    """Return all that a client gets which asks for `what` between two other things, and the seconds that it takes."""
+    line = {"execute": "human-monitor-command", "arguments": {"command-line": "info block"}}
+    command = line if what.startswith('"') else {"execute": what}
+    begin, client = served.loop.time(), await served.raw()
+    asked = [{"execute": "qmp_capabilities"}, {"execute": "query-name"}, command, {"execute": "query-uuid"}]
+    await client.send(b"".join(json.dumps({**each, "id": number}).encode() for number, each in enumerate(asked)))
+    client.half_close()
+    return await client.rest(), served.loop.time() - begin
+
+
+RECIPES = re.findall(
+    r"`(sim [^`]*)`",
+    (ROOT / "docs/fake-qemu.md").read_text().partition("| your client should survive | say |")[2].partition("\n\n")[0],
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_client_notices_each_recipe_of_the_docs(recipe: str) -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        what = recipe.split()[2]
+        what = "query-name" if what == "greeting" else what
+        if asks := recipe.startswith("sim reply"):
+            await seen(served, what)  # such as stop, which does something the first time only
+            before = await seen(served, what)
+            assert await seen(served, what) == before
+        await sim(strings, recipe.removeprefix("sim "))
+        if asks:
+            assert await seen(served, what) != before
+        elif "one-client" in recipe:
+            assert await (await served.raw()).quiet()
+        elif "event" in recipe:
+            assert (await client.message())["event"] == what
+        else:
+            assert (await client.more(), client.data[:1]) in ((False, b""), (True, b"\0"))
+
+    staged(scene)
+
+
+def test_there_is_a_recipe_for_each_misbehaviour() -> None:
+    assert len(RECIPES) >= 18
 
 
 WRONG = {
