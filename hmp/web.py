@@ -7,12 +7,15 @@ back. Time is the running loop's, which is the page's own timers there.
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 from collections.abc import Callable, Container, Set
+from functools import partial
 
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.table import make_guest
-from device.machine.events import Ended, Event
+from device.machine.events import Ended, Event, SnapshotDone
 from device.machine.machine import Machine
 from device.units import parse_size
 from hmp.config import CLOCKS, Config, make_machine
@@ -21,7 +24,10 @@ from hmp.monitor import escape
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import COLUMNS, History, Reply
+from hmp.monitor.snapshots import SUFFIX, MemoryStore, store_of
 from hmp.qmp.events import EventHub
+from hmp.recording.cast import Tape
+from hmp.recording.record import DEFAULT_SIZE, TITLE
 from hmp.sockets.clients import HmpSession
 from hmp.sockets.connection import SEND_SIZE, Connection
 from hmp.sockets.hangups import HangUps
@@ -31,6 +37,9 @@ from hmp.terminal.events import Announcer
 
 TYPED_LIMIT = 64 << 10
 """Bytes that may wait to be read; a paste that is longer is refused as a whole."""
+
+TAPE_LIMIT = 16 << 20
+"""Bytes of a terminal's cast, which the page keeps in memory."""
 
 RAM = "64M"
 """The guest's memory unless the page says otherwise: here it is taken from the page's at once, touched or not."""
@@ -99,7 +108,7 @@ class _Session(HmpSession):
     editor = RowEditor
 
     def __init__(self, page: Page, history: History, dialect: str, send: Callable[[bytes], None], client: int) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._page, self._loop = page, asyncio.get_running_loop()
         super().__init__(page.machine, DIALECTS[dialect], history, send, client=client, soon=self._loop.call_soon)
         self._announcer = Announcer(self._announce, now=page.now)
         self._countdown: asyncio.TimerHandle | None = None
@@ -124,6 +133,7 @@ class _Session(HmpSession):
             stepped = super().step()
         finally:
             self._announcer.own = False
+        self._page.list_snapshots()
         if self._waits_for is not None and self._countdown is None and not self.machine.clock.simulated:
             countdown = Countdown(self.machine, self._waits_for.until)
             self._countdown = self._loop.call_later(AFTER / SECOND, self._count, countdown)
@@ -163,9 +173,16 @@ class Terminal(Connection):
 
     session: _Session
 
-    def __init__(self, page: Page, send: Callable[[bytes], object], history: History, dialect: str) -> None:
+    def __init__(
+        self, page: Page, send: Callable[[bytes], object], history: History, dialect: str, size: tuple[int, int]
+    ) -> None:
         super().__init__(page, lambda write, number: _Session(page, history, dialect, write, number))
-        self._wire = _Wire(send)
+        self._send_on = send
+        self._file, path = tempfile.mkstemp()
+        os.unlink(path)
+        self._tape = Tape(self._file, size, title=TITLE, on_failure=partial(page.tell, "complaint"))
+        self.resize(*size)
+        self._wire = _Wire(self._show)
         self.connection_made(self._wire)
 
     def feed(self, data: bytes) -> str:
@@ -176,8 +193,9 @@ class Terminal(Connection):
         self.buffer_updated(len(data))
         return ""
 
-    def resize(self, columns: int) -> None:
+    def resize(self, columns: int, rows: int) -> None:
         """Let plots take no more than so many columns."""
+        self._screen = columns, rows
         self.session.columns(max(1, min(COLUMNS, columns)))
 
     def shown(self, count: int) -> None:
@@ -186,6 +204,22 @@ class Terminal(Connection):
         self._wire.unread -= count
         if slow and not self._stalled:
             self.resume_writing()
+
+    def cast(self) -> bytes:
+        """Return the recording of all that was shown so far, as --record makes it."""
+        return os.pread(self._file, os.fstat(self._file).st_size, 0)
+
+    def _show(self, data: bytes) -> None:
+        self._tape.shown(data, self._screen)
+        if os.fstat(self._file).st_size > TAPE_LIMIT:
+            self._tape.cast.fail(f"a page keeps no more than {TAPE_LIMIT >> 20} MiB of it")
+        self._send_on(data)
+
+    def end(self) -> None:
+        """Let go of everything, the recording too."""
+        self.cut_off()
+        self.connection_lost(None)
+        self._tape.cast.close()
 
     def _incoming(self, data: bytes) -> bytes:
         _, key, rest = data.rpartition(b"\x03")
@@ -206,7 +240,8 @@ class Terminal(Connection):
 
 class Page:
     """A started machine, and what its terminals need of a server. `send` gets a terminal's number and bytes for it,
-    `ended` one line when the machine is over."""
+    `tell` what became of what: "ended" with one line when the machine is over, "complaint" with one line for the
+    reader, "snapshots" with the tags of those there are now, a line each."""
 
     stopping = crowded = False
     clients = 0
@@ -214,12 +249,12 @@ class Page:
     ended_by: Connection | None = None
 
     def __init__(
-        self, machine: Machine, send: Callable[[int, bytes], object], ended: Callable[[str], object], dialect: str
+        self, machine: Machine, send: Callable[[int, bytes], object], tell: Callable[[str, str], None], dialect: str
     ) -> None:
         """Start `machine` in the running loop."""
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
-        self.machine, self._send, self._ended, self._dialect = machine, send, ended, dialect
+        self.machine, self._send, self.tell, self._dialect = machine, send, tell, dialect
         self.driver = MachineDriver(machine, self._loop)
         self.hub = EventHub(machine)
         self.hang_ups = HangUps(self._loop)
@@ -227,18 +262,51 @@ class Page:
         self.connections: set[Connection] = set()
         self.terminals: list[Terminal] = []
         self._history = History()
+        self._tags = ""
         emulated(machine)
         machine.subscribe(self._hear)
         machine.start()
         self.driver.start()
 
-    def open(self) -> Terminal:
-        """Return a new terminal, which has its greeting and its prompt."""
+    def open(self, columns: int = DEFAULT_SIZE[0], rows: int = DEFAULT_SIZE[1]) -> Terminal:
+        """Return a new terminal of a size, which has its greeting and its prompt."""
         number = self.clients
         self.clients += 1
         self._send(number, b"\x1b[?45h")  # BS goes back over the beginning of a row
-        self.terminals.append(Terminal(self, lambda data: self._send(number, data), self._history, self._dialect))
+        send = partial(self._send, number)
+        self.terminals.append(Terminal(self, send, self._history, self._dialect, (columns, rows)))
         return self.terminals[-1]
+
+    def list_snapshots(self) -> None:
+        """Tell the tags of the snapshots, if they changed."""
+        tags = "\n".join(store_of(self.machine).tags())
+        if tags != self._tags:
+            self._tags = tags
+            self.tell("snapshots", tags)
+
+    def snapshot(self, tag: str) -> bytes:
+        """Return a snapshot as a file that --snapshot-dir takes. Raises SnapshotError."""
+        return self._store.get(tag)
+
+    def upload(self, name: str, data: bytes) -> str:
+        """Take a file of that name as a snapshot; return its tag. loadvm checks all of it. Raises SnapshotError."""
+        tag = name.removesuffix(SUFFIX)
+        self._store.put(tag, data)
+        self.list_snapshots()
+        return tag
+
+    @property
+    def _store(self) -> MemoryStore:
+        store = store_of(self.machine)
+        assert isinstance(store, MemoryStore)  # noqa: S101 - there is no directory in a page
+        return store
+
+    def close(self) -> None:
+        """Let go of everything, for another machine."""
+        for each in self.terminals:
+            each.end()
+        self.driver.stop()
+        self.machine.close()
 
     def next_number(self) -> int:
         """Return the number of a new client."""
@@ -257,16 +325,20 @@ class Page:
     def _hear(self, event: Event) -> None:
         if isinstance(event, Ended):
             self._loop.call_soon(self._over, f"the machine ended ({event.reason})")
+        elif isinstance(event, SnapshotDone):
+            self.list_snapshots()
 
     def _over(self, why: str) -> None:
         for each in self.terminals:
             each.finish()
         self.driver.stop()
-        self._ended(why)
+        self.tell("ended", why)
 
 
 def start(
-    options: dict[str, str], send: Callable[[int, bytes], object], ended: Callable[[str], object] = lambda why: None
+    options: dict[str, str],
+    send: Callable[[int, bytes], object],
+    tell: Callable[[str, str], None] = lambda kind, text: None,
 ) -> Page:
     """Make the machine that `options` asks for, in the command line's words: ram, guest, clock, dialect.
 
@@ -281,6 +353,6 @@ def start(
     if guest.real:
         raise MisuseError(f"guest: '{escape(config.guest)}' is a real one: not in a web page")
     try:
-        return Page(make_machine(config, guest), send, ended, config.dialect)
+        return Page(make_machine(config, guest), send, tell, config.dialect)
     except MemoryError:
         raise MisuseError(f"the browser has no {options.get('ram', RAM)} for the guest's memory") from None

@@ -107,13 +107,28 @@ class MemoryStore:
 
     def save(self, tag: str, machine: Machine) -> None:
         """Keep the machine under `tag`, in place of an older snapshot of that tag. Raises SnapshotError."""
+        self._keep(tag, lambda out: save(machine, out, tag=tag))
+
+    def put(self, tag: str, data: bytes) -> None:
+        """Keep a snapshot's file that came from elsewhere, as `save`. Raises SnapshotError for one that is none."""
+        self._keep(tag, lambda out: out.write(data))
+
+    def get(self, tag: str) -> bytes:
+        """Return a snapshot's file. Raises SnapshotError."""
+        if tag not in self._kept:
+            raise _lost(tag)
+        return self._kept[tag][1]
+
+    def _keep(self, tag: str, write: Callable[[_Bounded], object]) -> None:
         check_tag(tag)
         others = [data for known, (_, data) in self._kept.items() if known != tag]
         if len(others) >= COUNT_LIMIT:
             raise SnapshotError(f"there are {COUNT_LIMIT} snapshots in memory, the most there can be: {_WAY_OUT}")
         out = _Bounded(BYTES_LIMIT - sum(map(len, others)))
-        save(machine, out, tag=tag)
-        self._kept[tag] = summarize(out), out.getvalue()
+        write(out)
+        summary = summarize(out)
+        summary.tag = tag
+        self._kept[tag] = summary, out.getvalue()
 
     def load(self, tag: str, machine: Machine) -> None:
         """Put the machine back. Raises SnapshotError, and nothing has changed."""
@@ -318,9 +333,13 @@ def _load(tag: str, machine: Machine, opened: Callable[[], BinaryIO]) -> None:
         with opened() as source:
             load(machine, source, make_guest)
     except (KeyError, FileNotFoundError):
-        raise SnapshotError(f"Snapshot '{tag}' does not exist in one or more devices") from None
+        raise _lost(tag) from None
     except (OSError, SnapshotError) as error:
         raise SnapshotError(f"cannot load snapshot '{tag}': {getattr(error, 'strerror', error)}") from None
+
+
+def _lost(tag: str) -> SnapshotError:
+    return SnapshotError(f"Snapshot '{tag}' does not exist in one or more devices")
 
 
 _by_age = attrgetter("date", "tag")

@@ -6,8 +6,10 @@ however the program ends.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 
 from device.clock import MS
@@ -128,3 +130,38 @@ class Cast:
                 os.close(descriptor)
             except OSError as error:  # some file systems know only now that the disk was full
                 self.fail(error.strerror or str(error))
+
+
+_WHERE = "\x1b[6n"
+"""Asks the terminal where its cursor is. Played again, the answer would come as if typed."""
+
+
+class Tape:
+    """A cast on `descriptor` of what a terminal is sent, at the time it is; `size` is its columns and rows."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        size: tuple[int, int],
+        *,
+        title: str,
+        on_failure: Callable[[str], None],
+        encoding: str = "utf-8",
+        now: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._now, self._begin, self._size = now, now(), size
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self.cast = Cast(descriptor, columns=size[0], rows=size[1], title=title, on_failure=on_failure, live=True)
+
+    def shown(self, data: bytes, size: tuple[int, int]) -> None:
+        """Note what a terminal that is now of `size` was sent."""
+        if self.cast.failed:
+            return
+        at = self._now() - self._begin
+        if size != self._size:
+            self._size = size
+            self.cast.event(at, RESIZE, f"{size[0]}x{size[1]}")
+        text = self._decoder.decode(data)
+        if text:
+            # The terminal makes two of a line's end; those who play casts do not.
+            self.cast.event(at, OUTPUT, text.replace(_WHERE, "").replace("\r\n", "\n").replace("\n", "\r\n"))

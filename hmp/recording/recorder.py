@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import os
 import sys
@@ -12,15 +11,12 @@ from functools import partial
 from typing import Any, TextIO
 
 from hmp import FAILED
-from hmp.recording.cast import OUTPUT, RESIZE, Cast
+from hmp.recording.cast import Tape
 from hmp.recording.record import TITLE, begin, tell_failure
 from hmp.terminal.app import Typed
 from hmp.terminal.history import history_path
 
 _SIZE = (80, 24)
-
-_WHERE = "\x1b[6n"
-"""Asks the terminal where its cursor is. Played again, the answer would come as if typed."""
 
 
 def terminal_size(descriptor: int) -> tuple[int, int]:
@@ -71,22 +67,19 @@ class Recorder:
     def __init__(
         self, stdout: TextIO, descriptor: int, *, title: str, now: Callable[[], int] = time.monotonic_ns
     ) -> None:
-        self._now = now
-        self._begin = now()
         self._descriptor = stdout.fileno()
         encoding = stdout.encoding or "utf-8"
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._size = columns, rows = terminal_size(self._descriptor)
         self._reason = ""
         self._tell: Callable[[str], None] | None = None
-        self._cast = Cast(descriptor, columns=columns, rows=rows, title=title, on_failure=self._failed, live=True)
+        size = terminal_size(self._descriptor)
+        self._tape = Tape(descriptor, size, title=title, on_failure=self._failed, encoding=encoding, now=now)
         tee = _Tee(stdout, self._record)
         self.stdout: TextIO = io.TextIOWrapper(tee, encoding, stdout.errors, newline="\n", write_through=True)
 
     @property
     def failed(self) -> bool:
         """Whether the recording ended before the session."""
-        return self._cast.failed
+        return self._tape.cast.failed
 
     def on_failure(self, tell: Callable[[str], None]) -> None:
         """Let `tell` be called with the reason when the recording fails, or now if it has."""
@@ -100,24 +93,13 @@ class Recorder:
             self._tell(reason)
 
     def _record(self, data: bytes) -> None:
-        cast = self._cast
-        if cast.failed:
-            return
-        at = self._now() - self._begin
-        # Asked each time, for no handler of SIGWINCH survives those that come and go with each prompt; whoever changes
-        # the size makes the prompt draw itself anew, so it is not late.
-        size = terminal_size(self._descriptor)
-        if size != self._size:
-            self._size = size
-            cast.event(at, RESIZE, f"{size[0]}x{size[1]}")
-        text = self._decoder.decode(data)
-        if text:
-            # The terminal makes two of a line's end; those who play casts do not.
-            cast.event(at, OUTPUT, text.replace(_WHERE, "").replace("\r\n", "\n").replace("\n", "\r\n"))
+        # The size is asked each time, for no handler of SIGWINCH survives those that come and go with each prompt;
+        # whoever changes it makes the prompt draw itself anew, so it is not late.
+        self._tape.shown(data, terminal_size(self._descriptor))
 
     def close(self) -> None:
         """End the recording; the terminal stays as it is."""
-        self._cast.close()
+        self._tape.cast.close()
 
 
 class Recorded(Typed):

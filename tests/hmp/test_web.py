@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pyte
 import pytest
 
 from device.errors import MisuseError
+from device.state import SnapshotError
 from hmp import web
+from hmp.monitor import snapshots
 from hmp.web import NOT_HERE, TYPED_LIMIT, Page, start
 from tests.support.loop import VirtualLoop
 from tests.support.machines import build
+from tests.support.shell import shell
 
 
 class Shown:
@@ -25,7 +30,8 @@ class Shown:
         self.screens: list[pyte.ByteStream] = []
         self.unseen: list[bytearray] = []
         self.eager = True
-        self.page = start(options, self._send, self.ended.append)
+        self.told: dict[str, list[str]] = {"complaint": [], "snapshots": [], "ended": self.ended}
+        self.page = start(options, self._send, lambda kind, text: self.told[kind].append(text))
 
     def open(self) -> web.Terminal:
         self.unseen.append(bytearray())
@@ -64,7 +70,7 @@ def play(scene: Callable[[Shown], Awaitable[None]], **options: str) -> None:
         try:
             await scene(shown)
         finally:
-            shown.page.machine.close()
+            shown.page.close()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(run())
@@ -233,6 +239,139 @@ class TestTwoTerminals:
         play(scene)
 
 
+class TestDownloads:
+    def test_the_cast_is_what_the_terminal_was_sent(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            terminal.feed(b"info status\r")
+            await shown.says("(qemu)")
+            terminal.resize(100, 30)
+            terminal.feed(b"stop\r")
+            await shown.says("(qemu)")
+            header, *lines = terminal.cast().decode().splitlines()
+            assert json.loads(header) == {"version": 2, "width": 80, "height": 24, "title": "hmp"}
+            events = [json.loads(line) for line in lines]
+            assert [data for _, kind, data in events if kind == "r"] == ["100x30"]
+            sent = b"".join(shown.sent).decode().removeprefix("\x1b[?45h")
+            assert "".join(data for _, kind, data in events if kind == "o") == sent
+
+        play(scene)
+
+    def test_a_recording_ends_where_it_would_fill_the_page(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(web, "TAPE_LIMIT", 4096)
+
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            terminal.feed(b"help\r" * 4)
+            await shown.until(lambda: b"".join(shown.sent).count(b"\n(qemu) ") >= 4)
+            assert len(shown.told["complaint"]) == 1
+            assert shown.told["complaint"][0].startswith("the recording ends here: a page keeps no more")
+            assert [json.loads(line) for line in terminal.cast().splitlines()]
+
+        play(scene)
+
+    def test_a_snapshot_goes_out_and_comes_back(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            terminal.feed(b"savevm good\r")
+            await shown.until(lambda: shown.told["snapshots"])
+            data = shown.page.snapshot("good")
+            terminal.feed(b"delvm good\r")
+            await shown.until(lambda: shown.told["snapshots"][-1] == "")
+            assert shown.page.upload("other.hmpsnap", data) == "other"
+            assert shown.told["snapshots"][-1] == "other"
+            terminal.feed(b"sim hang\rloadvm other\rinfo snapshots\r")
+            await shown.until(lambda: "--        other" in "\n".join(shown.screen()))
+            assert shown.page.machine.guest.shown() == {}
+
+        play(scene, clock="warp")
+
+    def test_the_command_line_loads_it(self, tmp_path: Path) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().feed(b"sim hang\rsavevm good\r")
+            await shown.until(lambda: shown.told["snapshots"])
+            (tmp_path / "good.hmpsnap").write_bytes(shown.page.snapshot("good"))
+
+        play(scene, clock="warp")
+        command = f"hmp --clock warp -m 64 --snapshot-dir {tmp_path} -c 'loadvm good' -c sim | grep hung"
+        assert shell(command).out == "            hung: yes\n"
+
+    def test_the_real_clock_s_snapshots_are_told_when_they_are_done(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().feed(b"".join(b"savevm s%d\r" % number for number in range(9)))
+            await shown.until(lambda: shown.told["snapshots"] and shown.told["snapshots"][-1].count("s") == 9)
+
+        play(scene)
+
+    @pytest.mark.parametrize(
+        ("name", "data", "words"),
+        [
+            ("x.hmpsnap", b"", "not a snapshot, or cut short"),
+            ("x.hmpsnap", b"\x7fELF" * 1000, "not a snapshot of hmp"),
+            ("../x.hmpsnap", b"", "cannot name a snapshot"),
+            (".hmpsnap", b"", "cannot name a snapshot"),
+            ("x" * 200, b"", "cannot name a snapshot"),
+            ("\x1b[2J", b"", "cannot name a snapshot"),
+        ],
+    )
+    def test_an_upload_that_is_none_is_refused(self, name: str, data: bytes, words: str) -> None:
+        async def scene(shown: Shown) -> None:
+            with pytest.raises(SnapshotError, match=words):
+                shown.page.upload(name, data)
+            assert shown.told["snapshots"] == []
+
+        play(scene)
+
+    def test_a_damaged_upload_changes_nothing(self) -> None:
+        async def scene(shown: Shown) -> None:
+            terminal = shown.open()
+            terminal.feed(b"savevm good\rsim hang\r")
+            await shown.until(lambda: shown.told["snapshots"])
+            data = bytearray(shown.page.snapshot("good"))
+            data[-50] ^= 1
+            shown.page.upload("bad", bytes(data))
+            terminal.feed(b"loadvm bad\r")
+            await shown.until(lambda: "Error: cannot load snapshot 'bad'" in "\n".join(shown.screen()))
+            assert shown.page.machine.guest.shown() == {"hung": "yes"}
+
+        play(scene, clock="warp")
+
+    def test_all_uploads_together_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(snapshots, "BYTES_LIMIT", 1 << 20)
+
+        async def scene(shown: Shown) -> None:
+            with pytest.raises(SnapshotError, match="1 MiB together"):
+                shown.page.upload("big", bytes(2 << 20))
+            with pytest.raises(SnapshotError, match="'good' does not exist"):
+                shown.page.snapshot("good")
+
+        play(scene)
+
+
+class TestClosing:
+    def test_another_machine_follows_whatever_the_one_before_was_at(self) -> None:
+        async def scene(shown: Shown) -> None:
+            before = len(asyncio.all_tasks())
+            terminal = shown.open()
+            terminal.feed(b"sim hang\rinfo balloon\r")
+            await shown.says("waiting for the guest ... 3.0 s")
+            shown.page.close()
+            sent = len(shown.sent)
+            shown.page = start({}, lambda number, data: None)
+            await asyncio.sleep(10)
+            assert len(shown.sent) == sent
+            assert len(asyncio.all_tasks()) == before
+
+        play(scene)
+
+    def test_also_behind_its_end(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().feed(b"quit\r")
+            await shown.until(lambda: shown.ended)
+
+        play(scene)
+
+
 class TestRefusals:
     def test_a_real_guest_cannot_be_had_there(self) -> None:
         async def scene(shown: Shown) -> None:
@@ -260,7 +399,7 @@ class TestRefusals:
 
     def test_a_page_takes_a_machine_of_its_own(self) -> None:
         async def run() -> int:
-            page = Page(build(), lambda number, data: None, lambda why: None, "seed")
+            page = Page(build(), lambda number, data: None, lambda kind, text: None, "seed")
             page.open()
             return page.clients
 
