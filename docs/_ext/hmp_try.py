@@ -1,6 +1,7 @@
-"""Sphinx: the page "Try it here". It is made from npm's packages in .npm (`make docs`) and the wheel of these sources.
+"""Sphinx: terminals in pages, made from npm's packages in .npm (`make docs`) and the wheel of these sources.
 
-Without the packages the page says why it has no terminal. Nothing on it comes from another origin.
+"Try it here" has one in its place, and a page with commands one in a panel, where "run here" types them. Without the
+packages the former says why it has none, and there is no "run here". Nothing comes from another origin.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from base64 import b64encode
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hmp_run
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from device.guest.table import PROFILES
+from device.guest.table import KEYS, PROFILES
 from hmp.config import CLOCKS
+from hmp.monitor.registry import TABLE
+from hmp.monitor.snapshots import BYTES_LIMIT, SUFFIX
 from hmp.web import RAM
 
 if TYPE_CHECKING:
@@ -43,8 +49,17 @@ WITH_PROGRESS = ["pyodide.asm.wasm", "python_stdlib.zip", "pyodide.asm.mjs", "py
 MISSING = (
     "The terminal is missing here: this site was built without npm's packages (make docs, with node and npm, has it)."
 )
-KEYS = {"Tab": "\\t", "↑": "\\u001b[A", "Ctrl-C": "\\u0003"}
+UNLOADED = "The terminal needs JavaScript; if nothing else comes here, its script could not be loaded."
+
+TYPED = {"Tab": "\\t", "↑": "\\u001b[A", "Ctrl-C": "\\u0003"}
 """What a phone's keyboard lacks, as JSON spells it."""
+
+CONTROLS = [
+    "info balloon", "balloon", "stop", "cont", "savevm", "loadvm", "sim hang", "sim wake", "sim delay", "sim drop",
+    "sim panic", "sim alloc", "sim free", "sim driver", "sim set", "sim sleep", "sim stats", "sim chart",
+    "system_reset",
+]  # fmt: skip
+"""The commands that have a control."""
 
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; "
@@ -53,32 +68,66 @@ POLICY = (
 """xterm.js writes its colours into style elements; of scripts only the site's files and the theme's own lines run."""
 
 
-def _options(name: str, values: dict[str, str], chosen: str) -> str:
-    made = (
-        f"<option value='{value}'{' selected' * (value == chosen)}>{html.escape(value)}</option>" for value in values
-    )
-    return f"<label>{name} <select name='{name}'>{''.join(made)}</select></label>"
+def _options(values: Iterable[str], chosen: str = "") -> str:
+    return "".join(f"<option{' selected' * (value == chosen)}>{html.escape(value)}</option>" for value in values)
 
 
-def _terminal(folder: str, size: int) -> str:
-    guests = {name: each.help for name, each in PROFILES.items() if not each.host}
-    clocks = {name: help for name, (_, help) in CLOCKS.items()}
-    keys = "".join(f"<button type='button' data-key='{code}'>{name}</button> " for name, code in KEYS.items())
+def _form(inside: str, name: str = "", help: str = "") -> str:
+    """A form whose controls each have a part of what it types, with % for their value; empty ones have none."""
+    title = html.escape(help, quote=True)
+    return f'<form data-types title="{title}">{inside}<button>{name or "type it"}</button></form> '
+
+
+def _guest_picker() -> str:
+    guests = {name: each for name, each in PROFILES.items() if not each.host}
+    inside = f"<label>guest <select data-part='sim guest %'>{_options(guests)}</select></label> "
+    for key in dict.fromkeys(key for each in guests.values() for key in each.keys):
+        value, _, help = KEYS[key][1].partition(": ")
+        takers = " ".join(name for name, each in guests.items() if key in each.keys)
+        inside += (
+            f"<label data-for='{takers}' title='{html.escape(help, quote=True)}'>{key} "
+            f"<input data-part=',{key}=%' placeholder='{html.escape(value, quote=True)}' size='6'></label> "
+        )
+    return _form(inside + "<output></output> ", help=TABLE["sim"].topics["guest"].help)  # type: ignore[index]
+
+
+def _control(line: str) -> str:
+    first, _, topic = line.partition(" ")
+    command = (TABLE[first].topics or {})[topic] if topic else TABLE[first]
+    value = html.escape(command.usage, quote=True)
+    if not command.usage:
+        given = f"<input type='hidden' value='x' data-part='{line}'>"
+    elif "|" in command.usage and "[" not in command.usage:
+        given = f"<select data-part='{line} %' aria-label='{value}'>{_options(command.usage.split('|'))}</select>"
+    else:
+        given = f"<input data-part='{line} %' placeholder='{value}' aria-label='{line} {value}' size='8'>"
+        if command.usage.startswith("["):  # it does without
+            given = f"<input type='hidden' value='x' data-part='{line}'>" + given.replace(f"'{line} %'", "' %'")
+    return _form(given, line, command.help)
+
+
+def _terminal(size: int) -> str:
+    keys = "".join(f"<button type='button' data-key='{code}'>{name}</button> " for name, code in TYPED.items())
     return f"""\
-<link rel="stylesheet" href="{folder}/xterm.css"><link rel="stylesheet" href="{folder}/try.css">
-<div id="hmp-try" data-service="try-service.js" data-state="asked">
-<div class="try-start">{_options("guest", guests, "linux")} {_options("clock", clocks, "real")}
-<label>RAM <input name="ram" size="5" value="{RAM}"></label>
-<button type="button" class="try-load" disabled>Load hmp ({size / 1e6:.1f} MB)</button></div>
+<div id="hmp-try" data-state="asked">
+<div class="try-start"><label>clock <select name="clock">{_options(CLOCKS, "real")}</select></label>
+<label>RAM <input name="ram" size="6" value="{RAM}"></label>
+<button type="button" class="try-load">Load hmp ({size / 1e6:.1f} MB)</button></div>
 <progress class="try-bar" max="1" value="0" hidden></progress>
 <p class="try-line" role="status"></p>
 <div class="try-screens"></div>
-<div class="try-keys" hidden>{keys}<button type="button" class="try-second">Open another terminal</button></div>
-<label><input type="checkbox" class="try-reader"> for a screen reader</label>
-<noscript>The terminal needs JavaScript.</noscript>
+<div class="try-running" hidden>
+<div class="try-keys">{keys}<button type="button" class="try-second">Open another terminal</button></div>
+<details><summary>Guests and faults: what a click types</summary>{_guest_picker()}
+<div class="try-controls">{"".join(map(_control, CONTROLS))}</div></details>
+<details><summary>Save and load</summary>
+<button type="button" class="try-cast">Download this terminal's session (.cast)</button>
+<label>snapshot <select class="try-tags"></select></label>
+<button type="button" class="try-snapshot" disabled>Download it ({SUFFIX})</button>
+<label>Upload one <input type="file" class="try-upload" accept="{SUFFIX}" data-limit="{BYTES_LIMIT}"></label></details>
 </div>
-<script type="module" src="{folder}/terminal.js"></script>
-"""
+<label><input type="checkbox" class="try-reader"> for a screen reader (Shift-Tab leaves the terminal)</label>
+</div>"""
 
 
 def _made(app: Sphinx) -> Path | None:
@@ -113,42 +162,76 @@ class HmpTry(SphinxDirective):
     def run(self) -> list[Any]:
         """Return it."""
         self.env.note_reread()
-        made: Path | None = self.config["hmp_try_made"]
-        if made is None:
+        if self.config["hmp_try_made"] is None:
             return [nodes.warning("", nodes.paragraph(text=MISSING))]
-        size = json.loads((made / "made.json").read_text())["total"]
-        return [nodes.raw("", _terminal(f"_static/try-{_digest(made)}", size), format="html")]
+        return [nodes.raw("", f'<div class="hmp-try-here"><p>{UNLOADED}</p></div>', format="html")]
+
+
+def add_runs(app: Sphinx, doctree: nodes.document) -> None:
+    """Put "run here" behind the commands of a page, or why they cannot be run there. A script shows it."""
+    blocks = list(doctree.findall(nodes.literal_block))
+    files = {found[1]: block.astext() for block in blocks if (found := hmp_run.FILE.match(block.astext()))}
+    for block in blocks:
+        if block.get("language") != "console":
+            continue
+        shown = []
+        for command in hmp_run.commands(block.astext()):
+            run = hmp_run.read(command, files)
+            if run.why and "hmp " in command:
+                shown.append(f"<span>not in a web page: {html.escape(run.why)}</span>")
+            elif not run.why:
+                data = html.escape(json.dumps({**run._asdict(), "machine": run.machine}), quote=True)
+                title = html.escape(command, quote=True)
+                shown.append(f'<button type="button" title="{title}" data-run="{data}">run here</button>')
+        if shown:
+            text = f'<p class="try-run" hidden>{" ".join(dict.fromkeys(shown))}</p>'
+            block.parent.insert(block.parent.index(block) + 1, nodes.raw("", text, format="html"))
 
 
 def prepare(app: Sphinx) -> None:
-    """Make what the page loads, before it is read."""
+    """Make what the pages load, before they are read."""
     app.config["hmp_try_made"] = _made(app)
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
-    """Copy what the page loads, and give the page its policy."""
+    """Copy what the pages load, tell them, and give each its policy."""
     made: Path | None = app.config["hmp_try_made"]
     out = Path(app.outdir)
-    if error is not None or made is None or app.builder.name != "html":
+    if error is not None or app.builder.name != "html":
         return
     for old in (out / "_static").glob("try-*"):
         shutil.rmtree(old)
-    digest = _digest(made)
-    shutil.copytree(made, out / f"_static/try-{digest}", ignore=shutil.ignore_patterns("service.js"))
-    (out / "try-service.js").write_text((made / "service.js").read_text().replace("@DIGEST@", digest))
-    page = out / "try.html"
-    text = page.read_text()
-    inline = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    scripts = " ".join(f"'sha256-{b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in inline)
-    meta = f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=scripts)}">'
-    if meta not in text:
-        page.write_text(text.replace("<head>", f"<head>{meta}", 1))
+    folder = size = ""
+    if made is not None:
+        digest = _digest(made)
+        folder = f"_static/try-{digest}"
+        size = json.loads((made / "made.json").read_text())["total"]
+        shutil.copytree(made, out / folder, ignore=shutil.ignore_patterns("service.js"))
+        (out / "try-service.js").write_text((made / "service.js").read_text().replace("@DIGEST@", digest))
+    for page in out.rglob("*.html"):
+        text = _ADDED.sub("", page.read_text())  # of an earlier build
+        if folder and re.search('class="(hmp-try-here|try-run)"', text):
+            up = "../" * (len(page.relative_to(out).parts) - 1)
+            styles = "".join(f'<link rel="stylesheet" href="{up}{folder}/{name}.css">' for name in ("xterm", "try"))
+            template = f'<template id="hmp-try-box" data-service="{up}try-service.js">{_terminal(size)}</template>'
+            script = f'<script type="module" src="{up}{folder}/loader.js"></script>'
+            text = text.replace("</body>", f"{_BEGIN}{styles}{template}{script}{_END}</body>", 1)
+        inline = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+        scripts = " ".join(f"'sha256-{b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in inline)
+        meta = f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=scripts)}">'
+        page.write_text(text.replace("<head>", f"<head>{_BEGIN}{meta}{_END}", 1))
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+_BEGIN, _END = "<!--hmp-try-->", "<!--/hmp-try-->"
+_ADDED = re.compile(f"{_BEGIN}.*?{_END}", re.DOTALL)
+
+
+def setup(app: Sphinx) -> dict[str, int]:
     """Register the directive."""
     app.add_config_value("hmp_try_made", None, "")
     app.add_directive("hmp-try", HmpTry)
     app.connect("builder-inited", prepare)
+    app.connect("doctree-read", add_runs)
     app.connect("build-finished", finish)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    made_by = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("hmp_*.py"))))
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": made_by}

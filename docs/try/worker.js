@@ -2,8 +2,10 @@
 import { loadPyodide } from "./pyodide.mjs";
 
 let pyodide = null;
+let web = null;
 let page = null;
-const terminals = [];
+let first = 0; // number of the machine's first terminal: the page never uses one again
+const terminals = new Map();
 
 const say = (kind, rest) => postMessage({ kind, ...rest });
 
@@ -35,37 +37,62 @@ async function fetched(files, total) {
     return async (name) => (await kept.get(new URL(name, import.meta.url).href).arrayBuffer());
 }
 
-async function start({ files, total, wheel, options }) {
+async function load({ files, total, wheel }) {
     const file = await fetched(files, total);
     const home = new URL(".", import.meta.url).href;
     pyodide = await loadPyodide({ indexURL: home, packageBaseUrl: home });
     pyodide.unpackArchive(await file(wheel), "wheel");
-    const web = pyodide.pyimport("hmp.web");
-    const send = (number, data) => say("shown", { number, data: data.toJs() });
-    page = web.start(pyodide.toPy(options), send, (why) => say("ended", { why }));
-    say("ready", {});
+    web = pyodide.pyimport("hmp.web");
+}
+
+// Of Python's traceback the last line tells.
+const words = (error) => String(error.message || error).trim().split("\n").pop().replace(/^[\w.]+(Error|Exception): /, "");
+
+function start({ options }) {
+    page?.close();
+    page = null;
+    terminals.clear();
+    const send = (number, data) => say("shown", { number: first + number, data: data.toJs() });
+    try {
+        page = web.start(pyodide.toPy(options), send, (kind, text) => say(kind, { text }));
+    } catch (error) {
+        return say("refused", { why: words(error) });
+    }
+    say("snapshots", { text: "" });
+    return say("ready", {});
 }
 
 const act = {
+    load,
     start,
-    open: ({ columns }) => {
-        terminals.push(page.open());
-        terminals.at(-1).resize(columns);
+    open: ({ number, columns, rows }) => {
+        if (!terminals.size) first = number;
+        terminals.set(number, page.open(columns, rows));
     },
     type: ({ number, data }) => {
-        const complaint = terminals[number].feed(pyodide.toPy(data));
-        if (complaint) say("complaint", { why: complaint });
+        const complaint = terminals.get(number)?.feed(pyodide.toPy(data));
+        if (complaint) say("complaint", { text: complaint });
     },
-    took: ({ number, count }) => terminals[number]?.shown(count),
-    resize: ({ number, columns }) => terminals[number].resize(columns),
+    took: ({ number, count }) => terminals.get(number)?.shown(count),
+    resize: ({ number, columns, rows }) => terminals.get(number)?.resize(columns, rows),
+    cast: ({ number }) => say("file", { name: "hmp.cast", data: terminals.get(number).cast().toJs() }),
+    snapshot: ({ tag }) => told(() => say("file", { name: `${tag}${web.SUFFIX}`, data: page.snapshot(tag).toJs() })),
+    upload: ({ name, data }) => told(() => {
+        const tag = page.upload(name, pyodide.toPy(data).tobytes());
+        say("complaint", { text: `snapshot ${tag} is here; loadvm ${tag} loads it` });
+    }),
 };
 
-onmessage = async ({ data }) => {
+function told(attempt) {
     try {
-        await act[data.kind](data);
+        attempt();
     } catch (error) {
-        // Of Python's traceback the last line tells.
-        const line = String(error.message || error).trim().split("\n").pop().replace(/^[\w.]+(Error|Exception): /, "");
-        say("failed", { why: line });
+        say("complaint", { text: words(error) });
     }
+}
+
+// One after the other: what is asked while Python loads waits for it.
+let before = Promise.resolve();
+onmessage = ({ data }) => {
+    before = before.then(() => act[data.kind](data)).catch((error) => say("failed", { why: words(error) }));
 };
