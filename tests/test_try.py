@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,23 +18,33 @@ from typing import Any
 
 import pytest
 
-from tests.support.shell import ROOT
+from device.guest.table import PROFILES
+from tests.support.shell import ROOT, shell
+from tests.test_readme import BLOCK, commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.external]
 
+DOCS = ROOT / "docs"
 CTRL_C, TAB, UP, ENTER = "\x03", "\ue004", "\ue013", "\ue007"
+TOLD = re.compile(r"^\[(?:balloon target reached: \d+ MiB|snapshot good is done|guest panic: .*)\]\n", re.MULTILINE)
+"""What a person is told above the prompt, and --echo does not show."""
 WIDE, PHONE = (1200, 900), (390, 800)
 
 
 class Site(SimpleHTTPRequestHandler):
     """Serves the site on the loopback; the class's attributes say what is wrong with it."""
 
-    missing = "nothing"
+    missing = damaged = "nothing"
     headers_too: dict[str, str] = {}
 
     def do_GET(self) -> None:
         if re.search(self.missing, self.path):
             self.send_error(404)
+        elif re.search(self.damaged, self.path):
+            self.send_response(200)
+            self.send_header("Content-Type", self.guess_type(self.path))
+            self.end_headers()
+            self.wfile.write(b"PK\x03\x04 but no archive" * 100)
         else:
             super().do_GET()
 
@@ -59,14 +72,14 @@ def serve(site: Path) -> Iterator[Callable[..., str]]:
     """Serve the site, perhaps with something wrong; returns the page's address. Gone with the call's return value."""
     servers = []
 
-    def start(missing: str = "nothing", **headers_too: str) -> str:
+    def start(missing: str = "nothing", page: str = "try.html", damaged: str = "nothing", **headers_too: str) -> str:
         headers = {name.replace("_", "-"): value for name, value in headers_too.items()}
-        handler = type("Odd", (Site,), {"missing": missing, "headers_too": headers})
+        handler = type("Odd", (Site,), {"missing": missing, "damaged": damaged, "headers_too": headers})
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(site)))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         start.stop = lambda: (server.shutdown(), server.server_close())  # type: ignore[attr-defined]
-        return f"http://127.0.0.1:{server.server_port}/try.html"
+        return f"http://127.0.0.1:{server.server_port}/{page}"
 
     yield start
     for server in servers:
@@ -95,7 +108,7 @@ class Browser:
     def load(self, url: str) -> None:
         self.open(url)
         self.find(".try-load").click()
-        self.until(lambda: self.rows()[-1:] == ["(qemu)"] or self.state == "failed", self.line)
+        self.until(lambda: self.lines()[-1:] == ["(qemu)"] or self.state == "failed", self.line)
         assert self.state == "ready", self.line
 
     @property
@@ -106,20 +119,35 @@ class Browser:
     def line(self) -> str:
         return str(self.find(".try-line").text)
 
-    def rows(self, number: int = 0) -> list[str]:
-        script = """return [...(document.querySelectorAll('.try-screen')[arguments[0]]
-            ?.querySelectorAll('.xterm-rows > div') ?? [])].map((row) => row.textContent)"""
-        rows = [row.replace("\xa0", " ").rstrip() for row in self.driver.execute_script(script, number)]
-        while rows and not rows[-1]:
-            rows.pop()
-        return rows
+    def lines(self, number: int = 0) -> list[str]:
+        """All that a terminal shows and what has moved out of it; broken lines are whole."""
+        script = """const buffer = document.querySelectorAll('.try-screen')[arguments[0]]?.terminal.buffer.active;
+            let text = '';
+            for (let row = 0; row < (buffer?.length ?? 0); row++) {
+                const wrapped = buffer.getLine(row + 1)?.isWrapped;
+                text += buffer.getLine(row).translateToString(!wrapped) + (wrapped ? '' : '\\n');
+            }
+            return text"""
+        lines: list[str] = self.driver.execute_script(script, number).rstrip("\n ").split("\n")
+        return lines
+
+    def printed(self) -> str:
+        """What the first terminal printed behind its banner."""
+        return "".join(f"{line}\n" for line in self.lines()[1:])
+
+    def press(self, element: Any) -> None:
+        """Click on what may be out of sight."""
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)
 
     def type(self, text: str, number: int = 0) -> None:
         self.driver.find_elements("css selector", ".try-screen textarea")[number].send_keys(text)
 
     def says(self, pattern: str, number: int = 0) -> None:
-        """Wait until the screen matches; rows that were broken for their length are put together."""
-        self.until(lambda: re.search(pattern, "".join(self.rows(number))), pattern)
+        """Wait until the lines, put together, match."""
+        try:
+            self.until(lambda: re.search(pattern, "".join(self.lines(number))))
+        except Exception as error:
+            raise AssertionError(f"{pattern} is not in {self.lines(number)}") from error
 
 
 @pytest.fixture
@@ -220,6 +248,184 @@ def test_a_paste_of_10_mb_is_refused_in_one_line(browser: Start, serve: Serve) -
     page.says(r"VM status: running\(qemu\)$")
 
 
+def test_what_the_tutorial_shows_is_printed_there_too(browser: Start, serve: Serve) -> None:
+    """Each command that runs there, on the machine of its own that it makes: the same bytes."""
+    page = browser()
+    page.driver.get(serve(page="tutorial.html"))
+    blocks = BLOCK.findall((DOCS / "tutorial.md").read_text())
+    shown = {typed: printed for block in blocks for typed, printed in commands(block)}
+    buttons = page.driver.find_elements("css selector", "[data-run]")
+    assert len(buttons) >= 13
+    for button in buttons:
+        run = json.loads(str(button.get_attribute("data-run")))
+        page.press(button)
+        page.until(lambda: page.state == "ready", page.line)
+        assert page.line == f"a new machine: {run['machine']}"
+        page.until(lambda run=run: page.printed().count("(qemu)") > len(run["lines"]), run["command"])
+        typed = page.printed().removesuffix("(qemu)\n")
+        printed = shown[run["command"]].partition("exit ")[0].partition("hmp: -c:1: ")[0]
+        if "--echo" not in run["command"]:
+            typed = re.sub(r"^\(qemu\) .*\n", "", typed, flags=re.MULTILINE)
+        assert TOLD.sub("", typed) == printed
+
+
+def test_every_command_block_of_the_pages_can_be_run_or_says_why_not(site: Path) -> None:
+    for page in ["tutorial", "ci", "silent-guest", "history", "fake-qemu", "record"]:
+        text = (site / f"{page}.html").read_text()
+        ours = [block for block in BLOCK.findall((DOCS / f"{page}.md").read_text()) if re.search(r"\bhmp ", block)]
+        assert text.count('<p class="try-run" hidden>') >= len(ours), page
+    text = html.unescape((site / "record.html").read_text())
+    assert "not in a web page: files (--record; the session's cast can be downloaded)" in text
+
+
+def test_on_other_pages_nothing_is_loaded_before_a_click_and_the_panel_closes(browser: Start, serve: Serve) -> None:
+    page = browser(PHONE)
+    page.driver.get(serve(page="silent-guest.html"))
+    button = page.find("[data-run]")
+    assert re.fullmatch(r"run here \(1\d\.\d MB\)", button.text)
+    loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
+    assert [name for name in loaded if name.endswith("loader.js")]
+    assert not [name for name in loaded if re.search(r"xterm\.mjs|terminal\.js|pyodide|\.whl", name)]
+    page.press(button)
+    page.until(lambda: page.find(".try-bar").is_displayed())
+    page.says(r"balloon: actual=1024,age=5000\(qemu\) simguest +silent.*\(qemu\)$")
+    width = "return Math.max(document.documentElement.scrollWidth, document.querySelector('.try-side').scrollWidth)"
+    assert page.driver.execute_script(width) <= PHONE[0]
+    assert page.line == "a new machine: hmp -m 1024M --guest silent --clock warp"
+    page.find(".try-side > button").click()
+    assert not page.find("#hmp-try").is_displayed()
+    assert page.find("article").is_displayed()
+
+
+def test_controls_type_what_they_stand_for(browser: Start, serve: Serve) -> None:
+    page = browser((1200, 2000))
+    page.load(serve())
+    page.find("summary").click()
+    picker = page.find("form:has([data-part^='sim guest'])")
+
+    def show(css: str) -> Any:
+        return picker.find_element("css selector", css)
+
+    assert not show("[data-part^=',service']").is_displayed()
+    offered = [each.text for each in show("select").find_elements("css selector", "option")]
+    assert offered == [name for name, profile in PROFILES.items() if not profile.host]
+    show("select").send_keys("windows")
+    show("[data-part^=',service']").send_keys("never")
+    show("[data-part^=',delay']").send_keys("1.5")
+    assert show("output").text == "sim guest windows,delay=1.5,service=never"
+    show("button").click()
+    page.says(r"\(qemu\) sim guest windows,delay=1\.5,service=never.*\(qemu\)$")
+
+    def click(line: str, value: str = "") -> None:
+        form = page.find(f"form:has([data-part^='{line}'])")
+        if value:
+            form.find_element("css selector", "[data-part$='%']").send_keys(value)
+        form.find_element("css selector", "button").click()
+
+    click("sim drop")
+    page.says(r"\(qemu\) sim drop\(qemu\)$")
+    click("sim drop", "3")
+    page.says(r"\(qemu\) sim drop 3\(qemu\)$")
+    click("sim driver", "unload")
+    page.says(r"\(qemu\) sim driver unload.*\(qemu\)$")
+    click("sim hang")
+    page.says(r"\(qemu\) sim hang\(qemu\)$")
+    click("sim delay", "lots")
+    page.says(r"\(qemu\) sim delay lots.*\(qemu\)$")
+
+
+def test_a_session_and_a_snapshot_are_downloaded_and_come_back(browser: Start, serve: Serve, tmp_path: Path) -> None:
+    page = browser((1200, 2000))
+    page.driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.load(serve())
+    page.type("sim hang" + ENTER + "savevm good" + ENTER)
+    page.driver.find_elements("css selector", "summary")[1].click()
+    page.until(lambda: page.find(".try-snapshot").is_enabled())
+    page.find(".try-snapshot").click()
+    page.find(".try-cast").click()
+    snapshot, cast = tmp_path / "good.hmpsnap", tmp_path / "hmp.cast"
+    page.until(lambda: snapshot.exists() and cast.exists(), "downloads")
+    load = f"hmp -m 64 --snapshot-dir {tmp_path} -c 'loadvm good' -c sim | grep hung"
+    assert shell(f"{load}; hmp-cast2svg {cast} {tmp_path}/a.svg", merged=True).out == "            hung: yes\n"
+    assert "savevm" in (tmp_path / "a.svg").read_text()
+    page.find(".try-load").click()
+    page.until(lambda: not page.find(".try-snapshot").is_enabled(), "another machine has no snapshots")
+    page.find(".try-upload").send_keys(str(snapshot))
+    page.until(lambda: page.line == "snapshot good is here; loadvm good loads it")
+    page.type("loadvm good" + ENTER + "sim" + ENTER)
+    page.says(r"hung: yes")
+    snapshot.write_bytes(b"\x7fELF" * 1000)
+    page.find(".try-upload").send_keys(str(snapshot))
+    page.until(lambda: page.line == "the file is not a snapshot of hmp")
+    big = tmp_path / "big.hmpsnap"
+    with big.open("wb") as file:
+        file.truncate(300 << 20)
+    page.find(".try-upload").send_keys(str(big))
+    page.until(lambda: page.line == "big.hmpsnap is too large for a snapshot: 314.6 MB")
+
+
+def test_behind_quit_another_machine_is_started(browser: Start, serve: Serve) -> None:
+    page = browser()
+    page.load(serve())
+    page.type("quit" + ENTER)
+    page.until(lambda: page.line == 'the machine ended (host-qmp-quit). "Start a new machine" begins anew.')
+    page.find(".try-load").click()
+    page.until(lambda: page.state == "ready")
+    page.type("info status" + ENTER)
+    page.says(r"VM status: running\(qemu\)$")
+
+
+def test_with_a_screen_reader_and_in_the_dark(browser: Start, serve: Serve) -> None:
+    page = browser()
+
+    def scheme(value: str) -> None:
+        feature = {"name": "prefers-color-scheme", "value": value}
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def light(name: str) -> int:
+        colour = page.driver.execute_script(
+            "return document.querySelector('.try-screen').terminal.options.theme[arguments[0]]", name
+        )
+        return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+    scheme("dark")
+    page.load(serve())
+    page.find(".try-reader").click()
+    page.type("info status" + ENTER)
+    page.until(lambda: "VM status: running" in page.find(".xterm-accessibility").get_attribute("textContent"))
+    assert light("background") < 150 < 500 < light("foreground")
+    scheme("light")
+    page.until(lambda: light("background") > 500 > 150 > light("foreground"), "light")
+
+
+@pytest.mark.parametrize("name", ["try.html", "tutorial.html", "index.html", "search.html", "reference/guests.html"])
+def test_the_policy_lets_each_page_work_and_nothing_else(browser: Start, serve: Serve, name: str) -> None:
+    page = browser()
+    page.driver.get(serve(page=name))
+    policy = page.find("meta[http-equiv='Content-Security-Policy']").get_attribute("content")
+    assert policy.startswith("default-src 'none'; script-src 'self' 'wasm-unsafe-eval' ")
+    assert "'unsafe-inline'" not in policy.partition("style-src")[0]
+    assert "http" not in policy
+    said = [each["message"] for each in page.driver.get_log("browser")]
+    assert [each for each in said if "favicon.ico" not in each] == []
+    script = (
+        "const done = arguments[0]; fetch('http://127.0.0.1:1/').then(() => done('loaded'), () => done('refused'));"
+    )
+    assert page.driver.execute_async_script(script) == "refused"
+    assert "Content Security Policy" in str(page.driver.get_log("browser"))
+
+
+def test_a_site_without_npm_s_packages_says_why_there_is_no_terminal(tmp_path: Path, browser: Start) -> None:
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", "-d", str(tmp_path / "trees"), str(DOCS)]
+    without = os.environ | {"HMP_NPM": str(tmp_path)}
+    subprocess.run([*command, str(tmp_path / "html")], check=True, timeout=200, env=without)
+    page = browser()
+    page.driver.get((tmp_path / "html/try.html").as_uri())
+    assert "this site was built without npm" in page.find("article .warning").text
+    page.driver.get((tmp_path / "html/tutorial.html").as_uri())
+    assert not page.find("[data-run]").is_displayed()
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -227,8 +433,12 @@ def test_a_paste_of_10_mb_is_refused_in_one_line(browser: Start, serve: Serve) -
         ({"missing": r"made\.json$"}, r"made\.json could not be loaded"),
         ({"missing": r"worker\.js$"}, r"the worker did not start"),
         ({"Content_Security_Policy": "worker-src 'none'"}, r"worker"),
+        ({"missing": r"xterm\.mjs$"}, r"The terminal's script could not be loaded"),
+        ({"damaged": r"\.whl$"}, r"."),
+        ({"damaged": r"\.wasm$"}, r"."),
+        ({"damaged": r"python_stdlib\.zip$"}, r"."),
     ],
-    ids=["no wheel", "no list", "no worker", "worker blocked"],
+    ids=["no wheel", "no list", "no worker", "worker blocked", "no xterm", "bad wheel", "bad wasm", "bad Python"],
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(
     browser: Start, serve: Serve, wrong: dict[str, str], words: str
@@ -237,8 +447,9 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
     page.open(serve(**wrong))
     page.find(".try-load").click()
     page.until(lambda: page.state == "failed")
-    assert re.search(words, page.line)
+    assert re.search(words + r".*Reload the page to start afresh\.$", page.line)
     assert "\n" not in page.line
+    page.load(serve())
 
 
 def test_without_webassembly_and_with_too_much_memory(browser: Start, serve: Serve) -> None:

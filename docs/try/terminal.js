@@ -121,6 +121,7 @@ const hear = {
 function machine(run, options) {
     asked = { ...run, options };
     find("load").disabled = true;
+    box.dataset.state = "loading";
     send("start", { options: Object.fromEntries(Object.entries(options).filter(([, value]) => value)) });
 }
 
@@ -128,7 +129,7 @@ function machine(run, options) {
 export async function start(where, run) {
     const first = box === undefined;
     box = where;
-    if (["loading", "failed"].includes(box.dataset.state)) return;
+    if (["loading", "failed"].includes(box.dataset.state)) return; // one thing after the other
     if (first) listen();
     if (run) for (const [name, value] of Object.entries(run.options)) {
         const field = box.querySelector(`[name=${name}]`);

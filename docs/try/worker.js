@@ -91,6 +91,9 @@ function told(attempt) {
     }
 }
 
+// Pyodide does not end its loading where WebAssembly refuses the file: it leaves a promise behind.
+addEventListener("unhandledrejection", ({ reason }) => say("failed", { why: words(reason) }));
+
 // One after the other: what is asked while Python loads waits for it.
 let before = Promise.resolve();
 onmessage = ({ data }) => {
