@@ -40,7 +40,16 @@ async function fetched(files, total) {
 async function load({ files, total, wheel }) {
     const file = await fetched(files, total);
     const home = new URL(".", import.meta.url).href;
-    pyodide = await loadPyodide({ indexURL: home, packageBaseUrl: home });
+    const refused = new Promise((_, refuse) => {
+        const own = WebAssembly.instantiateStreaming.bind(WebAssembly);
+        WebAssembly.instantiateStreaming = (...all) => {
+            const made = own(...all);
+            made.catch(refuse);
+            return made;
+        };
+    });
+    // Where WebAssembly refuses the file Pyodide would only warn, and wait for ever.
+    pyodide = await Promise.race([loadPyodide({ indexURL: home, packageBaseUrl: home }), refused]);
     pyodide.unpackArchive(await file(wheel), "wheel");
     web = pyodide.pyimport("hmp.web");
 }
@@ -90,9 +99,6 @@ function told(attempt) {
         say("complaint", { text: words(error) });
     }
 }
-
-// Pyodide does not end its loading where WebAssembly refuses the file: it leaves a promise behind.
-addEventListener("unhandledrejection", ({ reason }) => say("failed", { why: words(reason) }));
 
 // One after the other: what is asked while Python loads waits for it.
 let before = Promise.resolve();
