@@ -4,6 +4,7 @@
 # make demo-vm: the one cast that is typed beside a real QEMU; the same holds.
 # make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
+# make wasm: the core's fast tests as a browser would run them.
 # make clients: other people's clients of QEMU, from the package index, for the tests that run them.
 # PYTHON chooses the interpreter (3.11 or newer), JOBS how many processes run tests.
 
@@ -27,8 +28,10 @@ docs/demos/hang: SIZE := 56x21
 docs/demos/stopcont: SIZE := 56x18
 
 CLIENTS := .clients/.installed
+WASM := .npm/python/.installed
+WASM_PACKAGES := 'pytest>=8.2' iniconfig pluggy packaging pygments 'hypothesis==6.151.0' sortedcontainers attrs
 
-.PHONY: run test test-all clients coverage check lint dist format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
+.PHONY: run test test-all clients wasm coverage check lint dist format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
 
 run: $(STAMP)
 	@exec $(BIN)/hmp
@@ -36,7 +39,7 @@ run: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not external"
 
-test-all: $(STAMP) $(CLIENTS)
+test-all: $(STAMP) $(CLIENTS) $(NPM) $(if $(NPM),$(WASM))
 	$(PYTEST)
 
 clients: $(CLIENTS)
@@ -92,13 +95,21 @@ demo-vm: $(STAMP)
 	$(BIN)/python docs/demos/running_vm.py docs/demos/vm.typed docs/demos/vm.cast
 
 # Pages fetch nothing from elsewhere, and a warning is an error. "Try it here" is made from npm's packages, which come
-# here; without npm that page says that its terminal is missing.
+# here; without npm, or where it reaches nothing, that page says that its terminal is missing, and its tests are skipped.
 docs: $(STAMP) $(NPM)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
 
 $(NPM): docs/try/package-lock.json
 	mkdir -p .npm && cp docs/try/package.json docs/try/package-lock.json docs/try/.npmrc .npm
-	npm ci --prefix .npm --ignore-scripts --no-audit --no-fund --silent
+	npm ci --prefix .npm --ignore-scripts --no-audit --no-fund --silent && touch $@ || echo "no packages from npm"
+
+# The core's fast tests in Pyodide, under node: pytest and what it needs, in Python alone. Newer hypothesis is not.
+wasm: $(STAMP) $(NPM) $(WASM)
+	node tests/wasm/run.mjs $(CURDIR) $(CURDIR)/.npm/python -q -c tests/wasm/pytest.ini --rootdir /hmp
+
+$(WASM): Makefile $(NPM)
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade --target .npm/python --no-deps --only-binary :all: \
+		--platform any --implementation py --abi none --python-version 3.14 $(WASM_PACKAGES)
 	touch $@
 
 man: $(STAMP)
