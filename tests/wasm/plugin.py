@@ -12,6 +12,33 @@ LEFT_OUT = {
     "tests/device/guest/uml": "processes",
     "tests/device/guest/vhost_user": "sockets and shared memory",
     "tests/device/virtio/test_memory.py": "memfd and holes in memory",
+    **{
+        f"tests/device/balloon/test_balloon.py::{each}": "holes in memory"
+        for each in (
+            "TestInflating::test_gives_the_pages_back",
+            "TestInflating::test_a_page_twice_is_counted",
+            "TestFreePageReporting::test_gives_whole_pages_back",
+            "TestFreePageReporting::test_leaves_the_pages_of_a_guest",
+            "TestPoisonValue",
+            "test_a_queue_that_was_not_negotiated",
+        )
+    },
+    **{
+        f"tests/device/{each}": "a machine of 1 GiB for each test: a second there, of which all is taken at once"
+        for each in (
+            "machine",
+            "guest/hostile",
+            "guest/test_faults",
+            "guest/test_features",
+            "guest/test_guest_edges",
+            "guest/test_host_guest",
+            "guest/test_kernel.py",
+            "guest/test_life_keys",
+            "guest/test_modelled",
+            "guest/test_oom",
+            "guest/test_profiles",
+        )
+    },
     "tests/device/test_public.py::test_a_name_brings_what_it_needs_and_no_more": "processes",
 }
 """What a test needs that is not there, by the beginning of its id."""
@@ -19,8 +46,6 @@ LEFT_OUT = {
 LACKS = {
     "Python int too large to convert to C ssize_t": "2 GiB of addresses and more",
     "emscripten does not support processes": "processes",
-    "only a reported page is given back": "holes in memory",
-    "assert (b'\\xaa', {}) == (b'\\x00', {})": "holes in memory",
     "No module named 'click'": "packages that a page does not have",
     "No module named 'resource'": "limits of processes",
 }
