@@ -20,6 +20,7 @@ import pytest
 
 from device.guest.table import PROFILES
 from tests.support.shell import ROOT, shell
+from tests.test_docs import FENCE
 from tests.test_readme import BLOCK, commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.external]
@@ -253,7 +254,7 @@ def test_what_the_tutorial_shows_is_printed_there_too(browser: Start, serve: Ser
     page = browser()
     page.driver.get(serve(page="tutorial.html"))
     blocks = BLOCK.findall((DOCS / "tutorial.md").read_text())
-    shown = {typed: printed for block in blocks for typed, printed in commands(block)}
+    shown = {"hmp": ""} | {typed: printed for block in blocks for typed, printed in commands(block)}
     buttons = page.driver.find_elements("css selector", "[data-run]")
     assert len(buttons) >= 13
     for button in buttons:
@@ -270,12 +271,25 @@ def test_what_the_tutorial_shows_is_printed_there_too(browser: Start, serve: Ser
 
 
 def test_every_command_block_of_the_pages_can_be_run_or_says_why_not(site: Path) -> None:
-    for page in ["tutorial", "ci", "silent-guest", "history", "fake-qemu", "record"]:
-        text = (site / f"{page}.html").read_text()
-        ours = [block for block in BLOCK.findall((DOCS / f"{page}.md").read_text()) if re.search(r"\bhmp ", block)]
+    for page in ["tutorial", "ci", "silent-guest", "history", "fake-qemu", "record", "attach", "real-guest"]:
+        text, source = (site / f"{page}.html").read_text(), (DOCS / f"{page}.md").read_text()
+        ours = [block for block in BLOCK.findall(source) if re.search(r"\bhmp ", block)]
+        ours += re.findall(r"(?:^    hmp\b.*\n)+", FENCE.sub("", source), re.MULTILINE)
         assert text.count('<p class="try-run" hidden>') >= len(ours), page
     text = html.unescape((site / "record.html").read_text())
     assert "not in a web page: files (--record; the session's cast can be downloaded)" in text
+    text = html.unescape((site / "tutorial.html").read_text())
+    assert 'not in a web page: sockets (--monitor, --qmp); "Open another terminal" is a second monitor' in text
+    assert '<button type="button" title="hmp" data-run=' in text
+
+
+def test_with_less_memory_than_the_command_asks_for_there_are_64_mib(browser: Start, serve: Serve) -> None:
+    page = browser(WIDE, "--js-flags=--wasm-max-mem-pages=8192")  # 512 MiB
+    page.driver.get(serve(page="tutorial.html"))
+    page.press(page.find("[data-run*='info status']"))
+    page.says(r"balloon: actual=64,.*\(qemu\)$")
+    assert page.printed().startswith("(qemu) info status\nVM status: running\n(qemu) info balloon\n")
+    assert re.match(r"cannot map 1073741824 bytes of guest memory: .*, the numbers are others than", page.line)
 
 
 def test_on_other_pages_nothing_is_loaded_before_a_click_and_the_panel_closes(browser: Start, serve: Serve) -> None:

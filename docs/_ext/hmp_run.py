@@ -22,7 +22,7 @@ FILE = re.compile(r"(?:#|//) ([\w.-]+\.\w+)\n")
 """The first line of a block that is a file of the page's commands: a comment with its name."""
 
 NOT_HERE = {
-    "addresses": "sockets (--monitor, --qmp)",
+    "addresses": 'sockets (--monitor, --qmp); "Open another terminal" is a second monitor',
     "attach": "a VM that runs elsewhere (--attach)",
     "record": "files (--record; the session's cast can be downloaded)",
     "snapshot_dir": "files (--snapshot-dir; snapshots can be downloaded and uploaded)",
@@ -56,8 +56,14 @@ class Run(NamedTuple):
         return f"hmp -m {self.options['ram']}{''.join(given)}"
 
 
-def commands(block: str) -> Iterable[str]:
-    """Yield what a block shows as typed: behind `$ `, going on in lines that begin with `> `."""
+def commands(block: str, *, console: bool = True) -> Iterable[str]:
+    """Yield what a block shows as typed: behind `$ `, going on in lines that begin with `> `.
+
+    A block that is no `console` has no prompts: there each line of hmp is one, without the remark behind it.
+    """
+    if not console:
+        yield from (re.sub(r"\s+# .*", "", line) for line in block.splitlines() if re.match(r"hmp( |$)", line))
+        return
     typed: list[str] = []
     for line in block.splitlines():
         if line.startswith(MORE) and typed:

@@ -172,10 +172,10 @@ def add_runs(app: Sphinx, doctree: nodes.document) -> None:
     blocks = list(doctree.findall(nodes.literal_block))
     files = {found[1]: block.astext() for block in blocks if (found := hmp_run.FILE.match(block.astext()))}
     for block in blocks:
-        if block.get("language") != "console":
+        if block.get("language") not in ("console", "none"):  # the latter is an indented block
             continue
         shown = []
-        for command in hmp_run.commands(block.astext()):
+        for command in hmp_run.commands(block.astext(), console=block["language"] == "console"):
             run = hmp_run.read(command, files)
             if run.why and "hmp " in command:
                 shown.append(f"<span>not in a web page: {html.escape(run.why)}</span>")
