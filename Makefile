@@ -1,6 +1,9 @@
 # make run: build the environment and open the prompt.   make test: run every test that is fast.
 # make coverage: which lines they run, and which not.   make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
-# make check: all that CI runs.   make lint: of that the quick part.   make dist: wheel and sdist, checked.   make demos: the casts and pictures of docs/demos, anew.
+# make check: all that CI runs.   make lint: of that the quick part.   make dist: wheel and sdist, checked.
+# make demos: the casts and pictures of docs/demos, anew.
+# make check-demos: are the committed casts what their scripts make? The same bytes with the libraries that made them; what
+# the newest draw otherwise is printed.
 # make demo-vm: the one cast that is typed beside a real QEMU; the same holds.
 # make demo-kernel: the one cast that is typed in real time, before a real kernel; look at it, then `make demos`.
 # make fuzz T=60: coverage-guided fuzzing, so many seconds for each target.
@@ -11,27 +14,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The demos have an environment of their own, with the libraries that docs/demos/requirements.txt names.
+PINNED := .demos
 STAMP := $(VENV)/.installed
 # As many processes as there are processors; one that has nothing left to do takes tests from another.
 JOBS ?= auto
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 NPM := $(if $(shell command -v npm),.npm/.installed)
 STORIES := $(basename $(wildcard docs/demos/*.hmp))
-PAIRS := $(basename $(wildcard docs/demos/*.two))
 TYPED := $(basename $(wildcard docs/demos/*.typed))
-DEMOS := $(STORIES) $(PAIRS) $(TYPED)
+DEMOS := $(STORIES) $(TYPED)
 
 # As many rows as the story fills; narrow, for phones, where the line breaks between its words. Charts need 80 columns.
 SIZE := 80x24
-docs/demos/fresh: SIZE := 56x25
-docs/demos/hang: SIZE := 56x21
-docs/demos/stopcont: SIZE := 56x18
+docs/demos/fresh: SIZE := 56x26
+docs/demos/hang: SIZE := 56x13
+docs/demos/hang: PICTURE := --once
+docs/demos/keys: SIZE := 56x18
+docs/demos/stopcont: SIZE := 56x20
 
 CLIENTS := .clients/.installed
 WASM := .npm/python/.installed
 WASM_PACKAGES := 'pytest>=8.2' iniconfig pluggy packaging pygments 'hypothesis==6.151.0' sortedcontainers attrs
 
-.PHONY: run test test-all clients wasm coverage check lint dist format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
+.PHONY: run test test-all clients wasm coverage check check-demos lint dist format bench demos demo-kernel demo-vm docs man fuzz clean $(DEMOS)
 
 run: $(STAMP)
 	@exec $(BIN)/hmp
@@ -56,7 +62,7 @@ coverage: $(STAMP)
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
 
-check: lint dist test-all
+check: lint dist test-all check-demos
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -77,22 +83,27 @@ format: $(STAMP)
 
 demos: $(DEMOS)
 
-$(STORIES): $(STAMP)
-	$(BIN)/hmp --clock warp --size $(SIZE) --overwrite --record $@.cast $@.hmp >/dev/null
-	$(BIN)/hmp-cast2svg --overwrite $@.cast $@.svg
+$(STORIES): $(PINNED)/.installed
+	$(PINNED)/bin/hmp --clock warp --size $(SIZE) --overwrite --record $@.cast $@.hmp >/dev/null
+	$(PINNED)/bin/hmp-cast2svg $(PICTURE) --overwrite $@.cast $@.svg
 
-$(PAIRS): $(STAMP)
-	$(BIN)/python docs/demos/two_monitors.py $@.two $@.cast
-	$(BIN)/hmp-cast2svg --overwrite $@.cast $@.svg
+$(TYPED): $(PINNED)/.installed
+	$(PINNED)/bin/hmp-cast2svg --overwrite $@.cast $@.svg
 
-$(TYPED): $(STAMP)
-	$(BIN)/hmp-cast2svg --overwrite $@.cast $@.svg
+check-demos: $(PINNED)/.installed $(STAMP)
+	$(PINNED)/bin/python -m tests.support.demos
+	$(BIN)/python -m tests.support.demos
+
+$(PINNED)/.installed: docs/demos/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(PINNED)
+	$(PINNED)/bin/python -m pip install --quiet --editable . --requirement docs/demos/requirements.txt
+	touch $@
 
 demo-kernel: $(STAMP)
-	$(BIN)/python docs/demos/real_kernel.py docs/demos/kernel.typed docs/demos/kernel.cast
+	$(BIN)/hmp --guest uml,mem=128M --size 56x24 --overwrite --record docs/demos/kernel.cast docs/demos/kernel.typed >/dev/null
 
 demo-vm: $(STAMP)
-	$(BIN)/python docs/demos/running_vm.py docs/demos/vm.typed docs/demos/vm.cast
+	$(BIN)/python docs/demos/running_vm.py
 
 # Pages fetch nothing from elsewhere, and a warning is an error. "Try it here" is made from npm's packages, which come
 # here; without npm, or where it reaches nothing, that page says that its terminal is missing, and its tests are skipped.
@@ -127,7 +138,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(T)
 
 clean:
-	rm -rf $(VENV) .clients build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .npm .import_linter_cache
+	rm -rf $(VENV) $(PINNED) .clients build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .npm .import_linter_cache
 
 # pip first: the start-up scripts that old versions write import more. setuptools would add a hook to every start.
 $(STAMP): pyproject.toml

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 ONLY_IN: dict[str, list[str]] = {
     "asyncio": ["hmp.aiolines", "hmp.drive", "hmp.sockets.connection", "hmp.sockets.fleet", "hmp.sockets.hangups", "hmp.sockets.port", "hmp.sockets.server",
                 "hmp.sockets.service", "hmp.sockets.stdio", "hmp.testing.*", "hmp.terminal.*",
+                "hmp.recording.pace", "hmp.recording.player",
                 "hmp.web"],
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg", "hmp.shells", "hmp.qemu.table"],
     "prompt_toolkit": ["hmp.terminal.*"],

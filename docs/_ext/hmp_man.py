@@ -60,7 +60,7 @@ DIRECTIONS = hmp_tables.Table(
 PICTURE = (
     "`hmp-cast2svg` *CAST* *SVG* makes an animated picture of a recording, with `--at` *SEC* a still; `--from` "
     "*SEC*, `--to` *SEC*, `--idle` *SEC*, `--speed` *X* and `--once` set its part and pace; `--title` *TEXT* names it, "
-    "`--overwrite` replaces one that exists. It needs pyte."
+    "`--overwrite` replaces one that exists."
 )
 
 EMULATED = (

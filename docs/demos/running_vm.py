@@ -1,42 +1,43 @@
-"""Types at hmp's prompt, in real time, beside a real QEMU with a real Linux in it: running_vm.py SCRIPT CAST.
+"""Records vm.typed beside a real QEMU with a real Linux in it, and is somebody else who stops it: running_vm.py.
 
-As with real_kernel.py there is nothing to compare such a cast with: look at it, then `make demos`. It needs what
-tests/support/live.py needs, and the dev extra; run it from the top of the tree, as `make demo-vm` does.
+Whoever has a VM types `hmp --attach unix:QMP.sock --record vm.cast vm.typed`. This boots one, and stops and continues
+it when those chapters begin. It needs what tests/support/live.py needs; `make demo-vm` runs it.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-
-from real_kernel import Story, finish  # noqa: E402
+DEMOS = Path(__file__).parent
+sys.path.insert(0, str(DEMOS.parents[1]))
 
 from tests.support.vms import boot  # noqa: E402
 
+MEANWHILE = {"Somebody else stops it": "stop", "It runs again": "cont"}
 
-def main(script: str, path: str) -> None:
+
+def main() -> None:
     """Make the cast."""
+    cast = DEMOS / "vm.cast"
     with tempfile.TemporaryDirectory() as folder:
         vm = boot(Path(folder))
         try:
-            story = Story(Path(folder, "typed.cast"), folder, ["--attach", f"unix:{folder}/a"])
-            for line in Path(script).read_text().splitlines():
-                word, _, rest = line.removeprefix("#!").removeprefix("#").strip().partition(" ")
-                if not line.startswith("#"):
-                    story.line(line)
-                elif word == "chapter":
-                    story.chapter(rest)
-                elif word == "pause":
-                    story.look(float(rest))
-                elif word == "meanwhile":
-                    vm.aside.ask(rest)
-            finish(story, f"hmp: {Path(script).stem}", Path(path))
+            options = ["--attach", f"unix:{folder}/a", "--size", "56x24", "--overwrite", "--record", str(cast)]
+            left = dict(MEANWHILE)
+            with subprocess.Popen([sys.executable, "-m", "hmp", *options, str(DEMOS / "vm.typed")]) as child:
+                while child.poll() is None:
+                    time.sleep(0.1)
+                    shown = cast.read_text(encoding="utf-8")
+                    for chapter in [each for each in left if each in shown]:
+                        vm.aside.ask(left.pop(chapter))
+            sys.exit(child.returncode)
         finally:
             vm.close()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

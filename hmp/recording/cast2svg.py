@@ -70,7 +70,7 @@ def render(
     once: bool = False,
     warn: Callable[[str], object] = lambda _: None,
 ) -> str:
-    """Return the SVG of a recording, or of its state at `at` ms. Raises ImportError without pyte.
+    """Return the SVG of a recording, or of its state at `at` ms.
 
     `warn` gets one line about what the output has that is not drawn.
     """
@@ -149,10 +149,6 @@ def _convert(
         )
     except CastError as error:
         return _complain(f"{said}: {error}")
-    except ImportError as error:
-        if error.name != "pyte":
-            raise
-        return _complain("needs pyte: pip install 'hmp-emulator[svg]'")
     except (OSError, ValueError) as error:
         return _failed(said, error)
     if svg != "-" and overwrite and named_again(svg, [("it", cast)]):

@@ -1,38 +1,45 @@
-"""Scripts played as if a person typed them, for a recording.
+"""Scripts played as if a person typed them at the real prompt, for a recording.
 
-Two times run side by side. The machine's is the one it would have without a recording: nothing here moves it but the
-waits of the commands, so that stdout is the same. The recording's goes on with it and, while it stands still, by what
-a person needs to read and to type.
+On simulated time two clocks run side by side. The machine's is the one it would have without a recording: nothing moves
+it but the waits of commands. The recording's goes on with it and, while it stands still, by what a person needs to read
+and to type. On the real clock both are the computer's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
-from device.machine.events import Event
 from device.machine.machine import Machine
 from hmp import FAILED, OK
 from hmp.config import Config
-from hmp.monitor import escape
+from hmp.drive import MachineDriver
+from hmp.monitor import TOO_LONG, escape
 from hmp.monitor.monitor import Monitor, Reply
-from hmp.pipe import Front, Runner
+from hmp.pipe import Front, Runner, wait
+from hmp.recording import script
+from hmp.recording.camera import Camera
 from hmp.recording.cast import MARKER, OUTPUT, Cast
+from hmp.recording.pace import FollowingDriver, Pace
 from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
-from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW, Step, read_steps
-from hmp.streams import Source
+from hmp.recording.script import Step, read_steps
 from hmp.terminal.app import BANNER
-from hmp.terminal.countdown import Countdown
-from hmp.terminal.events import Announcer
+from hmp.terminal.keys import INTERRUPT, KEYS, typed
+from hmp.terminal.played import Keyboard, PlayedPrompt
 from hmp.terminal.screen import Screen
+from hmp.terminal.session import Session
 
 KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
 """The time a key takes, ends included."""
 
 LOOK_MIN, LOOK_MAX = 500 * MS, 900 * MS
 """The time from a prompt to the first key."""
+
+FIND_MIN, FIND_MAX = 250 * MS, 450 * MS
+"""The time before a key that is no letter."""
 
 READ = 12 * MS
 """How much more that is for each character printed before, up to READ_MAX."""
@@ -41,11 +48,21 @@ READ_MAX = 1500 * MS
 END = 2 * SECOND
 """The time the last screen stands."""
 
+INTO = SECOND
+"""How long a command waits before a key is pressed."""
+
 MAX_LENGTH = 3600 * SECOND
 """Where a recording ends, if the script did not."""
 
-_GREEN, _RESET = "\x1b[32m", "\x1b[0m"
-PROMPT = f"{_GREEN}(qemu){_RESET} "
+PATIENCE = 2 * SECOND
+"""How long the person looks on when nothing more is due: longer than the toolbar takes to notice."""
+
+PATIENCE_REAL = 600 * SECOND
+"""The same for real time, of which nobody knows what it brings."""
+
+
+ASKED, TYPING, WAITING, WATCHING = "asked", "typing", "waiting", "watching"
+"""Where the person is: before an empty line, in the middle of one, behind a command that waits, or looking on."""
 
 
 class Rhythm:
@@ -62,7 +79,7 @@ class Rhythm:
 
 
 class Played(Front):
-    """Runs lines on simulated time and makes the cast of it, which is valid however that ends."""
+    """Plays lines at a prompt of its own and makes the cast of it, which is valid however that ends."""
 
     def _use(self) -> int | None:
         config = self.config
@@ -72,170 +89,304 @@ class Played(Front):
 
         def make(descriptor: int) -> Cast:
             name = title(config.sources)
-            return Cast(descriptor, columns=columns, rows=rows, title=name, on_failure=on_failure)
+            live = not self.machine.clock.simulated
+            return Cast(descriptor, columns=columns, rows=rows, title=name, on_failure=on_failure, live=live)
 
         spared = [("the script itself", origin) for _, origin in config.sources if isinstance(origin, int)]
         cast = begin(config, make, spared=spared)
-        player = self.runner = Player(self.machine, self.monitor, config, cast, columns=columns)
+        player = self.runner = Player(self.machine, self.monitor, config, cast, size=(columns, rows))
         try:
-            self.machine.start(paused=config.paused)
-            player.play(steps)
+            with asyncio.Runner(loop_factory=player.make_loop) as runner:
+                runner.run(player.play(steps))
         finally:
             cast.close()
         return player.status or (FAILED if cast.failed else OK)
 
 
-class _Script(Source):
-    """Steps as a source, which are typed or followed as they are read."""
-
-    def __init__(self, steps: Iterable[Step], follow: Callable[[Step], None]) -> None:
-        super().__init__("", [])
-        self._steps = steps
-        self._follow = follow
-
-    def read(self) -> Iterator[tuple[int, str | None]]:
-        for step in self._steps:
-            if step.direction:
-                self._follow(step)
-            else:
-                self.name = step.name
-                yield step.number, step.line
-        self.over = True
-
-
 class Player(Runner):
-    """Plays steps on a machine that has a simulated clock, into `cast` as well."""
+    """Plays steps on a machine, prints what the commands print, and shows in `cast` what a person would see."""
 
-    def __init__(self, machine: Machine, monitor: Monitor, config: Config, cast: Cast, *, columns: int) -> None:
+    _loop: Pace
+    _driver: MachineDriver
+
+    def __init__(
+        self, machine: Machine, monitor: Monitor, config: Config, cast: Cast, *, size: tuple[int, int]
+    ) -> None:
         super().__init__(machine, monitor, config)
         self._cast = cast
+        self._camera = Camera(*size)
+        self._screen = Screen(self._draw, width=lambda: size[0], rows=size[1])
         self._rhythm = Rhythm(config.seed)
-        self._screen = Screen(self._print, width=lambda: columns)
-        self._announcer = Announcer(self._announce, now=lambda: machine.clock.now() / SECOND)
-        self._at = 0
-        """The time of the recording."""
-        self._seen = machine.clock.now()
-        """The machine's time up to which the recording's has followed."""
+        self._speed = 1.0
+        self._started = self._hidden_since = 0
         self._hidden = False
-        self._asking = False
         self._printed = 0
-        self._wait: Countdown | None = None
+        """Characters that came since the person last began to type."""
+        self._state = ASKED
+        self._entered = 0
+        """When the command was entered that waits, in the loop's time."""
+        self._delay: int | None = None
+        self._lost = False
+        """Whether the person looked for something in vain."""
+        self._live: list[str] = []
+        self._now = Step("", 0, "")
 
-    def play(self, steps: Iterable[Step]) -> None:
+    def make_loop(self) -> Pace:
+        """Return the loop to `play` in."""
+        follow = self._follow if self.machine.clock.simulated else None
+        self._loop = Pace(self._look, follow)
+        self._started = self._time()
+        return self._loop
+
+    async def play(self, steps: Iterable[Step]) -> None:
         """Run every step.
 
         Raises OSError when stdout cannot be written and KeyboardInterrupt on SIGINT; the cast is valid then too.
         """
-        unsubscribe = self.machine.subscribe(self._hear)
+        machine, (columns, rows) = self.machine, (self._camera.screen.columns, self._camera.screen.lines)
+        driver = self._driver = (FollowingDriver if machine.clock.simulated else MachineDriver)(machine, self._loop)
+        self._keyboard = Keyboard()
+        self._prompt = PlayedPrompt(
+            machine,
+            self._screen,
+            self._keyboard,
+            write=self._draw,
+            columns=columns,
+            rows=rows,
+            below=lambda: rows - self._camera.screen.cursor.y,
+            dialect=self._config.dialect.replace("seed", ""),
+        )
+        self._session = Session(
+            machine, self._monitor, driver, self._screen, self._prompt,
+            begin=self.begin, on_reply=self._answer, flush=self._keyboard.clear, counts=True,
+        )  # fmt: skip
+        self._monitor.live = self._show_live
+        self._screen.write(f"{BANNER}\n")
+        machine.start(paused=self._config.paused)
+        driver.start()
+        self._ended = asyncio.ensure_future(self._session.run())
         try:
-            self._screen.write(f"{BANNER}\n")
-            self._ask()
-            for awaited in self.steps([_Script(steps, self._follow)]):
-                if isinstance(awaited, Reply):
-                    self.out.flush()
-                    self._suspend(awaited)
-            self._hidden = False
-            self._pass(END)
-            self._print("")
+            for step in steps:
+                if self.over or self._lost or self._ended.done():
+                    break
+                await self._take(step)
+            await self._prompted()
+            self._show()
+            await self._pass(END)
+            self._event(OUTPUT, "")
         finally:
-            unsubscribe()
+            self._hidden = True
+            self._session.leave()
+            await self._ended
+            driver.stop()
             self.out.flush()
 
     # Time.
 
-    def _pass(self, duration: int) -> None:
-        """Let time pass in the recording alone."""
-        if not self._hidden:
-            self._at += duration
-            if self._at > MAX_LENGTH and not self._cast.failed:
-                self._cast.fail(f"it is longer than {MAX_LENGTH // SECOND} seconds")
+    def _time(self) -> int:
+        return round(self._loop.time() * SECOND)
 
-    def _follow_clock(self) -> None:
-        """Let the recording catch up with the machine, counting down on the way."""
-        now = self.machine.clock.now()
-        wait = self._wait
-        while wait is not None and wait.due < now and not self._cast.failed and not self._hidden:
-            self._pass(wait.due - self._seen)
-            self._seen = wait.due
-            self._screen.transient(wait.line(wait.due))
-        self._pass(now - self._seen)
-        self._seen = now
+    def _follow(self, duration: int) -> None:
+        assert isinstance(self._driver, FollowingDriver)  # noqa: S101 - on simulated time
+        self._driver.hurried = self._cast.failed
+        self._driver.follow(duration)
+
+    async def _pass(self, duration: int) -> None:
+        """Let time pass, as long as there is a recording."""
+        if duration > 0 and not (self._hidden or self._cast.failed):
+            await asyncio.sleep(duration / SECOND)
+
+    async def _until(self, happened: Callable[[], object]) -> None:
+        while not (happened() or self._ended.done()):
+            await self._loop.moved()
+
+    async def _prompted(self) -> None:
+        """Wait until the prompt asks; a wait that nothing can end is given up, as by Ctrl-C."""
+
+        def asks() -> bool:
+            if self._session.waiting and isinstance(self._driver, FollowingDriver) and self._driver.stuck:
+                self._session.interrupt()
+            return self._prompt.asking
+
+        await self._loop.settled()
+        await self._until(asks)
+        if self._state != TYPING:
+            self._state = ASKED
 
     # Showing.
 
-    def _print(self, text: str) -> None:
-        if not self._hidden:
-            self._cast.event(self._at, OUTPUT, text.replace("\n", "\r\n"))
+    def _draw(self, text: str) -> None:
+        self._camera.screen.feed(text.replace("\r\n", "\n").replace("\n", "\r\n"))
 
-    def _ask(self) -> None:
-        if not self._asking and not self._hidden:
-            self._screen.write(PROMPT)
-            self._asking = True
+    def _look(self) -> None:
+        """Note what changed on the screen, now that nothing more is done at this time."""
+        if not self._hidden and (text := self._camera.changes()):
+            self._event(OUTPUT, text)
 
-    def _type(self, line: str) -> None:
-        """Look at what is there, then type a line and enter it."""
-        between = self._rhythm.between
-        self._pass(between(LOOK_MIN, LOOK_MAX) + min(self._printed * READ, READ_MAX))
-        self._printed = 0
-        for char in line:
-            self._print(escape(char))
-            self._pass(between(KEY_MIN, KEY_MAX))
-        self._print("\n")
-        self._asking = False
+    def _event(self, kind: str, text: str) -> None:
+        at = self._time() - self._started
+        if at > MAX_LENGTH:
+            self._cast.fail(f"it is longer than {MAX_LENGTH // SECOND} seconds")
+        self._cast.event(at, kind, text)
 
-    # Running.
+    def _show(self) -> None:
+        """Record again from here on, as if no time had passed."""
+        if self._hidden:
+            self._hidden = self._prompt.hidden = False
+            self._started += self._time() - self._hidden_since
+            self._prompt.refresh()
 
-    def _follow(self, step: Step) -> None:
-        """Do what a line says about the recording."""
-        if step.direction == PAUSE:
-            self._pass(step.duration)
-            self._printed = 0  # it has been read by then
-        elif step.direction == CHAPTER and not self._hidden:
-            self._cast.event(self._at, MARKER, escape(step.text))
-        elif step.direction in (HIDE, SHOW):
-            self._hidden = step.direction == HIDE
+    # What the person does.
 
-    def begin(self, line: str | None) -> Reply:
-        """Type a line and run it."""
-        if not self._hidden:
-            self._type(line or "")
-        self._announcer.own = True
-        try:
-            return super().begin(line)
-        finally:
-            self._announcer.own = False
+    async def _take(self, step: Step) -> None:
+        await self._DOES[step.direction](self, step)
 
-    def end(self, name: str, number: int, reply: Reply) -> None:
-        """Show what came of it, and the next prompt."""
-        self._follow_clock()
-        super().end(name, number, reply)
-        self._answer(reply)
-        if not self.machine.over:
-            self._ask()
-        self._cast.flush()
+    async def _enter(self, step: Step) -> None:
+        """Type a line and enter it."""
+        await self._prompted()
+        if self._hidden or self._cast.failed or step.line is None:
+            self._run(step)
+        else:
+            await self._turn()
+            await self._strike(step.line)
+            await self._press("ENTER", step)
 
-    def _suspend(self, reply: Reply) -> None:
-        """Wait for a reply, as pipe.wait does, in the sight of the recording."""
+    def _run(self, step: Step) -> None:
+        """Run a line without typing it."""
         machine = self.machine
-        self._wait = Countdown(machine, reply.until)
-        try:
-            while reply.pending and not machine.over and machine.step(jump=machine.clock.warps):
-                self._follow_clock()
-        finally:
-            self._wait = None
-            self._screen.clear()
+        if not machine.clock.simulated:
+            machine.step()
+        reply = self.begin(step.line)
+        if reply.pending:
+            self.out.flush()
+        if not machine.clock.simulated:
+            wait(machine, reply)
+        while reply.pending and not machine.over and machine.clock.simulated and machine.step(jump=machine.clock.warps):
+            pass
+        self.end(step.name, step.number, reply)
+        self._driver.reschedule()
+        if step.line is None:
+            self._prompt.show(f"{TOO_LONG}\n", "error")
+
+    async def _turn(self, after: int | None = None) -> None:
+        """Wait until it is time to press a key."""
+        if self._state == WAITING:
+            await self._pass(self._entered + (INTO if after is None else after) - self._time())
+            self._state = WATCHING
+            return
+        if self._state != WATCHING:
+            await self._prompted()
+        least, most = (LOOK_MIN, LOOK_MAX) if self._state == ASKED else (FIND_MIN, FIND_MAX)
+        pace = self._rhythm.between(least, most)
+        if self._state == ASKED:
+            pace += min(self._printed * READ, READ_MAX)
+        self._printed = 0
+        await self._pass(round(pace / self._speed) if after is None else after)
+
+    async def _strike(self, text: str) -> None:
+        for char in text:
+            self._keyboard.press(typed(char))
+            await self._pass(round(self._rhythm.between(KEY_MIN, KEY_MAX) / self._speed))
+        self._state = TYPING if self._state == ASKED else self._state
+
+    async def _press(self, name: str, step: Step) -> None:
+        self._now = step
+        waited = self._session.waiting
+        if waited and name == INTERRUPT:
+            self._session.interrupt()
+        else:
+            self._keyboard.press(KEYS[name])
+        await self._loop.settled()
+        waits = self._session.waiting
+        if waits and not waited:
+            self._entered = self._time()
+            self.out.flush()
+        self._state = (WATCHING if waited else WAITING) if waits else ASKED if waited or name == "ENTER" else TYPING
+
+    async def _type(self, step: Step) -> None:
+        await self._turn(self._after(step))
+        await self._strike(step.text)
+
+    async def _key(self, step: Step) -> None:
+        after = self._after(step)
+        for name in step.keys:
+            await self._turn(after)
+            await self._press(name, step)
+            after = None
+
+    def _after(self, step: Step) -> int | None:
+        """Return what an `after` line before this says."""
+        after, self._delay = self._delay, None
+        return after
+
+    async def _note_delay(self, step: Step) -> None:
+        self._delay = step.duration
+
+    async def _note_speed(self, step: Step) -> None:
+        self._speed = step.speed
+
+    async def _wait(self, step: Step) -> None:
+        """Look on until the screen shows a pattern; if nothing that is to come can show it, the recording ends."""
+        driver, limit, found = self._driver, self._time() + PATIENCE_REAL, False
+
+        def seen() -> bool:
+            nonlocal limit, found
+            if isinstance(driver, FollowingDriver) and not driver.stuck:
+                limit = self._time() + PATIENCE
+            found = step.pattern.search(self._camera.text) is not None
+            return found or self._cast.failed or self._time() >= limit
+
+        await self._loop.settled()
+        if isinstance(driver, FollowingDriver):
+            limit = self._time() + PATIENCE
+            driver.watched = True
+            driver.reschedule()
+        await self._until(seen)
+        if isinstance(driver, FollowingDriver):
+            driver.watched = False
+        self._state = WATCHING
+        if not (found or self._cast.failed):
+            self._lost = True
+            self._fail(f"{step.place}: #! wait: nothing that is still to come shows '{escape(step.text)}'")
+
+    async def _chapter(self, step: Step) -> None:
+        if self._state != WATCHING:
+            await self._prompted()
+        if not self._hidden:
+            self._look()
+            self._event(MARKER, escape(step.text))
+
+    async def _pause(self, step: Step) -> None:
+        if self._state != WATCHING:
+            await self._prompted()
+        await self._pass(step.duration)
+        self._printed = 0  # it has been read by then
+
+    async def _hide(self, step: Step) -> None:
+        await self._prompted()
+        self._hidden = self._prompt.hidden = True
+        self._hidden_since = self._time()
+
+    async def _unhide(self, step: Step) -> None:
+        self._show()
+
+    _DOES = {
+        script.COMMAND: _enter, script.KEY: _key, script.TYPE: _type, script.WAIT: _wait, script.AFTER: _note_delay,
+        script.SPEED: _note_speed, script.CHAPTER: _chapter, script.PAUSE: _pause, script.HIDE: _hide,
+        script.SHOW: _unhide,
+    }  # fmt: skip
+
+    # What came of it.
+
+    def _show_live(self, text: str) -> None:
+        """Show what takes the place of what was shown before; stdout gets all of it."""
+        self._live.append(text)
+        self._screen.live(text)
 
     def _answer(self, reply: Reply) -> None:
-        text = reply.text
-        if not self._hidden:
-            self._printed += len(text)
-        self._screen.show(text, "error" if reply.failed else "")
-
-    # Events.
-
-    def _hear(self, event: Event) -> None:
-        self._follow_clock()
-        self._announcer.hear(event)
-
-    def _announce(self, line: str) -> None:
-        self._screen.show(f"[{line}]\n", "event")
+        """Print what a reply says."""
+        self._printed += len(reply.text)
+        self.out.add("".join(self._live))
+        self._live.clear()
+        self.end(self._now.name, self._now.number, reply)
+        self._cast.flush()

@@ -70,10 +70,6 @@ def check(config: Config, *, typed: bool) -> None:
         raise UsageError("--record: not together with -i: record the script or what is typed")
     if config.addresses:
         raise UsageError("--record: a script is recorded without --monitor and --qmp: others would change its course")
-    if config.clock == "real":
-        raise UsageError(
-            "--record: a script is recorded on simulated time: give --clock warp too (a real guest is recorded typed)"
-        )
 
 
 def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:

@@ -4,26 +4,36 @@
     #! hide            what follows runs, but is not recorded
     #! show            from here on it is again
     #! pause SEC       time passes in the recording, and nowhere else
+    #! speed X         from here on the person types and reads X times as fast
+    #! key NAME...     keys are pressed, while a command waits if they stand directly behind it
+    #! after SEC       so long into that wait
+    #! type TEXT       text is typed, and not entered
+    #! wait PATTERN    the person looks on until the screen shows a pattern
 
 Played without a recording the same lines are comments, so that a script prints the same either way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 from device.clock import SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
 from hmp.monitor import UnreadableError, UsageError, escape
 from hmp.streams import Source
+from hmp.terminal.keys import KEYS
 
 MAX_SCRIPT = 1 << 20
 """Bytes of a script: typed at a person's pace that much takes a day."""
 
 MAX_PAUSE = 3600 * SECOND
 
-CHAPTER, HIDE, SHOW, PAUSE = "chapter", "hide", "show", "pause"
+SPEEDS = 0.01, 100.0
+
+COMMAND, CHAPTER, HIDE, SHOW, PAUSE = "", "chapter", "hide", "show", "pause"
+SPEED, KEY, AFTER, TYPE, WAIT = "speed", "key", "after", "type", "wait"
 
 _MARK = "#!"
 _QUOTED = 60
@@ -38,6 +48,15 @@ class Step:
         self.line = line
         self.direction = self.text = ""
         self.duration = 0
+        """Of PAUSE and AFTER, in ns."""
+        self.speed = 1.0
+        self.keys: list[str] = []
+        self.pattern = re.compile("")
+
+    @property
+    def place(self) -> str:
+        """Return where the step stands, for messages."""
+        return f"{escape(self.name)}:{self.number}"
 
 
 def read_steps(sources: Iterable[tuple[str, int | list[str]]]) -> list[Step]:
@@ -48,7 +67,7 @@ def read_steps(sources: Iterable[tuple[str, int | list[str]]]) -> list[Step]:
     steps: list[Step] = []
     hidden = False
     for name, number, line in _lines(sources):
-        step = Step(name, number, line)
+        step, before = Step(name, number, line), steps[-1] if steps else None
         if line is not None and line.lstrip().startswith(_MARK):
             rest = line.strip()[len(_MARK) :]
             if number == 1 and rest.lstrip().startswith("/"):
@@ -56,7 +75,11 @@ def read_steps(sources: Iterable[tuple[str, int | list[str]]]) -> list[Step]:
             _direct(step, rest, hidden=hidden)
             if step.direction in (HIDE, SHOW):
                 hidden = step.direction == HIDE
+        if before is not None and before.direction == AFTER and step.direction not in (KEY, TYPE):
+            raise _refused(before, "stands before a key or type line")
         steps.append(step)
+    if steps and steps[-1].direction == AFTER:
+        raise _refused(steps[-1], "stands before a key or type line")
     return steps
 
 
@@ -73,28 +96,78 @@ def _lines(sources: Iterable[tuple[str, int | list[str]]]) -> Iterator[tuple[str
                 raise UsageError(f"--record: {escape(name)}: more than {MAX_SCRIPT >> 20} MiB is too long to be typed")
 
 
+def _refused(step: Step, why: str) -> UsageError:
+    return UsageError(f"{step.place}: {_MARK} {escape(step.direction[:_QUOTED])}: {why}")
+
+
 def _direct(step: Step, text: str, *, hidden: bool) -> None:
     """Read what stands behind the mark. Raises UsageError."""
     word, _, rest = text.strip().partition(" ")
     step.direction, step.text = word, rest.strip()
+    if word not in _READERS:
+        *others, last = _READERS
+        raise _refused(step, f"is not {', '.join(others)} or {last}" if word else "needs a word behind it")
+    if hidden and word in (KEY, AFTER, TYPE, WAIT):
+        raise _refused(step, "nobody sees it between hide and show")
+    needs, read = _READERS[word]
+    if needs and not step.text:
+        raise _refused(step, f"needs {needs}")
+    if not needs and step.text:
+        raise _refused(step, f"takes nothing, not '{escape(step.text[:_QUOTED])}'")
+    try:
+        read(step)
+    except MisuseError as error:
+        raise _refused(step, escape(str(error))) from None
+    if word in (HIDE, SHOW) and hidden == (word == HIDE):
+        raise _refused(step, "is hidden already" if hidden else "nothing is hidden")
 
-    def refuse(why: str) -> UsageError:
-        return UsageError(f"{escape(step.name)}:{step.number}: {_MARK} {escape(word[:_QUOTED])}: {why}".rstrip())
 
-    if word == CHAPTER:
-        if not step.text:
-            raise refuse("needs a text")
-    elif word == PAUSE:
-        try:
-            step.duration = parse_seconds(step.text)
-        except MisuseError as error:
-            raise refuse(escape(str(error)) if step.text else "needs a number of seconds") from None
-        if step.duration > MAX_PAUSE:
-            raise refuse(f"'{step.text}' is more than {MAX_PAUSE // SECOND} seconds")
-    elif word in (HIDE, SHOW):
-        if step.text:
-            raise refuse(f"takes nothing, not '{escape(step.text[:_QUOTED])}'")
-        if hidden == (word == HIDE):
-            raise refuse("is hidden already" if hidden else "nothing is hidden")
-    else:
-        raise refuse(f"is not {CHAPTER}, {HIDE}, {SHOW} or {PAUSE}" if word else "needs a word behind it")
+def _read_duration(step: Step) -> None:
+    step.duration = parse_seconds(step.text)
+    if step.duration > MAX_PAUSE:
+        raise MisuseError(f"'{step.text}' is more than {MAX_PAUSE // SECOND} seconds")
+
+
+def _read_speed(step: Step) -> None:
+    try:
+        step.speed = float(step.text)
+    except ValueError:
+        step.speed = 0
+    least, most = SPEEDS
+    if not least <= step.speed <= most:
+        raise MisuseError(f"'{step.text[:_QUOTED]}' is not a number from {least:g} to {most:g}")
+
+
+def _read_keys(step: Step) -> None:
+    step.keys = step.text.split()
+    for name in step.keys:
+        if name not in KEYS:
+            raise MisuseError(f"'{name[:_QUOTED]}' is not a key: {_KEYS}")
+
+
+_KEYS = f"{', '.join(name for name in KEYS if len(name) > 3 or name.isalpha())}, F1 to F12, C-a to C-y, M-a to M-z"
+
+
+def _read_pattern(step: Step) -> None:
+    try:
+        step.pattern = re.compile(step.text, re.MULTILINE)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise MisuseError(f"'{step.text[:_QUOTED]}' is not a regular expression: {error}") from None
+
+
+def _read_nothing(step: Step) -> None:
+    """The text is all there is."""
+
+
+_READERS: dict[str, tuple[str, Callable[[Step], None]]] = {
+    CHAPTER: ("a text", _read_nothing),
+    HIDE: ("", _read_nothing),
+    SHOW: ("", _read_nothing),
+    PAUSE: ("a number of seconds", _read_duration),
+    SPEED: ("a number", _read_speed),
+    KEY: ("the name of a key", _read_keys),
+    AFTER: ("a number of seconds", _read_duration),
+    TYPE: ("a text", _read_nothing),
+    WAIT: ("a pattern", _read_pattern),
+}
+"""For each word what has to stand behind it, if anything, and what reads it."""

@@ -20,6 +20,9 @@ Value = TypeVar("Value")
 CELL, LINE = 9, 20
 """Width and height of a character, in units of the picture."""
 
+_APART = LINE + 4
+"""From one state of a line to the next, of which only one shows: without a gap the edge of the other did too."""
+
 BASE, BAR, MARGIN = 15, 32, 14
 """Baseline of a line, height of the bar with the title, space around the text."""
 
@@ -95,7 +98,9 @@ class Picture:
         playback = self._playback
         inner, height = playback.columns * CELL, playback.rows * LINE
         width, total = inner + 2 * MARGIN, height + BAR + 2 * MARGIN
-        window = f'<svg x="{MARGIN}" y="{BAR + MARGIN}" width="{inner}" height="{height}">{self._window()}</svg>'
+        place = f'x="{MARGIN}" y="{BAR + MARGIN}" width="{inner}" height="{height}"'
+        # Crisp: made smaller, two backgrounds that touch would show a line between them.
+        window = f'<svg {place} shape-rendering="crispEdges">{self._window()}</svg>'
         bar = self._bar(width, title, chapters)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}" '
@@ -142,9 +147,9 @@ class Picture:
                 rows.append(row)
         if not rows:
             return ""
-        strip = "".join([self._row(row, at * LINE) for at, row in enumerate(rows)])
+        strip = "".join([self._row(row, at * _APART) for at, row in enumerate(rows)])
         moved = self._moved(
-            [(at, rows.index(row) if row else -1) for at, row in versions], lambda at: (0, -at * LINE), strip
+            [(at, rows.index(row) if row else -1) for at, row in versions], lambda at: (0, -at * _APART), strip
         )
         return f'<svg y="{number * LINE}" width="{self._playback.columns * CELL}" height="{LINE}">{moved}</svg>\n'
 

@@ -31,10 +31,10 @@ class Countdown:
 
         Where that is longer than `columns` it says less, but always the number.
         """
-        self.due = now + STEP
         # Rounded up, so that 0.0 stands for the end only.
         tenths = -(-max(0, self._until - now) // _TENTH) if self._until is not None else (now - self._since) // _TENTH
         number = f"{tenths // 10}.{tenths % 10} s"
+        self.due = now + (STEP if tenths < 600 else SECOND)  # nobody reads tenths of hours
         lines = [f"{words} ... {number}" for words in _WORDS[not self._guest :]]
         return next((line for line in lines if len(line) < columns), number)
 

@@ -106,7 +106,7 @@ def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
     return f"{line}  {_render(bar, room + 1, color=color)}".rstrip("\n")
 
 
-def live(write: Callable[[str], None], width: int, *, color: bool) -> Live:
+def live(write: Callable[[str], None], width: int, rows: int | None, *, color: bool) -> Live:
     """Return rich's way to draw something anew in its place, through `write`."""
 
     class Writer(StringIO):
@@ -114,7 +114,7 @@ def live(write: Callable[[str], None], width: int, *, color: bool) -> Live:
             write(text)
             return len(text)
 
-    return Live(console=_console(Writer(), width, color=color), auto_refresh=False, redirect_stdout=False,
+    return Live(console=_console(Writer(), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
                 redirect_stderr=False)  # fmt: skip
 
 
@@ -134,9 +134,9 @@ def _render(what: RenderableType, width: int, *, color: bool) -> str:
     return file.getvalue()
 
 
-def _console(file: StringIO, width: int, *, color: bool) -> Console:
+def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool) -> Console:
     try:
-        height = os.get_terminal_size(1).lines
+        height = rows or os.get_terminal_size(1).lines
     except OSError:
         height = 0
     return Console(

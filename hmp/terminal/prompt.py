@@ -68,8 +68,12 @@ class LinePrompt:
         history: History | None = None,
         suspend: Callable[[], None] | None = None,
         dialect: str = "",
+        mode: EditingMode | None = None,
     ) -> None:
-        """`suspend` stops the job for Ctrl-Z; without it the key does nothing. The toolbar tells of `dialect`."""
+        """`suspend` stops the job for Ctrl-Z; without it the key does nothing. The toolbar tells of `dialect`.
+
+        `mode` is the keys of emacs or vi, otherwise those of the person's inputrc.
+        """
         self._machine = machine
         self._screen = screen
         self._input = input
@@ -105,7 +109,7 @@ class LinePrompt:
             bottom_toolbar=self._toolbar,
             refresh_interval=_REFRESH,
             search_ignore_case=True,
-            editing_mode=editing_mode(),
+            editing_mode=mode or editing_mode(),
             lexer=LineLexer() if screen.color and self._ours else None,
             input_processors=[AfterInput(self._behind, "class:usage")] if screen.color else None,
             key_bindings=self._bindings(),
@@ -124,6 +128,9 @@ class LinePrompt:
             renderer.wait_for_cpr_responses,
             timeout=_CPR_WAIT,  # type: ignore[arg-type]  # declared as whole seconds, handed to sleep()
         )
+
+    shows_clock = True
+    """Whether the toolbar names a simulated clock."""
 
     # Asking.
 
@@ -211,7 +218,7 @@ class LinePrompt:
         usage = "" if self._screen.color else self._usage(columns - 1)  # behind the cursor it would look typed
         if usage:
             return [("class:bar.plain", f" {usage}")]
-        found = toolbar.segments(self._machine, columns, self._signs, self._dialect)
+        found = toolbar.segments(self._machine, columns, self._signs, self._dialect, clock=self.shows_clock)
         return [(f"class:bar.{meaning}", text) for meaning, text in found]
 
     def _behind(self) -> str:

@@ -21,7 +21,8 @@ DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 class Screen:
     """The terminal's output. `write` takes text and shows it at once; it raises OSError for a terminal that is gone.
 
-    `ansi` says whether it knows control sequences, `color` whether to use colours; `width` asks for its columns.
+    `ansi` says whether it knows control sequences, `color` whether to use colours; `width` asks for its columns;
+    `rows` is said where it has others than stdout.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class Screen:
         ansi: bool = True,
         color: bool = True,
         width: Callable[[], int] | None = None,
+        rows: int | None = None,
     ) -> None:
         self.ansi = ansi
         self.color = color and ansi
         self.width = width if width is not None else lambda: 80
         self._write = write
+        self._rows = rows
         self._transient = False
         self._live: Live | None = None
         self._draw: Callable[[], str] = str
@@ -101,7 +104,7 @@ class Screen:
         if self._live is None:
             from hmp.terminal.draw import live
 
-            self._live = live(self._write, self.width(), color=self.color)
+            self._live = live(self._write, self.width(), self._rows, color=self.color)
             self._live.start()
         self._renew(self._live)
 

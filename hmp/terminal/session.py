@@ -14,7 +14,7 @@ from hmp.monitor import MAX_LINE, TOO_LONG
 from hmp.monitor.drawn import Drawn
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.pipe import catching_up
-from hmp.terminal.countdown import AFTER, STEP, Countdown
+from hmp.terminal.countdown import AFTER, Countdown
 from hmp.terminal.events import Announcer
 from hmp.terminal.hints import TIPS, advice
 from hmp.terminal.screen import Screen
@@ -62,9 +62,7 @@ class _Ticker:
         self._until, self._countdown = reply.until, Countdown(machine, reply.until)
         self._screen = screen
         self._loop = loop
-        self._handle: asyncio.TimerHandle | None = None
-        if not machine.clock.simulated:
-            self._handle = loop.call_later(AFTER / SECOND, self._step)
+        self._handle = loop.call_later(AFTER / SECOND, self._step)
 
     def _step(self) -> None:
         if self._reply.until != self._until:  # the next wait of a script
@@ -73,14 +71,13 @@ class _Ticker:
         if not self._screen.ansi:
             self._screen.show(f"{countdown.once()}\n")
             return
-        self._handle = self._loop.call_later(STEP / SECOND, self._step)
         line, more = countdown.line(now, columns), countdown.inflation()
+        self._handle = self._loop.call_later((countdown.due - now) / SECOND, self._step)
         self._screen.transient(line + more * (len(line + more) < columns), countdown.done(now))
 
     def stop(self) -> None:
         """End it, without a trace."""
-        if self._handle is not None:
-            self._handle.cancel()
+        self._handle.cancel()
         self._screen.clear()
 
 
@@ -88,7 +85,8 @@ class Session:
     """A person at a monitor. `run` asks and executes until the machine is over or the input ends.
 
     `on_reply` is told every reply that was shown. `flush` forgets the keys that nobody has read yet, `keys` is the
-    descriptor that they come from.
+    descriptor that they come from. `begin` runs a line in place of the monitor. `counts` says whether waits are counted
+    down, which otherwise goes by the clock: on a simulated one they take no time.
     """
 
     def __init__(
@@ -102,6 +100,8 @@ class Session:
         on_reply: Callable[[Reply], None] | None = None,
         flush: Callable[[], None] = lambda: None,
         keys: int | None = None,
+        begin: Callable[[str], Reply] | None = None,
+        counts: bool | None = None,
     ) -> None:
         self._catch_up = catching_up(machine)
         monitor.live, monitor.say = screen.live, self._say
@@ -113,7 +113,9 @@ class Session:
         self._on_reply = on_reply
         self._flush = flush
         self._keys = keys
-        self._announcer = Announcer(self._announce)
+        self._begin = begin if begin is not None else self._execute
+        self._counts = not machine.clock.simulated if counts is None else counts
+        self._announcer = Announcer(self._announce, now=asyncio.get_running_loop().time)
         self._tips = {} if hasattr(machine, "offers") else dict(TIPS)  # a running VM cannot be told to hang
         self._wait: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -178,11 +180,10 @@ class Session:
             return
         if self._catch_up is not None:
             self._catch_up()
-        self._monitor.history.add(line)
         self._monitor.columns = self._screen.width()
         self._announcer.own = True
         try:
-            reply = self._monitor.execute(line)
+            reply = self._begin(line)
         finally:
             self._announcer.own = False
         if reply.question is not None and reply.go_on is not None and await self._agreed(reply.question):
@@ -198,6 +199,10 @@ class Session:
         self._screen.show(f"{hint}\n" * bool(hint), "dim")
         if self._on_reply is not None:
             self._on_reply(reply)
+
+    def _execute(self, line: str) -> Reply:
+        self._monitor.history.add(line)
+        return self._monitor.execute(line)
 
     def _say(self, reply: Reply, line: str = "") -> None:
         text, style = reply.text, "error" if reply.failed else ""
@@ -222,14 +227,15 @@ class Session:
         """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
-        ticker = _Ticker(self._machine, self._screen, loop, reply)
+        ticker = _Ticker(self._machine, self._screen, loop, reply) if self._counts else None
         try:
             if self._prompt.interrupted():
                 self._release()
             complete = await self._driver.wait(reply, self._wait)
         finally:
             self._wait = None
-            ticker.stop()
+            if ticker is not None:
+                ticker.stop()
         if not (self._screen.settle() or complete or self._machine.over):
             self._screen.show(f"{CANCELLED}\n", "dim")
         return complete

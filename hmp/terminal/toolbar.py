@@ -49,14 +49,16 @@ _STYLES = (
 """From the widest to the narrowest; the first that fits is taken."""
 
 
-def segments(machine: Machine, columns: int, signs: Signs = LINES, dialect: str = "") -> list[Segment]:
+def segments(
+    machine: Machine, columns: int, signs: Signs = LINES, dialect: str = "", *, clock: bool = True
+) -> list[Segment]:
     """Return the toolbar as (meaning, text) pairs that together fill at most `columns`.
 
-    `dialect` is the monitor's, if that is to be said.
+    `dialect` is the monitor's, if that is to be said, and `clock` whether a simulated one is.
     """
     found: list[Segment] = []
     for style in _STYLES:
-        found = _compose(machine, style, signs, dialect)
+        found = _compose(machine, style, signs, dialect, clock=clock)
         if sum(len(text) for _, text in found) <= columns:
             return found
     fitting: list[Segment] = []
@@ -71,11 +73,11 @@ def text(machine: Machine, columns: int, signs: Signs = LINES) -> str:
     return "".join(part for _, part in segments(machine, columns, signs))
 
 
-def _compose(machine: Machine, style: _Style, signs: Signs, dialect: str) -> list[Segment]:
-    clock, wide = machine.clock, style.separated
+def _compose(machine: Machine, style: _Style, signs: Signs, dialect: str, *, clock: bool) -> list[Segment]:
+    name, wide = machine.clock.name, style.separated
     parts = [[_state(machine)]] if style.run_state else []
     parts.append(_guest(machine))
-    parts.append([("notice", f"{clock.name} clock" if wide else clock.name)] if clock.simulated else [])
+    parts.append([("notice", f"{name} clock" if wide else name)] if clock and machine.clock.simulated else [])
     parts.append([("plain", f"{dialect} dialect" if wide else dialect)] if dialect and style.run_state else [])
     parts += [_memory(machine, style, signs), _age(machine, style)]
     between = signs.separator if wide else "  "

