@@ -91,7 +91,7 @@ $(TYPED): $(PINNED)/.installed
 	$(PINNED)/bin/hmp-cast2svg --overwrite $@.cast $@.svg
 
 check-demos: $(PINNED)/.installed $(STAMP)
-	$(PINNED)/bin/python -m tests.support.demos
+	$(BIN)/python -m tests.support.demos $(PINNED)/bin/python
 	$(BIN)/python -m tests.support.demos
 
 $(PINNED)/.installed: docs/demos/requirements.txt pyproject.toml

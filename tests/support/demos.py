@@ -1,4 +1,6 @@
-"""The demos made anew, and compared with those that are committed: python -m tests.support.demos.
+"""The demos made anew, and compared with those that are committed: python -m tests.support.demos [PYTHON].
+
+PYTHON is that of the environment whose hmp makes them; otherwise this one does.
 
 With the libraries that docs/demos/requirements.txt names the bytes have to be the same. With others the screens are
 compared: what differs is printed, and is no failure, for it may be a library's own doing.
@@ -6,28 +8,36 @@ compared: what differs is printed, and is no failure, for it may be a library's 
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from hmp.recording.camera import Camera
-from tests.support.casts import DEMOS, read, record
+from tests.support.casts import DEMOS, environment, read
+from tests.support.timing import PATIENCE
 
 SCRIPTS = sorted(DEMOS.glob("*.hmp"))
 
 
-def others() -> list[str]:
+_VERSIONS = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+
+
+def others(python: str = sys.executable) -> list[str]:
     """Return what is installed in other versions than those that made the demos."""
     lines = (DEMOS / "requirements.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    return [f"{name} {version(name)}, not {pin}" for name, pin in pins.items() if version(name) != pin]
+    asked = subprocess.run([python, "-c", _VERSIONS, *pins], capture_output=True, text=True, check=True)
+    found = zip(pins.items(), asked.stdout.split(), strict=True)
+    return [f"{name} {version}, not {pin}" for (name, pin), version in found if version != pin]
 
 
-def make(script: Path, cast: Path) -> None:
+def make(script: Path, cast: Path, python: str = sys.executable) -> None:
     """Make the cast of a script, in the size of the committed one."""
     header, _ = read(script.with_suffix(".cast"))
-    done = record(script, cast, "--overwrite", "--size", f"{header['width']}x{header['height']}")
+    options = ["--clock", "warp", "--size", f"{header['width']}x{header['height']}", "--record", cast]
+    command = [python, "-m", "hmp", *options, script]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
@@ -61,11 +71,12 @@ def difference(made: Path, committed: Path) -> str:
 
 def main() -> int:
     """Compare all; the exit status is 1 where the bytes should be the same and are not."""
-    libraries, failed = others(), False
+    python = (sys.argv + [sys.executable])[1]
+    libraries, failed = others(python), False
     for script in SCRIPTS:
         with tempfile.TemporaryDirectory() as folder:
             cast, committed = Path(folder, "x.cast"), script.with_suffix(".cast")
-            make(script, cast)
+            make(script, cast, python)
             if cast.read_bytes() == committed.read_bytes():
                 continue
             failed = failed or not libraries
