@@ -19,7 +19,7 @@ from hmp.config import Config
 from hmp.drive import MachineDriver
 from hmp.monitor import TOO_LONG, escape
 from hmp.monitor.monitor import Monitor, Reply
-from hmp.pipe import Front, Runner, wait
+from hmp.pipe import Front, Runner
 from hmp.recording import script
 from hmp.recording.camera import Camera
 from hmp.recording.cast import MARKER, OUTPUT, Cast
@@ -160,7 +160,8 @@ class Player(Runner):
             machine, self._monitor, driver, self._screen, self._prompt,
             begin=self.begin, on_reply=self._answer, flush=self._keyboard.clear, counts=True,
         )  # fmt: skip
-        self._monitor.live = self._show_live
+        self._say = self._monitor.say
+        self._monitor.live, self._monitor.say = self._show_live, self._show_reply
         self._screen.write(f"{BANNER}\n")
         machine.start(paused=self._config.paused)
         driver.start()
@@ -245,24 +246,33 @@ class Player(Runner):
         """Type a line and enter it."""
         await self._prompted()
         if self._hidden or self._cast.failed or step.line is None:
-            self._run(step)
+            await self._run(step)
         else:
             await self._turn()
             await self._strike(step.line)
             await self._press("ENTER", step)
 
-    def _run(self, step: Step) -> None:
-        """Run a line without typing it."""
-        machine = self.machine
+    async def _run(self, step: Step) -> None:
+        """Run a line without typing it, as a pipe does."""
+        machine, monitor = self.machine, self._monitor
+        shown, monitor.live, monitor.say = (monitor.live, monitor.say), None, None
         if not machine.clock.simulated:
             machine.step()
         reply = self.begin(step.line)
         if reply.pending:
             self.out.flush()
-        if not machine.clock.simulated:
-            wait(machine, reply)
-        while reply.pending and not machine.over and machine.clock.simulated and machine.step(jump=machine.clock.warps):
+        if reply.pending and not machine.clock.simulated:
+            released = self._loop.create_future()
+
+            def release(_: object) -> None:
+                if not released.done():
+                    released.set_result(None)
+
+            self._ended.add_done_callback(release)
+            await self._driver.wait(reply, released)
+        while reply.pending and not machine.over and machine.step(jump=machine.clock.warps):
             pass
+        monitor.live, monitor.say = shown
         self.end(step.name, step.number, reply)
         self._driver.reschedule()
         if step.line is None:
@@ -383,10 +393,17 @@ class Player(Runner):
         self._live.append(text)
         self._screen.live(text)
 
+    def _show_reply(self, reply: Reply) -> None:
+        """Show what a command of `sim source` says."""
+        self._live.append(reply.text)
+        if self._say is not None:
+            self._say(reply)
+
     def _answer(self, reply: Reply) -> None:
         """Print what a reply says."""
         self._printed += len(reply.text)
         self.out.add("".join(self._live))
         self._live.clear()
         self.end(self._now.name, self._now.number, reply)
+        self.out.flush()
         self._cast.flush()

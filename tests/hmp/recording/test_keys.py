@@ -164,6 +164,21 @@ class TestWhileItWaits:
         assert capfd.readouterr().out == ""
 
 
+class TestLive:
+    def test_what_is_watched_is_shown_in_its_place_and_printed(self, play):
+        done, cast = play("sim watch 1 3 info status\n")
+        assert done.stdout == "VM status: running\n" * 3
+        assert session(cast)[1:] == ["(qemu) sim watch 1 3 info status", "VM status: running", "(qemu)"]
+
+    def test_what_is_sourced_is_shown_and_printed(self, play, tmp_path):
+        (tmp_path / "more").write_text("info status\ninfo kvm\n")
+        done, cast = play(
+            f"sim source {tmp_path}/more\n#! hide\nsim source {tmp_path}/more\n#! show\n", "--size", "150x20"
+        )
+        assert done.stdout.count("VM status: running\n") == 2
+        assert "".join(session(cast)).count("VM status: running") == 1
+
+
 class TestPace:
     def test_speed_is_the_persons(self, play):
         lines = "info status\n" * 10
