@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from device.clock import MS, SECOND
-from device.guest.model.kernel import mix
+from device.clock import SECOND
 from device.machine.machine import Machine
 from hmp import FAILED, OK
 from hmp.config import Config
@@ -25,28 +24,24 @@ from hmp.recording.camera import Camera
 from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.pace import FollowingDriver, Pace
 from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
+from hmp.recording.rhythm import (
+    END,
+    FIND_MAX,
+    FIND_MIN,
+    KEY_MAX,
+    KEY_MIN,
+    LOOK_MAX,
+    LOOK_MIN,
+    READ,
+    READ_MAX,
+    Rhythm,
+)  # fmt: skip
 from hmp.recording.script import Step, read_steps
 from hmp.terminal.app import BANNER
 from hmp.terminal.keys import INTERRUPT, KEYS, typed
 from hmp.terminal.played import Keyboard, PlayedPrompt
 from hmp.terminal.screen import Screen
 from hmp.terminal.session import Session
-
-KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
-"""The time a key takes, ends included."""
-
-LOOK_MIN, LOOK_MAX = 500 * MS, 900 * MS
-"""The time from a prompt to the first key."""
-
-FIND_MIN, FIND_MAX = 250 * MS, 450 * MS
-"""The time before a key that is no letter."""
-
-READ = 12 * MS
-"""How much more that is for each character printed before, up to READ_MAX."""
-
-READ_MAX = 1500 * MS
-END = 2 * SECOND
-"""The time the last screen stands."""
 
 INTO = SECOND
 """How long a command waits before a key is pressed."""
@@ -63,19 +58,6 @@ PATIENCE_REAL = 600 * SECOND
 
 ASKED, TYPING, WAITING, WATCHING = "asked", "typing", "waiting", "watching"
 """Where the person is: before an empty line, in the middle of one, behind a command that waits, or looking on."""
-
-
-class Rhythm:
-    """How long a person takes for what, by `seed`."""
-
-    def __init__(self, seed: int) -> None:
-        self._key = mix(seed)
-        self._count = 0
-
-    def between(self, least: int, most: int) -> int:
-        """Return a time from `least` to `most` (ns), in whole milliseconds."""
-        self._count += 1
-        return least + mix(self._key ^ self._count) % ((most - least) // MS + 1) * MS
 
 
 class Played(Front):

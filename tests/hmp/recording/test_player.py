@@ -17,7 +17,8 @@ import pytest
 
 from hmp.config import Config
 from hmp.recording.cast import Cast
-from hmp.recording.player import KEY_MAX, KEY_MIN, LOOK_MIN, MS, Player
+from hmp.recording.player import Player
+from hmp.recording.rhythm import KEY_MAX, KEY_MIN, LOOK_MIN, MS
 from hmp.recording.script import MAX_SCRIPT, read_steps
 from tests.support.casts import DEMOS, environment, hmp, output, read, record, screen, session
 from tests.support.machines import build, monitor
