@@ -370,10 +370,10 @@ class Player(Runner):
 
     # What came of it.
 
-    def _show_live(self, text: str) -> None:
+    def _show_live(self, draw: Callable[[], str]) -> None:
         """Show what takes the place of what was shown before; stdout gets all of it."""
-        self._live.append(text)
-        self._screen.live(text)
+        self._live.append(draw())
+        self._screen.live(draw)
 
     def _show_reply(self, reply: Reply) -> None:
         """Show what a command of `sim source` says."""
