@@ -12,7 +12,7 @@ if __name__ == "__main__":
 import hmp_tables
 
 from hmp import QEMU_VERSION, __version__
-from hmp.recording.script import CHAPTER, HIDE, PAUSE, SHOW
+from hmp.recording.script import AFTER, CHAPTER, HIDE, KEY, PAUSE, SHOW, SPEED, TYPE, WAIT
 
 NAME = "an emulator of QEMU's human monitor, on a real virtio-balloon device core"
 
@@ -43,17 +43,22 @@ WHERE = (
 )
 
 RECORDING = (
-    "`--record` writes an asciicast of version 2: of what is typed, in real time, or of a script on a simulated clock, "
-    "as if a person typed it. Comments that start with `#!` direct the recording of a script:"
+    "`--record` writes an asciicast of version 2: of what you type, in real time, or of a script, which hmp types at "
+    "the prompt. Comments that start with `#!` control the recording of a script:"
 )
 
 DIRECTIONS = hmp_tables.Table(
     ("line", "effect"),
     [
-        (f"`#! {CHAPTER}` *TEXT*", "a marker"),
-        (f"`#! {HIDE}`", "what follows runs, but is not recorded"),
-        (f"`#! {SHOW}`", "from here on it is again"),
-        (f"`#! {PAUSE}` *SEC*", "time passes in the recording, and nowhere else"),
+        (f"`#! {CHAPTER}` *TEXT*", "puts a marker into the recording"),
+        (f"`#! {KEY}` *NAME* ...", "presses keys; directly after a command, while it waits"),
+        (f"`#! {TYPE}` *TEXT*", "types text, without Enter"),
+        (f"`#! {AFTER}` *SEC*", "sets how long hmp waits before the next `key` or `type` line"),
+        (f"`#! {WAIT}` *PATTERN*", "waits until the screen shows the pattern, a regular expression"),
+        (f"`#! {PAUSE}` *SEC*", "lets time pass in the recording, but not on the machine"),
+        (f"`#! {SPEED}` *X*", "types and reads *X* times as fast from here on"),
+        (f"`#! {HIDE}`", "runs the lines that follow without recording them"),
+        (f"`#! {SHOW}`", "records again"),
     ],
 )
 

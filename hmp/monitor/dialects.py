@@ -141,7 +141,13 @@ class Dialect:
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
-        Dialect("seed", "asks the guest and waits; ages tell", seed_line, waits=True, balloon_event=True),
+        Dialect(
+            "seed",
+            "asks the guest, waits, and prints the age of old numbers",
+            seed_line,
+            waits=True,
+            balloon_event=True,
+        ),
         Dialect("qemu", "as QEMU 7.2: the size, at once", qemu_line),
         Dialect("pve", "as Proxmox: what polling brought last", pve_line, pve_query),
     )

@@ -33,16 +33,23 @@ def command() -> click.Command:
         [
             click.Argument(["cast"], type=click.Path()),
             click.Argument(["svg"], type=click.Path()),
-            value(["--at"], "SEC", parse_seconds, "A still of that second instead."),
-            value(["--from", "start"], "SEC", parse_seconds, "Begin with what that second shows."),
-            value(["--to", "end"], "SEC", parse_seconds, "End with what that second shows."),
-            value(["--idle"], "SEC", parse_seconds, "No pause is longer; else the recording's idle_time_limit."),
-            value(["--speed"], "X", parse_speed, "So many times as fast."),
-            switch(["--once"], "Play once, and stay at the end."),
-            click.Option(["--title"], metavar="TEXT", help="What the picture is called; else the recording's title."),
+            value(["--at"], "SEC", parse_seconds, "Make a still picture of that second."),
+            value(["--from", "start"], "SEC", parse_seconds, "Start the picture at that second."),
+            value(["--to", "end"], "SEC", parse_seconds, "End the picture at that second."),
+            value(
+                ["--idle"],
+                "SEC",
+                parse_seconds,
+                "Shorten longer pauses to this; idle_time_limit of the recording if not given.",
+            ),
+            value(["--speed"], "X", parse_speed, "Play X times as fast, from 0.01 to 100."),
+            switch(["--once"], "Play once, then show the last screen."),
+            click.Option(
+                ["--title"], metavar="TEXT", help="Title of the picture; the title of the recording if not given."
+            ),
             switch(["--overwrite"], "Replace a picture that exists."),
         ],
-        "Make SVG, a picture that moves without scripts, of CAST, an asciicast (version 2); - is stdin and stdout.",
+        "Make an animated picture, SVG, of CAST, an asciicast (version 2). - is stdin or stdout.",
     )
 
 

@@ -1,16 +1,16 @@
 """Scripts read for a recording: their lines, and the `#!` lines that direct it. Checked as a whole before any runs.
 
     #! chapter TEXT    a marker in the recording
-    #! hide            what follows runs, but is not recorded
-    #! show            from here on it is again
-    #! pause SEC       time passes in the recording, and nowhere else
-    #! speed X         from here on the person types and reads X times as fast
-    #! key NAME...     keys are pressed, while a command waits if they stand directly behind it
-    #! after SEC       so long into that wait
-    #! type TEXT       text is typed, and not entered
-    #! wait PATTERN    the person looks on until the screen shows a pattern
+    #! hide            run the lines that follow without recording them
+    #! show            record again
+    #! pause SEC       let time pass in the recording, but not on the machine
+    #! speed X         type and read X times as fast from here on
+    #! key NAME...     press keys; directly after a command, while it waits
+    #! after SEC       how long to wait before the next key or type line
+    #! type TEXT       type text, without Enter
+    #! wait PATTERN    wait until the screen shows the pattern
 
-Played without a recording the same lines are comments, so that a script prints the same either way.
+Without a recording these lines are comments, so a script prints the same with and without one.
 """
 
 from __future__ import annotations

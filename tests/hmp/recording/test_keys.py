@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from hmp.config import Config
 from hmp.monitor.monitor import Reply
 from hmp.recording.cast import Cast
 from hmp.recording.player import Player
-from hmp.recording.script import read_steps
+from hmp.recording.script import _READERS, read_steps
 from hmp.terminal.keys import KEYS
 from tests.support.casts import environment, hmp, output, read, record, screen, session
 from tests.support.machines import build, monitor
@@ -275,3 +276,9 @@ class TestRealTime:
         assert "cancelled" in session(cast)
         assert [text for _, kind, text in read(cast)[1] if kind == "m"] == ["Now"]
         assert moments(cast, "waiting for the guest")
+
+
+def test_page_and_manual_name_every_direction():
+    page, manual = (Path("docs", name).read_text() for name in ("record.md", "hmp.1"))
+    assert sorted(re.findall(r"(?m)^\| `#! (\w+)", page)) == sorted(_READERS)
+    assert sorted(re.findall(r"(?m)^\\fB#! (\w+)", manual)) == sorted(_READERS)
