@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 
 from device.guest.uml import xstate
-from device.guest.uml.parts import build_initramfs, find_parts
-from tests.support.real import needs_kernel, nobody_lives, state
+from tests.support.real import another_kernel, needs_kernel, nobody_lives, state
 from tests.support.timing import PATIENCE, until
 
 pytestmark = [pytest.mark.external, pytest.mark.slow, needs_kernel, pytest.mark.timeout(300)]
@@ -224,44 +223,22 @@ def test_sockets_and_headless(start: Start, tmp_path: Path) -> None:
 
 def test_another_programs_kernel(place: str) -> None:
     """A User-Mode Linux that hmp did not start, as docs/real-guest.md shows it."""
-    path, initrd = Path(place, "b.sock"), Path(place, "initrd")
-    parts = find_parts({})
-    initrd.write_bytes(build_initramfs(parts))
+    path = Path(place, "b.sock")
     command = [sys.executable, "-m", "hmp", "--timeout", "30", "-m", "128", "--guest", f"vhost-user,path={path}"]
     program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert program.stdin is not None
     assert program.stdout is not None
     program.stdin.write("info balloon\n")
     program.stdin.flush()
-    end = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    options = [f"initrd={initrd}", "root=/dev/ram0", "con=null", "con0=fd:0,fd:1", "ssl=null", f"uml_dir={place}"]
-    kernel = subprocess.Popen(
-        ["setarch", "-R", parts.kernel, "mem=128M", *options, f"virtio_uml.device={path}:5"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     try:
-        assert program.stdout.readline().startswith("balloon: actual=128,mem_swapped_in=0,")
-        program.stdin.write("balloon 96\nsim sleep 1\ninfo balloon\nquit\n")
-        program.stdin.flush()
-        assert program.stdout.readline().startswith("balloon: actual=96,")
-        assert program.wait(20) == 0
+        with another_kernel(path):
+            assert program.stdout.readline().startswith("balloon: actual=128,mem_swapped_in=0,")
+            program.stdin.write("balloon 96\nsim sleep 1\ninfo balloon\nquit\n")
+            program.stdin.flush()
+            assert program.stdout.readline().startswith("balloon: actual=96,")
+            assert program.wait(20) == 0
     finally:
         program.kill()
         program.wait(20)
-        os.killpg(kernel.pid, signal.SIGKILL)  # its helpers too
-        kernel.wait(20)
         program.stdout.close()
         program.stdin.close()
-        assert kernel.stdin is not None
-        kernel.stdin.close()
-        initrd.unlink()
-        for left in Path(place).glob("*/*"):  # a killed kernel leaves its control socket
-            left.unlink()
-        for left in Path(place).iterdir():
-            left.rmdir()

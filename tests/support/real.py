@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +19,7 @@ from device.balloon.device import BalloonDevice
 from device.clock import SECOND, Clock
 from device.errors import MisuseError
 from device.guest.table import make_guest
-from device.guest.uml.parts import find_parts
+from device.guest.uml.parts import build_initramfs, find_parts
 from device.machine.machine import Machine
 from device.machine.requests import Task
 from device.virtio.spec import MIB
@@ -146,6 +151,31 @@ def booted(real: Real) -> Real:
     assert real.guest.process.console.up == 0
     assert real.guest.driver_loaded
     return real
+
+
+@contextlib.contextmanager
+def another_kernel(path: Path) -> Iterator[None]:
+    """A User-Mode Linux with 128 MiB that hmp did not start: the front end of the vhost-user socket at `path`."""
+    parts = find_parts({})
+    with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp") as folder:
+        initrd = Path(folder, "initrd")
+        initrd.write_bytes(build_initramfs(parts))
+        until(path.exists)
+        options = [f"initrd={initrd}", "root=/dev/ram0", "con=null", "con0=fd:0,fd:1", "ssl=null", f"uml_dir={folder}"]
+        kernel = subprocess.Popen(
+            ["setarch", "-R", parts.kernel, "mem=128M", *options, f"virtio_uml.device={path}:5"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert kernel.stdin is not None
+        try:
+            yield
+        finally:
+            os.killpg(kernel.pid, signal.SIGKILL)  # its helpers too
+            kernel.wait(PATIENCE)
+            kernel.stdin.close()
 
 
 def _missing() -> str:

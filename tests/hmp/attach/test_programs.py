@@ -16,8 +16,9 @@ from device.guest.table import PROFILES
 from hmp.attach.address import Place
 from tests.hmp.terminal.test_pty import Seat, seat
 from tests.support.programs import Program, Talker
+from tests.support.real import another_kernel, needs_kernel
 from tests.support.shell import ROOT, Ended, hmp, shell
-from tests.support.timing import until
+from tests.support.timing import PATIENCE, until
 
 assert seat  # a fixture
 
@@ -74,6 +75,39 @@ def test_every_guest_behind_the_other_end(tmp_path: Path, guest: str, dialect: s
             assert bool(ended.err) == (ended.status == STALE)
         interval = attached(tmp_path / "q", "-c", "qom-get /machine/peripheral/balloon0 guest-stats-polling-interval")
         assert interval == Ended(0, "0\n", "")
+
+
+def answered(path: Path, guest: str, dialect: str, kernel: contextlib.AbstractContextManager[None]) -> None:
+    """A real kernel at the other end, which may still be booting: it answers, gives memory back, and is left as it was."""
+    options = "-m", "128", "--guest", guest, "--dialect", dialect
+    with Program("--headless", *options, "--qmp", f"unix:{path}"), kernel:
+        began = attached(path, "--timeout", str(PATIENCE), "--fail-stale", "-c", "info balloon")
+        assert re.fullmatch(r"balloon: actual=128(,\w+=\d+){6}\n", began.out), began
+        assert (began.status, began.err, ",age=" in began.out) == (0, "", False)
+        shrunk = attached(path, "-c", "balloon 96", "-c", "info name")
+        assert shrunk.status == 0
+        until(lambda: attached(path, "--fail-stale", "-c", "info balloon").out.startswith("balloon: actual=96,mem_"))
+        interval = attached(path, "-c", "qom-get /machine/peripheral/balloon0 guest-stats-polling-interval")
+        assert interval == Ended(0, "0\n", "")
+
+
+@pytest.mark.external
+@needs_kernel
+@pytest.mark.parametrize("dialect", ["seed", "qemu", "pve"])
+class TestARealKernelBehindTheOtherEnd:
+    def test_uml(self, tmp_path: Path, dialect: str) -> None:
+        answered(tmp_path / "q", "uml", dialect, contextlib.nullcontext())
+
+    def test_vhost_user(self, tmp_path: Path, dialect: str) -> None:
+        path = tmp_path / "front"
+        answered(tmp_path / "q", f"vhost-user,path={path}", dialect, another_kernel(path))
+
+
+def test_a_front_end_that_never_comes_is_stale(tmp_path: Path) -> None:
+    with Program("--headless", "--guest", f"vhost-user,path={tmp_path}/front", "--qmp", f"unix:{tmp_path}/q"):
+        ended = attached(tmp_path / "q", "--timeout", "1.5", "--fail-stale", "-c", "info balloon")
+    assert (ended.status, ended.err) == (3, "hmp: not fresh: the guest did not answer\n")
+    assert re.fullmatch(r"balloon: actual=1024,age=\d{4}\n", ended.out)
 
 
 def test_scripts_pipes_and_statuses(tmp_path: Path) -> None:
