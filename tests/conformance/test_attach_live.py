@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,28 @@ def test_a_signal_while_it_waits(vm: Qemu, number: signal.Signals) -> None:
         assert (waiting.returncode, out, err) == (128 + number, b"", b"")
         assert interval(vm) == 0
     finally:
+        vm.aside.ask("cont")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_any_moment(vm: Qemu, number: signal.Signals) -> None:
+    """From before hmp is up until it waits, with a connection that is held and one that is not."""
+    vm.aside.ask("stop")
+    try:
+        for step in range(42):
+            before = (0, 10)[step % 2]
+            set_interval(vm, before)
+            address = f"unix:{vm.folder}/a,hold={('on', 'off')[step // 2 % 2]}"
+            waiting = start("--attach", address, "-c", "info balloon", "-c", "info balloon")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                waiting.wait(step / 100)
+            waiting.send_signal(number)
+            _, err = waiting.communicate(timeout=PATIENCE)
+            assert waiting.returncode in (-number, 128 + number, 1)  # 1: Python itself was starting
+            assert b"left at" not in err
+            assert interval(vm) == before, (step, waiting.returncode, err)
+    finally:
+        set_interval(vm, 0)
         vm.aside.ask("cont")
 
 
