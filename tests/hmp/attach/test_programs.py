@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,6 +154,30 @@ def test_what_is_no_qmp_is_told(tmp_path: Path) -> None:
     assert (told.status, told.out) == (4, "")
     assert "this is not QMP" in told.err
     assert told.err.count("\n") == 1
+
+
+OTHERS = {
+    "http": [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
+    "tls": ["openssl", "s_server", "-accept", "127.0.0.1:0", "-nocert", "-cipher", "aNULL:@SECLEVEL=0"],
+}
+"""Servers of other protocols, which wait for a client's first word. Each says its port."""
+
+
+@pytest.mark.parametrize("protocol", [pytest.param("http"), pytest.param("tls", marks=pytest.mark.external)])
+def test_a_server_of_another_protocol_is_told(protocol: str) -> None:
+    if shutil.which(OTHERS[protocol][0]) is None:
+        pytest.skip("needs openssl")
+    with subprocess.Popen(OTHERS[protocol], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            port = next(
+                found[1] for line in server.stdout if (found := re.search(r"127\.0\.0\.1(?: port |:)(\d+)", line))
+            )
+            ended = hmp("--attach", f"tcp:127.0.0.1:{port}", "-c", "info balloon")
+        finally:
+            server.kill()
+    why = "busy: another client holds this monitor, or this is not QMP"
+    assert ended == Ended(4, "", f"hmp: tcp:127.0.0.1:{port}: {why}\n")
 
 
 PAGE = (ROOT / "docs/attach.md").read_text()
