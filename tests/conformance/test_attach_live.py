@@ -16,11 +16,14 @@ from statistics import median
 
 import pytest
 
+from tests.hmp.terminal.test_pty import Seat, seat
 from tests.support.live import Qemu, Qmp, Unavailable
 from tests.support.programs import Program
 from tests.support.shell import ROOT, Ended, hmp, start
 from tests.support.timing import PATIENCE, until
 from tests.support.vms import boot, interval
+
+assert seat  # a fixture
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
@@ -254,6 +257,31 @@ def test_a_qemu_that_stands_still(vm: Qemu) -> None:
     assert talking.returncode == 1
     assert b"info status" not in err
     assert err.count(b"no answer within 10 s") >= 1
+
+
+class TestCtrlCWhereQemuStandsStill:
+    """QEMU under SIGSTOP answers nothing; whoever types has the prompt back at once."""
+
+    @pytest.mark.parametrize("line", ["info version", "info balloon", "balloon 256", "sim watch 1 2 info status"])
+    def test_in_a_command(self, vm: Qemu, seat: type[Seat], line: str) -> None:
+        desk = seat("--attach", f"unix:{vm.folder}/a", "--timeout", "60")  # type: ignore[call-arg,arg-type]
+        desk.see("running │ vm1")
+        vm.process.send_signal(signal.SIGSTOP)
+        try:
+            desk.type(f"{line}\r")
+            desk.see(r"waiting|no answer")
+            begun = time.monotonic()
+            desk.type("\x03")
+            desk.see("cancelled")
+            assert time.monotonic() - begun < 2
+        finally:
+            vm.process.send_signal(signal.SIGCONT)
+        desk.type("info name\r")
+        desk.see("\nvm1")
+        desk.type("info balloon\r")
+        desk.see(r"balloon: actual=256,mem_swapped_in=\d+")
+        desk.type("quit\r")
+        assert desk.ends() == 0
 
 
 def test_what_the_vm_answers_is_saved(vm: Qemu, tmp_path: Path) -> None:
