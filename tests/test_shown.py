@@ -126,9 +126,6 @@ def serves_beside_a_prompt(command: str, folder: Path) -> None:
 LIVE, VIRSH = "tests/conformance/test_attach_live.py", "tests/hmp/attach/test_virsh.py"
 ATTACHED = "tests/hmp/attach/test_programs.py"
 INSTALLED = its_test_is("tests/test_project.py::test_the_line_of_the_readme_installs_it_into_an_empty_home")
-CRON = (
-    "*/5 * * * * out=$(hmp --attach unix:/run/vm1/qmp.sock --fail-stale -c 'info balloon' 2>&1) || echo \"vm1: $out\""
-)
 COMPLETION = "tests/hmp/test_shell_completion.py"
 KERNEL = "tests/hmp/recording/test_cast2svg.py::test_the_real_kernel_can_be_typed_at_again"
 RUN: dict[str, Callable[[str, Path], None]] = {
@@ -151,7 +148,6 @@ RUN: dict[str, Callable[[str, Path], None]] = {
     "hmp --attach unix:qmp.sock --headless --qmp unix:shared.sock --monitor unix:hmp.sock": its_test_is(
         f"{ATTACHED}::test_many_share_the_one_socket"
     ),
-    CRON: its_test_is(f"{ATTACHED}::test_the_line_for_cron"),
     "mkdir -p ~/.local/share/bash-completion/completions": a_shell_takes,
     "_HMP_COMPLETE=bash_source hmp > ~/.local/share/bash-completion/completions/hmp": a_shell_takes,
     'eval "$(_HMP_COMPLETE=bash_source hmp)"': a_shell_takes,

@@ -183,16 +183,65 @@ def test_a_server_of_another_protocol_is_told(protocol: str) -> None:
 PAGE = (ROOT / "docs/attach.md").read_text()
 
 
+def shown(name: str) -> str:
+    """Return the file that the page shows under a name."""
+    return next(text for text in re.findall(r"^```\w+\n(.*?)^```", PAGE, re.M | re.S) if f"# {name}" in text)
+
+
+def settings(unit: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in shown(unit).splitlines() if "=" in line)
+
+
+UNIT = "/etc/systemd/system/check-guest@."
+
+
 class TestTheDocsChecks:
     def test_the_line_for_cron(self, tmp_path: Path) -> None:
-        line = next(line for line in PAGE.splitlines() if "*/5" in line).partition("* * * * ")[2]
+        *_, path, _, line = shown("/etc/cron.d/guests").splitlines()
+        assert path == "PATH=/usr/local/bin:/usr/bin:/bin"
+        when, _, line = line.partition(" root ")
+        assert when == "*/5 * * * *"
+        assert "%" not in line, "cron would make it the end of a line"
+        line = line.replace("/run/vm1/qmp.sock", f"{tmp_path}/q")
         with Program("--headless", "--guest", "nodriver", "--qmp", f"unix:{tmp_path}/q"):
-            told = shell(line.replace("/run/vm1/qmp.sock", f"{tmp_path}/q").replace("hmp --", "hmp --timeout 1 --"))
+            told = shell(line.replace("hmp --", "hmp --timeout 1 --"))
             assert re.match(r"vm1: (hmp: not fresh: |balloon: actual=1024)", told.out)
-        told = shell(line.replace("/run/vm1/qmp.sock", f"{tmp_path}/q"))
-        assert told.out == f"vm1: hmp: unix:{tmp_path}/q: No such file or directory\n"
+        assert shell(line).out == f"vm1: hmp: unix:{tmp_path}/q: No such file or directory\n"
         with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
-            assert shell(line.replace("/run/vm1/qmp.sock", f"{tmp_path}/q")) == Ended(0, "", "")
+            assert shell(line) == Ended(0, "", "")
+
+    def plugin(self, folder: Path) -> Path:
+        path = folder / "check_guest"
+        path.write_text(shown("/usr/local/bin/check_guest "))
+        path.chmod(0o755)
+        return path
+
+    def test_the_unit_of_systemd_runs_the_plugin(self, tmp_path: Path) -> None:
+        unit = settings(f"{UNIT}service")
+        command = unit["ExecStart"].replace("/run/%i/", f"{tmp_path}/").replace("/usr/local/bin/", f"{tmp_path}/")
+        self.plugin(tmp_path)
+        good = {0, int(unit["SuccessExitStatus"])}
+        for guest, well in (("linux", True), ("silent", True), (None, False)):  # silent for 5 s: a warning
+            serving = contextlib.nullcontext()
+            if guest is not None:
+                serving = Program("--headless", "--guest", guest, "--qmp", f"unix:{tmp_path}/qmp.sock")  # type: ignore[assignment]
+            with serving:
+                assert (shell(command).status in good) == well, guest
+
+    @pytest.mark.external
+    def test_systemd_takes_the_unit_and_the_timer(self, tmp_path: Path) -> None:
+        if shutil.which("systemd-analyze") is None:
+            pytest.skip("needs systemd-analyze (Debian: systemd)")
+        units = [tmp_path / f"check-guest@{each}" for each in (".service", ".timer")]
+        for path in units:
+            path.write_text(
+                shown(f"{UNIT}{path.suffix[1:]}").replace("/usr/local/bin/check_guest", str(self.plugin(tmp_path)))
+            )
+        told = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert settings(f"{UNIT}timer")["OnCalendar"] == "*:0/5"
+        next_times = subprocess.run(["systemd-analyze", "calendar", "*:0/5"], capture_output=True, text=True)
+        assert "*-*-* *:00/5:00" in next_times.stdout
 
     @pytest.mark.parametrize(
         ("guest", "limits", "status", "told"),
@@ -205,13 +254,12 @@ class TestTheDocsChecks:
         ],
     )
     def test_the_plugin(self, tmp_path: Path, guest: str | None, limits: str, status: int, told: str) -> None:
-        script = PAGE.partition("```sh\n")[2].partition("```")[0]
-        (tmp_path / "check_guest").write_text(script)
+        plugin = self.plugin(tmp_path)
         serving = contextlib.nullcontext()
         if guest is not None:
             serving = Program("--headless", "--guest", guest, "--qmp", f"unix:{tmp_path}/q")  # type: ignore[assignment]
         with serving:
-            ended = shell(f"sh {tmp_path}/check_guest unix:{tmp_path}/q {limits}")
+            ended = shell(f"{plugin} unix:{tmp_path}/q {limits}")
         assert ended.status == status
         assert re.fullmatch(told, ended.out), ended
 
