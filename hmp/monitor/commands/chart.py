@@ -33,6 +33,9 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 WAITED = "·"
 """A cell in which the guest owed an answer."""
 
+LEGEND = f"{WAITED} an answer was due\n"
+"""Behind a chart that has such cells; it fits 20 columns."""
+
 SPARK_MARGIN = 42
 PLOT_HEIGHT = 8
 """Columns and rows: with the longest names and values a line still fits 80 columns."""
@@ -136,7 +139,9 @@ class _Chart:
             value = self.latest(tag)
             latest = "-" if value is None else _short(tag, value)
             if columns < NARROW:
-                lines.append(f"{_name(tag)} {latest}\n|{self.rows(tag, max(MIN_COLUMNS, columns - 3), 1)[0]}|\n")
+                blank = " " if len(_name(tag)) + len(latest) < columns else "\n"
+                row = self.rows(tag, max(MIN_COLUMNS, columns - 3), 1)[0]
+                lines.append(f"{_name(tag)}{blank}{latest}\n|{row}|\n")
             else:
                 row = self.rows(tag, max(MIN_COLUMNS, columns - SPARK_MARGIN), 1)[0]
                 lines.append(f"{_name(tag):<17} |{row}| {latest}\n")
@@ -153,7 +158,8 @@ class _Chart:
             now = "not reported any more"
         else:
             now = " ".join([str(latest), *[f"({word})" for word in (_human(tag, latest),) if word]])
-        lines = [f"{_name(tag)}: {now}\n"]
+        blank = " " if len(_name(tag)) + len(now) + 2 <= self.columns else "\n"
+        lines = [f"{_name(tag)}:{blank}{now}\n"]
         for number, row in enumerate(self.rows(tag, width, PLOT_HEIGHT)):
             lines.append(f"{marks.get(number, ''):>{margin}} |{row}".rstrip() + "\n")
         begin = f"{ago(self.end - self.entries[0][0])} ago"
@@ -193,7 +199,10 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     heading += f"sizes 0 to {format_size(drawn.top)}, counters {begin} to their largest\n"
     if len(heading) > drawn.columns + 1:
         heading = heading.replace("; ", "\n").replace(", counters", "\ncounters")
-    if tags:
-        return heading + "".join(map(drawn.plot, tags))
+        if max(map(len, heading.splitlines())) > drawn.columns:
+            from textwrap import fill
+
+            heading = "".join([f"{fill(part, drawn.columns)}\n" for part in heading.splitlines()])
     seen = {tag for _, _, sample in entries if sample is not None for tag in (*sample.tags, *sample.unknown)}
-    return heading + drawn.sparks([None, *sorted(seen)])
+    shown = "".join(map(drawn.plot, tags)) if tags else drawn.sparks([None, *sorted(seen)])
+    return heading + shown + (LEGEND if WAITED in shown else "")

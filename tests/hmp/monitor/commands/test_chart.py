@@ -6,6 +6,7 @@ import pytest
 
 from device.balloon.stats import Sample
 from device.clock import SECOND
+from device.guest.table import PROFILES
 from device.virtio.spec import MIB
 from hmp.monitor.commands.chart import BLOCKS, draw, series
 from tests.support.machines import build, device_of, monitor, monitor_on, run, say
@@ -158,12 +159,39 @@ def test_while_the_guest_owes_an_answer_there_is_a_gap() -> None:
         run(subject, line)
     run(subject, "sim sleep 5")
     run(subject, "info balloon")
-    for line in say(subject, "sim chart").splitlines()[2:]:
+    *lines, legend = say(subject, "sim chart").splitlines()[2:]
+    assert legend == "· an answer was due"
+    for line in lines:
         row = line.split("|")[1]
         assert "·" in row, line
         assert "·" not in row[:8] + row[-8:], line
     assert "·" not in say(subject, "sim chart actual")
     assert say(subject, "sim chart free_mem").count("·") > 20
+
+
+@pytest.mark.parametrize("columns", [20, 40, 200])
+@pytest.mark.parametrize("guest", [name for name, each in PROFILES.items() if name not in ("uml", "vhost-user")])
+def test_a_chart_of_each_guest_fits_the_screen_and_explains_its_signs(guest: str, columns: int) -> None:
+    subject = monitor_on(guest, timeout=1)
+    subject.columns = columns
+    for line in (
+        "info balloon",
+        "balloon 300",
+        "sim sleep 25",
+        "info balloon",
+        "sim hang",
+        "info balloon",
+        "sim sleep 9",
+    ):
+        run(subject, line)
+    for line in ("sim chart", "sim chart actual free_mem"):
+        reply = run(subject, line)
+        if reply.failed or reply.text.startswith("nothing to draw yet: "):
+            assert not reply.failed or reply.text == "Error: the guest has not reported free_mem lately\n"
+            continue
+        assert max(map(len, reply.text.splitlines())) <= max(columns, 22 if guest == "hostile" else 0), reply.text
+        rows, legend = reply.text.removesuffix("· an answer was due\n"), reply.text.endswith("· an answer was due\n")
+        assert ("·" in rows) == legend
 
 
 @pytest.mark.parametrize("columns", [16, 20, 39])
@@ -175,7 +203,7 @@ def test_a_very_narrow_screen_gets_plots_below_their_names(columns: int) -> None
     rows = say(subject, "sim chart").splitlines()
     at = next(number for number, row in enumerate(rows) if row.startswith("actual 512M"))
     assert rows[at + 1] == "|" + "█" * (columns - 3) + "|"
-    assert not [row for row in rows[at:] if len(row) > max(columns, 25)]
+    assert not [row for row in rows[at:] if len(row) > max(columns, 22)]
 
 
 class TestPlots:
