@@ -39,7 +39,7 @@ PATIENCE = 10.0
 
 _OURS = {"monitor", "qmp", "headless", "count", "command", "interactive", "record", "size", "overwrite", "help",
          "version", "list_guests", "exit_on_error", "echo", "fail_stale", "allow_remote",
-         "exit_with_parent"}  # fmt: skip
+         "exit_with_parent", "attach", "allow_disruptive", "save_replies"}  # fmt: skip
 """Options of the program that mean nothing here."""
 
 _host = Host()
