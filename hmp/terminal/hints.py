@@ -107,6 +107,8 @@ def _unknown(words: list[str]) -> str:
             before, rest = " ".join(words[:at]), " ".join(words[at + 1 :])
             if word in _HELP or words[0] in _HELP:
                 return f"try: {f'help {before}'.strip()}" if word in _HELP else ""
+            if rest and word.endswith(";"):
+                return "try: one command a line"
             names = {name: f"{before} {name} {rest}".strip() for name in table}
             if not at:
                 topics = {
