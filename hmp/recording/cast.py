@@ -42,6 +42,8 @@ def create(
     `spared` are what the run needs otherwise, as `named_again` takes them. Raises UsageError for one of those, for a
     file that exists (unless `overwrite`) and for one that can't be created; whatever is there is left alone.
     """
+    if path == "-":  # stdout in other options: no file of that name is meant
+        raise UsageError("--record: '-': a recording needs a file, stdout has the session")
     try:
         other = named_again(path, spared)
         if other and overwrite:

@@ -279,6 +279,7 @@ class TestRefusals:
             (["--record", "{cast}", "--size", "8x24"], "--size: '8x24' is not between 20x4 and 500x200"),
             (["--record", "{dir}", "--clock", "warp"], "--record: '{dir}': exists; --overwrite replaces it"),
             (["--record", "{dir}", "--overwrite", "--clock", "warp"], "--record: '{dir}': Is a directory"),
+            (["--record", "-", "--clock", "warp"], "--record: '-': a recording needs a file, stdout has the session"),
             (["--record", "{dir}/no/x", "--clock", "warp"], "--record: '{dir}/no/x': No such file or directory"),
         ],
     )
