@@ -106,7 +106,7 @@ PROFILES: dict[str, Profile] = {
         Profile("linux", "a modelled Linux 6.1: ten statistics, answers at once"),
         Profile(
             "linux-2.6.34",
-            "the kernel of the seed: the six statistics of 2010",
+            "a Linux of 2010: the first six statistics",
             tags=SEED_STATS,
             accepts=bit(F_INDIRECT_DESC),
             refuses=SINCE | bit(F_DEFLATE_ON_OOM),
