@@ -108,13 +108,11 @@ the first name of it is used, for whoever uses one name should not wait for all 
 def __getattr__(name: str) -> object:
     """Return a public name. Raises AttributeError."""
     if name in __all__:
-        from importlib import import_module
-
         for place, names in _PLACES.items():
             for each in names.split():
                 public, _, inner = each.partition("=")
                 if public == name:
-                    module = import_module(place)
+                    module = __import__(place, fromlist=[inner or public])  # importlib's takes half a millisecond more
                     value = globals()[name] = getattr(module, inner or name, module)
                     return value
     raise AttributeError(f"module 'device' has no attribute '{name}'")

@@ -7,7 +7,7 @@ call, a SimulatedClock is moved by its owner.
 from __future__ import annotations
 
 import os
-from heapq import heapify, heappop, heappush
+from _heapq import heapify, heappop, heappush  # what heapq has of it; that adds merges, which nobody needs here
 
 from device.errors import MisuseError
 

@@ -12,7 +12,8 @@ import click
 
 from device.clock import SECOND
 from device.errors import MisuseError
-from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
+from device.guest.keys import KEYS, MODELLED_KEYS
+from device.guest.table import PROFILES, make_guest
 from device.units import format_size, parse_seconds, parse_size
 from device.virtio.memory import check_ram_size
 from hmp.addresses import Address

@@ -6,7 +6,6 @@ import select
 
 from device.errors import MisuseError
 from device.guest.table import make_guest
-from device.machine.events import ClientRefused, DriverMissing, Event, GuestGone
 from hmp import FAILED, OK, STALE
 from hmp.config import make_machine
 from hmp.monitor import TOO_LONG, UnreadableError, UsageError, escape
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Protocol
 
+    from device.machine.events import Event
     from device.machine.machine import Machine
     from hmp.config import Config
     from hmp.drive import MachineDriver
@@ -301,21 +301,20 @@ def clean_end() -> CleanEnd:
     return CleanEnd()
 
 
-_ENDS: dict[type[Event], str] = {
-    GuestGone: "the guest is gone",
-    DriverMissing: "the guest's driver does not come up",
-    ClientRefused: "hung up on a client",
-}
-
-
 def tell_of_ends(machine: Machine) -> None:
     """Say on stderr that a real guest or its driver is not there, or that a client was hung up on."""
+    from device.machine.events import ClientRefused, DriverMissing, GuestGone
     from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 
+    ends: dict[type[Event], str] = {
+        GuestGone: "the guest is gone",
+        DriverMissing: "the guest's driver does not come up",
+        ClientRefused: "hung up on a client",
+    }
     limit = RateLimit(GONE_SECONDS, burst=GONE_BURST)
 
     def tell(event: Event) -> None:
-        words = _ENDS.get(type(event))
+        words = ends.get(type(event))
         if words is not None and limit.admit() is not None:
             complain(escape(f"{words}: {event.data['why']}"))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
-from itertools import islice
 
 from hmp.monitor import MAX_LINE, UnreadableError, escape
 
@@ -140,6 +138,8 @@ class Source:
         for what cannot be read. In both cases half a line is dropped: nobody knows what the rest of it would have been.
         """
         if self.descriptor is None:
+            from itertools import islice  # where lines are given, which pipes do not
+
             lines = _measured(list(islice(self._given, LINES_AT_ONCE)))
             self.over = not lines
         else:
@@ -233,7 +233,9 @@ def hung_up(descriptor: int) -> bool:
     try:
         os.get_terminal_size(descriptor)
     except OSError as error:
-        return error.errno == errno.EIO
+        from errno import EIO
+
+        return error.errno == EIO
     poller = select.poll()  # the kernel says this a moment before all else fails
     poller.register(descriptor, 0)
     return any(flags & select.POLLHUP for _, flags in poller.poll(0))

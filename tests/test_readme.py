@@ -10,8 +10,9 @@ import click
 import pytest
 
 from device.balloon.spec import STATS_TABLE
+from device.guest.keys import KEYS
 from device.guest.model import host
-from device.guest.table import KEYS, PROFILES
+from device.guest.table import PROFILES
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.registry import TABLE
 from hmp.options import command

@@ -1,8 +1,8 @@
-"""A sample of guest memory statistics, and its format on the wire (virtio 1.2, 5.5.6.3)."""
+"""A sample of guest memory statistics, its format on the wire (virtio 1.2, 5.5.6.3), and the recent past for charts."""
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct  # as in struct, which is one file more to open
 
 from device.balloon.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
 from device.state import FAR, Fields
@@ -126,3 +126,35 @@ def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int
 def encode(records: list[tuple[int, int]]) -> bytes:
     """Return the wire form of (tag, value) records, in their order."""
     return RECORDS[len(records)].pack(*[number for record in records for number in record])
+
+
+KEEP = 512
+"""Entries kept: more than a terminal has columns."""
+
+SPACING = 50_000_000
+"""ns between entries: what comes sooner replaces the entry before it, so that a burst does not push out the past."""
+
+
+class History:
+    """Entries of (host ns, actual bytes, sample or None), oldest first."""
+
+    __slots__ = ("_anchor", "entries")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, int, Sample | None]] = []
+        self._anchor = -SPACING
+
+    def add(self, now: int, actual: int, sample: Sample | None) -> None:
+        """Note what is known at host time `now`."""
+        entries = self.entries
+        if entries and now - self._anchor < SPACING:
+            entries[-1] = (now, actual, sample)
+            return
+        self._anchor = now
+        entries.append((now, actual, sample))
+        if len(entries) > 2 * KEEP:
+            del entries[:-KEEP]
+
+    def recent(self) -> list[tuple[int, int, Sample | None]]:
+        """Return at most KEEP entries, oldest first."""
+        return self.entries[-KEEP:]

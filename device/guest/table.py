@@ -2,61 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from device.balloon.spec import F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING, F_STATS_VQ, SEED_STATS, STAT_COUNT
 from device.clock import SECOND
 from device.errors import MisuseError
-from device.guest.model.faults import FAULTS, parse_count
 from device.machine.guest import Guest
-from device.units import parse_size
-from device.virtio.memory import check_ram_size
 from device.virtio.spec import F_EVENT_IDX, F_INDIRECT_DESC, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-
-def _parse_pace(text: str) -> int:
-    pace = parse_size(text)
-    if not 4096 <= pace <= 1 << 50:
-        raise MisuseError(f"'{text}' is not a pace from 4K to 1024T a second")
-    return pace
-
-
-def _parse_rule(text: str) -> str:
-    from device.guest.hostile.attacks import ATTACKS
-
-    if text not in ATTACKS:
-        raise MisuseError(f"'{text}' is not a rule to break (one of {', '.join(ATTACKS)})")
-    return text
-
-
-def _parse_path(text: str) -> str:
-    if "\0" in text:
-        raise MisuseError("a path has no zero byte")
-    return text
-
-
-KEYS: dict[str, tuple[Callable[[str], object], str]] = {
-    **{fault.name: (fault.parse, fault.help) for fault in FAULTS if fault.help},
-    "pace": (_parse_pace, "SIZE: inflation per second of VM time"),
-    "seed": (
-        lambda text: parse_count(text, 19, "a whole number below 10^19"),
-        "N: of the dice; the machine's unless given",
-    ),
-    "rule": (_parse_rule, "NAME: the one rule to break (--list-guests lists them)"),
-    "mem": (lambda text: check_ram_size(parse_size(text)), "SIZE: the guest's memory, the same as -m"),
-    "kernel": (_parse_path, "PATH: the User-Mode Linux program"),
-    "module": (_parse_path, "PATH: that kernel's virtio_balloon.ko"),
-    "busybox": (_parse_path, "PATH: a statically linked busybox"),
-    "path": (_parse_path, "PATH: the socket to listen on"),
-}
-"""Every key that some guest takes: how a value is read, and what it means."""
-
-MODELLED_KEYS = (*[fault.name for fault in FAULTS if fault.help and fault.common], "pace")
-"""What every modelled guest takes."""
 
 MODELLED = "device.guest.model.guest:ModelledGuest"
 
@@ -76,7 +31,7 @@ class Profile:
     machine must not choose it.
     """
 
-    __slots__ = ("controls", "factory", "help", "host", "keys", "name", "settings", "traits")
+    __slots__ = ("_keys", "_modelled", "controls", "factory", "help", "host", "name", "settings", "traits")
 
     def __init__(
         self,
@@ -86,7 +41,8 @@ class Profile:
         settings: Mapping[str, object] | None = None,
         factory: str = MODELLED,
         controls: str = "device.guest.model.controls:ModelledControls",
-        keys: tuple[str, ...] = MODELLED_KEYS,
+        keys: tuple[str, ...] = (),
+        modelled: bool = True,
         host: bool = False,
         **traits: object,
     ) -> None:
@@ -95,9 +51,17 @@ class Profile:
         self.settings = settings or {}
         self.factory = factory
         self.controls = controls
-        self.keys = keys
+        self._keys = keys
+        self._modelled = modelled
         self.host = host
         self.traits = traits
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys it takes: its own, behind those of every guest that is `modelled`."""
+        from device.guest.keys import MODELLED_KEYS  # imported where keys are given or shown: most guests have none
+
+        return (*MODELLED_KEYS, *self._keys) if self._modelled else self._keys
 
 
 PROFILES: dict[str, Profile] = {
@@ -116,7 +80,7 @@ PROFILES: dict[str, Profile] = {
             "windows",
             "as virtio-win: tells nothing until its service is up after 20 s, then ten statistics",
             settings={"service": 20 * SECOND},
-            keys=(*MODELLED_KEYS, "service"),
+            keys=("service",),
             tags=tuple(range(10)),
             whole=True,
             refuses=SINCE & ~bit(F_REPORTING) | bit(F_DEFLATE_ON_OOM),
@@ -135,7 +99,7 @@ PROFILES: dict[str, Profile] = {
             accepts=bit(F_INDIRECT_DESC),
             refuses=SINCE,
             factory="device.guest.hostile.guest:HostileGuest",
-            keys=(*MODELLED_KEYS, "seed", "rule"),
+            keys=("seed", "rule"),
         ),
         Profile(
             "host",
@@ -148,6 +112,7 @@ PROFILES: dict[str, Profile] = {
             "a real Linux kernel: boots User-Mode Linux (Debian's user-mode-linux and busybox-static)",
             factory="device.guest.uml.guest:UmlGuest",
             controls="device.guest.uml.controls:UmlControls",
+            modelled=False,
             keys=("mem", "kernel", "module", "busybox"),
             host=True,
         ),
@@ -156,6 +121,7 @@ PROFILES: dict[str, Profile] = {
             "the guest of another VMM: waits for its vhost-user front end on a socket",
             factory="device.guest.vhost_user.guest:VhostUserGuest",
             controls=Guest.controlled_by,
+            modelled=False,
             keys=("path",),
             host=True,
         ),
@@ -171,6 +137,8 @@ def make_guest(spec: str) -> Guest:
         raise MisuseError(f"no guest is called '{name}' (one of {', '.join(PROFILES)})")
     settings: dict[str, object] = {}
     for pair in pairs:
+        from device.guest.keys import KEYS
+
         key, equals, text = pair.partition("=")
         if key not in profile.keys:
             known = f"takes {', '.join(profile.keys)}" if profile.keys else "takes no keys"
@@ -185,7 +153,7 @@ def make_guest(spec: str) -> Guest:
             raise MisuseError(f"guest {name}: {key}: {error}") from None
     module, _, attribute = profile.factory.partition(":")
     try:
-        factory = getattr(import_module(module), attribute)
+        factory = getattr(__import__(module, fromlist=[attribute]), attribute)
     except ImportError as error:  # a Python without processes or sockets, as in a browser
         raise MisuseError(f"the {name} guest cannot run here: this Python has no {error.name}") from None
     guest: Guest = factory(name, {**profile.settings, **settings}, spec, **profile.traits)

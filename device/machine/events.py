@@ -1,4 +1,4 @@
-"""What happened to a machine: events for its listeners, one small class for each kind, and the recent past for charts.
+"""What happened to a machine: events for its listeners, one small class for each kind.
 
 Events that QEMU has too bear its names and members; front ends that do not speak QMP look at class and attributes.
 """
@@ -183,38 +183,6 @@ class RuleBroken(Event):
         """The members, `times` where there were more than one."""
         data: dict[str, object] = {"rule": self.rule, "detail": self.detail}
         return data | {"times": self.times} if self.times > 1 else data
-
-
-KEEP = 512
-"""Entries kept: more than a terminal has columns."""
-
-SPACING = 50_000_000
-"""ns between entries: what comes sooner replaces the entry before it, so that a burst does not push out the past."""
-
-
-class History:
-    """Entries of (host ns, actual bytes, sample or None), oldest first."""
-
-    __slots__ = ("_anchor", "entries")
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[int, int, Sample | None]] = []
-        self._anchor = -SPACING
-
-    def add(self, now: int, actual: int, sample: Sample | None) -> None:
-        """Note what is known at host time `now`."""
-        entries = self.entries
-        if entries and now - self._anchor < SPACING:
-            entries[-1] = (now, actual, sample)
-            return
-        self._anchor = now
-        entries.append((now, actual, sample))
-        if len(entries) > 2 * KEEP:
-            del entries[:-KEEP]
-
-    def recent(self) -> list[tuple[int, int, Sample | None]]:
-        """Return at most KEEP entries, oldest first."""
-        return self.entries[-KEEP:]
 
 
 class Relayed(Event):

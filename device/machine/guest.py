@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from device.errors import UnsupportedError
 
 TYPE_CHECKING = False
@@ -137,7 +135,7 @@ class Guest:
     def controls(self) -> Controls:
         """What can be controlled of it."""
         module, _, name = self.controlled_by.partition(":")
-        controls: Controls = getattr(import_module(module), name)(self)
+        controls: Controls = getattr(__import__(module, fromlist=[name]), name)(self)
         return controls
 
     def shown(self) -> Mapping[str, str]:

@@ -7,22 +7,9 @@ and delivers what the device noted; a front end waits in whatever way it waits.
 from __future__ import annotations
 
 from device.balloon.device import BalloonDevice
+from device.balloon.stats import History
 from device.clock import SECOND, Clock, Timeline
 from device.errors import MisuseError
-from device.machine.events import (
-    ActualChanged,
-    DeviceDeleted,
-    Ended,
-    Event,
-    History,
-    PowerButton,
-    Resumed,
-    RuleBroken,
-    SampleArrived,
-    Stopped,
-    TargetReached,
-    WasReset,
-)
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
 from device.state import FAR, Flag, Integer, Other, save
 from device.virtio.device import (
@@ -43,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Final, Protocol
 
+    from device.machine.events import Event
     from device.machine.guest import Guest
     from device.machine.requests import Task
     from device.machine.states import RunState
@@ -303,6 +291,8 @@ class Machine:
             return
         self.history.add(sample.collected, device.actual, sample)
         if self._listeners:
+            from device.machine.events import SampleArrived
+
             self.emit(SampleArrived(sample))
         if self.requests.pending:
             self.requests.end_all(ANSWERED)
@@ -310,12 +300,18 @@ class Machine:
     def _actual_changed(self, device: BalloonDevice) -> None:
         self.history.add(self.clock.now(), device.actual, device.stats.sample)
         if self._listeners:
+            from device.machine.events import ActualChanged
+
             self.emit(ActualChanged(device.actual))
         if device.actual_pages == device.num_pages and not self.target_told:
+            from device.machine.events import TargetReached
+
             self.target_told = True
             self.emit(TargetReached(device.actual))
 
     def _rules_broken(self, device: BalloonDevice) -> None:
+        from device.machine.events import RuleBroken
+
         untold, device.untold = device.untold, {}
         for rule, (times, detail) in untold.items():
             self.emit(RuleBroken(rule, detail, times))
@@ -345,6 +341,8 @@ class Machine:
         """Stop the VM: guest time stands still, host time goes on. Nothing if it is not running."""
         if self.run_state != RUNNING:
             return
+        from device.machine.events import Stopped
+
         self.vm_clock.stop()
         self.run_state = PAUSED
         self.guest.stopped()
@@ -361,7 +359,10 @@ class Machine:
         self.vm_clock.start()
         if self.device is not None:
             self.device.stats.vm_runs()
-        self.emit(Resumed())
+        if self._listeners:  # most scripts have none: they need not import what can happen
+            from device.machine.events import Resumed
+
+            self.emit(Resumed())
         if boots:
             self._boot()
         else:
@@ -389,6 +390,8 @@ class Machine:
             self._end(guest=guest, reason=reason)
 
     def _restart(self, reason: str, *, guest: bool) -> None:
+        from device.machine.events import WasReset
+
         self.guest.halt()
         self.powering_down = False
         device = self.device
@@ -406,6 +409,8 @@ class Machine:
 
     def power_down(self) -> None:
         """Press the power button; ignored without a guest that listens."""
+        from device.machine.events import PowerButton
+
         self.emit(PowerButton())
         if self.guest.power_down():
             if self.run_state == RUNNING:
@@ -415,6 +420,8 @@ class Machine:
 
     def guest_off(self) -> None:
         """The guest switched itself off: the machine ends, as QEMU does, or stays until it is reset."""
+        from device.machine.events import Ended, Stopped
+
         if not self.stays:
             self._end(guest=True, reason="guest-shutdown")
         elif self.run_state == RUNNING:
@@ -430,6 +437,8 @@ class Machine:
 
     def _end(self, *, guest: bool, reason: str) -> None:
         if not self.over:
+            from device.machine.events import Ended
+
             self.over = True
             self.vm_clock.stop()
             self.run_state = SHUTDOWN
@@ -506,6 +515,8 @@ class Machine:
             self._unplug()
 
     def _unplug(self) -> None:
+        from device.machine.events import DeviceDeleted
+
         device, path = self.device, self.device_path
         if device is None or path is None:
             return

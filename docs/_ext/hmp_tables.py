@@ -13,7 +13,8 @@ import click
 from device.balloon.spec import FEATURES_TABLE, PROPERTIES, STATS_TABLE
 from device.errors import FATAL_RULES, RULES
 from device.guest.hostile.attacks import ATTACKS
-from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
+from device.guest.keys import KEYS, MODELLED_KEYS
+from device.guest.table import PROFILES
 from hmp import BROKEN_PIPE, FAILED, HUNG_UP, INTERRUPTED, OK, STALE, TERMINATED, UNCONNECTED, USAGE
 from hmp.config import CLOCKS
 from hmp.monitor.dialects import DIALECTS

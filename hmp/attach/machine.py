@@ -10,13 +10,13 @@ from __future__ import annotations
 import signal
 from functools import partial
 
+from device.balloon.stats import History
 from device.clock import SECOND, Clock, Timeline
 from device.machine.events import (
     ActualChanged,
     DeviceDeleted,
     Ended,
     Event,
-    History,
     Panicked,
     Relayed,
     Resumed,

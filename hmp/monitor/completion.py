@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from device.balloon.spec import BYTES, MODELS, PROPERTIES, STATS_TABLE, stat_tag
-from device.guest.table import KEYS, PROFILES
+from device.guest.keys import KEYS
+from device.guest.table import PROFILES
 from device.machine.machine import Machine
 from device.units import format_size
 from hmp.monitor.grammar import BLANKS, skip_blanks

@@ -8,7 +8,7 @@ named: `machine.stop`. `=LINE` is a line that is always answered the same (repli
 
 from __future__ import annotations
 
-from operator import attrgetter
+from _operator import attrgetter
 
 from hmp.monitor import grammar
 

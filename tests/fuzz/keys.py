@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from device.clock import SimulatedClock
 from device.errors import MisuseError
-from device.guest.table import KEYS, PROFILES, make_guest
+from device.guest.keys import KEYS
+from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.units import format_seconds, format_size, parse_seconds, parse_share, parse_size
 from hmp.addresses import Address

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from device.guest.table import KEYS, PROFILES
+from device.guest.keys import KEYS
+from device.guest.table import PROFILES
 from hmp.monitor import registry
 from hmp.monitor.registry import Command
 from tests.support.machines import monitor_on, say, state_of

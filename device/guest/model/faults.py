@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from device.balloon.spec import ABSENT, STATS_TABLE, stat_tag
 from device.errors import MisuseError
-from device.guest.model import CENTURY, Boot, Fault, Service, Shutdown, Swap, Time
+from device.guest.model import CENTURY
+from device.guest.model.life import Boot, Fault, Service, Shutdown, Swap, Time
 from device.state import Flag, Integer, Other
 from device.units import parse_share
 from device.virtio.spec import U16
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, ClassVar
 
-    from device.guest.model import Owner
+    from device.guest.model.life import Owner
     from device.state import Fields
 
 _MAX_COUNT = 1 << 40

@@ -6,7 +6,6 @@ from device.balloon.spec import ABSENT, STAT_COUNT, STAT_RECORD
 from device.balloon.stats import encode
 from device.guest.model import CENTURY, KERNEL_TIMERS, NEVER
 from device.guest.model.driver import FEATURES, BalloonDriver, Inflation
-from device.guest.model.faults import Faults
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
 from device.state import Flag, Integer, Other, load, reset, save
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
+    from device.guest.model.faults import Faults
     from device.state import Fields, Member
 
 TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
@@ -86,7 +86,7 @@ class ModelledGuest(Guest):
     release was asked for or a plug came then, an answer is held back; rolls of its dice, and how often it booted."""
 
     DERIVED: tuple[str, ...] = (
-        "name", "spec", "tags", "has_driver", "_primes", "_whole", "_features", "faults", "inflation",
+        "name", "spec", "tags", "has_driver", "_primes", "_whole", "_features", "_faults", "inflation",
         "actions", "_reported", "_records", "machine", "driver_loaded", "booting", "controlled_by",
     )  # fmt: skip
 
@@ -121,7 +121,9 @@ class ModelledGuest(Guest):
         self._primes = primes
         self._whole = whole
         self._features = (FEATURES | accepts) & ~refuses
-        self.faults = Faults(self, settings)
+        self._faults: Faults | None = None
+        if settings:
+            self._make_faults(settings)
         self.inflation = Inflation(self)
         self.actions = {
             "boot": self._booted,
@@ -136,6 +138,17 @@ class ModelledGuest(Guest):
         self._reported: tuple[int, ...] | None = None
         self._records = b""
 
+    def _make_faults(self, settings: Mapping[str, Any]) -> Faults:
+        from device.guest.model.faults import Faults  # most guests behave: a pipe's start does without these classes
+
+        self._faults = Faults(self, settings)
+        return self._faults
+
+    @property
+    def faults(self) -> Faults:
+        """Its faults, made when they are first asked for: without them the guest is as with none in force."""
+        return self._faults or self._make_faults({})
+
     def set_fault(self, name: str, value: object) -> None:
         """Put the fault of that name in force with `value`, or out of force with its value for that."""
         self.faults[name].value = value
@@ -144,18 +157,19 @@ class ModelledGuest(Guest):
     @property
     def dead(self) -> bool:
         """Whether the kernel panicked."""
-        return bool(self.faults["panic"].value)
+        return bool(self._faults and self._faults["panic"].value)
 
     # Life.
 
     def boot(self) -> None:
         """Start the kernel; its driver comes up then, or `boot` later, if there is a device and the profile has one."""
-        machine = self.machine
-        seed, swap = mix(machine.seed + self.boots), self.faults["swap"].value
+        machine, faults = self.machine, self._faults
+        seed, swap = mix(machine.seed + self.boots), faults["swap"].value if faults else None
         self.kernel = Kernel(machine.ram, seed=seed, swap=swap, whole=self._whole, now=machine.vm_clock.now())
         self.boots += 1
-        self.faults.boot()
-        if wait := self.faults["boot"].time():
+        if faults:
+            faults.boot()
+        if faults and (wait := faults["boot"].time()):
             self.booting = True
             self.arm("boot", wait)
         else:
@@ -189,7 +203,7 @@ class ModelledGuest(Guest):
 
     def awake(self) -> bool:
         """Whether a driver is up that serves its queues now."""
-        return self.driver is not None and self.machine.running and not self.faults.asleep
+        return self.driver is not None and self.machine.running and not (self._faults and self._faults.asleep)
 
     def catch_up(self) -> None:
         """Do what had to wait while the driver slept."""
@@ -200,7 +214,7 @@ class ModelledGuest(Guest):
             self.stop_driver()
             self.machine.driver_released()
             return
-        if self.holding and not self.faults.silent():
+        if self.holding and not (self._faults and self._faults.silent()):
             self._reply()
         if self.latched:
             self.latched = False
@@ -220,8 +234,8 @@ class ModelledGuest(Guest):
         self.driver_loaded = True
         kernel.set_deflate_on_oom(driver.deflates_on_oom)
         if driver.has_stats and self._primes:
-            service = self.faults["service"]
-            if service.value is None:
+            service = self._faults and self._faults["service"]
+            if not service or service.value is None:
                 driver.report(self.records())
             else:
                 driver.report(b"\xff" * (len(self.tags) * STAT_RECORD))  # what the driver fills its new buffer with
@@ -256,9 +270,10 @@ class ModelledGuest(Guest):
         driver = self.driver
         if driver is None or queue != driver.stats_index:
             return
-        if self.faults.asleep or not self.machine.vm_clock.running:
+        faults = self._faults
+        if not self.machine.vm_clock.running or (faults and faults.asleep):
             self.latched = True
-        elif not (self.faults.in_force and self.faults.miss()):
+        elif not (faults and faults.in_force and faults.miss()):
             self._asked()
 
     def chance(self) -> int:
@@ -267,10 +282,10 @@ class ModelledGuest(Guest):
         return mix(self.machine.seed * 0x1_0000_0001 + self.draws) % 1_000_000
 
     def _asked(self) -> None:
-        driver, faults = self.driver, self.faults
+        driver, faults = self.driver, self._faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
-        if not faults.in_force:  # as nearly always: _reply without what asks faults
+        if not (faults and faults.in_force):  # as nearly always: _reply without what asks faults
             self.holding = False
             driver.report(self.records())
         elif faults.silent():
@@ -281,21 +296,21 @@ class ModelledGuest(Guest):
             self._reply()
 
     def _reply(self) -> None:
-        driver, faults = self.driver, self.faults
+        driver, faults = self.driver, self._faults
         if driver is not None:
-            self.holding = faults.asleep
-            if not faults.asleep:
-                if faults.in_force:
+            self.holding = bool(faults and faults.asleep)
+            if not self.holding:
+                if faults:
                     faults.sent()
                 driver.report(self.records())
 
     def records(self) -> bytes:
         """Return what the driver reports now, as it goes into its buffer."""
-        values, faults = self.statistics(), self.faults
-        if values is not self._reported or faults.in_force:  # the very tuple: nothing changed since it was packed
-            told = faults.tell({tag: values[tag] for tag in self.tags}, values)
-            self._records = encode([*told.items()])
-            self._reported = None if faults.in_force else values
+        values, faults = self.statistics(), self._faults
+        if values is not self._reported or (faults and faults.in_force):  # the very tuple: nothing changed since
+            told = {tag: values[tag] for tag in self.tags}
+            self._records = encode([*(faults.tell(told, values) if faults else told).items()])
+            self._reported = None if faults and faults.in_force else values
         return self._records
 
     def statistics(self) -> tuple[int, ...]:
@@ -343,7 +358,7 @@ class ModelledGuest(Guest):
 
     def shown(self) -> Mapping[str, str]:
         """Return the faults in force, by name."""
-        return self.faults.shown()
+        return self._faults.shown() if self._faults else {}
 
     def state(self) -> dict[str, object]:
         """Return everything the guest remembers, as plain data."""

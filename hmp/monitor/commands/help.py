@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
+from device.guest.keys import KEYS, MODELLED_KEYS
+from device.guest.table import PROFILES
 from hmp.monitor import grammar
 from hmp.monitor.drawn import Drawn
 from hmp.monitor.registry import COMMANDS, TABLE, Command

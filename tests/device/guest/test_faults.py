@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from device.clock import SECOND
-from device.guest.model import Fault, faults
+from device.guest.keys import KEYS, MODELLED_KEYS
+from device.guest.model import faults
 from device.guest.model.faults import FAULTS, Delay
-from device.guest.table import KEYS, MODELLED_KEYS, PROFILES
+from device.guest.model.life import Fault
+from device.guest.table import PROFILES
 from device.state import Integer, undeclared
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled

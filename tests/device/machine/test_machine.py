@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from device.balloon.stats import SPACING
 from device.clock import SECOND, Clock, SimulatedClock
 from device.errors import MisuseError, UnsupportedError
 from device.guest.table import make_guest
-from device.machine.events import SPACING, GuestGone
+from device.machine.events import GuestGone
 from device.machine.guest import Controls, Guest
 from device.machine.machine import PAUSED, PRELAUNCH, RUNNING, SHUTDOWN, Machine
 from device.virtio.spec import MIB

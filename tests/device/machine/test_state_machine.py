@@ -17,12 +17,12 @@ from hypothesis.stateful import (
 )
 
 from device.balloon.spec import STATS
+from device.balloon.stats import KEEP
 from device.clock import MS, SECOND, SimulatedClock
 from device.errors import RULES
 from device.guest.hostile.driver import HostileDriver
 from device.guest.model.guest import ModelledGuest
 from device.guest.table import make_guest
-from device.machine.events import KEEP
 from device.machine.machine import Machine
 from device.machine.requests import PENDING, StatsRequest
 from device.virtio.spec import MIB

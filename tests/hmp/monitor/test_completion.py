@@ -6,7 +6,8 @@ import pytest
 
 from device.balloon.spec import MODELS, STATS_TABLE
 from device.clock import SimulatedClock
-from device.guest.table import KEYS, MODELLED_KEYS, PROFILES, make_guest
+from device.guest.keys import KEYS, MODELLED_KEYS
+from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
 from hmp.monitor.completion import complete

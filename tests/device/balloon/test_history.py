@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from device.balloon.stats import Sample
-from device.machine.events import KEEP, SPACING, History
+from device.balloon.stats import KEEP, SPACING, History, Sample
 
 
 def test_entries_come_back_oldest_first_with_their_sample() -> None:
