@@ -7,7 +7,6 @@ call, a SimulatedClock is moved by its owner.
 from __future__ import annotations
 
 import os
-from _heapq import heapify, heappop, heappush  # what heapq has of it; that adds merges, which nobody needs here
 
 from device.errors import MisuseError
 
@@ -145,6 +144,8 @@ class TimerQueue:
 
     def at(self, due: int, callback: Callable[[], None]) -> Timer:
         """Arm a timer for `due` (ns on this queue's clock) and return it."""
+        from _heapq import heappush  # most scripts arm no timer; heapq itself is one file more
+
         timer = Timer(self, due, callback)
         self._serial += 1
         heappush(self._heap, (due, self._serial, timer))
@@ -157,12 +158,16 @@ class TimerQueue:
             due, _, timer = heap[0]
             if timer._queue is not None:
                 return due
+            from _heapq import heappop
+
             heappop(heap)
             self._dead -= 1
         return None
 
     def fire_next(self) -> None:
         """Fire the next timer, due or not. Call only after next_due() said that there is one."""
+        from _heapq import heappop
+
         _, _, timer = heappop(self._heap)
         timer._fire()
 
@@ -172,6 +177,8 @@ class TimerQueue:
         self._dead += 1
         if self._dead > 64 and self._dead * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2]._queue is not None]
+            from _heapq import heapify
+
             heapify(self._heap)
             self._dead = 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import select
-
 from device.errors import MisuseError
 from device.guest.table import make_guest
 from hmp import FAILED, OK, STALE
@@ -85,6 +83,8 @@ def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool
 
     All but the first belong to the guest. The first may be -1 for none.
     """
+    import select
+
     poller = select.poll()
     for descriptor in descriptors:
         if descriptor >= 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 
 from hmp.monitor import MAX_LINE, UnreadableError, escape
 
@@ -62,7 +61,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         try:
             view = view[os.write(descriptor, view) :]
         except BlockingIOError:
-            _await(descriptor, select.POLLOUT)
+            _await(descriptor, writing=True)
 
 
 def complain(text: str, program: str = "hmp") -> None:
@@ -219,12 +218,14 @@ def _read_some(descriptor: int, size: int) -> bytes:
         try:
             return os.read(descriptor, size)
         except BlockingIOError:
-            _await(descriptor, select.POLLIN)
+            _await(descriptor)
 
 
-def _await(descriptor: int, flags: int) -> None:
+def _await(descriptor: int, *, writing: bool = False) -> None:
+    import select  # a library to load, which most pipes never need
+
     poller = select.poll()
-    poller.register(descriptor, flags)
+    poller.register(descriptor, select.POLLOUT if writing else select.POLLIN)
     poller.poll()
 
 
@@ -236,6 +237,8 @@ def hung_up(descriptor: int) -> bool:
         from errno import EIO
 
         return error.errno == EIO
+    import select
+
     poller = select.poll()  # the kernel says this a moment before all else fails
     poller.register(descriptor, 0)
     return any(flags & select.POLLHUP for _, flags in poller.poll(0))

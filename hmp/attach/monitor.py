@@ -6,7 +6,7 @@ from functools import partial
 
 from device.machine.requests import PENDING, TIMED_OUT, UNSUPPORTED
 from hmp.attach.link import ANSWER_LIMIT, LONG_LIMIT, BusyError, LinkError
-from hmp.monitor import CommandError, SyntaxRefused, grammar
+from hmp.monitor import BLANKS, CommandError, SyntaxRefused, grammar, skip_blanks
 from hmp.monitor.completion import Candidate
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import SIM, TABLE
@@ -41,8 +41,8 @@ def failed(text: str) -> bool:
 
 def first_word(line: str) -> str:
     """Return the name of the command on a line: it ends at a blank or `/`."""
-    start = end = grammar.skip_blanks(line, 0)
-    while end < len(line) and line[end] != "/" and line[end] not in grammar.BLANKS:
+    start = end = skip_blanks(line, 0)
+    while end < len(line) and line[end] != "/" and line[end] not in BLANKS:
         end += 1
     return line[start:end]
 
@@ -192,7 +192,7 @@ class Words:
 
     def complete(self, line: str) -> list[Candidate]:
         """Return what `line`, the text before the cursor, can go on with."""
-        start = max(line.rfind(blank) for blank in grammar.BLANKS) + 1
+        start = max(line.rfind(blank) for blank in BLANKS) + 1
         before = line[:start].split()
         if not before:
             offers = {**self.commands, "info": "show something about the VM", "quit": "leave the VM alone, and end",

@@ -1,6 +1,6 @@
 """The human monitor: a QEMU monitor without a terminal and without a socket.
 
-Here is what all of it shares: the longest line, its errors, and how text is made harmless.
+Here is what all of it shares: the longest line, what a blank is, its errors, and how text is made harmless.
 """
 
 from __future__ import annotations
@@ -13,6 +13,17 @@ MAX_LINE = 4095
 """Characters of a line, as QEMU's monitor takes them."""
 
 TOO_LONG = f"line too long: more than {MAX_LINE} characters"
+
+BLANKS = " \t\n\v\f\r"
+"""What isspace() says yes to in the C locale; Python's own str.isspace knows many more."""
+
+
+def skip_blanks(text: str, at: int) -> int:
+    """Return the first position from `at` on that is no blank."""
+    end = len(text)
+    while at < end and text[at] in BLANKS:
+        at += 1
+    return at
 
 
 class CommandError(Exception):

@@ -14,7 +14,7 @@ from device.guest.keys import KEYS
 from device.guest.table import PROFILES
 from device.machine.machine import Machine
 from device.units import format_size
-from hmp.monitor.grammar import BLANKS, skip_blanks
+from hmp.monitor import BLANKS, skip_blanks
 from hmp.monitor.registry import TABLE, Command
 
 Offer = tuple[str, str, bool]

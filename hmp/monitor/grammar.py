@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from device.errors import MisuseError
 from device.units import parse_seconds, parse_size
-from hmp.monitor import SyntaxRefused
+from hmp.monitor import BLANKS, SyntaxRefused, skip_blanks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Arguments = dict[str, Any]
-
-BLANKS = " \t\n\v\f\r"
-"""What isspace() says yes to in the C locale; Python's own str.isspace knows many more."""
 
 STRING_LIMIT = 1023
 """Characters of a string argument that count, as QEMU's buffer holds them."""
@@ -34,14 +31,6 @@ _HALF = 1 << 63
 def signed(value: int) -> int:
     """Return `value` wrapped to a signed 64 bit integer, as C does it for QEMU."""
     return (value + _HALF) % _WRAP - _HALF
-
-
-def skip_blanks(text: str, at: int) -> int:
-    """Return the first position from `at` on that is no blank."""
-    end = len(text)
-    while at < end and text[at] in BLANKS:
-        at += 1
-    return at
 
 
 def _divide(a: int, b: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from device.errors import MisuseError
 from device.machine.requests import Task
-from hmp.monitor import CommandError, HostRefused, SyntaxRefused, escape, grammar
+from hmp.monitor import BLANKS, CommandError, HostRefused, SyntaxRefused, escape, skip_blanks
 from hmp.monitor.registry import TABLE, Command
 
 TYPE_CHECKING = False
@@ -199,17 +199,26 @@ class Monitor:
             return None
         if command.host and not self.host_files:
             raise HostRefused
-        try:
-            arguments = grammar.arguments(command.parameters, command.name, line, at)
-        except SyntaxRefused as error:
-            typed = line[:at].rstrip(grammar.BLANKS)  # leading blanks stay, as in QEMU
-            raise SyntaxRefused(f'{error}\nTry "help {typed}" for more information') from None
+        arguments = _arguments(command, line, at)
         found = command.handler(), arguments
         if len(line) <= _PARSED_LENGTH:
             if len(self._parsed) >= _PARSED_KEPT:
                 self._parsed.clear()
             self._parsed[line] = found
         return found
+
+
+def _arguments(command: Command, line: str, at: int) -> Arguments:
+    """Read the arguments at `at`. Raises SyntaxRefused."""
+    if at == len(line) and not command.types:  # as with most lines: what reads arguments is not even imported
+        return {}
+    from hmp.monitor import grammar
+
+    try:
+        return grammar.arguments(command.parameters, command.name, line, at)
+    except SyntaxRefused as error:
+        typed = line[:at].rstrip(BLANKS)  # leading blanks stay, as in QEMU
+        raise SyntaxRefused(f'{error}\nTry "help {typed}" for more information') from None
 
 
 def find_command(line: str) -> tuple[Command | None, int]:
@@ -220,16 +229,16 @@ def find_command(line: str) -> tuple[Command | None, int]:
     table = TABLE
     at = 0
     while True:
-        start = at = grammar.skip_blanks(line, at)
+        start = at = skip_blanks(line, at)
         end = len(line)
         if start == end:
             return None, 0
-        while at < end and line[at] != "/" and line[at] not in grammar.BLANKS:
+        while at < end and line[at] != "/" and line[at] not in BLANKS:
             at += 1
         command = table.get(line[start : min(at, start + NAME_LIMIT)])
         if command is None:
             raise SyntaxRefused(f"unknown command: '{line[:at]}'")
-        at = grammar.skip_blanks(line, at)
+        at = skip_blanks(line, at)
         if command.topics is None or at == end:
             return command, at
         table = command.topics

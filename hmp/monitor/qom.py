@@ -12,8 +12,8 @@ from device.balloon.spec import ABSENT, MODELS, PROPERTIES, QOM_STATS, STATS_TAB
 from device.balloon.stats_queue import check_poll_interval
 from device.clock import SECOND
 from device.errors import MisuseError
-from hmp.monitor import CommandError
-from hmp.monitor.grammar import BLANKS, SWITCH, natural
+from hmp.monitor import BLANKS, CommandError
+from hmp.monitor.grammar import SWITCH, natural
 from hmp.monitor.replies import shipped
 
 TYPE_CHECKING = False

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from _operator import attrgetter
 
-from hmp.monitor import grammar
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hmp.monitor.grammar import Parameter
 
 
 class Command:
@@ -37,7 +37,7 @@ class Command:
         host: bool = False,
     ) -> None:
         self.name = name
-        self.parameters = grammar.parameters(types)
+        self.types = types
         self.usage = usage
         self.help = help
         self.path = path
@@ -46,6 +46,13 @@ class Command:
         self.host = host
         self.topics = None if topics is None else _by_name(topics)
         self._handler: Callable[..., str | None] | None = None
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """The (name, type, optional) of each argument."""
+        from hmp.monitor.grammar import parameters
+
+        return parameters(self.types)
 
     def handler(self) -> Callable[..., str | None]:
         """Return the function that runs the command, importing it the first time."""

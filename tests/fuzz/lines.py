@@ -10,8 +10,8 @@ from device.balloon.spec import PROPERTIES, STATS_TABLE
 from device.guest.table import PROFILES
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
-from hmp.monitor import SyntaxRefused, escape
-from hmp.monitor.grammar import BLANKS, arguments, expression, string
+from hmp.monitor import BLANKS, SyntaxRefused, escape
+from hmp.monitor.grammar import arguments, expression, string
 from hmp.monitor.monitor import Monitor, find_command
 from hmp.monitor.registry import COMMANDS, INFO, SIM
 from tests.fuzz.clients import ABROAD, RAM, sound
