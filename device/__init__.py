@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from device.balloon.stats import Sample
     from device.clock import MS, SECOND, Clock, SimulatedClock, Timeline
     from device.errors import RULES, MisuseError, UnsupportedError
+    from device.fields import SnapshotError
     from device.guest.table import PROFILES, make_guest
     from device.guest.vhost_user.backend import Backend as VhostBackend
     from device.guest.vhost_user.port import Port as VhostPort
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from device.machine.snapshot import load as load_snapshot
     from device.machine.snapshot import save as save_snapshot
     from device.machine.states import RequestState, RunState
-    from device.state import SnapshotError
     from device.virtio.device import MAX_ROUNDS, VirtioDevice
     from device.virtio.driver_queue import DriverQueue, ring_bytes
     from device.virtio.memory import GuestMemory, Memory, Region
@@ -95,7 +95,7 @@ _PLACES = {
     "device.machine.requests": "ANSWERED CANCELLED NO_DEVICE PENDING TIMED_OUT UNSUPPORTED StatsRequest",
     "device.machine.snapshot": "load_snapshot=load save_snapshot=save",
     "device.machine.states": "RequestState RunState",
-    "device.state": "SnapshotError",
+    "device.fields": "SnapshotError",
     "device.virtio.device": "MAX_ROUNDS VirtioDevice",
     "device.virtio.driver_queue": "DriverQueue ring_bytes",
     "device.virtio.memory": "GuestMemory Memory Region",

@@ -23,7 +23,7 @@ from device.balloon.spec import (
 )
 from device.balloon.stats_queue import StatsQueue
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Fields, Flag, Integer, Other, Text, load, save
+from device.state import Age, Flag, Integer, Other, Text, load, save
 from device.virtio.device import DUE_SERVE, NEWS_ACTUAL, VirtioDevice
 from device.virtio.spec import (
     PAGE_SHIFT,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from device.clock import Timeline
+    from device.fields import Fields
     from device.virtio.memory import Memory
     from device.virtio.queue import Element
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from _struct import Struct  # as in struct, which is one file more to open
 
 from device.balloon.spec import ABSENT, MAX_STAT_RECORDS, STAT_COUNT, STAT_RECORD
-from device.state import FAR, Fields
+from device.state import FAR
 from device.virtio.spec import U16
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from device.fields import Fields
 
 WIRE_LIMIT = MAX_STAT_RECORDS * STAT_RECORD
 """Bytes of a statistics buffer that are looked at."""

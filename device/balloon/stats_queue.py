@@ -9,7 +9,7 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Fields, Other, load, reset
+from device.state import Age, Other, load, reset
 from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
@@ -17,6 +17,7 @@ from device.virtio.spec import U32
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from device.clock import Timeline, Timer
+    from device.fields import Fields
     from device.virtio.device import VirtioDevice
     from device.virtio.queue import VirtQueue
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from device.balloon.device import BalloonDevice
     from device.clock import Clock, Timeline, TimerQueue, VmClock
+    from device.fields import Fields
     from device.machine.events import Event
     from device.machine.requests import Task
-    from device.state import Fields
     from device.virtio.memory import GuestMemory
 
     class Platform(Protocol):

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Final, Protocol
 
+    from device.fields import Fields
     from device.machine.events import Event
     from device.machine.guest import Guest
     from device.machine.requests import Task
     from device.machine.states import RunState
-    from device.state import Fields
 
     Listener = Callable[[Event], None]
 

@@ -16,9 +16,10 @@ import os
 from struct import Struct
 
 from device.errors import MisuseError
+from device.fields import Fields, SnapshotError
 from device.machine.machine import Machine
 from device.machine.requests import NO_DEVICE
-from device.state import FAR, Fields, SnapshotError
+from device.state import FAR
 from device.state import load as load_state
 from device.state import save as save_state
 from device.virtio.device import NEWS_ACTUAL, NEWS_DRIVER

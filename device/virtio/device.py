@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from device.clock import MS
 from device.errors import FATAL_RULES, RULES, GuestFault
-from device.state import FAR, Fields, Integer, Member, Other, Parts, Text, reset
+from device.state import FAR, Integer, Member, Other, Parts, Text, reset
 from device.virtio.queue import VirtQueue
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from device.clock import Timeline, Timer
+    from device.fields import Fields
     from device.virtio.memory import Memory
 
 

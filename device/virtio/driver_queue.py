@@ -7,7 +7,7 @@ from device.virtio.spec import DESC_NEXT, DESC_SIZE, DESC_WRITE, PAGE_SIZE, U16,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.state import Fields
+    from device.fields import Fields
     from device.virtio.memory import Region
 
 _NEXT = DESC_NEXT << 32

@@ -17,7 +17,7 @@ from device.virtio.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from device.state import Fields
+    from device.fields import Fields
     from device.virtio.memory import Memory, Region
 
     Segment = tuple[Region, int, int]

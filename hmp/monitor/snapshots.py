@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any, BinaryIO, TypeAlias
 
+from device.fields import SnapshotError
 from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.machine.snapshot import MAGIC, Summary, load, save, summarize
-from device.state import SnapshotError
 
 Store: TypeAlias = "MemoryStore | DirectoryStore"
 

@@ -6,16 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
+from device.fields import Fields, SnapshotError
 from device.state import (
     FAR,
     Age,
-    Fields,
     Flag,
     Integer,
     Other,
     Part,
     Parts,
-    SnapshotError,
     Text,
     load,
     reset,

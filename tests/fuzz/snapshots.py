@@ -12,9 +12,10 @@ from zlib import crc32
 
 import device.machine.snapshot
 from device.clock import SimulatedClock
+from device.fields import SnapshotError
 from device.guest.table import make_guest
 from device.machine.snapshot import load
-from device.state import FAR, SnapshotError
+from device.state import FAR
 from device.virtio.spec import MIB
 from tests.support.machines import monitor
 from tests.support.rig import Modelled

@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from device.fields import Fields
 from device.guest.model.kernel import Kernel
 from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.machine.snapshot import MAGIC, VERSION, load, save
-from device.state import Fields
 from device.state import save as save_part
 
 _FRONT = 16

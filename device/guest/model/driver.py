@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
+    from device.fields import Fields
     from device.guest.model.kernel import Kernel
     from device.machine.guest import Platform
-    from device.state import Fields, Member
+    from device.state import Member
     from device.virtio.memory import Region
 
     class Owner(Protocol):

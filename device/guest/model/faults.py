@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, ClassVar
 
+    from device.fields import Fields
     from device.guest.model.life import Owner
-    from device.state import Fields
 
 _MAX_COUNT = 1 << 40
 

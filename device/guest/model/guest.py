@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from device.balloon.device import BalloonDevice
     from device.clock import Timer
+    from device.fields import Fields
     from device.guest.model.faults import Faults
-    from device.state import Fields, Member
+    from device.state import Member
 
 TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 """Linux 6.1's statistics, in its order of sending."""

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from device.state import Fields
+    from device.fields import Fields
 
 _SHIFT = 12  # bytes to pages
 _ALIGN = -PAGE  # x & _ALIGN rounds down to whole pages

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from device.fields import SnapshotError
 from device.machine.events import SnapshotDone
-from device.state import SnapshotError
 from hmp.monitor import CommandError
 from hmp.monitor.drawn import Drawn
 from hmp.monitor.snapshots import automatic_tag, lines, store_of

@@ -26,7 +26,8 @@ from device.balloon.spec import (
     queue_roles,
 )
 from device.errors import MisuseError
-from device.state import Fields, save
+from device.fields import Fields
+from device.state import save
 from device.virtio.spec import GIB, MIB, PAGE_SIZE, TIB, bit
 from tests.support.rig import BUFFERS, FEATURES, VERSION_1, Rig
 

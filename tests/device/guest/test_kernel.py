@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.balloon.spec import STAT_COUNT
+from device.fields import SnapshotError
 from device.guest.model.kernel import MAX_RAM, MIN_RAM, PAGE, Kernel, mix
-from device.state import SnapshotError
 from tests.support.snapshots import restore_kernel, state_of
 
 MIB, SECOND = 1 << 20, 1_000_000_000

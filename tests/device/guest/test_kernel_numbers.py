@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
+from device.fields import SnapshotError
 from device.guest.model.kernel import MAX_RAM, MIN_RAM, Kernel, default_floor, default_reserved
-from device.state import SnapshotError
 from device.virtio.spec import GIB, MIB, TIB
 from tests.support.snapshots import restore_kernel, state_of
 

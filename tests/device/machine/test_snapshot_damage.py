@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from device.clock import SECOND
+from device.fields import SnapshotError
 from device.machine.snapshot import STATE_LIMIT
-from device.state import SnapshotError
 from device.virtio.spec import MIB, TIB
 from tests.support.machines import monitor, say
 from tests.support.rig import Modelled

@@ -11,11 +11,12 @@ import pytest
 
 from device.clock import SECOND, Clock, SimulatedClock
 from device.errors import UnsupportedError
+from device.fields import SnapshotError
 from device.guest.table import make_guest
 from device.machine.guest import Guest
 from device.machine.machine import Machine
 from device.machine.snapshot import load, save, summarize
-from device.state import FAR, SnapshotError
+from device.state import FAR
 from device.virtio.spec import MIB, TIB
 from tests.support.descriptors import open_descriptors
 from tests.support.rig import HandGuest, Modelled, Rig

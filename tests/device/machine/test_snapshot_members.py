@@ -11,10 +11,11 @@ import pytest
 from device.balloon.spec import CONFIG_POISON_VAL, F_PAGE_POISON, F_REPORTING, STAT_COUNT
 from device.clock import MS, SECOND, Clock
 from device.errors import RULES
+from device.fields import SnapshotError
 from device.guest.model.driver import STUCK, STUCK_LONG
 from device.guest.table import make_guest
 from device.machine.machine import Machine
-from device.state import FAR, SnapshotError, save
+from device.state import FAR, save
 from device.virtio.spec import MAX_QUEUE_SIZE, MIB, U16, U32, U64, bit
 from tests.device.machine.test_snapshot_damage import RAM, broken, rich
 from tests.support.rig import Modelled

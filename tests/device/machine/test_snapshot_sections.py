@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from device.fields import SnapshotError
 from device.guest.table import make_guest
 from device.machine.snapshot import COPY, MAGIC, STATE_LIMIT, load, summarize
-from device.state import SnapshotError
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled
 from tests.support.snapshots import behind_state, restore, saved, signed, state_in, with_state

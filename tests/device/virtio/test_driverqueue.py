@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.state import Fields, load, save
+from device.fields import Fields
+from device.state import load, save
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.memory import GuestMemory, Region
 from device.virtio.spec import DESC_NEXT, DESC_WRITE, MIB, PAGE_SIZE, QUEUE_SIZE

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from device.clock import MS, Clock, SimulatedClock
+from device.fields import SnapshotError
 from device.machine.machine import Machine
-from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.snapshots import COUNT_LIMIT, SUFFIX, DirectoryStore, MemoryStore

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import pytest
 
+from device.fields import SnapshotError
 from device.machine.snapshot import MAGIC, Summary
-from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import SUFFIX, DirectoryStore
 from tests.support.machines import build, monitor

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from device.fields import SnapshotError
 from device.machine.machine import Machine
 from device.machine.snapshot import save
-from device.state import SnapshotError
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import SUFFIX, DirectoryStore
 from tests.support.machines import build, monitor

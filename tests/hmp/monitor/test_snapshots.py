@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from device.clock import SECOND, Clock
+from device.fields import SnapshotError
 from device.guest.table import make_guest
 from device.machine.machine import Machine
-from device.state import SnapshotError
 from device.virtio.spec import MIB
 from hmp.monitor import snapshots
 from hmp.monitor.snapshots import TAG_LIMIT, DirectoryStore, MemoryStore

@@ -1,0 +1,139 @@
+"""Plain data read with distrust: what a snapshot says is taken by type and range, or refused by its place."""
+
+from __future__ import annotations
+
+from device.errors import MisuseError
+
+_U64 = 0xFFFF_FFFF_FFFF_FFFF
+_MESSAGE_LIMIT = 300
+"""Characters of a message: what it quotes may come from a file that nobody checked yet."""
+
+
+class SnapshotError(MisuseError):
+    """A snapshot cannot be made or loaded; the message, one printable line, names why, and nothing has changed."""
+
+    def __init__(self, message: str) -> None:
+        shown = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}..."
+        super().__init__(shown if shown.isprintable() else ascii(shown)[1:-1])
+
+
+class Fields:
+    """The members of one object of a snapshot. Each is taken once, by type and range; `done` refuses the rest.
+
+    `version` is the snapshot's format; `then` is when it was saved, in host ns of the machine that loads it. Every
+    method raises SnapshotError naming the member, such as `device.queues[1].size`.
+    """
+
+    __slots__ = ("_left", "_where", "then", "version")
+
+    def __init__(self, data: object, where: str, *, version: int = 1 << 30, then: int = 0) -> None:
+        if type(data) is not dict or not all(type(name) is str for name in data):
+            raise SnapshotError(f"{where} is not an object")
+        self._left: dict[str, object] = dict(data)
+        self._where = where
+        self.version = version
+        self.then = then
+
+    def _inner(self, data: object, where: str) -> Fields:
+        return Fields(data, f"{self._where}.{where}", version=self.version, then=self.then)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a member `name` that was not taken."""
+        return name in self._left
+
+    def refuse(self, name: str, why: str) -> SnapshotError:
+        """Return the error that says what is wrong with member `name`."""
+        return SnapshotError(f"{self._where}.{name} {why}")
+
+    def _take(self, name: str) -> object:
+        if name not in self._left:
+            raise self.refuse(name, "is missing")
+        return self._left.pop(name)
+
+    def integer(self, name: str, low: int = 0, high: int = _U64) -> int:
+        """Take an integer from `low` to `high`."""
+        value = self._take(name)
+        if type(value) is not int or not low <= value <= high:
+            raise self.refuse(name, f"is not an integer from {low} to {high}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Take a truth value."""
+        value = self._take(name)
+        if type(value) is not bool:
+            raise self.refuse(name, "is not true or false")
+        return value
+
+    def text(self, name: str) -> str:
+        """Take a string of printable characters."""
+        value = self._take(name)
+        if type(value) is not str or not value.isprintable():
+            raise self.refuse(name, "is not a printable text")
+        return value
+
+    def section(self, name: str) -> Fields:
+        """Take an object."""
+        return self._inner(self._take(name), name)
+
+    def perhaps(self, name: str, low: int = 0, high: int = _U64) -> int | None:
+        """Take an integer from `low` to `high`, or nothing where it is null."""
+        if self._left.get(name, 0) is None:
+            self._take(name)
+            return None
+        return self.integer(name, low, high)
+
+    def maybe(self, name: str) -> Fields | None:
+        """Take an object, or nothing where it is null."""
+        value = self._take(name)
+        return None if value is None else self._inner(value, name)
+
+    def sections(self, name: str, limit: int) -> list[Fields]:
+        """Take a list of at most `limit` objects."""
+        value = self._take(name)
+        if type(value) is not list or len(value) > limit:
+            raise self.refuse(name, f"is not a list of at most {limit}")
+        return [self._inner(item, f"{name}[{position}]") for position, item in enumerate(value)]
+
+    def integers(self, name: str, limit: int, high: int = _U64) -> list[int]:
+        """Take a list of at most `limit` integers from 0 to `high`."""
+        value = self._take(name)
+        if type(value) is not list or len(value) > limit:
+            raise self.refuse(name, f"is not a list of at most {limit}")
+        for item in value:
+            if type(item) is not int or not 0 <= item <= high:
+                raise self.refuse(name, f"holds something else than integers from 0 to {high}")
+        return list(value)
+
+    def counters(self, name: str, limit: int, high: int = _U64) -> dict[str, int]:
+        """Take an object of at most `limit` integers from 0 to `high`."""
+        members = self.section(name)
+        if len(members._left) > limit:
+            raise self.refuse(name, f"has more than {limit} members")
+        return members.rest(high)
+
+    def rest(self, high: int = _U64) -> dict[str, int]:
+        """Take every member that is left; each must be an integer from 0 to `high`."""
+        return {key: self.integer(key, 0, high) for key in tuple(self._left)}
+
+    def pairs(self, name: str, limit: int) -> list[tuple[int, int | None]]:
+        """Take a list of at most `limit` pairs of an integer and an integer or null."""
+        value = self._take(name)
+        if type(value) is not list or len(value) > limit:
+            raise self.refuse(name, f"is not a list of at most {limit}")
+        found: list[tuple[int, int | None]] = []
+        for item in value:
+            if type(item) is not list or len(item) != 2:
+                raise self.refuse(name, "holds something else than pairs")
+            key, number = item
+            for part in item:
+                if part is not None and (type(part) is not int or not 0 <= part <= _U64):
+                    raise self.refuse(name, "holds a number out of range")
+            if key is None:
+                raise self.refuse(name, "holds a pair without its first")
+            found.append((key, number))
+        return found
+
+    def done(self) -> None:
+        """Refuse what is left over: a field that we do not know would be lost."""
+        for name in self._left:
+            raise self.refuse(f"{ascii(name)[1:-1]:.40}", "is unknown")
