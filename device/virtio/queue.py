@@ -31,10 +31,10 @@ class Element:
 
     __slots__ = ("head", "into", "out")
 
-    def __init__(self, head: int, out: tuple[Segment, ...], into: tuple[Segment, ...]) -> None:
-        self.head = head
-        self.out = out
-        self.into = into
+    # Filled by who makes one, for an __init__ would be a call more for each buffer.
+    head: int
+    out: tuple[Segment, ...]
+    into: tuple[Segment, ...]
 
     def state(self) -> dict[str, object]:
         """Return the buffer as plain data."""
@@ -60,7 +60,9 @@ class Element:
                     raise fields.refuse(name, f"is not in guest memory ({fault})") from None
             pieces.append(found)
         fields.done()
-        return Element(head, tuple(pieces[0]), tuple(pieces[1]))
+        element = Element()
+        element.head, element.out, element.into = head, tuple(pieces[0]), tuple(pieces[1])
+        return element
 
     def readable(self) -> int:
         """Return how many bytes there are to read."""
@@ -252,7 +254,10 @@ class VirtQueue:
         length = desc[2 * head + 1]
         if 0 < length <= U32:  # neither flags nor a next one: a lone buffer for us to read, as nearly all are
             region, where = memory.find(desc[2 * head], length)
-            element = Element(head, ((region, where, length),), ())
+            element = Element()
+            element.head = head
+            element.out = ((region, where, length),)
+            element.into = ()
         else:
             element = self._chain(memory, head)
         self.last_avail = last = (last + 1) & U16
@@ -299,7 +304,9 @@ class VirtQueue:
                 out.append((region, where, length))
             steps += 1
             if not flags & DESC_NEXT:
-                return Element(head, tuple(out), tuple(into))
+                element = Element()
+                element.head, element.out, element.into = head, tuple(out), tuple(into)
+                return element
             if steps >= limit:
                 raise GuestFault("chain-loop", f"queue {self.index}: more than {limit} descriptors from {head}")
             if following >= entries:
