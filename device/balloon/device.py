@@ -270,12 +270,20 @@ class BalloonDevice(VirtioDevice):
             queue.offer(QUEUE_SIZES[role])
         self.stats.negotiated(self._roles.index(STATS) if STATS in self._roles else -1)
 
-    def serve(self, index: int) -> None:
-        """Handle what the driver put on queue `index`."""
-        if index == self.stats.index:
-            if self.stats.serve(self.queues[index]):
-                self.due |= DUE_SERVE << index
+    def notify(self, index: int) -> None:
+        """As VirtioDevice.notify. Statistics go to their queue at once: every request comes by here."""
+        stats = self.stats
+        if not (index == stats.index >= 0 and self.live and (queue := self.queues[index]).enabled):
+            super().notify(index)
             return
+        try:
+            if stats.serve(queue):
+                self.due |= DUE_SERVE << index
+        except GuestFault as fault:
+            self.refuse(fault.rule, fault.detail)
+
+    def serve(self, index: int) -> None:
+        """Handle what the driver put on queue `index`, which is not that of statistics."""
         if index >= len(self._roles):
             self.refuse("notify-dead", f"queue {index} was not negotiated")
             return

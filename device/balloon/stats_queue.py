@@ -199,13 +199,14 @@ class StatsQueue:
                 self.held = element
                 self.buffer = MOVES[before]["fill"]
                 data = element.read(_LOOKED_AT)
-                if len(data) > WIRE_LIMIT:
-                    device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
-                    data = data[:WIRE_LIMIT]
                 if data != self._data:  # a guest asked again at once says the same again
-                    self._decoded = decode(data)
-                    self._data = data
-                    self.again = None
+                    if len(data) > WIRE_LIMIT:
+                        device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
+                        data = data[:WIRE_LIMIT]
+                    if data != self._data:
+                        self._decoded = decode(data)
+                        self._data = data
+                        self.again = None
                 records, tags, numbers, unknown, faults = self._decoded
                 for rule, detail in faults:
                     device.refuse(rule, detail)

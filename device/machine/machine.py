@@ -211,11 +211,12 @@ class Machine:
         if self._stepping:
             return False
         self._stepping = True
-        time, fired, moved = self.time, 0, False
+        time = self.time
         try:
             self.guest.serve()
             if not (jump or time.busy() or (self.device is not None and self.device.due)):
                 return False  # as at nearly every line of a pipe
+            fired, moved = 0, False
             left = self._deliver(AT_ONCE)
             while fired < AT_ONCE:  # whatever is left to deliver: it keeps nobody from a deadline
                 moved = time.move(jump=jump) or moved
