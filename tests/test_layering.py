@@ -79,10 +79,10 @@ IMPORTS = {module: set(imports(ast.parse(source(module)))) for module in modules
 
 
 @pytest.mark.parametrize("library", list(ONLY_IN))
-def test_a_library_is_imported_in_its_rooms_only(library: str) -> None:
+def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     users = [name for name, used in IMPORTS.items() if any(each.split(".")[0] == library for each in used)]
-    strangers = [name for name in users if not any(fnmatchcase(name, room) for room in ONLY_IN[library])]
-    assert strangers == []
+    others = [name for name in users if not any(fnmatchcase(name, pattern) for pattern in ONLY_IN[library])]
+    assert others == []
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] == "device"])
@@ -116,4 +116,5 @@ LONG = {
 
 @pytest.mark.parametrize("module", [name for name in modules() if name not in LONG])
 def test_a_module_over_400_lines_was_looked_at_twice(module: str) -> None:
-    assert source(module).count("\n") <= 400
+    # Comments do not count: a limit on them would make a reason cost a line of code.
+    assert sum(not line.lstrip().startswith("#") for line in source(module).splitlines()) <= 400

@@ -75,7 +75,7 @@ def test_a_monitors_socket_goes_with_an_hmp_that_was_still_starting(tmp_path: Pa
         ("echo oops; exit 3", "the guest is gone: its kernel ended with status 3: oops"),
         (
             "echo '@@up 1'; sleep 100",
-            "the guest's driver does not come up: its kernel did not take the driver: does the module belong to it?",
+            "the guest's driver does not come up: its kernel did not accept the driver: is the module of another version?",
         ),
     ],
 )

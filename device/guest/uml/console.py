@@ -1,7 +1,7 @@
-"""Talking to the shell on a real guest's console: numbered commands in, their output and status out.
+"""Talks to the shell on a real guest's console: sends numbered commands, receives their output and status.
 
-The guest's end is the loop in INIT. Lines that begin with `@@` are the protocol's, all others are what a command
-printed, or the kernel.
+The loop in INIT is the guest's end. Lines that begin with `@@` belong to the protocol; all other
+lines were printed by a command or by the kernel.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     """Returns a command's status and output, or raises MisuseError where there are none."""
 
 MODULE = "/virtio_balloon.ko"
+
+# The workload is a file on tmpfs. The kernel cannot drop its pages as it drops those of a file on disk, and the guest
+# has no swap, so each byte takes memory until the file is cut.
 _WORK = "/work/load"
 
 INIT = f"""#!/bin/busybox sh
@@ -28,7 +31,7 @@ $B mount -t tmpfs -o size=100% work /work
 $B stty -echo -onlcr
 : > {_WORK}
 
-# alloc BYTES: grow the workload's file, which is memory and nothing else, as far as leaves the kernel room to live.
+# alloc BYTES: grow the workload's file, but leave the kernel 8 MiB of the memory that it has available.
 alloc() {{
     local want=$(( ($1 + 4095) / 4096 )) room have=$(( $($B stat -c %s {_WORK}) / 4096 ))
     room=$($B awk '/^MemAvailable:/ {{ print int(($2 - 8192) / 4) }}' /proc/meminfo)
@@ -41,7 +44,7 @@ alloc() {{
     echo $(( $($B stat -c %s {_WORK}) - have * 4096 ))
 }}
 
-# free BYTES: cut the file's end off.
+# free BYTES: shorten the file.
 free() {{
     local have=$($B stat -c %s {_WORK}) less=$(( ($1 + 4095) / 4096 * 4096 ))
     [ $less -le $have ] || less=$have
@@ -58,16 +61,16 @@ while IFS= read -r number && IFS= read -r line; do
 done
 $B poweroff -f
 """
-"""The guest's /init. At the end of its input the guest switches itself off: whoever held the other end is gone."""
+"""The guest's /init. When its input ends it powers the guest off: the process at the other end has gone."""
 
 TAIL = 8192
-"""Bytes of the console kept to explain an end."""
+"""Bytes of the console that are kept, to explain why a guest ended."""
 
 OUTPUT = 1 << 18
 """Bytes of one command's output that are kept."""
 
 LINE = 200
-"""Characters of a line that is shown to explain an end."""
+"""The most characters shown of the line that explains why a guest ended."""
 
 _CHUNK = 1 << 16
 
@@ -75,8 +78,8 @@ _CHUNK = 1 << 16
 class Console:
     """The host's end, on the guest's stdin and stdout, which do not block.
 
-    `up` is the status with which the driver was loaded at boot, None before; `total` the kernel's MemTotal in bytes
-    before that, 0 where it did not tell.
+    `up` is the status of loading the driver at boot, None until then. `total` is the kernel's MemTotal in bytes before
+    the driver was loaded, 0 if the guest did not say.
     """
 
     def __init__(self, to_guest: int, from_guest: int) -> None:
@@ -101,11 +104,12 @@ class Console:
     def send(self, command: str, answered: Callable[[Answer], object] | None = None) -> int:
         """Have the guest run one line of shell; returns its number. `answered` gets its answer.
 
-        Raises BlockingIOError where the guest does not read, BrokenPipeError where it is gone.
+        Raises BlockingIOError if the guest does not read, BrokenPipeError if it has ended.
         """
+        # The number tells a late answer from that of the next command: a command that timed out still runs.
         self._number += 1
         data = f"{self._number}\n{command}\n".encode()
-        # Below PIPE_BUF a write is whole or not at all.
+        # A pipe takes a write of up to PIPE_BUF bytes whole or not at all, so a command is never cut in two.
         os.write(self._to, data)
         if answered is not None:
             self._waiting[self._number] = answered
@@ -116,7 +120,7 @@ class Console:
         self._waiting.pop(number, None)
 
     def fail(self, error: MisuseError, *numbers: int) -> None:
-        """Answer these commands, without numbers all that wait, with an error."""
+        """Answer these commands with an error, or all that wait if no number is given."""
 
         def answer() -> tuple[int, str]:
             raise error
@@ -125,7 +129,8 @@ class Console:
             self._waiting.pop(number)(answer)
 
     def receive(self) -> None:
-        """Take what the guest printed, one piece of it. Never blocks."""
+        """Take one piece of what the guest printed. Never blocks."""
+        # One read only: a guest that prints without end must not keep the machine from its other work.
         try:
             data = os.read(self._from, _CHUNK)
         except BlockingIOError:
@@ -142,6 +147,8 @@ class Console:
             self._line(line)
 
     def _line(self, line: bytes) -> None:
+        # The guest's programs can print anything, so a line of the protocol is checked like other input. Python refuses
+        # to convert more than 4300 digits; 15 are more than a status or a size in KiB has.
         word, _, status = line.partition(b" ")
         if not word.startswith(b"@@") or not status.isdigit() or len(status) > 15:
             self._size += len(line)
@@ -158,7 +165,7 @@ class Console:
             answered(lambda: (int(status), b"\n".join(lines).decode("utf-8", "replace")))
 
     def last_words(self) -> str:
-        """Return the line that explains an end best: that of a panic, else the last one printed."""
+        """Return the line that best explains why the guest ended: a panic's, else the last one printed."""
         lines = [line.strip() for line in self.tail.decode("utf-8", "replace").split("\n")]
         for line in lines:
             if "Kernel panic" in line:
@@ -172,7 +179,7 @@ class Console:
         return b"Kernel panic - not syncing" in self.tail
 
     def close(self) -> None:
-        """Close both ends."""
+        """Close both descriptors. A second call does nothing."""
         for fd in (self._to, self._from):
             if fd >= 0:
                 os.close(fd)

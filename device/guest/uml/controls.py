@@ -1,4 +1,4 @@
-"""What `sim` changes of a real kernel, through the shell on its console."""
+"""What `sim` can change in a real kernel, through the shell on its console."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
 
 
 class UmlControls(Controls):
-    """As Controls: a workload, a module that comes and goes, and a panic: each is a task for its shell."""
+    """As Controls: a workload, loading and unloading the driver, and a panic. Each is a task for the guest's shell."""
 
     guest: UmlGuest
 
     def alloc(self, size: int) -> Task:
-        """Let a file in the guest's memory grow; it leaves the kernel 8 MiB to live."""
+        """Let a file in the guest's memory grow; the kernel keeps 8 MiB."""
         return self.guest.shell(f"alloc {size}", self._amount)
 
     def free(self, size: int) -> Task:
-        """Let that file shrink."""
+        """Let the file of `alloc` shrink."""
         return self.guest.shell(f"free {size}", self._amount)
 
     def _amount(self, answer: Answer) -> int:
         status, text = answer()
+        # The result is on the last line: the kernel may print its own lines before it.
         last = text.rpartition("\n")[2]
         if status or not last.isdigit():
             raise self._failed(last or str(status))
@@ -50,6 +51,7 @@ class UmlControls(Controls):
     def _moved(self, answer: Answer) -> int:
         try:
             status, text = answer()
+            # These words mean that the driver is loaded already, or is not loaded: that is what was asked for.
             if status and "File exists" not in text and "No such file" not in text:
                 raise self._failed(text.strip() or str(status))
         except MisuseError:
@@ -58,13 +60,14 @@ class UmlControls(Controls):
         return status
 
     def panic(self) -> Task:
-        """Let the kernel crash by its own means (SysRq c)."""
+        """Make the kernel crash itself (SysRq c)."""
         return self.guest.shell("echo c > /proc/sysrq-trigger", self._died)
 
     def _died(self, answer: Answer) -> int:
+        # A kernel that panicked sends no answer. The end of its process is the success.
         try:
             return answer()[0]
         except MisuseError:
-            if self.guest.process is not None:  # it lives
+            if self.guest.process is not None:  # the kernel still runs
                 raise
             return 0

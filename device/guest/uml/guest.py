@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from device.machine.guest import Platform
 
 MIN_KERNEL_RAM = 32 * MIB
-"""With less the kernel does not come up (measured)."""
+"""A kernel with less does not boot (measured)."""
 
 PATIENCE = 3 * SECOND
 """How long a control waits for the guest's shell."""
 
 HASTE = 300 * MS
-"""The same where a guess will do."""
+"""How long to wait for the shell's answer where an estimate can replace it."""
 
 MARGIN = 4 * MIB
-"""Memory a kernel must have available to live: between 0 and 1 MiB the first 32 to 1024 MiB kernels panicked, at 2 none
-did (measured)."""
+"""Memory that must stay available to the kernel. Measured with 32 to 1024 MiB of RAM: kernels panicked with 0 to 1 MiB
+available, none did with 2 MiB."""
 
 MEMINFO = "$B cat /proc/meminfo"
 
 _BALLOON_DEVICE = 5
-"""virtio's device number, in the kernel's words for a vhost-user device."""
+"""virtio's number of the balloon device, as the kernel's `virtio_uml.device` option takes it."""
 
 
 class UmlGuest(VhostUserGuest):
@@ -54,7 +54,7 @@ class UmlGuest(VhostUserGuest):
     _barrier_ends = True
 
     def __init__(self, name: str, settings: Mapping[str, object], spec: str) -> None:
-        """Take the settings; nothing is looked for before `attach`."""
+        """Take the settings. `attach` looks for the files."""
         super().__init__(name, settings, spec)
         mem = settings.get("mem")
         self.ram = mem if isinstance(mem, int) else 0
@@ -64,7 +64,7 @@ class UmlGuest(VhostUserGuest):
         self._restricted = False
 
     def attach(self, machine: Platform) -> None:
-        """Belong to `machine`. Raises MisuseError for a missing part, and for memory that does not do."""
+        """Belong to `machine`. Raises MisuseError for a missing part or an impossible memory size."""
         if self.ram and self.ram != machine.ram:
             raise MisuseError(
                 f"guest uml: mem={format_size(self.ram)}: the machine has {format_size(machine.ram)} (-m sets it)"
@@ -80,7 +80,8 @@ class UmlGuest(VhostUserGuest):
     # Life.
 
     def boot(self) -> None:
-        """Start a kernel. What keeps it from starting is told as its end."""
+        """Start a kernel. If it cannot be started, that is reported as its end."""
+        # Errors are not raised: a reset boots the guest too, and has nobody to tell.
         super().boot()
         self.ended = ""
         self._powering_down = self._met = False
@@ -91,6 +92,7 @@ class UmlGuest(VhostUserGuest):
             with open(archive, "wb") as file:
                 file.write(build_initramfs(self._parts))
             path = os.path.join(directory, "balloon")
+            # Listen before the kernel starts: UML connects once, at boot, and never again.
             self._listener = UnixListener(path)
             self._restricted = xstate.needs_help()
             restrict = xstate.restriction() if self._restricted else None
@@ -99,6 +101,8 @@ class UmlGuest(VhostUserGuest):
             self._ended(f"the kernel cannot be started: {error}")
 
     def _options(self, directory: str, archive: str, path: str) -> list[str]:
+        # UML's defaults for its other consoles are xterms and ptys, hence con=null and ssl=null. loglevel=1 keeps the
+        # kernel's messages off the console that carries our protocol, except for those of a panic.
         return [
             f"mem={self.machine.ram >> 10}K",
             f"initrd={archive}",
@@ -126,18 +130,19 @@ class UmlGuest(VhostUserGuest):
         self.ended = ""
 
     def stopped(self) -> None:
-        """Freeze every process of the guest."""
+        """Freeze the kernel, and with it the guest's programs."""
         if self.process is not None:
             self.process.signal(signal.SIGSTOP)
 
     def resumed(self) -> None:
-        """Let them go on."""
+        """Let the kernel continue."""
         if self.process is not None:
             self.process.signal(signal.SIGCONT)
         super().resumed()
 
     def power_down(self) -> bool:
-        """Have the guest's shell switch it off; the machine ends when it did."""
+        """Have the guest's shell power it off; the machine ends once that is done."""
+        # UML has no power button that its kernel would notice.
         if self.process is not None and not self._powering_down:
             try:
                 self.process.console.send("$B poweroff -f")
@@ -154,17 +159,18 @@ class UmlGuest(VhostUserGuest):
         return watched if self.process is None else watched + self.process.descriptors()
 
     def serve(self) -> None:
-        """Do what the kernel wants, and notice its end."""
+        """Do what the kernel asks for, and notice its end."""
         super().serve()
         process = self.process
         if process is None:
             return
         console = process.console
         before = console.up
+        # Before the status below: what a kernel printed last explains why it ended.
         if console.fd >= 0:
             console.receive()
         if before is None and console.up:
-            self._driver_missing("its kernel did not take the driver: does the module belong to it?")
+            self._driver_missing("its kernel did not accept the driver: is the module of another version?")
         elif before is None and console.up == 0 and not self.driver_loaded:
             self._module_loaded()
         status = process.ended()
@@ -172,23 +178,28 @@ class UmlGuest(VhostUserGuest):
             self._process_ended(process, status)
 
     def _module_loaded(self) -> None:
-        """The module was taken: its driver has said all that it has to say, or will never say anything."""
-        super().serve()  # a driver's last messages may have come since we looked
+        """The kernel loaded the module. Its driver has sent all its messages by now, or will never send any.
+
+        `insmod` returns only after the driver's probe.
+        """
+        super().serve()  # messages may have arrived since the last look
         if self._backend is None:
             self._driver_missing("its kernel has no vhost-user devices (CONFIG_VIRTIO_UML)")
         elif not self.driver_loaded and self.machine.device is not None:
             self._driver_missing("its module was loaded but drives no balloon: is it a virtio_balloon.ko?")
 
     def _process_ended(self, process: UmlProcess, status: int) -> None:
-        for _ in range(64):  # what it said last
+        for _ in range(64):  # what it printed last; bounded, because another process may hold the pipe open
             if process.console.ended:
                 break
             process.console.receive()
         words = process.console.last_words()
         if process.console.panicked:
             self._ended(f"its kernel panicked: {words}", panicked=True)
+        # Any program can end with status 0, such as kernel=/bin/true. Only one that connected, or wrote on the console,
+        # is a kernel that powered off. On a busy host UML may abort at the end of powering off, which counts as well.
         elif (status == 0 and (self._met or process.console.total)) or (
-            self._powering_down and status == -signal.SIGABRT  # at the end of powering off, on a busy host
+            self._powering_down and status == -signal.SIGABRT
         ):
             self._ended("it switched itself off", tell=False)
             self.machine.guest_off()
@@ -197,27 +208,30 @@ class UmlGuest(VhostUserGuest):
         else:
             said = words or process.complaints().strip().rpartition("\n")[2]
             if "ptrace" in said:
-                said = f"it may not use ptrace here, which it is built on ({said})"
+                said = f"it needs ptrace, which is not allowed here ({said})"
             self._ended(f"its kernel ended with status {status}" + (f": {said}" if said else ""))
 
     def _ended(self, why: str, *, tell: bool = True, panicked: bool = False) -> None:
-        """The kernel is gone: leave the device as it left it, and no trace of it on this host."""
+        """The kernel has ended: clean up its process and files, and leave the device in its last state."""
         self.gone = self.ended = why
         self.halt()
-        self.ended = why
+        self.ended = why  # again: `halt` clears it, after it told the waiting tasks
         if tell:
             if panicked:
                 self.machine.emit(Panicked("run"))
             self.machine.emit(GuestGone(why))
-            self.machine.driver_changed()  # who waits for a driver that had not come up waits for nothing
+            self.machine.driver_changed()  # ends the requests that wait for a driver which had not come up
 
     def _hung_up(self) -> None:
-        """The kernel closed its vhost-user connection: it is about to end, which tells more, or to reboot."""
+        """The kernel closed its vhost-user connection: it is about to end or to reboot.
+
+        Nothing is reported yet: the end of the process has a better reason.
+        """
         self._disconnect()
         self.booting = self._booted
 
     def _accept(self) -> None:
-        """Take the kernel's connection; a second one comes from a kernel that rebooted itself, in the same process."""
+        """Take the kernel's connection. A second one means that the kernel rebooted itself, in the same process."""
         super()._accept()
         if self._backend is None or self.process is None:
             return
@@ -232,7 +246,7 @@ class UmlGuest(VhostUserGuest):
     # What is known of it.
 
     def shown(self) -> Mapping[str, str]:
-        """Return the kernel's process, or why there is none."""
+        """Return the kernel's process, or why it ended."""
         shown: dict[str, str] = {}
         if self.process is not None and self.process.pid:
             shown["kernel"] = f"process {self.process.pid}"
@@ -243,11 +257,12 @@ class UmlGuest(VhostUserGuest):
         return shown
 
     def shell(self, command: str, read: Callable[[Answer], int], patience: int = PATIENCE) -> Task:
-        """Have the guest's shell run a line, and `read` make the task's result of its answer.
+        """Have the guest's shell run a line. `read` turns its answer into the task's result.
 
-        The answer is a function: it returns the status and what was printed, or raises MisuseError where there is none
-        within `patience` ns. Raises UnsupportedError where the guest is stopped, not up or gone.
+        The answer is a function: it returns the status and what was printed, or raises MisuseError if there was no
+        answer within `patience` ns. Raises UnsupportedError if the guest is stopped, not up yet or has ended.
         """
+        # A task, not a loop that waits: waiting here once held up all other monitors for three seconds.
         machine, console = self.machine, None if self.process is None else self.process.console
         if not machine.running:
             raise self._cannot("while the VM is stopped")
@@ -260,12 +275,12 @@ class UmlGuest(VhostUserGuest):
 
         def late() -> None:
             seconds = patience // SECOND
-            console.fail(MisuseError(f"the {self.name} guest still works on it after {seconds} seconds"), number)
+            console.fail(MisuseError(f"the {self.name} guest is not done after {seconds} seconds"), number)
 
         try:
             number = console.send(command, lambda answer: task.end(lambda: read(answer)))
         except OSError as error:
-            raise self._cannot(f"its console takes nothing ({error.strerror})") from None
+            raise self._cannot(f"its console does not read ({error.strerror})") from None
         timer = machine.time.after(patience, late)
         task = Task(timer.due, forget)
         return task
@@ -274,12 +289,13 @@ class UmlGuest(VhostUserGuest):
         return UnsupportedError(f"the {self.name} guest cannot do that: {why}")
 
     def release_device(self) -> bool:
-        """Have the guest's shell unload the driver; the device is gone once it did."""
+        """Have the guest's shell unload the driver; the device is removed after that."""
+        # Unloading stops the rings; the port reports that, and then the machine removes the device.
         self._order("$B rmmod virtio_balloon")
         return False
 
     def device_added(self) -> None:
-        """A driver that is loaded gets the new device; else the guest's shell loads it."""
+        """Give the new device to a loaded driver, or have the guest's shell load the driver."""
         super().device_added()
         if not self.driver_loaded:
             self.booting = True
@@ -293,7 +309,8 @@ class UmlGuest(VhostUserGuest):
                 pass
 
     def check_target(self, size: int, go: Callable[[], object]) -> Task | None:
-        """Refuse to leave the kernel less than it needs: without deflate-on-oom it would panic."""
+        """Refuse a size that is too small for the kernel: without deflate-on-oom it would panic."""
+        # With deflate-on-oom the kernel takes pages back before it runs out, so any size is safe.
         device = self.machine.device
         if device is not None and device.features & bit(F_DEFLATE_ON_OOM):
             go()
@@ -316,12 +333,14 @@ class UmlGuest(VhostUserGuest):
             return None
 
     def floor(self, meminfo: Answer) -> int:
-        """Return the least memory in bytes that the kernel may be left with: what it uses and MARGIN, in whole MiB.
+        """Return the least memory in bytes that the kernel may keep: what it uses plus MARGIN, in whole MiB.
 
-        Where its shell does not tell at once, what a kernel was measured to use of this much memory.
+        If its shell gives no answer in time, this takes what kernels were measured to use of this much RAM.
         """
         ram, total = self.machine.ram, self.process.console.total if self.process is not None else 0
         used = 28 * MIB + ram // 32
+        # MemTotal falls as the balloon grows, so RAM minus today's MemTotal is no measure of what the kernel reserved.
+        # The MemTotal from before the driver was loaded is.
         try:
             known = parse_meminfo(meminfo()[1])
             if total:
@@ -332,7 +351,7 @@ class UmlGuest(VhostUserGuest):
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
-    """Return the bytes that each line of /proc/meminfo says, by its name; lines of another form are left out."""
+    """Return the bytes on each line of /proc/meminfo, by name; lines of another form are left out."""
     found: dict[str, int] = {}
     for line in text.split("\n"):
         name, _, value = line.partition(":")

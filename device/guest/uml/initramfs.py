@@ -1,8 +1,8 @@
 """A cpio archive in the "newc" format, which Linux unpacks as its first root file system.
 
-The format is the kernel's Documentation/driver-api/early-userspace/buffer-format.rst: for each file a header of
-thirteen 8-digit hexadecimal numbers behind a magic word, the name with its zero byte, the content; name and content
-are each padded to four bytes; a file called TRAILER!!! ends it.
+The kernel's Documentation/driver-api/early-userspace/buffer-format.rst describes the format. Each file has a magic
+word, thirteen 8-digit hexadecimal numbers, its name with a zero byte, and its content. Name and content are each padded
+to four bytes. A file called TRAILER!!! ends the archive.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import stat
 _MAGIC = b"070701"
 _TRAILER = "TRAILER!!!"
 _BLOCK = 512
-"""The whole is padded to this, as archivers do."""
+"""The whole archive is padded to a multiple of this, as cpio programs do."""
+
+# The cpio program was no choice: it packs device nodes only from a directory, and only root can make them there.
 
 
 class Archive:
-    """Collects files; `bytes()` of it is the archive. Directories come before what is in them: add them first.
+    """Collects files; `bytes()` of it is the archive. Add a directory before the files in it.
 
     Everything belongs to root and dates from 1970, so the same files make the same bytes.
     """
@@ -27,10 +29,11 @@ class Archive:
         self._inode = 0
 
     def add(self, name: str, mode: int, content: bytes = b"", major: int = 0, minor: int = 0) -> None:
-        """Add a file of at most 4 GiB; its `mode` says of what kind it is, as in stat(2).
+        """Add a file of at most 4 GiB; `mode` has its kind and permissions, as in stat(2).
 
-        `name` is relative, without a slash at either end. The `content` of a symbolic link is where it leads.
+        `name` is relative, without a slash at either end. The `content` of a symbolic link is its target.
         """
+        # Each file has an inode of its own: the kernel takes equal numbers with several links for hard links.
         self._inode += 1
         self._entry(name, self._inode, mode, content, major, minor)
 
@@ -43,7 +46,7 @@ class Archive:
         self._append(content)
 
     def _append(self, data: bytes) -> None:
-        data += bytes(-len(data) % 4)  # every part is padded, so padding each by itself is padding by offset
+        data += bytes(-len(data) % 4)  # header and name are padded together, as the format wants
         self._parts.append(data)
         self._size += len(data)
 

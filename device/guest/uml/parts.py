@@ -1,4 +1,4 @@
-"""The parts of a User-Mode Linux guest: where they are, whether they fit, and the archive that it boots from."""
+"""The parts of a User-Mode Linux guest: finds them, checks that they fit, and packs the archive it boots from."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Debian's name for the kernel, and the one that the kernel's own build gives it.
 KERNEL_NAMES = ("linux.uml", "linux")
 MODULES = "/usr/lib/uml/modules/*/kernel/drivers/virtio/virtio_balloon.ko"
 
 VERSION_AT = -5
-"""Which part of such a path is the kernel's version."""
+"""The position of the kernel's version in such a path, split at slashes."""
 
 _INTERPRETER = 3
 """The ELF program header that names a dynamic loader."""
 
 
 class Parts(NamedTuple):
-    """Paths of what a guest is made of."""
+    """The paths of a guest's parts."""
 
     kernel: str
     module: str
@@ -35,9 +36,9 @@ class Parts(NamedTuple):
 
 
 def find_parts(settings: Mapping[str, object]) -> Parts:
-    """Find kernel, module and busybox, those named in `settings` where they are named.
+    """Find kernel, module and busybox; a path in `settings` replaces the search for that part.
 
-    Raises MisuseError saying which is missing, or does not do, and which Debian package brings it.
+    Raises MisuseError that says which part is missing or unfit, and which Debian package has it.
     """
     kernel = _program(settings, "kernel", KERNEL_NAMES, "User-Mode Linux kernel", "user-mode-linux")
     busybox = _program(settings, "busybox", ("busybox",), "busybox", "busybox-static")
@@ -45,6 +46,7 @@ def find_parts(settings: Mapping[str, object]) -> Parts:
         if not _is_static(busybox):
             raise MisuseError(f"guest uml: {busybox} is not a static program: apt-get install busybox-static")
         module = _module(settings, kernel)
+        # Read now: a module that cannot be read was once found only when the machine was up.
         with open(module, "rb") as file:
             file.read(1)
     except OSError as error:
@@ -62,6 +64,7 @@ def _program(settings: Mapping[str, object], key: str, names: tuple[str, ...], w
             raise MisuseError(f"guest uml: {key}={path}: is not executable")
         return os.path.abspath(path)
     for name in names:
+        # A service may run with an odd PATH, so Debian's places are searched after it.
         found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/bin:/bin")
         if found is not None:
             return os.path.abspath(found)
@@ -80,7 +83,7 @@ def _module(settings: Mapping[str, object], kernel: str) -> str:
             "guest uml: no virtio_balloon.ko for User-Mode Linux found: apt-get install user-mode-linux, "
             "or say module=PATH"
         )
-    if len(found) > 1:  # left over from another version: take the one that the kernel says it is
+    if len(found) > 1:  # an upgrade can leave older modules: take the one of the version in the kernel's banner
         with open(kernel, "rb") as program:
             content = program.read()
         found = [path for path in found if f"Linux version {path.split('/')[VERSION_AT]} ".encode() in content] or found
@@ -88,7 +91,8 @@ def _module(settings: Mapping[str, object], kernel: str) -> str:
 
 
 def _is_static(path: str) -> bool:
-    """Whether a program needs no loader; what is no 64-bit ELF file is taken at its word."""
+    """Whether a program needs no dynamic loader. A file that is not 64-bit ELF counts as static."""
+    # The archive has no C library: a dynamic busybox could not run as init, and the kernel would panic.
     with open(path, "rb") as program:
         head = program.read(64)
         if head[:5] != b"\x7fELF\x02" or len(head) < 64:
@@ -102,7 +106,8 @@ def _is_static(path: str) -> bool:
 
 
 def build_initramfs(parts: Parts) -> bytes:
-    """Return the archive that the guest boots from. Raises MisuseError where a part cannot be read."""
+    """Return the archive that the guest boots from. Raises MisuseError if a part cannot be read."""
+    # Linux opens /dev/console for init before init can mount anything, so the archive needs device nodes.
     archive = Archive()
     for name in ("bin", "dev", "proc", "sys", "work"):
         archive.add(name, S_IFDIR | 0o755)

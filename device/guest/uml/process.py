@@ -1,7 +1,7 @@
-"""The process of a User-Mode Linux guest: its start, its freezing, its end, and that nothing is left of it.
+"""The process of a User-Mode Linux guest: starts it, freezes it, ends it, and leaves nothing behind.
 
-We kill the guest when we are done with it. Where we cannot, because something killed us, a shell that waits on a pipe
-of ours does, and removes the guest's directory.
+We kill the guest when we are done with it. If something kills us first, a shell that waits on a pipe from us kills the
+guest and removes its directory.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NO_RANDOM_ADDRESSES = 0x0040000
 """personality(2)'s ADDR_NO_RANDOMIZE."""
 
 _LONGEST = 60
-"""Bytes of a directory whose sockets' paths still fit into the kernel's 108."""
+"""The longest path in bytes of a parent directory: the paths of sockets below it must fit into Linux's 108."""
 
 _START = 'ulimit -c 0; exec "$@"'
-"""A panicking kernel aborts: no core file of its memory is wanted."""
+"""UML aborts when it panics. Without this limit that would write a core file as large as the guest's memory."""
 
 _WATCH = """
 trap '' INT TERM HUP QUIT
@@ -36,13 +36,16 @@ read -r word
 [ -z "$group" ] || kill -KILL "-$group"
 rm -rf -- "$1"
 """
-"""Waits until we say `done`, or are gone without a word."""
+"""Waits until we write `done`. If the pipe closes before that, we have died: it kills the guest and cleans up.
+
+It ignores the signals that commonly end programs.
+"""
 
 
 def make_directory() -> str:
-    """Make a directory of our own with a path that the guest's kernel can take: short, no blanks, no colons.
+    """Make a directory of our own whose path the guest's kernel accepts: short, no blanks, no colons.
 
-    Raises MisuseError where none can be made.
+    Raises MisuseError if that fails.
     """
     reason: str | None = None
     for parent in (os.environ.get("TMPDIR", ""), "/tmp"):  # noqa: S108 - mkdtemp makes it safe
@@ -56,7 +59,7 @@ def make_directory() -> str:
 
 
 class UmlProcess:
-    """A running kernel in `directory`, which goes with it. Close it, dead or alive."""
+    """A running kernel in `directory`, which `close` removes. Call `close` even if the kernel has ended."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -64,6 +67,7 @@ class UmlProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._complaints = open(os.path.join(directory, "stderr"), "w+b", buffering=0)  # noqa: SIM115 - closed below
         self.console = Console(-1, -1)
+        # Started first, so that it can be told the kernel's number at once.
         self._watcher = subprocess.Popen(
             ["/bin/sh", "-c", _WATCH, "sh", directory],
             stdin=subprocess.PIPE,
@@ -74,11 +78,11 @@ class UmlProcess:
         )
 
     def start(self, kernel: str, options: list[str], restrict: Callable[[], object] | None = None) -> None:
-        """Start the kernel; `restrict` is called in the child before it becomes that. Raises OSError, ImportError.
-
-        With a random gap in its address space the kernel's memory varies by some percent, and 32 MiB can be too little.
-        """
+        """Start the kernel. `restrict` is called in the child before exec. Raises OSError, ImportError."""
         import ctypes
+
+        # With address space randomization a random gap is left in the kernel's memory: MemTotal then varies by some
+        # percent, and a kernel with 32 MiB may panic. `setarch -R` turns it off in the same way.
 
         library = ctypes.CDLL(None)
 
@@ -94,6 +98,7 @@ class UmlProcess:
             stderr=self._complaints,
             cwd=self.directory,
             env={"PATH": os.environ.get("PATH", os.defpath), "HOME": self.directory},
+            # A group of its own, which `close` kills whole, and no Ctrl-C from our terminal.
             start_new_session=True,
             preexec_fn=prepare,  # safe: we have no threads
         )
@@ -101,6 +106,7 @@ class UmlProcess:
         self._pidfd = os.pidfd_open(self._child.pid)
         assert self._child.stdin is not None  # noqa: S101 - pipes were asked for
         assert self._child.stdout is not None  # noqa: S101
+        # Copies, because Popen's file objects close their descriptors when they are collected.
         ends = os.dup(self._child.stdin.fileno()), os.dup(self._child.stdout.fileno())
         self._child.stdin.close()
         self._child.stdout.close()
@@ -113,11 +119,12 @@ class UmlProcess:
         try:
             self._watcher.stdin.write(text.encode())
             self._watcher.stdin.flush()
-        except OSError:  # somebody killed it
+        except OSError:  # somebody killed the watcher
             pass
 
     def descriptors(self) -> list[int]:
-        """Return what to watch: the console, and the kernel's end."""
+        """Return the descriptors to watch: the console's, and one that tells when the kernel ends."""
+        # A pidfd is needed: the end of the console's output does not say that the process has ended.
         watched = [] if self._pidfd < 0 else [self._pidfd]
         if self.console.fd >= 0 and not self.console.ended:
             watched.append(self.console.fd)
@@ -125,39 +132,36 @@ class UmlProcess:
 
     @property
     def pid(self) -> int:
-        """The kernel's process, which leads its group."""
+        """The number of the kernel's process, which is also that of its process group."""
         return 0 if self._child is None else self._child.pid
 
     def ended(self) -> int | None:
-        """Return the exit status if the kernel ended (negative: the signal), else None.
-
-        It is not waited for: until `close`, its group's number cannot become another's.
-        """
+        """Return the exit status if the kernel ended (negative: the signal), else None."""
         if self._child is None:
             return None
+        # WNOWAIT leaves the process a zombie until `close`, so Linux cannot give its number to another process, which
+        # `close` would then kill.
         found = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def signal(self, number: int) -> None:
-        """Stop the kernel or let it go on. Its guest's programs, which it traces, halt at their next trap into it.
-
-        They must not get the signal themselves: the kernel would take it for theirs and kill them with SIGSEGV, init
-        too, which is a panic (seen with SIGSTOP to the whole group while a program ran). Popen.send_signal would wait
-        for a kernel that has just died, and `ended` never see its end.
-        """
+        """Send the kernel SIGSTOP or SIGCONT. Its traced programs halt at their next trap into it."""
+        # Not to the whole group: the kernel takes a signal to one of its programs for a crash and kills that program
+        # with SIGSEGV. If it is init, the kernel panics (seen with SIGSTOP while a program ran).
+        # Not by Popen.send_signal: it polls, and so takes the status of a kernel that has just died from `ended`.
         if self._child is not None:
             os.kill(self._child.pid, number)
 
     def complaints(self) -> str:
-        """Return the end of what the kernel said on stderr, before it had a console."""
+        """Return the end of what the kernel wrote to stderr, which it uses before it has a console."""
         size = self._complaints.seek(0, os.SEEK_END)
         self._complaints.seek(max(0, size - 4096))
         return self._complaints.read(4096).decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Kill every process of the guest that lives, and remove every trace."""
+        """Kill all processes of the guest, and remove its files."""
         if self._child is not None:
             try:
                 os.killpg(self._child.pid, signal.SIGKILL)
@@ -170,5 +174,6 @@ class UmlProcess:
             self._pidfd = -1
         self._complaints.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+        # The watcher reads the group's number first; if no kernel was started, an empty line stands for it.
         self._tell(("" if self._child is not None else "\n") + "done\n")
-        self._watcher.communicate()  # which closes its stdin, in whatever state that is
+        self._watcher.communicate()  # unlike close(), it does not raise for a stdin that is broken

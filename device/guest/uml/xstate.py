@@ -1,10 +1,10 @@
-"""Processors whose registers are more than User-Mode Linux has room for (Intel's AMX), and how its guests live there.
+"""Lets User-Mode Linux run on processors with more register state than it has room for (Intel's AMX).
 
-Linux 6.1 as a program saves a guest program's registers with ptrace, in a buffer of ROOM bytes. Where there are more,
-putting them back fails and the guest's init dies. The way out has two parts. A seccomp filter lets the question for the
-extended state fail in the kernel's process, so that it takes to the 512 bytes of x87 and SSE registers. What is above
-those is then lost at each page fault, so a word on its command line, which ends in the guest's environment, keeps the
-C library of the guest's programs from using it.
+User-Mode Linux 6.1 saves the registers of a guest's program with ptrace, in a buffer of ROOM bytes. If the processor
+has more, restoring them fails and the guest's init dies. The way around this has two parts. A seccomp filter makes the
+ptrace request for the extended state fail in the kernel's process, so that the kernel falls back to the 512 bytes of
+x87 and SSE registers. All other registers are then lost at each page fault. So an option on the kernel's command line,
+which becomes part of the guest's environment, tells the C library of the guest's programs not to use them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOM = 2696
-"""Bytes of extended state that User-Mode Linux 6.1 has room for."""
+"""Bytes of extended state that User-Mode Linux 6.1 has room for. A processor with AMX has 11,008 (measured); Linux 6.13
+makes its buffer as large as needed."""
 
 _MOST = 1 << 16
 
+# With the filter alone busybox mostly crashed in a string function of glibc, which picks the AVX versions by processor.
 TUNABLES = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load,-AVX"
-"""The word of the kernel's command line."""
+"""The option for the kernel's command line: UML passes unknown ones that contain a "=" to init as its environment."""
 
-NOTE = "this processor's AVX and AMX registers are kept from it: User-Mode Linux has no room for them"
+NOTE = "it runs without this processor's AVX and AMX registers: User-Mode Linux has no room for them"
 
 GETREGSET, NT_X86_XSTATE = 0x4204, 0x202
 _SEIZE, _INTERRUPT = 0x4206, 0x4207
@@ -35,8 +37,9 @@ _SECCOMP_MODE_FILTER = 2
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _EIO = 0x7FFF0000, 0x00050005
 
+# Only this one request fails, with EIO; everything else is allowed. The filter needs no root.
 FILTER = (
-    (_LOAD, 0, 0, 4),  # the architecture, which says what numbers mean
+    (_LOAD, 0, 0, 4),  # the architecture: system call numbers depend on it
     (_EQUAL, 0, 7, 0xC000003E),  # x86-64
     (_LOAD, 0, 0, 0),
     (_EQUAL, 0, 5, 101),  # ptrace
@@ -51,14 +54,14 @@ FILTER = (
 
 
 def program() -> bytes:
-    """Return the filter as the kernel takes it."""
+    """Return the filter in the binary form that the kernel takes."""
     return b"".join([struct.pack("<HBBI", *instruction) for instruction in FILTER])
 
 
 def state_size() -> int:
-    """Return how many bytes of extended state ptrace hands out on this processor; 0 where it tells nothing.
+    """Return how many bytes of extended state ptrace returns on this processor; 0 if it does not say.
 
-    A shell that waits for input is stopped and asked. Raises OSError where none can be started.
+    It stops a shell that waits for input and reads its registers. Raises OSError if no shell can be started.
     """
     try:
         import ctypes
@@ -68,7 +71,7 @@ def state_size() -> int:
     ptrace.restype, ptrace.argtypes = ctypes.c_long, (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
     room = ctypes.create_string_buffer(_MOST)
     vector = (ctypes.c_size_t * 2)(ctypes.addressof(room), _MOST)  # struct iovec
-    # A program of its own and not a fork of ours: that would run Python beside what other threads hold.
+    # A new program and not a fork of ours: a fork runs Python while other threads of the parent may hold locks.
     child = subprocess.Popen(["/bin/sh", "-c", "read _"], stdin=subprocess.PIPE, start_new_session=True)
     try:
         if ptrace(_SEIZE, child.pid, None, None) or ptrace(_INTERRUPT, child.pid, None, None):
@@ -85,7 +88,8 @@ def state_size() -> int:
 
 
 def needs_help(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether User-Mode Linux has too little room on this processor: by ptrace's answer, else by what Linux names."""
+    """Whether User-Mode Linux has too little room on this processor: by ptrace's answer, else by /proc/cpuinfo."""
+    # ptrace first: it gives the size itself, so it is right for processors with other extensions than AMX too.
     size = state_size()
     if size:
         return size > ROOM
@@ -97,7 +101,7 @@ def needs_help(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 
 def restriction() -> Callable[[], None]:
-    """Return what to call in the child before it becomes the kernel: sets the filter, or ends the child with a line.
+    """Return a function for the child to call before exec: it sets the filter, or prints why not and exits.
 
     Raises ImportError without ctypes.
     """
@@ -105,10 +109,12 @@ def restriction() -> Callable[[], None]:
 
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
+    # Made before the fork: the child should do as little in Python as possible.
     code = ctypes.create_string_buffer(program())
 
     def restrict() -> None:
         whole = (ctypes.c_size_t * 2)(len(FILTER), ctypes.addressof(code))  # struct sock_fprog
+        # The kernel lets a process without privileges set a filter only after NO_NEW_PRIVS.
         if prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(
             _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(whole), 0, 0
         ):

@@ -61,7 +61,7 @@ def gone(real: Real) -> str:
         ("exit 0", "its kernel ended with status 0"),  # --version, or another program: none that switched itself off
         (
             "echo 'Checking that ptrace can change system call numbers...ptrace: Operation not permitted' >&2; exit 1",
-            "it may not use ptrace here, which it is built on (",
+            "it needs ptrace, which is not allowed here (",
         ),
         ("echo 'Kernel panic - not syncing: no memory'; kill -ABRT $$", "its kernel panicked: Kernel panic - not sync"),
         ("kill -SEGV $$", "its kernel was killed by SIGSEGV"),
@@ -143,7 +143,7 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
 
         def order() -> float:
             start = time.monotonic()
-            with pytest.raises(MisuseError, match="still works on it after"):
+            with pytest.raises(MisuseError, match="is not done after"):
                 real.done(real.guest.shell("true", lambda answer: answer()[0], 100_000_000))
             return time.monotonic() - start
 
@@ -151,7 +151,7 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
         for size in (4000, 1):
             for _ in range(5000):
                 real.guest._order("x" * size)  # as far as the pipe holds it
-        with pytest.raises(MisuseError, match="its console takes nothing"):
+        with pytest.raises(MisuseError, match="its console does not read"):
             real.shell("true")
         assert real.machine.running
 
