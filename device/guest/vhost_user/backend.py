@@ -1,6 +1,6 @@
-"""A front end's socket and its messages: each is checked, brings about what it says, and is answered.
+"""Serves a front end's socket: checks each message, does what it says, and answers it.
 
-A front end is never trusted and never waited for. What it gets wrong raises FrontEndFault, and whoever holds the
+A front end is never trusted and never waited for. Whatever it does wrong raises FrontEndFault, and the owner of the
 connection closes it.
 """
 
@@ -25,19 +25,20 @@ if TYPE_CHECKING:
     from device.guest.vhost_user.port import Port, Ring
 
 MESSAGES_AT_ONCE = 64
-"""Messages answered before whoever drives this gets its turn: a whole negotiation takes about forty."""
+"""Messages answered in one call, so that the caller can do its other work: a whole negotiation takes about forty."""
 
 _ROOM_FOR_FDS = socket.CMSG_SPACE((wire.MAX_REGIONS + 1) * 4)
 
 
 class Backend:
-    """Talks to the front end on `socket` about the rings and the device behind `port`. `close` it when that is gone.
+    """Talks to the front end on `socket` about the rings and the device behind `port`. Close it when that is gone.
 
-    Call `serve` when the socket or one of `port.descriptors()` is readable, and after whatever was done to the device;
-    it never blocks. With `barrier_ends` a question for the features while a driver is up means that it lets go: all
-    that UML (6.1) says when its driver is unloaded, where other front ends ask it to wait for their last message to be
-    done.
+    Call `serve` when the socket or one of `port.descriptors()` is readable, and after each change of the device; it
+    never blocks. With `barrier_ends`, GET_FEATURES while a driver is up means that the driver lets go.
     """
+
+    # UML 6.1 sends only that GET_FEATURES when its driver is unloaded. Other front ends send it as a barrier, to wait
+    # until the message before it was handled, so it cannot have that meaning for all of them.
 
     def __init__(self, sock: socket.socket, port: Port, *, barrier_ends: bool = False) -> None:
         self.socket = sock
@@ -46,16 +47,17 @@ class Backend:
         self._decoder = Decoder()
         self._protocol = 0
         self._told = 0
-        """All features that this front end was ever offered: an honest one may keep to them over an unplug."""
+        """All features that this front end was ever offered: it may keep them when another device is plugged in."""
         self._channel: Wakeup | None = None
 
     # The socket.
 
     def talk(self) -> bool:
-        """Answer what came in, MESSAGES_AT_ONCE at the most; returns False once the front end is gone.
+        """Answer what came in, at most MESSAGES_AT_ONCE messages; returns False if the front end has hung up.
 
-        Raises FrontEndFault where it is to be cut off.
+        Raises FrontEndFault if it has to be cut off.
         """
+        # UML's kernel stands still until a message is answered, so as many as possible are answered at once.
         messages = MESSAGES_AT_ONCE
         while messages:
             try:
@@ -74,9 +76,9 @@ class Backend:
         return True
 
     def serve(self, tell: Callable[[str], object]) -> bool:
-        """Do all there is to do, for who has no Machine: `talk`, take kicks, deliver what the device noted.
+        """Do everything that is due, for a caller without a Machine: `talk`, take kicks, deliver what the device noted.
 
-        Its news go to `tell`, by the names of `take_due`. Its timers are the caller's to fire.
+        News of the device go to `tell`, by the names of `take_due`. The caller has to fire the timers.
         """
         there = self.talk()
         if there:
@@ -101,6 +103,8 @@ class Backend:
         return there
 
     def _receive(self) -> tuple[bytes, list[int]]:
+        # Only as many bytes as complete the message: so the descriptors that come with them belong to it.
+        # MSG_CMSG_CLOEXEC keeps them from programs that other guests start.
         data, ancillary, flags, _ = self.socket.recvmsg(
             self._decoder.wanted, _ROOM_FOR_FDS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         )
@@ -108,38 +112,41 @@ class Backend:
         for level, kind, body in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+        # MSG_CTRUNC: Linux has closed the descriptors that did not fit, so the message cannot be understood.
         if flags & socket.MSG_CTRUNC:
             _close_all(fds)
             raise FrontEndFault("more descriptors than a message has, or than this process may open")
         return data, list(fds)
 
     def _send(self, data: bytes) -> None:
+        # Replies are not queued: an honest front end reads each before it goes on, so a full socket is a fault.
         try:
             sent = self.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) if data else 0
         except BlockingIOError:
             sent = -1
         except OSError:
-            return  # gone: the next read says so
+            return  # it hung up: the next read says so
         if sent != len(data):
             raise FrontEndFault("replies are not read")
 
     def config_changed(self) -> None:
         """Tell the front end that the configuration space changed.
 
-        Where its channel is full of such messages that it has not read, one more would say nothing new.
+        The message is dropped if the channel is full: then the front end has such messages to read already.
         """
         if self._channel is not None:
             self._channel.send(wire.CONFIG_CHANGED)
 
     def close(self) -> None:
-        """Let go of everything the front end gave us, its memory first. The device is not reset."""
+        """Release everything the front end gave us. The device is not reset."""
+        # The memory first: the device must not look into it when its descriptors are gone.
         self.port.close()
         if self._channel is not None:
             self._channel.close()
         _close_all(self._decoder.leftovers())
         self.socket.close()
 
-    # Messages. The descriptors of one that its method does not take over are closed behind it.
+    # Messages. `_handle` closes the descriptors that a message's method did not take over.
 
     def _handle(self, request: Request) -> bytes:
         """Do what a message says and return what to send back, if anything."""
@@ -154,7 +161,7 @@ class Backend:
         return b"" if answer is None else reply(request.number, answer)
 
     def _set_owner(self, request: Request) -> None:
-        """It starts a session, RESET_OWNER is history: neither has anything to do here."""
+        """Nothing to do: SET_OWNER starts a session, and RESET_OWNER is no longer used."""
 
     _reset_owner = _set_owner
 
@@ -162,13 +169,16 @@ class Backend:
         if self.port.up and self._barrier_ends:
             self.port.let_go()
         device = self.port.device
-        # Some front ends ask once for all: what any device that is plugged in later will have.
+        # UML asks once, when it boots. Without a device it is offered what every device has; otherwise a device that is
+        # plugged in later would stay without statistics.
         offered = ALWAYS_OFFERED if device is None else device.offered
         self._told |= offered
         return U64.pack(offered | bit(wire.F_PROTOCOL_FEATURES))
 
     def _set_features(self, request: Request, features: int) -> None:
         device = self.port.device
+        # Features of a device that is gone are no fault: UML's driver keeps those of its boot. The port reports that no
+        # driver comes up.
         known = bit(wire.F_PROTOCOL_FEATURES) | self._told | (0 if device is None else device.offered)
         if device is not None and features & ~known:
             raise FrontEndFault(f"features {features & ~known:#x} were accepted but never offered")
@@ -205,12 +215,15 @@ class Backend:
         ring = self._ring(index)
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise FrontEndFault(f"ring {index} of {size} entries")
+        # The same size again is not taken for a new driver.
         if size != ring.size:
             self.port.reconfigure(ring)
             ring.size = size
 
     def _set_vring_base(self, request: Request, index: int, base: int) -> None:
         ring = self._ring(index)
+        # This comes for every ring that is set up, so on a ring in use it means a new driver: UML's reset sends no
+        # message of its own.
         if base > U16:
             raise FrontEndFault(f"ring {index} starts at {base}")
         self.port.reconfigure(ring)
@@ -228,7 +241,7 @@ class Backend:
     def _get_vring_base(self, request: Request, index: int, _: int) -> bytes:
         ring = self._ring(index)
         self.port.park(ring)
-        ring.hold("kick", None)  # it runs again when a new one comes
+        ring.hold("kick", None)  # the ring runs again when a new one comes
         self.port.down_if_idle()
         return PAIR.pack(index, ring.base)
 
@@ -263,7 +276,7 @@ class Backend:
         ring.hold("call", end)
 
     def _set_vring_err(self, request: Request, value: int) -> None:
-        """Errors are told as the device's, not through a descriptor: it is checked and closed."""
+        """Check the descriptor and close it: errors are counted by the device, and not reported through it."""
         _, end = self._descriptor(request, value)
         if end is not None:
             end.close()
@@ -271,7 +284,7 @@ class Backend:
     # Configuration space.
 
     def _config(self, request: Request, offset: int, size: int) -> bytes:
-        """Return the bytes of it in a message. Raises FrontEndFault where they are not as many as it says."""
+        """Return the bytes of configuration in a message. Raises FrontEndFault if there are not as many as it says."""
         data = request.payload[wire.CONFIG.size :]
         if size != len(data) or offset + size > wire.MAX_CONFIG:
             raise FrontEndFault(f"{size} bytes of configuration at {offset} in {len(request.payload)} bytes")
@@ -280,11 +293,15 @@ class Backend:
     def _get_config(self, request: Request, offset: int, size: int, flags: int) -> bytes:
         self._config(request, offset, size)
         device = self.port.device
+        # Without a device the space reads as zeros: an error would end a front end that is only waiting for one.
         data = b"" if device is None else device.read_config(offset, size)
         return request.payload[: wire.CONFIG.size] + data.ljust(size, b"\0")
 
     def _set_config(self, request: Request, offset: int, size: int, flags: int) -> None:
-        """Take the driver's own fields out of what is written, whatever is around them: QEMU writes the whole space."""
+        """Take the driver's own fields from what is written, and ignore the rest.
+
+        QEMU writes the whole space back, with a num_pages that may be out of date by then.
+        """
         data = self._config(request, offset, size)
         for field in (CONFIG_ACTUAL, CONFIG_POISON_VAL):
             at = field - offset

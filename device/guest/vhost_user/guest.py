@@ -1,4 +1,4 @@
-"""Guests in other processes: a vhost-user socket in front of the balloon device (docs/real-guest.md)."""
+"""Guests in other processes, which use the balloon device through a vhost-user socket (docs/real-guest.md)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class VhostUserGuest(Guest):
-    """Whatever guest a VMM's vhost-user front end brings; one at a time, others wait in line.
+    """The guest of a VMM that connects as a vhost-user front end. One at a time; others wait for their turn.
 
-    A request for statistics waits within its timeout for a front end and its driver. When the front end leaves, the
-    device stays as a dead guest leaves it, and the next one starts it from nothing. `stop` cannot freeze another VMM's
-    guest: its queues are just not served until `cont`.
+    A request for statistics waits, within its timeout, for a front end and its driver. When the front end leaves, the
+    device keeps its state, as with a guest that died; the next front end starts with a reset device. `stop` cannot
+    freeze another VMM's guest: its queues are not served until `cont`.
     """
 
     real = True
@@ -34,7 +34,7 @@ class VhostUserGuest(Guest):
     _barrier_ends = False
 
     def __init__(self, name: str, settings: Mapping[str, object], spec: str) -> None:
-        """Take the settings; nothing is opened before `attach`. Raises MisuseError without a path."""
+        """Take the settings; `attach` opens the socket. Raises MisuseError without a path."""
         self.name = name
         self.spec = spec
         self._settings = settings
@@ -42,20 +42,23 @@ class VhostUserGuest(Guest):
         self._backend: Backend | None = None
         self._booted = False
         self.gone = ""
-        """Why the last front end is gone, empty while one is there or awaited for the first time."""
+        """Why the last front end is gone; empty while one is connected, and before the first one."""
         if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):
             raise MisuseError(f"the {self.name} guest needs Linux, with /proc: it shares memory and descriptors")
         if name == "vhost-user" and "path" not in settings:
             raise MisuseError("guest vhost-user: needs a path (vhost-user,path=SOCKET)")
 
     def attach(self, machine: Platform) -> None:
-        """Belong to `machine` and listen. Raises MisuseError where the path cannot be listened on."""
+        """Belong to `machine` and listen. Raises MisuseError if that is not possible at the path."""
         path = str(self._settings["path"])
+        # UML's virtio_uml.device=PATH:ID ends the path at a colon, and its command line ends it at a blank.
         if ":" in path or any(char.isspace() for char in path):
             raise MisuseError(f"'{path}': front ends cannot name a socket with blanks or colons in its path")
         before = machine.guest
         if isinstance(before, VhostUserGuest) and before._listener is not None and before._listener.at(path):
-            self._listener, before._listener = before._listener, None  # it is replaced by us, and nothing can fail now
+            # The guest that we replace listens there, and nothing can fail any more: take its socket over. A second one
+            # at the same path would be refused, because a server uses that path.
+            self._listener, before._listener = before._listener, None
         else:
             try:
                 self._listener = UnixListener(path)
@@ -66,46 +69,46 @@ class VhostUserGuest(Guest):
     # Life.
 
     def boot(self) -> None:
-        """Take front ends from now on."""
+        """Accept front ends from now on."""
         self._booted = True
         self.booting = True
         self.gone = ""
 
     def halt(self) -> None:
-        """Drop the front end, as a power cycle of the device does."""
+        """Disconnect the front end, as a power cycle of the device does."""
         self._booted = False
         self.booting = False
         self._disconnect()
 
     def close(self) -> None:
-        """Drop the front end and stop listening."""
+        """Disconnect the front end and stop listening."""
         self.halt()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
 
     def resumed(self) -> None:
-        """Serve what was kicked meanwhile."""
+        """Serve the rings that were kicked meanwhile."""
         self.serve()
 
     def release_device(self) -> bool:
-        """A front end cannot be asked to let go of its device; a reset takes it away."""
+        """Return False: the protocol has no message that asks for the device. A reset takes it away."""
         return False
 
     def device_added(self) -> None:
-        """A front end that set its rings up before gets the new device."""
+        """Give the new device to a front end that has set its rings up already."""
         if self._backend is not None:
             self._backend.port.plug(self.machine.device)
 
     # From the device.
 
     def interrupt(self, queue: int) -> None:
-        """Pass it on to the call descriptor."""
+        """Signal the ring's call descriptor."""
         if self._backend is not None:
             self._backend.port.interrupt(queue)
 
     def config_changed(self) -> None:
-        """Pass it on over the backend channel."""
+        """Tell the front end over the channel that it gave us."""
         if self._backend is not None:
             self._backend.config_changed()
 
@@ -119,12 +122,13 @@ class VhostUserGuest(Guest):
     def descriptors(self) -> list[int]:
         """Return what to watch: the listening socket, or the front end and its kicks."""
         if self._backend is not None:
+            # A stopped machine takes no kicks. Watching their descriptors would wake the front ends of hmp without end.
             kicks = self._backend.port.descriptors() if self.machine.running else []
             return [self._backend.socket.fileno(), *kicks]
         return [self._listener.socket.fileno()] if self._booted and self._listener is not None else []
 
     def serve(self) -> None:
-        """Do what the front end wants, within bounds; cut off one that breaks the protocol."""
+        """Do what the front end asks for, within bounds; cut it off if it breaks the protocol."""
         if self._booted and self._backend is None:
             self._accept()
         backend = self._backend
@@ -133,12 +137,13 @@ class VhostUserGuest(Guest):
         fault: FrontEndFault | None = None
         there = True
         try:
-            there = backend.talk()  # first: a kick may belong to rings that are being set up
+            there = backend.talk()  # before the kicks: these may be for rings that the messages set up
             if there:
+                # Messages are answered while the VM is stopped too: a front end that gets no answer would hang.
                 (backend.port.take_kicks if self.machine.running else backend.port.check_memory)()
         except FrontEndFault as error:
             fault = error
-        if self._backend is not backend:  # a reset on the way took it apart
+        if self._backend is not backend:  # a reset meanwhile disconnected it
             return
         if fault is not None:
             self._cut_off(fault)
@@ -166,11 +171,11 @@ class VhostUserGuest(Guest):
 
     def _driver_unusable(self) -> None:
         self._driver_missing(
-            "it keeps to features of the device that it found first, which this one has not; a reset starts it anew"
+            "it keeps using features of its first device that this one does not have; a reset starts it anew"
         )
 
     def _driver_missing(self, why: str) -> None:
-        """The driver will not come up by itself any more: requests need not wait for it."""
+        """The driver will not come up by itself: report that, once, and no longer let requests wait for it."""
         self.booting = False
         if self.gone != why:
             self.gone = why
@@ -180,7 +185,7 @@ class VhostUserGuest(Guest):
     def _cut_off(self, fault: FrontEndFault) -> None:
         device, why = self.machine.device, str(fault)
         if isinstance(fault, HostFault):
-            pass
+            pass  # not the guest's fault, so it is not counted as one
         elif device is not None:
             device.refuse("front-end", why)
         else:
@@ -191,7 +196,7 @@ class VhostUserGuest(Guest):
         self._lost("its front end hung up")
 
     def _lost(self, why: str) -> None:
-        """The front end is gone. The device keeps what it knows: requests come back at their deadlines."""
+        """The front end is gone. The device keeps its state, and requests end at their deadlines."""
         self._disconnect()
         self.gone = why
         self.booting = self._booted
@@ -206,7 +211,7 @@ class VhostUserGuest(Guest):
     # What is known of it.
 
     def shown(self) -> Mapping[str, str]:
-        """Return what is known of the front end."""
+        """Return why the front end is gone, or where one is awaited."""
         if self.gone:
             return {"gone": self.gone}
         if self._backend is None:

@@ -1,4 +1,4 @@
-"""A listening unix socket at a path: never at the cost of another file, and gone when it is closed."""
+"""A listening unix socket at a path. It replaces no other file, and its own file is removed when it is closed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 
 
 class UnixListener:
-    """Listens at `path`, mode 0600, without blocking: `socket` becomes readable when a peer comes."""
+    """Listens at `path`, mode 0600, without blocking: `socket` becomes readable when a peer connects."""
 
     __slots__ = ("_inode", "path", "socket")
 
@@ -18,6 +18,7 @@ class UnixListener:
         self.path = path
         self._clear_stale()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The file gets its mode by the umask: a chmod after bind() would leave a moment in which others could connect.
         mask = os.umask(0o177)
         try:
             self.socket.bind(path)
@@ -32,13 +33,15 @@ class UnixListener:
         self._inode = (status.st_dev, status.st_ino)
 
     def _clear_stale(self) -> None:
-        """Remove a socket that nobody listens on; refuse a live one and everything that is no socket."""
+        """Remove a socket that nobody listens on. Raises OSError for a live one and for any other file."""
         try:
             status = os.lstat(self.path)
         except OSError:
-            return  # nothing there, or a reason that bind() will name
+            return  # nothing is there, or bind() will say what is wrong
         if not stat.S_ISSOCK(status.st_mode):
             raise OSError(errno.EEXIST, "the path exists and is not a socket; it is left alone")
+        # bind() fails for any file that exists, also for one that a killed process left. Only a connection tells them
+        # apart; it must not block, as it would on a server whose queue is full.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             try:
@@ -48,12 +51,12 @@ class UnixListener:
                 return
             except PermissionError:
                 raise OSError(errno.EPERM, "another user's socket is there; it is left alone") from None
-            except OSError:  # a queue that is full, a socket of another type: somebody has it open
+            except OSError:  # its queue is full, or it is of another type: some process has it open
                 pass
         raise OSError(errno.EADDRINUSE, "a live server uses it")
 
     def at(self, path: str) -> bool:
-        """Whether `path`, however it is spelled, is the socket that we made."""
+        """Whether `path` is the socket that we made, even if the path is spelled in another way."""
         try:
             status = os.lstat(path)
         except OSError:
@@ -61,7 +64,8 @@ class UnixListener:
         return (status.st_dev, status.st_ino) == self._inode
 
     def close(self) -> None:
-        """Stop listening; the file goes if it still is the one we made."""
+        """Stop listening, and remove the file if it still is the one we made."""
+        # By then somebody else may have made another socket at the path.
         self.socket.close()
         if self.at(self.path):
             try:

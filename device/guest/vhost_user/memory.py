@@ -1,4 +1,4 @@
-"""The memory that a vhost-user front end shares with us: its table checked, mapped, and made a Memory of Regions."""
+"""The memory that a vhost-user front end shares with us: checks its table and maps it as a Memory of Regions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SLOW_FILE_SYSTEMS = ("fuse", "9p", "nfs", "cifs", "smb", "ceph", "afs", "virtiofs", "autofs")
-"""File systems on which reading a mapped page may wait for a server: a load from there could stop the monitor."""
+"""File systems on which reading a mapped page may wait for a server, and so could stop the monitor."""
 
 
 class SharedRegion(Region):
-    """A region whose front end calls it `user`; `fd` is the file behind it, ours to close."""
+    """A region. `user` is its address in the front end; `fd` is the file behind it, which `close` closes."""
 
     __slots__ = ("_guarded", "end", "fd", "user")
 
@@ -32,16 +32,17 @@ class SharedRegion(Region):
         self.user = user
         self.fd = fd
         self.end = end
-        """Bytes the file must have for every page of the region to exist."""
+        """The least size of the file, in bytes, for which every page of the region exists."""
         self._guarded = guard(buffer, size, told)
 
     @property
     def lost(self) -> bool:
-        """Whether a page of it could not be had, so that it is zeros now."""
+        """Whether a page of it was not available, so that the region was replaced by zeros."""
         return lost(self._guarded)
 
     def close(self) -> None:
-        """Unmap, and let the file go."""
+        """Unmap, and close the file."""
+        # First the guard: another mapping may get the address as soon as this one is gone.
         if self._guarded:
             release(self._guarded)
             self._guarded = 0
@@ -62,7 +63,7 @@ class SharedMemory(Memory):
 
     @property
     def lost(self) -> bool:
-        """Whether a page could not be had (sigbus.py): the file was cut short, or this host has no room."""
+        """Whether a page was not available (sigbus.py): the file was cut short, or this host has no room."""
         return any(region.lost for region in self._shared)
 
     @property
@@ -71,14 +72,15 @@ class SharedMemory(Memory):
         return max(region.base + region.size for region in self.regions)
 
     def guest_address(self, user: int) -> int:
-        """Return the guest address of a user address. Raises FrontEndFault where no region has it."""
+        """Return the guest address of a user address. Raises FrontEndFault if it is in no region."""
+        # The protocol gives ring addresses as addresses in the front end's own process.
         for region in self._shared:
             if region.user <= user < region.user + region.size:
                 return user - region.user + region.base
         raise FrontEndFault(f"ring address {user:#x} is in no region of the memory table")
 
     def discard(self, address: int, length: int) -> bool:
-        """As Memory.discard, for a range that may span regions. What lies in none of them has nothing to give."""
+        """As Memory.discard, for a range that may span regions. Parts outside of all regions are ignored."""
         given = False
         end = address + length
         for region in self.regions:
@@ -89,21 +91,22 @@ class SharedMemory(Memory):
         return given
 
     def shrunk(self) -> bool:
-        """Whether a file became shorter than its region: touching the missing pages is SIGBUS (sigbus.py)."""
+        """Whether a file became shorter than its region: using the missing pages is a SIGBUS (sigbus.py)."""
         return any(os.fstat(region.fd).st_size < region.end for region in self._shared)
 
     def populated(self) -> int:
         """Return how many bytes of the host's memory the files take right now."""
+        # By file: several regions may be parts of one. stat(2) counts in units of 512 bytes.
         statuses = [os.fstat(region.fd) for region in self._shared]
         files = {(status.st_dev, status.st_ino): status.st_blocks for status in statuses}
         return sum(files.values()) * 512
 
 
 def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) -> SharedMemory:
-    """Map the regions of a SET_MEM_TABLE message; takes the descriptors over from `fds`, all or none.
+    """Map the regions of a SET_MEM_TABLE message; takes over all descriptors in `fds`.
 
-    `told` is called when one of them is lost. Bytes behind the last region are ignored. Raises FrontEndFault, with
-    nothing mapped and `fds` as it was, for a table that contradicts itself or its files.
+    `told` is called when a region is lost. Bytes after the last region are ignored. Raises FrontEndFault for a table
+    that contradicts itself or its files; then nothing is mapped, and `fds` is as it was.
     """
     count, _ = PAIR.unpack_from(payload)
     if not 0 < count <= MAX_REGIONS:
@@ -115,6 +118,7 @@ def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) 
     rows = [REGION.unpack_from(payload, PAIR.size + number * REGION.size) for number in range(count)]
     for base, size, user, offset in rows:
         _check_row(base, size, user, offset)
+    # Each pair is compared, as there are at most eight regions.
     for number, (base, size, user, _) in enumerate(rows):
         for other, other_size, other_user, _ in rows[:number]:
             if base < other + other_size and other < base + size:
@@ -131,7 +135,7 @@ def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) 
             mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size, told))
     except (OSError, ValueError, OverflowError) as error:
         for region in mapped:
-            region.fd = -1  # still the caller's
+            region.fd = -1  # the caller closes it
             region.close()
         limit = isinstance(error, OSError) and error.errno == errno.ENOMEM  # of this process: ulimit -v
         raise (HostFault if limit else FrontEndFault)(
@@ -142,6 +146,7 @@ def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) 
 
 
 def _check_row(base: int, size: int, user: int, offset: int) -> None:
+    # Whole pages, because mmap() takes no other offsets.
     if not size or (base | size | offset) % PAGE_SIZE:
         raise FrontEndFault(f"a region of {size:#x} bytes at {base:#x}, file offset {offset:#x}")
     if base + size > MAX_RAM or user + size > 1 << 64 or offset + size > 1 << 62:
@@ -149,6 +154,7 @@ def _check_row(base: int, size: int, user: int, offset: int) -> None:
 
 
 def _check_file(fd: int, end: int) -> None:
+    # Regular files only: fstat() gives the size of no others, and the check below needs it.
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise FrontEndFault("a memory region that is not a file")
@@ -160,7 +166,8 @@ def _check_file(fd: int, end: int) -> None:
 
 
 def _file_system(device: int) -> str:
-    """Return the type of a mounted file system, or "" for the kernel's own (memfd) and for unknown ones."""
+    """Return the type of a mounted file system; "" if it is not mounted, as that of a memfd, or not known."""
+    # statfs(2) would say it, but Python's os.statvfs leaves the type out.
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:

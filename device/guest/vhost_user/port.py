@@ -1,9 +1,9 @@
-"""The balloon device as a vhost-user transport has it: rings that come and go, and the driver's status told for it.
+"""The balloon device behind a vhost-user transport: starts and stops its rings, and writes its status for the driver.
 
-A front end never tells the driver's status, so the device is taken through it here: once every ring of the negotiated
-features is set up, enabled and has a kick descriptor, the device sees a reset, the features and DRIVER_OK, in that
-order; when the last ring goes, it sees a reset. A driver that sets rings up anew without having let go of them (UML's
-reset sends no message) has the device start from nothing.
+The protocol has no message for the driver's status, so it is worked out here. Once every ring of the negotiated
+features is set up, enabled and has a kick descriptor, the device gets a reset, the features and DRIVER_OK, in that
+order. When the last ring goes, it gets a reset. UML's reset sends no message: a driver that sets up rings that are
+still in use is taken for a new one, and the device is reset.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from device.guest.vhost_user.wakeup import Wakeup
 
 MIN_QUEUES = 5
-"""Rings that are offered at the least: Linux's driver asks for room for five whatever it negotiates."""
+"""The least number of rings that are offered: Linux's driver asks for five, whatever features it negotiates."""
 
 _READY = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
 
 
 class Ring:
-    """What a front end said of one ring. `base` is where it goes on, `last_avail` by another name."""
+    """What a front end said about one ring. `base` is the available index at which it continues."""
 
     __slots__ = ("address", "base", "call", "enabled", "index", "kick", "size")
 
@@ -45,11 +45,11 @@ class Ring:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is missing for the ring to run."""
+        """Whether the ring has everything that it needs to run."""
         return self.enabled and self.size > 0 and self.address is not None and self.kick is not None
 
     def hold(self, what: Literal["kick", "call"], end: Wakeup | None) -> None:
-        """Take over a kick or call descriptor, in place of the one before."""
+        """Take over a kick or call descriptor, and close the previous one."""
         before: Wakeup | None = getattr(self, what)
         if before is not None:
             before.close()
@@ -57,14 +57,14 @@ class Ring:
 
 
 def _nobody() -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 class Port:
-    """The rings of one front end, and the device behind them, None while there is none. Close it when that is gone.
+    """The rings of one front end, and the device behind them or None. Close it when the front end is gone.
 
-    `changed` is called after a driver came up or went, `unusable` where it cannot come up because it keeps to features
-    that an earlier device had.
+    `changed` is called after a driver came up or went. `unusable` is called if a driver cannot come up because it keeps
+    using features of an earlier device.
     """
 
     def __init__(
@@ -77,7 +77,11 @@ class Port:
         self._unusable = unusable
         self._features = 0
         self._again: tuple[int, tuple[int, ...] | None, Sample | None] | None = None
-        """Where the statistics buffer was that the device held when its ring was parked, and its sample."""
+        """Where the ring of a held statistics buffer was when it was parked (index, addresses), and the buffer's
+        sample.
+
+        If the ring continues there, the device finds the same buffer again, and must not take it for new numbers.
+        """
         self.memory: SharedMemory | None = None
         """The guest's memory, once the front end shared it."""
         self.rings = [Ring(index) for index in range(MIN_QUEUES)]
@@ -85,13 +89,13 @@ class Port:
         self.plug(device)
 
     def plug(self, device: BalloonDevice | None) -> None:
-        """Another device is there: a driver that is ready gets it."""
+        """Take another device, and start it if a driver is ready for it."""
         self._device = device
         self._again = None
         if device is not None:
-            self._own = device.memory, device.ram
+            self._own = device.memory, device.ram  # what it gets back when the front end's memory goes
         self.up = False
-        """Whether the device was told that a driver is there."""
+        """Whether the device was told that a driver is up."""
         self.start_ready()
 
     @property
@@ -108,26 +112,32 @@ class Port:
     # What the front end sets.
 
     def set_features(self, features: int) -> None:
-        """Take what the driver accepted, the transport's own bit included; other features are another driver."""
+        """Take the features that the driver accepted, with the transport's own bit."""
+        # Features cannot change while a driver is up, so others mean another driver.
         if features == self._features:
             return
         self.take_down()
         self._again = None
         self._features = features
         if not features >> F_PROTOCOL_FEATURES & 1:
-            for ring in self.rings:  # without them there is no message to enable a ring with
+            for ring in self.rings:  # without protocol features there is no message that enables a ring
                 ring.enabled = True
         self.start_ready()
 
     def write_config(self, field: int, data: bytes) -> None:
-        """Take a field that the driver wrote. Its poison_val comes before the device is brought up: it is kept."""
+        """Take a field that the driver wrote.
+
+        The driver writes poison_val before its rings are there, and the reset at their start would clear it: it is
+        kept.
+        """
         if field == CONFIG_POISON_VAL:
             self._poison = data
         if self.device is not None:
             self.device.write_config(field, data)
 
     def set_memory(self, memory: SharedMemory) -> None:
-        """Take a memory table; rings that run go on in it. Raises FrontEndFault where one has no place there."""
+        """Take a memory table; rings that run continue in it. Raises FrontEndFault if one of them is not inside it."""
+        # A VMM sends a new table when memory is plugged in, with the driver up: that is no reset.
         running = self._park_all()
         self._drop_memory()
         self.memory = memory
@@ -137,13 +147,14 @@ class Port:
             for ring in running:
                 self._start(ring, device, memory)
             for ring in running:
-                device.notify(ring.index)  # a buffer that was held is found again
+                device.notify(ring.index)  # the device finds a buffer again that it held before
         self.start_ready()
 
     # Rings, and the driver behind them.
 
     def start_ready(self) -> None:
-        """Start the device once every ring is ready, or a ring that came back."""
+        """Start the device once every ring is ready, or a single ring that was parked."""
+        # Without VERSION_1 the driver is a legacy one, which the device does not support.
         device, memory = self.device, self.memory
         if device is None or memory is None or not self._features & bit(F_VERSION_1):
             return
@@ -158,6 +169,8 @@ class Port:
             if features & ~device.offered:
                 self._unusable()
                 return
+            # The order of virtio 1.2, 3.1.1, as if the driver wrote the status itself. DRIVER_OK comes after `changed`,
+            # because it makes the device look at the statistics buffer.
             device.write_status(0)
             device.use_memory(memory, memory.top)
             device.write_status(STATUS_ACKNOWLEDGE)
@@ -180,7 +193,7 @@ class Port:
                 device.stats.again = again[2]
 
     def park(self, ring: Ring) -> None:
-        """Take a ring out of service, if it runs; it goes on where it was when it is started again."""
+        """Take a running ring out of service; when it is started again it continues where it was."""
         device = self.device
         if device is not None and ring in self.running():
             stats = device.stats
@@ -196,20 +209,21 @@ class Port:
         return running
 
     def down_if_idle(self) -> None:
-        """The driver is gone once no ring of it runs."""
+        """Take the driver for gone once none of its rings runs."""
         if not self.running():
             self.take_down()
 
     def reconfigure(self, ring: Ring) -> None:
-        """The driver configures a ring: if that is in use, it is a new driver and nothing of the old one stays."""
+        """A ring is set up: if it is in use, this is a new driver, and the old one is forgotten."""
         if self.up and ring in self.running():
             self.take_down()
             self._again = None
+            # The other rings still have the old driver's addresses: none may start before it is set up anew.
             for each in self.rings:
                 each.address = None
 
     def let_go(self) -> None:
-        """The driver lets go of the device: if it comes back, it says everything anew."""
+        """The driver lets go of the device. If it comes back, it sets everything up again."""
         self.take_down()
         self._again = None
         self._close_rings()
@@ -233,12 +247,14 @@ class Port:
     # Kicks, calls and the end.
 
     def memory_lost(self) -> None:
-        """A page could not be had, in the middle of something: have us served as soon as that is done."""
+        """A page was not available, in the middle of an access: have the guest served as soon as that is over."""
+        # This runs within the access, so nothing can be served here. A timer that is due at once makes the machine
+        # step.
         if self.device is not None:
             self.device.time.after(0, _nobody)
 
     def check_memory(self) -> None:
-        """Raise FrontEndFault where memory went away, by the front end's deed or this host's."""
+        """Raise FrontEndFault if the front end took memory away, HostFault if this host did."""
         memory = self.memory
         if memory is not None and memory.shrunk():
             raise FrontEndFault("a file of the memory table was cut short")
@@ -250,11 +266,12 @@ class Port:
         return [ring.kick.fd for ring in self.running() if ring.kick is not None]
 
     def take_kicks(self) -> None:
-        """Serve every ring that was kicked. Raises FrontEndFault where a kick descriptor broke, or memory went away."""
+        """Serve every ring that was kicked. Raises FrontEndFault if a kick descriptor broke, or memory went away."""
         device = self.device
         if self.memory is None or device is None:
             return
         self.check_memory()
+        # poll() and not select(): that refuses descriptors from 1024 up.
         poller = select.poll()
         kicks = {ring.kick.fd: (ring, ring.kick) for ring in self.running() if ring.kick is not None}
         for fd in kicks:
@@ -264,19 +281,19 @@ class Port:
             taken = kick.taken()
             if taken is False or (taken is None and events != select.POLLIN):
                 raise FrontEndFault(f"the kick descriptor of ring {ring.index} broke")
-            if self.up and ring in self.running():
+            if self.up and ring in self.running():  # serving an earlier ring may have ended this one
                 device.notify(ring.index)
-        self.check_memory()
+        self.check_memory()  # again: what was read from lost memory must not be held against the guest
 
     def interrupt(self, index: int) -> None:
-        """Tell the driver that buffers of ring `index` came back."""
+        """Tell the driver that buffers of ring `index` were returned."""
         if index < len(self.rings):
             call = self.rings[index].call
             if call is not None:
                 call.give()
 
     def close(self) -> None:
-        """The front end is gone: touch its memory no more, let all descriptors go. The device is not reset."""
+        """The front end is gone: unmap its memory and close all descriptors. The device is not reset."""
         self._park_all()
         self._close_rings()
         self._drop_memory()

@@ -1,12 +1,12 @@
-"""Survive a front end that cuts the file behind its memory short while we look at it, and a file system that is full.
+"""Survives a front end that shortens the file behind its memory while we use it, and a file system that is full.
 
-The kernel answers a touch of a mapped page whose file has ended with SIGBUS, and no check beforehand can be in time:
-the other side may cut the file at any moment. The same comes of a page that was never touched where its file system has
-no room for it. So a handler puts zeroed memory of our own in place of the region, lets the touch happen again and
-tells; the connection is cut off as soon as it is served (`Port.check_memory`).
+Linux sends SIGBUS to a process that uses a mapped page beyond the end of its file. A check before the access does not
+help, because the front end can shorten the file at any moment. SIGBUS also comes for the first use of a page if the
+file system has no room for it. So a handler maps zeroed memory in place of the region, reports the loss, and returns,
+which repeats the access. The connection is cut off when it is served next (`Port.check_memory`).
 
-The handler is called by the thread that touched the page, in the middle of copying bytes, holding the interpreter's
-lock and no other: Python may run there. Where ctypes is missing there is no guard, and such a front end ends hmp.
+The handler runs in the thread that used the page, while it copies bytes. That thread holds the interpreter's lock and
+no other, so Python may run there. Without ctypes there is no guard, and such a front end ends hmp.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 _SA_SIGINFO = 4
 _MAP_FIXED = 0x10
 _ADDRESS = 16
-"""Where siginfo_t has the address that was touched, on 64-bit Linux."""
+"""The offset in siginfo_t of the address that was used, on 64-bit Linux."""
+
+# Python's signal module cannot do this: its handlers run only after the interrupted C function returns, and that
+# function would take the same SIGBUS for ever.
 
 
 class _Guard:
-    """The process-wide handler: there while some region is guarded."""
+    """The handler of the process. It is installed while at least one region is guarded."""
 
     def __init__(self) -> None:
         self._ranges: dict[int, tuple[int, Callable[[], object]]] = {}
@@ -57,14 +60,14 @@ class _Guard:
         library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t) + (ctypes.c_int,) * 3 + (ctypes.c_long,)
         self._sigaction: Callable[..., int] = library.sigaction
         self._ctypes, self._action = ctypes, Action
-        # Kept for ever: the kernel may hold its address.
+        # Never freed: the kernel may still hold its address.
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(self._touched)
         return True
 
     def add(self, buffer: mmap.mmap, size: int, told: Callable[[], object]) -> int:
-        """Guard a mapping of `size` bytes; returns its address, 0 where there is no guard.
+        """Guard a mapping of `size` bytes; returns its address, or 0 if there is no guard.
 
-        `told` is called when it is lost, in the middle of whatever touched it.
+        `told` is called when the mapping is lost, in the middle of the access to it.
         """
         if not self._prepare():
             return 0
@@ -77,7 +80,7 @@ class _Guard:
         return address
 
     def remove(self, address: int) -> None:
-        """Guard a mapping no more: call before it is unmapped."""
+        """Stop guarding a mapping: call this before it is unmapped."""
         self._lost.discard(address)
         if self._ranges.pop(address, None) is not None and not self._ranges:
             self._restore()
@@ -92,6 +95,8 @@ class _Guard:
             self._before = None
 
     def _touched(self, number: int, info: int, context: int) -> None:
+        # The whole region is replaced, not the page: more pages may be missing, and the connection is cut off anyway.
+        # 0x4000 is MAP_NORESERVE: Linux reserves no memory for the zeros.
         at = self._ctypes.c_void_p.from_address(info + _ADDRESS).value or 0
         for address, (size, told) in self._ranges.items():
             if address <= at < address + size:
@@ -100,7 +105,7 @@ class _Guard:
                     self._lost.add(address)
                     told()
                     return
-        self._restore()  # not ours: the touch happens again, and whoever had the signal before us gets it
+        self._restore()  # not our memory: the access happens again, and the previous handler gets the signal
 
 
 _GUARD = _Guard()

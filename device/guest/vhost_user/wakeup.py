@@ -1,7 +1,7 @@
-"""Descriptors that wake somebody: kicks to us, calls to the guest. They come from a front end that may mean harm.
+"""Descriptors that wake the other side: kicks to us, calls to the guest. A front end that may be hostile made them.
 
-The other side holds the same open file and can change its flags at any time, so nothing here relies on O_NONBLOCK where
-the kernel offers a per-call flag, and only kinds of files are taken that cannot stall by themselves.
+The front end holds the same open file and can change its flags at any time. So nothing here relies on O_NONBLOCK where
+the kernel offers a flag for the single call, and only kinds of files are accepted that do not block otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from device.guest.vhost_user.wire import FrontEndFault
 _EVENTFD = "anon_inode:[eventfd]"
 _ONE = (1).to_bytes(8, "little")
 _CHUNK = 4096
-"""Bytes taken in one read: a socket used for kicks holds eight for each."""
+"""Bytes taken in one read: on a socket each kick has eight."""
 
 
 class Wakeup:
@@ -29,7 +29,8 @@ class Wakeup:
 
     @classmethod
     def take(cls, fds: list[int], *, sockets_only: bool = False) -> Wakeup:
-        """Take over the one descriptor in `fds`. Raises FrontEndFault, leaving it there, for another kind of file."""
+        """Take over the one descriptor in `fds`. Raises FrontEndFault for another kind of file, and leaves it there."""
+        # An eventfd has no type of its own in stat(2), only this name in /proc.
         fd = fds[0]
         mode = os.fstat(fd).st_mode
         try:
@@ -48,8 +49,8 @@ class Wakeup:
     def taken(self) -> bool | None:
         """Take what was signalled. Never blocks.
 
-        Returns None where somebody else took it, and False where the descriptor is at its end or broken: then it would
-        stay readable for ever.
+        Returns None if another reader took it, and False if the descriptor is at its end or broken: it would be
+        readable for ever.
         """
         try:
             if self._socket is not None:
@@ -61,31 +62,33 @@ class Wakeup:
             return False
 
     def _read(self) -> int:
+        # RWF_NOWAIT does not block even if the front end has cleared O_NONBLOCK; os.read has no such flag.
         buffer = bytearray(_CHUNK)
         try:
             return os.preadv(self.fd, [buffer], -1, os.RWF_NOWAIT)
         except BlockingIOError:
             raise
-        except OSError:  # a kernel or a kind of file without the flag
+        except OSError:  # the kernel or the kind of file does not support the flag
             return len(os.read(self.fd, _CHUNK))
 
     def give(self) -> None:
-        """Signal the other side. One that does not take its signals has enough of them; one that is gone gets none."""
-        self.send(_ONE)  # exactly eight bytes, on a socket too: UML reads no other number
+        """Signal the other side. Errors are ignored: a full channel wakes the reader anyway, a closed one has none."""
+        self.send(_ONE)  # eight bytes on a socket too: UML reads exactly that many
 
     def send(self, data: bytes) -> None:
-        """Write `data` whole or not at all, without ever waiting."""
+        """Write `data` whole or not at all. Never waits."""
         try:
             if self._socket is not None:
                 self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             else:
+                # Each time anew, because the front end may have cleared the flag.
                 os.set_blocking(self.fd, False)
                 os.write(self.fd, data)
         except OSError:
             pass
 
     def close(self) -> None:
-        """Let the descriptor go."""
+        """Close the descriptor. A second call does nothing."""
         if self._socket is not None:
             self._socket.close()
         elif self.fd >= 0:

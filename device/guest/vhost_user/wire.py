@@ -1,7 +1,7 @@
-"""vhost-user messages as bytes: what a front end may send, how it is taken apart, what goes back.
+"""vhost-user messages as bytes: which ones a front end may send, how they are read, and how replies are made.
 
-Nothing here touches a socket or a device. Whatever a front end gets wrong comes out as FrontEndFault, whose text is the
-reason it is cut off with. All numbers are little-endian, as the host must be (device.virtio.memory).
+Nothing here uses a socket or a device. Whatever a front end does wrong raises FrontEndFault; its text is the reason for
+cutting the front end off. All numbers are little-endian, and so must the host be (device.virtio.memory).
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ NEED_REPLY = 8
 REPLY_FLAGS = VERSION | REPLY
 
 CONFIG_CHANGED = HEADER.pack(2, VERSION, 0)
-"""The one request of ours: the configuration space is not what it was."""
+"""The only request that we send: the configuration space has changed (VHOST_USER_BACKEND_CONFIG_CHANGE_MSG)."""
 
 F_PROTOCOL_FEATURES = 30
-"""The feature bit that says that protocol features are to be negotiated; not the driver's business."""
+"""The feature bit for negotiating protocol features. The transport uses it; the driver never sees it."""
 
+# UML needs BACKEND_REQ, without which no statistics arrive, and CONFIG, without which the balloon does not inflate
+# (seen).
 P_MQ = 0
 P_REPLY_ACK = 3
 P_BACKEND_REQ = 5
 P_CONFIG = 9
-# Not INBAND_NOTIFICATIONS (14): with it UML loses a config change that comes together with a call.
+# INBAND_NOTIFICATIONS (14) is not offered: with it UML loses a config change that comes together with a call.
 PROTOCOL_FEATURES = 1 << P_MQ | 1 << P_REPLY_ACK | 1 << P_BACKEND_REQ | 1 << P_CONFIG
 
 MAX_PAYLOAD = 4096
-"""Bytes: many times the longest message of the table; what claims more is no front end."""
+"""Bytes: many times the longest message of the table. A longer one cannot come from an honest front end."""
 
 MAX_REGIONS = 8
-"""Regions of a memory table, the protocol's baseline, and so the most descriptors a message brings."""
+"""Regions of a memory table that every backend has to take. So a message has at most that many descriptors."""
 
 MAX_CONFIG = 256
-"""Bytes of configuration space that can be asked for at once, as in QEMU."""
+"""Bytes of configuration space in one message, as in QEMU."""
 
 NO_DESCRIPTOR = 0x100
 RING_INDEX = 0xFF
-"""SET_VRING_KICK and its like: the bit that says no descriptor comes, and where the ring's number is."""
+"""In SET_VRING_KICK and similar messages: the bit for "no descriptor", and the bits of the ring's number."""
 
 U64 = Struct("<Q")
 PAIR = Struct("<II")
@@ -50,15 +52,15 @@ CONFIG = Struct("<III")
 
 
 class FrontEndFault(Exception):
-    """The front end broke the protocol; the text says how. Never leaves the transport."""
+    """The front end broke the protocol; the text says how. The guest catches it and cuts the front end off."""
 
 
 class HostFault(FrontEndFault):
-    """The connection cannot go on, and that is this host's fault: it is not counted as the guest's."""
+    """The connection cannot continue because of this host. It is not counted as a fault of the guest."""
 
 
 class Request:
-    """One message: its number, payload and the descriptors that came with it, which are the holder's to close."""
+    """One message: its number, its payload and its descriptors, which the owner of the object has to close."""
 
     __slots__ = ("fds", "need_reply", "number", "payload")
 
@@ -70,8 +72,8 @@ class Request:
 
 
 class _Shape:
-    """What a message must look like: its name, the numbers that its payload begins with, how many bytes may follow
-    them, and how many descriptors come with it (least and most).
+    """The form of a message: its name, the numbers at the start of its payload, how many bytes may follow them, and
+    how many descriptors come with it (least and most).
     """
 
     __slots__ = ("_numbers", "fds", "most", "name", "size")
@@ -85,6 +87,7 @@ class _Shape:
 
     def read(self, request: Request) -> tuple[int, ...]:
         """Return the numbers. Raises FrontEndFault for a wrong size or number of descriptors."""
+        # Checked here for all messages, so that no method of the backend has to.
         size, fds = len(request.payload), len(request.fds)
         if not self.size <= size <= self.most:
             raise FrontEndFault(f"{self.name} of {size} bytes")
@@ -114,7 +117,9 @@ SHAPES: dict[int, _Shape] = {
     24: _Shape("GET_CONFIG", "III", MAX_CONFIG),
     25: _Shape("SET_CONFIG", "III", MAX_CONFIG),
 }
-"""Every message that is understood; the backend does one in its method of that name."""
+"""Every message that is understood. The backend has a method of that name for each."""
+
+# SET_LOG_BASE (6) and SET_LOG_FD (7) are left out: they are for migration, which is not offered.
 
 NUMBERS = {shape.name: number for number, shape in SHAPES.items()}
 """The number of each message by its name."""
@@ -123,9 +128,9 @@ NUMBERS = {shape.name: number for number, shape in SHAPES.items()}
 def check_shape(request: Request) -> tuple[int, ...]:
     """Return the numbers of a message's payload.
 
-    Raises FrontEndFault for one of a wrong size or number of descriptors, and for an unknown one: its sender did not
-    look at the features offered.
+    Raises FrontEndFault for a wrong size or number of descriptors, and for an unknown message.
     """
+    # An unknown message is a fault, because each one outside the table needs a feature that was not offered.
     shape = SHAPES.get(request.number)
     if shape is None:
         raise FrontEndFault(f"message {request.number} is not one that was negotiated")
@@ -135,8 +140,8 @@ def check_shape(request: Request) -> tuple[int, ...]:
 class Decoder:
     """Cuts a byte stream into messages.
 
-    `wanted` is how many bytes to read next, never more: so descriptors that come with those bytes belong to the
-    message they are part of. Descriptors in hand are closed by whoever calls `leftovers`.
+    Never read more than `wanted` bytes: then descriptors that come with them belong to the current message. The caller
+    of `leftovers` closes the descriptors that it returns.
     """
 
     __slots__ = ("_data", "_fds", "_head")
@@ -148,14 +153,15 @@ class Decoder:
 
     @property
     def wanted(self) -> int:
-        """How many bytes complete what is being read: a header, or the payload behind it. Never 0."""
+        """How many bytes complete the current header, or the payload after it. Never 0 between two calls of `feed`."""
         return (HEADER.size if self._head is None else self._head[2]) - len(self._data)
 
     def feed(self, data: bytes, fds: list[int]) -> Request | None:
         """Take up to `wanted` bytes and the descriptors that came with them; returns the message they complete.
 
-        Raises FrontEndFault for a header that cannot be, and for more descriptors than any message has.
+        Raises FrontEndFault for an impossible header, and for more descriptors than any message has.
         """
+        # Counted over all parts of a message: one that never becomes whole must not use up our descriptors.
         self._fds += fds
         if len(self._fds) > MAX_REGIONS:
             raise FrontEndFault(f"a message with more than {MAX_REGIONS} descriptors")
@@ -177,7 +183,7 @@ class Decoder:
         return Request(number, bool(flags & NEED_REPLY), data, self.leftovers())
 
     def leftovers(self) -> list[int]:
-        """Return the descriptors of a message that never became whole; they are the caller's now."""
+        """Return the descriptors of the unfinished message. The caller owns them from now on."""
         fds, self._fds = self._fds, []
         return fds
 
