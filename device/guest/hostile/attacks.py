@@ -1,7 +1,7 @@
-"""The rules of virtio, each with a way to break it: what the hostile guest does, as a table.
+"""The attacks of the hostile guest, as a table: one way or more to break each rule of virtio.
 
-An attack is named after the rule of device.errors.RULES under which the device is to count it; a few more break no rule
-that is counted and are unpleasant all the same. It is given the driver and uses its dice.
+An attack has the name of the rule in device.errors.RULES under which the device has to count it. A few more break no
+rule, but are a load for the device. An attack gets the driver and uses its random numbers.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     Play = Callable[[HostileDriver], object]
 
 STORM = 256
-"""Interrupts that one storm brings about; a kick storm is longer than the device puts up with."""
+"""Interrupts that an interrupt storm causes. It stays below MAX_ROUNDS, so the device has to serve all of it."""
 
 
 def _le32(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(4, "little") for number in numbers)
 
 
-# Rings and descriptors. Tuples of four are (address, length, flags, next); the dice choose among what is listed.
+# Rings and descriptors. Tuples of four are (address, length, flags, next); a random number chooses one of a list.
 
 _SINGLE = (SCRATCH, 4, DESC_NEXT, 0)
 _PAIR = (SCRATCH, 4, DESC_NEXT, 1)
@@ -47,11 +47,14 @@ _PAIR = (SCRATCH, 4, DESC_NEXT, 1)
 
 def _bad_address(driver: HostileDriver) -> None:
     ram = driver.ram
+    # Just behind RAM, across its end, wrapping around 2^64, the sign bit, and somewhere behind RAM.
     address = (ram, ram - 4, U64 - 3, 1 << 63, ram + (driver.roll(1 << 20) << PAGE_SHIFT))[driver.roll(5)]
     driver.lay((address, 8, 0, 0))
 
 
 def _bad_ring(driver: HostileDriver) -> None:
+    # After a reset, because the rings of a live queue are refused before they are looked at (queue-live). In this
+    # order: wrong sizes, then misaligned rings, then rings outside RAM.
     driver.device.write_status(0)
     queue = (
         (0, SCRATCH, SCRATCH, SCRATCH),
@@ -72,11 +75,13 @@ def _bad_ring(driver: HostileDriver) -> None:
 def _avail_overrun(driver: HostileDriver) -> None:
     role = (INFLATE, DEFLATE, STATS)[driver.roll(3)]
     ring = driver.ring(role)
+    # The index counts modulo 2^16, so what is more than the ring's size ahead is known to be wrong.
     ring.set_avail_idx(ring.avail_idx + ring.size + 1 + driver.roll(0x7000))
     driver.notify(role)
 
 
 def _bad_head(driver: HostileDriver) -> None:
+    # The head on the available ring, or the next descriptor of a chain.
     ring = driver.ring(INFLATE)
     if driver.roll(2):
         ring.expose(ring.size + driver.roll(U16 - ring.size))
@@ -86,6 +91,7 @@ def _bad_head(driver: HostileDriver) -> None:
 
 
 def _chain_loop(driver: HostileDriver) -> None:
+    # A descriptor that names itself, a ring of three, or two in an indirect table.
     kind = driver.roll(3)
     if kind == 2:
         length = driver.table(_PAIR, _SINGLE)
@@ -95,6 +101,7 @@ def _chain_loop(driver: HostileDriver) -> None:
 
 
 def _bad_indirect(driver: HostileDriver) -> None:
+    # Empty, not whole descriptors, too long, chained behind the table, and a table in a table (virtio 1.2, 2.7.5.3.1).
     nested = driver.table((TABLE, DESC_SIZE, DESC_INDIRECT, 0))
     length, flags = (
         (0, DESC_INDIRECT),
@@ -107,6 +114,7 @@ def _bad_indirect(driver: HostileDriver) -> None:
 
 
 def _direction(driver: HostileDriver) -> None:
+    # A buffer that the device may only write, where it has to read; or a readable piece behind a writable one.
     kind = driver.roll(3)
     if kind == 2:
         driver.lay((SCRATCH, STAT_RECORD, DESC_WRITE, 0), role=STATS)
@@ -120,8 +128,9 @@ def _direction(driver: HostileDriver) -> None:
 
 def _bad_pfn(driver: HostileDriver) -> None:
     limit = driver.ram >> PAGE_SHIFT
+    # 0x80000000 is negative for a device that sign-extends page numbers, as the first implementation did.
     bad = [pfn for pfn in (limit, limit + driver.roll(1 << 16), 0x8000_0000, U32) if limit <= pfn <= U32]
-    if bad:  # with 16 TiB every number is a page
+    if bad:  # in a guest of 16 TiB every 32 bit number is a page
         driver.send(INFLATE, _le32(*bad))
 
 
@@ -132,7 +141,7 @@ def _double_inflate(driver: HostileDriver) -> None:
 
 
 def _kick_storm(driver: HostileDriver) -> None:
-    driver.storm = MAX_ROUNDS + 1 + 2 * driver.roll(32)  # odd: it ends with the page taken back
+    driver.storm = MAX_ROUNDS + 1 + 2 * driver.roll(32)  # an odd number: it ends with the page out of the balloon
     driver.send(INFLATE, _le32(SPARE_PAGE))
 
 
@@ -145,6 +154,7 @@ def _interrupt_storm(driver: HostileDriver) -> None:
 # Statistics.
 
 
+# These only mark the next answer: a report comes when the host asks, so there is nothing to send now.
 def _spoil(rule: str) -> Play:
     def play(driver: HostileDriver) -> None:
         driver.spoil = rule
@@ -153,6 +163,7 @@ def _spoil(rule: str) -> Play:
 
 
 def _unsolicited_stats(driver: HostileDriver) -> None:
+    # At least two: the first may be the answer that the device waits for.
     for _ in range(2 + driver.roll(3)):
         if driver.ring(STATS).free:
             driver.post(STATS, RECORDS[1].pack(driver.roll(STAT_COUNT), driver.roll(1 << 30)))
@@ -165,29 +176,33 @@ def _features_unknown(driver: HostileDriver) -> bool:
     device = driver.device
     for status in (0, STATUS_ACKNOWLEDGE, STATUS_ACKNOWLEDGE | STATUS_DRIVER):
         device.write_status(status)
+    # This device offers no feature from bit 40 up.
     device.accept_features(device.offered | 1 << (40 + driver.roll(24)))
     return True
 
 
 def _status_order(driver: HostileDriver) -> None:
+    # Bits taken back, a bit that virtio does not define, and one bit taken back: only a reset may clear bits.
     status = driver.device.status
     driver.device.write_status((STATUS_ACKNOWLEDGE, status | 0x20, status & ~STATUS_DRIVER)[driver.roll(3)])
 
 
 def _config_write(driver: HostileDriver) -> None:
+    # The device's own field, one byte of a field, a write across two fields, and one far beyond the space.
     writes = ((CONFIG_NUM_PAGES, bytes(4)), (CONFIG_ACTUAL, b"\1"), (2, _le32(U32)), (1 << 40, bytes(64)))
     driver.device.write_config(*writes[driver.roll(4)])
 
 
 def _bad_actual(driver: HostileDriver) -> None:
     driver.device.write_config(CONFIG_ACTUAL, _le32(U32 - driver.roll(1 << 10)))
+    # The right size again: the host should not be left with the wrong one after the attack.
     driver.device.write_config(CONFIG_ACTUAL, _le32(driver.ballooned & U32))
 
 
 def _reset_midway(driver: HostileDriver) -> bool:
     ring = driver.ring(DEFLATE)
     if len(ring.free) > 1:
-        ring.add_out(SCRATCH, 4)  # made available, and never told of
+        ring.add_out(SCRATCH, 4)  # made available without a notification: it is in flight at the reset
     if driver.roll(2):
         driver.ambush = True
         driver.send(INFLATE, _le32(SPARE_PAGE))
@@ -228,7 +243,8 @@ ATTACKS: dict[str, tuple[Play, str]] = {
     "interrupt-storm": (_interrupt_storm, f"{STORM} page lists in a row, each with its interrupt"),
     "reset-midway": (_reset_midway, "a reset with buffers in flight, from within an interrupt or without"),
 }
-"""Every attack by its name, that of the rule it breaks where there is one: what does it, and a line about it.
+"""Every attack by its name: the function, and a line about it. The name is that of the rule it breaks, if there is one.
 
-One that returns true leaves a device that the driver has to start anew. The dice choose by this order.
+If the function returns true, the driver has to start the device again. Random choices depend on this order: an attack
+in the middle would change what each seed does.
 """

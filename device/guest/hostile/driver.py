@@ -1,4 +1,4 @@
-"""The hostile guest's balloon driver: an honest one whose rings and answers can be spoiled."""
+"""The hostile guest's balloon driver: an honest one, but attacks can write to its rings and spoil its answers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     Descriptor = tuple[int, int, int, int]
 
 SCRATCH = 0x10_0000
-"""Guest address of what the attacks write: behind the driver's own pages, below what a balloon ever gets."""
+"""Guest address of what the attacks write: behind the driver's own pages, below all that go into a balloon."""
 
 TABLE = SCRATCH + 0x1_0000
 SPARE_PAGE = (SCRATCH + 0x4_0000) >> PAGE_SHIFT
-"""Where indirect tables lie, and the page that goes in and out of the balloon."""
+"""The guest address of indirect tables, and the page that attacks put into the balloon and take out."""
 
 _DESCRIPTOR = Struct("<QIHH")
 
@@ -37,14 +37,15 @@ ANSWERS: dict[str, Callable[[bytes, Roll], bytes]] = {
     "unknown-tag": lambda data, roll: data + (STAT_COUNT + roll(1000)).to_bytes(2, "little") + bytes(8),
     "huge-buffer": lambda data, roll: data + bytes(WIRE_LIMIT + roll(1 << 16)),
 }
-"""How an answer is spoiled, by the rule that it breaks then."""
+"""Functions that spoil an answer, by the rule that it breaks then."""
 
 
 class HostileDriver(BalloonDriver):
     """A balloon driver whose rings can be written to directly.
 
-    `spoil` names the rule that its next statistics report will break. `storm` is how many page lists it will still send
-    from within interrupts, to the balloon and back in turns; `ambush` whether the next one makes it reset the device.
+    `spoil` is the rule that its next statistics report will break, or "". `storm` is how many page lists it will still
+    send from within interrupts, alternately to inflate and to deflate. With `ambush` it resets the device from within
+    the next interrupt.
     """
 
     STATE = (
@@ -66,12 +67,14 @@ class HostileDriver(BalloonDriver):
         self.ambush = False
 
     def report(self, records: bytes) -> None:
-        """As BalloonDriver.report; a spoiled one is sent as the rule in question has it."""
+        """As BalloonDriver.report; with `spoil` the report breaks that rule."""
         rule, self.spoil = self.spoil, ""
         super().report(ANSWERS[rule](records, self.roll) if rule else records)
 
     def interrupted(self, queue: int) -> None:
-        """A page list came back: go on with a storm or an ambush, if one is on."""
+        """A page list came back: continue a storm or an ambush."""
+        # From within an interrupt: a device that called its owner while it worked once left pages of the old boot in
+        # the new balloon when it was reset here.
         if self.ambush:
             self.ambush = False
             self.device.write_status(0)
@@ -83,10 +86,10 @@ class HostileDriver(BalloonDriver):
                 self.ring(other).add_out(SCRATCH, 4)
                 self.notify(other)
 
-    # What attacks are made of.
+    # What the attacks use.
 
     def ring(self, role: str) -> DriverQueue:
-        """Return the driver's end of the queue in that role."""
+        """Return the driver's side of the queue in that role."""
         return self._queues[role]
 
     def poke(self, address: int, data: bytes) -> None:
@@ -94,7 +97,7 @@ class HostileDriver(BalloonDriver):
         self._region.buffer[address - self._region.base : address - self._region.base + len(data)] = data
 
     def notify(self, role: str = INFLATE) -> None:
-        """Notify the device of a queue."""
+        """Notify the device that the queue in that role has buffers."""
         self.device.notify(self.stats_index if role == STATS else int(role == DEFLATE))
 
     def lay(self, *descriptors: Descriptor, role: str = INFLATE) -> None:
@@ -106,20 +109,20 @@ class HostileDriver(BalloonDriver):
         self.notify(role)
 
     def table(self, *descriptors: Descriptor) -> int:
-        """Write an indirect table and return its bytes."""
+        """Write an indirect table and return its length in bytes."""
         self.poke(TABLE, b"".join(_DESCRIPTOR.pack(*descriptor) for descriptor in descriptors))
         return len(descriptors) * DESC_SIZE
 
     def send(self, role: str, pfns: bytes) -> None:
-        """Send a page list as an honest driver would, whatever is in it."""
+        """Send a page list as an honest driver would; `pfns` may be anything."""
         ring = self.ring(role)
-        while ring.take() is not None:  # what a storm left behind
+        while ring.take() is not None:  # buffers that a storm did not collect
             pass
         if ring.free:
             self.post(role, pfns)
 
     def post(self, role: str, data: bytes) -> None:
-        """Put a buffer with `data` on the queue in that role, which is not full, and look whether it came back."""
+        """Put a buffer with `data` on the queue in that role, which is not full, and collect it if it came back."""
         self.poke(SCRATCH, data)
         self.ring(role).add_out(SCRATCH, len(data))
         self.notify(role)

@@ -1,8 +1,8 @@
-"""A guest whose driver breaks the rules of virtio: one or another by the roll of seeded dice, or always the same.
+"""A guest whose driver breaks the rules of virtio: a random one each time, by a seed, or always the same one.
 
-It is a modelled guest besides: between two attacks it answers statistics requests and follows the balloon's target. An
-attack that breaks the device is followed by a new start of the driver after a while; a guest that knows one rule only
-waits for system_reset, so that there is time to look at what is left.
+Otherwise it is a modelled guest: between two attacks it answers statistics requests and follows the balloon's target.
+After an attack that breaks the device, the driver starts again after a while. A guest with one rule waits for
+system_reset instead, so that there is time to look at the broken device.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from device.balloon.device import BalloonDevice
 
 REST = 100 * MS
-"""The shortest VM time between two attacks; the longest is sixteen times that."""
+"""The shortest VM time between two attacks; the longest is sixteen times as much."""
 
 RECOVERY = 2 * SECOND
-"""VM time after which a guest that knows more than one attack starts a broken device anew."""
+"""VM time after which a guest with more than one attack starts a broken device again."""
 
 OCCASION = 4
-"""One in so many statistics requests is taken as the occasion for an attack, but never the first after a start."""
+"""One in so many statistics requests leads to an attack, but never the first after a start."""
 
 
 class HostileGuest(ModelledGuest):
@@ -47,10 +47,12 @@ class HostileGuest(ModelledGuest):
         self._rule: str = settings.get("rule", "")
         self._attacking = False
         self.actions |= {"attack": self._turn, "recovery": self._recover}
-        self.actions["trick"] = self._turn  # as older snapshots call it
+        self.actions["trick"] = self._turn  # the name in older snapshots
 
     def roll(self, count: int) -> int:
-        """Return the next number below `count` of this guest's dice."""
+        """Return this guest's next random number below `count`."""
+        # Not the `random` module: the same seed has to do the same on every Python, and a snapshot has to keep the
+        # state, which is one number here.
         self.draws += 1
         seed = self.machine.seed if self._seed is None else self._seed
         return mix(mix(seed) ^ self.draws) % count
@@ -62,7 +64,7 @@ class HostileGuest(ModelledGuest):
         return HostileDriver(device, self.machine.memory.regions[0], self.machine.ram, self.roll)
 
     def start_driver(self) -> None:
-        """As ModelledGuest.start_driver; it rests before the first attack."""
+        """As ModelledGuest.start_driver, with a pause before the first attack."""
         self.asked_for = 0
         super().start_driver()
         if self.driver is not None:
@@ -72,7 +74,7 @@ class HostileGuest(ModelledGuest):
         self.arm("attack", (1 + self.roll(16)) * REST)
 
     def _turn(self) -> None:
-        """Attack and rest, unless the device is broken: nothing is left to attack then."""
+        """Attack and rest, unless the device is broken: it ignores its driver then."""
         if self.awake() and not self._broken():
             self.attack()
         if self.driver is not None and not self.dead and not self._broken():
@@ -83,8 +85,9 @@ class HostileGuest(ModelledGuest):
         return device is None or device.broken
 
     def attack(self) -> None:
-        """Break a rule, unless at it: what an attack leads to, such as an interrupt, is no occasion for another."""
+        """Break a rule. Does nothing within an attack: an interrupt that it causes must not lead to another one."""
         driver = self.driver
+        # A device without a statistics queue is left alone, because some attacks use it.
         if self._attacking or driver is None or driver.stats_index < 0:
             return
         name = self._rule or list(ATTACKS)[self.roll(len(ATTACKS))]
@@ -94,7 +97,7 @@ class HostileGuest(ModelledGuest):
             anew = ATTACKS[name][0](driver)
         finally:
             self._attacking = False
-        if driver is not self.driver:  # the machine was reset, or the device unplugged, by who listened
+        if driver is not self.driver:  # a listener reset the machine or unplugged the device meanwhile
             return
         if anew:
             self._start_anew()
@@ -106,18 +109,19 @@ class HostileGuest(ModelledGuest):
         self.start_driver()
 
     def _recover(self) -> None:
+        # A driver that sleeps does nothing, so it cannot recover either: it tries again later.
         if not self.awake():
             self.arm("recovery", RECOVERY)
         elif self._broken():
             self._start_anew()
 
-    # What the device says.
+    # From the device.
 
     def interrupt(self, queue: int) -> None:
-        """As ModelledGuest.interrupt; an attack may go on from within it."""
+        """As ModelledGuest.interrupt; an attack may continue from within it."""
         if queue < 2 and self.driver is not None:
             self.driver.interrupted(queue)
-        elif not self._attacking:  # it fetches its buffers itself: two in circulation would never come to rest
+        elif not self._attacking:  # an attack collects its own buffers: with two in use they would go round for ever
             super().interrupt(queue)
 
     def _asked(self) -> None:
@@ -127,7 +131,7 @@ class HostileGuest(ModelledGuest):
         super()._asked()
 
     def records(self) -> bytes:
-        """As ModelledGuest.records; the driver is told if it is to spoil them."""
+        """As ModelledGuest.records; a rule about answers applies to each of them."""
         if self._rule in ANSWERS and self.driver is not None:
             self.driver.spoil = self._rule
         return super().records()

@@ -144,7 +144,7 @@ class TestLife:
             assert not front.cut_off
             assert request.state == "unsupported"
             [told] = real.named("DRIVER_MISSING")
-            assert "keeps to features" in told["why"]
+            assert "keeps using features" in told["why"]
             assert (real.device.refused, real.device.live) == ({}, False)
             front.send(wire.NUMBERS["SET_FEATURES"], struct.pack("<Q", features | 1 << 40))
             assert front.cut_off
