@@ -1,4 +1,4 @@
-"""A virtio-balloon device core that knows nothing of terminals, sockets, threads or event loops.
+"""A virtio-balloon device core without terminals, sockets, threads or event loops.
 
 A machine has RAM, a clock, the device and a guest with a driver:
 
@@ -9,21 +9,22 @@ A machine has RAM, a clock, the device and a guest with a driver:
     request = machine.request_stats(5 * SECOND)
     print(request.state, machine.device.stats.sample.values)
 
-Time and who waits. A machine owns no loop. `wait_for()` says which descriptors concern it and until when to wait, and
-`step()` does what is due; `step(jump=True)` moves a clock that warps to the next timer, `advance(ns)` a simulated one
-through all timers on the way. Times are ns (MS, SECOND), sizes are bytes. `Clock(name, now, wall)` takes the functions
-of a real one.
+Time. A machine has no loop. `wait_for()` says which descriptors to watch and until when to wait, and `step()` does what
+is due. `step(jump=True)` moves a clock that warps to the next timer; `advance(ns)` moves a simulated clock and fires
+all timers on the way. Times are ns (MS, SECOND), sizes are bytes. `Clock(name, now, wall)` takes the functions of a
+real clock.
 
-Requests. `request_stats(timeout)` returns a StatsRequest that may have ended: look at its `state` (PENDING, ANSWERED,
-TIMED_OUT, UNSUPPORTED, NO_DEVICE, CANCELLED), else set its `on_done`. `machine.requests.cancel(request)` takes it back.
+Requests. `request_stats(timeout)` returns a StatsRequest, which may have ended already: look at its `state` (PENDING,
+ANSWERED, TIMED_OUT, UNSUPPORTED, NO_DEVICE, CANCELLED). If it is PENDING, set its `on_done`.
+`machine.requests.cancel(request)` cancels it.
 
 Events. `machine.subscribe(listener)` calls the listener with what happened, an object of a class in `events`: Stopped,
 Resumed, WasReset, Ended, PowerButton, ActualChanged, TargetReached, SampleArrived, RuleBroken, DeviceDeleted, Panicked,
 GuestGone, DriverMissing. Run states are RUNNING, PAUSED, PRELAUNCH and SHUTDOWN, in `machine.run_state`. For type
-checkers there are RunState and RequestState. What can be done to a modelled guest by hand is in `guest.controls`.
+checkers there are RunState and RequestState. `guest.controls` has what can be changed in a modelled guest.
 
-Guests. `make_guest("slow,delay=7")` takes what `--guest` takes, PROFILES names the presets. A guest of your own is a
-`Guest`: override what it does; it drives the device through `DriverQueue`s, of `ring_bytes` each, in guest memory.
+Guests. `make_guest("slow,delay=7")` takes what `--guest` takes; PROFILES has the presets. For a guest of your own,
+subclass `Guest`. It drives the device through `DriverQueue`s, of `ring_bytes` each, in guest memory.
 
 A device without a machine. `BalloonDevice(Timeline(clock), memory, ram)` takes any `Memory`, made of `Region`s, or a
 `GuestMemory` of its own. A transport calls what a driver does (`write_status`, `accept_features`, `setup_queue`,

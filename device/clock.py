@@ -1,7 +1,7 @@
 """Host clocks, the VM's clock and timers.
 
-Times are integers in nanoseconds. The core reads no clock of its own: a SystemClock is handed the functions to
-call, a SimulatedClock is moved by its owner.
+Times are integers in nanoseconds. The core reads no clock itself: a Clock gets the functions to call, and the owner of
+a SimulatedClock moves it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 MS = 1_000_000
 SECOND = 1_000_000_000
 
+# Integers and not floats: a float of seconds since 1970 is exact only to some hundred ns, and equal times have to be
+# equal.
+
 SIMULATED_EPOCH = 1263236975 * SECOND
-"""2010-01-11 19:09:35 UTC: the wall clock of a simulated clock at its zero."""
+"""2010-01-11 19:09:35 UTC: the wall clock when a simulated clock is at zero, always the same in each run."""
 
 
 class Clock:
@@ -31,7 +34,10 @@ class Clock:
     """Whether a waiting monitor makes the clock jump to the next timer."""
 
     run = ""
-    """What tells a simulated clock from all others, in this process or another; empty for real ones, which agree."""
+    """A random id of a simulated clock, different in each process and for each clock; empty for real clocks.
+
+    A snapshot has it: time passed since the save only if the same clock, or a real one, measures it.
+    """
 
     def __init__(self, name: str, now: Callable[[], int], wall: Callable[[], int]) -> None:
         self.name = name
@@ -40,14 +46,14 @@ class Clock:
 
 
 class SimulatedClock(Clock):
-    """A clock that stands still until it is told to move. With `warps`, waiting monitors move it."""
+    """A clock that stands still until its owner moves it. With `warps` it jumps while a monitor waits."""
 
     __slots__ = ("_time", "epoch", "run", "warps")
 
     simulated = True
 
     def __init__(self, *, warps: bool = True, start: int = 0, epoch: int = SIMULATED_EPOCH) -> None:
-        """Start at `start` ns; the wall clock is at `epoch` (ns since 1970) when the clock is at its zero."""
+        """Start at `start` ns; the wall clock is at `epoch` (ns since 1970) when the clock is at zero."""
         super().__init__("warp" if warps else "manual", self._now, self._wall)
         self.warps = warps
         self.run = os.urandom(8).hex()
@@ -68,7 +74,7 @@ class SimulatedClock(Clock):
 
 
 class VmClock:
-    """The guest's time: runs with the host clock while the VM runs, stands still while it is stopped."""
+    """The guest's time: runs with the host clock while the VM runs, and stands still while the VM is stopped."""
 
     __slots__ = ("_behind", "_host_now", "_stood", "running")
 
@@ -83,28 +89,28 @@ class VmClock:
         return self._host_now() - self._behind if self.running else self._stood
 
     def start(self) -> None:
-        """Let VM time run; nothing if it does."""
+        """Let VM time run. Does nothing if it runs."""
         if not self.running:
             self._behind = self._host_now() - self._stood
             self.running = True
 
     def stop(self) -> None:
-        """Freeze VM time; nothing if it is frozen."""
+        """Freeze VM time. Does nothing if it is frozen."""
         if self.running:
             self._stood = self.now()
             self.running = False
 
     def set(self, when: int) -> None:
-        """Set a stopped clock, as a snapshot does."""
+        """Set a stopped clock, as loading a snapshot does."""
         self._stood = when
 
     def to_host(self, when: int) -> int:
-        """Return the host time at which VM time `when` comes if the VM keeps running."""
+        """Return the host time of VM time `when`, if the VM keeps running."""
         return self._host_now() + when - self.now()
 
 
 class Timer:
-    """A callback due at a time. `cancel()` it, or let it fire once."""
+    """A callback for a time. It fires once, unless `cancel()` is called before."""
 
     __slots__ = ("_queue", "callback", "due")
 
@@ -115,11 +121,11 @@ class Timer:
 
     @property
     def armed(self) -> bool:
-        """Whether the timer still waits for its time."""
+        """Whether the timer has neither fired nor been cancelled."""
         return self._queue is not None
 
     def cancel(self) -> None:
-        """Disarm; nothing if it fired or was cancelled."""
+        """Disarm the timer. Does nothing if it fired or was cancelled."""
         queue, self._queue = self._queue, None
         if queue is not None:
             queue._cancelled()
@@ -130,7 +136,7 @@ class Timer:
 
 
 class TimerQueue:
-    """Timers of one clock, in order of time; those of the same instant fire in the order they were set."""
+    """Timers of one clock, in order of time; timers of the same time fire in the order in which they were set."""
 
     __slots__ = ("_dead", "_heap", "_serial")
 
@@ -147,6 +153,7 @@ class TimerQueue:
         from _heapq import heappush  # most scripts arm no timer; heapq itself is one file more
 
         timer = Timer(self, due, callback)
+        # The serial number decides between equal times; the heap would compare the timers themselves without it.
         self._serial += 1
         heappush(self._heap, (due, self._serial, timer))
         return timer
@@ -172,8 +179,9 @@ class TimerQueue:
         timer._fire()
 
     def _cancelled(self) -> None:
-        # Cancelled timers are dropped when they come up; when most of the heap is dead it is swept, so that a long
-        # run of requests that were answered in time does not grow it.
+        # A cancelled timer stays in the heap until it is the first, because removing it from the middle costs a search.
+        # If most of the heap is cancelled it is rebuilt, so that many requests that were answered in time do not fill
+        # it.
         self._dead += 1
         if self._dead > 64 and self._dead * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2]._queue is not None]
@@ -184,7 +192,7 @@ class TimerQueue:
 
 
 class Timeline:
-    """Host and VM time of one machine. Deadlines and ages live on `host_timers`, the guest on `vm_timers`."""
+    """Host and VM time of one machine. Deadlines are on `host_timers`; the guest and polling are on `vm_timers`."""
 
     __slots__ = ("_ends", "clock", "host_timers", "vm_clock", "vm_timers")
 
@@ -200,11 +208,13 @@ class Timeline:
         return self.host_timers.at(self.clock.now() + delay, callback)
 
     def busy(self) -> bool:
-        """Whether there may be a timer, or somebody sleeps; quick, for each line of a pipe asks."""
+        """Whether there may be a timer, or somebody sleeps."""
+        # Each line of a pipe asks. Looking at the heaps instead of asking four methods made 77,531 instructions a line
+        # out of 82,535 (callgrind).
         return bool(self._ends or self.host_timers._heap or self.vm_timers._heap)
 
     def next_deadline(self) -> int | None:
-        """Return the host time (ns) of the next timer that will come, or None."""
+        """Return the host time (ns) of the next timer, or None. While the VM is stopped its timers do not count."""
         due = self.host_timers.next_due()
         if self.vm_clock.running:
             vm_due = self.vm_timers.next_due()
@@ -217,7 +227,7 @@ class Timeline:
     def fire_due(self, now: int) -> bool:
         """Fire the next timer if it is due at host time `now`; returns whether one was.
 
-        In the same instant the guest's come first: an answer at the deadline is an answer.
+        At the same time the guest's timers go first: an answer at the deadline counts as an answer.
         """
         host_due = self.host_timers.next_due()
         vm_due = self.vm_timers.next_due() if self.vm_clock.running else None
@@ -245,23 +255,24 @@ class Timeline:
         return end
 
     def wake(self, end: int) -> None:
-        """Take a sleep that ends at `end` back; nothing if it is over."""
+        """End a sleep that `sleep` began early; `end` is what that returned. Does nothing if it is over."""
         if end in self._ends:
             self._ends.remove(end)
 
     @property
     def asleep(self) -> bool:
-        """Whether the clock has some way to go."""
+        """Whether a sleep is not over yet."""
         if self._ends:
             now = self.clock.now()
             self._ends = [end for end in self._ends if end > now]
         return bool(self._ends)
 
     def move(self, *, jump: bool = False) -> bool:
-        """Move a simulated clock to the next timer, or as far as a sleep goes; returns whether there was such a time.
+        """Move a simulated clock to the next timer, or to the end of a sleep; returns whether there was such a time.
 
-        Without `jump` only as far as somebody sleeps. Raises MisuseError for a jump of a clock that does not warp.
+        Without `jump` it moves only while somebody sleeps. Raises MisuseError for a jump of a clock that does not warp.
         """
+        # One timer at a time: what it does may arm another timer before the next one, or end the sleep.
         clock = self.clock
         asleep = self.asleep
         if jump and not clock.warps:

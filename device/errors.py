@@ -1,24 +1,24 @@
-"""The two families of errors, never mixed.
+"""The two kinds of errors.
 
-*Misuse* is the caller's: a Python exception that names what was wrong; nothing has changed when it is raised.
-*Faults* are the guest's: caught inside the core, counted under the rule that was broken, told as an event.
+*Misuse* is an error of the caller: a Python exception that says what was wrong. Nothing has changed when it is raised.
+*Faults* are errors of the guest: the core catches them, counts them under the broken rule, and reports an event.
 """
 
 from __future__ import annotations
 
 
 class MisuseError(ValueError):
-    """The caller asked for what cannot be; the message names it and the state is as before."""
+    """The caller asked for something impossible. The message says what; the state is as before."""
 
 
 class UnsupportedError(MisuseError):
-    """What was asked for is sound but this guest or machine cannot do it; the message says why."""
+    """The request is valid, but this guest or machine cannot do it; the message says why."""
 
 
 class GuestFault(Exception):
-    """The guest broke a rule. Never leaves the core.
+    """The guest broke a rule. The core always catches it.
 
-    `rule` is one of RULES, `detail` says with which numbers.
+    `rule` is one of RULES, `detail` has the numbers.
     """
 
     def __init__(self, rule: str, detail: str) -> None:
@@ -27,6 +27,8 @@ class GuestFault(Exception):
         self.detail = detail
 
 
+# Many of these are real bugs of older implementations: an index ahead by more than the ring, a statistics buffer that
+# replaced the held one, a new kernel's unknown tags. docs/design.md ("Never again") has the list.
 RULES: dict[str, str] = {
     "bad-address": "an address outside the guest's memory",
     "bad-ring": "a ring that is misaligned, of a wrong size or outside the guest's memory",
@@ -55,7 +57,7 @@ RULES: dict[str, str] = {
     "kick-storm": "more buffers in one notification than the device serves at once",
     "front-end": "a vhost-user front end that broke the protocol: it was cut off",
 }
-"""Every rule that a guest can break, with what breaking it means; counters and docs are keyed by it."""
+"""Every rule that a guest can break, with what was done. Counters, events and docs use these names."""
 
 FATAL_RULES = frozenset(
     {
@@ -71,4 +73,7 @@ FATAL_RULES = frozenset(
         "features-late",
     }
 )
-"""Rules after which the rings cannot be trusted: the device is marked broken until it is reset."""
+"""Rules after which the rings cannot be trusted: the device is marked broken until it is reset.
+
+After any other rule the device ignores what was wrong and continues.
+"""

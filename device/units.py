@@ -1,15 +1,17 @@
-"""Sizes, durations and shares as people write them."""
+"""Reads and writes sizes, durations and shares as people write them."""
 
 from __future__ import annotations
 
 from device.errors import MisuseError
 
 _SUFFIXES = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-"""Power of two of each suffix; a plain number is MiB, as for QEMU's -m."""
+"""The power of two of each suffix; a plain number is MiB, as for QEMU's -m."""
 
 
 def _decimal(text: str) -> tuple[int, int] | None:
-    """Return the number as (value, divisor), a power of ten, or None if it is not a plain decimal."""
+    """Return the number as (value, divisor), or None if it is not a plain decimal. The divisor is a power of ten."""
+    # float() was rejected: it takes "1e3", "nan" and "inf", and cannot hold 0.1 exactly. isdigit() alone is true for
+    # the digits of other scripts, hence isascii(). 30 digits keep the arithmetic cheap.
     whole, dot, fraction = text.partition(".")
     digits = whole + fraction
     if not digits or len(digits) > 30 or not (digits.isascii() and digits.isdigit()) or (dot and not fraction):
@@ -20,7 +22,7 @@ def _decimal(text: str) -> tuple[int, int] | None:
 def parse_size(text: str) -> int:
     """Return the bytes that `text` means: a number with an optional suffix B, K, M, G or T; plain is MiB.
 
-    Raises MisuseError for anything else, and where it is no whole number of bytes.
+    Raises MisuseError for anything else, and if it is not a whole number of bytes.
     """
     suffix = text[-1:].upper()
     number = text[:-1] if suffix in _SUFFIXES and suffix else text
@@ -39,12 +41,14 @@ def parse_seconds(text: str) -> int:
     parts = _decimal(text)
     if parts is None:
         raise MisuseError(f"'{text}' is not a number of seconds")
+    # A fraction of a ns is dropped: unlike half a byte it does no harm.
     value, divisor = parts
     return value * 1_000_000_000 // divisor
 
 
 def parse_share(text: str) -> int:
     """Return a share from 0 to 1 in millionths. Raises MisuseError for anything else."""
+    # An integer, so that a snapshot holds it exactly and comparing it with a random number has no rounding.
     parts = _decimal(text)
     if parts is None or parts[0] > parts[1]:
         raise MisuseError(f"'{text}' is not a share from 0 to 1")
@@ -52,7 +56,7 @@ def parse_share(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """Return bytes for a person: the largest unit that keeps it at 1 or more, one decimal where it is not whole."""
+    """Return bytes for people: in the largest unit that makes it 1 or more, with one decimal if it is not whole."""
     for shift, suffix in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
         if size >= 1 << shift:
             tenths = (size * 10 + (1 << shift - 1)) >> shift
@@ -61,7 +65,7 @@ def format_size(size: int) -> str:
 
 
 def format_seconds(duration: int) -> str:
-    """Return ns as seconds without needless digits."""
+    """Return ns as seconds, without zeros at the end."""
     whole, rest = divmod(duration, 1_000_000_000)
     fraction = f"{rest:09}".rstrip("0")
     return f"{whole}.{fraction}" if fraction else str(whole)

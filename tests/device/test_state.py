@@ -130,7 +130,7 @@ class TestFlagsAndTexts:
     def test_a_text_is_printable(self, value: object) -> None:
         assert fields(a="").text("a") == ""
         assert fields(a="grün 1").text("a") == "grün 1"
-        assert refusal(lambda: fields(a=value).text("a")) == "top.a is not a printable text"
+        assert refusal(lambda: fields(a=value).text("a")) == "top.a is not printable text"
 
 
 class TestLists:
@@ -150,7 +150,7 @@ class TestLists:
 
     @pytest.mark.parametrize("item", [-1, 8, True, None, "1", 1.0], ids=repr)
     def test_integers_are_of_their_range(self, item: object) -> None:
-        words = "top.a holds something else than integers from 0 to 7"
+        words = "top.a holds something other than integers from 0 to 7"
         assert refusal(lambda: fields(a=[1, item]).integers("a", 2, 7)) == words
 
     def test_counters_up_to_a_number(self) -> None:
@@ -176,14 +176,14 @@ class TestPairs:
         [
             (5, "is not a list of at most 2"),
             ([[0, 0], [0, 0], [0, 0]], "is not a list of at most 2"),
-            ([[0, 0], (0, 0)], "holds something else than pairs"),
-            ([[0, 0], [0]], "holds something else than pairs"),
-            ([[0, 0, 0]], "holds something else than pairs"),
+            ([[0, 0], (0, 0)], "holds something other than pairs"),
+            ([[0, 0], [0]], "holds something other than pairs"),
+            ([[0, 0, 0]], "holds something other than pairs"),
             ([[0, U64 + 1]], "holds a number out of range"),
             ([[-1, 0]], "holds a number out of range"),
             ([[True, 0]], "holds a number out of range"),
             ([[0, "x"]], "holds a number out of range"),
-            ([[None, 0]], "holds a pair without its first"),
+            ([[None, 0]], "holds a pair without its first part"),
         ],
         ids=range(10),
     )

@@ -162,7 +162,7 @@ def test_a_module_of_another_kernel(place: Path, spec: str, tmp_path: Path) -> N
         request = real.machine.request_stats(10**10)
         real.until(lambda: request.state != "pending")
         assert request.state == "unsupported"
-        assert "does the module belong to it?" in real.guest.shown()["gone"]
+        assert "is the module of another version?" in real.guest.shown()["gone"]
         assert real.named("DRIVER_MISSING") == [{"why": real.guest.gone}]
 
 
