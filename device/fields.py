@@ -1,4 +1,4 @@
-"""Plain data read with distrust: what a snapshot says is taken by type and range, or refused by its place."""
+"""Plain data from a snapshot, which is not trusted: every member is checked by type and range when it is taken."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from device.errors import MisuseError
 
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
 _MESSAGE_LIMIT = 300
-"""Characters of a message: what it quotes may come from a file that nobody checked yet."""
+"""Characters of a message, as it may quote a file that was not checked yet."""
 
 
 class SnapshotError(MisuseError):
-    """A snapshot cannot be made or loaded; the message, one printable line, names why, and nothing has changed."""
+    """A snapshot cannot be made or loaded, and nothing has changed. The message is one printable line."""
 
     def __init__(self, message: str) -> None:
+        # The message goes to a terminal: a file must not send escape sequences there.
         shown = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}..."
         super().__init__(shown if shown.isprintable() else ascii(shown)[1:-1])
 
 
 class Fields:
-    """The members of one object of a snapshot. Each is taken once, by type and range; `done` refuses the rest.
+    """The members of one object of a snapshot. Each is taken once, checked by type and range; `done` refuses the rest.
 
-    `version` is the snapshot's format; `then` is when it was saved, in host ns of the machine that loads it. Every
-    method raises SnapshotError naming the member, such as `device.queues[1].size`.
+    `version` is the snapshot's format. `then` is the time of saving on the host clock of the machine that loads it, in
+    ns. Every method raises SnapshotError with the name of the member, such as `device.queues[1].size`.
     """
+
+    # Types are compared with `type() is` and not isinstance(): in Python True is an int, and in JSON it is not.
 
     __slots__ = ("_left", "_where", "then", "version")
 
@@ -38,7 +41,7 @@ class Fields:
         return Fields(data, f"{self._where}.{where}", version=self.version, then=self.then)
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is a member `name` that was not taken."""
+        """Whether there is a member `name` that was not taken yet."""
         return name in self._left
 
     def refuse(self, name: str, why: str) -> SnapshotError:
@@ -68,7 +71,7 @@ class Fields:
         """Take a string of printable characters."""
         value = self._take(name)
         if type(value) is not str or not value.isprintable():
-            raise self.refuse(name, "is not a printable text")
+            raise self.refuse(name, "is not printable text")
         return value
 
     def section(self, name: str) -> Fields:
@@ -101,7 +104,7 @@ class Fields:
             raise self.refuse(name, f"is not a list of at most {limit}")
         for item in value:
             if type(item) is not int or not 0 <= item <= high:
-                raise self.refuse(name, f"holds something else than integers from 0 to {high}")
+                raise self.refuse(name, f"holds something other than integers from 0 to {high}")
         return list(value)
 
     def counters(self, name: str, limit: int, high: int = _U64) -> dict[str, int]:
@@ -123,17 +126,17 @@ class Fields:
         found: list[tuple[int, int | None]] = []
         for item in value:
             if type(item) is not list or len(item) != 2:
-                raise self.refuse(name, "holds something else than pairs")
+                raise self.refuse(name, "holds something other than pairs")
             key, number = item
             for part in item:
                 if part is not None and (type(part) is not int or not 0 <= part <= _U64):
                     raise self.refuse(name, "holds a number out of range")
             if key is None:
-                raise self.refuse(name, "holds a pair without its first")
+                raise self.refuse(name, "holds a pair without its first part")
             found.append((key, number))
         return found
 
     def done(self) -> None:
-        """Refuse what is left over: a field that we do not know would be lost."""
+        """Refuse the members that were not taken: they are unknown, and the next save would lose them."""
         for name in self._left:
             raise self.refuse(f"{ascii(name)[1:-1]:.40}", "is unknown")
