@@ -15,7 +15,7 @@ from tests.support.shell import ROOT
 @pytest.mark.external
 @pytest.mark.timeout(900)
 def test_the_core_s_tests_pass_in_webassembly() -> None:
-    if shutil.which("node") is None or all(
+    if shutil.which("node") is None or not all(
         (ROOT / ".npm" / each).exists() for each in ("python/.installed", "node_modules/pyodide")
     ):
         pytest.skip("needs node, npm's packages and pytest in Python alone: make wasm")
