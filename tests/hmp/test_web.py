@@ -12,7 +12,7 @@ import pyte
 import pytest
 
 from device.errors import MisuseError
-from device.state import SnapshotError
+from device.fields import SnapshotError
 from hmp import web
 from hmp.monitor import snapshots
 from hmp.web import NOT_HERE, TYPED_LIMIT, Page, start
