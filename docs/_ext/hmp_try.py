@@ -24,7 +24,8 @@ import hmp_run
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from device.guest.table import KEYS, PROFILES
+from device.guest.keys import KEYS
+from device.guest.table import PROFILES
 from hmp.config import CLOCKS
 from hmp.monitor.registry import TABLE
 from hmp.monitor.snapshots import BYTES_LIMIT, SUFFIX
