@@ -20,6 +20,7 @@ ONLY_IN: dict[str, list[str]] = {
     "click": ["hmp.command_line", "hmp.options", "hmp.recording.cast2svg", "hmp.shells", "hmp.qemu.table"],
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
+    "pyte": ["hmp.recording.camera", "hmp.recording.svg_terminal"],
     "select": ["hmp.log", "hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
     "socket": ["hmp.attach.link", "hmp.sockets.listeners", "hmp.sockets.port", "hmp.sockets.server", "hmp.sockets.stdio",

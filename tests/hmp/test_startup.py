@@ -19,8 +19,8 @@ from hmp.streams import Source
 from tests.support.shell import TIMEOUT, environment, hmp, shell
 from tests.support.timing import takes_less_than
 
-NEVER = {"asyncio", "prompt_toolkit", "rich", "dataclasses", "inspect", "socket", "threading", "ssl", "subprocess",
-         "typing", "logging", "argparse", "json", "multiprocessing"}  # fmt: skip
+NEVER = {"asyncio", "prompt_toolkit", "rich", "pyte", "dataclasses", "inspect", "socket", "threading", "ssl",
+         "subprocess", "typing", "logging", "argparse", "json", "multiprocessing"}  # fmt: skip
 """What the piped path never imports, whatever is piped (click comes with a part of these, but only for options)."""
 
 EVERYTHING = """\
@@ -77,7 +77,7 @@ def test_commands_import_what_they_need_and_none_of_it_is_a_loop() -> None:
 def test_click_comes_with_options_and_brings_no_terminal() -> None:
     found = imported("--clock", "warp", text="info balloon\n")
     assert "click" in found
-    assert not {name.partition(".")[0] for name in found} & {"asyncio", "prompt_toolkit", "rich"}
+    assert not {name.partition(".")[0] for name in found} & {"asyncio", "prompt_toolkit", "rich", "pyte"}
     assert not [name for name in found if name.startswith(("hmp.terminal", "hmp.sockets"))]
 
 
