@@ -32,7 +32,8 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     place = config.attach
     assert place is not None  # noqa: S101
     clock = Clock("real", time.monotonic_ns, time.time_ns)
-    wanted = config.typed or bool(config.addresses)
+    prompt = config.typed or config.record is not None  # a recorded script is typed at one too
+    wanted = prompt or bool(config.addresses)
     link: Link
     if place.scheme == "libvirt":
         from hmp.attach.virsh import VirshLink
@@ -49,8 +50,8 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     )
     words = Words()
     try:
-        machine.ask(machine.look_around(whole=config.typed), ATTACH_LIMIT)
-        if config.typed:
+        machine.ask(machine.look_around(whole=prompt), ATTACH_LIMIT)
+        if prompt:
             words.learn(*machine.ask(machine.help(), ATTACH_LIMIT))
     except BaseException as error:  # Ctrl-C too: virsh is not to go on without us
         link.close()

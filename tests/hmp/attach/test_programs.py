@@ -18,6 +18,7 @@ import pytest
 from device.guest.table import PROFILES
 from hmp.attach.address import Place
 from tests.hmp.terminal.test_pty import Seat, seat
+from tests.support.casts import screen
 from tests.support.programs import Program, Talker
 from tests.support.real import another_kernel, needs_kernel
 from tests.support.shell import ROOT, Ended, hmp, shell
@@ -111,6 +112,14 @@ def test_a_front_end_that_never_comes_is_stale(tmp_path: Path) -> None:
         ended = attached(tmp_path / "q", "--timeout", "1.5", "--fail-stale", "-c", "info balloon")
     assert (ended.status, ended.err) == (3, "hmp: not fresh: the guest did not answer\n")
     assert re.fullmatch(r"balloon: actual=1024,age=\d{4}\n", ended.out)
+
+
+def test_a_recorded_script_has_the_toolbar_and_hears_events(tmp_path: Path) -> None:
+    script, cast = tmp_path / "a.hmp", tmp_path / "a.cast"
+    script.write_text("#! wait 1G of 1G\nballoon 512\n#! wait balloon target reached: 512 MiB\n")
+    with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
+        assert attached(tmp_path / "q", "--record", str(cast), str(script)) == Ended(0, "", "")
+    assert "512M of 1G" in "".join(screen(cast))
 
 
 def test_scripts_pipes_and_statuses(tmp_path: Path) -> None:
