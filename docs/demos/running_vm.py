@@ -6,6 +6,7 @@ it when those chapters begin. It needs what tests/support/live.py needs; `make d
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,18 +23,20 @@ MEANWHILE = {"Somebody else stops it": "stop", "It runs again": "cont"}
 
 def main() -> None:
     """Make the cast."""
-    cast = DEMOS / "vm.cast"
     with tempfile.TemporaryDirectory() as folder:
+        cast = Path(folder, "vm.cast")  # the chapters of the old one would be taken for those of this
         vm = boot(Path(folder))
         try:
-            options = ["--attach", f"unix:{folder}/a", "--size", "56x24", "--overwrite", "--record", str(cast)]
+            options = ["--attach", f"unix:{folder}/a", "--size", "56x24", "--record", str(cast)]
             left = dict(MEANWHILE)
             with subprocess.Popen([sys.executable, "-m", "hmp", *options, str(DEMOS / "vm.typed")]) as child:
                 while child.poll() is None:
                     time.sleep(0.1)
-                    shown = cast.read_text(encoding="utf-8")
+                    shown = cast.read_text(encoding="utf-8") if cast.exists() else ""
                     for chapter in [each for each in left if each in shown]:
                         vm.aside.ask(left.pop(chapter))
+            if child.returncode == 0:
+                shutil.copyfile(cast, DEMOS / cast.name)
             sys.exit(child.returncode)
         finally:
             vm.close()
