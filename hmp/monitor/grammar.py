@@ -202,11 +202,11 @@ _FORMATS, _SIZES = "ouxidc", "bhwg"
 
 
 def _read_format(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
-    """Read `/`, a count, and letters for format and size; without `/` it is "", as before."""
+    """Read `/`, a count, and letters for format and size; without a letter for a format it is "", as before."""
     if text[at : at + 1] != "/":
         return "", at
     _, at = natural(text, at + 1)
-    found = "x"
+    found = ""
     while at < len(text) and text[at] not in BLANKS:
         if text[at] in _FORMATS:
             found = text[at]

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
 
+_CHARACTERS = {code: chr(code) for code in range(32, 127)} | {39: r"\'", 92: r"\\", 10: r"\n", 13: r"\r"}
+"""What stands as it is between the quotes of `print/c`, or behind a backslash; all else is a hexadecimal number."""
+
 FORMATS: dict[str, Callable[[int], str]] = {
-    "d": lambda value: str(value),
+    "d": str,
+    "i": str,
     "u": lambda value: str(value % (1 << 64)),
     "x": lambda value: f"{value % (1 << 64):#x}" if value else "0",
     "o": lambda value: f"0{value % (1 << 64):o}" if value else "0",
-    "c": lambda value: f"'{chr(value & 0x7F)}'",
+    "c": lambda value: "'" + _CHARACTERS.get(value & 0xFFFFFFFF, rf"\x{value & 0xFFFFFFFF:02x}") + "'",
 }
 
 

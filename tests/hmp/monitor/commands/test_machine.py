@@ -382,3 +382,18 @@ def test_small_topics(line: str, text: str) -> None:
 def test_a_machine_without_a_name_has_none() -> None:
     assert say(monitor_on(), "info name") == ""
     assert say(monitor_on(), "info uuid") == "00000000-0000-0000-0000-000000000000\n"
+
+
+PRINTED = [
+    ("p/i 5", "5"), ("p 6", "6"), ("p/i -1", "-1"), ("p/ci 5", "5"), ("p/d -1", "-1"), ("p/u -1", str(2**64 - 1)),
+    ("p/o 8", "010"), ("p/xh 0", "0"), ("p/b 300", "0x12c"), ("p/c 65", "'A'"), ("p/3 66", "'B'"), ("p / 67", "'C'"),
+    ("p/c 10", r"'\n'"), ("p/c 13", r"'\r'"), ("p/c 9", r"'\x09'"), ("p/c 31", r"'\x1f'"), ("p/c 126", "'~'"),
+    ("p/c 127", r"'\x7f'"), ("p/c 39", r"'\''"), ("p/c 92", r"'\\'"), ("p/c 300", r"'\x12c'"), ("p/c -1", r"'\xffffffff'"),
+    ("p/c 0x100000041", "'A'"), ("p/c 0x80000041", r"'\x80000041'"),
+]  # fmt: skip
+"""Lines of one session, and what QEMU 7.2 says: without a letter the format is that of the line before."""
+
+
+def test_print_in_every_format() -> None:
+    subject = monitor_on()
+    assert [(line, say(subject, line).rstrip("\n")) for line, _ in PRINTED] == PRINTED
