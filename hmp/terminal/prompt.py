@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.history import History
     from prompt_toolkit.input import Input
-    from prompt_toolkit.key_binding.key_processor import KeyPressEvent
+    from prompt_toolkit.key_binding.key_processor import KeyPressEvent, KeyProcessor
     from prompt_toolkit.output import Output
 
     from device.machine.machine import Machine
@@ -120,6 +120,7 @@ class LinePrompt:
         buffer = self._session.default_buffer
         buffer.enable_history_search = Condition(lambda: self._by_prefix(buffer))
         buffer.on_text_insert += self._note_typing
+        self._session.app.key_processor.before_key_press += self._note_search
         if screen.color:  # else a suggestion would look like something typed
             self._session.default_buffer.on_text_insert += self._suggest
         renderer = self._session.app.renderer
@@ -274,6 +275,10 @@ class LinePrompt:
 
     def _note_typing(self, buffer: Buffer) -> None:
         self._typed = get_running_loop().time()
+
+    def _note_search(self, keys: KeyProcessor) -> None:
+        if self._session.layout.is_searching:
+            self._typed = get_running_loop().time()
 
     def _by_prefix(self, buffer: Buffer) -> bool:
         """Whether a key that goes back takes what is typed for the beginning: a person stopped to think.

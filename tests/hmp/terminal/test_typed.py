@@ -381,6 +381,17 @@ class TestHelpOn:
             )
             assert history.get_strings()[-1] == ran, person.shown
 
+    @pytest.mark.parametrize("keys", ["\x12zz\x07", "\x12z\x7f\x07", "\x12\x12\x07"])
+    @pytest.mark.parametrize(("pause", "ran"), [(0.1, "info uuid"), (2, "info name")])
+    def test_keys_of_a_search_count_as_typing(self, sitting, keys, pause, ran):
+        history = InMemoryHistory(["info name", "info uuid"])
+
+        def script(person):
+            person.type("info n", 0).type(keys, 3).type(UP, 3 + pause).type("\r\x04", 6)
+
+        person = sitting(script, history=history)
+        assert history.get_strings()[-1] == ran, person.shown
+
     def test_a_pasted_transcript_runs(self, sitting):
         transcript = "(qemu) info status\nVM status: paused\n# a note\n(qemu) info kvm\nkvm support: enabled\n(qemu) "
         person = sitting(lambda person: person.type(f"\x1b[200~{transcript}\x1b[201~\rquit\r"))
