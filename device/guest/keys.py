@@ -40,7 +40,7 @@ KEYS: dict[str, tuple[Callable[[str], object], str]] = {
         lambda text: parse_count(text, 19, "a whole number below 10^19"),
         "N: of the dice; the machine's unless given",
     ),
-    "rule": (_parse_rule, "NAME: the one rule to break (--list-guests lists them)"),
+    "rule": (_parse_rule, "NAME: the one rule to break (TAB lists them)"),
     "mem": (lambda text: check_ram_size(parse_size(text)), "SIZE: the guest's memory, the same as -m"),
     "kernel": (_parse_path, "PATH: the User-Mode Linux program"),
     "module": (_parse_path, "PATH: that kernel's virtio_balloon.ko"),

@@ -129,5 +129,8 @@ def _topics(name: str) -> dict[str, Command]:
 def _meant(word: str, names: dict[str, str]) -> str:
     from difflib import get_close_matches
 
-    near = [word] if word in names else get_close_matches(word, names, 1)
+    word = word.lower()
+    # Two letters that changed places are the commonest slip; difflib holds another name for nearer.
+    swapped = [name for name in names if sorted(name) == sorted(word)]
+    near = [word] if word in names else swapped or get_close_matches(word, names, 1)
     return f"did you mean: {names[near[0]]}" if near else ""
