@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 """Values of TERM that promise no control sequences at all; "" is an unset one."""
 
+OWN = frozenset({"event", "dim"})
+"""Styles of lines that are ours: they break at words. QEMU's lines are left to the terminal."""
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return whole lines with none longer than `width` where a blank allows it."""
+    if max(map(len, text.splitlines()), default=0) <= width:
+        return text
+    from textwrap import fill
+
+    return "".join([f"{fill(line, width)}\n" for line in text.splitlines()])
+
 
 class Screen:
     """The terminal's output. `write` takes text and shows it at once; it raises OSError for a terminal that is gone.
@@ -61,6 +73,8 @@ class Screen:
             text = table(text, self.width(), color=self.color)
         else:
             text = escape(text)
+            if style in OWN:
+                text = _wrapped(text, self.width())
             if self.color and (style or ",age=" in text or "/virtio-backend:\n" in text or not text.isascii()):
                 from hmp.terminal.draw import paint
 

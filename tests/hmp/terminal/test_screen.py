@@ -38,6 +38,26 @@ class TestScreen:
             Screen(written.append, color=color).show(text)
             assert written == [shown if color else text]
 
+    @pytest.mark.parametrize("color", [True, False])
+    @pytest.mark.parametrize(
+        ("style", "shown"),
+        [
+            ("event", "[guest panic: nothing answers until\nsystem_reset]\n"),
+            ("dim", "[guest panic: nothing answers until\nsystem_reset]\n"),
+            ("error", "[guest panic: nothing answers until system_reset]\n"),  # may be QEMU's
+        ],
+    )
+    def test_lines_of_ours_break_at_words(self, style, shown, color):
+        written: list[str] = []
+        Screen(written.append, color=color, width=lambda: 40).show(
+            "[guest panic: nothing answers until system_reset]\n", style
+        )
+        assert re.sub(r"\x1b\[\d*m", "", written[0]) == shown
+        Screen(written.append, color=color, width=lambda: 49).show(
+            "[guest panic: nothing answers until system_reset]\n", style
+        )
+        assert written[1].count("\n") == 1
+
     @pytest.mark.parametrize(
         ("text", "encoding", "shown"),
         [
