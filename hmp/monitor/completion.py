@@ -172,6 +172,21 @@ def _examples(*each: tuple[str, str]) -> Callable[[_Arguments], Iterable[Offer]]
     return lambda arguments: [(text, help, False) for text, help in each * arguments.examples]
 
 
+_VALUES = {
+    "delay": "0.5 seconds: half of one, 2 within the timeout, 10 behind it",
+    "loss": "0.3 three notifications of ten, 1 all of them",
+    "answers": "1 then nothing more, 3 then nothing more",
+    "swap": "0 none, 512M of swap space",
+    "boot": "1 second until the driver is up, 20 behind the timeout",
+    "shutdown": "0 at once, 5 seconds, never until quit",
+    "service": "0 at once, 20 seconds as virtio-win, never no statistics at all",
+    "pace": "64M a second, 1G a second",
+    "seed": "1 the same dice in each run",
+    "mem": "32M the least, 128M of memory, 1G of memory",
+}
+"""For a key of a guest: values to go on from, each with what it means."""
+
+
 def _guests(arguments: _Arguments) -> Iterator[Offer]:
     name, comma, settings = arguments.word.partition(",")
     if not comma:
@@ -194,7 +209,13 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
         arguments.cut("=")
         yield from ((rule, help, False) for rule, (_, help) in ATTACKS.items())
         return
-    if "=" in last:
+    key, equals, _ = last.partition("=")
+    if equals:
+        values = _VALUES.get(key, "") if arguments.examples and key in profile.keys else ""
+        arguments.cut("=")
+        yield from (
+            (value, what, False) for value, _, what in (each.partition(" ") for each in values.split(", ") if each)
+        )
         return
     yield from _keys(arguments, given, ((key, KEYS[key][1]) for key in profile.keys))
 

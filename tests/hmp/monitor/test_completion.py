@@ -113,6 +113,18 @@ class TestArguments:
         assert texts(machine, "sim guest nonsense,") == []
         assert texts(machine, "sim guest linux,delay=") == []
 
+    @pytest.mark.parametrize(("guest", "key"), [(each.name, key) for each in PROFILES.values() for key in each.keys])
+    def test_each_key_of_a_guest_offers_values_that_it_takes(self, machine: Machine, guest: str, key: str) -> None:
+        values = texts(machine, f"sim guest {guest},{key}=", examples=True)
+        if KEYS[key][1].startswith("PATH"):
+            assert values == []
+            return
+        assert values
+        for value in values:
+            make_guest(f"{guest},{key}={value}" if guest != "vhost-user" else f"{guest},path=x,{key}={value}")
+            assert texts(machine, f"sim guest {guest},{key}={value}", examples=True)[0] == value
+        assert not texts(machine, f"sim guest {guest},nokey=", examples=True)
+
     def test_the_statistics_of_a_guest(self, machine):
         assert texts(machine, "sim guest linux,stats=") == ["none", *[stat.name for stat in STATS_TABLE]]
         (candidate,) = complete(machine, "sim guest linux,loss=1,stats=free_mem+tot")
