@@ -180,6 +180,8 @@ class Session:
             return
         if self._catch_up is not None:
             self._catch_up()
+        if self._machine.over:  # since the line was entered: nothing would ever answer it
+            return
         self._monitor.columns = self._screen.width()
         self._announcer.own = True
         try:

@@ -123,6 +123,19 @@ class TestLines:
     def test_a_closed_input_ends_the_machine(self, sitting):
         sitting(lambda person: person.does(person.pipe.close, 1))
 
+    def test_a_line_entered_in_the_moment_of_the_end_does_not_run(self, sitting):
+        """SIGTERM between Enter and the command: it would wait for a guest that nothing drives any more."""
+
+        def script(person):
+            async def read() -> str:
+                person.session.leave()
+                return "info balloon"
+
+            person.session._prompt.read = read
+
+        person = sitting(script, guest="silent")
+        assert (person.shown, person.session._monitor.typed) == ("", [])
+
     def test_ctrl_c_clears_the_line(self, sitting):
         person = sitting(lambda person: person.type("garbage\x03info status\rquit\r"))
         assert person.shown == "VM status: running\n"
