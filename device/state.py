@@ -1,4 +1,4 @@
-"""State as declared records: saved, loaded with distrust and reset by what each part says of itself once.
+"""Declared state: each part lists its state once, and saving, checked loading and resetting are made from that list.
 
 A part is an object whose class lists the members of its state in `STATE`, and in `DERIVED` the attributes that are
 worked out from them or belong to its surroundings. `save`, `load`, `reset` and `undeclared` do the rest. What a
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
 FAR = 1 << 80
-"""Ns of age or of VM time that a snapshot may hold, and of a date either way from 1970: more than any clock shows."""
+"""The most ns of age, of VM time, and of a date before or after 1970 in a snapshot: more than any clock shows."""
 
 
 class Member:
-    """One declared member of a part's state, kept in the attribute of the same name unless `attribute` is given.
+    """One declared member of a part's state, in the attribute of the same name unless `attribute` is given.
 
     `default` is its value in a new part, or a function that makes it; `kept` that a reset leaves it alone; `since` the
     first format that has it: loading an older one gives the default, as does one that lacks a `late` member.
@@ -62,12 +62,13 @@ class Member:
         self.saves = saves
 
     def reset(self, part: object) -> None:
-        """Give the part the default."""
+        """Give the member its default value."""
+        # A mutable default such as a dict has to be a function, so that parts do not share it.
         if self.default is not _OWNERS:
             setattr(part, self.attribute, self.default() if callable(self.default) else self.default)
 
     def save(self, part: Any, now: int) -> object:
-        """Return the value as plain data; ages count from `now` (host ns)."""
+        """Return the value as plain data; ages are counted back from `now` (host ns)."""
         return getattr(part, self.attribute) if self.saves is None else self.saves(part, now)
 
     def load(self, part: Any, fields: Fields) -> None:
@@ -158,19 +159,20 @@ def Other(
 
 
 def reset(part: Any, *, new: bool = False) -> None:
-    """Give each member of the part's state its default; those that a reset keeps only where the part is `new`."""
+    """Give each member of the part's state its default; `kept` members only if the part is `new`."""
     for member in part.STATE:
         if new or not member.kept:
             member.reset(part)
 
 
 def save(part: Any, now: int, *besides: Any) -> Plain:
-    """Return the state of the part, and of those `besides`, as plain data; ages count from `now` (host ns)."""
+    """Return the state of the part and of those `besides` as plain data; ages are counted back from `now` (host ns)."""
     return {member.name: member.save(each, now) for each in (*besides, part) for member in each.STATE}
 
 
 def load(part: Any, fields: Fields, *besides: Any) -> None:
-    """Take the whole state out of `fields`, in the order of STATE, as `save` made it. Raises SnapshotError."""
+    """Take the whole state out of `fields`, in the order of STATE. Raises SnapshotError."""
+    # The order matters: the check of a member may use the members before it.
     for each in (*besides, part):
         for member in each.STATE:
             if fields.version >= member.since and (member.name in fields or not member.late):
@@ -181,7 +183,8 @@ def load(part: Any, fields: Fields, *besides: Any) -> None:
 
 
 def attributes(part: object) -> Iterator[str]:
-    """Yield the names of what the part holds: its slots, and what else was set on it."""
+    """Yield the names of the part's attributes: its slots, and others that were set."""
+    # A class that names a single slot may have a plain string as its __slots__.
     for cls in type(part).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         yield from (slots,) if isinstance(slots, str) else slots
@@ -189,6 +192,7 @@ def attributes(part: object) -> Iterator[str]:
 
 
 def undeclared(part: Any) -> list[str]:
-    """Return the attributes that are neither in the part's STATE nor in its DERIVED: empty where all is well."""
+    """Return the attributes that are neither in the part's STATE nor in its DERIVED. The tests want none."""
+    # An attribute that nobody declared would be lost in a snapshot, without any error.
     known = {member.attribute for member in part.STATE}.union(part.DERIVED)
     return sorted(set(attributes(part)) - known)
