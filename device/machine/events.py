@@ -26,14 +26,14 @@ class Event:
 
 
 class Stopped(Event):
-    """The VM was stopped: its time stands still."""
+    """The VM was stopped; its time stands still."""
 
     __slots__ = ()
     name = "STOP"
 
 
 class Resumed(Event):
-    """The VM runs, or runs again."""
+    """The VM was started or continued."""
 
     __slots__ = ()
     name = "RESUME"
@@ -47,7 +47,11 @@ class PowerButton(Event):
 
 
 class _End(Event):
-    """The end of a boot or of the machine: by the `guest` or from outside; `reason` is one of QEMU's ShutdownCause."""
+    """The end of a boot or of the machine. `guest`: whether the guest caused it; `reason` is one of QEMU's
+    ShutdownCause.
+    """
+
+    # In QEMU the reason decides the flag: guest-reset and guest-shutdown are the guest's, the host-* ones are not.
 
     __slots__ = members = ("guest", "reason")
 
@@ -64,7 +68,7 @@ class WasReset(_End):
 
 
 class Ended(_End):
-    """The machine ended: the guest switched it off, or somebody outside did."""
+    """The machine ended: the guest powered it off, or somebody outside did."""
 
     __slots__ = ()
     name = "SHUTDOWN"
@@ -78,14 +82,14 @@ class _Size(Event):
 
 
 class ActualChanged(_Size):
-    """The guest says that it keeps another amount: `actual` bytes."""
+    """The guest reported another size: it now has `actual` bytes."""
 
     __slots__ = ()
     name = "BALLOON_CHANGE"
 
 
 class TargetReached(_Size):
-    """The guest keeps what it was asked to: `actual` bytes."""
+    """The guest reached the requested size: `actual` bytes. QEMU has no such event."""
 
     __slots__ = ()
     name = "BALLOON_TARGET"
@@ -113,12 +117,12 @@ class DeviceDeleted(Event):
 
     @property
     def data(self) -> dict[str, object]:
-        """The members as QMP sends them: no id where there is none."""
+        """The members as QMP sends them; a device without an id has no such member."""
         return {"device": self.device, "path": self.path} if self.device else {"path": self.path}
 
 
 class Panicked(Event):
-    """The guest's kernel died; `action` is what the machine does about it."""
+    """The guest's kernel panicked; `action` is what the machine does then."""
 
     __slots__ = members = ("action",)
     name = "GUEST_PANICKED"
@@ -128,7 +132,7 @@ class Panicked(Event):
 
 
 class _Trouble(Event):
-    """Something that has a reason in words, part of which may be the guest's or a client's."""
+    """An event with a reason in words. Part of it may come from the guest or a client, so it is not safe to print."""
 
     __slots__ = members = ("why",)
 
@@ -137,7 +141,7 @@ class _Trouble(Event):
 
 
 class GuestGone(_Trouble):
-    """A real guest died: nothing answers until the machine is reset."""
+    """A real guest ended: nothing answers until the machine is reset."""
 
     __slots__ = ()
     name = "GUEST_GONE"
@@ -151,14 +155,14 @@ class DriverMissing(_Trouble):
 
 
 class ClientRefused(_Trouble):
-    """A front end hung up on a client: what it did not like, for the other front ends to show."""
+    """A front end disconnected a client; the reason is for other front ends to show."""
 
     __slots__ = ()
     name = "CLIENT_REFUSED"
 
 
 class SnapshotDone(Event):
-    """A snapshot that took a while is made: its `tag`."""
+    """A snapshot that took a while is finished. `tag` is its name."""
 
     __slots__ = members = ("tag",)
     name = "SNAPSHOT_DONE"
@@ -168,7 +172,9 @@ class SnapshotDone(Event):
 
 
 class RuleBroken(Event):
-    """The guest broke `rule` of errors.RULES, `times` times since it was last told; `detail` is of the last time."""
+    """The guest broke `rule` of errors.RULES, `times` times since the last event; `detail` is about the last time."""
+
+    # A count, because a hostile guest breaks rules much faster than a terminal can show them.
 
     __slots__ = members = ("detail", "rule", "times")
     name = "GUEST_FAULT"
@@ -180,13 +186,13 @@ class RuleBroken(Event):
 
     @property
     def data(self) -> dict[str, object]:
-        """The members, `times` where there were more than one."""
+        """The members, with `times` only if it is more than 1."""
         data: dict[str, object] = {"rule": self.rule, "detail": self.detail}
         return data | {"times": self.times} if self.times > 1 else data
 
 
 class Relayed(Event):
-    """What a machine outside said, in its own words: `raw` is QMP's object, `told` a line for people or nothing."""
+    """An event of a QEMU that runs elsewhere: `raw` is QMP's object, `told` a line for people or ""."""
 
     __slots__ = members = ("raw", "told")
     name = "RELAYED"
@@ -205,4 +211,4 @@ QMP_EVENTS: dict[type[Event], str] = {
     DeviceDeleted: "DeviceDeleted",
     Panicked: "GuestPanicked",
 }
-"""What QMP's clients are told of as it is, with the object that it carries: one of OBJECTS in hmp/qmp/schema.py."""
+"""The events that QMP's clients get unchanged, each with the type of its data: one of OBJECTS in hmp/qmp/schema.py."""

@@ -1,4 +1,4 @@
-"""What a machine expects of a guest, what a guest finds in its machine, and what can be controlled of it."""
+"""The interfaces between a machine and its guest: Guest, Platform, and Controls for what can be changed by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from device.virtio.memory import GuestMemory
 
     class Platform(Protocol):
-        """A machine as its guest sees it; device.machine.machine says what each means."""
+        """A machine as its guest sees it; device.machine.machine explains each attribute."""
+
+        # A protocol: guests and the machine would import one another otherwise.
 
         ram: int
         seed: int
@@ -40,38 +42,38 @@ if TYPE_CHECKING:
 
 
 class Guest:
-    """A guest behind the device: its life, as the machine leads it.
+    """A guest behind the device. The machine calls these methods as it starts, stops and resets.
 
-    A guest drives the device through rings, config space and notifications only. What can be changed of it by hand is
-    another matter: its `controls`.
+    A guest uses the device only through rings, config space and notifications. Its `controls` are what can be changed
+    by hand.
     """
 
     name = "guest"
     spec = "guest"
-    """The words that `--guest` takes to make this guest again."""
+    """The text that `--guest` takes to make this guest again."""
 
     real = False
-    """Whether it runs in real time outside this process, so that no simulated clock can drive it."""
+    """Whether it runs in real time outside this process: then no simulated clock can drive it."""
 
     foreign = False
-    """Whether its numbers are those of another machine, perhaps a larger one."""
+    """Whether its numbers are those of another machine, which may have more memory than this one."""
 
     booting = False
-    """Whether its driver may still come up by itself, so that a request is worth keeping for it."""
+    """Whether its driver may still come up by itself: then a request waits for it."""
 
     ram = 0
-    """The RAM in bytes that it asks its machine for; 0 takes what there is."""
+    """The RAM in bytes that it needs; 0 if it takes the machine's."""
 
     ended = ""
-    """Why the process of a real guest is over, so that nothing answers until a reset; empty for all that may answer."""
+    """Why the process of a real guest ended: nothing answers until a reset. Empty for a guest that may answer."""
 
     driver_loaded = False
     machine: Platform
 
     def attach(self, machine: Platform) -> None:
-        """Belong to `machine` from now on. Called once, before any other but `close`.
+        """Belong to `machine` from now on. Called once, before any other method except `close`.
 
-        Raises MisuseError where the guest does not find what it needs.
+        Raises MisuseError if something that the guest needs is missing.
         """
         self.machine = machine
 
@@ -79,20 +81,20 @@ class Guest:
         """The machine starts, after power-on or reset; the device has been reset."""
 
     def halt(self) -> None:
-        """The machine is reset or taken apart: stop doing anything, forget everything volatile."""
+        """The machine is reset or closed: stop everything, and forget what a power cycle clears."""
 
     def close(self) -> None:
-        """Give back what the guest holds of the host. The guest is not used afterwards."""
+        """Release the guest's files, sockets and processes. The guest is not used afterwards."""
         self.halt()
 
     def stopped(self) -> None:
         """The VM was stopped."""
 
     def resumed(self) -> None:
-        """The VM goes on."""
+        """The VM was continued."""
 
     def interrupt(self, queue: int) -> None:
-        """Buffers of queue number `queue` came back."""
+        """The device returned buffers of queue number `queue`."""
 
     def config_changed(self) -> None:
         """The device's configuration space or status changed."""
@@ -101,79 +103,79 @@ class Guest:
         """A balloon device was plugged in while the machine was up, perhaps stopped."""
 
     def release_device(self) -> bool:
-        """Be asked to let go of the device for hot-unplug, perhaps while the VM is stopped.
+        """Let go of the device for hot-unplug; the VM may be stopped.
 
-        Returns whether the driver did at once; if it does later, it calls `machine.driver_released`.
+        Returns whether the driver let go at once. If it does so later, it calls `machine.driver_released`.
         """
         return self.driver_loaded
 
     def power_down(self) -> bool:
-        """Be asked to shut down; returns whether the guest will."""
+        """The power button was pressed. Returns whether the guest is off at once; a later end calls `guest_off`."""
         return False
 
     def check_target(self, size: int, go: Callable[[], object]) -> Task | None:
-        """Call `go`, which asks for `size` bytes, unless the guest would not survive being left with so little.
+        """Call `go`, which asks for `size` bytes. Raises MisuseError instead if the guest would not survive so little.
 
-        Then it raises MisuseError. A guest that has to be asked first returns the task that this is.
+        If the guest has to be asked first, this returns a task, which calls `go` or ends with the error.
         """
         go()
         return None
 
     def descriptors(self) -> list[int]:
-        """Return the file descriptors whose readability concerns the guest."""
+        """Return the file descriptors for which `serve` has to be called when they are readable."""
         return []
 
     def serve(self) -> None:
-        """Some of the descriptors became readable."""
+        """Some of the descriptors may be readable. Must not block."""
 
-    # What is known of it.
+    # What is known about it.
 
     controlled_by = "device.machine.guest:Controls"
-    """The class of its controls, as MODULE:NAME: most scripts change nothing and need not import it."""
+    """The class of its controls, as MODULE:NAME. It is imported when needed: most scripts change nothing."""
 
     @property
     def controls(self) -> Controls:
-        """What can be controlled of it."""
+        """What can be changed in it by hand."""
         module, _, name = self.controlled_by.partition(":")
         controls: Controls = getattr(__import__(module, fromlist=[name]), name)(self)
         return controls
 
     def shown(self) -> Mapping[str, str]:
-        """Return what is out of the ordinary here, by name, for the overview."""
+        """Return what is special about this guest, by name, for `sim`."""
         return {}
 
     def memory_free(self) -> int | None:
-        """Return the guest's free memory in bytes as the model knows it, or None where only the guest knows."""
+        """Return the guest's free memory in bytes, or None if only the guest itself knows it."""
         return None
 
     # Snapshots.
 
     snapshot_refusal = ""
-    """Why this guest cannot be saved; empty where it can."""
+    """Why this guest cannot be saved; empty if it can."""
 
     def state(self) -> dict[str, object]:
-        """Return everything the guest remembers, as plain data; what is in guest memory is saved with that."""
+        """Return the guest's state as plain data; guest memory is saved separately."""
         raise UnsupportedError(f"the {self.name} guest cannot be saved")
 
     def restore(self, state: Fields) -> None:
-        """Remember again what `state` said; the machine's memory and device are restored already.
+        """Restore what `state` says. The machine's memory and device are restored already.
 
-        Raises SnapshotError naming the member that is wrong.
+        Raises SnapshotError with the name of a wrong member.
         """
         raise UnsupportedError(f"the {self.name} guest cannot be loaded")
 
 
 class Controls:
-    """What can be changed of a guest by hand, as `sim` does: a second interface of the guests that have it.
+    """What can be changed in a guest by hand, as `sim` does. Guests may have this interface besides Guest.
 
-    What a kind of guest cannot do raises UnsupportedError. A guest that takes a while returns the Task instead.
+    A method that a kind of guest does not have raises UnsupportedError. A guest that takes a while returns a Task.
     """
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
 
     def cannot(self, what: str) -> UnsupportedError:
-        """Return the error for what this guest cannot do."""
+        """Return the error for something that this guest cannot do."""
         return UnsupportedError(f"the {self.guest.name} guest cannot {what}")
 
     def hang(self) -> None:
@@ -181,7 +183,7 @@ class Controls:
         raise self.cannot("hang its driver")
 
     def wake(self) -> None:
-        """Serve the queues again, and what came meanwhile."""
+        """Serve the queues again, including what came meanwhile."""
         raise self.cannot("wake its driver")
 
     def set_delay(self, delay: int) -> None:
@@ -193,7 +195,7 @@ class Controls:
         raise self.cannot("miss notifications")
 
     def pin(self, tag: int, value: int | None) -> None:
-        """Report `value` for statistic `tag` from now on, or with None nothing."""
+        """Report `value` for statistic `tag` from now on; None leaves the statistic out."""
         raise self.cannot("set statistics")
 
     def unpin(self, tag: int) -> None:
@@ -205,11 +207,11 @@ class Controls:
         return {}
 
     def alloc(self, size: int) -> int | Task:
-        """Let a workload take `size` bytes; returns how many it got."""
+        """Let a workload take `size` bytes; returns how many bytes it got."""
         raise self.cannot("run a workload")
 
     def free(self, size: int) -> int | Task:
-        """Let the workload give back `size` bytes; returns how many it had to give."""
+        """Let the workload give back `size` bytes; returns how many bytes it gave back."""
         raise self.cannot("run a workload")
 
     def load_driver(self) -> Task | None:
@@ -221,5 +223,5 @@ class Controls:
         raise self.cannot("unload its driver")
 
     def panic(self) -> Task | None:
-        """Let the kernel die."""
+        """Let the kernel panic."""
         raise self.cannot("panic")

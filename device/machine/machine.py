@@ -1,7 +1,7 @@
-"""The machine that front ends talk to: clocks, RAM, the balloon device, the guest, run state and events.
+"""The machine that front ends use: clocks, RAM, the balloon device, the guest, run state and events.
 
-The machine owns no loop. `wait_for` says which descriptors concern it and until when to wait, `step` does what is due
-and delivers what the device noted; a front end waits in whatever way it waits.
+The machine has no loop. `wait_for` says which descriptors to watch and until when to wait. `step` does what is due and
+delivers what the device noted. Each front end waits in its own way.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ _UNASKED = DUE_ASKED - 1
 _QUEUE, _SERVE = DUE_QUEUE.bit_length(), DUE_SERVE.bit_length()
 
 AT_ONCE = 4096
-"""Timers that one step fires, and things that it delivers; more have to wait for the next."""
+"""The most timers that one step fires, and the most things that it delivers. The rest waits for the next step, so that
+a busy guest leaves the front end time for its clients."""
 
 DEFAULT_TIMEOUT = 5 * SECOND
 NO_BALLOON = "No balloon device has been activated"
@@ -75,8 +76,10 @@ def _load_device(machine: Machine, fields: Fields) -> None:
 class Machine:
     """A virtual machine with at most one balloon device.
 
-    Every listener is told the Events of device.machine.events, in the order in which they happened.
+    Every listener gets the Events of device.machine.events, in the order in which they happened.
     """
+
+    # The order matters: what is loaded first (VM time, the device) is needed to check what follows.
 
     STATE = (
         Integer("seed"),
@@ -91,14 +94,15 @@ class Machine:
         Flag("powering_down"),
         Flag("target_told"),
         Other("device", lambda machine, now: machine.device and save(machine.device, now), _load_device),
-        # What makes guests is not known here: who loads a machine makes the guest before it, and restores it after it.
+        # This module does not know how to make guests: whoever loads a machine makes the guest first and restores it
+        # last.
         Other(
             "guest",
             lambda machine, now: {"spec": machine.guest.spec, "state": machine.guest.state()},
             lambda machine, fields: None,
         ),
     )
-    """What a snapshot has. Memory and the pages in the balloon stand beside it; monitors and their requests do not."""
+    """The state in a snapshot. Memory and the balloon's pages are saved beside it; monitors and requests are not."""
 
     DERIVED = (
         "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over",
@@ -119,11 +123,11 @@ class Machine:
         name: str | None = None,
         uuid: str = NIL_UUID,
     ) -> None:
-        """Build a machine that has not started: call `start`.
+        """Build a machine; `start` starts it.
 
-        `ram` in bytes, `timeout` in ns; `device_id` None makes an anonymous device, `switches` are keywords of
-        BalloonDevice. Raises MisuseError for an
-        impossible size, an unknown switch, or a simulated clock with a real guest.
+        `ram` is in bytes, `timeout` in ns. `device_id` None makes a device without an id; `switches` are keywords of
+        BalloonDevice. Raises MisuseError for an impossible size, an unknown switch, or a simulated clock with a real
+        guest.
         """
         if guest.real and clock.simulated:
             raise MisuseError(f"the {guest.name} guest runs in real time: --clock {clock.name} cannot drive it")
@@ -142,19 +146,19 @@ class Machine:
         self.memory = GuestMemory(ram)
         self.run_state: RunState = PRELAUNCH
         self.balloon = balloon
-        """Whether the machine was built with a balloon device, whatever was unplugged since."""
+        """Whether the machine was built with a balloon device, even if that was unplugged since."""
         self.stays = False
-        """Whether the machine stays, stopped, when its guest switches itself off."""
+        """Whether the machine stays, stopped, when its guest powers itself off (QEMU's -no-shutdown)."""
         self.resets = True
-        """Whether a reset reboots the guest; else it ends the machine."""
+        """Whether a reset reboots the guest. Otherwise it ends the machine (QEMU's -no-reboot)."""
         self.over = False
-        """Whether the machine ended: front ends leave when they see it."""
+        """Whether the machine has ended. Front ends stop when they see it."""
         self.device: BalloonDevice | None = None
         self.unplugging = False
         self.store: Store | None = None
-        """Where snapshots of this machine are kept; the front ends' affair, shared by all monitors."""
+        """Where snapshots of this machine are kept. Front ends set it; all monitors share it."""
         self.front: Any = None
-        """What front ends keep with the machine; theirs alone."""
+        """For the use of front ends only."""
         self._listeners: list[Listener] = []
         self._stepping = False
         self.target_told = True
@@ -172,7 +176,7 @@ class Machine:
     # Listening.
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event from now on; returns the function that ends it."""
+        """Call `listener` with every event from now on; returns a function that stops this."""
         self._listeners.append(listener)
 
         def unsubscribe() -> None:
@@ -183,15 +187,17 @@ class Machine:
 
     def emit(self, event: Event) -> None:
         """Tell every listener of an event."""
+        # A copy, because a listener may subscribe or unsubscribe.
         for listener in tuple(self._listeners):
             listener(event)
 
     # Stepping.
 
     def wait_for(self, *, jump: bool = False) -> tuple[list[int], int | None]:
-        """Return the descriptors that concern the machine, and the host time (ns) at which to `step` next, or None.
+        """Return the descriptors to watch, and the host time (ns) at which to `step` next, or None.
 
-        On a simulated clock that is now, or never: with `jump` it is now as long as there is a timer.
+        On a simulated clock the time is now or None: waiting does not move it. With `jump` it is now if there is a
+        timer.
         """
         time, device = self.time, self.device
         due = time.next_deadline()
@@ -203,10 +209,10 @@ class Machine:
         return self.guest.descriptors(), due
 
     def step(self, *, jump: bool = False) -> bool:
-        """Do what is due, AT_ONCE things at the most, and deliver what comes of it; returns whether there was any.
+        """Do what is due, at most AT_ONCE things, and deliver the results; returns whether there was anything.
 
-        `jump` moves the warp clock to the next timer first: for front ends whose monitor waits. Within a step, as
-        from a listener, this does nothing. Raises MisuseError for a jump of a clock that does not warp.
+        `jump` moves the warp clock to the next timer first, for front ends whose monitor waits. Called within a step,
+        as by a listener, this does nothing. Raises MisuseError for a jump of a clock that does not warp.
         """
         if self._stepping:
             return False
@@ -215,13 +221,14 @@ class Machine:
         try:
             self.guest.serve()
             if not (jump or time.busy() or (self.device is not None and self.device.due)):
-                return False  # as at nearly every line of a pipe
+                return False  # true for nearly every line of a pipe, so this comes first
             fired, moved = 0, False
             left = self._deliver(AT_ONCE)
-            while fired < AT_ONCE:  # whatever is left to deliver: it keeps nobody from a deadline
+            # Even if nothing more can be delivered in this step: deadlines must fire.
+            while fired < AT_ONCE:
                 moved = time.move(jump=jump) or moved
                 jump = False
-                now = self.clock.now()  # once: what comes due while we are at work has to wait, or it would never end
+                now = self.clock.now()  # once: with timers that come due meanwhile this might never end
                 while fired < AT_ONCE and time.fire_due(now):
                     fired += 1
                     left = self._deliver(left)
@@ -233,20 +240,21 @@ class Machine:
             self._stepping = False
 
     def advance(self, duration: int) -> None:
-        """Let a simulated clock go on for `duration` ns, through every timer on the way; within a step, as it goes on.
+        """Move a simulated clock on by `duration` ns, and fire every timer on the way.
 
-        Within a step, as from a listener, the time passes in that step, or in the next.
+        Called within a step, as by a listener, this returns at once; the time passes in that step or in the next.
         Raises MisuseError on a real clock and for a negative duration.
         """
+        # Waiting within a step would never end, because time passes only in a step (found by fuzzing).
         self.time.sleep(duration)
         while self.time.asleep and not self._stepping:
             self.step()
         self.step()
 
     def deliver(self) -> None:
-        """Deliver what the device noted, as the end of whatever was done to machine, guest or device.
+        """Deliver what the device noted. Called after each action on machine, guest or device.
 
-        Within a step this does nothing: the step comes to it.
+        Called within a step, this does nothing: the step delivers it.
         """
         if not self._stepping and self.device is not None and self.device.due:
             self._stepping = True
@@ -256,7 +264,9 @@ class Machine:
                 self._stepping = False
 
     def _deliver(self, left: int) -> int:
-        """Deliver `left` things at the most; returns how many more could have been."""
+        """Deliver at most `left` things; returns how many of them were not needed."""
+        # The lowest bit first: news before interrupts, and these before more service. `device` is read anew each time,
+        # because a listener may unplug it.
         rounds = 0
         while (device := self.device) is not None and (due := device.due) and left > 0:
             left -= 1
@@ -267,6 +277,7 @@ class Machine:
             elif rounds >= MAX_ROUNDS:
                 device.storm()
             else:
+                # A request of the host resets the count: only interrupts that cause one another make a storm.
                 rounds = 0 if due & DUE_ASKED else rounds + 1
                 device.due = due & _UNASKED ^ flag
                 if flag >= DUE_SERVE:
@@ -280,7 +291,8 @@ class Machine:
         return left
 
     def _tell(self, device: BalloonDevice) -> None:
-        """Tell what may not be lost of a device that is about to be reset or taken away."""
+        """Report what must not be lost when the device is reset or removed."""
+        # Samples and interrupts are dropped: they belong to the driver that goes.
         for flag in (NEWS_ACTUAL, NEWS_RULES):
             if device.due & flag and self.device is device:
                 device.due ^= flag
@@ -318,11 +330,11 @@ class Machine:
             self.emit(RuleBroken(rule, detail, times))
 
     def _driver_changed(self, device: BalloonDevice) -> None:
-        """Look after the requests that wait for a driver, or for one that primes its queue."""
+        """Handle the requests that wait for a driver, or for a driver to prime its queue."""
         if self.requests.pending:
             if device.can_report:
                 device.stats.ask()
-                device.due &= ~DUE_ASKED  # it was the guest that gave the occasion
+                device.due &= ~DUE_ASKED  # the guest caused this interrupt, so the count of rounds goes on
             elif not self.guest.booting:
                 self.requests.end_all(NO_DEVICE if self.unplugging else UNSUPPORTED)
 
@@ -339,7 +351,7 @@ class Machine:
             self.cont()
 
     def stop(self) -> None:
-        """Stop the VM: guest time stands still, host time goes on. Nothing if it is not running."""
+        """Stop the VM: guest time stands still, host time goes on. Does nothing if it is not running."""
         if self.run_state != RUNNING:
             return
         from device.machine.events import Stopped
@@ -350,7 +362,10 @@ class Machine:
         self.emit(Stopped())
 
     def cont(self) -> None:
-        """Let the VM run; from prelaunch this boots the guest. Nothing if it runs, or has ended."""
+        """Let the VM run; from prelaunch this boots the guest. Does nothing if it runs or has ended.
+
+        Raises MisuseError, in QEMU's words, after the guest powered itself off.
+        """
         if self.run_state == RUNNING or self.over:
             return
         if self.run_state == SHUTDOWN:
@@ -369,20 +384,20 @@ class Machine:
         else:
             self.guest.resumed()
             self.deliver()
-            if self.powering_down:
+            if self.powering_down:  # the button was pressed while the VM was stopped
                 self.guest_off()
 
     def _boot(self) -> None:
         self.guest.boot()
         if self.device is not None:
-            self.device.due |= NEWS_DRIVER  # those who wait find out whether the new guest has one
+            self.device.due |= NEWS_DRIVER  # waiting requests are asked again, or end if there is no driver
         self.deliver()
 
     def reset(self, *, guest: bool = False) -> None:
-        """Reset the machine as a power cycle of the guest would.
+        """Reset the machine, as a power cycle of the guest.
 
-        Target, `actual` and polling interval stay, the driver's statistics are forgotten, pending requests wait for the
-        new driver. A stopped machine is in prelaunch afterwards. `guest` says that the guest asked for it.
+        Target, `actual` and polling interval stay. The driver's statistics are forgotten. Pending requests wait for the
+        new driver. A stopped machine is in prelaunch afterwards. `guest` is whether the guest asked for it.
         """
         reason = "guest-reset" if guest else "host-qmp-system-reset"
         if self.resets:
@@ -398,9 +413,9 @@ class Machine:
         device = self.device
         if device is not None:
             device.reset()
-            device.due &= ~NEWS_DRIVER  # those who wait, wait for the new one
+            device.due &= ~NEWS_DRIVER  # requests wait for the new driver, so the end of the old one is no news
             self._tell(device)
-            if self.unplugging:  # an unplug that the old driver never let happen
+            if self.unplugging:  # the old driver did not let go; at a reset the device is removed anyway
                 self._unplug()
         self.emit(WasReset(guest=guest, reason=reason))
         if self.run_state == RUNNING:
@@ -409,7 +424,7 @@ class Machine:
             self.run_state = PRELAUNCH
 
     def power_down(self) -> None:
-        """Press the power button; ignored without a guest that listens."""
+        """Press the power button; the guest may ignore it."""
         from device.machine.events import PowerButton
 
         self.emit(PowerButton())
@@ -420,7 +435,7 @@ class Machine:
                 self.powering_down = True
 
     def guest_off(self) -> None:
-        """The guest switched itself off: the machine ends, as QEMU does, or stays until it is reset."""
+        """The guest powered itself off: the machine ends, as QEMU does, or with `stays` waits for a reset."""
         from device.machine.events import Ended, Stopped
 
         if not self.stays:
@@ -446,9 +461,10 @@ class Machine:
             self.emit(Ended(guest=guest, reason=reason))
 
     def replace_guest(self, guest: Guest) -> None:
-        """Reboot the machine into another guest.
+        """Replace the guest and reset the machine.
 
-        Raises MisuseError where the clock cannot drive it, or it does not find what it needs: the old one runs on.
+        Raises MisuseError if the clock cannot drive the new guest, or something that it needs is missing. The old guest
+        runs on then.
         """
         if guest.real and self.clock.simulated:
             raise MisuseError(f"the {guest.name} guest runs in real time: --clock {self.clock.name} cannot drive it")
@@ -462,11 +478,11 @@ class Machine:
         self.reset()
 
     def snapshot_tags(self) -> list[str]:
-        """Return the tags of the snapshots there are."""
+        """Return the tags of all snapshots."""
         return [] if self.store is None else self.store.tags()
 
     def close(self) -> None:
-        """Take the machine apart: guest, device and memory are gone."""
+        """Close the guest, the device and the memory. The machine is not used afterwards."""
         self.guest.close()
         if self.device is not None:
             self.device.detach()
@@ -488,7 +504,7 @@ class Machine:
         return device
 
     def device_add(self, id: str, switches: Mapping[str, Any] | None = None) -> None:
-        """Plug in a balloon device. Raises MisuseError in QEMU's words if there is one, or a switch is unknown."""
+        """Plug in a balloon device. Raises MisuseError, in QEMU's words, if there is one, or for an unknown switch."""
         if self.device is not None:
             if id and id == self.device.id:
                 raise MisuseError(f"Duplicate device ID '{id}'")
@@ -499,10 +515,11 @@ class Machine:
             self.deliver()
 
     def device_del(self, id: str) -> None:
-        """Ask the guest, perhaps again, to let go of the device; it is gone once the driver did.
+        """Ask the guest to let go of the device; it is removed after that.
 
-        Raises MisuseError in QEMU's words if there is no such device.
+        Raises MisuseError, in QEMU's words, if there is no such device.
         """
+        # A second request is no error: QEMU 7.2's pc machine repeats it until the guest reacts.
         if self.device is None or id not in (self.device.id, self.device_path) or not id:
             raise MisuseError(f"Device '{id}' not found")
         self.unplugging = True
@@ -511,7 +528,7 @@ class Machine:
         self.deliver()
 
     def driver_released(self) -> None:
-        """The guest's driver let go of a device that is being unplugged."""
+        """The guest's driver let go of the device. Does nothing unless the device is being unplugged."""
         if self.unplugging:
             self._unplug()
 
@@ -531,14 +548,14 @@ class Machine:
     def set_balloon(self, size: int) -> Task | None:
         """Ask the guest to keep `size` bytes of memory.
 
-        Raises MisuseError, in QEMU's words without a device or a size, in ours below what the guest survives. Where
-        that is not known at once, the task returned ends with the same: the guest is asked for it first.
+        Raises MisuseError in QEMU's words if there is no device or no size, and in our words below what the guest
+        survives. If the guest has to be asked for that first, this returns a task, which ends with the same errors.
         """
         if self.device is None:
             raise MisuseError(NO_BALLOON)
 
         def go() -> None:
-            if self.device is None:
+            if self.device is None:  # unplugged while the guest was asked
                 raise MisuseError(NO_BALLOON)
             self.device.set_target(size)
             self.target_told = False
@@ -549,12 +566,13 @@ class Machine:
     # Statistics.
 
     def request_stats(self, timeout: int | None) -> StatsRequest:
-        """Ask the guest for fresh statistics, waiting `timeout` ns of host time (None: until they come).
+        """Ask the guest for fresh statistics, and wait `timeout` ns of host time, or with None until they come.
 
-        The request returned may have ended already: look at its state, else set its `on_done`. It ends
+        The request may have ended when this returns: look at its state; if it is PENDING, set its `on_done`. It ends
         ANSWERED (a sample arrived), TIMED_OUT, UNSUPPORTED (no driver, or one without statistics), NO_DEVICE, or
         CANCELLED by `requests.cancel`.
         """
+        # Asking comes before the checks: it says by itself whether anybody was asked, and nearly always somebody was.
         device = self.device
         if device is None:
             return ENDED[NO_DEVICE]
@@ -569,15 +587,16 @@ class Machine:
             finally:
                 self._stepping = False
             if stats.sample is not before and stats.sample is not None:
-                # The guest answered within the call, as most do: nothing has to be kept, no timer armed.
+                # The guest answered within the call, as most do: no request is kept and no timer armed. That makes tens
+                # of thousands of requests a second possible.
                 self.requests.answered += 1
                 return ENDED[ANSWERED]
-            if self.device is not device:  # unplugged by whoever was told meanwhile
+            if self.device is not device:  # a listener unplugged it
                 return ENDED[NO_DEVICE]
         return self.requests.open(timeout)
 
     def driver_changed(self) -> None:
-        """A driver will not come up, after all: requests that nobody will answer any more are ended."""
+        """A driver came up, or will not come up: ask for the waiting requests, or end those that get no answer."""
         if self.device is not None:
             self.device.due |= NEWS_DRIVER
             self.deliver()

@@ -1,4 +1,4 @@
-"""Requests for fresh statistics: any number pending, each with its own deadline, all ended by one answer."""
+"""Requests for fresh statistics. Any number can wait, each with its own deadline; one answer ends them all."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CANCELLED: Final = "cancelled"
 
 
 class StatsRequest:
-    """One asker's wait. `state` is PENDING until the request ends, once, in one of the other states.
+    """A request for statistics by one caller. `state` is PENDING until the request ends, once, in another state.
 
-    `on_done`, if given, is called with the request when it ends otherwise than by `cancel`. A request that ends
-    inside `StatsRequests.open` has ended when that returns: look at `state`, then set `on_done`.
+    `on_done`, if set, is called with the request when it ends, except by `cancel`. A request may have ended before the
+    caller gets it: look at `state` first, then set `on_done`.
     """
 
-    # Defaults of the class: nearly all requests end before any of these but the state is touched.
+    # Defaults of the class instead of an __init__: nearly all requests end before any of these but the state is set.
     state: RequestState = PENDING
     deadline: int | None = None
     on_done: Callable[[StatsRequest], None] | None = None
@@ -35,40 +35,43 @@ class StatsRequest:
 
 
 class _Ended(StatsRequest):
-    """A request that ended before it began. It is shared, so nothing of it can be set."""
+    """A request that ended at once. All callers share it, so its attributes cannot be set."""
+
+    # Without the error, the `on_done` that one caller set on a shared request would be there for all others.
 
     def __init__(self, state: RequestState) -> None:
         self.__dict__["state"] = state
 
     def __setattr__(self, name: str, value: object) -> None:
-        if value is not None:
+        if value is not None:  # setting `on_done` to None is harmless
             raise MisuseError(f"the request has ended ({self.state}): look at that instead of setting {name}")
 
 
 KEPT = 512
-"""Requests that were not answered that are remembered."""
+"""How many unanswered requests are remembered."""
 
 _AT_ONCE: tuple[RequestState, ...] = (ANSWERED, UNSUPPORTED, NO_DEVICE)
 ENDED = {state: _Ended(state) for state in _AT_ONCE}
-"""What is returned of requests that end at once: one of each kind does for all."""
+"""The request that is returned if one ends at once: one for each state, shared by all callers."""
 
 
 class StatsRequests:
-    """The pending requests of a machine, whatever becomes of its devices and guests meanwhile: look, don't touch."""
+    """The pending requests of a machine, also while its device or guest is replaced. The attributes are read-only."""
 
     __slots__ = ("_clock", "_timers", "answered", "pending", "timed_out", "unanswered")
 
     def __init__(self, clock: Clock, timers: TimerQueue) -> None:
         self._clock = clock
         self._timers = timers
-        self.pending: dict[StatsRequest, None] = {}  # in the order they were opened
+        # A dict as an ordered set: in the order of opening, and cancelling one of many needs no search.
+        self.pending: dict[StatsRequest, None] = {}
         self.answered = 0
         self.timed_out = 0
         self.unanswered: list[int] = []
-        """Host times (ns) at which the last KEPT requests were made that timed out, in the order they did."""
+        """When the last KEPT requests that timed out were made (host ns), in the order of their deadlines."""
 
     def open(self, timeout: int | None) -> StatsRequest:
-        """Open a request that waits `timeout` ns (None: until the next sample) for what the caller has asked."""
+        """Open a request that waits `timeout` ns, or with None until the next sample. The guest was asked before."""
         request = StatsRequest()
         self.pending[request] = None
         if timeout is not None:
@@ -78,19 +81,20 @@ class StatsRequests:
         return request
 
     def end_all(self, state: RequestState) -> None:
-        """End every pending request in `state`, in the order they were opened.
+        """End every pending request in `state`, in the order of opening.
 
-        Requests opened by their callbacks are new ones and stay.
+        Requests that their callbacks open stay pending.
         """
+        # A callback may open a request for each that ends: ending those here too would never stop.
         ending, self.pending = self.pending, {}
         for request in ending:
-            if request.state is PENDING:  # else a callback of an earlier one cancelled it
+            if request.state is PENDING:  # the callback of an earlier request may have cancelled it
                 if state is ANSWERED:
                     self.answered += 1
                 self._end(request, state)
 
     def cancel(self, request: StatsRequest) -> None:
-        """Drop a request whose asker has gone; nothing if it has ended."""
+        """Drop a request whose caller has gone. Does nothing if it has ended."""
         if request.state is PENDING:
             self._drop(request)
             request.on_done = None
@@ -103,7 +107,7 @@ class StatsRequests:
         self._end(request, TIMED_OUT)
 
     def _drop(self, request: StatsRequest) -> None:
-        self.pending.pop(request, None)  # not there while `end_all` is on its way to it
+        self.pending.pop(request, None)  # it may be absent: `end_all` takes all out before it ends each
 
     @staticmethod
     def _end(request: StatsRequest, state: RequestState) -> None:
@@ -118,10 +122,10 @@ class StatsRequests:
 
 
 class Task:
-    """Something that a guest was asked to do and takes a while over. `deadline` (host ns) is when it gives up.
+    """Something that a guest was asked to do and that takes a while. It gives up at `deadline` (host ns).
 
-    It is `pending` until it ends, once: then `result` is what came of it, or `error` why nothing did. `on_done`, if
-    given, is called with the task when it ends otherwise than by `cancel`.
+    It is `pending` until it ends, once. Then it has a `result`, or an `error` with the reason. `on_done`, if set, is
+    called with the task when it ends, except by `cancel`.
     """
 
     pending = True
@@ -130,12 +134,12 @@ class Task:
     on_done: Callable[[Task], None] | None = None
 
     def __init__(self, deadline: int, forget: Callable[[], object]) -> None:
-        """`forget` is called at the end, however it comes."""
+        """`forget` is called when the task ends in any way."""
         self.deadline = deadline
         self._forget = forget
 
     def end(self, outcome: Callable[[], int]) -> None:
-        """End with what `outcome` returns, or the MisuseError that it raises; nothing if it ended before."""
+        """End with what `outcome` returns, or the MisuseError that it raises. Does nothing if it ended before."""
         if self.pending:
             self.pending = False
             self._forget()
@@ -147,7 +151,7 @@ class Task:
                 self.on_done(self)
 
     def cancel(self) -> None:
-        """Nobody waits any more. What the guest was asked to do it may do all the same."""
+        """Stop waiting. The guest may still do what it was asked to do."""
         if self.pending:
             self.pending = False
             self._forget()
