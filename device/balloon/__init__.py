@@ -1,1 +1,1 @@
-"""The balloon device: its queues, its statistics, the pages it holds; no word about machines."""
+"""The balloon device: its queues, its statistics and the pages in it. It does not depend on machines."""

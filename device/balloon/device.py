@@ -1,4 +1,4 @@
-"""The virtio-balloon device: queues, config space, what is in the balloon."""
+"""The virtio-balloon device: its queues, its config space, and the pages in the balloon."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from device.virtio.queue import Element
 
 HINT_ROUNDS = 8
-"""Rounds of free page hints that are remembered."""
+"""Rounds of free page hints that are remembered. A driver chooses the ids, so the number must have a limit."""
 
 BUFFERS_AT_ONCE = 512
-"""Buffers served in one round, so that a ring refilled from within interrupts cannot keep us for ever."""
+"""Buffers served in one round: a driver that refills its ring from within interrupts must not keep us for ever."""
 
 WORK_AT_ONCE = 1 << 16
-"""Bytes of page lists after which a queue waits for its turn: scattered pages cost a system call each."""
+"""Bytes of page lists after which a queue has to wait: each scattered page costs a system call."""
 
 
 def _no_name(device: BalloonDevice, id: str) -> str:
@@ -66,7 +66,7 @@ def _no_model(device: BalloonDevice, model: str) -> str:
 
 def _load_poison(device: BalloonDevice, fields: Fields) -> None:
     negotiated = bool(device.features & bit(F_PAGE_POISON))
-    if "poison_seen" in fields:  # of an hmp that did not keep the value
+    if "poison_seen" in fields:  # an older hmp saved only whether the value was written
         device.poison_val = int(fields.flag("poison_seen") and negotiated)
         return
     device.poison_val = fields.integer("poison_val", 0, U32 * negotiated)
@@ -77,6 +77,7 @@ def _load_hints(device: BalloonDevice, fields: Fields) -> None:
 
 
 def _load_stats(device: BalloonDevice, fields: Fields) -> None:
+    # This is the last member: the rings are in guest memory, and features and queues say where.
     for queue in device.queues:
         if queue.enabled:
             try:
@@ -90,8 +91,8 @@ def _load_stats(device: BalloonDevice, fields: Fields) -> None:
 class BalloonDevice(VirtioDevice):
     """The device (virtio 1.2, 5.5). `ram` is the guest's memory in bytes.
 
-    `target` is what the host asked the guest to keep, `actual` what the guest says it keeps, both in bytes: RAM
-    without the balloon. `num_pages` and `actual_pages` are the balloon itself, as the configuration space has them.
+    `target` is the size that the host asked for, `actual` the size that the guest reports. Both are in bytes: RAM
+    without the balloon. `num_pages` and `actual_pages` are the size of the balloon, as in the configuration space.
     """
 
     __slots__ = (
@@ -132,7 +133,7 @@ class BalloonDevice(VirtioDevice):
     poison_val: int
     hint_id: int
     hints: dict[int, int]
-    """The pages that the driver hinted at, by command id, the last HINT_ROUNDS of them; 0 is for those without one."""
+    """The number of hinted pages by command id, for the last HINT_ROUNDS ids; id 0 is for hints without one."""
     stats: StatsQueue
 
     def __init__(
@@ -148,10 +149,10 @@ class BalloonDevice(VirtioDevice):
         sizes: Sequence[int] = (),
         **switches: bool,
     ) -> None:
-        """Create the device; `model` and `iothread` are only remembered, a polling interval (seconds) starts polling.
+        """Create the device. `model` and `iothread` are only stored; a polling interval (seconds) starts polling.
 
-        `sizes` are those of VirtioDevice. Raises MisuseError for one that cannot be, for an interval out of range, and
-        for a switch that does not exist (names with underscores).
+        `sizes` are those of VirtioDevice. `switches` are names of PROPERTIES with underscores. Raises MisuseError for
+        an impossible size, an interval out of range, and an unknown switch.
         """
         properties = {name: default for name, (_, default) in PROPERTIES.items()}
         for switch, value in switches.items():
@@ -170,14 +171,14 @@ class BalloonDevice(VirtioDevice):
         self.born = time.clock.now()
         self._sized = len(sizes)
         self.gone = False
-        """Whether the device was taken off its machine: what a driver still writes to it has no effect."""
+        """Whether the device was removed from its machine: writes of a driver have no effect any more."""
         self.stats = StatsQueue(self, time)
         self.restore_roles()
         self.stats.set_poll_interval(guest_stats_polling_interval)
 
     @staticmethod
     def restored(time: Timeline, memory: Memory, ram: int, fields: Fields) -> BalloonDevice:
-        """Make a device from its state, without the pages in its balloon. Raises SnapshotError naming what is wrong."""
+        """Make a device from its state, without the pages in its balloon. Raises SnapshotError for a wrong member."""
         properties = fields.section("properties")
         switches: dict[str, Any] = {name.replace("-", "_"): properties.flag(name) for name in PROPERTIES}
         properties.done()
@@ -192,7 +193,8 @@ class BalloonDevice(VirtioDevice):
 
     @property
     def actual_pages(self) -> int:
-        """The pages that the guest says are in the balloon; `actual` follows."""
+        """The number of pages that the guest reports in the balloon. Setting it sets `actual` too."""
+        # `actual` is kept as an attribute, because each printed line reads it.
         return self._actual_pages
 
     @actual_pages.setter
@@ -202,11 +204,12 @@ class BalloonDevice(VirtioDevice):
 
     @property
     def target(self) -> int:
-        """The memory the guest should keep, in bytes."""
+        """The memory that the guest should keep, in bytes."""
         return self.ram - (self.num_pages << PAGE_SHIFT)
 
     def set_target(self, size: int) -> None:
         """Ask the guest to keep `size` bytes; more than RAM means all of it. Raises MisuseError below one byte."""
+        # 0 is no special value: in the first implementation it asked for statistics, and crashed. The words are QEMU's.
         if size <= 0:
             raise MisuseError("Parameter 'target' expects a size")
         self.num_pages = (self.ram - min(size, self.ram)) >> PAGE_SHIFT
@@ -216,21 +219,23 @@ class BalloonDevice(VirtioDevice):
 
     def config_bytes(self) -> bytes:
         """Return the 16 bytes of the configuration space."""
-        # The hint's command id: there is no migration that would ask for hints.
+        # The hint's command id is always STOP: only a migration would ask for hints. The fields have 32 bits, and a
+        # balloon of 16 TiB has 2^32 pages.
         fields = (min(self.num_pages, U32), min(self.actual_pages, U32), HINT_STOP, self.poison_val)
         return b"".join([field.to_bytes(4, "little") for field in fields])
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return `size` bytes at `offset`; those beyond the space read as zeros."""
+        # The limit on the size: a front end may ask for gigabytes of zeros.
         if offset < 0 or size < 0:
             return b""
         size = min(size, CONFIG_SIZE)
         return self.config_bytes()[offset : offset + size].ljust(size, b"\0")
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Take the driver's write of `actual` or `poison_val` (le32 at 4 and 12); any other is refused and counted.
+        """Take the driver's write of `actual` or `poison_val` (le32 at 4 and 12). Other writes are refused and counted.
 
-        Where PAGE_POISON was not negotiated, `poison_val` is ignored.
+        Without PAGE_POISON, `poison_val` is ignored, as in QEMU.
         """
         if self.gone:
             return
@@ -263,7 +268,8 @@ class BalloonDevice(VirtioDevice):
         self.restore_roles()
 
     def restore_roles(self) -> None:
-        """Work out from the features, offered and then negotiated ones, which queue is which, and how long."""
+        """Work out from the features which queue has which role, and its size."""
+        # Before the driver accepts features, sizes follow the offered ones: a driver may read them that early.
         self._roles = queue_roles(self.features)
         roles = self._roles if self.features else queue_roles(self.offered)
         for queue, role in [*zip(self.queues, roles, strict=False)][self._sized :]:
@@ -287,6 +293,8 @@ class BalloonDevice(VirtioDevice):
         if index >= len(self._roles):
             self.refuse("notify-dead", f"queue {index} was not negotiated")
             return
+        # A limit on buffers and one on bytes: full buffers cost more than short ones. After too many bytes the queue
+        # waits for some VM time; after too many buffers it is only due again.
         queue = self.queues[index]
         handle = _HANDLERS[self._roles[index]]
         served = work = 0
@@ -302,6 +310,8 @@ class BalloonDevice(VirtioDevice):
         if served and queue.wants_interrupt():
             self.interrupt(index)
 
+    # Pages that are already in the balloon are discarded again: that is harmless, and the guest may have written to
+    # them.
     def _inflate(self, element: Element) -> None:
         twice = 0
         for first, length in page_runs(element, self.pages.limit, self.refuse):
@@ -310,6 +320,7 @@ class BalloonDevice(VirtioDevice):
         if twice:
             self.refuse("double-inflate", f"{twice} pages of a list", twice)
 
+    # Nothing to do for memory: a discarded page comes back as zeros when the guest uses it.
     def _deflate(self, element: Element) -> None:
         missing = 0
         for first, length in page_runs(element, self.pages.limit, self.refuse):
@@ -320,7 +331,7 @@ class BalloonDevice(VirtioDevice):
     def _hint(self, element: Element) -> None:
         """Count hinted pages by the command id that came before them (virtio 1.2, 5.5.6.7).
 
-        They are left as they are: a page may be dropped only while a migration's own id asks for hints, and none does.
+        The pages keep their content: they may be dropped only while a migration asks for hints, and hmp has none.
         """
         if element.out:
             if element.readable() != 4:
@@ -339,23 +350,24 @@ class BalloonDevice(VirtioDevice):
         if self.poison_val:
             return
         for region, offset, length in element.into:
+            # Only whole pages inside the segment: the rest of the first and last page may be in use.
             address = region.base + offset
             first = (address + PAGE_SIZE - 1) & -PAGE_SIZE
             last = (address + length) & -PAGE_SIZE
             if last > first:
                 self.memory.discard(first, last - first)
 
-    # A transport's business.
+    # For transports.
 
     def use_memory(self, memory: Memory, top: int) -> None:
-        """Find rings and buffers in `memory` from now on, which ends at guest address `top`. No queue may be live."""
+        """Use `memory` for rings and buffers from now on. It ends at guest address `top`. No queue may be live."""
         self.memory = memory
         if top >> PAGE_SHIFT != self.pages.limit:
             self.pages = PageSet(top >> PAGE_SHIFT)
 
     def park_queue(self, index: int) -> int:
-        """As VirtioDevice.park_queue. A statistics buffer that waits here counts as not taken: it is found again when
-        the queue goes on.
+        """As VirtioDevice.park_queue. A held statistics buffer counts as not taken: when the queue continues, it is
+        found again.
         """
         held = self.stats.let_go() if index == self.stats.index else 0
         return super().park_queue(index) - held & U16
@@ -368,26 +380,26 @@ class BalloonDevice(VirtioDevice):
         return self.stats.index >= 0 and (self.live or self.broken)
 
     def driver_gone(self) -> None:
-        """Forget all that the driver told us: statistics, the held buffer, what is in the balloon.
+        """Forget what the driver told us: statistics, the held buffer, the pages in the balloon.
 
-        `actual` stays, as in QEMU: only a driver writes it.
+        `actual` stays, as in QEMU (measured on 7.2): only a driver writes it.
         """
         self.restore_roles()
         self.stats.forget()
         self.pages.clear()
 
     def wake(self) -> None:
-        """Look again at queues with buffers that were not served yet when a snapshot was taken."""
+        """Serve the queues again that had buffers left when a snapshot was taken."""
         waiting = sum(DUE_SERVE << queue.index for queue in self.queues if queue.available())
         if waiting:
             self.defer(waiting)
 
     def adopt(self, time: Timeline) -> None:
-        """Go on in `time`, which took over the timers too."""
+        """Use `time` from now on; it has this device's timers."""
         self.time = self.stats.time = time
 
     def detach(self) -> None:
-        """Take the device off its machine: no timer of it is left."""
+        """Remove the device from its machine, with all its timers."""
         self.stats.set_poll_interval(0)
         self.forget_later()
         for queue in self.queues:

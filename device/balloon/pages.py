@@ -1,4 +1,4 @@
-"""Page lists, and which pages are in the balloon: one bit a page, in memory that costs nothing until a page is set."""
+"""Reads page lists, and keeps the set of pages in the balloon as a bitmap that takes memory only where bits are set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from device.virtio.queue import Element
 
 _CHUNK = 1024
-"""Bytes of the bitmap that are made a number at once: shifting a longer one a bit at a time costs its square."""
+"""Bytes of the bitmap that become one number. Each run is shifted out, so the time grows with the square of this."""
 
 _LARGE = 1 << 16
+"""Bytes that are compared with zeros at once, to skip the empty parts of a bitmap of 16 TiB."""
 
 
 PFN_LIMIT = 1 << 14
-"""Bytes of one page list that are looked at: 4096 pages, 16 times what Linux sends."""
+"""Bytes of one page list that are read: 4096 pages, 16 times as many as Linux sends."""
 
 
 def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], None]) -> list[tuple[int, int]]:
@@ -27,6 +28,7 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
 
     Raises GuestFault for a list that is writable.
     """
+    # A bad page number costs only itself: the other pages of the list count. So the fault is not raised.
     size = element.readable()
     if element.into:
         raise GuestFault("direction", "a page list must be readable only")
@@ -40,9 +42,12 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
     count = len(pfns)
     if not count:
         return []
+    # Nearly every list is a single run, rising by one, and needs no sorting. The cheap tests come first.
     first = pfns[0]
     if first + count <= limit and pfns[-1] == first + count - 1 and pfns == list(range(first, first + count)):
         return [(first, count)]
+    # Drivers may list pages in any order (Linux: as they were allocated). Duplicates stay, and are counted by the
+    # caller.
     pfns.sort()
     last = pfns[-1]
     while pfns and pfns[-1] >= limit:
@@ -64,15 +69,19 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
 
 
 class PageSet:
-    """A set of page numbers below `limit`, worked on in runs of neighbours.
+    """A set of page numbers below `limit`, with operations on runs of neighbours.
 
-    A lazily populated bitmap: its cost is bounded by 1/32768 of the guest's RAM however a guest scatters its pages.
+    It is a bitmap that is mapped but takes memory only where it is used: at most 1/32768 of the guest's RAM, however a
+    guest scatters its pages.
     """
+
+    # A set of ints or a list of runs would be smaller for most guests, but a hostile guest could make either of them
+    # huge.
 
     __slots__ = ("_bits", "_high", "_low", "count", "limit")
 
     def __init__(self, limit: int) -> None:
-        """Make an empty set. Raises MisuseError where the host has no room for it."""
+        """Make an empty set. Raises MisuseError if the host cannot map it."""
         self.limit = limit
         self._reset()
 
@@ -107,7 +116,7 @@ class PageSet:
         if old:
             self._bits[start:stop] = (bits & ~mask).to_bytes(stop - start, "little")
             self.count -= old
-            if not self.count:  # give the bitmap's memory back, and look through it no more
+            if not self.count:  # gives the bitmap's memory back, and makes `runs` quick
                 self.clear()
         return old
 
@@ -116,12 +125,13 @@ class PageSet:
 
     def clear(self) -> None:
         """Take every page out, and give the bitmap's memory back."""
+        # A new mapping: clearing the old one would touch all of it, and keep its memory.
         if self._high:
             self._bits.close()
             self._reset()
 
     def _chunks(self) -> Iterator[int]:
-        """Yield where the chunks begin that hold set bits, looking through what is empty in large pieces."""
+        """Yield the offset of each chunk with set bits. Empty parts are skipped in large pieces."""
         zeros = bytes(_LARGE)
         for start in range(self._low, self._high, _LARGE):
             piece = self._bits[start : min(start + _LARGE, self._high)]
@@ -138,6 +148,7 @@ class PageSet:
             bits = int.from_bytes(chunk, "little")
             page = base * 8
             while bits:
+                # The lowest set bit ends the gap; adding 1 to the rest carries through the run to its end.
                 gap = (bits & -bits).bit_length() - 1
                 bits >>= gap
                 page += gap

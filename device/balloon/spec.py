@@ -34,13 +34,15 @@ PROPERTIES: dict[str, tuple[int, bool]] = {
     "page-poison": (F_PAGE_POISON, True),
     "free-page-reporting": (F_REPORTING, False),
 }
-"""The device's switches: the feature bit each offers, and whether it is on unless told otherwise (as in QEMU)."""
+"""The device's switches: the feature bit of each, and whether it is on by default (as in QEMU)."""
 
 MODELS = ("virtio-balloon-pci", "virtio-balloon-pci-non-transitional", "virtio-balloon-pci-transitional")
-"""The device's types in QEMU. They differ in what a transport would offer, and there is none."""
+"""The device's types in QEMU. They differ only in their PCI transport, which hmp does not have."""
 
 ALWAYS_OFFERED = bit(F_STATS_VQ) | bit(F_INDIRECT_DESC) | bit(F_EVENT_IDX) | bit(F_VERSION_1)
-"""The features that no switch takes away."""
+"""The features that no switch turns off."""
+
+# MUST_TELL_HOST is not offered, as in QEMU: a driver may use a page before it says that it took the page back.
 
 # Config space (virtio 1.2, 5.5.4): num_pages, actual, free_page_hint_cmd_id, poison_val; all le32.
 CONFIG_NUM_PAGES = 0
@@ -55,14 +57,16 @@ HINT_STOP, HINT_DONE = 0, 1
 MAX_PFNS_PER_BUFFER = 256
 """Linux's driver sends at most this many page frame numbers in one buffer."""
 
+# The spec has no limit. What the device reads of a longer list is limited in device.balloon.pages.
+
 STAT_RECORD = 10
 """A statistics record: le16 tag, le64 value, packed (virtio 1.2, 5.5.6.3)."""
 
 MAX_STAT_RECORDS = 64
-"""Records looked at in one buffer: four times the tags known today, so that a hostile buffer costs little."""
+"""Records that are read of one buffer: four times the tags of today, so that a hostile buffer costs little time."""
 
 ABSENT = U64
-"""The value by which a driver says that it does not know a statistic."""
+"""The value for a statistic that the driver does not know."""
 
 SWAP_IN, SWAP_OUT, MAJOR_FAULTS, MINOR_FAULTS, FREE, TOTAL, AVAILABLE, CACHES = range(8)
 HTLB_ALLOC, HTLB_FAIL, OOM_KILLS, ALLOC_STALLS, ASYNC_SCANS, DIRECT_SCANS, ASYNC_RECLAIMS, DIRECT_RECLAIMS = range(
@@ -87,6 +91,8 @@ BYTES = "bytes"
 COUNT = "count"
 
 STATS_TABLE: tuple[Stat, ...] = (
+    # docs/numbers.md says for each where Linux counts it. The minor faults include the major ones, as Linux sends
+    # pgfault.
     Stat(SWAP_IN, "mem_swapped_in", "stat-swap-in", BYTES, "memory read back from swap"),
     Stat(SWAP_OUT, "mem_swapped_out", "stat-swap-out", BYTES, "memory written to swap"),
     Stat(MAJOR_FAULTS, "major_page_faults", "stat-major-faults", COUNT, "page faults that had to read a disk"),
@@ -123,7 +129,7 @@ QOM_STATS = (
     SWAP_IN,
     CACHES,
 )
-"""The ten keys of QEMU 7.2's guest-stats, in the order in which it prints them."""
+"""The ten keys of QEMU 7.2's guest-stats, in the order in which QEMU prints them."""
 
 STAT_TAGS: dict[str, int] = {
     **{stat.name: stat.tag for stat in STATS_TABLE},
@@ -156,7 +162,7 @@ FEATURES_TABLE: tuple[Feature, ...] = (
 def queue_roles(features: int) -> tuple[str, ...]:
     """Return the role of each queue, by index, once the driver accepted `features` (virtio 1.2, 5.5.2).
 
-    A queue whose feature was not negotiated has no index: the ones behind it move up.
+    A queue whose feature was not negotiated has no index, so the queues after it have lower ones.
     """
     roles = [INFLATE, DEFLATE]
     for feature, role in ((F_STATS_VQ, STATS), (F_FREE_PAGE_HINT, HINT), (F_REPORTING, REPORTING)):

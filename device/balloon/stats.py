@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from device.fields import Fields
 
 WIRE_LIMIT = MAX_STAT_RECORDS * STAT_RECORD
-"""Bytes of a statistics buffer that are looked at."""
+"""Bytes of a statistics buffer that are read."""
 
 
 class _Formats(dict[int, Struct]):
-    """Packers by number of (tag, value) records, 10 bytes each, without padding: made when first looked up."""
+    """Packers by number of (tag, value) records of 10 bytes each, without padding. Made when first used."""
 
     def __missing__(self, count: int) -> Struct:
         packer = self[count] = Struct("<" + "HQ" * count)
@@ -25,16 +25,19 @@ class _Formats(dict[int, Struct]):
 
 
 RECORDS = _Formats()
-"""The packer of so many records: at most MAX_STAT_RECORDS of them are ever asked for."""
+"""The packer for each number of records. There are at most MAX_STAT_RECORDS + 1 of them."""
 
 
 class Sample:
-    """What the guest reported once. Replaces the sample before it whole.
+    """One report of the guest. Each one replaces the whole sample before it.
 
-    `tags` and `numbers` are the known statistics that are not absent, in the guest's order; `values` is the same as
-    a dict by tag and `unknown` holds the others. Bytes or counts, as the statistics table says, unsigned. `collected`
-    is the host clock's time and `wall` the wall clock's, in ns.
+    `tags` and `numbers` are the known statistics that are not absent, in the guest's order. `values` has the same as a
+    dict by tag; `unknown` has the others. They are unsigned, in bytes or counts as STATS_TABLE says. `collected` is the
+    host clock's time and `wall` the wall clock's, in ns.
     """
+
+    # Two clocks: the age needs one that nobody sets back, and `last-update` is a date. The dict is made only when
+    # somebody reads it, because the printed line needs the tuples alone.
 
     __slots__ = ("_values", "collected", "numbers", "tags", "unknown", "wall")
 
@@ -49,7 +52,7 @@ class Sample:
         self._values: dict[int, int] | None = None
 
     def state(self, now: int) -> dict[str, object]:
-        """Return the sample as plain data, tag and value as they came; ages count from `now` (host ns)."""
+        """Return the sample as plain data, in the guest's order; the age is counted back from `now` (host ns)."""
         return {
             "tags": list(self.tags),
             "numbers": list(self.numbers),
@@ -60,7 +63,7 @@ class Sample:
 
     @staticmethod
     def restored(fields: Fields) -> Sample:
-        """Make a sample from its state; a tag that became known since is a known one. Raises SnapshotError."""
+        """Make a sample from its state. Raises SnapshotError."""
         tags = fields.integers("tags", STAT_COUNT, STAT_COUNT - 1)
         numbers = fields.integers("numbers", STAT_COUNT, ABSENT - 1)
         pairs = fields.pairs("unknown", MAX_STAT_RECORDS)
@@ -73,6 +76,7 @@ class Sample:
             raise fields.refuse("unknown", "names a statistic twice, or without its value")
         if not all(tag <= U16 and tag not in tags for tag in unknown):
             raise fields.refuse("unknown", "names a statistic that is known")
+        # A snapshot of an older hmp may have an unknown tag that this one knows.
         for tag in [tag for tag in unknown if tag < STAT_COUNT]:
             tags.append(tag)
             numbers.append(unknown.pop(tag))
@@ -91,15 +95,20 @@ NOTHING: dict[int, int] = {}
 SOUND: list[tuple[str, str]] = []
 
 _PLAIN: set[tuple[int, ...]] = set()
-"""Tag sequences seen that hold known tags, each once. A driver keeps to one; emptied when a guest plays with it."""
+"""Sequences of tags that were found valid: known tags, none twice. A driver always sends the same one.
+
+It is emptied at 64 entries, so that a guest that keeps changing its tags cannot make it grow.
+"""
 
 
 def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int, int], list[tuple[str, str]]]:
     """Read a statistics buffer: (records, known tags, their values, unknown values by tag, faults).
 
-    Reads at most MAX_STAT_RECORDS records. A value of 2^64-1 means absent, the last of duplicate tags counts, a
-    trailing part of a record is ignored; the faults name what was odd as (rule, detail) pairs.
+    Reads at most MAX_STAT_RECORDS records. A value of 2^64-1 means absent. The last of several records with the same
+    tag counts. Part of a record at the end is ignored. The faults are (rule, detail) pairs.
     """
+    # Faults are returned and not raised: all good records of a bad buffer count, and a newer kernel's tags are no
+    # error.
     size = len(data)
     count = size // STAT_RECORD
     if count > MAX_STAT_RECORDS:
@@ -107,6 +116,7 @@ def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int
     flat = RECORDS[count].unpack_from(data)
     tags = flat[::2]
     numbers = flat[1::2]
+    # The quick way for nearly every buffer: no dict, no loop.
     if tags in _PLAIN and size == count * STAT_RECORD and ABSENT not in numbers:
         return count, tags, numbers, NOTHING, SOUND
     faults: list[tuple[str, str]] = []

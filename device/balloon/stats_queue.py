@@ -1,7 +1,7 @@
 """The statistics queue, which runs in reverse (virtio 1.2, 5.5.6.3), and polling.
 
-The driver primes it with one buffer; the device keeps that buffer and returns it to ask for fresh numbers; the driver
-fills it again and makes it available.
+The driver gives the device one buffer (it primes the queue). The device keeps the buffer, and returns it to ask for new
+numbers. The driver fills it and makes it available again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from device.virtio.queue import VirtQueue
 
 BUFFERS_AT_ONCE = 16
-"""Buffers looked at in one round: an honest driver has one; the rest waits for the next round."""
+"""Buffers served in one round: an honest driver has one. The rest waits for the next round."""
 
 _LOOKED_AT = WIRE_LIMIT + 1
-"""Bytes read of a buffer: one more than count, which tells that there are too many."""
+"""Bytes read of a buffer: one more than are used, which shows that the buffer is too large."""
 
 ABSENT, UNPRIMED, HELD, OUT = "absent", "unprimed", "held", "with the guest"
-"""Where the driver's one buffer is: there is no queue for it; the driver put none there yet; it waits here for a
-request; it was returned to be filled."""
+"""The states of the driver's one buffer: there is no queue; the driver gave no buffer yet; the device holds the buffer
+until somebody asks; the guest has it, to fill it."""
 
 MOVES: dict[str, dict[str, str]] = {
     ABSENT: {"negotiate": UNPRIMED, "forget": ABSENT},
@@ -37,9 +37,14 @@ MOVES: dict[str, dict[str, str]] = {
     HELD: {"negotiate": HELD, "fill": HELD, "ask": OUT, "park": UNPRIMED, "forget": ABSENT},
     OUT: {"negotiate": OUT, "fill": HELD, "park": UNPRIMED, "forget": ABSENT},
 }
-"""The moves of each state and where they lead; any other is a fault of ours. docs/design.md draws it. The driver
-negotiates the queue and fills the buffer (a second one takes the place of one that is held, which goes back), requests
-and polls ask, a transport parks the queue, a reset or another driver forgets it."""
+"""The moves of each state and the next state; any other move is an error in hmp. docs/design.md shows the table.
+
+The driver negotiates the queue and fills the buffer; a second buffer replaces a held one, which is returned. Requests
+and polls ask. A transport parks the queue. A reset or another driver forgets the buffer.
+"""
+
+# A table instead of two flags (held, out): one combination of those could not be, and bugs of the first implementation
+# came from it, such as a held buffer that was overwritten or pushed twice.
 
 
 def _load_sample(stats: StatsQueue, fields: Fields) -> None:
@@ -58,12 +63,14 @@ def check_poll_interval(seconds: int) -> None:
 class StatsQueue:
     """The statistics side of a balloon device.
 
-    `index` is the queue's number, -1 while it is not negotiated. `buffer` is one of the states of MOVES, `held` the
-    guest's buffer while it is held. `sample` is the last one of this driver, `told`
-    the last of any, which QEMU's guest-stats goes on with. `again` is the sample of the buffer that comes next, where a
-    transport knows that it was seen before: if it says the same, it is no news. `reset_at` is when (host ns) the device
-    was created or last reset.
+    `index` is the queue's number, -1 while it is not negotiated. `buffer` is one of the states of MOVES; `held` is the
+    guest's buffer while the device holds it. `sample` is the last one of this driver, `told` the last of any driver.
+    `again` is set by a transport that knows that the next buffer was read before: it is that buffer's sample, and if
+    the content is the same, it is no news. `reset_at` is when (host ns) the device was created or last reset.
     """
+
+    # QEMU's guest-stats keeps its values and last-update over a reset and over rmmod (measured on 7.2), hence `told`.
+    # An age of two boots would mislead, hence `sample`.
 
     __slots__ = (
         "_data",
@@ -115,16 +122,16 @@ class StatsQueue:
         self.reset_at = time.clock.now()
 
     def forget(self) -> None:
-        """The driver is gone: so are its buffer and its numbers. The polling interval stays, and what is told."""
+        """The driver is gone: forget its buffer and its numbers. The polling interval and `told` stay."""
         self.again = None
         self.negotiated(-1)
         reset(self)
         self.reset_at = self.time.clock.now()
-        if self.poll_interval:  # a poll that was out is lost with the driver; the next one is not
+        if self.poll_interval:  # a poll that waited for an answer is lost; the next one comes
             self._arm_poll(self.poll_interval)
 
     def move(self, move: str) -> None:
-        """Let the buffer go to another state. Raises ValueError where MOVES does not allow it, and changes nothing."""
+        """Move the buffer to another state. Raises ValueError, and changes nothing, if MOVES does not allow it."""
         state = MOVES[self.buffer].get(move)
         if state is None:
             raise ValueError(f"a statistics buffer that is {self.buffer} has no move {move!r}")
@@ -132,7 +139,7 @@ class StatsQueue:
 
     @property
     def out(self) -> bool:
-        """Whether the buffer is with the guest, to be filled."""
+        """Whether the guest has the buffer, to fill it."""
         return self.buffer is OUT
 
     def negotiated(self, index: int) -> None:
@@ -145,40 +152,43 @@ class StatsQueue:
             self.move("forget")
 
     def let_go(self) -> int:
-        """The queue is taken out of service: hold no buffer of it. Returns how many were held, 0 or 1."""
+        """The queue is taken out of service: release its buffer. Returns how many were held, 0 or 1."""
         held, self.held = self.held, None
         self.move("park")
         return int(held is not None)
 
     @property
     def age(self) -> int:
-        """Host ns since the last sample was collected; without one since the device was created or reset."""
+        """Host ns since the last sample was collected; if there is none, since the device was created or reset."""
         return self.time.clock.now() - (self.reset_at if self.sample is None else self.sample.collected)
 
     def ask(self) -> bool:
-        """Ask the guest for fresh statistics; returns whether it is to be interrupted for that.
+        """Ask the guest for fresh statistics; returns whether it will be interrupted for that.
 
-        Returns the held buffer; if it is out already, the notification is repeated, for the guest may have missed
-        it; if the driver has not primed the queue yet, priming will lead to a sample or to another `ask`.
+        This returns the held buffer to the guest. If the guest has it already, the notification is repeated, because it
+        may have been missed. If the queue is not primed yet, priming leads to a sample or to another `ask`.
         """
         device, held = self._device, self.held
-        if not device.live:  # broken: its rings are not touched until it is reset
+        if not device.live:  # rings of a broken device are not used until it is reset
             return False
         if held is not None:
             queue = device.queues[self.index]
             self.held = None
-            self.buffer = MOVES[HELD]["ask"]  # not by way of move(): each line of a pipe comes here, and at `fill`
+            self.buffer = MOVES[HELD]["ask"]  # not by move(), which is slower: each line of a pipe comes here
+            # The length is 0, because the device wrote nothing. The first implementation pushed a length that it had
+            # not written, which QEMU corrected in 6.2.
             queue.push(held)
             if not queue.wants_interrupt():
                 return False
         elif self.buffer is not OUT:
             return False
+        # As device.interrupt(), with the mark that the host asked.
         device.isr |= 1
         device.due |= DUE_QUEUE << self.index | DUE_ASKED
         return True
 
     def serve(self, queue: VirtQueue) -> bool:
-        """Take the buffers the driver made available; returns whether there may be more of them.
+        """Take the buffers that the driver made available; returns whether there may be more.
 
         Raises GuestFault for a broken ring.
         """
@@ -199,7 +209,7 @@ class StatsQueue:
                 self.held = element
                 self.buffer = MOVES[before]["fill"]
                 data = element.read(_LOOKED_AT)
-                if data != self._data:  # a guest asked again at once says the same again
+                if data != self._data:  # a guest that is asked twice in a moment often sends the same bytes
                     if len(data) > WIRE_LIMIT:
                         device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
                         data = data[:WIRE_LIMIT]
@@ -212,12 +222,14 @@ class StatsQueue:
                     device.refuse(rule, detail)
                 if self.again is not None:
                     self.sample, self.again = self.again, None
+                # A buffer without a record that nobody asked for only primes the queue; as an answer it is a sample.
                 elif records or before is OUT:
                     clock = self.time.clock
                     self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE
                 if not queue.more or served == BUFFERS_AT_ONCE:
                     break
+        # `finally`: a broken ring behind good buffers must not take the news of these away.
         finally:
             if served:
                 device.due |= news or NEWS_DRIVER
@@ -230,7 +242,7 @@ class StatsQueue:
     # Polling.
 
     def set_poll_interval(self, seconds: int) -> None:
-        """Poll every `seconds` of VM time; enabling asks at once, 0 stops and keeps the data.
+        """Poll every `seconds` of VM time. Turning polling on asks at once; 0 turns it off and keeps the data.
 
         Raises MisuseError as `check_poll_interval`.
         """
@@ -266,13 +278,14 @@ class StatsQueue:
         load(self, fields)
 
     def replace(self, old: StatsQueue) -> None:
-        """Take over from a device that a snapshot replaces what is the host's: the interval, and what is told."""
+        """Take over what belongs to the host from a device that a snapshot replaces: the interval, and `told`."""
+        # QEMU's loadvm leaves the polling interval as it is (measured on 7.2), so it is not in the snapshot.
         self.told, self.poll_interval = old.told, old.poll_interval
         if self.poll_interval:
             self._arm_poll(self.poll_interval)
 
     def vm_runs(self) -> None:
-        """The VM runs: a held buffer that came with a snapshot is told of as if it had come now, as in QEMU."""
+        """The VM runs: guest-stats shows a held buffer of a snapshot as if it had come now, as in QEMU (measured)."""
         sample = self.sample
         if sample is not None and sample is not self.told and self.held is not None:
             sample.wall = self.time.clock.wall()
