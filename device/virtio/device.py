@@ -5,9 +5,9 @@ The methods a driver reaches through its transport are `write_status`, `accept_f
 None of them raises for what a guest does: a broken rule is counted under its name in `refused`, and after one that
 leaves the rings untrustworthy the device is broken until it is reset.
 
-The device calls nobody. What is to be delivered it notes as bits of `due`: first its news, then the interrupts. Who
-owns the device looks there after each call, takes the bits out, lowest first, and delivers them (Machine.step, or with
-`take_due` a transport of its own).
+The device calls nobody. It notes what has to be delivered as bits of `due`: first its news, then the interrupts. The
+owner of the device looks there after each call, takes the bits out, lowest first, and delivers them (Machine.step, or a
+transport with `take_due`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ DUE_SERVE = DUE_QUEUE << 8
 """Queue 0 is to be served further, and so on."""
 
 DUE_ASKED = DUE_SERVE << 8
-"""The interrupt was the host's idea: the guest's rounds are counted from there."""
+"""The host asked for this interrupt: the count of rounds starts again there."""
 
 _NEWS = DUE_CONFIG - 1
 
@@ -207,6 +207,7 @@ class VirtioDevice:
         if value == 0:
             self.reset()
             return
+        # Only a reset may clear bits, and NEEDS_RESET belongs to the device.
         added = value & ~self.status
         if self.status & _WRITABLE_STATUS & ~value or added & ~_WRITABLE_STATUS:
             self.refuse("status-order", f"status {value:#x} after {self.status:#x}")
@@ -265,6 +266,7 @@ class VirtioDevice:
         if not 0 <= index < len(self.queues):
             self.refuse("notify-dead", f"queue {index} of {len(self.queues)}")
             return
+        # Interrupts for the old rings must not reach a driver that sets up new ones.
         undelivered = (DUE_QUEUE | DUE_SERVE) << index
         self.due &= ~undelivered
         self.later &= ~undelivered
@@ -301,6 +303,7 @@ class VirtioDevice:
 
     def reset(self) -> None:
         """Forget the driver: status, features, queues and undelivered interrupts as new; counters of refusals stay."""
+        # `actual` and broken rules still have to be reported; samples and interrupts belong to the driver that goes.
         self.due = self.due & (NEWS_ACTUAL | NEWS_RULES) | NEWS_DRIVER
         self.forget_later()
         reset(self)
@@ -346,7 +349,7 @@ class VirtioDevice:
     # Drivers that keep the device busy without end.
 
     def storm(self) -> None:
-        """The driver goes on and on from within its interrupts: what is due to it has to wait, and that is counted."""
+        """The driver's interrupts cause one another without end: what is due to it has to wait, and that is counted."""
         waiting, self.due = self.due & ~_NEWS, self.due & _NEWS
         self.refuse("kick-storm", f"more than {MAX_ROUNDS} rounds")
         self.defer(waiting)
@@ -374,7 +377,7 @@ class VirtioDevice:
         self.due |= waiting
 
     def forget_later(self) -> None:
-        """Nothing waits any more."""
+        """Drop what waits."""
         if self.later_timer is not None:
             self.later_timer.cancel()
             self.later_timer = None
@@ -386,8 +389,9 @@ class VirtioDevice:
         return bool(self.status & STATUS_NEEDS_RESET)
 
     def refuse(self, rule: str, detail: str, times: int = 1) -> None:
-        """Count what the guest did wrong, `times` over but told once; break the device where its rings cannot be
-        trusted any more. What was read of memory that this host lost is not the guest's.
+        """Count a broken rule `times` times and report it once; break the device if its rings cannot be trusted now.
+
+        Nothing is counted if this host lost memory of the guest.
         """
         if self.memory.lost:
             return

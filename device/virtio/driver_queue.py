@@ -89,6 +89,7 @@ class DriverQueue:
 
     def add_out(self, address: int, length: int) -> int:
         """As `add` with one piece for the device to read, the common case."""
+        # Without the lists and loops of `add`: this is on the way of each request.
         head = self.free.pop()
         desc, avail, idx = self._desc, self._avail, self.avail_idx
         desc[2 * head] = address

@@ -14,7 +14,7 @@ _MAP_NORESERVE = 0x4000 if _LINUX else 0
 """Linux's flag; the mmap module names it only from Python 3.13 on, and the number means other things elsewhere."""
 
 _LARGEST_SEARCH = 1 << 30
-"""Bytes that are read to find out which pages are in use, where the host does not tell: about a second."""
+"""The most bytes that are read to find the pages in use, on hosts that do not tell which they are: about a second."""
 
 _PIECE = 1 << 20
 
@@ -50,7 +50,7 @@ class Region:
             view.release()
         try:
             self.buffer.close()
-        except BufferError:  # somebody still looks at a slice: the mapping goes when the slice does
+        except BufferError:  # a slice is still in use: the mapping is removed with the slice
             pass
 
 
@@ -65,7 +65,7 @@ class Memory:
 
     @property
     def lost(self) -> bool:
-        """Whether this host lost some of it: what is read there is no guest's doing."""
+        """Whether this host lost some of the memory: what is read there must not be held against the guest."""
         return False
 
     def find(self, address: int, length: int) -> tuple[Region, int]:

@@ -178,7 +178,7 @@ class VirtQueue:
         self.offered = size
 
     def _let_go(self) -> None:
-        """Look into no memory any more, so that it can be unmapped."""
+        """Release the views of guest memory, so that it can be unmapped."""
         self._memory: Memory | None = None
         # Views of the parts of the rings, counted from where each begins. Two words make a descriptor; `_avail` and
         # `_used` are flags, index, ring and, last, event as 16 bits each, `_ring` is the used ring's as pairs of 32.
@@ -245,6 +245,8 @@ class VirtQueue:
         size = self.size
         if pending > size:
             raise GuestFault("avail-overrun", f"queue {self.index}: {pending} available, {size} entries")
+        # The size is a power of two, so the mask is the remainder. The guest may change the ring at any time: each word
+        # is read once, checked, and used from here.
         head = avail[2 + (last & (size - 1))]
         if head >= size:
             raise GuestFault("bad-head", f"queue {self.index}: head {head} of {size}")
