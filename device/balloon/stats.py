@@ -159,13 +159,15 @@ class History:
         self._anchor = -SPACING
 
     def add(self, now: int, actual: int, sample: Sample | None) -> None:
-        """Note what is known at host time `now`."""
+        """Add the values of host time `now`."""
+        # From the first value of an entry and not the last: a burst without end would stay one entry for ever.
         entries = self.entries
         if entries and now - self._anchor < SPACING:
             entries[-1] = (now, actual, sample)
             return
         self._anchor = now
         entries.append((now, actual, sample))
+        # At twice the size, so that the list is not moved at each entry.
         if len(entries) > 2 * KEEP:
             del entries[:-KEEP]
 

@@ -1,7 +1,9 @@
-"""What happened to a machine: events for its listeners, one small class for each kind.
+"""Events of a machine for its listeners, one small class for each kind.
 
-Events that QEMU has too bear its names and members; front ends that do not speak QMP look at class and attributes.
+Events that QEMU also has use QEMU's names and members. Front ends without QMP look at the class and its attributes.
 """
+
+# Classes and not (name, dict) pairs: a misspelt name or member of a pair was found by nobody, and now by mypy.
 
 from __future__ import annotations
 
