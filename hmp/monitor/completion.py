@@ -1,7 +1,8 @@
 """What can be typed next: candidates from the command table and the machine, for every front end.
 
-Which argument completes to what is written in the table (Command.complete): alternatives joined by `|`, each the name
-of a provider below or a word that stands for itself; a `*` at the end says that the argument repeats.
+The command table says how each argument is completed (Command.complete). An entry has alternatives joined by `|`. Each
+alternative is the name of a provider below, or a word that is offered itself. A `*` at the end means that the argument
+repeats.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from hmp.monitor import BLANKS, skip_blanks
 from hmp.monitor.registry import TABLE, Command
 
 Offer = tuple[str, str, bool]
-"""Text, help, and whether more is to follow on the line."""
+"""The text, its help, and whether the command takes another word after it."""
 
 
 class Candidate(NamedTuple):
-    """One way to go on: `text` replaces the line from `start` to its end; `help` is one line about it.
+    """One possible continuation: `text` replaces the line from `start` to its end; `help` is one line about it.
 
     All candidates of one answer have the same `start`. `more` says that the command takes another word, so a front end
-    that completed to this one can go on behind a blank.
+    that completes to this candidate can add a blank.
     """
 
     text: str
@@ -35,17 +36,20 @@ class Candidate(NamedTuple):
 
 
 def complete(machine: Machine, line: str, *, examples: bool = False) -> list[Candidate]:
-    """Return what `line`, the text before the cursor, can go on with; nothing for what no command begins with.
+    """Return how `line`, the text before the cursor, can continue; an empty list if no command begins like it.
 
-    With `examples` numbers and sizes are offered too, which a person can go on from; QEMU's own editor has none.
+    With `examples` numbers and sizes are offered too, which a person can change. QEMU's line editor offers none, so
+    sockets do not ask for them.
     """
-    offers = getattr(machine, "offers", None)  # of a running VM: QEMU's own commands
+    # With --attach the machine is a running QEMU, whose commands our table does not know. It completes its own.
+    offers = getattr(machine, "offers", None)
     if offers is not None:
         return offers(line)  # type: ignore[no-any-return]
     table: dict[str, Command] = TABLE
     at = 0
     while True:
         start = at = skip_blanks(line, at)
+        # A name ends at a blank or `/`, as in find_command. TAB and Enter have to agree on what the line means.
         while at < len(line) and line[at] != "/" and line[at] not in BLANKS:
             at += 1
         if at == len(line):
@@ -68,7 +72,7 @@ def _names(table: dict[str, Command]) -> Iterator[Offer]:
 
 
 class _Arguments:
-    """The arguments of one command as far as they are typed, and what can stand next."""
+    """The arguments of one command that are typed so far, and what can follow them."""
 
     def __init__(self, machine: Machine, command: Command, line: str, at: int, *, examples: bool) -> None:
         self.examples = examples
@@ -80,12 +84,16 @@ class _Arguments:
         self.word = line[self.start :]
         self.words = line[at : self.start].split()
         self.flags = {f"-{kind[1]}" for _, kind, _ in command.parameters if kind[0] == "-"}
+        # Flags come before the other arguments and take no place among them. A flag that was given is not offered
+        # again.
         while self.words and self.words[0] in self.flags:
             self.flags.discard(self.words.pop(0))
 
     def candidates(self) -> list[Candidate]:
         """Return the candidates for the word at the end of the line."""
-        if '"' in self.line or self.start < self.at:  # `info/`: the name ended, but no argument begins
+        # Inside quotes a blank does not end a word, and this class splits at blanks: it offers nothing instead of
+        # something wrong. In `info/` the name has ended, but no argument has begun.
+        if '"' in self.line or self.start < self.at:
             return []
         if self.word.startswith("-") and not self.words:
             flags = [(flag, "an option of this command", True) for flag in sorted(self.flags)]
@@ -104,12 +112,14 @@ class _Arguments:
         found = _matching(offers, self.word, self.start)
         if repeats:
             found = [candidate for candidate in found if candidate.text not in self.words]
+        # Another argument follows, so the front end may add a blank after this one.
         elif place + 1 < len([None for _, types, _ in self.command.parameters if types[0] != "-"]):
             found = [candidate._replace(more=True) for candidate in found]
         return found
 
     def cut(self, separators: str) -> str:
-        """Let the candidates begin behind the last of `separators` in the word; returns the word before that."""
+        """Let the candidates begin after the last of `separators` in the word; return the part of the word before
+        it."""
         behind = max(self.word.rfind(separator) for separator in separators) + 1
         before, self.word = self.word[:behind], self.word[behind:]
         self.start += behind
@@ -127,7 +137,8 @@ _LITERALS = {
 def _stats(arguments: _Arguments) -> Iterator[Offer]:
     for stat in STATS_TABLE:
         yield stat.name, stat.help, False
-    if arguments.word.startswith("stat-"):  # QOM's names are taken too, but are no news to who does not use them
+    # QOM's names work too, but two names for each statistic would make the menu twice as long.
+    if arguments.word.startswith("stat-"):
         for stat in STATS_TABLE:
             yield stat.qom, stat.help, False
 
@@ -139,7 +150,7 @@ def _pins(arguments: _Arguments) -> Iterator[Offer]:
 
 
 def _values(arguments: _Arguments) -> Iterator[Offer]:
-    """What the statistic named before is now, and ends of the scale."""
+    """Yield the present value of the statistic before it on the line, and round values to start from."""
     tag = stat_tag(arguments.words[0]) if arguments.examples and arguments.words else None
     if tag is None:
         return
@@ -147,7 +158,7 @@ def _values(arguments: _Arguments) -> Iterator[Offer]:
     sample = None if device is None else device.stats.sample
     now = None if sample is None else sample.values.get(tag, sample.unknown.get(tag))
     if now is not None:
-        yield str(now), "as the guest reported it last", False
+        yield str(now), "the last value that the guest reported", False
     if tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES:
         yield from _sizes(arguments)
     else:
@@ -190,6 +201,7 @@ _VALUES = {
 def _guests(arguments: _Arguments) -> Iterator[Offer]:
     name, comma, settings = arguments.word.partition(",")
     if not comma:
+        # Only the name is typed so far; the settings begin after a comma.
         for each in PROFILES.values():
             yield each.name, each.help, False
         return
@@ -204,6 +216,7 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
         yield from ((stat.name, stat.help, False) for stat in STATS_TABLE if stat.name not in listed)
         return
     if last.startswith("rule=") and "rule" in profile.keys:
+        # Imported here: only somebody who completes `hostile,rule=` needs the table of attacks.
         from device.guest.hostile.attacks import ATTACKS
 
         arguments.cut("=")
@@ -221,13 +234,14 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
 
 
 def _keys(arguments: _Arguments, given: list[str], keys: Iterable[tuple[str, str]]) -> Iterator[Offer]:
-    """Yield the keys that are not given yet, for behind the last comma."""
+    """Yield the keys that are not given yet, to follow the last comma."""
     arguments.cut(",")
     taken = {pair.partition("=")[0] for pair in given}
     yield from ((f"{key}=", help, False) for key, help in keys if key not in taken)
 
 
 def _drivers(arguments: _Arguments) -> Iterator[Offer]:
+    # Imported here, because the modules of commands are loaded when they are first used.
     from hmp.monitor.commands.machine import ALIAS
 
     driver, comma, settings = arguments.word.partition(",")
@@ -241,15 +255,15 @@ def _drivers(arguments: _Arguments) -> Iterator[Offer]:
         name = arguments.cut("=")[len(driver) :].strip(",=").rpartition(",")[2]
         if name in PROPERTIES:
             for value in ("on", "off"):
-                default = ", as it is without saying so" if PROPERTIES[name][1] == (value == "on") else ""
+                default = ", the default" if PROPERTIES[name][1] == (value == "on") else ""
                 yield value, f"switch {name} {value}{default}", False
         return
     keys = {
         "id": "the name of the device, for device_del",
         "guest-stats-polling-interval": "seconds from one poll of the statistics to the next, 0 for none",
-        "iothread": "any id; free-page-hint wants one",
+        "iothread": "any id; free-page-hint needs one",
     }
-    keys |= {name: f"on or off ({'on' if on else 'off'} unless told)" for name, (_, on) in PROPERTIES.items()}
+    keys |= {name: f"on or off (default: {'on' if on else 'off'})" for name, (_, on) in PROPERTIES.items()}
     yield from _keys(arguments, given, keys.items())
 
 
@@ -282,6 +296,7 @@ def _properties(arguments: _Arguments, *, writable_only: bool = False) -> Iterat
 
 def _snapshots(arguments: _Arguments) -> Iterator[Offer]:
     for tag in arguments.machine.snapshot_tags():
+        # A tag may have blanks; without quotes the command would read only its first word.
         yield f'"{tag}"' if " " in tag else tag, "a snapshot", False
 
 

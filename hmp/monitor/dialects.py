@@ -1,4 +1,4 @@
-"""How `info balloon` answers, as data: what the line looks like, whether it waits, whether QMP tells of answers."""
+"""How `info balloon` answers, as data: the format of the line, whether it waits, and whether QMP sends BALLOON."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from device.balloon.spec import (
 from device.clock import MS, SECOND
 from device.virtio.spec import MIB
 
+# This module is on the piped path, so it imports types for type checkers only.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,36 +28,41 @@ if TYPE_CHECKING:
     Picker = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 AGELESS = 1 << 127
-"""A timeout that no age reaches: for a sample that came just now, and for guests that do not report at all."""
+"""A timeout that no age reaches, for a new sample and for guests that do not report: the line gets no age."""
 
 _LAYOUTS: dict[tuple[int, ...], tuple[str, Picker]] = {}
-"""For each order in which guests send their statistics: the line's format and how to pick its numbers."""
+"""For each order of tags that a guest sends: the format of the line, and the function that picks its numbers."""
 
 
 _LAST: list[Any] = [None, ""]
-"""What was rendered last, without its age, and how it came out."""
+"""The input and the text of the last line that was made, without its age."""
 
 
 def _layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
-    if len(_LAYOUTS) >= 64:  # only a guest that plays with its tags comes here
+    # A kernel always sends its tags in one order. Only a guest that changes the order on purpose fills the table, and
+    # it must not fill the memory.
+    if len(_LAYOUTS) >= 64:
         _LAYOUTS.clear()
     places = [tags.index(tag) for tag in SEED_STATS if tag in tags]
     text = "".join(f",{STATS_TABLE[tags[at]].name}=%d" for at in places)
+    # itemgetter runs in C, but with one index it returns a number and not a tuple, and with none it raises.
     pick: Picker = itemgetter(*places) if len(places) > 1 else lambda numbers: tuple([numbers[at] for at in places])
     layout = _LAYOUTS[tags] = (f"balloon: actual=%d{text}\n", pick)
     return layout
 
 
 def seed_line(device: BalloonDevice, timeout: int) -> str:
-    """Return the seed's line: MiB first, then the six statistics the guest reported, then a stale sample's age.
+    """Return the line of the seed dialect: `actual` in MiB, those of the six statistics that the guest reported,
+    and the age.
 
-    `age` (ms) is there if and only if it is at least the timeout (ns).
+    The age (ms) is only there if it is at least the timeout (ns): a line with an age shows old numbers.
     """
     stats = device.stats
     sample = stats.sample
     if sample is not None:
         shown = (device.actual, sample.tags, sample.numbers)
-        if shown == _LAST[0]:  # asked again at once, a guest says the same again
+        # A guest that is asked again at once often reports the same numbers, so the text can be used again.
+        if shown == _LAST[0]:
             line: str = _LAST[1]
         else:
             layout = _LAYOUTS.get(sample.tags)
@@ -65,6 +71,8 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
             _LAST[:] = shown, line
     else:
         line = qemu_line(device, timeout)
+    # Compared by identity, and before the age is read: the usual answer came just now, and a look at the clock costs
+    # time on each line of a pipe.
     if timeout is AGELESS or (age := stats.age) < timeout:
         return line
     return f"{line[:-1]},age={age // MS}\n"
@@ -76,7 +84,7 @@ def qemu_line(device: BalloonDevice, timeout: int) -> str:
 
 
 def qemu_query(device: BalloonDevice) -> dict[str, int]:
-    """Return what QEMU 7.2's query-balloon says: the size in bytes and nothing else."""
+    """Return what query-balloon of QEMU 7.2 returns: the size in bytes and nothing else."""
     return {"actual": device.actual}
 
 
@@ -89,13 +97,14 @@ _PVE_STATS = (
     ("minor_page_faults", MINOR_FAULTS),
 )
 _PVE_SIZES = ("actual", "max_mem", "total_mem", "free_mem")
-"""The fields that the line has in MiB."""
+"""The fields that the line shows in MiB; query-balloon has all of them in bytes."""
 
 
 def pve_query(device: BalloonDevice) -> dict[str, int]:
-    """Return Proxmox's fields in bytes, and when the statistics came (seconds since the epoch).
+    """Return Proxmox's fields in bytes, and when the statistics arrived (seconds since the epoch).
 
-    They are there while polling is on and a driver has answered; its manager drops an answer without `max_mem`.
+    The statistics are there while polling is on and a driver has answered. `max_mem` is always there, because Proxmox's
+    manager drops an answer without it.
     """
     fields = {"actual": device.actual, "max_mem": device.ram}
     stats = device.stats
@@ -116,8 +125,8 @@ def pve_line(device: BalloonDevice, timeout: int) -> str:
 class Dialect:
     """One way of answering: `line` renders `info balloon`, `query` says what query-balloon returns.
 
-    `waits` says whether `info balloon` asks the guest and waits for it, `balloon_event` whether QMP clients get BALLOON
-    when the guest answers.
+    `waits` says whether `info balloon` asks the guest and waits for its answer. `balloon_event` says whether QMP
+    clients get a BALLOON event when the guest answers.
     """
 
     def __init__(
@@ -148,7 +157,7 @@ DIALECTS: dict[str, Dialect] = {
             waits=True,
             balloon_event=True,
         ),
-        Dialect("qemu", "as QEMU 7.2: the size, at once", qemu_line),
-        Dialect("pve", "as Proxmox: what polling brought last", pve_line, pve_query),
+        Dialect("qemu", "as QEMU 7.2: prints the size at once", qemu_line),
+        Dialect("pve", "as Proxmox: prints the last polled statistics", pve_line, pve_query),
     )
 }

@@ -1,4 +1,4 @@
-"""Text that remembers what it is made of, for a terminal that draws it in its own way."""
+"""Text that keeps the cells it was made from, so that a terminal can lay it out in its own way."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     Cell = str | tuple[str, str]
-    """A text, or what it means ("good", "notice", "bad", "dim", "plot") and the text."""
+    """A text, or a pair of its meaning ("good", "notice", "bad", "dim", "name", "plot") and the text."""
 
 
 class Drawn(str):
-    """What a command prints. `rows` are the cells of a table of it, `right` its columns that are flush right.
+    """What a command prints. `rows` has the cells of the table, `right` the numbers of the columns that align right.
 
-    `heading` stands above them. Pipes and sockets get the text itself and never look at the rest.
+    `heading` is the text above the table. Pipes and sockets use the text itself and ignore the rest.
     """
 
+    # A subclass of str, so that handlers, pipes and sockets need not know about it. Commands say what a cell means and
+    # not its colour: only the terminal package, which imports rich, decides how things look.
     rows: Sequence[Sequence[Cell]]
     heading: Cell
     names: Sequence[str]
@@ -31,7 +33,7 @@ class Drawn(str):
         names: Sequence[str] = (),
         right: tuple[int, ...] = (),
     ) -> Drawn:
-        """Return `text` with its rows; `names` are what their columns are called."""
+        """Return `text` with its rows; `names` are the headings of the columns."""
         made = cls(text)
         made.rows, made.heading, made.names, made.right = rows, heading, names, right
         return made

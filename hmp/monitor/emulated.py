@@ -1,4 +1,4 @@
-"""What front ends keep with a machine: the QEMU that it passes for, answers from files, faults of the wire, the log."""
+"""What front ends keep with a machine: the QEMU version that it reports, --replies, wire faults, and the log."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 class Emulated:
     """One of these belongs to each machine, as `Machine.front`; use `emulated`.
 
-    `replies` are those of --replies. `chardevs` returns what query-chardev does. `migration` holds what was set of
-    migrate-set-capabilities and -parameters, by name, `format` how print showed the last value.
-    `commands` and `schema` are for hmp.qmp.inventory.
+    `replies` has the answers of --replies. `chardevs` returns the result of query-chardev. `migration` holds the
+    values that migrate-set-capabilities and migrate-set-parameters set, by name. `format` is the format that `print`
+    used last. hmp.qmp.inventory sets `commands` and `schema`.
     """
 
+    # The machine only has the attribute `front` for this: the core must not know about monitors or the wire. The
+    # slots make a mistyped attribute an error, because many modules set them. Most types are Any, as the classes are
+    # above this module in the layers.
     __slots__ = (
         "chardevs", "commands", "faults", "format", "log", "make_monitor", "make_session", "migration", "relays",
         "replies", "schema", "version", "wire",
@@ -36,31 +39,32 @@ class Emulated:
         self.schema: Callable[[], Shown] = list
         self.format = "x"
         self.log: Any = None
-        """The Log of --log."""
+        """The Log of --log, or None."""
         self.faults: Any = None
-        """The Faults that were set."""
+        """The Faults that were set, or None before the first."""
         self.wire: Any = None
-        """The server, while clients can come."""
+        """The server, while clients can connect; else None."""
         self.make_monitor: Callable[..., Any] | None = None
         self.make_session: Callable[..., Any] | None = None
-        """What serves clients of HMP and of QMP in the place of Monitor and QmpSession: of a machine elsewhere."""
+        """With --attach, what to make for a client of HMP or QMP in place of Monitor and QmpSession."""
         self.relays = False
-        """Whether clients of QMP are told events as Relayed, in QEMU's own words."""
+        """Whether QMP clients get the events of a running QEMU unchanged (Relayed)."""
 
     @property
     def package(self) -> str:
-        """The version's package: what it really is."""
+        """The package of the version, which says that this is hmp. Tools read the number, people the package."""
         return f"hmp-emulator {__version__}"
 
     @property
     def numbers(self) -> dict[str, int]:
-        """The version as QMP tells it."""
+        """The version in the form of QMP."""
         return dict(zip(("micro", "minor", "major"), map(int, reversed(self.version.split("."))), strict=True))
 
 
 def emulated(machine: Machine) -> Emulated:
-    """Return what belongs to `machine`, made when it is first asked for."""
+    """Return the Emulated of `machine`; the first call makes it."""
     found = machine.front
+    # Made on demand, because a plain script of `info balloon` needs none of it.
     if found is None:
         found = machine.front = Emulated()
     made: Emulated = found
@@ -68,7 +72,7 @@ def emulated(machine: Machine) -> Emulated:
 
 
 def version(text: str) -> str:
-    """Return `text` if it is a version of QEMU's. Raises ValueError."""
+    """Return `text`, without leading zeros, if it has the form of a QEMU version. Raises ValueError."""
     parts = text.split(".")
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts):
         raise ValueError(f"'{text}' is not a version such as 8.2.0")

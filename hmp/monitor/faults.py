@@ -1,4 +1,4 @@
-"""Faults of the wire: what `sim reply` sets, as data. What sends replies asks `find` and does as it is told.
+"""Faults of the wire: what `sim reply` sets, as data. The sessions ask `find` for the fault of each reply.
 
 sim reply WHAT [client N] [times N] [after SEC] ANSWER [MANNER]...
 """
@@ -21,15 +21,15 @@ ANSWERS = ("usual", "return", "error", "raw", "never", "cut")
 MANNERS = ("event", "split", "pad", "id", "cut-after")
 LIMITS = {"client": 1 << 31, "times": 1 << 31, "split": 1 << 30, "pad": 64 << 20, "cut-after": 1 << 30,
           "count": 1_000_000}  # fmt: skip
-"""The greatest numbers: what is beyond is a slip of the finger."""
+"""The largest numbers that are accepted; a larger one is most likely a typing error."""
 
 MAX_DELAY = 3600 * SECOND
 SPLIT_PAUSE = SECOND // 100
-"""Between two pieces of a reply unless told: long enough that they are two packets."""
+"""The default pause (ns) between two pieces of a reply: long enough that the client receives them one by one."""
 
 
 class Words:
-    """The words of a line; where JSON is expected, it runs to its closing bracket."""
+    """Reads a line word by word. A JSON value may have blanks in it and ends at its closing bracket."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -41,7 +41,7 @@ class Words:
         return (self._text[self._at :].split(None, 1) or [""])[0]
 
     def word(self, missing: str) -> str:
-        """Take a word. Raises CommandError naming what is `missing` at the end."""
+        """Take a word. At the end of the line raise CommandError, which says that `missing` is missing."""
         found = self.peek()
         if not found:
             raise CommandError(f"{missing} is missing")
@@ -52,11 +52,14 @@ class Words:
         """Take a JSON value. Raises CommandError."""
         if not self.peek():
             raise CommandError(f"{missing} is missing")
+        # Imported here: a script without faults should not pay for the import.
         import json
 
         from hmp.monitor.replies import STRICT
 
         try:
+            # As strict as --replies: Python would accept NaN and Infinity, and send them on as text that no client
+            # can read.
             value, self._at = json.JSONDecoder(**STRICT).raw_decode(self._text, self._at)
         except (ValueError, RecursionError):
             raise CommandError(f"'{self._text[self._at :][:40]}' is not JSON ({missing})") from None
@@ -71,7 +74,7 @@ class Words:
 
     def number(self, name: str) -> int:
         """Take a number from 1 up to the limit of `name`. Raises CommandError."""
-        found = self.word(f"the number behind {name}")
+        found = self.word(f"the number after {name}")
         if not (found.isascii() and found.isdigit() and len(found) < 12 and 0 < int(found) <= LIMITS[name]):
             raise CommandError(f"{name} takes a number from 1 to {LIMITS[name]}, not '{found}'")
         return int(found)
@@ -79,7 +82,7 @@ class Words:
     def seconds(self, name: str) -> int:
         """Take a number of seconds, as ns. Raises CommandError."""
         try:
-            found = parse_seconds(self.word(f"the number of seconds behind {name}"))
+            found = parse_seconds(self.word(f"the number of seconds after {name}"))
         except MisuseError as error:
             raise CommandError(str(error)) from None
         if found > MAX_DELAY:
@@ -99,8 +102,9 @@ class Words:
             return None
         if not self.option("self"):
             return self.number("client")
+        # Lines of a script, of a pipe or of the prompt go over no wire.
         if not own:
-            raise CommandError("lines that hmp runs itself are no client: no fault befalls them")
+            raise CommandError("client self: this line is not from a client; faults only affect clients")
         return own
 
     def end(self) -> None:
@@ -110,16 +114,17 @@ class Words:
 
 
 class Fault:
-    """One thing that goes wrong. `line` says that `what` is a line of the human monitor.
+    """One fault of the wire. `line` says that `what` is a line of the human monitor, and not a QMP command.
 
-    `client` is the number of the only one that it befalls; else all but `by`, who set it. `times` is how often yet, or
-    None for ever. `answer` is one of ANSWERS with its `value`: anything for return, (class, desc) for
-    error, a text for raw.
+    `client` is the number of the only client that it affects; None means all but `by`, the client that set it. `times`
+    is how many replies it still affects, None for no limit. `answer` is one of ANSWERS. Its `value` is any JSON value
+    for return, (class, desc) for error, and a text for raw.
     """
 
     def __init__(self, words: Words, by: int) -> None:
-        """Read what follows `sim reply`. Raises CommandError for what makes no sense."""
+        """Read what follows `sim reply`. Raises CommandError for words that do not fit together."""
         self.line = words.peek().startswith('"')
+        # Blanks are normalized here and in find(), so that `info  balloon` and `info balloon` are the same line.
         self.what = " ".join(words.text("the line").split()) if self.line else words.word("what to answer")
         self.by = by
         self.client = words.client(by)
@@ -130,7 +135,7 @@ class Fault:
         if self.answer not in ANSWERS:
             raise CommandError(f"'{self.answer}' is not an answer ({', '.join(ANSWERS)})")
         if self.what == GREETING and self.answer in ("return", "error"):
-            raise CommandError(f"a greeting has no {self.answer}")
+            raise CommandError(f"a greeting cannot have the answer {self.answer}")
         if self.answer == "return":
             self.value = words.json("what to return")
         elif self.answer == "error":
@@ -148,8 +153,10 @@ class Fault:
         manner = words.word("a manner")
         if manner not in MANNERS:
             raise CommandError(f"'{manner}' is not a manner ({', '.join(MANNERS)})")
+        # Without a reply there is nothing to split, pad or cut; an event can still be sent.
         if self.answer in ("never", "cut") and manner != "event":
             raise CommandError(f"{manner} makes no sense where there is no reply")
+        # A line of the human monitor and a greeting have no id, and HMP clients get no events.
         if manner in ("event", "id") and (self.line or self.what == GREETING):
             raise CommandError(f"{manner} makes no sense without a command of QMP")
         if manner == "event":
@@ -167,6 +174,7 @@ class Fault:
             self.cut_after = words.number("cut-after")
 
     def __str__(self) -> str:
+        # In the grammar of `sim reply`, so that a user can copy a line of the list and set the fault again.
         import json
 
         parts = [json.dumps(self.what) if self.line else self.what]
@@ -185,18 +193,21 @@ class Fault:
         return " ".join(parts)
 
     def befalls(self, client: int) -> bool:
-        """Whether it is meant for that client."""
+        """Whether it affects that client."""
+        # The client that sets a fault is usually a helper of the test; it must be able to take the fault back.
         return client != self.by if self.client is None else client == self.client
 
     def fits(self, name: str, line: str | None) -> bool:
-        """Whether it is meant for a reply to command `name`, or to a line of the human monitor."""
+        """Whether it affects the reply to command `name`, or to `line` of the human monitor."""
         if self.line:
             return self.what == line
+        # `*` means any command. A greeting answers no command, so it needs a fault of its own.
         return self.what == name or (self.what == "*" and name != GREETING)
 
     def pieces(self, data: bytes) -> list[bytes]:
-        """Return what is sent of a reply, piece by piece: padded with blanks, cut and split."""
+        """Return the pieces of a reply that are sent: `data` with padding, cut off and split."""
         if self.pad:
+            # Blanks before the closing brackets keep the message valid JSON: it only gets longer.
             end = len(data.rstrip(b"}\r\n"))
             data = data[:end] + b" " * self.pad + data[end:]
         data = data[: self.cut_after]
@@ -215,27 +226,27 @@ def read_event(words: Words) -> tuple[str, dict[str, Any]]:
 
 
 class Faults:
-    """What is set on one machine."""
+    """The faults that are set on one machine."""
 
     def __init__(self) -> None:
         self.set: list[Fault] = []
         self.one_client = False
 
     def add(self, fault: Fault) -> None:
-        """Set a fault, in place of one for the same thing and client."""
+        """Set a fault. It replaces one for the same command or line and the same client."""
         self.set = [
             each for each in self.set if (each.what, each.line, each.client) != (fault.what, fault.line, fault.client)
         ]
         self.set.append(fault)
 
     def remove(self, what: str | None, *, line: bool = False) -> None:
-        """Forget all faults of one thing, or all."""
+        """Remove the faults of one command or line, or with None all faults."""
         self.set = [] if what is None else [each for each in self.set if (each.what, each.line) != (what, line)]
 
     def find(self, client: int, name: str, line: str | None = None) -> Fault | None:
-        """Return what befalls a reply to command `name` or to the human monitor's `line`, and count that it does.
+        """Return the fault of the reply to command `name` or to the human monitor's `line`, and count it as used.
 
-        What is set for this one thing goes before `*`, for this one client before all.
+        A fault for this command goes before `*`, and one for this client before one for all clients.
         """
         if not self.set:
             return None
@@ -252,7 +263,8 @@ class Faults:
 
 
 def find_fault(machine: Machine, client: int, name: str, line: str | None = None) -> Fault | None:
-    """As Faults.find, of those that were set on `machine`; None where none ever was."""
+    """As Faults.find for the faults of `machine`; None if none was ever set."""
+    # Not emulated(machine): that would make the object for each machine that never has a fault.
     front = machine.front
     if front is None or front.faults is None:
         return None

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     Arguments = dict[str, Any]
 
 STRING_LIMIT = 1023
-"""Characters of a string argument that count, as QEMU's buffer holds them."""
+"""The most characters of a string argument that are used, as in QEMU's buffer of 1024 bytes; the rest is dropped."""
 
 SWITCH = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}
-"""QEMU's ways to say yes and no."""
+"""QEMU's words for yes and no."""
 
 _WRAP = 1 << 64
 _HALF = 1 << 63
@@ -36,6 +36,7 @@ def signed(value: int) -> int:
 def _divide(a: int, b: int) -> int:
     if b == 0:
         raise SyntaxRefused("division by zero")
+    # C rounds towards zero, Python's // rounds down: -7 / 2 is -3 in QEMU.
     quotient = abs(a) // abs(b)
     return quotient if (a < 0) == (b < 0) else -quotient
 
@@ -52,17 +53,17 @@ _OPERATORS: dict[str, tuple[int, Callable[[int, int], int]]] = {
     "/": (3, _divide),
     "%": (3, lambda a, b: a - b * _divide(a, b)),
 }
-"""Each operator with how tightly it binds: three levels, not C's."""
+"""Each operator with its level; a higher level binds more tightly. QEMU has these three levels, C has more."""
 
 
 def expression(text: str, at: int = 0) -> tuple[int, int]:
     """Read an integer expression at `at`: (its value as a signed 64 bit integer, the position behind it).
 
-    Raises SyntaxRefused with QEMU's words, for whatever is wrong first. What is open is kept on a list of our own, so
-    that a line of parentheses costs as much as any other and exhausts no stack.
+    Raises SyntaxRefused with QEMU's words for the first error. Open parentheses are kept on a list and not on Python's
+    stack, so that a line of 4,000 parentheses raises no RecursionError.
     """
     signs: list[Callable[[int], int]] = []
-    pending: list[tuple[int, Callable[[int, int], int], int]] = []  # operators that wait for their right side
+    pending: list[tuple[int, Callable[[int, int], int], int]] = []  # operators that still need their right side
     opened: list[tuple[list[Callable[[int], int]], list[tuple[int, Callable[[int, int], int], int]]]] = []
     at = skip_blanks(text, at)
     while True:
@@ -78,11 +79,15 @@ def expression(text: str, at: int = 0) -> tuple[int, int]:
             at = skip_blanks(text, at + 1)
             continue
         value, at = _atom(text, at)
-        while True:  # what stands behind a value
+        while True:  # read what follows a value: an operator, a closing parenthesis, or the end
             while signs:
+                # Each step wraps to 64 bits, so -2^63 / -1 is -2^63. The same expression kills QEMU
+                # (docs/differs.md).
                 value = signed(signs.pop()(value))
             char = text[at : at + 1]
             level, operator = _OPERATORS.get(char, (0, None))
+            # Apply the operators that bind at least as tightly: this makes all operators left-associative. At the end
+            # of the expression the level is 0, so all of them are applied.
             while pending and pending[-1][0] >= level:
                 _, waiting, left = pending.pop()
                 value = signed(waiting(left, value))
@@ -90,6 +95,8 @@ def expression(text: str, at: int = 0) -> tuple[int, int]:
                 pending.append((level, operator, value))
                 at = skip_blanks(text, at + 1)
                 break
+            # QEMU ends an expression at the first character that cannot continue it; the caller decides whether that
+            # character may follow.
             if not opened:
                 return value, at
             if char != ")":
@@ -99,29 +106,30 @@ def expression(text: str, at: int = 0) -> tuple[int, int]:
 
 
 def _atom(text: str, at: int) -> tuple[int, int]:
-    """Read a number or a character, and the blanks behind it."""
+    """Read a number or a character constant, and the blanks after it."""
     char = text[at : at + 1]
     if not char:
         raise SyntaxRefused("unexpected end of expression")
     if char == "'":
         return _character(text, at + 1)
     if char == "$":
+        # QEMU has registers such as $eax; hmp has no CPU.
         raise SyntaxRefused("unknown register")
     value, end = natural(text, at)
     if end == at:
         raise SyntaxRefused(f"invalid char '{char}' in expression")
     if value >= _WRAP:
         raise SyntaxRefused("number too large")
-    return signed(value), skip_blanks(text, end)  # 2^63 and up wrap to negative
+    return signed(value), skip_blanks(text, end)  # numbers from 2^63 up become negative
 
 
 def _character(text: str, at: int) -> tuple[int, int]:
-    """Read what follows an opening quote. A byte from 0x80 up is negative, as C's char is."""
+    """Read what follows an opening quote. A byte from 0x80 up gives a negative number, because C's char is signed."""
     char = text[at : at + 1]
     if not char:
         raise SyntaxRefused("character constant expected")
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         code -= 0xDC00
     if text[at + 1 : at + 2] != "'" or code > 0xFF:
         raise SyntaxRefused("missing terminating ' character")
@@ -131,23 +139,25 @@ def _character(text: str, at: int) -> tuple[int, int]:
 _OCTAL, _DECIMAL, _HEX = "01234567", "0123456789", "0123456789abcdefABCDEF"
 
 _MAX_DIGITS = 22
-"""Of a 64 bit number, in octal. Longer ones are not even converted."""
+"""The most digits that a 64 bit number can have (in octal). Longer ones are too large and are not converted."""
 
 
 def natural(text: str, at: int) -> tuple[int, int]:
-    """Read what C's strtoull(…, 0) reads: decimal, 0 octal, 0x hexadecimal; 2^64 stands for whatever is larger.
+    """Read a number as C's strtoull(…, 0): decimal, octal after 0, hexadecimal after 0x. What is too large gives 2^64.
 
-    Nothing was read where the position behind it is still `at`.
+    Returns the number and the position after it; if that is still `at`, there was no number.
     """
     base, digits, start = 10, _DECIMAL, at
     if text[at : at + 1] == "0":
         base, digits = 8, _OCTAL
+        # `0x` without a digit after it is the number 0, followed by an x.
         if text[at + 1 : at + 2] in ("x", "X") and text[at + 2 : at + 3] in _HEX and at + 2 < len(text):
             base, digits, start = 16, _HEX, at + 2
     end = start
     while end < len(text) and text[end] in digits:
         end += 1
     significant = text[start:end].lstrip("0")
+    # Python refuses to convert thousands of digits, and the time grows with the square of their number.
     return int(significant or "0", base) if len(significant) <= _MAX_DIGITS else _WRAP, end
 
 
@@ -155,9 +165,9 @@ _ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
 
 def string(text: str, at: int) -> tuple[str, int] | None:
-    """Read a string at `at`, quoted or up to a blank: (the string, the position behind it), or None at the end.
+    """Read a string at `at`, in quotes or up to a blank: (the string, the position after it), or None at the end.
 
-    Raises SyntaxRefused for an unknown escape and for a quote without its partner.
+    Raises SyntaxRefused for an unknown escape and for a missing closing quote.
     """
     at = skip_blanks(text, at)
     end = len(text)
@@ -175,6 +185,8 @@ def string(text: str, at: int) -> tuple[str, int] | None:
             at += 1
             code = text[at] if at < end else ""
             if code not in _ESCAPES or not code:
+                # QEMU prints this reason, and the one below, on its own stdout or stderr; here the user who typed the
+                # line sees it (docs/differs.md).
                 raise SyntaxRefused(f"unsupported escape code: '\\{code}'")
             found.append(_ESCAPES[code])
         else:
@@ -202,7 +214,8 @@ _FORMATS, _SIZES = "ouxidc", "bhwg"
 
 
 def _read_format(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
-    """Read `/`, a count, and letters for format and size; without a letter for a format it is "", as before."""
+    """Read `/`, a count, and letters for format and size. Without a letter for a format the result is "": print then uses
+    its last format."""
     if text[at : at + 1] != "/":
         return "", at
     _, at = natural(text, at + 1)
@@ -218,11 +231,13 @@ def _read_format(kind: str, name: str, text: str, at: int) -> tuple[object, int]
 
 def _read_number(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
     value, at = expression(text, at)
-    if kind == "i" and (value >> 32) & 0xFFFFFFFF:  # negative numbers too, as QEMU
+    # As in QEMU, this refuses all negative numbers too: their upper 32 bits are set.
+    if kind == "i" and (value >> 32) & 0xFFFFFFFF:
         raise SyntaxRefused(f"'{name}' has failed: integer is for 32-bit values")
     if kind == "M":
         if value < 0:
             raise SyntaxRefused("enter a positive value")
+        # The shift may overflow and then wraps as in QEMU. Machine.set_balloon limits the result to the RAM.
         value = signed(value << 20)
     return value, at
 
@@ -251,6 +266,7 @@ def _read_rest(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
     at = skip_blanks(text, at)
     if at == len(text):
         raise SyntaxRefused(f"{name}: string expected")
+    # No escapes and no quotes: the value of qom-set may be JSON, which has its own.
     return text[at:], len(text)
 
 
@@ -276,7 +292,7 @@ Parameter = tuple[str, str, bool]
 
 
 def parameters(types: str) -> list[Parameter]:
-    """Return the (name, type, optional) of each argument that `types` spells."""
+    """Return the (name, type, optional) of each argument in `types`."""
     found = []
     for item in types.split(",") if types else ():
         name, _, kind = item.partition(":")
@@ -287,7 +303,7 @@ def parameters(types: str) -> list[Parameter]:
 def arguments(types: list[Parameter], name: str, text: str, at: int) -> Arguments:
     """Read a command's arguments from `text` at `at`. `name` is how QEMU names the command in errors.
 
-    Raises SyntaxRefused with QEMU's words where they do not fit the types.
+    Raises SyntaxRefused with QEMU's words if they do not fit the types.
     """
     found: Arguments = {}
     for key, kind, optional in types:
@@ -296,6 +312,8 @@ def arguments(types: list[Parameter], name: str, text: str, at: int) -> Argument
             found[key] = False
             if at < len(text) and text[at] == "-":
                 letter = text[at + 1 : at + 2]
+                # Flags are read in the order of the table. A letter that is another flag's is left for that one; only
+                # a letter of no flag is an error.
                 if letter == kind[1]:
                     found[key] = True
                     at += 2

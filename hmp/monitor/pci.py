@@ -1,4 +1,4 @@
-"""The machine's PCI devices, for query-pci and `info pci`: the chipset's as recorded, the balloon's as it is."""
+"""The PCI devices for query-pci and `info pci`: the chipset as it was recorded, and the balloon as it is now."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ if TYPE_CHECKING:
 
     from device.machine.machine import Machine
 
+# The values that QEMU 7.2's firmware chose when the shipped replies were recorded. hmp has no PCI bus, so nothing
+# else could change them.
 BOOTED = {1: ({}, {4: 0xC040}), 3: ({"irq": 9}, {}), 0: ({"irq": 10}, {0: 0xC000, 4: 0xFEBFC000})}
-"""What the firmware gave to each function, by its number: the interrupt, and the addresses of the BARs."""
+"""What the firmware assigns to each PCI function, by its number: the interrupt, and the addresses of the BARs."""
 
 
 def pci(machine: Machine) -> list[dict[str, Any]]:
-    """Return what query-pci does. Before the machine first ran no address is set."""
+    """Return the result of query-pci. Before the machine has run for the first time no address is set."""
+    # A copy, because the recorded reply is shared by all machines of the process.
     buses: list[dict[str, Any]] = copy.deepcopy(shipped().qmp["query-pci"][0]["return"])
     devices: list[dict[str, Any]] = buses[0]["devices"]
     if machine.device is None:
         del devices[-1]
     else:
         devices[-1]["qdev_id"] = machine.device.id
+    # VM time is 0 until the machine runs, as with -S: the firmware has assigned nothing yet.
     if machine.vm_clock.now():
         for device in devices:
             if "irq" in device or device["regions"]:
@@ -35,6 +39,7 @@ def pci(machine: Machine) -> list[dict[str, Any]]:
 
 
 def _region(region: dict[str, Any]) -> str:
+    # An address that is not assigned is -1; QEMU prints it as an unsigned number.
     first = region["address"] & 0xFFFFFFFFFFFFFFFF
     last = (region["address"] + region["size"] - 1) & 0xFFFFFFFFFFFFFFFF
     if region["type"] == "io":

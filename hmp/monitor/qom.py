@@ -1,7 +1,7 @@
 """The object tree behind `qom-list`, `qom-get` and `qom-set`, for HMP and QMP.
 
-The operations return data and raise CommandError in QEMU's words, with kind DeviceNotFound where no object has the
-path. The tree is derived from the machine at each call: nothing here has to be kept in step with hot-plugging.
+The operations return data and raise CommandError in QEMU's words, with kind DeviceNotFound if no object has the path.
+Each call makes the tree from the machine, so that hot-plugging does not have to update it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _JSON: dict[str, tuple[builtins.type, str]] = {
     "int": (int, "integer"),
     _LINK: (str, "string"),
 }
-"""What a type of property is in Python, and in the words of QEMU's errors."""
+"""For each type of property the Python type, and its name in QEMU's errors."""
 
 OPTIONS = {**dict.fromkeys(PROPERTIES, "bool"), _POLLING: "int", _IOTHREAD: _LINK}
-"""What can be said of a device that is plugged in, with the types."""
+"""The options of a device that is plugged in, with their types."""
 
 
 def valid_id(id: str) -> bool:
@@ -51,20 +51,21 @@ def valid_id(id: str) -> bool:
 
 
 def from_json(value: object, name: str, type: str) -> Value:
-    """Return a value as QMP brings it, if it has the type of the property `name`. Raises CommandError."""
+    """Return a value from QMP if it has the type of the property `name`. Raises CommandError."""
     wanted, words = _JSON[type]
+    # Not isinstance: in Python True is an int, and QEMU refuses a boolean for an integer.
     if builtins.type(value) is wanted and (wanted is not int or value in _SIGNED):
         return value  # type: ignore[return-value]
     raise CommandError(f"Invalid parameter type for '{name}', expected: {words}")
 
 
 def from_option(text: str, name: str, type: str) -> Value:
-    """As from_text, for the options of a device that is plugged in."""
+    """As from_text, for the options of a device that is plugged in: QEMU names the type differently in the error."""
     return from_text(text, name, type, words="integer")
 
 
 def from_text(text: str, name: str, type: str, *, words: str = "int64") -> Value:
-    """Return what text means, as HMP brings it, for the type of the property `name`. Raises CommandError."""
+    """Return the value of a text from HMP for the type of the property `name`. Raises CommandError."""
     if type == _LINK:
         return text
     if type == "bool":
@@ -81,7 +82,7 @@ def from_text(text: str, name: str, type: str, *, words: str = "int64") -> Value
 
 
 class Property:
-    """One property: how it is read, and how it is set or None. `alias` says that it is the backend's own."""
+    """One property. `set` is None if it is read-only. `alias` says that it belongs to the backend."""
 
     def __init__(self, name: str, type: str, get: Getter, set: Setter | None = None, *, alias: bool = False) -> None:
         self.name = name
@@ -92,7 +93,7 @@ class Property:
 
 
 class Node:
-    """One object of the tree. Only nodes whose table asks for it have a `device`."""
+    """One object of the tree. Only the balloon device and its backend have a `device`."""
 
     device: BalloonDevice
 
@@ -110,7 +111,7 @@ class Node:
             yield from child.walk()
 
     def descend(self, parts: list[str]) -> Node | None:
-        """Return the object that `parts` lead to from here, or None. Empty parts stay where they are."""
+        """Return the object that `parts` lead to from here, or None. Empty parts are skipped, so // is /."""
         node: Node | None = self
         for part in parts:
             if part and node is not None:
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
 
 
 def _guest_stats(node: Node) -> dict[str, object]:
+    # `told`, not `sample`: in QEMU guest-stats keeps its values over a reset and after rmmod (measured with Linux).
     sample = node.device.stats.told
     values = {} if sample is None else sample.values
     return {
@@ -143,6 +145,7 @@ def _set_interval(node: Node, value: Callable[[], Any]) -> None:
 
 
 def _set_iothread(node: Node, value: Callable[[], Any]) -> None:
+    # Read the value first: QEMU reports a value of the wrong type before it says that the link cannot be set.
     value()
     raise CommandError(
         f"Attempt to set link property '{_IOTHREAD}' on device '(null)' (type '{BACKEND_TYPE}') after it was realized"
@@ -151,7 +154,7 @@ def _set_iothread(node: Node, value: Callable[[], Any]) -> None:
 
 def _set_realized(node: Node, value: Callable[[], Any]) -> None:
     if not value():
-        # QEMU pulls the device out here, and aborts when it is realized again.
+        # QEMU unplugs the device here, and aborts when the device is realized again. So hmp refuses.
         raise CommandError("A device that is in use cannot be unrealized: use device_del")
 
 
@@ -185,7 +188,7 @@ _THREAD = Property(
 
 _DEVICE = (*_COMMON, _REPORTING, _OOM, _POISON, _INTERVAL, _STATS, _THREAD, _HINT)
 _BACKEND = (*_COMMON, _THREAD, _OOM, _HINT, _POISON, _REPORTING, _INTERVAL, _STATS)
-"""The properties of both, of those that QEMU has the ones that this device has, in QEMU's order."""
+"""The properties of the device and of its backend: those of QEMU's that hmp has, in QEMU's order."""
 
 
 def _container(path: str, *children: Node) -> Node:
@@ -193,13 +196,14 @@ def _container(path: str, *children: Node) -> Node:
 
 
 def backend_path(machine: Machine) -> str | None:
-    """Return the path of the virtio device, which is the balloon device's child, or None without one."""
+    """Return the path of the virtio device, which is the child of the balloon device, or None without a device."""
     path = machine.device_path
     return None if path is None else f"{path}/virtio-backend"
 
 
 def _processor() -> Node:
-    """Return the CPU as recorded: management layers read what it can do. Nothing of it can be set."""
+    """Return the CPU as it was recorded. None of its properties can be set."""
+    # libvirt 9 reads the properties of the CPU at each start of a domain.
     data = shipped().qmp
     values = {each["arguments"]["property"]: each["return"] for each in data["qom-get"]}
     known = [
@@ -225,9 +229,10 @@ def tree(machine: Machine) -> Node:
 
 
 def _resolve(machine: Machine, path: str) -> list[Node]:
-    """Return the objects that `path` means: one, none, or with a partial path perhaps several."""
+    """Return the objects that `path` means: one or none; a partial path may mean several."""
     root = tree(machine)
     parts = path.split("/") if path else []
+    # A path without a leading / may begin at any object, as in QEMU: `balloon0` finds /machine/peripheral/balloon0.
     starts = [root] if parts and not parts[0] else root.walk()
     return [found for start in starts if (found := start.descend(parts)) is not None]
 
@@ -246,6 +251,7 @@ def _property(node: Node, name: str) -> Property:
     child = node.children.get(name)
     if child is None:
         raise CommandError(f"Property '{node.kind}.{name}' not found")
+    # A child is a property of its parent too; its value is its path.
     return Property(name, f"child<{child.kind}>", lambda node: child.path)
 
 
@@ -268,12 +274,12 @@ def qom_get(machine: Machine, path: str, prop: str) -> object:
 
 
 def qom_set(machine: Machine, path: str, prop: str, value: object) -> None:
-    """Set a property to a value of the type that JSON has for it. Raises CommandError, and nothing has changed then."""
+    """Set a property to a value from JSON. Raises CommandError, and then nothing has changed."""
     _set(machine, path, prop, value, from_json)
 
 
 def qom_set_text(machine: Machine, path: str, prop: str, text: str) -> None:
-    """Set a property to what `text` means for it, as HMP does. Raises CommandError, and nothing has changed then."""
+    """Set a property to the value of `text`, as HMP does. Raises CommandError, and then nothing has changed."""
     _set(machine, path, prop, text, from_text)
 
 
@@ -282,18 +288,21 @@ def _set(machine: Machine, path: str, name: str, value: Any, read: Reader) -> No
     found = _property(node, name)
     if found.set is None:
         raise _not_writable(found, node.kind)
+    # A function and not the value: the setter decides whether the value or the state is checked first, and so which
+    # error comes.
     found.set(node, lambda: read(value, name, found.type))
     machine.deliver()
 
 
 def _not_writable(found: Property, kind: str) -> CommandError:
+    # The device passes such a property on to its backend, so QEMU's error names the backend's type.
     return CommandError(f"Property '{BACKEND_TYPE if found.alias else kind}.{found.name}' is not writable")
 
 
 def read_options(model: str, pairs: Iterable[tuple[str, Any]], read: Reader) -> dict[str, Any]:
-    """Return what a balloon device of a model is made with, as keywords, from (key, value) pairs that `read` reads.
+    """Return the keywords to make a balloon device of `model` with; `read` reads the values of the (key, value) pairs.
 
-    The last of what is given twice counts, as in QEMU. Raises CommandError and MisuseError in QEMU's words.
+    If a key is given twice, the last value is used, as in QEMU. Raises CommandError and MisuseError in QEMU's words.
     """
     options: dict[str, Any] = {} if model == MODELS[0] else {"model": model}
     for key, value in pairs:
@@ -312,11 +321,13 @@ def read_options(model: str, pairs: Iterable[tuple[str, Any]], read: Reader) -> 
 
 
 def device_to_unplug(machine: Machine, id: str) -> str:
-    """Return how `Machine.device_del` knows what `id` names: a device's id or any spelling of its path.
+    """Return the name of a device for `Machine.device_del`; `id` is its id or any spelling of its path.
 
-    Raises CommandError for what cannot be unplugged.
+    Raises CommandError for anything that cannot be unplugged.
     """
     root = tree(machine)
+    # As QEMU: resolve the path first, then say what is wrong with the object. So a backend or a container is not "not
+    # found".
     start = root if id.startswith("/") else root.descend(["machine", "peripheral"])
     node = None if start is None else start.descend(id.split("/"))
     if node is None:
@@ -329,9 +340,9 @@ def device_to_unplug(machine: Machine, id: str) -> str:
 
 
 def property_names(machine: Machine, path: str, *, writable_only: bool = False) -> list[tuple[str, str]]:
-    """Return (name, type) of the properties of an object, for completion; none where the path is none.
+    """Return (name, type) of the properties of an object, for completion; an empty list if the path is wrong.
 
-    With `writable_only` those that can still be set: the switches of a realized device cannot.
+    With `writable_only` only those that can be set: the switches of a device cannot once it is realized.
     """
     found = _resolve(machine, path)
     if len(found) != 1:

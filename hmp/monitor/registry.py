@@ -1,9 +1,11 @@
-"""The command table. Dispatch, help, completion, QMP's human-monitor-command and the docs all read this.
+"""The command table. Dispatch, help, completion, QMP's human-monitor-command and the docs all read it.
 
-A handler is named `module:function`, below hmp.monitor.commands (`:function` there), and imported when its command
-first runs: a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns the text to
-print, or None after it has suspended the reply. Where all is to call a method of the machine or its guest, that is
-named: `machine.stop`. `=LINE` is a line that is always answered the same (replies.py).
+The path of a handler has one of three forms:
+
+`module:function` names a function in hmp.monitor.commands (`:function` in the package itself). It is imported when its
+command first runs, so a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns
+the text to print, or None after it has suspended the reply. `machine.stop` names a method of the machine or its guest,
+if calling that is all the command does. `=LINE` names a recorded line, which always has the same answer (replies.py).
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Command:
-    """One command. `name` lists its names joined by `|`; `types` are its arguments as grammar.py spells them;
-    `usage` shows them to people; `complete` says, per argument, what completion offers (completion.py). `host` says
-    that it starts programs or names files of this host: it is refused where a monitor's `host_files` is off.
+    """One command. `name` has its names joined by `|`. `types` has its arguments in the form of grammar.py, and `usage`
+    in a form for people. `complete` says what completion offers for each argument (completion.py). `host` says that it
+    starts programs or names files of this host: it is refused if the monitor's `host_files` is off.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Command:
 
     def handler(self) -> Callable[..., str | None]:
         """Return the function that runs the command, importing it the first time."""
+        # The import is looked up once; a pipe may run the same command 100,000 times.
         if self._handler is None:
             self._handler = self._found()
         return self._handler
@@ -69,6 +72,7 @@ class Command:
         if not colon:
             method = attrgetter(self.path)
             return lambda monitor, arguments, reply: reply.follow(method(monitor)())
+        # With a fromlist __import__ returns the module itself and not the package at the top.
         found = __import__(f"hmp.monitor.commands.{module}".rstrip("."), fromlist=[function])
         handler: Callable[..., str | None] = getattr(found, function)
         return handler
@@ -97,6 +101,8 @@ INFO: tuple[Command, ...] = (
             "virtio:info_virtio_status", complete=("virtio",)),
 )  # fmt: skip
 
+# Clients and libraries ask for these before they come to the balloon. The texts were recorded from QEMU 7.2
+# (replies.py).
 _STILL = (
     ("block", "nodes:-n,verbose:-v,device:B?", "[-n] [-v] [device]", "block devices: none"),
     ("block-jobs", "", "", "jobs on block devices: none"),
@@ -127,7 +133,7 @@ _STILL = (
     ("vm-generation-id", "", "", "the VM generation ID: none"),
     ("vnc", "", "", "VNC servers: none"),
 )
-"""Topics whose text never changes, for there is no such device: name, types, usage, help."""
+"""Topics whose text never changes, because hmp has no such device: name, types, usage, help."""
 
 INFO += (
     *[Command(name, types, usage, help, f"=info {name}") for name, types, usage, help in _STILL],
@@ -138,6 +144,7 @@ INFO += (
     Command("migrate_parameters", "", "", "what migration is set to", "inventory:info_migrate_parameters"),
     Command("pci", "", "", "the PCI devices", "inventory:info_pci"),
 )
+# `info` and `help info` list the topics by name.
 INFO = tuple(sorted(INFO, key=lambda command: command.name))
 
 SIM = (
@@ -175,6 +182,8 @@ SIM = (
             "list the clients, or hang up on them", "wire:wire"),
 )  # fmt: skip
 
+# QEMU's commands in the order of their names; `sim` is last, under its own heading, so that nobody takes it for a
+# command of QEMU.
 COMMANDS = (
     Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon", complete=("target",)),
     Command("chardev-remove", "id:s", "id", "remove a character device: none can go", "inventory:no_chardev"),

@@ -1,4 +1,4 @@
-"""Answers that are data: what hmp ships of QEMU's, and the files of --replies, which have the same form.
+"""Answers that are data: recorded ones that hmp ships, and the files of --replies, which have the same form.
 
 {"version": 1, "qemu": "7.2.22", "schema": [SchemaInfo...],
  "qmp": {"COMMAND": [{"arguments": {...}, "return": ...}, {"error": {"class": "...", "desc": "..."}}]},
@@ -18,24 +18,26 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MAX_BYTES = 64 << 20
-"""Of a file: three hundred times what QEMU's schema and all that it answers takes."""
+"""The largest file: three hundred times the size of QEMU's schema with all its answers."""
 
 FIXED = ("qmp_capabilities", "human-monitor-command", "query-commands")
-"""Commands that no file may answer: nothing would work without them."""
+"""Commands that a file may not answer: clients could not even begin a session without them."""
 
 _SHIPPED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "replies", "qemu-7.2.json")
 _NAMES = {"version", "qemu", "schema", "qmp", "hmp"}
 
 
 class Replies:
-    """The answers of one file: `qmp` has those of each command, first match first; `hmp` has the text of each line."""
+    """The answers of one file: `qmp` has the answers of each command (the first match is used), `hmp` the text of
+    each line."""
 
     __slots__ = ("hmp", "qemu", "qmp", "schema")
 
     def __init__(self, found: Any) -> None:
-        """Take what JSON said. Raises ValueError that says what is wrong in it."""
+        """Take the parsed JSON of a file. Raises ValueError, whose text says what is wrong."""
         if not isinstance(found, dict):
             raise ValueError("is not a JSON object")
+        # Not isinstance, because to Python `true` is an int.
         if type(found.get("version")) is not int or found["version"] != FORMAT:
             raise ValueError(f"version {found.get('version', 'nothing')!r} is not known, only {FORMAT}")
         for name in found.keys() - _NAMES:
@@ -43,6 +45,7 @@ class Replies:
         if not isinstance(found.get("qemu", ""), str):
             raise ValueError("qemu is not a text such as '7.2.22'")
         self.qemu: str | None = None if "qemu" not in found else version(found["qemu"])
+        # All is checked now, so that a mistake in the file is an error at the start and not in the middle of a test.
         schema, qmp, hmp = found.get("schema", []), found.get("qmp", {}), found.get("hmp", {})
         if not isinstance(schema, list) or not all(isinstance(each, dict) and _sound(each) for each in schema):
             raise ValueError("schema is not a list as query-qmp-schema returns it")
@@ -60,10 +63,11 @@ class Replies:
             if not isinstance(text, str):
                 raise ValueError(f"hmp: '{line}': the answer is not a text")
         self.qmp: dict[str, list[dict[str, Any]]] = qmp
+        # Files that were saved from a socket have \r\n; each front end adds its own line ends.
         self.hmp: dict[str, str] = {" ".join(line.split()): text.replace("\r\n", "\n") for line, text in hmp.items()}
 
     def line(self, line: str) -> str | None:
-        """Return what is printed for a line, whatever the blanks in it, or None."""
+        """Return the text for a line, or None. Extra blanks in the line do not matter."""
         return self.hmp.get(" ".join(line.split()))
 
 
@@ -77,11 +81,12 @@ _SCHEMA: dict[str, dict[str, Any]] = {
     "command": {},
     "event": {},
 }
-"""For each meta-type the members that `visitor` reads: a text, one of these, or a list of objects with these."""
+"""For each meta-type the members that hmp.qmp.visitor reads: a text, one of these words, or a list of objects with
+these members."""
 
 
 def _sound(entry: dict[str, Any]) -> bool:
-    """Whether an entry of a schema has what `visitor` reads."""
+    """Whether an entry of a schema has all members that hmp.qmp.visitor reads."""
 
     def objects(found: object, names: tuple[str, ...]) -> bool:
         return isinstance(found, list) and all(
@@ -111,6 +116,7 @@ def _sound(entry: dict[str, Any]) -> bool:
 def _answer(found: object) -> bool:
     if not isinstance(found, dict) or found.keys() - {"arguments", "return", "error"}:
         return False
+    # Each answer has exactly one of `return` and `error`.
     if not isinstance(found.get("arguments", {}), dict) or ("return" in found) is ("error" in found):
         return False
     error = found.get("error", {"class": "", "desc": ""})
@@ -118,19 +124,21 @@ def _answer(found: object) -> bool:
 
 
 def no_constant(word: str) -> None:
-    """Refuse NaN and Infinity, which Python's json takes and JSON does not have. Raises ValueError."""
+    """Refuse NaN and Infinity: Python's json accepts them, but they are not JSON. Raises ValueError."""
     raise ValueError(f"is not JSON: {word}")
 
 
 def _number(word: str) -> float:
     found = float(word)
+    # 1e999 becomes infinity in Python; other readers of JSON refuse the number or keep it.
     if found in (float("inf"), -float("inf")):
-        raise ValueError(f"is not JSON: {word} is no number that JSON's readers agree on")
+        raise ValueError(f"is not JSON: {word} is too large for a number")
     return found
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    # With a name twice, readers of JSON disagree on which value is used.
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"has '{next(name for name in names if names.count(name) > 1)}' twice in one object")
@@ -138,15 +146,17 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 STRICT: dict[str, Any] = {"parse_constant": no_constant, "parse_float": _number, "object_pairs_hook": _members}
-"""What Python's json is to refuse: words that JSON does not have, numbers too large, a name twice."""
+"""Options that make Python's json refuse words that are not JSON, numbers that are too large, and a name twice."""
 
 
 def load(path: str) -> Replies:
-    """Read a file of --replies. Raises UsageError, one line that names the file and what is wrong."""
+    """Read a file of --replies. Raises UsageError with one line that names the file and the mistake."""
     import json
 
     try:
-        # A pipe of the shell's <(...) waits for its writer; one that nobody writes to ends at once.
+        # The file may be a pipe from the shell, as in <(...). Opening a FIFO that has no writer would block for ever
+        # without O_NONBLOCK. With it the FIFO reads as empty, and reads from a pipe that has a writer block again
+        # afterwards.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(descriptor, True)
         with open(descriptor, "rb") as file:
@@ -171,14 +181,14 @@ _kept: list[Replies] = []
 
 
 def shipped() -> Replies:
-    """Return what comes with hmp."""
+    """Return the recorded answers that come with hmp, read once."""
     if not _kept:
         _kept.append(load(_SHIPPED))
     return _kept[0]
 
 
 def show(line: str, reply: Any) -> str:
-    """Return what QEMU prints for a line that never changes; the reply is marked if that is an error."""
+    """Return QEMU's text for a line whose answer never changes. If that is an error, mark the reply as failed."""
     text = shipped().hmp[line]
     reply.failed = text.startswith("Error: ")
     return text

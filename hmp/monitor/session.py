@@ -1,4 +1,4 @@
-"""What the sessions of both monitors share: one client's conversation, bytes in, bytes out, with waits between."""
+"""The base class of both monitors' sessions: the conversation of one client, bytes in and bytes out, with waits."""
 
 from __future__ import annotations
 
@@ -16,67 +16,68 @@ if TYPE_CHECKING:
 
 
 def drop(data: bytes) -> None:
-    """Send to nobody."""
+    """Ignore `data`: the `send` of a session whose client is gone."""
 
 
 class Session:
-    """The conversation of one client. Subclasses say what a command is, and what is done with it.
+    """The conversation of one client. Subclasses cut the input into commands and run them.
 
     How a server drives one session per client:
 
         session.greet()
         session.feed(received[: session.room(received)])
-        while session.step():                 # handle one command: replies go to `send`, events too
+        while session.step():                 # handle one command: its reply goes to `send`, as events do
             ...                               # a caller may stop here while its client does not read
-        if session.suspended:                 # a command waits for a guest; what was fed behind it is kept
-            ...                               # read no more, until on_resume() is called; then go on with step()
+        if session.suspended:                 # a command waits for a guest; later input is kept
+            ...                               # read nothing until on_resume() is called; then call step() again
 
-    `send` is also called between the steps, with events and with the reply of a command that waited. `close` when the
-    client is gone: what it waits for is cancelled.
+    `send` is also called between the steps, with events and with the reply of a command that waited. Call `close` when
+    the client is gone: it cancels what the client waits for.
 
-    What is done with a command is a generator: it yields each reply that has to be waited for, and the bytes to answer.
-    So faults of the wire, which may delay, change and split an answer, need to be known here only.
+    The work of a command is a generator. It yields each reply that it has to wait for, and the bytes of the answer. So
+    only this class has to know about faults of the wire, which may delay, change and split an answer.
     """
 
     ahead = False
-    """Whether it takes what comes behind a command that waits."""
+    """Whether it takes input that follows a command that waits."""
     lingers = False
-    """Whether the client may hang up first where its command ended everything."""
+    """Whether the client gets a moment to hang up first after its command ended the machine."""
 
     def __init__(
         self, monitor: Monitor, send: Callable[[bytes], None], *, host_files: bool = False, client: int = 0
     ) -> None:
-        """`host_files` and `client` are the Monitor's."""
+        """`host_files` and `client` are passed to the Monitor."""
         self._monitor = monitor
         self.machine = monitor.machine
         monitor.alone = False
         monitor.host_files = host_files
         monitor.client = client
+        # Two names: `send` may be redirected while a reply goes out in pieces, `_write` always reaches the client.
         self.send = self._write = send
         self.on_cut: Callable[[], None] = lambda: None
-        """Called to hang up, once what was sent is out."""
+        """Called to hang up after everything was sent."""
         self.on_resume: Callable[[], None] | None = None
         """Called when a command that waited has been answered."""
         self.on_command: Callable[[bytes], None] | None = None
-        """Called with each command, or what could not be read, before it is handled."""
+        """Called with the bytes of each command before it is handled, also if they could not be read."""
         self._fault: Fault | None = None
-        """What befalls the present answer."""
-        self._held: list[bytes] = []  # events that came while a reply goes out in pieces
+        """The fault of the present answer."""
+        self._held: list[bytes] = []  # events that came while a reply went out in pieces
         self._work: Work | None = None
         self._waits_for: Reply | None = None
 
-    # For subclasses; by itself it says nothing and takes all.
+    # For subclasses. These defaults send nothing and accept all input.
 
     def greeting(self) -> bytes:
-        """Return what a client sees first."""
+        """Return the bytes that a new client gets first."""
         return b""
 
     def room(self, data: bytes) -> int:
-        """Return how much of `data` to feed now."""
+        """Return how many bytes of `data` to feed now."""
         return len(data)
 
     def feed(self, data: bytes) -> None:
-        """Take what the client sent."""
+        """Take bytes that the client sent."""
 
     @property
     def unfinished(self) -> bool:
@@ -84,18 +85,18 @@ class Session:
         return False
 
     def give_up(self, why: str) -> None:
-        """Forget an unfinished message, and say so."""
+        """Drop an unfinished message, and tell the client."""
 
     def filter(self, data: bytes) -> bytes:
-        """Return what of all that was received concerns the monitor."""
+        """Return the part of the received bytes that is for the monitor."""
         return data
 
     def _next(self) -> tuple[Work, Fault | None] | None:
-        """Return what is to be done next, and what befalls the answer; None if there is nothing."""
+        """Return the work of the next command and the fault of its answer, or None if there is no command."""
         return None
 
     def _otherwise(self, fault: Fault) -> bytes:
-        """Return the bytes of an answer that a fault gives, none for never and cut."""
+        """Return the bytes that a fault sends in place of the answer; empty for never and cut."""
         return b""
 
     def _tell(self, name: str, data: dict[str, object]) -> None:
@@ -105,17 +106,20 @@ class Session:
 
     @property
     def suspended(self) -> bool:
-        """Whether a command waits for a guest, and the next commands for it."""
+        """Whether a command waits for a guest. Later commands wait for it."""
         return self._waits_for is not None
 
     def greet(self) -> None:
-        """Send the greeting, or what a fault makes of it."""
+        """Send the greeting, as a fault changes it if there is one."""
         greeting = self.greeting()
         if greeting:
             self._begin(iter((greeting,)), find_fault(self.machine, self._monitor.client, GREETING))
 
     def step(self) -> bool:
-        """Handle the next command; False if there is none, the client is suspended, or the machine ended."""
+        """Handle the next command.
+
+        Returns false if there is none, the client is suspended, or the machine has ended.
+        """
         if self._waits_for is not None or self.machine.over:
             return False
         found = self._next()
@@ -125,8 +129,10 @@ class Session:
         return True
 
     def close(self) -> None:
-        """The client is gone: nothing is sent any more, what it waits for is cancelled, and nothing of it is kept."""
-        self.send = self._write = drop  # they hold who holds this session
+        """Forget the client, which is gone: send nothing any more, and cancel what it waits for."""
+        # Break the cycle with the connection, whose methods these are: the collector of cycles runs rarely, and gone
+        # clients had taken gigabytes.
+        self.send = self._write = drop
         self.on_resume, self.on_command, self.on_cut = None, None, lambda: None
         self._held.clear()
         self._stop_waiting()
@@ -142,6 +148,7 @@ class Session:
         self._go_on()
 
     def _go_on(self) -> None:
+        # A for loop over the same generator again goes on where it stopped.
         for each in self._work or ():
             if not isinstance(each, Reply):
                 self.send(each)
@@ -152,9 +159,9 @@ class Session:
         self._work = None
 
     def _resume(self, reply: Reply) -> None:
-        """Answer the command that waited; what was kept is for the next `step`.
+        """Answer the command that waited. The next commands wait for the next `step`.
 
-        Not handled here: the caller may be in the middle of another client's command, or of the device.
+        They are not handled here, because the caller may be in the middle of another client's command or of the device.
         """
         self._waits_for = None
         self._go_on()
@@ -162,13 +169,14 @@ class Session:
             self.on_resume()
 
     def _disturbed(self, usual: Work, fault: Fault) -> Work:
-        """Do `usual`, or what `fault` says instead, in its manner."""
+        """Do the work `usual`, with the delay, the events, the answer and the pieces of `fault`."""
         if fault.after:
             yield self._pause(fault.after)
         for event in fault.events:
             self._tell(*event)
         pieces: list[bytes] = []
         if fault.answer != "usual":
+            # The command does not run then: a test that wants an error for `stop` does not want a stopped VM.
             usual = iter((self._otherwise(fault),))
         for each in usual:
             if isinstance(each, Reply):
@@ -177,7 +185,7 @@ class Session:
             pieces = fault.pieces(each)
             if pieces:
                 self._write(pieces.pop(0))
-            if pieces:  # what else is to be sent has to wait
+            if pieces:  # an event between two pieces would break the message
                 self.send = self._held.append
         while pieces:
             yield self._pause(fault.pause)
@@ -189,8 +197,9 @@ class Session:
             self.on_cut()
 
     def _pause(self, duration: int) -> Reply:
-        """Return a reply that ends after `duration` ns of host time."""
+        """Return a reply that ends after `duration` (ns) of host time."""
         reply = Reply()
+        # A timer of the machine, so that faults keep their times on simulated clocks too.
         timer = self.machine.time.after(duration, lambda: reply.finish(""))
         reply.suspend(timer.cancel)
         return reply

@@ -1,4 +1,4 @@
-"""Where snapshots are kept: in memory, or in a directory where another hmp finds them."""
+"""Where snapshots are kept: in memory, or in a directory that other hmp processes can read too."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ from device.machine.snapshot import MAGIC, Summary, load, save, summarize
 Store: TypeAlias = "MemoryStore | DirectoryStore"
 
 TAG_LIMIT = 128
-"""Bytes of a tag: with its suffix it is a file name everywhere."""
+"""The most bytes of a tag. Together with the suffix it is a valid file name on every file system."""
 
 SUFFIX = ".hmpsnap"
 _CUT = len(SUFFIX)
 _UNFINISHED = re.compile(rf"{re.escape(SUFFIX)}\.[0-9a-f]{{16}}\.tmp\Z")
 
 COUNT_LIMIT = 1000
-"""Snapshots kept in memory."""
+"""The most snapshots in memory."""
 
 BYTES_LIMIT = 256 << 20
-"""Bytes they may have together. One holds what the guest's RAM holds; of a modelled guest that is some 20 KiB."""
+"""The most bytes of all snapshots in memory.
+
+One has all that the guest's RAM holds: about 20 KiB for a modelled guest.
+"""
 
 
 def check_tag(tag: str) -> str:
-    """Return `tag` if it can name a snapshot, else raise SnapshotError saying what it may consist of."""
+    """Return `tag` if it can name a snapshot. Raises SnapshotError, which says what a tag may contain."""
     if not _valid(tag):
+        # A line of the monitor may have 4,095 characters; the error need not repeat them all.
         shown = tag if len(tag) <= 40 else f"{tag[:40]}..."
         raise SnapshotError(
             f"'{shown}' cannot name a snapshot: 1 to {TAG_LIMIT} bytes of printable characters without slashes"
@@ -44,21 +48,22 @@ def check_tag(tag: str) -> str:
 
 
 def _valid(tag: str) -> bool:
-    # Lone surrogates, which stand for bytes that are no UTF-8, are not printable.
+    # isprintable() also refuses lone surrogates, which stand for bytes that are not UTF-8. A tag may have blanks. It
+    # may not leave the directory.
     if not tag or not tag.isprintable() or "/" in tag:
         return False
     return tag not in (".", "..") and len(tag.encode()) <= TAG_LIMIT
 
 
 def automatic_tag(machine: Machine) -> str:
-    """Return the tag of a savevm without one, as QEMU makes it: vm-YYYYMMDDHHMMSS."""
+    """Return the tag for a `savevm` without a tag, in QEMU's form: vm-YYYYMMDDHHMMSS."""
     return "vm-" + "".join(filter(str.isdigit, date(machine.clock.wall(), simulated=machine.clock.simulated)))
 
 
 def date(nanoseconds: int, *, simulated: bool) -> str:
-    """Return a date for people: in this machine's zone, simulated ones in UTC, so that they are the same anywhere.
+    """Return a date for people, in local time; simulated ones in UTC, so that every run prints the same.
 
-    Clocks and files can say anything: a date whose year has not four digits is shown as being before or after those.
+    A clock or a file can have any date. If the year does not have four digits, say that it is before or after those.
     """
     try:
         seconds = nanoseconds // 1_000_000_000
@@ -73,12 +78,13 @@ def date(nanoseconds: int, *, simulated: bool) -> str:
 
 
 class _Bounded(io.BytesIO):
-    """A file in memory that takes no more than `limit` bytes."""
+    """A file in memory that takes at most `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        # Checked at each write and not at the end: RAM can be larger than the memory of this process may become.
         self._left -= len(data)
         if self._left < 0:
             raise SnapshotError(f"snapshots in memory may have {BYTES_LIMIT >> 20} MiB together: {_WAY_OUT}")
@@ -89,10 +95,10 @@ _WAY_OUT = "delete some with delvm, or keep them in files with --snapshot-dir"
 
 
 class MemoryStore:
-    """Snapshots in this process's memory; gone with it. Their number and their size are bounded."""
+    """Snapshots in the memory of this process, which end with it. Their number and total size are limited."""
 
     rests_until = 0
-    """Host time (ns) before which commands do not write if others want to be served; the commands set it."""
+    """Host time (ns) before which no command writes if there are other monitors. The commands set it (_in_turn)."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Summary, bytes]] = {}
@@ -102,15 +108,15 @@ class MemoryStore:
         return sorted((summary for summary, _ in self._kept.values()), key=_by_age)
 
     def tags(self) -> list[str]:
-        """Return the tags, for completion."""
+        """Return the tags in alphabetical order, for completion."""
         return sorted(self._kept)
 
     def save(self, tag: str, machine: Machine) -> None:
-        """Keep the machine under `tag`, in place of an older snapshot of that tag. Raises SnapshotError."""
+        """Save the machine as `tag`. It replaces an older snapshot with that tag. Raises SnapshotError."""
         self._keep(tag, lambda out: save(machine, out, tag=tag))
 
     def put(self, tag: str, data: bytes) -> None:
-        """Keep a snapshot's file that came from elsewhere, as `save`. Raises SnapshotError for one that is none."""
+        """Keep a snapshot's file that came from elsewhere, as `save`. Raises SnapshotError if it is not a snapshot."""
         self._keep(tag, lambda out: out.write(data))
 
     def get(self, tag: str) -> bytes:
@@ -121,6 +127,7 @@ class MemoryStore:
 
     def _keep(self, tag: str, write: Callable[[_Bounded], object]) -> None:
         check_tag(tag)
+        # The snapshot that is replaced does not count. It is kept until the new one is complete.
         others = [data for known, (_, data) in self._kept.items() if known != tag]
         if len(others) >= COUNT_LIMIT:
             raise SnapshotError(f"there are {COUNT_LIMIT} snapshots in memory, the most there can be: {_WAY_OUT}")
@@ -131,37 +138,39 @@ class MemoryStore:
         self._kept[tag] = summary, out.getvalue()
 
     def load(self, tag: str, machine: Machine) -> None:
-        """Put the machine back. Raises SnapshotError, and nothing has changed."""
+        """Put the machine back. Raises SnapshotError, and then nothing has changed."""
         check_tag(tag)
         _load(tag, machine, lambda: io.BytesIO(self._kept[tag][1]))
 
     def delete(self, tag: str) -> None:
-        """Forget a snapshot; nothing if there is none. Raises SnapshotError for what cannot be a tag."""
+        """Delete a snapshot; no error if there is none. Raises SnapshotError if `tag` cannot be a tag."""
         self._kept.pop(check_tag(tag), None)
 
 
 class DirectoryStore:
     """Snapshots as files of mode 0600 in a directory, shared with other processes.
 
-    A snapshot is written beside, synced, and renamed: whenever the process is killed, the old file or the new one is
-    there, whole. A writer holds a lock on its unfinished file, so one that nobody holds was left by a killed one and
-    goes. No writer waits for another: a lock on the directory held up all monitors while somebody else had it.
+    A snapshot is written to a temporary file, synced, and renamed. So the old file or the new one is complete, whenever
+    the process is killed. A writer holds a lock on its temporary file. If nobody holds that lock, its writer was killed
+    and the file is removed. No writer waits for another. A lock on the whole directory was rejected: all monitors stood
+    still, up to two seconds, while another process had it.
     """
 
     rests_until = 0
-    """As MemoryStore's."""
+    """As in MemoryStore."""
 
     def __init__(self, path: str) -> None:
-        """Use the directory `path`, which must exist. Raises SnapshotError where it cannot be used."""
+        """Use the directory `path`, which must exist. Raises SnapshotError if it cannot be used."""
         self._path = path
         self._known: dict[str, tuple[tuple[int, ...], Summary | None]] = {}
         try:
+            # Open it once now, so that a wrong path is an error at the start and not at the first savevm.
             os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
             raise SnapshotError(f"cannot use the directory '{path}': {error.strerror}") from None
 
     def summaries(self) -> list[Summary]:
-        """Return all snapshots that can be read, oldest first. Raises SnapshotError where the directory cannot be."""
+        """Return all readable snapshots, oldest first. Raises SnapshotError if the directory cannot be listed."""
         before, self._known = self._known, {}
         try:
             tags = self._names()
@@ -170,26 +179,29 @@ class DirectoryStore:
         for tag in tags:
             try:
                 status = os.stat(self._file(tag))
+                # Read a file again only if it has changed: a list of many snapshots would read all of them each time.
                 version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 if before.get(tag, ((),))[0] != version:
                     before[tag] = version, self._summary(tag)
+                # Only files that are still there are remembered.
                 self._known[tag] = before[tag]
             except OSError:
                 continue
         return sorted((summary for _, summary in self._known.values() if summary is not None), key=_by_age)
 
     def _summary(self, tag: str) -> Summary | None:
-        """Return what a list shows of a file, or None for one that is no snapshot. Raises OSError."""
+        """Return what the list shows about a file, or None if it is not a snapshot. Raises OSError."""
         try:
             with _open(self._file(tag)) as source:
                 summary = summarize(source)
         except SnapshotError:
             return None
+        # The name of the file decides: a user may have renamed or copied it.
         summary.tag = tag
         return summary
 
     def tags(self) -> list[str]:
-        """Return the tags, for completion; none where the directory cannot be read."""
+        """Return the tags, for completion; none if the directory cannot be read."""
         try:
             return self._names()
         except OSError:
@@ -203,7 +215,7 @@ class DirectoryStore:
         return os.path.join(self._path, check_tag(tag) + SUFFIX)
 
     def save(self, tag: str, machine: Machine) -> None:
-        """Write the machine to the file of `tag`. Raises SnapshotError; an older file is kept then."""
+        """Write the machine to the file of `tag`. Raises SnapshotError, and then an older file is kept."""
         path = self._file(tag)
         try:
             _refuse_odd(path)
@@ -211,9 +223,10 @@ class DirectoryStore:
             temporary, descriptor = _unfinished(path)
             try:
                 with open(descriptor, "wb") as out:
-                    _try(os.fchmod, descriptor, 0o600)  # whatever the umask takes away
+                    _try(os.fchmod, descriptor, 0o600)  # the umask may have removed permissions
                     save(machine, out, tag=tag)
                     out.flush()
+                    # Before the rename: else a crash of the host could leave the new name with an empty file.
                     os.fsync(descriptor)
                     os.rename(temporary, path)
             except BaseException:
@@ -224,12 +237,12 @@ class DirectoryStore:
             raise SnapshotError(f"cannot save snapshot '{tag}': {error.strerror}") from None
 
     def load(self, tag: str, machine: Machine) -> None:
-        """Put the machine back. Raises SnapshotError, and nothing has changed."""
+        """Put the machine back. Raises SnapshotError, and then nothing has changed."""
         path = self._file(tag)
         _load(tag, machine, lambda: _open(path))
 
     def delete(self, tag: str) -> None:
-        """Remove a snapshot's file; nothing if there is none. Raises SnapshotError where it cannot be removed."""
+        """Remove the file of a snapshot; no error if there is none. Raises SnapshotError if it cannot be removed."""
         path = self._file(tag)
         try:
             _refuse_odd(path)
@@ -242,7 +255,10 @@ class DirectoryStore:
         self._sweep()
 
     def _sync(self) -> None:
-        """Get the names to the disk; some file systems do not know how, and need not. Raises OSError."""
+        """Write the directory to the disk. Some file systems cannot sync a directory, which is no error.
+
+        Raises OSError.
+        """
         descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -253,7 +269,10 @@ class DirectoryStore:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Remove what killed writers left, and only what is surely that: by name, owner, mode, content and lock."""
+        """Remove files that killed writers left.
+
+        To remove no other file, it checks name, owner, mode, content and lock.
+        """
         for name in _try(os.listdir, self._path) or ():
             if _UNFINISHED.search(name):
                 path = os.path.join(self._path, name)
@@ -268,7 +287,7 @@ class DirectoryStore:
 
 
 def _try(act: Callable[..., Any], *arguments: object) -> Any:
-    """Do what may fail without harm; returns None then."""
+    """Call `act`; if it raises OSError, which does no harm here, return None."""
     try:
         return act(*arguments)
     except OSError:
@@ -276,25 +295,29 @@ def _try(act: Callable[..., Any], *arguments: object) -> Any:
 
 
 def _refuse_odd(path: str) -> None:
-    """Raise OSError for what is neither a file nor a link: nobody who names a snapshot wants that to go."""
+    """Raise OSError if `path` is neither a file nor a link.
+
+    The rename would replace a FIFO or a device, which no user wants.
+    """
     status = _try(os.lstat, path)
     if status is not None and not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def _unfinished(path: str) -> tuple[str, int]:
-    """Make the file that becomes `path`, with the lock on it where there are locks. Raises OSError."""
+    """Make the temporary file for `path`, and lock it if the file system has locks. Raises OSError."""
     while True:
         name = f"{path}.{os.urandom(8).hex()}.tmp"
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
             return name, descriptor
-        os.close(descriptor)  # a sweeper came between
+        os.close(descriptor)  # another process took it for a left file, between open and lock
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Take the lock on a file: False where another has it, None where there are no locks, as on some network disks."""
+    """Lock a file. False: another process has the lock. None: there are no locks, as on some network disks."""
     try:
+        # Imported here, because hosts without fcntl can still save: nothing is swept there.
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -306,12 +329,13 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _open(path: str, flags: int = os.O_RDONLY) -> BinaryIO:
-    """Open a snapshot's file. Raises OSError, and SnapshotError for what is no regular file.
+    """Open a snapshot's file. Raises OSError, and SnapshotError if it is not a regular file.
 
-    It is asked before it is opened as well: to open a device or a FIFO does something to it.
+    This is checked before the file is opened too, because opening a device or a FIFO can have effects.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise SnapshotError("it is not a regular file")
+    # Checked again below, because the file may have been replaced in between.
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -320,7 +344,7 @@ def _open(path: str, flags: int = os.O_RDONLY) -> BinaryIO:
 
 
 def store_of(machine: Machine) -> Store:
-    """Return where the machine's snapshots are kept: in memory unless it was told otherwise."""
+    """Return the store of the machine's snapshots; the default is in memory."""
     store = machine.store
     if not isinstance(store, (MemoryStore, DirectoryStore)):
         store = machine.store = MemoryStore()
@@ -346,7 +370,7 @@ _by_age = attrgetter("date", "tag")
 
 
 def lines(summaries: list[Summary]) -> Iterator[str]:
-    """Yield the lines of `info snapshots`, in the table shape of QEMU 7.2."""
+    """Yield the lines of `info snapshots`, in the layout of QEMU 7.2."""
     yield f"{'ID':<10}{'TAG':<17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>13}{'ICOUNT':>11}\n"
     for summary in summaries:
         when = date(summary.date, simulated=summary.simulated)
@@ -357,8 +381,9 @@ def lines(summaries: list[Summary]) -> Iterator[str]:
 
 
 def _size(size: int) -> str:
-    """Return bytes as QEMU writes a size: three digits and a binary unit."""
+    """Return a number of bytes in QEMU's form: three digits and a binary unit."""
     value, unit = float(size), 0
+    # At 1000 and not at 1024, so that there are never four digits.
     while value >= 1000 and unit < 5:
         value /= 1024
         unit += 1

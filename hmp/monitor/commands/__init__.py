@@ -1,6 +1,7 @@
 """What the monitor's commands do. A module is imported when the first of its commands runs.
 
-Here are `info balloon` and `balloon`, what the project exists for: they are nearly always run.
+`info balloon` and `balloon` are in the package itself and not in a module, because nearly every run uses them: that
+saves an import.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ STANDSTILL = "the manual clock stands still while this monitor waits: only sim s
 
 
 def balloon_device(machine: Machine) -> BalloonDevice:
-    """Return the device. Raises CommandError without one."""
+    """Return the balloon device. Raises CommandError if there is none."""
     if machine.device is None:
         raise CommandError(NO_BALLOON, "DeviceNotActive")
     return machine.device
 
 
 def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Ask the guest and wait, where the dialect does; else print what is known."""
+    """Ask the guest and wait, if the dialect does that; else print what is known."""
     machine = monitor.machine
     timeout = machine.timeout
     if monitor.dialect.waits:
+        # A script must not take old numbers for an answer: the process of this guest is over, so no answer can come.
         if machine.guest.ended and machine.device is not None:
             raise CommandError(GONE + machine.guest.ended)
         request = machine.request_stats(timeout)
         if request.state is PENDING:
+            # Only another monitor can move the manual clock now. Without one the wait would never end.
             if not machine.clock.warps and machine.clock.simulated and monitor.alone:
                 machine.requests.cancel(request)
                 raise CommandError(STANDSTILL)
@@ -47,7 +50,8 @@ def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | 
             reply.until = request.deadline
             request.on_done = lambda ended: _ended(monitor, reply, ended)
             return None
-        timeout = AGELESS  # the numbers came just now, or nobody is there who could tell
+        timeout = AGELESS  # the numbers are new, or no driver reports any
+    # `machine.device or` saves a call in the usual case; each piped line comes here.
     return monitor.dialect.line(machine.device or balloon_device(machine), timeout)
 
 
@@ -63,6 +67,7 @@ def _ended(monitor: Monitor, reply: Reply, request: StatsRequest) -> None:
 
 
 def balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Set the target."""
+    """Set the target of the balloon."""
     balloon_device(monitor.machine)
+    # A real guest may have to be asked first how much memory it needs; then this is a task to wait for.
     return reply.follow(monitor.machine.set_balloon(arguments["value"]))

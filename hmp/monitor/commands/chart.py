@@ -1,9 +1,10 @@
 """`sim chart`: the recent past as text plots.
 
-Time runs evenly from left to right, whatever the gaps between samples; while the guest owes an answer there is a gap.
-The scale is fixed: sizes from 0 to RAM, counters from 0 to the largest value shown. A plot that chose its own lower end
-would show a guest that moves by a page as one in free fall. Only where the numbers are those of a larger machine than
-this one (guest `host`) do sizes go up to their largest, and counters begin where they stood: all would be full else.
+All columns stand for the same length of time. While the guest owes an answer, the plot has a gap. The scale is fixed:
+sizes go from 0 to RAM, counters from 0 to the largest value shown. A scale that began at the lowest value would make a
+change of one page look like a collapse. The exception are numbers of a machine that is larger than this one (guest
+`host`): there sizes go up to the largest value, and counters begin at their lowest. With the usual scale all rows
+would be full.
 """
 
 from __future__ import annotations
@@ -28,30 +29,33 @@ if TYPE_CHECKING:
 ACTUAL = "actual"
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-"""A cell filled by that many eighths. The front end encodes them: UTF-8 has them, Latin-1 does not."""
+"""The character at index n fills n eighths of a cell.
+
+Front ends replace them if the encoding lacks them, as Latin-1.
+"""
 
 WAITED = "·"
-"""A cell in which the guest owed an answer."""
+"""Marks a column in which the guest owed an answer."""
 
 LEGEND = f"{WAITED} an answer was due\n"
 """Behind a chart that has such cells; it fits 20 columns."""
 
 SPARK_MARGIN = 42
 PLOT_HEIGHT = 8
-"""Columns and rows: with the longest names and values a line still fits 80 columns."""
+"""Columns beside a row of one line, and rows of a plot: with the longest names and values a line fits 80 columns."""
 
 MIN_COLUMNS = 8
-"""Columns of a plot however narrow the screen is; beside the usual values they fit 40."""
+"""The fewest columns of a plot. With the usual names and values it fits a screen of 40 columns."""
 
 NARROW = 40
-"""Columns below which a plot stands below its name."""
+"""On a screen with fewer columns the plot is printed below its name."""
 
 SIZES = (FREE, TOTAL, AVAILABLE, CACHES)
-"""The statistics that are a share of RAM; the other ones count up, those in bytes too."""
+"""The statistics that are a part of RAM. All others are counters that only rise, also those in bytes."""
 
 
 def value_of(entry: Entry, tag: int | None) -> int | None:
-    """Return what an entry of the history knows of a statistic, or of `actual` (None)."""
+    """Return the value of a statistic in an entry of the history; tag None is `actual`. None if it is not known."""
     _, actual, sample = entry
     if tag is None:
         return actual
@@ -61,10 +65,10 @@ def value_of(entry: Entry, tag: int | None) -> int | None:
 
 
 def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswered: Sequence[int] = ()) -> Series:
-    """Return `width` values evenly spread from the first entry to `end` (ns); a value stands until the next entry.
+    """Return `width` values at even distances from the first entry to `end` (ns). A value lasts until the next entry.
 
-    A statistic ends with its last sample: nobody knows what it was since. OWED stands from a request of `unanswered`
-    (ns) to the next sample. `actual` is known until now.
+    A statistic ends with its last sample, because later values are not known; `actual` is always known. From a request
+    in `unanswered` (ns) to the next sample the value is OWED.
     """
     start, last = entries[0][0], entries[-1][2]
     known_until = end if tag is None or last is None else last.collected
@@ -74,7 +78,7 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
     for column, when in enumerate(times):
         while position + 1 < len(entries) and entries[position + 1][0] <= when:
             position += 1
-        # A sample between two columns belongs to the right one, which looks as if it had stood there.
+        # A sample between two columns is drawn in the right one. Else a last sample there would not be drawn.
         fresh = not column or times[column - 1] < known_until
         sample = entries[position][2]
         if tag is not None and sample is not None and _owed(unanswered, sample.collected, when):
@@ -85,6 +89,7 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
 
 
 OWED = -1
+"""Stands for a value while the guest owes an answer; real values are not negative."""
 
 
 def _owed(unanswered: Sequence[int], since: int, when: int) -> bool:
@@ -92,8 +97,12 @@ def _owed(unanswered: Sequence[int], since: int, when: int) -> bool:
 
 
 def draw(values: Series, top: int, height: int) -> list[str]:
-    """Return the rows of a plot, topmost first. Whatever is not zero shows; what is above the scale fills it."""
+    """Return the rows of a plot, top row first.
+
+    Every value but 0 is visible; a value above the scale fills the column.
+    """
     steps = height * 8
+    # Rounded up (-(-a // b)), so that a small value is not drawn as 0.
     levels = [None if value is None else min(steps, -(-value * steps // max(1, top))) for value in values]
     rows = []
     for row in range(height - 1, -1, -1):
@@ -103,7 +112,7 @@ def draw(values: Series, top: int, height: int) -> list[str]:
 
 
 class _Chart:
-    """What is known, and how it is drawn."""
+    """The history of one machine, and the width and scale to draw it with."""
 
     def __init__(self, entries: list[Entry], monitor: Monitor) -> None:
         machine = monitor.machine
@@ -112,11 +121,12 @@ class _Chart:
         self.columns = monitor.columns
         self.unanswered = machine.requests.unanswered
         sizes = [value for entry in entries for tag in SIZES if (value := value_of(entry, tag)) is not None]
+        # The guest `host` shows the memory of this host, which may be larger than the machine's RAM.
         self.top = max(machine.ram, *sizes) if machine.guest.foreign else machine.ram
         self.foreign = self.top > machine.ram
 
     def scale(self, tag: int | None) -> tuple[int, int]:
-        """Return the ends of a plot's scale."""
+        """Return the lowest and the highest value of the scale of a plot."""
         if tag is None or tag in SIZES:
             return 0, self.top
         values = [value for entry in self.entries if (value := value_of(entry, tag)) is not None]
@@ -133,7 +143,7 @@ class _Chart:
         return value_of(self.entries[-1], tag)
 
     def sparks(self, tags: list[int | None]) -> str:
-        """Return a row for each statistic; on a narrow screen two."""
+        """Return one row for each statistic; on a narrow screen two."""
         lines, columns = [], self.columns
         for tag in tags:
             value = self.latest(tag)
@@ -148,7 +158,7 @@ class _Chart:
         return "".join(lines)
 
     def plot(self, tag: int | None) -> str:
-        """Return a plot with its scale in the margin."""
+        """Return a plot with the ends of its scale in the margin."""
         low, top = (_short(tag, value) for value in self.scale(tag))
         marks = {0: top, PLOT_HEIGHT - 1: low if self.foreign and low != "0B" else "0"}
         margin = max(8 if self.columns >= NARROW else 4, *map(len, marks.values()))
@@ -182,10 +192,11 @@ def _human(tag: int | None, value: int) -> str:
 
 
 def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Draw what is named, each in a plot of its own, else everything known, in a row each."""
+    """Draw a plot for each statistic that is named; without names draw one row for each that is known."""
     machine = monitor.machine
     balloon_device(machine)
     words = arguments.get("stats", "").split()
+    # A name that is given twice is drawn once; a dict keeps the order.
     tags = list(dict.fromkeys([None if word == ACTUAL else find_stat(word) for word in words]))
     entries = machine.history.recent()
     if not entries:
@@ -197,6 +208,7 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     heading = f"last {ago(drawn.end - entries[0][0])}, {plural(len(entries), 'point')}; "
     begin = "where they stood" if drawn.foreign else "0"
     heading += f"sizes 0 to {format_size(drawn.top)}, counters {begin} to their largest\n"
+    # The heading is longer than a narrow screen: break it at its commas and not inside a word.
     if len(heading) > drawn.columns + 1:
         heading = heading.replace("; ", "\n").replace(", counters", "\ncounters")
         if max(map(len, heading.splitlines())) > drawn.columns:

@@ -1,4 +1,4 @@
-"""`help`, and `info` without a topic: generated from the table that dispatches."""
+"""`help`, and `info` without a topic: generated from the command table."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import Monitor, Reply
 
     Line = tuple[Command, str]
-    """A command, and what stands before its name."""
+    """A command, and the text before its name, such as `info `."""
 
 
 def help_line(command: Command, parent: str = "") -> str:
-    """Return `NAME ARGS -- TEXT`, in the form that programs split at the first blank and people read."""
+    """Return `NAME ARGS -- TEXT`. Programs that ask for help split such lines at the first blank."""
     return f"{parent}{command.name} {command.usage} -- {command.help}\n"
 
 
 def _topics(command: Command) -> list[Line]:
     """Return a line for each topic of a command that has topics."""
+    # A command with several names is in the table several times; dict.fromkeys keeps one.
     return [(topic, f"{command.name} ") for topic in dict.fromkeys((command.topics or {}).values())]
 
 
 def _drawn(lines: Sequence[Line | str]) -> Drawn:
-    """Return help lines, and headings, as text and as rows."""
+    """Return help lines and headings as text that has its rows."""
     text: list[str] = []
     rows: list[Sequence[Cell]] = []
     for line in lines:
@@ -53,6 +54,7 @@ def help(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         for command in COMMANDS:
             lines += [command.heading, (command, ""), *_topics(command)] if command.heading else [(command, "")]
         front = monitor.machine.front
+        # A file of --replies may answer lines that hmp does not know; help should list what works.
         added = () if front is None or front.replies is None else front.replies.hmp
         lines += [f"{line}  -- answered by --replies\n" for line in added if line.split()[0] not in TABLE]
         return _drawn(lines)
@@ -63,7 +65,8 @@ def help(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             return _unknown(reply, " ".join(words[: position + 1]))
         if found.topics is None:
             drawn = _drawn([(found, path)])
-            if found.complete == ("guest",):  # said to people; programs get the line they always got
+            # Only in the rows for a terminal: programs that read help expect one line for a command.
+            if found.complete == ("guest",):
                 drawn.rows = [*drawn.rows, *_guests()]
             return drawn
         if position + 1 == len(words):
@@ -79,13 +82,14 @@ def _guests() -> list[Sequence[Cell]]:
     rows.append([("dim", "[keys]")])
     for key, (_, help) in KEYS.items():
         value, _, what = help.partition(": ")
+        # Name the guests only for keys that not all modelled guests take; else the line would list nearly all guests.
         some = "" if key in MODELLED_KEYS else f" ({', '.join(n for n, each in PROFILES.items() if key in each.keys)})"
         rows.append((("name", f"{key}={value}"), what + some))
     return rows
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of `text`, each perhaps quoted."""
+    """Return the words of `text`; each may be in quotes."""
     words: list[str] = []
     at = 0
     while (found := grammar.string(text, at)) is not None:

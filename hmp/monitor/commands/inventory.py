@@ -1,4 +1,4 @@
-"""Commands of QEMU's about devices that are not there, or that hmp only stands in for."""
+"""QEMU's commands about devices that hmp does not have, or of which it has only recorded data."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from hmp.monitor.grammar import Arguments
     from hmp.monitor.monitor import Monitor, Reply
 
+# Clients and management layers ask for disks, processors and migration before they come to the balloon. An answer is
+# recorded data; only what depends on the machine is worked out here.
+
 _CHARACTERS = {code: chr(code) for code in range(32, 127)} | {39: r"\'", 92: r"\\", 10: r"\n", 13: r"\r"}
-"""What stands as it is between the quotes of `print/c`, or behind a backslash; all else is a hexadecimal number."""
+"""What `print/c` prints between quotes, some of it escaped; any other character is printed as a hexadecimal number."""
 
 FORMATS: dict[str, Callable[[int], str]] = {
     "d": str,
@@ -38,6 +41,7 @@ def info_pci(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 def info_memdev(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """What the RAM is made of."""
     found = dict(shipped().qmp["query-memdev"][0]["return"][0], size=monitor.machine.ram)
+    # The order of these lines is QEMU's.
     shown = {
         name: str(found[name]).lower() for name in ("size", "merge", "dump", "prealloc", "share", "reserve", "policy")
     }
@@ -47,6 +51,7 @@ def info_memdev(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 def info_cpus(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """The one processor, which is this process."""
+    # QEMU shows the id of the thread that runs the CPU. hmp has no threads, so this is the process.
     return f"* CPU #0: thread_id={os.getpid()}\n"
 
 
@@ -56,7 +61,7 @@ def info_chardev(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def info_migrate_capabilities(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """What is set of migration's capabilities."""
+    """The capabilities of migration, with the values that clients have set."""
     changed = emulated(monitor.machine).migration
     known = shipped().qmp["query-migrate-capabilities"][0]["return"]
     states = {each["capability"]: changed.get(each["capability"], each["state"]) for each in known}
@@ -64,13 +69,15 @@ def info_migrate_capabilities(monitor: Monitor, arguments: Arguments, reply: Rep
 
 
 def info_migrate_parameters(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """What is set of migration's parameters."""
+    """The parameters of migration, with the values that clients have set."""
     changed = emulated(monitor.machine).migration
     lines = []
     for line in shipped().hmp["info migrate_parameters"].splitlines():
         name, _, value = line.partition(": ")
         if name in changed:
             new = changed[name]
+            # Keep the quotes or the unit of the recorded line: QEMU prints text in quotes and numbers with their
+            # unit.
             shown = ("off", "on")[new] if isinstance(new, bool) else str(new)
             value = f"'{shown}'" if value == "''" else f"{shown} {value.partition(' ')[2]}".rstrip()
         lines.append(f"{name}: {value}\n")
@@ -78,8 +85,9 @@ def info_migrate_parameters(monitor: Monitor, arguments: Arguments, reply: Reply
 
 
 def sendkey(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Take keys: there is no keyboard, but their names are checked."""
+    """Check the names of the keys; there is no keyboard that could take them."""
     keys = arguments["keys"]
+    # The names are those of QEMU's schema. QEMU's type has a generated name there, so look for one with a known key.
     known = next(each["values"] for each in shipped().schema.values() if "shift_r" in each.get("values", ()))
     for key in keys.split("-"):
         number = key[:2] == "0x" and natural(key, 0)[1] == len(key)
@@ -90,45 +98,46 @@ def sendkey(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def screendump(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """There is nothing to be seen."""
+    """Refuse: there is no screen."""
     raise CommandError("There is no console to take a screendump from")
 
 
 def no_network(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """There is no network."""
+    """Say so: there is no network."""
     return "user mode network stack not in use\n"
 
 
 def not_found(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """There is no such device."""
+    """Refuse: there is no such device."""
     raise CommandError(f"Device '{arguments['id']}' not found")
 
 
 def no_drive(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """There is no such device either."""
+    """As not_found, but QEMU prints this error without `Error: `."""
     reply.failed = True
     return f"Device '{arguments['id']}' not found\n"
 
 
 def no_chardev(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """No character device can go while hmp runs."""
+    """Refuse: the character devices belong to hmp's own monitors."""
     labels = [each["label"] for each in emulated(monitor.machine).chardevs()]
     found = "is busy" if arguments["id"] in labels else "not found"
     raise CommandError(f"Chardev '{arguments['id']}' {found}")
 
 
 def no_object(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """There are no objects."""
+    """Refuse: there are no objects."""
     raise CommandError(f"object '{arguments['id']}' not found")
 
 
 def nothing(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Accepted, and there is nobody to notice."""
+    """Accept the command; it has no effect."""
     return ""
 
 
 def print_value(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Print the value of an expression."""
     kept = emulated(monitor.machine)
+    # As QEMU, `print` without a format uses the last one.
     kept.format = arguments["fmt"] or kept.format
     return FORMATS[kept.format](arguments["val"]) + "\n"

@@ -1,4 +1,4 @@
-"""Hot-plug."""
+"""`device_add` and `device_del`, and how options of a device are read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import Monitor, Reply
 
 ALIAS = "virtio-balloon"
-"""QEMU's other name of the first model."""
+"""QEMU's other name for the first model."""
 
 DRIVERS = {MODELS[0]: MODELS[0], ALIAS: MODELS[0]} | {model: model for model in MODELS}
-"""The names of device models that can be plugged in, and the model that each means."""
+"""Each name that device_add takes, and the model that it means."""
 
 
 HELP = ("help", "?")
 
 
 def _value(spec: str, at: int) -> tuple[str, int]:
-    """Return the value at `at` and where the next option begins; in values two commas stand for one."""
+    """Return the value at `at` and the position of the next option. In a value two commas stand for one."""
     value = ""
     while True:
         end = spec.find(",", at)
@@ -40,7 +40,7 @@ def _value(spec: str, at: int) -> tuple[str, int]:
 
 
 def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
-    """Return the pairs of `value[,key=value...]`, as QEMU reads them: the first value is that of `implied`, if any.
+    """Return the pairs of `value[,key=value...]`, as QEMU reads them: a first value without key belongs to `implied`.
 
     `key` alone is `key=on`, and `nokey` is `key=off`.
     """
@@ -59,6 +59,7 @@ def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
         else:
             at = end + 1
             value = "on"
+            # QEMU reads any key that begins with `no` in this way, also one that is a name of its own.
             if key.startswith("no"):
                 key, value = key[2:], "off"
         pairs.append((key, value))
@@ -68,7 +69,7 @@ def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
 def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str]]]:
     """Return (driver, id, other pairs) of `driver[,key=value...]`; None is missing.
 
-    The last driver and the first id count.
+    If they are given twice, the last driver and the first id are used, as in QEMU.
     """
     pairs = split_options(spec, "driver")
     others = [pair for pair in pairs if pair[0] not in ("driver", "id")]
@@ -86,9 +87,10 @@ def _option_lines(model: str) -> str:
 
 
 def check_driver(driver: object) -> str:
-    """Return the device model that `driver` names. Raises CommandError in QEMU's words for no name, or another's."""
+    """Return the device model that `driver` names. Raises CommandError in QEMU's words if it names none."""
     if not isinstance(driver, str):
         raise CommandError("Parameter 'driver' is missing")
+    # QEMU knows this type, but it needs the bus that only a balloon device has.
     if driver == BACKEND_TYPE:
         raise CommandError(f"No 'virtio-bus' bus found for device '{driver}'")
     if driver not in DRIVERS:
@@ -97,13 +99,20 @@ def check_driver(driver: object) -> str:
 
 
 def check_iothread(options: Mapping[str, object]) -> None:
-    """Raise CommandError in QEMU's words for free page hints without an iothread. Any id will do: there is none."""
+    """Raise CommandError in QEMU's words for free page hints without an iothread.
+
+    Any id is accepted: hmp has no threads.
+    """
     if options.get("free_page_hint") and not options.get("iothread"):
         raise CommandError("'free-page-hint' requires 'iothread' to be set")
 
 
 def plug(machine: Machine, id: str, options: Mapping[str, Any]) -> None:
-    """Plug a device in, made with `options`. Raises CommandError and MisuseError in QEMU's words, in QEMU's order."""
+    """Plug in a device with `options`.
+
+    Raises CommandError and MisuseError in QEMU's words; the first error is QEMU's.
+    """
+    # With a device there, QEMU's error is that there can be only one; device_add raises that.
     if machine.device is None:
         check_iothread(options)
     machine.device_add(id, options)
@@ -119,7 +128,7 @@ def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     if driver in DRIVERS and any(key in HELP for key, _ in pairs):
         return _option_lines(DRIVERS[driver])
     if id is not None and not valid_id(id):
-        # QEMU tells the reason on its stderr only, where the monitor's user cannot see it.
+        # QEMU prints the reason on its own stderr, where the user of the monitor cannot see it.
         raise SyntaxRefused(
             "Parameter 'id' expects an identifier\n"
             "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n"
@@ -130,7 +139,7 @@ def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def device_del(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Ask the guest to let go of the device."""
+    """Ask the guest to release the device."""
     machine = monitor.machine
     machine.device_del(device_to_unplug(machine, arguments["id"]))
     return ""

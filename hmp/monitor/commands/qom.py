@@ -16,6 +16,7 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r
 
 def pretty(value: object, indent: int = 0) -> str:
     """Return a property's value as QEMU prints JSON: four blanks a level, one member on a line."""
+    # Before int, because in Python bool is a subclass of int.
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -37,11 +38,11 @@ def _spell(char: str) -> str:
     code = ord(char)
     if char in _ESCAPES:
         return _ESCAPES[char]
-    return char if 0x20 <= code < 0x7F else f"\\u{code:04X}"  # names and paths hold nothing beyond the first plane
+    return char if 0x20 <= code < 0x7F else f"\\u{code:04X}"  # names and paths have no characters beyond U+FFFF
 
 
 def qom_list(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """List the properties of an object; without a path, where the tree begins."""
+    """List the properties of an object; without a path print the root."""
     if "path" not in arguments:
         return "/\n"
     found = qom.qom_list(monitor.machine, arguments["path"])
@@ -65,10 +66,12 @@ def qom_set(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 def read_json(text: str) -> Any:
     """Return the one value that `text` holds. Raises CommandError in QEMU's words."""
-    from hmp.qjson.codec import Decoder, ParseFailure  # a quarter of the start-up time of a script that has no JSON
+    # Imported here, because the import takes a quarter of the start-up time of a script without JSON.
+    from hmp.qjson.codec import Decoder, ParseFailure
 
     decoder = Decoder()
-    # A number or a word ends with the byte behind it. Where that byte is itself at fault QEMU does not name it.
+    # A number or a word is complete only with the byte after it, so add a newline. If that byte makes an error, QEMU's
+    # message does not show it.
     items = decoder.feed(text.encode("utf-8", "surrogateescape") + b"\n")
     if items and isinstance(items[0], ParseFailure):
         raise CommandError(items[0].desc.replace("\n'", "'"))

@@ -1,4 +1,4 @@
-"""`sim watch`, `sim source` and `sim save`: lines run again and again, from a file, and written to one."""
+"""`sim watch`, `sim source` and `sim save`: run a line repeatedly, run the lines of a file, write lines to a file."""
 
 from __future__ import annotations
 
@@ -28,17 +28,21 @@ LEAST, MAX_ROUNDS = 100 * MS, 100_000
 """The shortest time between two rounds, and the most rounds."""
 
 WATCHED = ("info", "sim stats", "sim chart", "qom-get")
-"""What can be watched: commands that only show."""
+"""The commands that can be watched: those that change nothing."""
 
 TREND = 16
-"""Rounds that the trend shows."""
+"""How many rounds the trend shows."""
 
 DEEPEST, MAX_LINES, MAX_SCRIPT = 10, 10_000, 1 << 20
-"""How deep scripts may call one another, the lines that run for one `sim source`, and the bytes of a script."""
+"""How deep scripts may call one another, the most lines that one `sim source` runs, and the most bytes of a script.
+Without the first two a script that calls itself would never end."""
 
 
 class _Lines:
-    """Runs lines one after the other for a reply: what each prints goes to `show`. Waits where they wait."""
+    """Runs lines one after the other for one reply, which waits while a line waits.
+
+    `show` gets the reply of each line.
+    """
 
     def __init__(
         self,
@@ -52,17 +56,19 @@ class _Lines:
         self.failed = self._stale = False
 
     def run(self) -> str | None:
-        """Run what can be run now; the text that is left if that was all, else None."""
+        """Run lines until one waits. Returns None then, and after the last line the text that `end` makes."""
         for line in self._lines:
             if self._monitor.machine.over:
                 break
             self._reply.until = None
-            if not isinstance(line, str):  # a pause
+            # A timer stands for a pause between two rounds; whoever made it calls go_on.
+            if not isinstance(line, str):
                 self._reply.suspend(partial(self._cancel, line.cancel))
                 return None
             inner = self._monitor.execute(line)
             if inner.pending:
                 self._reply.suspend(partial(self._cancel, inner.cancel))
+                # The countdown of the prompt shows the wait of the line that runs now.
                 self._reply.until = inner.until
                 inner.on_done = self._done
                 return None
@@ -83,7 +89,7 @@ class _Lines:
         self.go_on()
 
     def go_on(self) -> None:
-        """Go on behind a wait."""
+        """Go on after a wait."""
         text = self.run()
         if text is not None:
             self._reply.finish(text, failed=self.failed, stale=self._stale)
@@ -96,9 +102,11 @@ class _Lines:
 
 
 def watch(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Run a command again and again."""
+    """Run a command repeatedly."""
     machine = monitor.machine
     every, rounds, line = _watched(arguments.get("what", ""))
+    # Only a person at a terminal can end it with Ctrl-C. On a simulated clock the rounds take no time, so it would
+    # fill the screen until it is stopped.
     if rounds is None and (monitor.live is None or machine.clock.simulated):
         raise CommandError("sim watch needs a number of rounds here, such as: sim watch 1 10")
     if machine.clock.simulated and not machine.clock.warps:
@@ -109,6 +117,7 @@ def watch(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     def turns() -> Iterator[str | Timer]:
         count = 0
         while True:
+            # From the beginning of the round: a guest that takes long to answer does not make the rounds longer.
             due = machine.clock.now() + every
             yield line
             count += 1
@@ -120,6 +129,7 @@ def watch(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
         if monitor.live is None or inner.failed:
             texts.append(inner.text)
         else:
+            # These two show statistics, which get the change and the trend of each value in addition.
             plain = line not in ("info balloon", "sim stats")
             monitor.live((lambda: inner.text) if plain else _trend(monitor, inner.text, past))
 
@@ -140,6 +150,7 @@ def _watched(text: str) -> tuple[int, int | None, str]:
             raise CommandError(f"sim watch takes {format_seconds(LEAST)} to {MAX_DELAY // SECOND} seconds")
         if words and words[0].isascii() and words[0].isdigit():
             word = words.pop(0)
+            # A longer number is too large; 0 gives the error below without converting it.
             rounds = int(word) if len(word) < 9 else 0
             if not 1 <= rounds <= MAX_ROUNDS:
                 raise CommandError(f"sim watch takes 1 to {MAX_ROUNDS} rounds, not {word}")
@@ -150,7 +161,7 @@ def _watched(text: str) -> tuple[int, int | None, str]:
 
 
 def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[[], str]:
-    """Return what draws the statistics as rows with their change since the last round, and how they went."""
+    """Return a function that draws each statistic with its change since the last round and its trend."""
     machine = monitor.machine
     sample = balloon_device(machine).stats.sample
     known = {} if sample is None else {**sample.values, **sample.unknown}
@@ -159,12 +170,15 @@ def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[
     for (tag, value), cells in zip(sorted(known.items()), stat_cells(sorted(known.items())), strict=True):
         values = [each[tag] for each in past if tag in each]
         change = value - (values[-2] if len(values) > 1 else value)
+        # Between the lowest and the highest value of these rounds, unlike sim chart: a trend shows direction, not
+        # size.
         low = min(values)
         trend = draw([each - low for each in values], max(values) - low, 1)[0]
         rows.append([*cells[:2], (("notice" if change else "dim"), f"{change:+,}" if change else "="), ("plot", trend)])
     names = ("statistic", "", "change", "trend")
 
-    def drawn() -> str:  # the age counts between rounds too
+    # A function, because the terminal calls it between the rounds too: the age in the heading goes on.
+    def drawn() -> str:
         device = machine.device
         heading = "" if device is None else (standing(machine), answering(machine, device))
         return Drawn.of(text, rows, heading=heading, names=names, right=(1, 2))
@@ -173,7 +187,7 @@ def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[
 
 
 def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Run the commands of a file here."""
+    """Run the commands of a file in this monitor."""
     if monitor.sourcing == 0:
         monitor.sourced = 0
     if monitor.sourcing >= DEEPEST:
@@ -190,6 +204,7 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
         return "".join(texts)
 
     def show(inner: Reply) -> None:
+        # On a terminal each reply is shown at once; elsewhere all text is the reply of this one command.
         if monitor.say is None:
             texts.append(inner.text)
         else:
@@ -201,6 +216,8 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 def _script(path: str) -> list[str]:
     """Return the commands of a script. Raises CommandError."""
     try:
+        # O_NONBLOCK, because opening a FIFO would wait for its writer and stop all monitors; O_NOCTTY, so that a
+        # terminal does not become ours.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -210,6 +227,7 @@ def _script(path: str) -> list[str]:
         raise CommandError(f"sim source: '{path}': {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_SCRIPT:
         raise CommandError(f"sim source: '{path}' has more than {MAX_SCRIPT >> 20} MiB")
+    # As for scripts on the command line: skip a byte order mark, and keep bytes that are not UTF-8.
     lines = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
     if any(len(line) > MAX_LINE for line in lines):
         raise CommandError(f"sim source: '{path}': {TOO_LONG}")
@@ -217,12 +235,14 @@ def _script(path: str) -> list[str]:
 
 
 def save(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Write what was typed as a script that runs; what failed as comments."""
+    """Write the typed lines to a file as a script. Lines that failed become comments."""
     path, typed = arguments["file"], monitor.typed
     if not typed:
         raise CommandError("sim save: nothing was typed here yet")
     text = "".join([f"{line if worked else f'# {line}'}\n" for line, worked in typed])
     try:
+        # x: never overwrite a file. The name may be a slip, and the script of an earlier day is not typed again
+        # easily.
         with open(path, "xb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""`sim`: the one word QEMU does not know. What shows and what controls the simulated guest."""
+"""`sim`, the one command that QEMU does not have: it shows and controls the simulated guest."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ MAX_DELAY = 3600 * SECOND
 MAX_DROPS = 1 << 31
 MAX_SLEEP = 1_000_000 * SECOND
 MAX_WORKLOAD = MAX_RAM
-"""Limits of the commands: what is beyond them is a slip of the finger, not an experiment."""
+"""Limits of the commands: a larger value is most likely a typing error."""
 
 
 def ago(duration: int) -> str:
-    """Return ns as seconds with one decimal, rounded down: an age never shows as reached before it is."""
+    """Return ns as seconds with one decimal, rounded down: 4.99 s must not look as if the timeout of 5.0 s was over."""
     tenths = duration // (SECOND // 10)
     return f"{tenths // 10}.{tenths % 10} s"
 
 
 def plural(count: int, word: str) -> str:
-    """Return a count with its word."""
+    """Return a count with its noun."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def stat_name(tag: int) -> str:
-    """Return how a statistic is called; an unknown one by its number."""
+    """Return the name of a statistic; an unknown one is named by its tag number."""
     return STATS_TABLE[tag].name if tag < len(STATS_TABLE) else f"tag {tag}"
 
 
 def find_stat(name: str) -> int:
-    """Return the tag of the statistic that `name` means. Raises CommandError for an unknown one."""
+    """Return the tag of the statistic `name`. Raises CommandError if there is none."""
     tag = stat_tag(name)
     if tag is None:
         known = ", ".join([stat.name for stat in STATS_TABLE])
@@ -55,7 +55,7 @@ def find_stat(name: str) -> int:
 
 
 def columns(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:
-    """Return rows of text in aligned columns, two blanks apart; those numbered in `right` flush right."""
+    """Return rows of text in columns, two blanks apart. The columns numbered in `right` align right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -67,11 +67,11 @@ def columns(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> 
     return "".join(lines)
 
 
-# What shows.
+# Commands that show something.
 
 
 def answering(machine: Machine, device: BalloonDevice) -> str:
-    """Return how the guest's statistics stand: when it answered last, and whether it owes an answer."""
+    """Return the state of the statistics: when the guest answered last, and whether it owes an answer."""
     stats, requests = device.stats, machine.requests
     age = ago(stats.age)
     if stats.sample is not None:
@@ -81,6 +81,7 @@ def answering(machine: Machine, device: BalloonDevice) -> str:
         parts = [f"none: the guest's driver {reason}"]
     else:
         parts = [f"no answer since the device was reset {age} ago"]
+    # The guest has the buffer and has not returned it, or somebody waits for a driver that has not yet filled one.
     if stats.out or (device.can_report and stats.held is None and requests.pending):
         parts[0] += ", asked again since without an answer"
     if device.broken:
@@ -90,10 +91,11 @@ def answering(machine: Machine, device: BalloonDevice) -> str:
 
 
 def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Everything at a glance."""
+    """Show the state of the guest, the machine and the clock."""
     machine = monitor.machine
     guest, device, clock, requests = machine.guest, machine.device, machine.clock, machine.requests
     state = machine.run_state
+    # Plain text first. The same rows in cells with a meaning follow below, for terminals.
     rows: list[tuple[str, ...]] = [("guest", guest.spec + (" (its driver is up)" if guest.driver_loaded else ""))]
     rows += [("", f"{name}: {value}") for name, value in guest.shown().items()]
     rows.append(("run state", state))
@@ -102,6 +104,7 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     sizes: list[tuple[str, int | None]] = [("RAM", machine.ram)]
     if device is not None:
         sizes += [("target", device.target), ("actual", device.actual)]
+    # A modelled guest knows what is free now; of another one only its last sample is known.
     free = guest.memory_free()
     if free is None and device is not None and device.stats.sample is not None:
         free = device.stats.sample.values.get(FREE)
@@ -125,6 +128,7 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     means = {"run state": "good" if machine.running else "notice", "refused": "bad", "statistics": standing(machine)}
     drawn: list[list[Cell]] = []
     for name, value in rows:
+        # On a terminal sizes get their unit first and commas in the exact number.
         exact = next((exact for each, exact, _ in shown if each == name), "")
         value = f"{format_size(int(exact))} ({int(exact):,} bytes)" if exact else value
         bad = name == "" and value.partition(":")[0] in ("hung", "panicked", "ended")
@@ -133,7 +137,8 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def standing(machine: Machine) -> str:
-    """Return what the state of the statistics means: fresh, stale, or nobody is there to answer."""
+    """Return the meaning of the state of the statistics: "good" (fresh), "notice" (stale), or "bad" (no answer can
+    come)."""
     device, guest = machine.device, machine.guest
     if device is None or guest.ended or device.broken or not {"hung", "panicked"}.isdisjoint(guest.shown()):
         return "bad"
@@ -143,19 +148,19 @@ def standing(machine: Machine) -> str:
 
 
 def human(tag: int, value: int) -> str:
-    """Return a statistic for a person: sizes with their unit, counts in groups of three digits."""
+    """Return a statistic in a readable form: a size with its unit, a count with commas; "" for a small count."""
     if tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES:
         return format_size(value)
     return f"{value:,}" if value >= 1000 else ""
 
 
 def stat_row(tag: int, value: int | None) -> tuple[str, str, str]:
-    """Return a statistic's name, its exact value and what that is to a person; None for one that is left out."""
+    """Return a statistic's name, its exact value, and its readable form. The value None means that it is left out."""
     return (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), human(tag, value))
 
 
 def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Every statistic of the last sample: exact, human-readable, and how old."""
+    """Show every statistic of the last sample, exact and readable, and the age of the sample."""
     machine = monitor.machine
     device = balloon_device(machine)
     sample = device.stats.sample
@@ -165,7 +170,9 @@ def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         return Drawn.of(heading, (), heading=means)
     each = [*sorted(sample.values.items()), *sorted(sample.unknown.items())]
     if not each:
-        return Drawn.of(heading + "the guest knows no statistic\n", [["the guest knows no statistic"]], heading=means)
+        return Drawn.of(
+            heading + "the guest reported no statistic\n", [["the guest reported no statistic"]], heading=means
+        )
     rows = columns([stat_row(*one) for one in each], right=(1, 2))
     return Drawn.of(heading + rows, stat_cells(each), heading=means, names=_STAT_NAMES, right=(1, 2))
 
@@ -174,7 +181,7 @@ _STAT_NAMES = ("statistic", "", "bytes")
 
 
 def stat_cells(each: Iterable[tuple[int, int | None]]) -> list[list[Cell]]:
-    """Return a row for each statistic: its name, what it is to a person, and the bytes where that is a size."""
+    """Return a row for each statistic: its name, its readable form, and the bytes if it is a size."""
     rows: list[list[Cell]] = []
     for tag, value in each:
         if value is None:
@@ -185,7 +192,7 @@ def stat_cells(each: Iterable[tuple[int, int | None]]) -> list[list[Cell]]:
     return rows
 
 
-# What controls.
+# Commands that control the guest.
 
 
 def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
@@ -194,7 +201,8 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     if "guest" in arguments:
         wanted = arguments["guest"].strip()
         known = PROFILES.get(wanted.partition(",")[0])
-        if known is not None and known.host and not monitor.host_files:  # before its keys: errors tell what files exist
+        # Before the keys of the guest are read: their errors would tell a client which files exist.
+        if known is not None and known.host and not monitor.host_files:
             raise HostRefused
         new = make_guest(wanted)
         after = monitor.before_real_guest() if new.real and monitor.before_real_guest is not None else None
@@ -208,7 +216,8 @@ def guest(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     profile = PROFILES.get(machine.guest.name)
     if profile is None:
         return f"{spec}\n"
-    _, _, settings = spec.partition(",")  # what the profile is known for may be what they change
+    # The settings may change what the profile's help says (slow,delay=1), so both are shown.
+    _, _, settings = spec.partition(",")
     processor = shown.get("processor", "")
     text = f"{spec} - {profile.help}" + (f"; here {settings}\n" if settings else "\n")
     rows: list[list[Cell]] = [[("name", spec), profile.help]]
@@ -223,13 +232,13 @@ def _duration(name: str, value: int, limit: int) -> int:
 
 
 def delay(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Set how much later the driver answers."""
+    """Set the delay of the driver's answers."""
     monitor.machine.guest.controls.set_delay(_duration("delay", arguments["delay"], MAX_DELAY))
     return ""
 
 
 def drop(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Let the driver miss notifications: one, or as many as are given."""
+    """Let the driver miss its next notifications (default: one)."""
     count = arguments.get("count", 1)
     if not 0 <= count <= MAX_DROPS:
         raise CommandError(f"sim drop takes a number from 0 to {MAX_DROPS}, not {count}")
@@ -238,14 +247,15 @@ def drop(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def _stat_value(tag: int, text: str) -> int:
-    """Return the number that `text` says: plain it is exact, and one of bytes may have a suffix."""
+    """Return the value in `text`: a plain number is exact; a size may have a suffix."""
     if text.isascii() and text.isdigit():
+        # Longer numbers are too large, and Python refuses to convert thousands of digits.
         if len(text) <= len(str(ABSENT)):
             return int(text)
     elif text[-1:].isalpha() and (tag >= len(STATS_TABLE) or STATS_TABLE[tag].unit == BYTES):
         try:
             return parse_size(text)
-        except MisuseError:  # its words are for sizes whose plain number means MiB
+        except MisuseError:  # its text says that a plain number means MiB, which is wrong here
             pass
     elif text[-1:].isalpha():
         raise CommandError(f"'{text}' is not a count for {stat_name(tag)}: a plain number, or none")
@@ -253,7 +263,7 @@ def _stat_value(tag: int, text: str) -> int:
 
 
 def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Pin a statistic to a value or leave it out; without arguments list what is pinned."""
+    """Pin a statistic to a value, or leave it out. Without arguments list the pins."""
     controls = monitor.machine.guest.controls
     if "stat" not in arguments:
         pins = sorted(controls.pins().items())
@@ -270,7 +280,10 @@ def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def unset(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Release a pinned statistic. One that is not pinned is an error: most likely another was meant."""
+    """Release a pinned statistic.
+
+    If it is not pinned, that is an error, because the user most likely meant another one.
+    """
     controls = monitor.machine.guest.controls
     tag = find_stat(arguments["stat"])
     if tag not in controls.pins():
@@ -290,7 +303,7 @@ def _amount(size: int) -> str:
 
 
 def alloc(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Let the workload take memory, and say what came of it."""
+    """Let the workload take memory, and say how much it got."""
     size = _workload("alloc", arguments["size"])
 
     def say(got: int) -> str:
@@ -302,7 +315,7 @@ def alloc(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
 
 def free(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Let the workload give memory back, and say how much it had."""
+    """Let the workload give memory back, and say how much that was."""
     size = _workload("free", arguments["size"])
     return reply.follow(
         monitor.machine.guest.controls.free(size),
@@ -311,7 +324,7 @@ def free(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
 
 def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Load or unload the driver."""
+    """Load or unload the balloon driver of the guest."""
     what, controls = arguments["what"], monitor.machine.guest.controls
     if what not in ("load", "unload"):
         raise CommandError(f"sim driver takes load or unload, not '{what}'")
@@ -319,17 +332,23 @@ def driver(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
 
 def sleep(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Let host time pass. The monitor waits; on the manual clock, time passes as the machine is stepped."""
+    """Let host time pass, while this monitor waits.
+
+    On the manual clock each step of the machine moves the time a little.
+    """
     machine = monitor.machine
     duration = _duration("sleep", arguments["duration"], MAX_SLEEP)
     if not duration:
         return ""
+    # Only the manual clock is moved by a sleeper. In steps, and not at once, so that Ctrl-C and other clients get
+    # their turn.
     end = machine.time.sleep(duration) if machine.clock.simulated and not machine.clock.warps else None
     timer = machine.time.after(duration, lambda: reply.finish(""))
 
     def cancel() -> None:
         timer.cancel()
         if end is not None:
+            # Without this the clock would go on moving after Ctrl-C.
             machine.time.wake(end)
 
     reply.suspend(cancel)

@@ -1,4 +1,4 @@
-"""savevm, loadvm, delvm and info snapshots."""
+"""`savevm`, `loadvm`, `delvm` and `info snapshots`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Save the whole machine; one of the same tag is replaced."""
+    """Save the whole machine; an older snapshot with the same tag is replaced."""
     machine = monitor.machine
     tag = arguments.get("name", "") or automatic_tag(machine)
 
@@ -34,13 +34,13 @@ def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
 
 def loadvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Go back to a snapshot; one that cannot be loaded changes nothing."""
+    """Go back to a snapshot. If it cannot be loaded, nothing changes; QEMU leaves the VM paused then."""
     _store(monitor, lambda store: store.load(arguments["name"], monitor.machine))
     return ""
 
 
 def delvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
-    """Delete a snapshot; silent if there is none, as QEMU."""
+    """Delete a snapshot. As in QEMU it is no error if there is none."""
 
     def delete() -> str:
         _store(monitor, lambda store: store.delete(arguments["name"]))
@@ -55,16 +55,20 @@ def info_snapshots(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     if not found:
         return "There is no snapshot available.\n"
     heading, text = "List of snapshots present on all disks:", "".join(lines(found))
+    # The cells come from the finished text, so that both have the same words.
     names, *rows = [[line[start:end].strip() for start, end in _CELLS] for line in text.splitlines()]
     return Drawn.of(f"{heading}\n{text}", rows, heading=heading, names=names, right=(1, 3))
 
 
 _CELLS = ((10, -52), (-52, -44), (-44, -24), (-24, -11))
-"""Where tag, size, date and VM clock stand in a line: what is behind a long tag moves to the right."""
+"""The places of tag, size, date and VM clock in a line.
+
+All but the tag count from the end, because a long tag moves them.
+"""
 
 
 def _store(monitor: Monitor, use: Callable[[Store], T]) -> T:
-    """Return what `use` makes of the store. Raises CommandError."""
+    """Return `use(store)`. Raises CommandError in place of SnapshotError."""
     try:
         return use(store_of(monitor.machine))
     except SnapshotError as error:
@@ -72,10 +76,11 @@ def _store(monitor: Monitor, use: Callable[[Store], T]) -> T:
 
 
 def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | None:
-    """Let `write` reach the disk; where others are served too, not before a pause as long as the last write took.
+    """Run `write`, which waits for the disk. If there are other monitors, first pause for as long as the last write
+    took.
 
-    A disk takes some ms for each, in which nobody is served: fifty clients that save without end would be all there is.
-    Only in real time, for in simulated time a pause is none, and would change what the machine does.
+    A write takes some 10 to 25 ms, in which no client is served: fifty clients that save all the time would use all of
+    the time. There is no pause on simulated clocks, where it would take no time but change what the machine does.
     """
     machine, store = monitor.machine, store_of(monitor.machine)
     now = machine.clock.now
@@ -85,6 +90,7 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | 
         try:
             return write()
         finally:
+            # now + (now - began): the pause is as long as this write took.
             store.rests_until = 2 * now() - began
 
     def wait() -> None:
@@ -93,7 +99,7 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | 
         reply.until = timer.due
 
     def go_on() -> None:
-        if now() < store.rests_until:  # another was quicker
+        if now() < store.rests_until:  # another monitor has written in the meantime
             wait()
             return
         try:

@@ -11,39 +11,40 @@ if TYPE_CHECKING:
 
 
 def info_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Whether the VM runs; a paused one says why where there is more to say."""
+    """Show whether the VM runs, and for some states why it is paused."""
     state = monitor.machine.run_state
+    # QEMU prints the state in brackets only if it says more than these two words.
     if state in ("running", "paused"):
         return f"VM status: {state}\n"
     return f"VM status: paused ({state})\n"
 
 
 def info_version(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """The QEMU that is emulated, and by what."""
+    """Show the version of QEMU that is emulated, and that of hmp."""
     passed_for = emulated(monitor.machine)
     return f"{passed_for.version} ({passed_for.package})\n"
 
 
 def info_name(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """The machine's name; nothing without one."""
+    """Show the machine's name, or nothing if it has none."""
     return f"{monitor.machine.name}\n" if monitor.machine.name is not None else ""
 
 
 def info_uuid(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """The machine's UUID."""
+    """Show the machine's UUID."""
     return f"{monitor.machine.uuid}\n"
 
 
 def info_kvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """There is no CPU here to accelerate."""
+    """Show that KVM is not used: hmp has no CPU."""
     return "kvm support: disabled\n"
 
 
 def info_memory_size_summary(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """RAM in bytes; nothing can be plugged."""
+    """Show the RAM in bytes. No memory can be plugged in."""
     return f"base memory: {monitor.machine.ram}\nplugged memory: 0\n"
 
 
 def info_history(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """The lines of this monitor, oldest first."""
+    """Show the lines of this monitor's history, oldest first."""
     return "".join(f"{number}: '{line}'\n" for number, line in enumerate(monitor.history.entries()))

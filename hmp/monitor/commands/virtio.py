@@ -1,4 +1,4 @@
-"""`info virtio` and its relatives: the device as its transport sees it, laid out as QEMU prints it."""
+"""`info virtio` and the commands `info virtio-*`: the device as its transport sees it, in QEMU's layout."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ _FLAGS = (
 
 _RING_FEATURES = [feature for feature in FEATURES_TABLE if "_BALLOON_" not in feature.name]
 _OWN_FEATURES = [feature for feature in FEATURES_TABLE if "_BALLOON_" in feature.name][::-1]
-"""What any virtio device may offer, and the balloon's own: QEMU lists them apart, the own from the last bit down."""
+"""The features that any virtio device may offer, and those of the balloon. QEMU lists them separately, and the
+balloon's from the last bit down."""
 
 
 def _find(monitor: Monitor, path: object, words: str) -> BalloonDevice:
-    """Return the device at `path`; unlike qom-get, QEMU wants the whole path here, letter by letter."""
+    """Return the device at `path`. Unlike qom-get, QEMU takes only the exact full path here."""
     device = monitor.machine.device
     if device is None or path != backend_path(monitor.machine):
         raise CommandError(f"Path {path} is not a {words}")
@@ -62,7 +63,7 @@ def _truth(value: bool) -> str:
 
 
 def info_virtio(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """The virtio devices: at most one."""
+    """List the virtio devices; there is at most one."""
     path = backend_path(monitor.machine)
     return "No VirtIO devices\n" if path is None else f"{path} [{NAME}]\n"
 
@@ -83,7 +84,8 @@ def _features(features: int) -> str:
 
 
 def _refusals(device: BalloonDevice) -> str:
-    """What QEMU has no words for: which rules the guest broke, how often, and the last of it with its numbers."""
+    """Return what hmp adds to QEMU's text: the rules that the guest broke, how often, and the last case with its
+    numbers."""
     if not device.refused:
         return ""
     counts = [f"{count} x" for count in device.refused.values()]
@@ -96,17 +98,17 @@ def _refusals(device: BalloonDevice) -> str:
 
 
 def _hints(device: BalloonDevice) -> str:
-    """The free pages that the driver hinted at, by command id: QEMU shows nothing of them."""
+    """Return the number of free pages that the driver hinted at, by command id. QEMU does not show them."""
     lines = [f"    command {id:#x}: {pages} pages\n" for id, pages in device.hints.items()]
     return "  Free page hints:\n" + "".join(lines) if lines else ""
 
 
 def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Status and features of a device, what it was hinted at, and what it refused."""
+    """Show the status and features of a device, its free page hints, and what it refused."""
     path = arguments["path"]
     device = _find(monitor, path, "VirtIODevice")
     fields = (
-        ("device_name", f"{NAME} "),  # the word behind the blank would say that vhost serves it
+        ("device_name", f"{NAME} "),  # after the blank QEMU prints whether vhost serves the device
         ("device_id", DEVICE_ID),
         ("vhost_started", "false"),
         ("bus_name", "(null)"),
@@ -119,7 +121,7 @@ def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> 
         ("use_guest_notifier_mask", "true"),
         ("vm_running", _truth(monitor.machine.running)),
         ("num_vqs", len(device.queues)),
-        ("queue_sel", 0),  # the register of a transport that is not modelled
+        ("queue_sel", 0),  # a register of the PCI transport, which hmp does not model
         ("isr", device.isr),
         ("endianness", "little"),
     )
@@ -129,6 +131,7 @@ def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> 
     lines.append(f"  Guest features:\n{_features(device.features)}")
     lines.append(f"  Host features:\n{_features(device.offered)}")
     lines.append(f"  Backend features:\n{_features(0)}")
+    # At the end, so that programs that read QEMU's lines find them in their places.
     lines.append(_hints(device) + _refusals(device))
     return "".join(lines)
 
@@ -137,7 +140,7 @@ def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> 
 
 
 def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """A queue's indices and where its rings are."""
+    """Show the indices of a queue and the addresses of its rings."""
     path = arguments["path"]
     queue = _queue(_find(monitor, path, "VirtIODevice"), arguments["queue"])
     fields = (
@@ -148,6 +151,7 @@ def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Repl
         ("signalled_used", queue.signalled),
         ("signalled_used_valid", _truth(queue.signalled_valid)),
         ("last_avail_idx", queue.last_avail),
+        # QEMU keeps the index that it read last. hmp keeps none, so it takes what the ring says now.
         ("shadow_avail_idx", (queue.last_avail + queue.available()) & U16),
     )
     ring = (
@@ -163,7 +167,8 @@ def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Repl
 
 
 def _descriptor(memory: Memory, table: int, index: int) -> tuple[Descriptor, int]:
-    """Return ((address, length, flags), next) of a descriptor; zeros where there is no memory, as QEMU reads them."""
+    """Return ((address, length, flags), next) of a descriptor; zeros if there is no memory at the address, as in
+    QEMU."""
     try:
         data = memory.read(table + index * DESC_SIZE, DESC_SIZE)
     except GuestFault:
@@ -173,7 +178,10 @@ def _descriptor(memory: Memory, table: int, index: int) -> tuple[Descriptor, int
 
 
 def _chain(device: BalloonDevice, queue: VirtQueue, head: int) -> list[Descriptor]:
-    """Return the descriptors from `head` on, at most as many as the queue has entries: this is the guest's memory."""
+    """Return the chain of descriptors that begins at `head`, at most as many as the queue has entries.
+
+    The chain is in the guest's memory, and a hostile guest can make it a loop.
+    """
     table, entries = queue.desc, queue.size
     descriptor, following = _descriptor(device.memory, table, head)
     if descriptor[2] & DESC_INDIRECT:
@@ -194,7 +202,7 @@ def _show(descriptor: Descriptor) -> str:
 
 
 def info_virtio_queue_element(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """A buffer on a queue's available ring: the next one, or the one at an index."""
+    """Show a buffer on a queue's available ring: the next one, or the one at an index."""
     path = arguments["path"]
     device = _find(monitor, path, "VirtIO device")
     queue = _queue(device, arguments["queue"])
@@ -204,7 +212,7 @@ def info_virtio_queue_element(monitor: Monitor, arguments: Arguments, reply: Rep
     except GuestFault:
         raise CommandError("Region caches not initialized") from None
     used_flags, used_idx = queue.used_state()
-    # QEMU puts each descriptor before the one that led to it.
+    # QEMU lists a chain from its last descriptor to its first.
     descriptors = ",\n".join(map(_show, reversed(_chain(device, queue, head))))
     return (
         f"{path}:\n"

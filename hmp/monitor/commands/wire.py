@@ -1,4 +1,4 @@
-"""`sim reply`, `sim event`, `sim wire` and `sim log`: what goes over the wire, and what goes wrong there."""
+"""`sim reply`, `sim event`, `sim wire` and `sim log`: show and disturb what goes over the wire."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import Monitor, Reply
 
 DEFAULT_SHOWN = 20
+"""How many entries `sim log` shows by default."""
 
 
 def _faults(monitor: Monitor) -> Faults:
@@ -32,12 +33,14 @@ def _server(monitor: Monitor) -> Any:
 
 
 def reply(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Set how a command is answered, or list what is set."""
+    """Set a fault of a reply, remove faults, or list them."""
     faults = _faults(monitor)
     text: str = arguments.get("what", "")
     if not text.strip():
         return "".join(f"{each}\n" for each in faults.set) or "all replies are as usual\n"
     words = text.split()
+    # `default` can also be a word of a fault or of its JSON, so it counts only in `default`, `WHAT default` and
+    # `"LINE" default`.
     if words[-1] == "default" and (len(words) <= 2 or text.lstrip().startswith('"')):
         rest = Words(text.rstrip()[: -len("default")])
         if not rest.peek():
@@ -53,7 +56,7 @@ def reply(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def event(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Send an event to every client of QMP."""
+    """Send an event to every QMP client."""
     words = Words(arguments["what"])
     name, data = read_event(words)
     count = words.number("count") if words.option("count") else 1
@@ -64,7 +67,7 @@ def event(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def wire(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """List the clients, or do something to their connections."""
+    """List the clients, hang up on them, send them garbage, or serve one at a time."""
     server = _server(monitor)
     words = Words(arguments.get("what", ""))
     if not words.peek():
@@ -90,7 +93,7 @@ def wire(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def log(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Show the last entries of the log."""
+    """Show the last entries of --log."""
     found = emulated(monitor.machine).log
     if found is None:
         raise CommandError("there is no log: start hmp with --log FILE")

@@ -337,7 +337,7 @@ WRONG = {
     "reply query-name usual often": "'often' is not a manner (event, split, pad, id, cut-after)",
     "reply query-name never pad 3": "pad makes no sense where there is no reply",
     "reply query-name cut split 3": "split makes no sense where there is no reply",
-    "reply greeting return 1": "a greeting has no return",
+    "reply greeting return 1": "a greeting cannot have the answer return",
     "reply greeting usual id stale": "id makes no sense without a command of QMP",
     'reply "info name" usual event X': "event makes no sense without a command of QMP",
     "reply query-name usual id new": "id takes stale or none, not 'new'",
@@ -392,7 +392,7 @@ def test_without_a_server_there_is_no_wire() -> None:
     assert run(monitor_on(), "sim wire").text == "Error: no client can connect: start hmp with --qmp or --monitor\n"
     assert run(monitor_on(), "sim event X").failed
     # The log calls what a script or a prompt runs client 0; those that come in are counted from 1.
-    told = "Error: lines that hmp runs itself are no client: no fault befalls them\n"
+    told = "Error: client self: this line is not from a client; faults only affect clients\n"
     assert run(monitor_on(), 'sim reply "info kvm" client self return 1').text == told
     assert run(monitor_on(), "sim reply x client 0 never").text.startswith("Error: client takes a number from 1")
     assert run(monitor_on(), "sim log").text == "Error: there is no log: start hmp with --log FILE\n"

@@ -153,7 +153,7 @@ class TestStats:
     def test_a_guest_that_answers_but_knows_nothing(self) -> None:
         subject = monitor_on("empty")
         say(subject, "info balloon")
-        assert say(subject, "sim stats").splitlines()[1:] == ["the guest knows no statistic"]
+        assert say(subject, "sim stats").splitlines()[1:] == ["the guest reported no statistic"]
 
     def test_no_sample_says_why(self) -> None:
         assert say(monitor_on("nodriver"), "sim stats") == "none: the guest's driver is not up; no request timed out\n"
