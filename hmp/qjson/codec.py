@@ -1,10 +1,11 @@
-"""QMP's wire format: bytes in, messages out, and back. No sockets, no waiting, no state but the stream's own.
+"""QMP's wire format: bytes to messages, and messages to bytes. There are no sockets and no waiting here.
 
-Behaviour is QEMU 7.2's: a message needs no newline, it is complete at its closing bracket; strings may be single
-quoted; bad input yields errors in QEMU's words, as many as QEMU sends, and the next good message is read. Two ways lead
-to the same result: ordinary messages that arrive whole go through the standard library's C decoder, everything else
-through the automaton of `lexer.py` and the assembler below, which do a fixed amount of work per byte however the
-bytes are cut.
+The behaviour is that of QEMU 7.2. A message needs no newline: it is complete at its closing bracket. Strings may be in
+single quotes. Bad input gives errors in QEMU's words, as many as QEMU sends, and the next good message is read.
+
+There are two decoders with the same results. Ordinary messages that arrive whole go through the C decoder of the
+standard library. Everything else goes through the automaton of `lexer.py` and the assembler below. These do a fixed
+amount of work for each byte, wherever the input is cut.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from hmp.qjson import lexer
 from hmp.qjson.lexer import Lexer
 
 MAX_MESSAGE_BYTES = 128 << 10
-"""Bytes of tokens (blanks do not count) that one message may have. QEMU allows 64 MiB; an emulator that serves a
-thousand clients cannot hold that for each, and the longest command that anybody sends is a monitor line of 4 KiB.
-All clients wait while a message is answered: one of this size, all of it an id to be escaped, takes 80 ms."""
+"""The most bytes of tokens in one message; blanks do not count. QEMU allows 64 MiB. An emulator with a thousand
+clients cannot keep so much for each, and the longest command that clients send is a monitor line of 4 KiB. All
+clients wait while a message is answered: one of this size, if it is an id that has to be escaped, takes 80 ms."""
 
 MAX_TOKENS = 32 << 10
-"""Tokens in one message. QEMU allows 2 Mi; a token costs up to 90 bytes as Python objects (a list of small lists), so
-this bounds what an unfinished message holds to some 3 MiB."""
+"""The most tokens in one message. QEMU allows 2 Mi. A token can take 90 bytes as Python objects (a list of small
+lists), so an unfinished message takes at most some 3 MiB."""
 
 MAX_DEPTH = 1024
-"""Open brackets of both kinds; QEMU's own figure."""
+"""The most open brackets of both kinds, as in QEMU."""
 
 _PIECE = 64 << 10
-"""What is given to the C decoder at once: far below the limits above, so that these cannot be overstepped there, and
-small enough that a decoding error, which counts the lines before it, costs little."""
+"""How many bytes go to the C decoder at once. That is less than the limits above, so the C decoder need not check them.
+It also keeps errors cheap, because Python counts the lines before an error."""
 
 
 class ParseFailure:
-    """What a decoder delivers in place of a message that it could not read.
+    """Stands for a message that the decoder could not read.
 
-    `desc` is the text for the `desc` of a `GenericError`; the stream goes on, answer and carry on.
+    `desc` is the text for the `desc` of a `GenericError`. The stream is still good: answer with the error and go on.
     """
 
     def __init__(self, desc: str) -> None:
@@ -53,7 +54,7 @@ class ParseFailure:
 
 
 _TOP, _FIRST_ITEM, _ITEM, _FIRST_KEY, _KEY, _MEMBER, _AFTER_ITEM, _AFTER_KEY, _AFTER_MEMBER = range(9)
-"""Where in a message the assembler stands. Up to MEMBER a value may come next."""
+"""The place in a message where the assembler is. In the places up to MEMBER a value may come next."""
 
 _CLOSE = -1
 _STEPS: dict[int, dict[int, int]] = {
@@ -67,8 +68,9 @@ _STEPS: dict[int, dict[int, int]] = {
     _AFTER_KEY: {lexer.COLON: _MEMBER},
     _AFTER_MEMBER: {lexer.COMMA: _KEY, lexer.RCURLY: _CLOSE},
 }
-"""place: {kind of token: the next place}. What is not listed is a value or a fault, which the place then names."""
+"""place: {kind of token: the next place}. Any other token is a value, or an error that _FAULTS names by its place."""
 
+# QEMU's words, one for each place where only a separator may follow.
 _FAULTS = {
     _AFTER_ITEM: "expected separator in list",
     _AFTER_KEY: "missing : in object pair",
@@ -77,38 +79,39 @@ _FAULTS = {
 
 
 class _Assembler:
-    """Builds one message from tokens, and knows, by counting brackets alone, when QEMU would look at what it has.
+    """Builds one message from tokens. It only counts brackets to find the end of a message, as QEMU does.
 
-    The first fault is kept and nothing more is built, but the count goes on: QEMU answers at the last bracket.
+    After the first error it builds nothing more, but it goes on counting: QEMU sends the error at the last bracket.
     """
 
     def __init__(self, limits: tuple[int, int, int]) -> None:
         self._limits = limits
-        self.size = 0  # bytes of tokens so far; 0: the message has not begun
+        self.size = 0  # bytes of tokens so far; 0 means that the message has not begun
         self.fault: ParseFailure | None = None
         self._count = self._curly = self._square = 0
         self._place = _TOP
-        self._value: object = None  # the container that is open; at the end the message
+        self._value: object = None  # the innermost open list or dict; at the end the message
         self._key = ""
-        self._stack: list[tuple[object, str, int]] = []  # the containers around it: value, key, place
+        self._stack: list[tuple[object, str, int]] = []  # the lists and dicts around it: value, key, place
 
     @property
     def outcome(self) -> object:
-        """The message, or why there is none, once `add` has returned true."""
+        """The message, or the failure in place of it, after `add` has returned true."""
         return self.fault or self._value
 
     def add(self, kind: int, word: bytes) -> bool:
-        """Take a token; true: the message ended here, and the next token needs a new assembler."""
+        """Take a token. Returns true if the message ends here; the next token needs a new assembler."""
         if kind == lexer.ERROR:
             self.fault = ParseFailure(f"JSON parse error, stray '{lexer.legible(word)}'")
             return True
+        # Curly and square brackets are counted separately, as in QEMU: `[}` ends a message too.
         self._curly += (kind == lexer.LCURLY) - (kind == lexer.RCURLY)
         self._square += (kind == lexer.LSQUARE) - (kind == lexer.RSQUARE)
         self.size += len(word)
         self._count += 1
         max_bytes, max_tokens, max_depth = self._limits
         exceeded = ""
-        if self.size >= max_bytes or kind == lexer.RECOVERY:  # QEMU counts a NUL behind the last token
+        if self.size >= max_bytes or kind == lexer.RECOVERY:  # QEMU counts a NUL after the last token
             exceeded = "token size"
         elif self._count > max_tokens:
             exceeded = "token count"
@@ -123,6 +126,7 @@ class _Assembler:
             except lexer.Refused as refusal:
                 self.fault = ParseFailure(f"JSON parse error, {refusal}")
                 self._value = None
+                # Free what was built: a client may let an unfinished bad message stand for a minute.
                 self._stack.clear()
         return self._curly + self._square == 0 or self._curly < 0 or self._square < 0
 
@@ -146,10 +150,12 @@ class _Assembler:
             raise lexer.Refused("expecting value")
 
     def _put(self, value: object) -> None:
-        """A value is complete: it belongs to the place where the assembler stands."""
+        """Put a complete value into the open list or dict, as an item, a key or a member; without one it is the
+        message."""
         place, around = self._place, self._value
         if isinstance(around, dict):
             if place == _MEMBER:
+                # Python would let the last one win. QEMU refuses the message.
                 if self._key in around:
                     raise lexer.Refused("duplicate key")
                 around[self._key] = value
@@ -167,6 +173,7 @@ class _Assembler:
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Refused here, the message goes to the other decoder, which names the error in QEMU's words.
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("duplicate key")
@@ -174,7 +181,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _real(text: str) -> float:
-    if text.lstrip("-")[:2] in ("0e", "0E"):  # no number to QEMU
+    if text.lstrip("-")[:2] in ("0e", "0E"):  # not a number in QEMU
         raise ValueError(text)
     return float(text)
 
@@ -189,11 +196,11 @@ _decode_one = json.JSONDecoder(
 
 
 class Decoder:
-    """Turns what a client sends into messages, in order, with QEMU 7.2's error recovery.
+    """Turns the bytes of a client into messages, in order, with QEMU 7.2's error recovery.
 
-    What it holds between calls is bounded by the limits, whatever comes: `max_bytes` of tokens per message,
-    `max_tokens` tokens, `max_depth` open brackets. Beyond a limit one failure says so and reading goes on behind
-    it, inside what was meant as one message, so that more failures follow, as in QEMU.
+    The limits bound what it keeps between calls, whatever comes: `max_bytes` of tokens for each message, `max_tokens`
+    tokens, and `max_depth` open brackets. A message over a limit gives one failure. Reading goes on after that point,
+    inside the client's message, so more failures follow, as in QEMU.
     """
 
     def __init__(
@@ -206,20 +213,24 @@ class Decoder:
 
     @property
     def held(self) -> int:
-        """Bytes of an unfinished message that were read already; 0 when nothing is awaited."""
+        """Bytes of an unfinished message that were read so far; 0 between messages."""
         return self._lexer.held + self._assembler.size
 
     @property
     def fault(self) -> ParseFailure | None:
-        """What is wrong already with an unfinished message; feeding tells it once the message's brackets are closed."""
+        """The error in an unfinished message, if there is one.
+
+        `feed` returns it when the brackets of the message are closed.
+        """
         return self._assembler.fault
 
     def feed(self, data: bytes) -> list[object]:
-        """Read `data` and return what it completes: JSON values of any type, and a failure wherever QEMU sends one.
+        """Read `data` and return the messages that it completes: JSON values of any type, and failures where QEMU
+        sends one.
 
-        Integers beyond int64 and uint64 are floats, as they are doubles in QEMU. A number or word that is not in
-        brackets is complete with the byte after it. There can be one item for every byte of `data`: feed no more at
-        once than the replies that can be kept.
+        Integers beyond int64 and uint64 become floats; QEMU makes doubles of them. A number or word outside brackets is
+        complete with the byte after it. Every byte of `data` may give an item, so feed no more at once than you can
+        keep replies for.
         """
         items: list[object] = []
         if len(data) <= self._piece:
@@ -249,20 +260,23 @@ class Decoder:
                 self._assembler = _Assembler(self._limits)
 
     def _read_ordinary(self, text: str, pos: int, items: list[object]) -> int:
-        """Read whole objects as far as the C decoder and QEMU agree; return where the first other thing begins."""
+        """Read whole objects while the C decoder and QEMU agree. Returns the position of the first other text."""
         size = len(text)
         while pos < size:
             char = text[pos]
             if char == "{":
+                # Without a closing bracket the C decoder would read to the end and fail, each time more bytes come.
                 if text.find("}", pos) < 0:
                     break
                 try:
+                    # Any failure is left to the other decoder. It finds the same error again and words it as QEMU
+                    # does.
                     value, end = _decode_one(text, pos)
                 except (ValueError, RecursionError):
                     break
                 max_depth = self._limits[2]
                 if end - pos > max_depth and text.count("{", pos, end) + text.count("[", pos, end) > max_depth:
-                    break  # perhaps too deep, perhaps brackets in strings
+                    break  # too deep, or brackets in strings; the other decoder knows
                 items.append(value)
                 pos = end
             elif char in " \t\r\n":
@@ -274,9 +288,10 @@ class Decoder:
 
 _encode_plain = json.JSONEncoder(check_circular=False, allow_nan=False).encode
 _ESCAPED = re.compile(r"\\(?:u(d[89ab]..)\\u(d[c-f]..)|u(....)|.)")
-r"""An escape in encoded text: a surrogate pair, another \u, or (so that an escaped backslash is passed over) any."""
+r"""An escape in encoded text: a surrogate pair, another \u, or any other, so that an escaped backslash is skipped."""
 
 _FLOAT = re.compile(r"[ \[]-?\d+[.e]").search
+"""Finds a float in encoded text, or a string that looks like one: a quick test, which may say yes too often."""
 
 
 def _respell(match: re.Match[str]) -> str:
@@ -290,7 +305,7 @@ def _respell(match: re.Match[str]) -> str:
 
 
 def _as_qemu(text: str) -> str:
-    """Spell escapes as QEMU: uppercase, DEL escaped too, U+FFFD for what is no character."""
+    """Write escapes as QEMU does: in uppercase, DEL escaped too, and U+FFFD in place of an invalid character."""
     if "\\u" in text:
         text = _ESCAPED.sub(_respell, text)
     return text.replace("\x7f", r"\u007F")
@@ -299,12 +314,13 @@ def _as_qemu(text: str) -> str:
 def encode(message: Mapping[str, object]) -> bytes:
     r"""The line that QEMU 7.2 would send for `message` (a dict with string keys), `\r\n` included.
 
-    Members keep their order (QEMU's is that of a hash table). Floats have 17 digits and no ".0", infinity is `inf`.
-    Raises TypeError for what JSON has no word for, ValueError for what contains itself.
+    Members keep their order; QEMU's order is that of a hash table. Floats have 17 digits and no ".0", infinity is
+    `inf`. Raises TypeError for a value that JSON does not have, and ValueError for a value that contains itself.
     """
     try:
+        # The C encoder handles nearly all messages. It writes floats in another way than QEMU, and refuses infinity.
         text = _encode_plain(message)
-        if ("." in text or "e-" in text or "e+" in text) and _FLOAT(text):  # or a string that looks so
+        if ("." in text or "e-" in text or "e+" in text) and _FLOAT(text):
             text = _encode_by_steps(message)
     except (ValueError, RecursionError):
         text = _encode_by_steps(message)
@@ -327,9 +343,11 @@ def indented(message: bytes) -> bytes:
 
 
 def _encode_by_steps(message: object) -> str:
-    """As the C encoder, but floats are QEMU's and nesting is not bounded by the interpreter's stack."""
+    """As the C encoder, but with QEMU's floats, and without a limit from the interpreter's stack."""
     parts: list[str] = []
-    stack: list[tuple[str, list[tuple[str, object]]]] = []  # closing bracket; what is still to write, last first
+    stack: list[
+        tuple[str, list[tuple[str, object]]]
+    ] = []  # for each open list or dict: its closing bracket, and what is left to write, last first
     todo: list[tuple[str, object]] = [("", message)]
     close = ""
     while True:
@@ -342,6 +360,7 @@ def _encode_by_steps(message: object) -> str:
         lead, value = todo.pop()
         parts.append(lead)
         if isinstance(value, (dict, list, tuple)):
+            # An id may be as deep as a message. Deeper values only exist if one contains itself.
             if len(stack) > 2 * MAX_DEPTH:
                 raise ValueError("message is nested too deeply")
             stack.append((close, todo))

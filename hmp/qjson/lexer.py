@@ -1,8 +1,8 @@
-"""The words of QMP's JSON: how bytes become tokens, and what a token's text means.
+"""The tokens of QMP's JSON: how bytes become tokens, and how the text of a token becomes a value.
 
-QEMU 7.2's dialect is JSON with single-quoted strings and with errors that leave the stream usable. The automaton never
-looks back, and it is data: `TABLE` says for every state and byte what follows. Nothing here knows about objects or
-about messages; see `codec.py`.
+QEMU 7.2's dialect is JSON with single-quoted strings, and the stream is usable after an error. The automaton never goes
+back in its input. It is data: `TABLE` has the next state for every state and byte. Nothing here knows about objects or
+messages; see `codec.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 START, RECOVERY = 0, 1
-"""States. START and RECOVERY hold no bytes of a token, all later ones do."""
+"""States. In START and RECOVERY there are no bytes of a token; in all later states there are."""
 
 (DOUBLE, DOUBLE_ESCAPE, SINGLE, SINGLE_ESCAPE, WORD, MINUS, ZERO, DIGITS, POINT, FRACTION, EXPONENT, EXPONENT_SIGN) = (
     range(2, 14)
@@ -20,23 +20,27 @@ START, RECOVERY = 0, 1
 EXPONENT_DIGITS = 14
 
 ERROR, LCURLY, RCURLY, LSQUARE, RSQUARE, COLON, COMMA, STRING, INTEGER, FLOAT, KEYWORD = range(32, 43)
-"""What a finished token is. ERROR is the state's "this byte cannot follow"; the byte belongs to the stray text."""
+"""The kinds of a finished token.
+
+ERROR means that the byte cannot follow in this state; it belongs to the stray text.
+"""
 
 FIRST_KIND = ERROR
+"""Numbers below it are states, from it on they are kinds: one comparison tells them apart."""
 
 PUT_BACK = 0x80
-"""Set beside a state or kind: the byte only ended what came before, it is looked at again in the new state."""
+"""A flag beside a state or kind: the byte only ended the token before it, so it is read again in the new state."""
 
 _BLANK = b" \t\r\n"
 _DIGIT = b"0123456789"
 _LOWER = b"abcdefghijklmnopqrstuvwxyz"
 _BRACKETS = {b"{": LCURLY, b"}": RCURLY, b"[": LSQUARE, b"]": RSQUARE, b":": COLON, b",": COMMA}
 _TEXT = bytes(range(0x20, 0xFE))
-"""Inside a string everything may stand but control characters and the two bytes that no UTF-8 contains."""
+"""The bytes that may be in a string: all but control characters and the two bytes that never occur in UTF-8."""
 
 _RESYNC = bytes(set(range(0x20)) - {0x09}) + b"{}[]:,\xfe\xff"
-"""Garbage is skipped up to a control character (a tab is not one here), a bracket, a comma, a colon or 0xFE, 0xFF. A
-quote does not end it: QEMU 7.2 eats the string that follows a stray character."""
+"""After an error, input is skipped up to one of these bytes: a control character (a tab is not one here), a bracket, a
+comma, a colon, 0xFE or 0xFF. A quote is not among them: QEMU 7.2 also skips a string after a stray character."""
 
 _RULES: dict[int, tuple[int, dict[bytes, int]]] = {
     START: (
@@ -58,9 +62,13 @@ _RULES: dict[int, tuple[int, dict[bytes, int]]] = {
     EXPONENT_SIGN: (ERROR, {_DIGIT: EXPONENT_DIGITS}),
     EXPONENT_DIGITS: (FLOAT | PUT_BACK, {_DIGIT: EXPONENT_DIGITS}),
 }
-"""state: (what an unlisted byte leads to, {bytes: what these lead to}); a later entry overrides an earlier one."""
+"""state: (the next state for any other byte, {bytes: the next state for these}).
+
+Later entries override earlier ones.
+"""
 
 
+# The rules become a row of 256 bytes for each state, so that every byte costs one look-up.
 def _row(state: int) -> bytes:
     default, rules = _RULES[state]
     row = bytearray([default]) * 256
@@ -75,9 +83,9 @@ TABLE = tuple(_row(state) for state in range(len(_RULES)))
 
 
 class Lexer:
-    """Cuts a byte stream into tokens, however it arrives.
+    """Cuts a byte stream into tokens, whatever the sizes of the pieces in which it arrives.
 
-    `longest` is the length in bytes that an unfinished token may reach; one more, and it is given up.
+    `longest` is the most bytes of an unfinished token. A longer token is dropped.
     """
 
     def __init__(self, longest: int) -> None:
@@ -87,21 +95,22 @@ class Lexer:
 
     @property
     def held(self) -> int:
-        """How many bytes of an unfinished token wait for the rest."""
+        """The number of bytes that are kept of an unfinished token."""
         return len(self._held)
 
     @property
     def at_start(self) -> bool:
-        """Whether the next byte begins afresh: no token is open and no garbage is being skipped."""
+        """Whether the next byte begins a token: none is open, and no input is being skipped."""
         return self._state == START
 
     def scan(self, data: bytes, pos: int, token: Callable[[int, bytes], bool]) -> tuple[int, bool]:
-        """Hand every token that `data` completes from `pos` on to `token(kind, bytes)`.
+        """Call `token(kind, bytes)` for every token that `data` completes from `pos` on.
 
-        Returns where it stopped and why: true after a token for which `token` returned true, false at the end of
-        `data`. Kind `ERROR` comes with the stray bytes; `RECOVERY`, no kind at all, says that a token
-        grew longer than allowed (its bytes are dropped, what follows is read afresh).
+        Returns (position, stopped): stopped is true if it stops after a token for which `token` returned true, and
+        false at the end of `data`. Kind `ERROR` comes with the stray bytes. `RECOVERY` in place of a kind means that a
+        token was too long; its bytes are dropped, and the next byte begins a new token.
         """
+        # Local names, because this loop runs for every byte.
         table, size, state = TABLE, len(data), self._state
         begin, room = pos, self._longest - len(self._held)
         while pos < size:
@@ -113,6 +122,7 @@ class Lexer:
             if target >= FIRST_KIND:
                 word = bytes(self._held) + data[begin:pos]
                 state = RECOVERY if target == ERROR else START
+            # Only a state inside a token keeps bytes; blanks and skipped input may be as long as they like.
             elif target > RECOVERY and pos - begin > room:
                 target, state, word = RECOVERY, START, b""
             else:
@@ -120,6 +130,7 @@ class Lexer:
                 if state <= RECOVERY:
                     begin = pos
                 continue
+            # A token is complete, or dropped.
             self._held.clear()
             self._state = state
             begin, room = pos, self._longest
@@ -132,31 +143,31 @@ class Lexer:
 
 _INT64_MIN, _UINT64_MAX = -(1 << 63), (1 << 64) - 1
 _MAX_COMPLAINT = 1023
-"""QEMU words the complaints about tokens in a buffer of 1024 bytes, its end included."""
+"""The most characters of an error about a keyword: QEMU writes it into a buffer of 1024 bytes."""
 
 _ESCAPES = dict(zip(b"\"'\\/bfnrt", "\"'\\/\b\f\n\r\t", strict=True))
 _HEX4 = re.compile(rb"[0-9A-Fa-f]{4}").match
 _NONCHARACTER = re.compile(
     rb"\xef(?:\xb7[\x90-\xaf]|\xbf[\xbe\xbf])|[\xf0-\xf4][\x8f\x9f\xaf\xbf]\xbf[\xbe\xbf]"
 ).search
-"""UTF-8 of what QEMU refuses and Python does not: U+FDD0 to U+FDEF, and the last two code points of every plane."""
+"""UTF-8 of characters that QEMU refuses and Python accepts: U+FDD0 to U+FDEF, and the last two code points of each
+plane."""
 
 _SEQUENCE = (
     rb"[\x00-\x7f]+|[\xc0-\xdf][\x80-\xbf]?|[\xe0-\xef][\x80-\xbf]{0,2}|[\xf0-\xf7][\x80-\xbf]{0,3}"
     rb"|[\xf8-\xfb][\x80-\xbf]{0,4}|[\xfc\xfd][\x80-\xbf]{0,5}|[\x80-\xbf\xfe\xff]"
 )
-"""One UTF-8 sequence as QEMU steps over it: a lead byte and as many of the continuation bytes that it promises as
-came."""
+"""One UTF-8 sequence as QEMU cuts it: a lead byte, and those of its continuation bytes that are there."""
 
 _json_string = json.JSONDecoder(strict=False).raw_decode
 
 
 class Refused(ValueError):
-    """A token is no good where it stands, or not at all; the argument is QEMU's complaint."""
+    """A token is wrong, or wrong in its place. The argument is QEMU's text."""
 
 
 def is_clean(text: str) -> bool:
-    """Whether `text` has only characters that QEMU takes for such: no surrogates, no noncharacters."""
+    """Whether QEMU accepts all characters of `text`: it has no surrogates and no noncharacters."""
     if text.isascii():
         return True
     try:
@@ -166,7 +177,7 @@ def is_clean(text: str) -> bool:
 
 
 def _utf8(raw: bytes) -> str:
-    """Decode strictly as QEMU does: NUL travels as C0 80, noncharacters are refused."""
+    """Decode as strictly as QEMU: NUL is C0 80, and noncharacters are refused."""
     if raw.isascii():
         return raw.decode("ascii")
     try:
@@ -178,7 +189,8 @@ def _utf8(raw: bytes) -> str:
 
 
 def legible(raw: bytes) -> str:
-    """Decode text that goes into an error: up to a NUL, every bad sequence replaced by one U+FFFD."""
+    """Decode text for an error: up to a NUL, and with one U+FFFD in place of each bad sequence."""
+    # In QEMU the text is a C string, which ends at a NUL.
     raw = raw.partition(b"\0")[0]
     if raw.isascii():
         return raw.decode("ascii")
@@ -192,11 +204,11 @@ def legible(raw: bytes) -> str:
 
 
 def string(raw: bytes) -> str:
-    """The value of a string token, quotes included; raises `Refused` at its first fault."""
+    """Return the value of a string token, which includes its quotes. Raises `Refused` for its first error."""
     if b"\\" not in raw:
         return _utf8(raw[1:-1])
     if raw[0] == 0x22:
-        # The C decoder knows all escapes but \'. What it lets pass and QEMU does not are surrogates and noncharacters.
+        # The C decoder knows all escapes but \'. It accepts surrogates and noncharacters, which QEMU refuses.
         try:
             value: str = _json_string(_utf8(raw))[0]
             if is_clean(value):
@@ -223,6 +235,7 @@ def _string_by_steps(raw: bytes) -> str:
             continue
         code = _hex4(raw, pos)
         pos += 4
+        # Two \u escapes that are a surrogate pair are one character; a lone surrogate is refused below.
         if 0xD800 <= code <= 0xDBFF and raw.startswith(b"\\u", pos):
             low = _hex4(raw, pos + 2)
             if 0xDC00 <= low <= 0xDFFF:
@@ -238,10 +251,10 @@ def _hex4(raw: bytes, pos: int) -> int:
 
 
 def integer(digits: str | bytes) -> int | float:
-    """int64 or uint64 if it fits, else a double."""
+    """Return an int if the number fits into int64 or uint64, else a float."""
     if len(digits) < 19:
         return int(digits)
-    if len(digits) < 22:  # what is longer is no uint64, and Python refuses to convert thousands of digits
+    if len(digits) < 22:  # a longer one is no uint64, and Python refuses to convert thousands of digits
         value = int(digits)
         if _INT64_MIN <= value <= _UINT64_MAX:
             return value
@@ -249,7 +262,7 @@ def integer(digits: str | bytes) -> int | float:
 
 
 def keyword(word: bytes) -> bool | None:
-    """true, false or null; raises `Refused` for any other word."""
+    """Return the value of true, false or null. Raises `Refused` for any other word."""
     try:
         return _KEYWORDS[word]
     except KeyError:
@@ -263,4 +276,4 @@ SCALARS: dict[int, Callable[[bytes], str | int | float | bool | None]] = {
     FLOAT: float,
     KEYWORD: keyword,
 }
-"""The kinds of token that are a value, and what makes it from the token's bytes."""
+"""The kinds of token that are a value, and the function that makes the value from the bytes."""

@@ -1,6 +1,7 @@
 """QMP's command table. Dispatch, query-commands and the schema all read it.
 
-Handlers return what is to be done, and the session does it: see QmpCommand.
+Handlers return a value or a reply and never use the session; the table says what the session does besides. See
+QmpCommand.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NEGOTIATE = "qmp_capabilities"
 
 
 def version(machine: Machine) -> dict[str, object]:
-    """Return the version as the greeting and query-version tell it."""
+    """Return the version in the form of the greeting and of query-version."""
     passed_for = emulated(machine)
     return {"qemu": passed_for.numbers, "package": passed_for.package}
 
@@ -27,6 +28,7 @@ def version(machine: Machine) -> dict[str, object]:
 def _negotiate(monitor: Monitor, arguments: Arguments) -> object:
     for capability in arguments.get("enable", ()):
         if not isinstance(capability, str):
+            # QEMU names no member of a list: `null` is the text of its missing name.
             raise CommandError("Invalid parameter type for 'null', expected: string")
         if capability != "oob":
             raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
@@ -34,6 +36,7 @@ def _negotiate(monitor: Monitor, arguments: Arguments) -> object:
 
 
 def _query_status(monitor: Monitor, arguments: Arguments) -> object:
+    # QEMU always sends singlestep; hmp has no CPU that could do it.
     return {"status": monitor.machine.run_state, "singlestep": False, "running": monitor.machine.running}
 
 
@@ -56,7 +59,7 @@ def _qom_set(monitor: Monitor, arguments: Arguments) -> object:
 
 
 def _device_add(monitor: Monitor, arguments: Arguments) -> object:
-    # QEMU makes text of numbers and truth values, and passes over what is neither; an id has to be text.
+    # QEMU turns numbers and booleans into text, and ignores null, lists and objects. But an id has to be text.
     given = {
         name: _as_text(value) for name, value in arguments.items() if not isinstance(value, (type(None), dict, list))
     }
@@ -77,9 +80,12 @@ def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
     if arguments.get("cpu-index", 0) != 0:
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
     line = arguments["command-line"]
-    if len(line) > MAX_LINE:  # as long a sum would hold up all clients
+    # A sum of many numbers as long as a message would hold up all clients.
+    if len(line) > MAX_LINE:
         return f"{TOO_LONG}\r\n"
     reply = monitor.execute(line)
+    # QEMU returns all errors of the human monitor as text. This one is hmp's own, and a program should not have to
+    # read text to notice it.
     if reply.refused is not None:
         raise reply.refused
     return reply
@@ -118,16 +124,17 @@ COMMANDS: dict[str, QmpCommand] = {
                    returns="str"),
     )
 }  # fmt: skip
-"""Every command by name."""
+"""Every command that hmp models, by name. hmp.qmp.inventory adds those that are answered with recorded data."""
 
 
 def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
-    """Check the arguments and run the command. Raises CommandError for what QMP answers with an error."""
+    """Check the arguments and run the command. Raises CommandError if QMP has to answer with an error."""
     command.check(arguments)
     try:
         if command.handler is not None:
             return command.handler(monitor, arguments)
         reply = Reply()
+        # The human monitor's command of the same name does the same work; QMP drops its text.
         TABLE[command.name].handler()(monitor, arguments, reply)
     except MisuseError as error:
         raise CommandError(str(error)) from None

@@ -1,4 +1,4 @@
-"""Events for QMP's clients: what the machine says, in QEMU's words and at QEMU's rate."""
+"""Events for QMP clients: the machine's events, with QEMU's names and at QEMU's rate."""
 
 from __future__ import annotations
 
@@ -17,47 +17,52 @@ from hmp.qmp.schema import EVENTS
 
 
 class Listener(Protocol):
-    """A client's session, as far as events go."""
+    """The part of a client's session that events need."""
 
     dialect: Dialect
     send: Callable[[bytes], None]
 
 
 FORWARDED_EVENTS = frozenset(EVENTS) - {"BALLOON", "BALLOON_CHANGE"}
-"""The machine's events that go out as they are."""
+"""The machine's events that are sent unchanged."""
 
 CHANGE_INTERVAL = SECOND
-"""Host time between two BALLOON_CHANGE: the first goes at once, the last is never lost (QEMU 7.2)."""
+"""Host time (ns) between two BALLOON_CHANGE. As in QEMU 7.2 the first is sent at once and the last is never lost."""
 
 
 class Latest(bytes):
-    """An event that takes the place of an older one that the client was not sent yet: BALLOON."""
+    """An event (BALLOON) that replaces an older one if that was not sent yet.
+
+    A client that reads slowly gets the newest numbers, and not a queue of old ones.
+    """
 
     __slots__ = ()
 
 
 class EventHub:
-    """Sends events to the clients of one machine that finished their negotiation. `close` it at the end.
+    """Sends events to the clients of one machine that have finished their negotiation. `close` it at the end.
 
-    `later` calls a function once what is under way is done, as an event loop's call_soon: of the BALLOONs that many
-    clients ask for at the same time, all get the last. Without it each goes out at once.
+    `later` calls a function after the present work, as an event loop's call_soon. With it, if many clients ask at the
+    same time, each gets one BALLOON, with the last answer. Without it every BALLOON is sent at once.
     """
 
     def __init__(self, machine: Machine, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._machine = machine
         self._later = later
-        self._answer: Latest | None = None  # the BALLOON to come
-        self._asker: Listener | None = None  # who has it already
+        self._answer: Latest | None = None  # the BALLOON that is not sent yet
+        self._asker: Listener | None = None  # the client that has it already
         self._sessions: list[Listener] = []
         self._request: StatsRequest | None = None
-        self._latest: tuple[int, ActualChanged] | None = None  # when, and what, for the end of the interval
+        self._latest: tuple[int, ActualChanged] | None = (
+            None  # the time and the event to send at the end of the interval
+        )
         self._throttle: Timer | None = None
         self._hold_from = ""
         self._held: list[bytes] = []
         self._unsubscribe = machine.subscribe(self._machine_event)
 
     def close(self) -> None:
-        """Listen to the machine no more."""
+        """Stop listening to the machine."""
         self._unsubscribe()
         self._sessions.clear()
         if self._throttle is not None:
@@ -72,7 +77,7 @@ class EventHub:
         self._sessions.append(session)
 
     def leave(self, session: Listener) -> None:
-        """Send it none any more."""
+        """Send `session` no more events."""
         if session in self._sessions:
             self._sessions.remove(session)
 
@@ -89,27 +94,30 @@ class EventHub:
         self._broadcast(self.encode(name, data))
 
     def hold(self, name: str) -> None:
-        """Keep event `name`, and whatever follows it, for `release`: they are to be told after a reply."""
+        """Keep event `name` and all events after it until `release`: they are sent after a reply."""
         self._hold_from = name
 
     def release(self) -> None:
-        """Send what was kept."""
+        """Send the events that were kept."""
         self._hold_from = ""
         held, self._held = self._held, []
         for message in held:
             self._broadcast(message)
 
     def _broadcast(self, message: bytes) -> None:
+        # No event may overtake one that is held.
         if self._held:
             self._held.append(message)
             return
+        # The BALLOON that waits happened before this event.
         self._tell_answer()
         for session in tuple(self._sessions):
             session.send(message)
 
     def _machine_event(self, event: Event) -> None:
-        if isinstance(event, Relayed):  # of a running QEMU, in its own words
+        if isinstance(event, Relayed):  # an event of a running QEMU, sent unchanged
             self._broadcast(codec.encode(event.raw))
+        # With --attach QEMU's own events come as Relayed; those that hmp derives from them would come twice.
         elif emulated(self._machine).relays:
             pass
         elif isinstance(event, ActualChanged):
@@ -125,7 +133,8 @@ class EventHub:
         if self._throttle is None:
             self._tell_change(self._machine.clock.wall(), event)
         else:
-            self._latest = (self._machine.clock.wall(), event)  # the latest wins, with its own timestamp
+            # The latest event replaces the one before, and keeps the time at which it happened.
+            self._latest = (self._machine.clock.wall(), event)
 
     def _tell_change(self, wall: int, event: ActualChanged) -> None:
         self._throttle = self._machine.time.after(CHANGE_INTERVAL, self._interval_over)
@@ -138,19 +147,20 @@ class EventHub:
         if latest is not None:
             self._tell_change(*latest)
 
-    # Statistics asked for by query-balloon.
+    # Statistics that query-balloon asks for.
 
     def ask(self, asker: Listener | None = None) -> None:
-        """Ask the guest for fresh statistics, for all clients at once; BALLOON follows if and when it answers.
+        """Ask the guest for new statistics. All clients get BALLOON when it answers, and nothing if it never does.
 
-        The `asker` has it at once where the guest answers at once: with the reply.
+        If the guest answers at once, the `asker` gets BALLOON at once, together with its reply.
         """
         if self._request is not None:
             device = self._machine.device
-            if device is not None:  # the guest may have missed the notification: say it again
+            if device is not None:  # the guest may have missed the notification: repeat it
                 device.stats.ask()
                 self._machine.deliver()
             return
+        # Without a deadline: the reply was sent already, so nobody waits. One request serves all clients.
         request = self._machine.request_stats(None)
         if request.state is PENDING:
             self._request = request
@@ -171,6 +181,7 @@ class EventHub:
         message = Latest(self.encode("BALLOON", data))
         if asker is not None:
             asker.send(message)
+        # Another BALLOON may wait already; this one replaces it.
         waits, self._answer, self._asker = self._answer is not None, message, asker
         if self._later is None:
             self._tell_answer()

@@ -1,4 +1,4 @@
-"""Commands of QMP beside those that hmp models: answers of data, and the few that depend on the machine."""
+"""QMP commands that hmp does not model: recorded answers, and a few answers that depend on the machine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 
 UNSIGNED = {"migrate-set-parameters"}
-"""Commands whose numbers are all unsigned."""
+"""Commands whose numbers are all unsigned, which a schema does not say."""
 
 
 class Answer(QmpCommand):
-    """A command that a file answers, or `code`, once its arguments fit the schema. `over` is the one it replaces."""
+    """A command that a file or `code` answers, if its arguments fit the schema.
+
+    `over` is the command that it replaces.
+    """
 
     __slots__ = ("_code", "_over", "_replies")
 
@@ -46,13 +49,14 @@ class Answer(QmpCommand):
         self._over = over
 
     def check(self, given: Arguments) -> None:
-        """Raise CommandError in QEMU's words where the arguments do not fit."""
+        """Raise CommandError in QEMU's words if the arguments do not fit."""
         entry = self._replies.schema.get(self.name)
         if entry is not None:
             try:
                 check(self._replies.schema, entry.get("arg-type", ""), dict(given))
             except CommandError as error:
-                if self.name in UNSIGNED and error.desc.endswith("integer"):  # which a schema does not tell
+                # QEMU's error names the type uint64 here. The schema has one type for all integers.
+                if self.name in UNSIGNED and error.desc.endswith("integer"):
                     raise CommandError(f"Parameter {error.desc.split()[4][:-1]} expects uint64") from None
                 raise
 
@@ -60,23 +64,26 @@ class Answer(QmpCommand):
         if self._code is not None:
             return self._code(monitor, arguments)
         for each in self._replies.qmp[self.name]:
+            # An answer without arguments fits any.
             if each.get("arguments", arguments) == arguments:
                 if "error" in each:
                     raise CommandError(each["error"]["desc"], each["error"]["class"])
                 return each["return"]
         if self._over is None:
             raise CommandError(f"--replies has no answer of {self.name} for these arguments")
+        # No answer of the file fits: the command that it replaces still works.
         from hmp.qmp.commands import run
 
         return run(self._over, monitor, arguments)
 
 
 def _value(name: str) -> Any:
-    """Return what QEMU answers to a command as long as nothing was changed."""
+    """Return the answer that QEMU gives to a command before anything was changed."""
     return shipped().qmp[name][0]["return"]
 
 
 def _cpus(monitor: Monitor, arguments: Arguments) -> object:
+    # The thread of a CPU is this process: hmp has no threads.
     return [{**each, "thread-id": os.getpid()} for each in _value("query-cpus-fast")]
 
 
@@ -148,11 +155,13 @@ CODE: dict[str, Callable[[Monitor, Arguments], object]] = {
 
 
 def commands(machine: Machine) -> dict[str, QmpCommand]:
-    """Return every command for a machine's clients, by name: hmp's own, the shipped, and those of --replies."""
+    """Return every command for the clients of a machine, by name: hmp's own, recorded ones, and those of --replies."""
     kept = emulated(machine)
     if kept.commands is None:
         kept.schema = partial(whole_schema, machine)
         data = shipped()
+        # Made when the first client asks, because reading the recorded answers takes time. hmp's own commands go
+        # before recorded ones, and --replies before both.
         kept.commands = {name: Answer(name, data, CODE.get(name)) for name in (*data.qmp, *CODE)} | COMMANDS
         if kept.replies is not None:
             kept.commands |= {
@@ -162,11 +171,15 @@ def commands(machine: Machine) -> dict[str, QmpCommand]:
 
 
 def whole_schema(machine: Machine) -> list[dict[str, object]]:
-    """Return the SchemaInfo list of all commands; an entry of --replies goes before a shipped one, this before ours."""
+    """Return the SchemaInfo list of all commands.
+
+    Entries of --replies go before recorded ones, and these before ours.
+    """
     found = {str(each["name"]): each for each in schema(COMMANDS.values())}
     replies = emulated(machine).replies
     found |= shipped().schema
     if replies is not None:
+        # A command that a file answers without a schema still has to be in the list: libraries look there.
         plain = [each for name, each in commands(machine).items() if name in replies.qmp and name not in found]
         found |= {str(each["name"]): each for each in schema(plain, events=False)}
         found |= replies.schema

@@ -1,4 +1,4 @@
-"""One QMP client's conversation: bytes in, bytes out, no socket in sight."""
+"""The conversation of one QMP client: bytes in, bytes out. It knows no socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hmp.monitor.session import Work
 
 SLICE = 1024
-"""Bytes of QMP looked at at once, in 4 ms at most: garbage can yield an error message for every byte."""
+"""How many bytes of QMP are read at once. Garbage can give an error message for every byte; this takes at most 4 ms."""
 
 
 class QmpSession(Session):
@@ -36,12 +36,12 @@ class QmpSession(Session):
         self, machine: Machine, dialect: Dialect, hub: EventHub, send: Callable[[bytes], None], *,
         host_files: bool = False, client: int = 0,
     ) -> None:  # fmt: skip
-        """`host_files` and `client` are the Monitor's, for human-monitor-command."""
+        """`host_files` and `client` are passed to the Monitor of human-monitor-command."""
         super().__init__(Monitor(machine, dialect), send, host_files=host_files, client=client)
         self.hub = hub
         self.dialect = dialect
         self._decoder = Decoder()
-        self._messages: deque[object] = deque()  # read, not yet handled
+        self._messages: deque[object] = deque()  # messages that were read and not yet handled
         self._fed = b""
         self._in_command_mode = False
         self._oob = False
@@ -49,15 +49,15 @@ class QmpSession(Session):
         self._last_id: dict[str, object] = {}
 
     def greeting(self) -> bytes:
-        """Return the greeting."""
+        """Return the greeting. QEMU always offers oob, so hmp does too, although no command supports it."""
         return codec.encode({"QMP": {"version": version(self.machine), "capabilities": ["oob"]}})
 
     def room(self, data: bytes) -> int:
-        """Return how much to feed: what is cut between two messages is read the quick way."""
+        """Return how many bytes to feed: up to the end of a message if possible, so that the quick decoder reads it."""
         return data.rfind(b"}", 0, SLICE) + 1 or SLICE
 
     def feed(self, data: bytes) -> None:
-        """Take what the client sent. Each byte may become a message to be answered: do not feed much at once."""
+        """Take bytes that the client sent. Each byte may become a message with an answer: do not feed much at once."""
         self._fed = data
         self._messages += self._decoder.feed(data)
 
@@ -67,7 +67,7 @@ class QmpSession(Session):
         return self._decoder.held > 0
 
     def give_up(self, why: str) -> None:
-        """Answer an unfinished message with an error, and read afresh."""
+        """Answer an unfinished message with an error. The next byte begins a new message."""
         self._decoder = Decoder()
         self._id, self._fault = {}, None
         self.send(self._error(CommandError(f"JSON parse error, {why}")))
@@ -84,10 +84,12 @@ class QmpSession(Session):
         return raw
 
     def _envelope(self) -> dict[str, object]:
-        """Return the id that the reply is to have, as a member of it."""
+        """Return the members that give the reply its id; empty without an id."""
         own, last = self._id, self._last_id
         self._last_id = own or last
         if self._fault is not None and self._fault.id:
+            # `stale` answers with the id of an earlier command, `none` without one: faults that a client should
+            # notice.
             return last if self._fault.id == "stale" else {}
         return own
 
@@ -96,6 +98,7 @@ class QmpSession(Session):
             return None
         message = self._messages.popleft()
         if self.on_command is not None:
+            # The text of a message that could not be read is gone by now, so the log gets the piece that it was in.
             self.on_command(self._fed if isinstance(message, ParseFailure) else json.dumps(message).encode())
         self._id, fault = {}, None
         try:
@@ -109,6 +112,7 @@ class QmpSession(Session):
         except CommandError as error:
             self._fault = None
             return iter((self._error(error),)), None
+        # A fault may be set for a line of the human monitor, also if it comes this way.
         line = arguments.get("command-line") if name == "human-monitor-command" else None
         fault = find_fault(self.machine, self._monitor.client, name, line if isinstance(line, str) else None)
         return self._execute(name, arguments, oob=oob), fault
@@ -123,10 +127,13 @@ class QmpSession(Session):
             yield self._error(error)
 
     def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> Work:
-        """Run a command, wait for it, and reply. Raises CommandError."""
+        """Run a command, wait for it if necessary, and reply. Raises CommandError."""
         hub = self.hub
+        # A real guest takes a moment, so in QEMU these events come after the reply, and clients expect them there.
+        # The modelled guest acts at once.
         hub.hold(command.holds)
         try:
+            # The reply is yielded, and so sent, inside the try: the events are released only after it.
             value = run(command, self._monitor, arguments)
             if command.name == NEGOTIATE:
                 self._negotiated(oob=bool(arguments.get("enable")))
@@ -143,6 +150,7 @@ class QmpSession(Session):
                 raise CommandError(str(value.error))
             yield self._return({} if command.returns == "empty" else _text(value))
         elif command.asks and self.dialect.balloon_event:
+            # After the reply: the patch of 2010 sends the size at once, and the statistics as an event.
             hub.ask(self)
 
     def _return(self, value: object) -> bytes:
@@ -152,7 +160,7 @@ class QmpSession(Session):
         return codec.encode({**self._envelope(), "error": {"class": error.kind, "desc": error.desc}})
 
     def _members(self, message: dict[str, object]) -> tuple[str, Mapping[str, object], bool]:
-        """Return (command, arguments, out of band) of a message. Raises CommandError in QEMU's words."""
+        """Return (command, arguments, whether out of band) of a message. Raises CommandError in QEMU's words."""
         name = ""
         verb = ""
         arguments: Mapping[str, object] = {}
@@ -174,6 +182,7 @@ class QmpSession(Session):
         return name, arguments, verb == "exec-oob"
 
     def _find(self, name: str) -> QmpCommand:
+        # QEMU uses the class CommandNotFound for this too: before negotiation there is only one command.
         if not self._in_command_mode and name != NEGOTIATE:
             raise CommandError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
         command = commands(self.machine).get(name)
@@ -182,7 +191,7 @@ class QmpSession(Session):
         return command
 
     def _negotiated(self, *, oob: bool) -> None:
-        """Go into command mode: events are sent from now on. Raises CommandError, in QEMU's words, the second time."""
+        """Enter command mode; events are sent from now on. The second time raise CommandError in QEMU's words."""
         if self._in_command_mode:
             raise CommandError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
         self._in_command_mode = True
@@ -190,12 +199,14 @@ class QmpSession(Session):
         self.hub.join(self)
 
     def close(self) -> None:
-        """As Session, and no more events."""
+        """As Session.close, and get no more events."""
         self.hub.leave(self)
+        # What was read and not handled is dropped, and its memory is freed at once.
         self._messages.clear()
         self._decoder = Decoder()
         super().close()
 
 
 def _text(reply: Reply) -> str:
+    # QEMU's human-monitor-command returns \r\n, as its monitor on a socket does.
     return reply.text.replace("\n", "\r\n")

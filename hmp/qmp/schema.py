@@ -1,4 +1,4 @@
-"""What QMP's commands and events carry, as data; query-qmp-schema and the docs are made from it."""
+"""The arguments and results of QMP's commands and events, as data. query-qmp-schema and the docs are made from it."""
 
 from __future__ import annotations
 
@@ -34,35 +34,36 @@ OBJECTS: dict[str, Members] = {
     "DeviceDeleted": (("device", "str?"), ("path", "str")),
     "GuestPanicked": (("action", "str"),),
 }
-"""Objects that commands return and events carry; a `?` marks what may be absent."""
+"""Objects that commands return and events carry. A `?` marks a member that may be missing."""
 
 EVENTS: dict[str, str] = {
     "BALLOON": "BalloonStats",
     "BALLOON_CHANGE": "BalloonChange",
     **{event.name: carried for event, carried in QMP_EVENTS.items()},
 }
-"""Each event with the object it carries. But for the first two, what the machine says goes out as it is."""
+"""Each event with the object that it carries. All but the first two are sent as the machine makes them."""
 
 BUILTIN = {"str": "string", "int": "int", "bool": "boolean", "any": "value"}
 """QAPI's built-in types, by JSON type."""
 
 TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
     "string": (lambda value: isinstance(value, str), "str"),
+    # type() and not isinstance(): in Python True is an int, and QEMU refuses a boolean here.
     "integer": (lambda value: type(value) is int and -(1 << 63) <= value < 1 << 63, "int"),
     "array": (lambda value: isinstance(value, list), "[str]"),
     "any": (lambda value: True, "any"),
 }
-"""The types of arguments by the names of QEMU's errors: how each is checked, and its name in the schema."""
+"""The types of arguments by their names in QEMU's errors: the check of each, and its name in the schema."""
 
 
 class QmpCommand:
-    """One command. `types` are its arguments, written as those of the human monitor with the names of TYPES.
+    """One command. `types` has its arguments, in the form of the human monitor's, with the names of TYPES.
 
-    `handler` gets a monitor and the arguments and returns the value of `return`, or the monitor's reply, which may
-    have to be waited for; without one, the human monitor's command of that name does the same work and returns nothing.
-    `returns` names the result in the schema, `open` says that further arguments are taken as given. The event `holds`
-    is told behind the reply, with what follows it: a real guest takes a moment. `asks` has the guest asked for its
-    statistics behind the reply.
+    `handler` gets a monitor and the arguments. It returns the value of `return`, or the monitor's reply, which may
+    still be pending. Without a handler the human monitor's command of the same name runs, and the result is empty.
+    `returns` names the result in the schema. `open` says that any further arguments are accepted. `holds` names an
+    event that is sent after the reply, with all events after it. `asks` says that the guest is asked for its
+    statistics after the reply.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class QmpCommand:
                     raise CommandError(f"Invalid parameter type for '{name}', expected: {kind}")
             elif not optional:
                 raise CommandError(f"Parameter '{name}' is missing")
+        # Missing arguments are reported before unexpected ones, as in QEMU.
         for name in () if self.open else given:
             if name not in [known for known, _, _ in self.parameters]:
                 raise CommandError(f"Parameter '{name}' is unexpected")
@@ -105,8 +107,9 @@ def _object(name: str, members: Iterable[tuple[str, str]]) -> dict[str, object]:
 
 
 def schema(commands: Iterable[QmpCommand], *, events: bool = True) -> list[dict[str, object]]:
-    """Return the SchemaInfo list of the commands, the events, and every type they use."""
+    """Return the SchemaInfo list of the commands, the events, and all types that they use."""
     entries: list[dict[str, object]] = []
+    # An array needs an entry of its own, as all types do. That of strings is an argument of qmp_capabilities.
     arrays = {"[str]"}
     for command in commands:
         taken = "empty"

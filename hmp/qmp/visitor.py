@@ -1,4 +1,8 @@
-"""Arguments held against a schema, as QEMU's input visitor does it, in its order and words."""
+"""Checks arguments against a schema, in the order and words of QEMU's input visitor.
+
+Without it, clients could send wrong arguments to commands that hmp only answers with recorded data, and learn of the
+mistake when they meet a real QEMU.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ _EXPECTED = {"string": "string", "int": "integer", "number": "number", "boolean"
 
 
 def _is(json_type: str, value: object) -> bool:
+    # The schema has one type for all integers; this range takes signed and unsigned ones of 64 bits.
     if json_type == "int":
         return type(value) is int and -(1 << 63) <= value < 1 << 64
     if json_type == "number":
@@ -24,8 +29,12 @@ def _is(json_type: str, value: object) -> bool:
 
 
 def check(types: Types, kind: str, value: object, path: str = "", name: str = "null") -> None:
-    """Raise CommandError where `value` is not of the type `kind`. `path` names it, `name` is its last word."""
+    """Raise CommandError if `value` is not of the type `kind`.
+
+    `path` is its full name in errors, `name` the last part.
+    """
     entry = types.get(kind)
+    # A file of --replies may have a part of a schema: accept what it does not describe.
     if entry is None:
         return
     meta = entry["meta-type"]
@@ -35,6 +44,7 @@ def check(types: Types, kind: str, value: object, path: str = "", name: str = "n
     elif meta == "enum":
         if not isinstance(value, str):
             raise _expected(path, "string")
+        # Both spellings of the members of an enum exist; newer schemas describe each member as an object.
         known = entry.get("values") or [each["name"] for each in entry["members"]]
         if value not in known:
             raise CommandError(f"Parameter '{name}' does not accept value '{value}'")
@@ -58,6 +68,7 @@ def _expected(path: str, what: str) -> CommandError:
 def _alternate(types: Types, entry: dict[str, Any], value: object, path: str, name: str) -> None:
     told = []
     for each in entry["members"]:
+        # The JSON type of the value decides which alternative is meant, as in QAPI.
         kind = types.get(each["type"], {})
         told.append(each["type"])
         if kind.get("meta-type") == "object" and isinstance(value, dict):
@@ -70,6 +81,7 @@ def _alternate(types: Types, entry: dict[str, Any], value: object, path: str, na
 
 
 def _object(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> None:
+    # Missing and wrong members are reported before unexpected ones.
     known = _members(types, entry, given, path)
     for name in given:
         if name not in known:
@@ -77,7 +89,7 @@ def _object(types: Types, entry: dict[str, Any], given: dict[str, Any], path: st
 
 
 def _members(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> set[str]:
-    """Check the members of an object and of the variant that its tag chooses; return their names."""
+    """Check the members of an object, and those of the variant that its tag selects. Returns their names."""
     known = set()
     for member in entry["members"]:
         name = member["name"]
