@@ -1,1 +1,1 @@
-"""Monitors on sockets, HMP and QMP: who listens, who is connected, and the loop that serves them."""
+"""Monitors on sockets, HMP and QMP: listeners, connections, and the loop that serves them."""

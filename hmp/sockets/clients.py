@@ -1,4 +1,4 @@
-"""The session of a client of the human monitor: the line editor before the monitor."""
+"""The session of a client of the human monitor: a line editor in front of the monitor."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 
 
 def banner(machine: Machine) -> bytes:
-    """Return what a client of the human monitor sees first."""
+    """Return the first line that a client of the human monitor gets."""
     return f"QEMU {emulated(machine).version} monitor - type 'help' for more information\r\n".encode()
 
 
 def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
     text = line.decode(*CODEC)
     candidates = complete(machine, text)
+    # All candidates of one answer begin at the same place.
     word = text[candidates[0].start :] if candidates else ""
-    # What others named in a way that could drive a terminal is not offered; it can be typed.
+    # A name from another client could control this terminal. It is not offered, but it can be typed.
     return word.encode(*CODEC), [each.text.encode() for each in candidates if each.text.isprintable()]
 
 
 class HmpSession(Session):
-    """A client of the human monitor: line editing, echo, type-ahead while suspended.
+    """A client of the human monitor: line editing, echo, and type-ahead while it is suspended.
 
-    `soon` calls a function behind the lines that came with what calls for it, as an event loop's call_soon.
+    `soon` calls a function after the lines of the same packet, as an event loop's call_soon.
     """
 
     ahead = True
@@ -48,13 +49,14 @@ class HmpSession(Session):
         mux: bool = False, host_files: bool = False, client: int = 0,
         soon: Callable[[Callable[[], None]], object]
     ) -> None:  # fmt: skip
+        # With --attach the lines go to a running QEMU.
         monitor = (emulated(machine).make_monitor or Monitor)(machine, dialect, history)
         super().__init__(monitor, send, host_files=host_files, client=client)
         self._mux = Mux(send, self._focus, lambda: soon(self._terminate)) if mux else None
         self._editor = self.editor(PROMPT, history, lambda line: _complete(machine, line))
 
     def greeting(self) -> bytes:
-        """Return the banner and a prompt; nothing where a serial port comes first."""
+        """Return the banner and a prompt; with a serial port on the same stream nothing, because that comes first."""
         if self._mux is not None:
             return b""
         return banner(self.machine) + self._editor.show_prompt()
@@ -67,21 +69,22 @@ class HmpSession(Session):
         self.machine.quit()
 
     def filter(self, data: bytes) -> bytes:
-        """Return what was typed for the monitor."""
+        """Return the bytes that were typed for the monitor."""
         return data if self._mux is None else self._mux.feed(data)
 
     def room(self, data: bytes) -> int:
-        """Return what the editor has room for."""
+        """Return how many bytes the editor can take."""
         return self._editor.room
 
     def feed(self, data: bytes) -> None:
-        """Take keys, not more than there is room for."""
+        """Take keys, at most as many as there is room for."""
         self._editor.feed(data)
 
     def _next(self) -> tuple[Work, Fault | None] | None:
         event = self._editor.next_event()
         if event is None:
             return None
+        # The editor's echo is not a command, so no fault affects it.
         if isinstance(event, Output):
             return iter((event,)), None
         if self.on_command is not None:
@@ -93,8 +96,9 @@ class HmpSession(Session):
         reply = self._monitor.execute(text)
         if reply.pending:
             yield reply
-        # Characters of the line came from this client, and go back to it as they are.
+        # The characters of its own line go back to the client unchanged, as from QEMU; all other text is escaped.
         answer = self._rendered(reply, frozenset() if text.isprintable() else frozenset(text))
+        # QEMU prints no prompt after quit.
         yield answer if self.machine.over else answer + self._editor.show_prompt()
 
     def _rendered(self, reply: Reply, typed: Set[str]) -> bytes:
@@ -102,11 +106,13 @@ class HmpSession(Session):
 
     def _otherwise(self, fault: Fault) -> bytes:
         value = fault.value
-        prompt = self._editor.show_prompt() if self._editor.waiting else b""  # the next line runs, whatever is said
+        # Even a reply that is never sent ends the command: the next line runs.
+        prompt = self._editor.show_prompt() if self._editor.waiting else b""
         if fault.answer not in ("return", "error"):
             raw: bytes = (value or "").encode(*CODEC)
             return raw
         text = f"Error: {value[1]}\n" if fault.answer == "error" else value
+        # `return` may have any JSON value; the human monitor has only text.
         if not isinstance(text, str):
             text = json.dumps(text)
         return escape(text).replace("\n", "\r\n").encode(*CODEC) + prompt

@@ -1,4 +1,4 @@
-"""What all clients on sockets share: flow control both ways, fair turns, half-close, hang-up, and the end."""
+"""What all clients on sockets share: flow control in both directions, fair turns, half-close, hang-up, and the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hmp.sockets.telnet import OPENING, TelnetFilter
 
 
 class Host(Protocol):
-    """The server that a connection belongs to."""
+    """The part of the server that a connection uses."""
 
     machine: Machine
     driver: MachineDriver
@@ -42,10 +42,10 @@ class Host(Protocol):
         """A connection ended."""
 
     def foreign(self, where: str, language: str) -> None:
-        """A client at `where` was hung up on because it does not speak a monitor's language but `language`."""
+        """A client at `where` was cut off because it speaks `language`, which is not that of a monitor."""
 
     def queue(self, turn: Callable[[], None]) -> None:
-        """Call `turn` soon, behind those of other clients."""
+        """Call `turn` soon, after the turns of other clients that wait."""
 
     @property
     def crowded(self) -> bool:
@@ -54,46 +54,50 @@ class Host(Protocol):
 
 
 UNFINISHED_LIMIT = 60.0
-"""Seconds of silence after which an unfinished QMP message is given up: what came of it, up to MAX_MESSAGE_BYTES, is
-not kept for ever, and whoever forgot a bracket is told."""
+"""Seconds of silence after which an unfinished QMP message is dropped. Else its bytes, up to MAX_MESSAGE_BYTES,
+would be kept for ever. A client that forgot a bracket learns of it."""
 
 UNSENT_LIMIT = 1 << 20
-"""Bytes that may wait for a client that does not read; what comes on top cuts it off. Replies stop long before, for
-nothing more of a client is handled while its output waits; what can grow this far is events, some 4,000 of them."""
+"""The most bytes that may wait for a client that does not read; one with more is cut off. Replies alone never grow so
+large, because no more commands of a client are handled while its output waits. Events can: these are some 4,000."""
 
 STALL_LIMIT = 60.0
-"""Seconds in which a client that wants something and has output waiting must take some of it. One that sends and never
-reads, or is gone without a word, does not keep its place for ever; one that only listens, late, may."""
+"""Seconds within which a client must read some of the output that waits for it, if it has sent something that waits.
+So a client that sends and never reads, or that vanished, does not keep its place for ever. A client that only listens
+may read as late as it likes."""
 
 RECEIVE_SIZE = 16 << 10
-"""Bytes read at once. With the line editor's as many, it is all that is kept of what is typed ahead."""
+"""The most bytes read at once. Together with as many in the line editor, this is all that is kept of type-ahead."""
 
 SEND_SIZE = 64 << 10
-"""Bytes of replies collected before they are sent: one system call for all the replies of a turn."""
+"""The most bytes of replies that are collected before they are sent: one system call for all replies of a turn."""
 
 TURN = 0.002
-"""Seconds that one client's messages or lines are handled before the others get their turn. What is begun is finished:
-a command takes less than a millisecond, a message of the greatest size up to 80."""
+"""Seconds for which one client's messages or lines are handled before other clients get their turn. A turn of a number
+of commands was rejected: one completion can take as long as many commands. A command that has begun is finished. That
+takes less than a millisecond, or up to 80 ms for a message of the greatest size."""
 
 REST = 20
-"""A client whose turn took some time has its next one at once only after so many times as long, while others wait: one
-that asks little goes ahead of those that ask without end, however many these are."""
+"""While others wait, a client gets no further turn at once until this many times the length of its last turn has
+passed. So a client that asks little goes ahead of those that ask all the time, however many these are."""
 
 LITTLE = 512
-"""Bytes that may come at once from a client that goes ahead: else one that always comes anew would, with all it has."""
+"""The most bytes that a client may send at once to go ahead. Without this limit a client could connect anew each time
+and go ahead with all it has."""
 
 UNHEARD_LIMIT = 0.1
-"""Seconds that the server works for a client that is gone: hundreds of lines. Else those that send much and leave would
-pile up faster than they are done with."""
+"""Seconds for which the server works for a client that is gone; that is hundreds of lines. Without a limit, clients
+that send much and leave came faster than the server finished with them: 1.4 GB after three minutes of tests.soak."""
 
 UNHEARD_CLIENTS = 64
-"""Clients that may be gone and have more to run than one turn takes; one more of them gets that turn only."""
+"""The most clients that are gone and have more to run than one turn takes; any more of them get one turn only."""
 
 IDLE, QUEUED, TURNING, WAITING, CLOSING, CUT, UNHEARD, ENDED = (
     "idle", "queued", "turning", "waiting", "closing", "cut off", "unheard", "ended",
 )  # fmt: skip
-"""Where a connection stands: all that came is handled; a turn is to come; it has its turn; it waits for a guest or for
-the client to read; the rest is sent; nothing is sent any more; the client left, and what it sent still runs; over."""
+"""The states of a connection, in this order: all input is handled; it is in the queue for its turn; it has its turn; it
+waits for a guest, or for the client to read; the rest of the output is sent; nothing is sent any more; the client has
+left, and what it sent still runs; over. Eight flags were rejected: most of their combinations could not be."""
 
 OPEN = frozenset((IDLE, QUEUED, TURNING, WAITING))
 """The states in which the client is served."""
@@ -109,17 +113,17 @@ MOVES: dict[str, dict[str, str]] = {
     UNHEARD: {"end": ENDED},
     ENDED: {},
 }
-"""The moves that each state allows and where they lead; any other is a fault of ours. docs/design.md draws it. `done`,
-`more` and `blocked` are what `_pump` returns."""
+"""The moves that each state allows, and the state after each. Any other move is a bug. docs/design.md has a drawing.
+`done`, `more` and `blocked` are the results of `_pump`."""
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client: its session says what is to be done with what came, and the connection when."""
+    """One client. Its session knows what to do with the input, and the connection decides when."""
 
     transport: asyncio.Transport
 
     def __init__(self, host: Host, make: Callable[[Callable[[bytes], None], int], Session]) -> None:
-        """`make` makes the session, of what sends and the client's number."""
+        """`make` gets a function that sends, and the client's number, and returns the session."""
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._received = b""
@@ -127,14 +131,16 @@ class Connection(asyncio.BufferedProtocol):
         self.state = IDLE
         self._eof = False
         self._rested = self._unheard = 0.0
+        # During a turn output is collected here. So no call comes back into this object from the session or an event,
+        # and the output of a turn is one packet.
         self._out = Outbox(self.write)
         self._written = 0
         self._stall: asyncio.TimerHandle | None = None
         self.address: Address | None = None
         self.telnet: TelnetFilter | None = None
-        self.name = ""  # the address as the ready line has it
+        self.name = ""  # the address in the form of the ready line
         self.number = host.next_number()
-        self._log: Log | None = host.machine.front.log  # the server made the front
+        self._log: Log | None = host.machine.front.log  # the server has made the front
         self._why = ""
         self._waiting = False
         self._unfinished: asyncio.TimerHandle | None = None
@@ -142,23 +148,28 @@ class Connection(asyncio.BufferedProtocol):
         self.session.on_cut, self.session.on_resume = self.hang_up, self._resumed
         if self._log is not None:
             self.session.on_command = lambda message: self.log("in", message)
-        self.ended: asyncio.Future[None] | None = None  # done once nothing is left, for who wants to know
+        self.ended: asyncio.Future[None] | None = (
+            None  # done when nothing is left; the caller that waits for it makes it
+        )
 
     def move(self, move: str) -> None:
-        """Go to another state. Raises ValueError where MOVES does not allow it, and changes nothing then."""
+        """Go to another state. Raises ValueError if MOVES does not allow it, and then nothing has changed."""
         state = MOVES[self.state].get(move)
         if state is None:
             raise ValueError(f"a connection that is {self.state} cannot {move}")
         self.state = state
 
-    # What the transport calls.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's is
+        """Greet the new client."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is for streams
         self.transport = transport
-        if isinstance(transport.get_extra_info("sockname"), tuple):  # a host and a port; no browser opens unix sockets
+        if isinstance(
+            transport.get_extra_info("sockname"), tuple
+        ):  # a host and a port; a browser cannot open unix sockets
             self._opening = Opening()
+        # With the limit 0 asyncio tells at once that the client does not read, and we stop handling its commands.
         transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
         self.log("connect")
@@ -173,15 +184,17 @@ class Connection(asyncio.BufferedProtocol):
                 self._turn_soon()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to put what is received: one place for all clients, as `buffer_updated` copies at once."""
+        """Return the buffer to receive into. All clients share one, because `buffer_updated` copies at once."""
         return self.host.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what the client sent."""
+        """Take the bytes that the client sent."""
         if self._over():
             return
         data = bytes(self.host.buffer[:nbytes])
         if self._opening is not None:
+            # Before anything runs: a web page can make a browser send a request to any port, and the monitor would
+            # run its lines.
             language = self._opening.feed(data)
             if language:
                 host, port = self.transport.get_extra_info("sockname")[:2]
@@ -194,23 +207,25 @@ class Connection(asyncio.BufferedProtocol):
                 self._opening = None
         data = self._incoming(data)
         self._received = self._received + data if self._received else data
+        # Queue behind the others, unless this client has sent little and rested long enough.
         if self.host.crowded and (nbytes > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
-            self._flow()  # read no more before that
+            self._flow()  # do not read before its turn: what came meanwhile piled up by the megabyte
         elif self.state != QUEUED:
             self._turn()
 
     def eof_received(self) -> bool:
-        """The client will send no more; what it sent is answered before we close too."""
+        """The client will send no more. What it sent is answered, then the connection is closed."""
         self._eof = True
         if self._over():
             self.finish()
         else:
             self._flow()
+        # True keeps our direction open: a client may half-close before it reads the answers.
         return True
 
     def pause_writing(self) -> None:
-        """The client does not read: neither do we."""
+        """The client does not read: give it STALL_LIMIT seconds."""
         self._watch_stall()
 
     def resume_writing(self) -> None:
@@ -220,7 +235,7 @@ class Connection(asyncio.BufferedProtocol):
         self._turn_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone. What it sent still runs, as in QEMU; what it waits for is taken back."""
+        """The client is gone. What it sent still runs, as in QEMU. What it waits for is cancelled."""
         self.move("lost")
         self.log("disconnect", why=self._why)
         self._unwatch_stall()
@@ -233,31 +248,32 @@ class Connection(asyncio.BufferedProtocol):
             self._end()
 
     def log(self, what: str, message: bytes | None = None, *, why: str = "") -> None:
-        """Put something into the log, if there is one."""
+        """Add an entry to the log, if there is one."""
         if self._log is not None:
             self._log.add(self.name, self.number, what, message, **({"why": why} if why else {}))
 
     # Ending.
 
     def finish(self) -> None:
-        """Send what is still to be sent, then close."""
+        """Send the rest of the output, then close."""
         if self.state not in OPEN:
             return
         self._send()
+        # close() of asyncio still sends what is in its buffer.
         self.move("finish")
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch_stall()
 
     def hang_up(self) -> None:
-        """Send what was written, then close, and run nothing more of what the client sent."""
+        """Send the output so far, then close. Nothing more of what the client sent runs."""
         self._send()
         if self.state in OPEN:
             self.transport.close()
             self.move("cut")
 
     def cut_off(self) -> None:
-        """Let go of the client here and now."""
+        """Close the connection at once; unsent output is lost."""
         self.move("cut")
         self.transport.abort()
 
@@ -265,6 +281,7 @@ class Connection(asyncio.BufferedProtocol):
         host, start = self.host, self.host.now()
         more = not self._over() and self._pump(start + TURN) == "more"
         self._unheard += host.now() - start
+        # `clients` still counts those that are gone and have work left; `connections` does not.
         waiting = host.clients - len(host.connections)
         if more and self._unheard < UNHEARD_LIMIT and waiting <= UNHEARD_CLIENTS:
             host.queue(self._finish_unheard)
@@ -278,7 +295,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._unfinished is not None:
             self._unfinished.cancel()
         self._let_go()
-        self._out.wake = None  # it is held by what is held by it
+        # Break the reference cycle, because the collector runs rarely (Serving.serve).
+        self._out.wake = None
         self.host.left()
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
@@ -295,12 +313,17 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def _delivered(self) -> int:
-        """What the client took, in units that only grow as it does: the kernel tells late that there is room again."""
+        """A number of bytes that grows whenever the client reads.
+
+        TIOCOUTQ tells what the kernel still has. Waiting for resume_writing is not enough: the kernel reports free room
+        late, so a slow reader would look like one that does not read.
+        """
         unread = ioctl(self._descriptor, TIOCOUTQ, bytes(4))
         return self._written - self.transport.get_write_buffer_size() - int.from_bytes(unread, "little")
 
     def _check_stall(self, before: int) -> None:
         self._stall = None
+        # It took nothing, and it wants something: its input or its half-close waits.
         if self._delivered == before and (self._received or self._eof):
             self.cut_off()
         else:
@@ -315,25 +338,26 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait for the client to read."""
+        """The number of bytes that wait for the client to read."""
         return self._out.size + self.transport.get_write_buffer_size()
 
     @property
     def _stalled(self) -> bool:
-        """Whether the client does not read, or not as fast as we send."""
+        """Whether the client does not read, or reads more slowly than we send."""
         return self.transport.get_write_buffer_size() > 0
 
     @property
     def _full(self) -> bool:
-        """Whether no more may be done for the client before it reads."""
+        """Whether the client must read before more of its commands are handled."""
         return self._out.size >= SEND_SIZE and self._stalled
 
     def write(self, data: bytes) -> None:
-        """Send `data`, or cut off a client that let too much of it pile up."""
+        """Send `data`, or cut off the client if too much waits for it."""
         if self.state not in OPEN or not data:
             return
         if self.state == TURNING:
             self._out.add(data)
+        # Outside of a turn: an event, or the reply of a command that waited.
         elif not self._stalled:
             self._out.add(data)
             self._send()
@@ -343,7 +367,7 @@ class Connection(asyncio.BufferedProtocol):
             self._out.add(data)
 
     def _send(self) -> None:
-        """Hand all that was written to the transport."""
+        """Give all collected output to the transport."""
         if self._out.size:
             parts = self._out.take()
             if not self.transport.is_closing():
@@ -356,11 +380,11 @@ class Connection(asyncio.BufferedProtocol):
     # Turns.
 
     def _over(self) -> bool:
-        """Whether no more lines are run: the machine ended (perhaps by another client's command), or the server did."""
+        """Whether no more lines run, because the machine or the server has ended."""
         return self.host.machine.over or self.host.stopping
 
     def _turn(self) -> None:
-        """Handle some of what was received, send what follows from it, and see how to go on."""
+        """Handle some of the input, send the output, and decide what comes next."""
         if self.state not in OPEN or self._over():
             return
         self.move("turn")
@@ -370,16 +394,17 @@ class Connection(asyncio.BufferedProtocol):
         try:
             left = self._pump(start + TURN)
         except Exception:
-            self.cut_off()  # a fault of ours: the others are still served, and the loop's handler tells
+            self.cut_off()  # a bug: other clients are still served, and the loop's handler reports it
             raise
         finally:
             self._out.wake = self.write
-            if self.state == TURNING:  # else it was cut off
+            if self.state == TURNING:  # else the client was cut off during its turn
                 self.move(left)
             if not self._stalled:
                 self._send()
             end = self.host.now()
-            self._rested = end + REST * min(end - start, TURN)  # it may have waited for a processor
+            # At most TURN, because on a busy host the turn may have waited for a processor.
+            self._rested = end + REST * min(end - start, TURN)
         if self._over():
             self.host.ended_by = self
         self.host.driver.reschedule()
@@ -388,19 +413,23 @@ class Connection(asyncio.BufferedProtocol):
         self._flow()
 
     def _pump(self, end: float) -> str:
-        """Handle what was received until host.now() is `end`, unless `_full`. Returns "more" to go on at once,
-        "blocked" where it waits for a guest or for the client to read, "done" where nothing is left."""
+        """Handle input until host.now() is `end`, or the output is `_full`.
+
+        Returns "more" if there is more to handle at once, "blocked" if it waits for a guest or for the client to read,
+        and "done" if nothing is left.
+        """
         session, out, now = self.session, self._out, self.host.now
         while True:
             if session.suspended and not self._waiting:
                 self._waiting = True
+                # The driver has to know that somebody waits: only then does the warp clock jump.
                 self.host.driver.suspend()
             if self._full or self.state == CUT or self._waiting:
                 if session.ahead:
-                    self._feed()  # so that hanging up is noticed behind it
+                    self._feed()  # type-ahead goes to the editor, so that we read on and notice a hang-up after it
                 return "blocked"
             if session.step():
-                # With a log at once, so that each reply stands behind its command there.
+                # With a log send at once, so that the log has each reply after its command.
                 if (out.size >= SEND_SIZE or self._log is not None) and not self._stalled:
                     self._send()
             elif session.suspended:
@@ -409,13 +438,14 @@ class Connection(asyncio.BufferedProtocol):
                 return "blocked"
             elif not self._received:
                 return "done"
+            # The session has no room, though it has nothing to do: it waits for its client or its guest.
             elif not self._feed():
                 return "blocked"
             if now() >= end:
                 return "more"
 
     def _feed(self) -> bool:
-        """Give the session what it has room for; returns whether that was anything."""
+        """Give the session as much input as it has room for. Returns whether that was anything."""
         room = self.session.room(self._received)
         data, self._received = self._received[:room], self._received[room:]
         if data:
@@ -424,11 +454,11 @@ class Connection(asyncio.BufferedProtocol):
         return bool(data)
 
     def _incoming(self, data: bytes) -> bytes:
-        """Return what of `data` concerns the monitor."""
+        """Return the part of `data` that is for the monitor."""
         return self.session.filter(data if self.telnet is None else self.telnet.feed(data))
 
     def _resumed(self) -> None:
-        """The session waits no more."""
+        """The session has ended its wait."""
         self._let_go()
         self._turn_soon()
 
@@ -446,19 +476,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def _give_up(self) -> None:
         self._unfinished = None
-        if self.state != IDLE or self._received:  # the rest may be here, unread because of what comes before it
+        if self.state != IDLE or self._received:  # the rest may be here, and wait behind other input
             self._watch_unfinished()
         else:
             self.session.give_up(f"the rest of the message did not come within {UNFINISHED_LIMIT:.0f} seconds")
 
     def _turn_soon(self) -> None:
-        """Go on, but not from within the callback of a timer or of another client's command: that one ends first."""
+        """Go on later: the callback of a timer or the command of another client may be under way, and has to end
+        first."""
         if self.state in OPEN and self.state != QUEUED:
             self.move("queue")
             self.host.queue(self._turn)
 
     def _flow(self) -> None:
-        """Read on or not; close behind the last answer."""
+        """Decide whether to read on; after the last answer close."""
         transport = self.transport
         if transport.is_closing():
             return
@@ -466,11 +497,12 @@ class Connection(asyncio.BufferedProtocol):
             if self.state == IDLE and not self._stalled:
                 self.finish()
                 return
+        # Not everything is handled yet. TCP then makes the client wait, and its data stays in the kernel.
         elif self._received:
             transport.pause_reading()
         else:
             transport.resume_reading()
-        # A client that we do not read from could hang up unnoticed.
+        # While we do not read, asyncio does not notice that the client hangs up.
         if self.state == WAITING and (self._eof or self._received):
             self.host.hang_ups.watch(self._descriptor, self.cut_off)
         else:

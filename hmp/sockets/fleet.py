@@ -24,14 +24,18 @@ from hmp.sockets.service import report
 from hmp.streams import complain
 
 _PER_MACHINE = 2
-"""Descriptors of a machine itself: its memory, which Python's mmap opens once more."""
+"""Descriptors of a machine itself: its memory, which Python's mmap opens a second time."""
 
 
 def check_descriptors(machines: int, addresses: int, *, files: int = 0) -> None:
-    """Raise UsageError where this process may not open the descriptors of so many machines, each with `files` more."""
+    """Raise UsageError if this process may not open enough files for so many machines, each with `files` more.
+
+    It is called before any machine is made, so that nothing has to be taken back.
+    """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
-        with open(os.devnull) as lowest:  # of the numbers that are free
+        # A new descriptor gets the lowest free number, so this is about how many are in use.
+        with open(os.devnull) as lowest:
             used = lowest.fileno()
     except OSError:
         used = limit
@@ -44,8 +48,9 @@ def check_descriptors(machines: int, addresses: int, *, files: int = 0) -> None:
 
 
 def numbered(config: Config, number: int) -> Config:
-    """Return the options of machine `number`. Raises UsageError for an address that it cannot have."""
+    """Return the options of machine `number`. Raises UsageError for an address that it cannot use."""
     made = copy.copy(config)
+    # Else all modelled guests would do the same at the same time.
     made.seed = config.seed + number
     for name in ("name", "snapshot_dir", "log"):
         value = getattr(config, name)
@@ -60,14 +65,14 @@ def numbered(config: Config, number: int) -> Config:
 
 
 class Member:
-    """A machine that listens, and what serves it while `serve` runs. Close it if that never does."""
+    """A machine with its sockets, served while `serve` runs. Close it if `serve` never runs."""
 
     server: Server
     driver: MachineDriver
     _closed = False
 
     def __init__(self, config: Config) -> None:
-        """Make the machine and its sockets, or nothing. Raises UsageError naming what cannot be had."""
+        """Make the machine and its sockets, or nothing. Raises UsageError, which says what is not possible."""
         self.config = config
         self.listeners: list[Listener] = []
         try:
@@ -81,18 +86,19 @@ class Member:
             raise
 
     def start(self) -> None:
-        """Let clients in, within the running loop; the machine starts with `serve`."""
+        """Accept clients, within the running loop. The machine starts with `serve`."""
         self.driver = MachineDriver(self.machine, asyncio.get_running_loop())
         self.driver.start()
         self.server = Server(self.machine, self.driver, self.listeners, self.config.dialect)
         self.server.start()
 
     async def serve(self) -> None:
-        """Run the machine, once the clients came that it waits for, until it ends; then nothing is left of it."""
+        """Wait for the clients of `wait` addresses, run the machine until it ends, and close it."""
         machine, over = self.machine, asyncio.Event()
         machine.subscribe(lambda event: over.set() if isinstance(event, Ended) else None)
         try:
             if any(each.address.wait for each in self.listeners):
+                # A client of another address may end the machine while it waits.
                 waits = [asyncio.ensure_future(each) for each in (self.server.clients_came(), over.wait())]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 for each in waits:
@@ -108,7 +114,7 @@ class Member:
             self.close()
 
     def close(self) -> None:
-        """Take the machine and its sockets apart; once is enough."""
+        """Close the machine and its sockets. Further calls do nothing."""
         if self._closed:
             return
         self._closed = True
@@ -119,12 +125,13 @@ class Member:
 
 
 class Fleet(Front):
-    """Serves `--count` machines until the last of them ended, or a signal comes."""
+    """Serves `--count` machines until the last of them has ended, or a signal comes."""
 
     _status = OK
 
     def run(self) -> int:
-        """Return the exit status. Raises UsageError where not all machines can be had; then there is none."""
+        """Return the exit status. Raises UsageError if not all machines can be made; then none is left."""
+        # A process for each machine would take 50 MB each; here all share one process and one loop.
         count, end = self.config.count or 1, clean_end()
         raise_file_limit()
         check_descriptors(count, len(self.config.addresses), files=self.config.log is not None)

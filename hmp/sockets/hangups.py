@@ -1,4 +1,4 @@
-"""Clients that hang up while nobody reads from them: asyncio does not notice those."""
+"""Notices clients that hang up while we do not read from them, which asyncio does not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 
 INTERVAL = 0.5
-"""Seconds between two looks where the system has no epoll, which the loop itself could watch."""
+"""Seconds between two polls on systems without epoll; the loop itself can watch an epoll descriptor."""
 
 
 class HangUps:
-    """Watches sockets for nothing but their end."""
+    """Watches sockets only for their end."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -21,7 +21,10 @@ class HangUps:
         self._poller: select.epoll | select.poll | None = None
 
     def _open(self) -> select.epoll | select.poll:
-        """Make what watches. Not before there is something to watch: of a thousand machines few ever need it."""
+        """Make the poller.
+
+        This is done when there is something to watch, because few of a thousand machines ever need it.
+        """
         try:
             self._epoll = select.epoll()
             self._loop.add_reader(self._epoll.fileno(), self._poll)
@@ -30,16 +33,17 @@ class HangUps:
         return self._epoll or select.poll()
 
     def watch(self, descriptor: int, action: Callable[[], None]) -> None:
-        """Call `action` once both directions of `descriptor` are closed, or it broke. A half-close is neither."""
+        """Call `action` when both directions of `descriptor` are closed, or it failed. A half-close does not count."""
         if self._poller is None:
             self._poller = self._open()
         if descriptor not in self._actions:
+            # An empty mask still reports POLLHUP and POLLERR, and nothing else.
             self._poller.register(descriptor, 0)
         self._actions[descriptor] = action
         self._poll_later()
 
     def unwatch(self, descriptor: int) -> None:
-        """Look no longer; call this before the descriptor is closed."""
+        """Stop watching. Call this before the descriptor is closed, because its number may be used again."""
         if self._actions.pop(descriptor, None) is not None and self._poller is not None:
             self._poller.unregister(descriptor)
 
@@ -51,13 +55,13 @@ class HangUps:
         self._timer = None
         for descriptor, _ in self._poller.poll(0) if self._poller is not None else ():
             action = self._actions.get(descriptor)
-            if action is not None:  # else an action before it ended this one too
+            if action is not None:  # else an earlier action ended this one too
                 self.unwatch(descriptor)
                 action()
         self._poll_later()
 
     def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop watching all sockets."""
         self._actions.clear()
         if self._timer is not None:
             self._timer.cancel()

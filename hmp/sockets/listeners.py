@@ -1,4 +1,4 @@
-"""Listening sockets: made all or none, never at the cost of a file or a live server, and cleaned up."""
+"""Listening sockets. All are made or none; no file and no live server is lost; the sockets' files are removed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hmp.addresses import Address
 from hmp.monitor import UsageError
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted: a thousand clients may come at once."""
+"""How many connections may wait to be accepted: a thousand clients may come at once."""
 
 
 _STREAM = socket.SOCK_STREAM
 
 
 def raise_file_limit() -> None:
-    """Raise the soft limit on open files to the hard one: a thousand clients exceed the usual 1,024."""
+    """Raise the soft limit on open files to the hard limit, because a thousand clients exceed the usual 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -31,22 +31,25 @@ def raise_file_limit() -> None:
 
 
 LOCK_PATIENCE = 2.0
-"""Seconds to wait for another hmp that is just making a socket in the same directory: it needs milliseconds."""
+"""Seconds to wait for another hmp that makes a socket in the same directory. It needs milliseconds."""
 
 
 CONNECT_PATIENCE = 5.0
-"""Seconds to wait for whom we are to connect to."""
+"""Seconds to wait until a connection is made (server=off)."""
 
 
 class Listener:
-    """An address and its socket, which listens, or where `listens` is False is the only client's own.
+    """An address and its socket. If `listens` is false, the socket is the connection to the only client.
 
-    With reconnect it is None: that connection is made, and made again, once clients are served. `near` is the end of
-    stdio's that is ours.
+    With reconnect the socket is None: that connection is made later, when clients are served, and made again after it
+    ends. For stdio, `socket` is one end of a pair and `near` the other, to which stdin and stdout are carried.
     """
 
     def __init__(self, address: Address) -> None:
-        """Bind and listen, or connect. Raises UsageError naming the address and the reason: nothing was created."""
+        """Bind and listen, or connect.
+
+        Raises UsageError with the address and the reason, and then nothing was created.
+        """
         self.address = address
         self._unix: UnixListener | None = None
         self.listens = address.server
@@ -54,10 +57,12 @@ class Listener:
         self.socket: socket.socket | None = None
         try:
             if address.scheme == "stdio":
+                # stdin and stdout become a socket too, so that only one kind of client has to be served.
                 self.socket, self.near = socket.socketpair()
                 self.near.setblocking(False)
             elif address.scheme == "fd":
                 self.socket = socket.socket(fileno=address.port)
+                # The caller may pass a listening socket or a connected one.
                 self.listens = bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
                 if self.socket.type != _STREAM:
                     raise address.refuse("the descriptor is not a stream socket")
@@ -89,7 +94,7 @@ class Listener:
         return made
 
     def _told(self, reason: str) -> str:
-        """Return why this cannot be had, in QEMU's words where the address was spelled for it."""
+        """Return the reason of a failure, in QEMU's words if the address has QEMU's form."""
         address = self.address
         if not address.spelled or address.scheme == "fd":
             return reason
@@ -100,7 +105,7 @@ class Listener:
 
     def _make_unix(self) -> socket.socket:
         path = self.address.host
-        if self.address.abstract:  # no file: nothing to sweep, and the kernel refuses a name in use
+        if self.address.abstract:  # there is no file to remove, and the kernel refuses a name in use
             made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 made.bind(b"\0" + os.fsencode(path))
@@ -110,7 +115,8 @@ class Listener:
                 raise
             return made
         try:
-            # Between finding a stale socket and removing it, another hmp could put a live one in its place.
+            # Without the lock another hmp could put a live socket in the place of a stale one, after we found that
+            # and before we remove it.
             lock = _lock(os.path.dirname(path) or ".")
         except FileNotFoundError:
             raise OSError(
@@ -124,7 +130,7 @@ class Listener:
         return self._unix.socket
 
     def _make_tcp(self) -> socket.socket:
-        """Listen on the first of the host's addresses that can be bound: `localhost` may have one without a network."""
+        """Listen on the first address of the host that can be bound: one of localhost's may have no network."""
         host, port = self.address.host, self.address.port
         failure = OSError("no address")
         flags = socket.AI_PASSIVE
@@ -138,12 +144,14 @@ class Listener:
                 failure = error
                 continue
             try:
+                # Else a port could not be used again for a minute after its clients left.
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 made.bind(where)
                 made.listen(BACKLOG)
             except OSError as error:
                 made.close()
                 failure = error
+                # Try the next address only if this host does not have this one. A port that is in use is an error.
                 if error.errno != errno.EADDRNOTAVAIL:
                     break
             else:
@@ -152,7 +160,7 @@ class Listener:
 
     @property
     def name(self) -> str:
-        """The address as clients can use it: with the port that was picked for 0."""
+        """The address in a form that clients can use, with the real port if 0 was given."""
         address = self.address
         if address.scheme == "unix":
             return f"unix:{address.host}{',abstract=on' if address.abstract else ''}"
@@ -164,7 +172,7 @@ class Listener:
         return f"{address.scheme}:[{host}]:{port}" if ":" in host else f"{address.scheme}:{host}:{port}"
 
     def close(self) -> None:
-        """Stop listening; a unix socket's file goes if it still is the one we made."""
+        """Stop listening. Removes the file of a unix socket if it is still the one that we made."""
         for each in (self.socket, self.near):
             if each is not None:
                 each.close()
@@ -173,16 +181,16 @@ class Listener:
 
 
 def _lock(directory: str) -> int:
-    """Lock a directory against other hmps; returns the descriptor to close, -1 where it cannot be locked.
+    """Lock a directory against other hmp processes. Returns the descriptor to close, or -1 if it cannot be opened.
 
-    Whoever holds the lock for long is no hmp, and is not waited for. Raises FileNotFoundError.
+    A process that holds the lock for long is not hmp, so go on without the lock then. Raises FileNotFoundError.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except OSError:
-        return -1  # nothing to read there; bind() will say whether a socket can be made
+        return -1  # not readable; bind() will tell whether a socket can be made
     end = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
@@ -197,8 +205,9 @@ def _lock(directory: str) -> int:
 
 
 def listen(addresses: list[Address], *, allow_remote: bool) -> list[Listener]:
-    """Listen on all addresses, or on none. Raises UsageError naming the address and the reason."""
+    """Listen on all addresses, or on none. Raises UsageError with the address and the reason."""
     for address in addresses:
+        # All addresses are checked before any is opened.
         if not address.loopback and not allow_remote:
             raise address.refuse("a monitor has no password; --allow-remote lets other hosts than loopback reach it")
     listeners: list[Listener] = []

@@ -1,4 +1,4 @@
-"""Ctrl-A: a monitor that shares its stream with a serial port, as behind `-serial mon:stdio`."""
+"""A monitor that shares its stream with a serial port, switched with Ctrl-A, as with `-serial mon:stdio`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ if TYPE_CHECKING:
 ESCAPE = 1
 HELP = (b"\r\nC-a h    this list\r\nC-a x    end the machine\r\nC-a c    to the monitor, or back to the serial port\r\n"
         b"C-a C-a  a C-a itself\r\n")  # fmt: skip
+# QEMU's words, with its line end in this order.
 TERMINATED = b"QEMU: Terminated\n\r"
 
 
 class Mux:
-    """Takes what was typed for the monitor out of one client's stream; the rest goes to a port that says nothing.
+    """Takes the keys for the monitor out of one client's stream. All other keys go to a serial port, which ignores
+    them.
 
-    `write` sends to the client, `focus` is called when the monitor is turned to, with whether that is the first time,
-    and `quit` ends the machine.
+    `write` sends to the client. `focus` is called when the client turns to the monitor; its argument says whether that
+    is the first time. `quit` ends the machine.
     """
 
     __slots__ = ("_came", "_escaped", "_focus", "_inside", "_quit", "_write")
@@ -30,7 +32,7 @@ class Mux:
         self._inside = self._escaped = self._came = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return what of `data` the monitor gets."""
+        """Return the part of `data` that is for the monitor."""
         typed = bytearray()
         for byte in data:
             if self._escaped:

@@ -1,6 +1,6 @@
-"""What a monitor's client never begins with: HTTP, TLS and STUN, which a page can make a browser speak to any port.
+"""Recognizes HTTP, TLS and STUN at the start of a connection. A web page can make a browser send these to any port.
 
-Pure bytes in, a verdict out.
+Bytes in, a verdict out; no I/O.
 """
 
 from __future__ import annotations
@@ -9,33 +9,39 @@ import re
 
 _METHODS = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"DELETE ", b"PATCH ", b"CONNECT ", b"TRACE ", b"PRI ")
 _VERSION = b" HTTP/"
-"""What stands before the three last characters of a request line. A page from a name that was made to mean this machine
-(DNS rebinding) may choose any word as its method, so the method alone does not tell."""
+"""The text before the last three characters of a request line. The method alone is not enough: a page from a name that
+was made to resolve to this machine (DNS rebinding) can use any word as its method."""
 
 _TLS = b"\x16\x03"
 _STUN, _STUN_BEGINS = b"\x21\x12\xa4\x42", (b"\0", b"\1", b"\2")
-"""WebRTC's cookie, in the first ten bytes, and what these begin with. A hash follows, new for each try: by our count
-one in some 80,000 holds `q` or `s` or `c` between two line ends, and a page may try for as long as it is open."""
+"""The cookie of STUN (WebRTC), which is in the first ten bytes, and the first bytes of a message. A message ends in a
+hash that is new in each try. About one in 80,000 (counted, not seen) has `q`, `s` or `c` between two line ends, which
+the monitor would run as a command; and a page can try for as long as it is open."""
 
 _LINE_END = re.compile(rb"[\r\n]")
 _BEGINS = re.compile(rb"[\x16!#$%&'*+.^_`|~0-9A-Za-z-]")
-"""First bytes of TLS, and of words that can be methods. QMP's brace is none: most of its clients send no line end."""
+"""The first bytes of TLS, and of words that can be methods. QMP's brace is not among them, so a QMP client need not
+send a line end before it is served; most send none."""
 
 _KEPT = 16
-"""Bytes of either end of the first line that are kept."""
+"""How many bytes are kept of each end of the first line."""
 
 
 class Opening:
-    """Judges the first line of one client. It runs nothing and holds nothing back: what came before a verdict has no
-    line end, so no command has run yet, and whoever types `P` sees it echoed.
+    """Judges the first line of one client.
+
+    It does not hold back input: before a verdict no line end has come, so no command can have run, and a person who
+    types `P` sees it echoed at once.
     """
 
     def __init__(self) -> None:
         self._line = b""
 
     def feed(self, data: bytes) -> str | None:
-        """Take what the client sent, cut anywhere. Returns "HTTP", "TLS" or "STUN" for one to hang up on without
-        looking at `data`, "" for any other, which is not to be fed any more, and None while that cannot be told.
+        """Take bytes that the client sent, in pieces of any size.
+
+        Returns "HTTP", "TLS" or "STUN" for a client to hang up on before `data` is used, "" for any other client (do
+        not call again), and None while more bytes are needed.
         """
         data = self._line + data
         if data[:1] in _STUN_BEGINS:
@@ -48,5 +54,6 @@ class Opening:
             return "HTTP"
         if rest or (line and not _BEGINS.match(line)):
             return ""
+        # Only both ends matter for the verdict, so a line without end takes no memory.
         self._line = line if len(line) <= 2 * _KEPT else line[:_KEPT] + line[-_KEPT:]
         return None

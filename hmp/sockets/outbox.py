@@ -1,4 +1,4 @@
-"""What is to be sent to one client and its transport does not have yet."""
+"""The output of one client that its transport does not have yet."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from hmp.qmp.events import Latest
 
 
 class Outbox:
-    """Keeps what is written, in order. `size` is the bytes that it has.
+    """Keeps output in order. `size` is its number of bytes.
 
-    `wake` takes what is written while nobody looks into the box by himself; None while somebody does.
+    While a turn is on, `wake` is None: output stays here, and the connection takes it at the end of the turn. At all
+    other times `wake` is called with the output.
     """
 
     def __init__(self, wake: Callable[[bytes], None]) -> None:
         self.size = 0
         self.wake: Callable[[bytes], None] | None = wake
         self._parts: list[bytes] = []
-        self._latest: Latest | None = None  # which of these a newer one will replace
+        self._latest: Latest | None = None  # the part that a newer one will replace
 
     def write(self, data: bytes) -> None:
-        """Send `data`, now or after the turn that is on."""
+        """Send `data` now, or after the present turn."""
         (self.wake or self.add)(data)
 
     def add(self, data: bytes) -> None:
         """Keep `data`."""
+        # Only the newest BALLOON matters. Else a client that reads slowly would be cut off because others ask often.
         if isinstance(data, Latest):
             if self._latest is not None:
                 self._parts.remove(self._latest)
@@ -34,7 +36,7 @@ class Outbox:
         self.size += len(data)
 
     def take(self) -> list[bytes]:
-        """Return all that there is, and forget it."""
+        """Return all output and remove it from here."""
         parts, self._parts = self._parts, []
         self.size, self._latest = 0, None
         return parts

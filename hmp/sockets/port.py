@@ -1,4 +1,4 @@
-"""One address of a server: who comes in there, and what talks to them."""
+"""One address of a server: accepts clients and makes their sessions."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from hmp.sockets.server import Server
 
 ACCEPTED_AT_ONCE = 16
-"""Clients of one address that are accepted before others get their turn: some 2 ms."""
+"""How many clients of one address are accepted before others get their turn. That takes some 2 ms."""
 
 ACCEPT_PAUSE = 1.0
-"""Seconds until clients are accepted again after the system had no descriptor left for one."""
+"""Seconds until clients are accepted again after the system had no descriptor left."""
 
 TOO_MANY = "too many clients"
 
 
 def _pretty(send: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    """Return what sends whole messages with line breaks inside, as -qmp-pretty does, and all else as it is."""
+    """Return a function that sends whole messages with line breaks, as -qmp-pretty, and all other bytes unchanged."""
 
     def indent(data: bytes) -> None:
+        # Pieces and garbage that a fault sends are no whole messages.
         whole = data.startswith(b"{") and data.endswith(b"}\r\n")
         send(type(data)(indented(data)) if whole else data)
 
@@ -45,9 +46,9 @@ def _pretty(send: Callable[[bytes], None]) -> Callable[[bytes], None]:
 
 
 class Port:
-    """One address: accepts its clients and makes what talks to them.
+    """One address: accepts its clients and makes their sessions.
 
-    Not asyncio's own server: that one tries a thousand more times after it ran out of descriptors, and tells each time.
+    asyncio's own server was rejected: without descriptors it tries a thousand more times and reports each failure.
     """
 
     def __init__(self, server: Server, listener: Listener, dialect: Dialect) -> None:
@@ -60,10 +61,10 @@ class Port:
         self._connecting: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._held = False
-        self._short = False  # of descriptors or memory; said once
+        self._short = False  # of descriptors or memory; reported once
 
     def open(self) -> None:
-        """Accept clients, or take the one there is."""
+        """Accept clients; if the socket is connected already, serve it."""
         socket, pause = self.listener.socket, self.listener.address.reconnect
         if pause is not None:
             self._connecting = self._loop.create_task(self._stay_connected(pause / 1e9))
@@ -74,7 +75,7 @@ class Port:
             self._loop.add_reader(socket, self._accept, socket)
 
     def close(self) -> None:
-        """Accept none any more."""
+        """Accept no more clients."""
         if self.listener.socket is not None and self.listener.listens:
             self._loop.remove_reader(self.listener.socket)
         if self._connecting is not None:
@@ -83,11 +84,12 @@ class Port:
             self._again.cancel()
 
     async def _stay_connected(self, pause: float) -> None:
-        """Connect, and `pause` seconds after that failed or the connection ended, again."""
+        """Connect, and again `pause` seconds after a failure or after the connection ended."""
         address, loop = self.listener.address, self._loop
         while True:
             self._server.came(self)
             try:
+                # An address that drops packets would hold the attempt for minutes.
                 async with asyncio.timeout(CONNECT_PATIENCE):
                     if address.scheme == "unix":
                         path = f"\0{address.host}" if address.abstract else address.host
@@ -103,11 +105,11 @@ class Port:
 
     @property
     def _taken(self) -> bool:
-        """Whether there is a client."""
+        """Whether this address has a client, or one whose connection is being set up."""
         return bool(self._opening) or any(each.address is self.listener.address for each in self._server.connections)
 
     def accept_again(self) -> None:
-        """Accept clients again where one at a time was to come and it is gone."""
+        """Accept clients again, if the address serves one at a time and that one is gone."""
         if self._held and not self._server.stopping and not (self._server.one_client and self._taken):
             self._held = False
             self.open()
@@ -116,10 +118,12 @@ class Port:
         for _ in range(ACCEPTED_AT_ONCE):
             if self._server.one_client and self._taken:
                 self._loop.remove_reader(listening)
+                # The next client waits in the kernel's queue, as with QEMU: it is connected and gets no greeting.
                 self._held = True
                 return
             try:
                 client, _ = listening.accept()
+            # No client is left, or it hung up before it was accepted.
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -144,11 +148,12 @@ class Port:
 
     def _opened(self, task: asyncio.Task[object]) -> None:
         self._opening.discard(task)
-        if task.cancelled() or task.exception() is not None:  # a client that is gone already is no news
+        if task.cancelled() or task.exception() is not None:  # the client is gone already
             self._server.left()
 
     def _refuse(self, client: socket.socket) -> None:
         if self.listener.address.kind == "qmp":
+            # Refuse in the client's protocol, so that its library can show the reason.
             text = codec.encode({"error": {"class": "GenericError", "desc": TOO_MANY}})
         else:
             text = f"{TOO_MANY}\r\n".encode()
@@ -159,7 +164,7 @@ class Port:
         client.close()
 
     def shown(self) -> dict[str, object]:
-        """Return what query-chardev shows of the address."""
+        """Return what query-chardev shows for the address."""
         address, name = self.listener.address, self.listener.name
         if address.scheme in ("unix", "tcp", "telnet"):
             there = any(each.address is address for each in self._server.connections)
@@ -178,7 +183,7 @@ class Port:
         server, address = self._server, self.listener.address
         machine = server.machine
         for_all: Any = {"host_files": address.host_files, "client": client}
-        if address.kind == "serial":  # of a guest without one
+        if address.kind == "serial":  # the modelled guest writes nothing to it
             return Session(Monitor(machine, self._dialect), send)
         if address.kind == "qmp":
             made: Session = (emulated(machine).make_session or QmpSession)(

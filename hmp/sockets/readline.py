@@ -1,8 +1,8 @@
 """Line editing for monitors on sockets: bytes in, echoed bytes and whole lines out.
 
-A pure state machine without sockets, clocks or an event loop. It emits byte for byte what QEMU 7.2's monitor emits
-for the same keys (its echo, its completion lists, its history), so that programs and people who talk to QEMU over a
-socket see no difference. Sources: observed behaviour of QEMU 7.2; tests/conformance feeds both the same keys.
+A state machine without sockets, clocks or an event loop. It emits the same bytes as QEMU 7.2's monitor for the same
+keys (echo, completion lists, history), so that programs and people who talk to QEMU over a socket see no difference.
+The source is what QEMU 7.2 was seen to do; tests/conformance feeds both the same keys.
 
 How a server drives one editor per client:
 
@@ -13,10 +13,10 @@ How a server drives one editor per client:
             write(event)
         else:                                      # a Line: the editor now waits
             write(run(event))                      # at once, or much later
-            write(editor.show_prompt())            # the editor goes on with what was typed meanwhile
+            write(editor.show_prompt())            # the editor goes on with the keys that came meanwhile
 
-A command that suspends the monitor is just one whose `show_prompt` comes later: until then `next_event` returns None
-and what is fed is kept as it came. When `room` is 0, stop reading from the socket.
+For a command that suspends the monitor, call `show_prompt` later. Until then `next_event` returns None, and the editor
+keeps the keys that it is fed. When `room` is 0, stop reading from the socket.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from collections.abc import Callable, Iterable
 from hmp.monitor.monitor import History
 
 Completer = Callable[[bytes], tuple[bytes, Iterable[bytes]]]
-"""Takes the line up to the cursor; returns the word being completed and all candidates for it. The word counts by its
-length only: so many bytes of each candidate are taken as typed already."""
+"""Takes the line up to the cursor. Returns the word to complete and all its candidates. Only the length of the word is
+used: that many bytes of each candidate count as typed already."""
 
 Action = Callable[["LineEditor", int], None]
 
 PROMPT = b"(qemu) "
 
 LINE_LIMIT = 4095
-"""Bytes of one line; QEMU's buffer. What is typed beyond is dropped without a word."""
+"""The most bytes of a line, as in QEMU's buffer. Further keys are dropped silently."""
 
 CANDIDATE_LIMIT = 256
-"""Completions looked at, as QEMU."""
+"""The most candidates that are used, as in QEMU."""
 
 TYPE_AHEAD_LIMIT = 4 * 4096
-"""Bytes kept unread: four of the longest lines typed ahead of a suspended command."""
+"""The most bytes of type-ahead: four of the longest lines."""
 
 OUTPUT_LIMIT = 64 * 1024
-"""Bytes after which next_event pauses. QEMU's echo repeats the line for every key, so one long line echoes as 33 MB: a
-caller that writes event by event can stop when its client does not read."""
+"""The bytes of output after which next_event returns. QEMU's echo repeats the line for every key, so the echo of
+one long line has 33 MB. The caller can stop between events if its client does not read."""
 
 SCREEN_WIDTH = 80
-"""Columns that completion lists are laid out for, whatever the client's terminal."""
+"""Completion lists are laid out for so many columns, as in QEMU, which does not know the client's terminal."""
 
 COLUMN_GAP = 2
 COLUMN_MIN = 10
 
 CODEC = ("utf-8", "surrogateescape")
-"""How bytes become the history's text and come back unchanged."""
+"""How bytes become text for the history, and come back unchanged."""
 
 _LEFT = b"\x1b[D"
 _RIGHT = b"\x1b[C"
@@ -62,7 +62,7 @@ _CLEAR = b"\x1b[2J\x1b[1;1H"
 _NEWLINE = b"\r\n"
 
 _LITERAL = bytes(byte for byte in range(0x20, 0x100) if byte not in (0x7F, 0x9B))
-"""Bytes that stand for themselves. 0x9B is CSI in one byte, which QEMU honours even inside UTF-8 text."""
+"""Bytes that are typed as they are. 0x9B is CSI in one byte, and QEMU treats it so even inside UTF-8 text."""
 
 _ONE = tuple(bytes((byte,)) for byte in range(0x100))
 
@@ -74,16 +74,16 @@ class Output(bytes):
 
 
 class Line(bytes):
-    """A line that the client entered, without its line end, at most LINE_LIMIT bytes; run it, then show_prompt()."""
+    """A line that the client entered, without its line end, of at most LINE_LIMIT bytes. Run it, then show_prompt()."""
 
     __slots__ = ()
 
 
 class LineEditor:
-    """The line editor of one client. New ones wait: keys are kept until the first show_prompt().
+    """The line editor of one client. It keeps keys and handles none until the first show_prompt().
 
-    `prompt` is what show_prompt emits; `history` belongs to the address; `complete` is asked when TAB is typed (see
-    Completer above; what it raises passes through next_event, and the editor is still usable).
+    `prompt` is what show_prompt returns. `history` is shared by the clients of an address. `complete` is called for TAB
+    (see Completer above). If it raises, the error passes through next_event, and the editor is still usable.
     """
 
     left, erase = _LEFT, _ERASE
@@ -91,12 +91,14 @@ class LineEditor:
     def __init__(self, prompt: bytes, history: History, complete: Completer) -> None:
         self._prompt = prompt
         self._history = history
-        self._me = object()  # the history's name for this client; not the editor, which would live on in there
+        # Names this client in the history. Not the editor itself: the history would keep it alive after the client
+        # left.
+        self._me = object()
         self._complete = complete
-        self._keys = bytearray()  # fed, not yet looked at
-        self._out = bytearray()  # made, not yet handed out
+        self._keys = bytearray()  # keys that are not handled yet
+        self._out = bytearray()  # output that next_event has not returned yet
         self._line, self._cursor = b"", 0
-        self._shown, self._shown_cursor = b"", 0  # what the client's screen shows behind the prompt
+        self._shown, self._shown_cursor = b"", 0  # what the client's screen shows after the prompt
         self._place = -1  # index into the history while browsing, else -1
         self._table = _TEXT
         self._param = 0
@@ -105,19 +107,19 @@ class LineEditor:
 
     @property
     def waiting(self) -> bool:
-        """True from a Line event (and from the start) until show_prompt(): a command runs, nothing is edited.
+        """True at the start, and from a Line event until show_prompt(): a command runs, and no keys are handled.
 
-        After the client's EOF, everything it sent is answered as soon as next_event() is None and this is False.
+        After the client's EOF everything is answered when next_event() returns None and this is False.
         """
         return self._waiting
 
     @property
     def room(self) -> int:
-        """How many bytes feed() takes now, 0 to TYPE_AHEAD_LIMIT. At 0 leave the client's bytes in its socket."""
+        """How many bytes feed() takes now, 0 to TYPE_AHEAD_LIMIT. At 0 do not read from the client's socket."""
         return TYPE_AHEAD_LIMIT - len(self._keys)
 
     def show_prompt(self) -> bytes:
-        """The prompt to write when a command is done; the next events come from what was typed meanwhile.
+        """Return the prompt to write after a command. The next events come from keys that were typed meanwhile.
 
         Raises RuntimeError, and changes nothing, when no command is running.
         """
@@ -127,7 +129,7 @@ class LineEditor:
         return self._prompt
 
     def feed(self, data: bytes) -> None:
-        """Keep what the client sent; call next_event() until it returns None.
+        """Take bytes that the client sent. Then call next_event() until it returns None.
 
         Raises ValueError, and keeps nothing, if `data` is longer than `room`.
         """
@@ -136,11 +138,11 @@ class LineEditor:
         self._keys += data
 
     def next_event(self) -> Output | Line | None:
-        """The next thing that follows from what was fed: bytes to write, or a line to run; None when there is none.
+        """Return the next event: bytes to write, or a line to run. None if all keys are handled.
 
-        A Line ends the events until show_prompt(). Output is handed out in pieces of about OUTPUT_LIMIT bytes, and
-        behind every TAB, empty if need be; a caller may stop asking when its client does not read, or when others are
-        to have their turn, and go on later.
+        After a Line there are no events until show_prompt(). Output comes in pieces of about OUTPUT_LIMIT bytes, and
+        after every TAB, even if it is empty. A caller may stop between events, because its client does not read or
+        others should get their turn, and go on later.
         """
         if self._entered is not None:
             line, self._entered = Line(self._entered), None
@@ -148,29 +150,30 @@ class LineEditor:
             return line
         if self._waiting:
             return None
-        out = self._out  # not empty if a completion raised last time
+        out = self._out  # not empty if a completion raised in the last call
         used = 0
         try:
             for key in self._keys:
                 used += 1
                 self._table[key](self, key)
-                # Identity is enough here: _redraw compares in earnest.
+                # A comparison by identity is enough here, because _redraw compares the text.
                 if self._line is not self._shown or self._cursor != self._shown_cursor:
                     self._redraw()
                 if self._entered is not None or len(out) >= OUTPUT_LIMIT or key == 9:
-                    break  # behind a TAB as well: a completion may take as long as a command
+                    break  # after a TAB too, because a completion may take as long as a command
         finally:
-            del self._keys[:used]  # also if a completion raises: the next call goes on behind it
+            del self._keys[:used]  # if a completion raised, the next call goes on after its TAB
         if not out and not self._keys:
             return None
         self._out = bytearray()
         return Output(out)
 
-    # -- what the client sees
+    # -- output
 
     def _redraw(self) -> None:
-        """Bring the client's screen up to date, with the bytes that QEMU uses for it."""
+        """Update the client's screen, with the same bytes as QEMU."""
         if self._line != self._shown:
+            # QEMU writes the whole line again, whatever changed.
             self._out += self.left * self._shown_cursor + self._line + self.erase
             self._shown_cursor = len(self._line)
         self._shown = self._line
@@ -179,7 +182,7 @@ class LineEditor:
         self._shown_cursor = self._cursor
 
     def _forth(self, count: int) -> bytes:
-        """What moves the cursor that far on."""
+        """Return the bytes that move the cursor `count` columns to the right."""
         return _RIGHT * count
 
     def _list(self, candidates: list[bytes]) -> None:
@@ -192,19 +195,19 @@ class LineEditor:
         self._fresh_row(b"".join(rows) + self._prompt)
 
     def _fresh_row(self, text: bytes) -> None:
-        """Emit `text`, after which the cursor is at a place where nothing of the line is shown yet."""
+        """Emit `text`. After it the cursor is in a row that shows nothing of the line yet."""
         self._out += text
         self._shown = b""
         self._shown_cursor = 0
 
-    # -- what keys do; each takes the key, for the tables' sake
+    # -- actions of keys; each takes the key, because the tables call them all in the same way
 
     def _type(self, key: int) -> None:
         line, cursor = self._line, self._cursor
         if cursor != len(line):
             self._insert(_ONE[key])
         elif cursor < LINE_LIMIT:
-            # Typing at the end is nearly all that ever happens: draw it here, without the detour of _redraw.
+            # Nearly all keys are typed at the end of the line. Draw them here: a call of _redraw for each takes longer.
             self._shown = self._line = line = line + _ONE[key]
             self._out += self.left * cursor + line + self.erase
             self._shown_cursor = self._cursor = cursor + 1
@@ -214,7 +217,8 @@ class LineEditor:
 
     def _enter(self, key: int) -> None:
         line = self._line
-        if self._history.add(line.decode(*CODEC), self._me):  # else QEMU also stays where it is in the history
+        # If it returns false, QEMU too keeps its place in the history.
+        if self._history.add(line.decode(*CODEC), self._me):
             self._place = -1
         self._entered = line
         self._line = b""
@@ -241,7 +245,7 @@ class LineEditor:
             self._cut(self._cursor - 1, self._cursor)
 
     def _delete_word(self, key: int) -> None:
-        # As QEMU: a blank in the very first column belongs to the first word.
+        # As in QEMU, a blank in the first column belongs to the first word.
         head = self._line[: self._cursor].rstrip(b" ")
         start = head.rfind(b" ") + 1
         self._cut(0 if start == 1 else start, self._cursor)
@@ -265,16 +269,17 @@ class LineEditor:
             return
         first, last = candidates[0], candidates[-1]
         if first == last:
-            # A directory goes on behind its slash; everything else is followed by a next word.
+            # After a directory and its slash the word goes on; after anything else comes the next word.
             self._insert(first[len(word) :] + (b"" if first[-1:] in (b"", b"/") else b" "))
             return
+        # The candidates are sorted, so what the first and the last have in common is common to all.
         common = 0
         while first[common : common + 1] == last[common : common + 1] != b"":
             common += 1
         self._insert(first[len(word) : common])
         self._list(candidates)
 
-    # -- changes of the line
+    # -- editing
 
     def _insert(self, text: bytes) -> None:
         text = text[: LINE_LIMIT - len(self._line)]
@@ -286,10 +291,10 @@ class LineEditor:
         self._cursor = start
 
     def _recall(self, place: int) -> None:
-        """Put a line of the history into the editor, or an empty one behind its end."""
+        """Put a line of the history into the editor, or an empty line if `place` is after the newest."""
         inside = place < len(self._history)
         self._place = place if inside else -1
-        # Escaped, what another client typed may be longer.
+        # A line from another client is escaped, which may make it longer than a line may be.
         self._line = self._history.shown(place, self._me).encode(*CODEC)[:LINE_LIMIT] if inside else b""
         self._cursor = len(self._line)
 
@@ -306,7 +311,7 @@ class LineEditor:
         self._table = _SS3
 
     def _digit(self, key: int) -> None:
-        # Wraps as QEMU's int does, which also bounds it.
+        # Wraps like QEMU's int. That also keeps the number small, however many digits come.
         self._param = (self._param * 10 + key - ord("0")) & 0xFFFFFFFF
 
     def _numbered(self, key: int) -> None:
@@ -317,7 +322,7 @@ class LineEditor:
 
 
 def _usable(offered: Iterable[bytes]) -> list[bytes]:
-    """The candidates sorted, each once; without those that nobody can type, which could drive a client's terminal."""
+    """Return the candidates in order, each once. Leaves out names with control characters: nobody can type them."""
     seen: set[bytes] = set()
     for candidate in offered:
         if len(seen) == CANDIDATE_LIMIT:
@@ -328,13 +333,13 @@ def _usable(offered: Iterable[bytes]) -> list[bytes]:
 
 
 def _keymap(keys: dict[bytes, Action], otherwise: Action) -> tuple[Action, ...]:
-    """One action for every byte; each of the bytes in `keys` gets the action they map to."""
+    """Return the action of every byte: that in `keys`, or `otherwise`."""
     actions = {key: action for each, action in keys.items() for key in each}
     return tuple(actions.get(key, otherwise) for key in range(0x100))
 
 
 def _closing(action: Action) -> Action:
-    """What the last key of an escape sequence does, then back to text."""
+    """Return `action` for the last key of an escape sequence: it also returns to text."""
 
     def act(editor: LineEditor, key: int) -> None:
         editor._close(key)
@@ -351,7 +356,7 @@ _TEXT = _keymap(
         b"\x05": LineEditor._end,  # ^E
         b"\x08\x7f": LineEditor._backspace,
         b"\t": LineEditor._tab,
-        b"\r\n": LineEditor._enter,  # either, so both in a row enter the line and then an empty one
+        b"\r\n": LineEditor._enter,  # either one; \r\n enters the line and then an empty line
         b"\x0c": LineEditor._clear_screen,  # ^L
         b"\x17": LineEditor._delete_word,  # ^W
         b"\x1b": LineEditor._escape,
@@ -359,8 +364,8 @@ _TEXT = _keymap(
     },
     LineEditor._ignore,
 )
-"""What each byte does, state by state. A byte that is not listed ends an escape sequence and is swallowed with it, so
-that ESC [ 1 ; 5 C (Ctrl-Right in xterm) leaves "5C" on the line, as in QEMU."""
+"""The action of each byte in text; the tables below have those in escape sequences. A byte that is not listed ends the
+sequence and is dropped, so ESC [ 1 ; 5 C (Ctrl-Right in xterm) leaves "5C" on the line, as in QEMU."""
 
 _ESCAPE = _keymap({b"[": LineEditor._open_csi, b"O": LineEditor._open_ss3}, LineEditor._close)
 _CSI = _keymap(

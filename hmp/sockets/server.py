@@ -1,4 +1,4 @@
-"""The server: accepts clients on all addresses of one machine, and lets them go."""
+"""The server of one machine: accepts clients on all its addresses, gives them turns, and ends."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ from hmp.sockets.port import Port
 from hmp.sockets.stdio import carry
 
 CLIENT_LIMIT = 4096
-"""Clients at once: four times what anybody was seen to need, and with UNSENT_LIMIT still memory that a host has."""
+"""The most clients at once: four times the thousand that hmp is made for. With UNSENT_LIMIT each, a host has enough
+memory for them."""
 
 SPARE_DESCRIPTORS = 64
-"""Descriptors that clients leave to the rest of the program: guests, scripts, snapshots, and to refusing a client. No
-more than an eighth of all: where these are few, clients matter more."""
+"""Descriptors that are kept for the rest of the program: guests, scripts, snapshots, and for refusing a client. It
+is at most an eighth of all, because with few descriptors clients matter more."""
 
 LONGEST_ROUND = 0.02
-"""Seconds that clients in the queue get before the loop looks again who else wants something."""
+"""The most seconds that clients in the queue get before the loop serves other events."""
 
 EVENTS_AT_ONCE = 1000
-"""Of a flood of events, how many are sent before others get their turn."""
+"""How many of many events (sim event) are sent before others get their turn."""
 
 GRACE = 0.2
-"""Seconds that clients have at the end to take what is still to be sent."""
+"""Seconds that clients have at the end to read the rest of their output."""
 
 STDOUT_GRACE = 5.0
-"""The same for who reads stdout: a pipe's reader may be busy with what it read before."""
+"""The same for the reader of stdout: the program at the other end of a pipe may be busy."""
 
 FAREWELL = 0.05
-"""Seconds that a program whose command ended the machine has to hang up first: qmp-shell reports an error if it cannot
-(with QEMU, which closes at once, it mostly does)."""
+"""Seconds that a client has to hang up first after its command ended the machine. qmp-shell reports an error if it
+cannot; with QEMU, which closes at once, it usually does."""
 
 FOREIGN_SPACING = 10.0
-"""Seconds between two lines about clients that speak HTTP and the like: a web page may try as fast as it can."""
+"""Seconds between two lines about clients that speak HTTP and the like: a web page can try as fast as it likes."""
 
 
 def leaves_enough(descriptor: int) -> bool:
-    """Whether enough descriptors are free beside this new one: it got the lowest number that was."""
+    """Whether enough descriptors are free after this new one, which got the lowest free number."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return limit == resource.RLIM_INFINITY or descriptor < limit - min(SPARE_DESCRIPTORS, limit // 8)
 
@@ -61,7 +62,7 @@ class Server:
     """Serves one machine on listening sockets, inside a running event loop."""
 
     buffer = memoryview(bytearray(RECEIVE_SIZE))
-    """One for all machines of a process: what is received is copied at once, and all are served by one thread."""
+    """One buffer for all machines of the process: input is copied at once, and one thread serves all."""
 
     def __init__(self, machine: Machine, driver: MachineDriver, listeners: list[Listener], dialect: str) -> None:
         self.machine = machine
@@ -85,7 +86,7 @@ class Server:
         for number, listener in enumerate(listeners):
             listener.address.label = listener.address.label or f"compat_monitor{number}"
         self.others: list[tuple[str, str]] = []
-        """Label and file name of character devices without an address."""
+        """The label and file name of each character device without an address."""
         emulated(machine).chardevs = self._chardevs
         self._parent = -1
         self._numbers = 0
@@ -104,20 +105,21 @@ class Server:
                 self._carried = self._loop.create_task(carry(port.listener.near))
 
     async def stdio_ended(self) -> None:
-        """Return once a monitor on stdin and stdout, if there is one, has ended. Raises OSError as stdout does."""
+        """Wait until the monitor on stdin and stdout, if there is one, has ended. Raises OSError if stdout fails."""
         if self._carried is not None:
             await asyncio.shield(self._carried)
 
     def watch_parent(self, parent: int, *, stdin: bool) -> None:
-        """End the machine once the process `parent` is gone, and with `stdin` when that pipe or socket ends.
+        """End the machine when the process `parent` is gone; with `stdin` also when stdin is a pipe or socket and ends.
 
-        Not by PR_SET_PDEATHSIG: that tells of the end of the thread that started us, which in Go is any time.
+        PR_SET_PDEATHSIG was rejected: it signals the end of the thread that started us, which in Go can be any time.
         """
         try:
             self._parent = os.pidfd_open(parent)
             self._loop.add_reader(self._parent, self._orphaned)
         except OSError:  # gone already, or a sandbox
             pass
+        # The parent may have ended before we watched it.
         if os.getppid() != parent:
             self._loop.call_soon(self._orphaned)
         if stdin and (stat.S_ISFIFO(mode := os.fstat(0).st_mode) or stat.S_ISSOCK(mode)):
@@ -139,12 +141,12 @@ class Server:
         self.machine.quit(reason="host-signal")
 
     async def clients_came(self) -> None:
-        """Return once each `wait` address had its first client."""
+        """Wait until each `wait` address has had its first client."""
         if self._awaited:
             await self._clients_came.wait()
 
     def takes(self, client: socket.socket) -> bool:
-        """Whether there is room for one more."""
+        """Whether there is room for one more client. With few descriptors the first client is always served."""
         return self.clients < CLIENT_LIMIT and (leaves_enough(client.fileno()) or not self.clients)
 
     def came(self, port: Port) -> None:
@@ -188,24 +190,24 @@ class Server:
                 self._loop.call_soon(self.send_events, name, data, left, every)
 
     def accept_again(self) -> None:
-        """Accept clients where that was held back, if it is not any more."""
+        """Accept clients again on addresses that had to wait and need not any more."""
         for port in self._ports:
             port.accept_again()
 
     @property
     def one_client(self) -> bool:
-        """Whether each address is to have one client at a time."""
+        """Whether each address serves one client at a time (sim wire one-client on)."""
         faults = emulated(self.machine).faults
         return faults is not None and faults.one_client
 
     def left(self) -> None:
-        """A client is gone."""
+        """Note that a client is gone."""
         self.clients -= 1
         self.accept_again()
         self._departure.set()
 
     def foreign(self, where: str, language: str) -> None:
-        """A client at `where` spoke `language` and was hung up on: say so, now and then."""
+        """Report a client at `where` that spoke `language` and was cut off; at most every FOREIGN_SPACING seconds."""
         dropped = self._foreign.admit()
         if dropped is not None:
             more = f" ({dropped} more before)" if dropped else ""
@@ -217,7 +219,7 @@ class Server:
         return bool(self._turns)
 
     def queue(self, turn: Callable[[], None]) -> None:
-        """Call `turn` soon, behind those that came before. Between them the loop looks who else wants something."""
+        """Call `turn` soon, after the turns that wait already. Between turns the loop serves other events."""
         self._turns.append(turn)
         if not self._turning:
             self._turning = True
@@ -225,7 +227,8 @@ class Server:
 
     def _take_turns(self) -> None:
         start = self.now()
-        # As long as all else took since the last time: new clients, who go first, cannot starve those in the queue.
+        # The queue gets as much time as everything else took since the last round. So new clients, which go first,
+        # cannot keep those in the queue from their turns.
         end = start + min(max(TURN, start - self._turned), LONGEST_ROUND)
         try:
             for _ in range(len(self._turns)):
@@ -239,12 +242,16 @@ class Server:
                 self._loop.call_soon(self._take_turns)
 
     async def stop(self) -> None:
-        """Accept and run nothing more, send what is still to be sent, and let every client go. Once is enough."""
+        """Stop: accept and run nothing more, send the rest of the output, and close every client.
+
+        Further calls do nothing.
+        """
         if self.stopping:
             return
         self.stopping = True
         for port in self._ports:
             port.close()
+        # See FAREWELL: the client whose command ended the machine hangs up first.
         asker = self.ended_by if self.ended_by is not None and self.ended_by.session.lingers else None
         for connection in tuple(self.connections):
             if connection is not asker:

@@ -1,6 +1,6 @@
-"""hmp with sockets: the addresses that it listens on, and the front without a typed prompt, headless or beside a pipe.
+"""hmp with sockets: its addresses, and the front end without a typed prompt (headless, or beside a pipe).
 
-asyncio is imported once the addresses listen, so that a client can come early.
+asyncio is imported after the addresses listen, so that a client that is started at the same time can connect.
 """
 
 from __future__ import annotations
@@ -28,33 +28,38 @@ if TYPE_CHECKING:
 
 
 class Serving:
-    """Where clients of a machine come in."""
+    """The addresses of a machine, and its server once a loop runs."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        # Asked now, because the parent may be gone by the time the server watches it.
         self._parent = os.getppid()
         self._listeners: list[Listener] = []
         self._clean: Callable[[], None] | None = None
 
     def listen(self) -> None:
-        """Listen on all addresses, or on none. Raises UsageError naming the address and the reason."""
+        """Listen on all addresses, or on none. Raises UsageError with the address and the reason."""
         raise_file_limit()
         self._listeners = listen(self._config.addresses, allow_remote=self._config.allow_remote)
         if self._config.on_listening is not None:
             self._clean = self._config.on_listening()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for listener in self._listeners:
             listener.close()
         if self._clean is not None:
             self._clean()
 
     def serve(self, machine: Machine, driver: MachineDriver) -> Server:
-        """Serve clients of `machine` in the running loop, and say so on stderr. `stop()` it at the end."""
-        from hmp.sockets.server import Server  # asyncio comes with it
+        """Serve clients of `machine` in the running loop, and print the ready line.
 
-        # Each of asyncio's transports is a cycle of its own; main() set the collector to be rare.
+        Call `stop()` of the server at the end.
+        """
+        from hmp.sockets.server import Server  # this imports asyncio
+
+        # Each transport of asyncio is a reference cycle, and main() made the collector run rarely. So let it run more
+        # often, but not over the objects of the start, which stay.
         gc.freeze()
         gc.set_threshold(5_000, 10, 10)
         server = Server(machine, driver, self._listeners, self._config.dialect)
@@ -68,14 +73,19 @@ class Serving:
 
 
 class Served(Front):
-    """Serves clients and runs lines beside. The last line is the end; headless, a signal or the machine's end is."""
+    """Serves clients, and runs lines at the same time.
+
+    It ends with the last line; headless, with a signal or the machine.
+    """
 
     _status: int | None = None
 
     def _use(self) -> int | None:
         from asyncio import Runner
 
-        with Runner() as loops:  # not asyncio.run(): where no loop can be made it warns of what was not awaited
+        with (
+            Runner() as loops
+        ):  # asyncio.run() would also warn of a coroutine that was not awaited if it cannot make a loop
             loops.run(self._serve())
         return self._status
 
@@ -105,7 +115,7 @@ class Served(Front):
 
 
 def report(loop: AbstractEventLoop, context: dict[str, object]) -> None:
-    """Tell of a fault in one of the loop's callbacks, in one line; the service goes on."""
+    """Report an error in a callback of the loop, in one line. The service goes on."""
     error = context.get("exception")
     what = f"{context.get('message')}: {error!r}" if error is not None else str(context.get("message"))
     complain(f"internal error: {escape(what).replace(chr(10), ' ')}")

@@ -1,4 +1,4 @@
-"""stdin and stdout as the two directions of a client's socket."""
+"""Carries stdin and stdout to a socket, so that they are a client like any other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from hmp.aiolines import PatientOutput, readable
 
 SIZE = 1 << 16
-"""Bytes carried at once."""
+"""The most bytes that are carried at once."""
 
 
 async def carry(near: socket.socket) -> None:
-    """Carry what comes in to `near`, and what comes from there out, until the far end is closed.
+    """Carry stdin to `near` and the output of `near` to stdout, until the far end is closed.
 
-    The end of stdin is a half-close: what came before is answered. A terminal is set to bring each key, unseen, as the
-    line editor behind the socket wants it, and is as before afterwards. Raises OSError when stdout cannot be written.
+    The end of stdin is a half-close: all input before it is answered. A terminal is set to deliver each key without
+    echo, because the line editor behind the socket echoes; afterwards it is set back. Raises OSError if stdout fails.
     """
     before = _quiet(0)
     inward = asyncio.create_task(_read(near))
@@ -30,7 +30,7 @@ async def carry(near: socket.socket) -> None:
     finally:
         inward.cancel()
         await asyncio.gather(inward, return_exceptions=True)
-        near.close()  # where stdout is gone, the far end hears of it
+        near.close()  # if stdout is gone, this tells the far end
         if before is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
@@ -55,7 +55,7 @@ async def _read(near: socket.socket) -> None:
                 break
             await loop.sock_sendall(near, data)
         near.shutdown(socket.SHUT_WR)
-    except OSError:  # a terminal that hung up, a far end that did
+    except OSError:  # the terminal or the far end hung up
         try:
             near.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -63,7 +63,7 @@ async def _read(near: socket.socket) -> None:
 
 
 def _quiet(descriptor: int) -> list[Any] | None:
-    """Let a terminal bring each key and echo none; returns what it was set to, None for what is no terminal."""
+    """Make a terminal deliver each key without echo. Returns its old settings, or None if it is not a terminal."""
     try:
         before = termios.tcgetattr(descriptor)
     except termios.error:

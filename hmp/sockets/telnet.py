@@ -1,7 +1,8 @@
-"""The server's side of telnet for a monitor: negotiation out of the way, only what was typed left.
+"""The server's side of telnet for a monitor: it takes the negotiation out and leaves the keys.
 
-Pure bytes in, bytes out. The monitor writes its output as it is: QEMU 7.2 does not double 0xFF on the way out, and
-passes \\r\\0 and \\r\\n on as they come (the line editor ignores the NUL; \\r\\n enters an empty line after the line).
+Bytes in, bytes out. The monitor's output is sent unchanged: QEMU 7.2 does not double 0xFF on the way out. It also
+passes on \\r\\0 and \\r\\n as they come (the line editor ignores the NUL, and \\r\\n enters an empty line after the
+line).
 """
 
 from __future__ import annotations
@@ -10,35 +11,37 @@ IAC, DONT, DO, WONT, WILL, SB, SE = 0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF0
 _BINARY, _ECHO, _SUPPRESS_GO_AHEAD = 0, 1, 3
 
 OPENING = bytes((IAC, WILL, _ECHO, IAC, WILL, _SUPPRESS_GO_AHEAD, IAC, WILL, _BINARY, IAC, DO, _BINARY))
-"""What QEMU 7.2 sends first, without waiting for an answer: the client shall send key by key and not echo."""
+"""What QEMU 7.2 sends first, without waiting for an answer: the client should send each key and not echo."""
 
 SUBNEGOTIATION_LIMIT = 1024
-"""Bytes swallowed between SB and SE. Nothing is asked of the client that would need more than a few; one that never
-sends SE gets its keyboard back instead of typing into nowhere."""
+"""The most bytes that are dropped between SB and SE. Nothing that we ask for needs more than a few. With this limit a
+client that never sends SE can type again after a while."""
 
 _TEXT, _COMMAND, _OPTION, _INSIDE, _INSIDE_COMMAND = range(5)
-"""Where the filter stands: in text, behind IAC, before the option of WILL and its like, between SB and SE, behind an
-IAC in there."""
+"""The states of the filter: in text; after IAC; before the option of WILL, WONT, DO or DONT; between SB and SE;
+after an IAC between SB and SE."""
 
 _LONGER = dict.fromkeys((WILL, WONT, DO, DONT), _OPTION) | {SB: _INSIDE}
-"""The state behind a command that is longer than two bytes."""
+"""The state after a command that is longer than two bytes."""
 
 
 class TelnetFilter:
-    """Takes telnet's commands out of what one client sends. Write OPENING to the client first.
+    """Takes telnet commands out of one client's input. Write OPENING to the client first.
 
-    The client's answers are not answered in turn: whatever it wills, the monitor stays as it is. Commands of two bytes
-    (BRK, AYT, IP and the like) are ignored, IAC IAC is one byte 0xFF. What a command means, and how long it is, follows
-    RFC 854; QEMU 7.2 takes each command but BRK for three bytes long and so loses a key, or keeps pieces of a
-    subnegotiation.
+    The client's options get no answer, because the monitor works in the same way with any of them. Commands of two
+    bytes (BRK, AYT, IP and so on) are ignored. IAC IAC is one byte 0xFF. The lengths of commands follow RFC 854. QEMU
+    7.2 takes three bytes for each command but BRK, and so it loses a key or keeps parts of a subnegotiation.
     """
 
     def __init__(self) -> None:
         self._state = _TEXT
-        self._inside = 0  # bytes of the present subnegotiation
+        self._inside = 0  # bytes of the present subnegotiation so far
 
     def feed(self, data: bytes) -> bytes:
-        """What of `data` was typed, never longer than `data`. Takes anything, cut anywhere; never raises."""
+        """Return the keys in `data`, never more than its length.
+
+        Accepts any bytes in pieces of any size; never raises.
+        """
         if self._state == _TEXT and IAC not in data:
             return data
         typed = bytearray()
@@ -61,7 +64,7 @@ class TelnetFilter:
         return bytes(typed)
 
     def _skip(self, byte: int) -> None:
-        """One byte between SB and SE; IAC IAC stands for a byte 0xFF there too."""
+        """Drop one byte between SB and SE. IAC IAC is a byte 0xFF there too, and does not end it."""
         self._inside += 1
         if self._inside >= SUBNEGOTIATION_LIMIT or (self._state == _INSIDE_COMMAND and byte == SE):
             self._state = _TEXT
