@@ -1,4 +1,4 @@
-"""Where a running virtual machine is: `unix:PATH`, `tcp:HOST:PORT`, `libvirt:DOMAIN`, with options of their own."""
+"""Addresses of --attach: `unix:PATH`, `tcp:HOST:PORT` and `libvirt:DOMAIN`, each with its options."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
     from hmp.config import Config
 
 PROXMOX = "/var/run/qemu-server/", "/run/qemu-server/"
-"""Where Proxmox keeps its sockets; it needs them itself, all the time."""
+"""The folders of Proxmox's sockets. QEMU serves one client per socket, and Proxmox connects to them all the time."""
 
 KNOWN = "unix:PATH, tcp:HOST:PORT or libvirt:DOMAIN"
 
 
 class Place:
-    """A running machine's address. `hold` is None where it was not told whether to keep the connection."""
+    """The address of a running machine. `hold` is None if the options do not say whether to keep the connection."""
 
     __slots__ = ("hold", "host", "name", "port", "scheme", "uri")
 
     def __init__(self, spec: str) -> None:
-        """Read `spec`. Raises UsageError that names what is wrong in it."""
+        """Read `spec`. Raises UsageError, which says what is wrong in it."""
         self.hold: bool | None = None
         self.uri = ""
+        # Two commas stand for one comma in a path, as in QEMU's options.
         place, *options = spec.replace(",,", "\0").split(",")
         self.name = place = place.replace("\0", ",")
         self.scheme, _, rest = place.partition(":")
@@ -34,8 +35,10 @@ class Place:
             self.host, self.port = rest, 0
             if not rest:
                 raise UsageError(f"--attach: '{escape(spec)}': the name of a domain is missing")
+            # virsh is fed lines: a name with a newline in it would be two commands.
             if not rest.isprintable():
-                raise UsageError(f"--attach: '{escape(spec)}': no domain has such a name")
+                raise UsageError(f"--attach: '{escape(spec)}': a domain cannot have this name")
+            # virsh would read it as an option.
             if rest.startswith("-"):
                 raise UsageError(f"--attach: '{escape(spec)}': a domain's name does not begin with '-'")
         elif self.scheme in ("unix", "tcp"):
@@ -58,11 +61,14 @@ class Place:
 
     @property
     def short(self) -> str:
-        """What a VM without a name is called: toolbars are narrow."""
+        """A short name for a VM that has none; toolbars are narrow."""
         return f"{self.host}:{self.port}" if self.scheme == "tcp" else self.host.rpartition("/")[2]
 
     def holds(self, *, wanted: bool) -> bool:
-        """Whether the connection is kept: QEMU serves one client per socket, and without it there are no events."""
+        """Whether to keep the connection while nothing is asked.
+
+        A kept connection gets events, but QEMU serves one client per socket, so other clients have to wait.
+        """
         if self.hold is not None:
             return self.hold
         if self.scheme == "libvirt":
@@ -80,17 +86,18 @@ REFUSED = {
     "snapshot_dir": ("--snapshot-dir", "QEMU keeps its snapshots in its disks"),
     "count": ("--count", "there is one VM"),
     "replies": ("--replies", "the VM answers itself"),
-    "seed": ("--seed", "nothing about a VM is made up"),
+    "seed": ("--seed", "nothing about a VM is random"),
     "name": ("--name", "the VM has a name of its own"),
     "uuid": ("--uuid", "the VM has one of its own"),
     "qemu_version": ("--qemu-version", "the VM tells its own"),
     "allow_host_files": ("--allow-host-files", "--allow-disruptive says what clients may do"),
 }
-"""Options that mean nothing to a VM that runs, whatever their value: how each is spelled, and why not."""
+"""Options that mean nothing to a running VM: the spelling of each, and the reason. They are refused even with their
+default value, so that none is ignored silently."""
 
 
 def check_options(config: Config, given: Container[str]) -> None:
-    """Refuse options that do not fit together; `given` are those on the command line. Raises UsageError."""
+    """Refuse options that do not fit together. `given` has those on the command line. Raises UsageError."""
     if config.attach is None:
         for option, value in (("--allow-disruptive", config.allow_disruptive), ("--save-replies", config.save_replies)):
             if value:

@@ -1,4 +1,4 @@
-"""How a front end is attached to a running virtual machine."""
+"""Connects a front end to a running virtual machine."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import History
 
 ATTACH_LIMIT = 10 * SECOND
-"""How long (ns) all that is asked on attaching may take."""
+"""The most time (ns) for all questions at the start."""
 
 
 def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
-    """Connect to the machine that --attach names; returns it and a monitor on it.
+    """Connect to the machine of --attach. Returns it and a monitor for it.
 
-    Raises ConnectError with one line that says why it cannot be.
+    Raises ConnectError with one line that gives the reason.
     """
     place = config.attach
     assert place is not None  # noqa: S101
     clock = Clock("real", time.monotonic_ns, time.time_ns)
-    prompt = config.typed or config.record is not None  # a recorded script is typed at one too
+    prompt = config.typed or config.record is not None  # a recorded script is typed at a prompt too
+    # Events have a reader: a person at the prompt, or clients on sockets.
     wanted = prompt or bool(config.addresses)
     link: Link
     if place.scheme == "libvirt":
+        # Imported here, because of subprocess and the XML parser, which only libvirt needs.
         from hmp.attach.virsh import VirshLink
 
         link = VirshLink(clock, place, events=wanted)
@@ -52,8 +54,9 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     try:
         machine.ask(machine.look_around(whole=prompt), ATTACH_LIMIT)
         if prompt:
+            # Completion needs the commands of this QEMU, whatever its version.
             words.learn(*machine.ask(machine.help(), ATTACH_LIMIT))
-    except BaseException as error:  # Ctrl-C too: virsh is not to go on without us
+    except BaseException as error:  # Ctrl-C too: virsh must not go on without us
         link.close()
         if isinstance(error, (QmpError, LinkError)):
             raise ConnectError(str(error)) from None

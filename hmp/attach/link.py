@@ -1,7 +1,8 @@
-"""A client of QMP that owns no loop: commands in, answers to callbacks, events to whoever listens.
+"""A QMP client without a loop: it takes commands, and calls functions with answers and events.
 
-qemu.qmp was tried for this: it needs asyncio, and importing it costs 120 ms more than this does, on every check that
-cron runs. One command is under way at a time, so nothing here ever waits for room to write.
+qemu.qmp was tried first. It needs asyncio, and importing it takes 120 ms longer than this module, in every check that
+cron runs; a whole check takes 200. Only one command is under way at a time, so nothing here has to wait for room to
+write.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ if TYPE_CHECKING:
     Done = Callable[[Any, "Exception | None"], object]
 
 GREETING_LIMIT = 2 * SECOND
-"""How long a greeting may take (ns): QEMU serves one client per socket, and lets a second one wait for ever."""
+"""How long (ns) to wait for the greeting. QEMU serves one client per socket, and a second one waits for ever."""
 
 ANSWER_LIMIT, LONG_LIMIT = 10 * SECOND, 600 * SECOND
-"""How long (ns) QEMU may take to answer: a question, and a command such as savevm, which keeps it from all else."""
+"""How long (ns) to wait for an answer: to a question, and to a command such as savevm, during which QEMU does nothing
+else."""
 
 CONNECT_LIMIT = 5.0
-"""Seconds until a host that does not answer is given up."""
+"""Seconds to wait for a host that does not answer."""
 
 MAX_MESSAGE = 64 << 20
-"""Bytes of a message: the largest that QEMU sends, its schema, has less than one MiB."""
+"""The most bytes of a message. The largest that QEMU sends, its schema, has less than one MiB."""
 
 CHUNK = 1 << 16
+"""The most bytes that are read at once."""
 
 NO_QMP = "this is not QMP"
 
@@ -49,7 +52,7 @@ class QmpError(Exception):
 
 
 class LinkError(Exception):
-    """There is no connection, or there is none any more; the text says why. `gone` where nothing is there at all."""
+    """There is no connection, or it has ended; the text says why. `gone` says that nothing is there to connect to."""
 
     def __init__(self, why: str, *, gone: bool = False) -> None:
         super().__init__(why)
@@ -57,26 +60,26 @@ class LinkError(Exception):
 
 
 class BusyError(LinkError):
-    """It does not answer now, and may later: another client holds the socket, or QEMU itself stands still."""
+    """There is no answer now, but there may be later: another client has the socket, or QEMU stands still."""
 
 
 class Link:
-    """What a machine needs of whatever it is attached through: QMP on a socket here, virsh elsewhere.
+    """The connection of an attached machine. SocketLink is QMP on a socket; virsh.py has the one for libvirt.
 
-    `order` a command, and `done` is called with its value or an error, from `serve` or at once, at the latest when its
-    limit has passed since it was sent. Wait for `descriptors` and until `due`, then `serve`. An order after a loss
-    connects anew.
+    `order` sends a command, and calls `done` with its value or an error, from `serve` or at once. The error comes at
+    the latest when the limit has passed since the command was sent. The owner waits for `descriptors` and until `due`,
+    then it calls `serve`. After a loss the next order connects again.
     """
 
     def __init__(self, clock: Clock, place: Place) -> None:
         self.clock = clock
         self.name = place.name
-        """The address, as messages have it."""
+        """The address in messages."""
         self.greeting: Mapping[str, Any] = {}
-        """What QEMU said of its version."""
+        """QEMU's greeting, which has its version."""
         self.on_event: Callable[[Mapping[str, Any]], object] = lambda event: None
         self.on_lost: Callable[[LinkError], object] = lambda error: None
-        """Called for a loss that no command hears of."""
+        """Called for a loss while no command is under way."""
         self.due: int | None = None
         self.asked = ""
         """The command that was sent last."""
@@ -91,16 +94,16 @@ class Link:
 
     @property
     def descriptors(self) -> list[int]:
-        """Return what to wait for."""
+        """Return the descriptors to wait for."""
         raise NotImplementedError
 
     def order(self, name: str, arguments: Mapping[str, object] | None, done: Done, limit: int = ANSWER_LIMIT) -> None:
-        """Send a command once those before it are answered; the answer may take `limit` (ns) from then on."""
+        """Send a command after those before it are answered. From then on the answer may take `limit` (ns)."""
         self._waiting.append((name, arguments, done, limit))
         self._go_on()
 
     def _next(self) -> tuple[str, Mapping[str, object] | None]:
-        """Take the command that is the next to be sent, and give it its time."""
+        """Take the next command to send, and start its limit."""
         self.asked, arguments, self._current, self._limit = self._waiting.popleft()
         self.due = self.clock.now() + self._limit
         return self.asked, arguments
@@ -109,7 +112,7 @@ class Link:
         raise NotImplementedError
 
     def serve(self) -> None:
-        """Read what is there, and end what has come to its limit."""
+        """Read what is there, and end a command whose limit has passed."""
         self._read()
         if self.due is not None and self.clock.now() >= self.due:
             self._late()
@@ -124,10 +127,10 @@ class Link:
         return BusyError(f"{self.name}: no answer within {self._limit // SECOND} s")
 
     def release(self) -> None:
-        """Let go of the connection if nothing is under way; the next order makes it anew."""
+        """Close the connection if nothing is under way; the next order connects again."""
 
     def close(self) -> None:
-        """Let go of the connection, whatever is under way: nobody is told."""
+        """Close the connection, and call no function of the commands under way."""
 
     def _answered(self, value: object, error: Exception | None = None) -> None:
         done, self._current, self.due = self._current, None, None
@@ -136,10 +139,11 @@ class Link:
         self._go_on()
 
     def _lose(self, error: LinkError) -> None:
-        """End everything that is under way with `error`."""
+        """End all commands under way with `error`."""
         self.close()
         current, self._current, self.due = self._current, None, None
         waiting, self._waiting = list(self._waiting), deque()
+        # First forget the commands, then call: a function may order the next one.
         told = ([current] if current is not None else []) + [each[2] for each in waiting]
         for done in told:
             done(None, error)
@@ -148,7 +152,7 @@ class Link:
 
 
 def _begin(data: bytes | bytearray) -> str:
-    """Return how a message begins, for a line that says what is wrong with it."""
+    """Return the beginning of a message, for the line that reports it."""
     return data[:60].decode(errors="replace").strip()
 
 
@@ -165,7 +169,7 @@ class SocketLink(Link):
 
     @property
     def descriptors(self) -> list[int]:
-        """Return what to wait for."""
+        """Return the descriptors to wait for."""
         return [] if self._socket is None else [self._socket.fileno()]
 
     def _connect(self) -> None:
@@ -173,11 +177,12 @@ class SocketLink(Link):
         try:
             if place.scheme == "unix":
                 made = socket.socket(socket.AF_UNIX)
-                made.setblocking(False)  # where too many wait already, this fails instead of waiting too
+                made.setblocking(False)  # if too many clients wait already, this fails instead of waiting
                 self._socket = made
                 made.connect(place.host)
             else:
                 self._socket = made = socket.create_connection((place.host, place.port), CONNECT_LIMIT)
+                # Commands are short and each waits for its answer; Nagle's algorithm would only delay them.
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 made.setblocking(False)
         except OSError as error:
@@ -185,6 +190,7 @@ class SocketLink(Link):
             if error.errno == errno.EAGAIN:
                 raise BusyError(f"{place.name}: busy: other clients wait for this monitor") from None
             why = "the host does not answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            # Nobody listens, so there is no QEMU any more whose interval could be put back.
             gone = error.errno in (errno.ECONNREFUSED, errno.ENOENT)
             raise LinkError(f"{place.name}: {why}", gone=gone) from None
         self.due = self.clock.now() + GREETING_LIMIT
@@ -203,11 +209,13 @@ class SocketLink(Link):
     def _send(self, name: str, arguments: Mapping[str, object] | None) -> None:
         assert self._socket is not None  # noqa: S101
         self._serial += 1
+        # The id tells a late answer from that of the present command.
         message: dict[str, object] = {"execute": name, "id": self._serial}
         if arguments:
             message["arguments"] = arguments
         data = json.dumps(message).encode() + b"\n"
         try:
+            # One command is under way at a time, so the socket always has room. If not, QEMU does not read.
             short = self._socket.send(data) < len(data)
         except BlockingIOError:
             short = True
@@ -215,11 +223,11 @@ class SocketLink(Link):
             self._lose(LinkError(f"{self.name}: {error.strerror}"))
             return
         if short:
-            self._lose(LinkError(f"{self.name}: it does not read what it is sent"))
+            self._lose(LinkError(f"{self.name}: it does not read what we send"))
 
     def _late(self) -> None:
         if self._ready:
-            self._answered(None, self._no_answer())  # what comes yet is another's, by its id
+            self._answered(None, self._no_answer())  # a late answer has another id and is ignored
         elif self._greeted:
             self._lose(BusyError(f"{self.name}: it greets, and then does not answer"))
         elif self._data:
@@ -241,6 +249,7 @@ class SocketLink(Link):
         if not data:
             self._lose(LinkError(f"{self.name}: hung up{'' if self._greeted else ' without a greeting'}"))
             return
+        # Look for the line end only in new bytes: a long message comes in many pieces.
         at = len(self._data)
         self._data += data
         try:
@@ -249,7 +258,7 @@ class SocketLink(Link):
                 del self._data[: end + 1]
                 if line.strip():
                     self._take(line)
-                if not self.descriptors:  # it was the last
+                if not self.descriptors:  # a function closed the connection
                     return
             if len(self._data) > (MAX_MESSAGE if self._greeted else CHUNK):
                 kind = f"a message of more than {MAX_MESSAGE >> 20} MiB" if self._greeted else NO_QMP
@@ -258,13 +267,13 @@ class SocketLink(Link):
             self._lose(error)
 
     def _take(self, line: bytes) -> None:
-        """Take a message. Raises LinkError."""
+        """Handle a message. Raises LinkError."""
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            kind = "a reply that is no JSON object" if self._greeted else NO_QMP
+            kind = "a reply that is not a JSON object" if self._greeted else NO_QMP
             raise LinkError(f"{self.name}: {kind}: {_begin(line)}")
         if not self._greeted:
             self._meet(message)
@@ -278,7 +287,7 @@ class SocketLink(Link):
             if self._ready:
                 self._answered(message.get("return"), error)
             elif error is not None:
-                raise LinkError(f"{self.name}: it refuses to talk: {error}")
+                raise LinkError(f"{self.name}: it refuses the negotiation: {error}")
             else:
                 self._ready, self.due = True, None
                 self._go_on()
@@ -296,12 +305,12 @@ class SocketLink(Link):
         self._send("qmp_capabilities", None)
 
     def release(self) -> None:
-        """Let go of the connection if nothing is under way; the next order makes it anew."""
+        """Close the connection if nothing is under way; the next order connects again."""
         if self.idle:
             self.close()
 
     def close(self) -> None:
-        """Let go of the connection, whatever is under way: nobody is told."""
+        """Close the connection, and call no function of the commands under way."""
         if self._socket is not None:
             self._socket.close()
         self._socket = self.due = None

@@ -1,8 +1,8 @@
-"""A running virtual machine in the place of the simulated one: what front ends and the monitor ask of a machine.
+"""A running virtual machine in place of the simulated one: it has the methods that front ends and the monitor call.
 
-It has the clock, the timers and the requests of the simulated machine; `wait_for` and `step` drive its connection as
-they drive a guest there. What happens between QEMU and us is written as generators: they yield a command (its name, its
-arguments, and a limit if it may take long), and are sent what came of it, or a time to sleep (ns).
+It uses the clock, the timers and the requests of the simulated machine. Here `wait_for` and `step` drive a connection,
+as they drive a guest there. The talk with QEMU is written as generators. They yield a command (its name, its arguments,
+and a limit if it may take long) and receive its result, or they yield a time to sleep (ns).
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 PUT_BACK_LIMIT = 3 * SECOND
-"""How long (ns) the end may take to put the polling interval back: longer than a greeting may take."""
+"""How long (ns) to try to put the polling interval back at the end. It is longer than a greeting may take."""
 
 
 class Vm(Guest):
-    """What runs in the VM, as far as the monitor and the toolbar ask."""
+    """The guest of the VM: what the monitor and the toolbar need of it."""
 
     driver_loaded = True
 
@@ -63,12 +63,15 @@ class Vm(Guest):
         self.panicked = False
 
     def shown(self) -> dict[str, str]:
-        """Return what it suffers from."""
+        """Return the states to show, as the simulated guests do."""
         return {"panicked": "until system_reset"} if self.panicked else {}
 
 
 class unbroken:
-    """A context that no signal breaks: a command half sent would leave the connection of no use for the clean-up."""
+    """A context in which signals wait.
+
+    A command that is half sent would spoil the connection, which the clean-up needs.
+    """
 
     def __enter__(self) -> None:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -78,7 +81,7 @@ class unbroken:
 
 
 class Attached:
-    """A machine that runs elsewhere. Events go to listeners as those of the simulated machine, and as Relayed."""
+    """A machine that runs elsewhere. Listeners get its events as those of the simulated machine, and as Relayed."""
 
     def __init__(self, link: Link, clock: Clock, *, name: str, timeout: int, hold: bool) -> None:
         self.clock = clock
@@ -91,17 +94,18 @@ class Attached:
         self.device: Balloon | None = None
         self.run_state = RUNNING
         self.over = False
+        # After SHUTDOWN QEMU was expected to end; that is no failure.
         self.failure = ""
-        """What goes to stderr at the end, and makes it a failed one."""
+        """A text for stderr at the end; if it is set, hmp fails."""
         self.ram = 0
         self.store = None
         self.front = Emulated()
         self.front.relays = True
         self.offers: Callable[[str], list[Candidate]] = lambda line: []
-        """What completion asks."""
+        """Completes a line; completion.complete calls it."""
         self.link = link
         self.hold = hold
-        """Whether the connection is kept while nothing is asked."""
+        """Whether to keep the connection while nothing is asked."""
         self.question = Question(self)
         self._flows = 0
         self._ending = False
@@ -109,33 +113,33 @@ class Attached:
         link.on_event = self._event
         link.on_lost = self._lost_idle
 
-    # What a front end asks of a machine.
+    # Called by front ends.
 
     @property
     def running(self) -> bool:
-        """Whether the VM runs, as far as is known."""
+        """Whether the VM runs, by the last that QEMU said."""
         return self.run_state == RUNNING
 
     def start(self, *, paused: bool = False) -> None:
-        """Nothing: it runs."""
+        """Do nothing: the VM runs already."""
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event from now on; returns the function that ends it."""
+        """Call `listener` with every event from now on. Returns a function that ends this."""
         self._listeners.append(listener)
         return partial(self._listeners.remove, listener)
 
     def emit(self, event: Event) -> None:
-        """Tell every listener of an event."""
+        """Call every listener with an event."""
         for listener in tuple(self._listeners):
             listener(event)
 
     def wait_for(self, *, jump: bool = False) -> tuple[list[int], int | None]:
-        """Return the descriptors that concern the machine, and the host time (ns) at which to `step` next, or None."""
+        """Return the descriptors to wait for, and the host time (ns) of the next `step`, or None."""
         times = [due for due in (self.time.next_deadline(), self.link.due) if due is not None]
         return self.link.descriptors, min(times, default=None)
 
     def step(self, *, jump: bool = False) -> bool:
-        """Do what is due."""
+        """Read from QEMU and fire the timers that are due."""
         with unbroken():
             self.link.serve()
             now, fired = self.clock.now(), False
@@ -146,15 +150,16 @@ class Attached:
         return fired
 
     def quit(self, *, reason: str = "") -> None:
-        """Leave the VM alone, and end."""
+        """End hmp; the VM goes on."""
         if not self.over:
             self.over = True
             self.run_state = SHUTDOWN
             self.emit(Ended(guest=False, reason=reason))
 
     def close(self) -> None:
-        """Put back what was changed, and hang up."""
+        """Put the polling interval back, and close the connection."""
         with unbroken():
+            # Without pending requests the question ends by itself, and puts the interval back.
             for request in tuple(self.requests.pending):
                 self.requests.cancel(request)
             self.wait_until(lambda: not self.question.asking, PUT_BACK_LIMIT)
@@ -162,7 +167,7 @@ class Attached:
             self.link.close()
 
     def wait_until(self, done: Callable[[], bool], limit: int) -> None:
-        """Run the machine until `done()`, `limit` ns at the most."""
+        """Run the machine until `done()`, but at most for `limit` (ns)."""
         from hmp.pipe import poll_once
 
         end = self.clock.now() + limit
@@ -170,10 +175,10 @@ class Attached:
             descriptors, due = self.wait_for()
             poll_once([-1, *descriptors], min(end, now + SECOND if due is None else due), self)  # type: ignore[arg-type]
 
-    # Talking to QEMU.
+    # Commands to QEMU.
 
     def run(self, steps: Steps, done: Callable[[Any, Exception | None], object] = lambda value, error: None) -> None:
-        """Run a generator; `done` is called with what it returned, or the QmpError or LinkError that it raised."""
+        """Run a generator. `done` is called with its result, or with the QmpError or LinkError that it raised."""
         self._flows += 1
 
         def go(value: object = None, error: Exception | None = None) -> None:
@@ -187,6 +192,7 @@ class Attached:
                 done(None, why)
             except SENSELESS:
                 self._flows -= 1
+                # An answer of the wrong type raised in the middle of the generator.
                 done(None, self.senseless())
             else:
                 if isinstance(wanted, int):
@@ -198,7 +204,7 @@ class Attached:
             go()
 
     def ask(self, steps: Steps, limit: int) -> Any:
-        """Run a generator to its end; returns what it returned. Raises QmpError and LinkError."""
+        """Run a generator to its end and return its result. Raises QmpError and LinkError."""
         ended: list[tuple[Any, Exception | None]] = []
         self.run(steps, lambda *end: ended.append(end))
         self.wait_until(lambda: bool(ended), limit)
@@ -210,15 +216,15 @@ class Attached:
         return value
 
     def senseless(self) -> LinkError:
-        """Return what to say of an answer that no QEMU would give: it was the last that came."""
+        """Return the error for an answer that QEMU would never give. The last answer is the one that is meant."""
         return LinkError(f"{self.link.name}: an answer to {self.link.asked} that makes no sense")
 
     def _lost_idle(self, error: LinkError) -> None:
-        if not self._flows:  # else what sleeps finds out, and connects anew
+        if not self._flows:  # else a sleeping generator finds out, and connects again
             self.lost(str(error))
 
     def lost(self, why: str) -> None:
-        """QEMU is gone: everything that waits ends, and we too."""
+        """QEMU is gone: end everything that waits, and hmp itself."""
         if self.over:
             return
         self.guest.ended = why
@@ -248,6 +254,7 @@ class Attached:
         elif name == "BALLOON_CHANGE":
             event = self._changed(data.get("actual"))
         self._ending = self._ending or name == "SHUTDOWN"
+        # Events that have a class are shown in hmp's words, all others in QEMU's.
         told = " ".join([name, *[f"{key}={value}" for key, value in data.items()]])
         self.emit(Relayed(raw, "" if event is not None else told))
         if event is not None:
@@ -259,16 +266,16 @@ class Attached:
             return None
         device.actual = actual
         self.history.add(self.clock.now(), actual, device.stats.sample)
-        if not device.awaited:  # somebody else asked for it
+        if not device.awaited:  # another client set the target
             device.target = actual
             return None
         device.awaited = actual != device.target
         return ActualChanged(actual) if device.awaited else TargetReached(actual)
 
-    # What is known from the start.
+    # Questions at the start.
 
     def look_around(self, *, whole: bool) -> Steps:
-        """Learn the VM's name; the `whole`, for a toolbar, is its run state and balloon too."""
+        """Ask for the VM's name; with `whole`, for a toolbar, also for its run state and its balloon."""
         name = (yield "query-name", None).get("name")
         if name:
             self.guest.name = self.guest.spec = " ".join(escape(str(name)).split())
@@ -280,7 +287,7 @@ class Attached:
                 self.device.target = self.device.actual
 
     def help(self) -> Steps:
-        """Return what `help` and `help info` print."""
+        """Return the output of `help` and of `help info`."""
         texts = []
         for line in ("help", "help info"):
             texts.append((yield "human-monitor-command", {"command-line": line}))
@@ -289,7 +296,7 @@ class Attached:
     # Statistics.
 
     def request_stats(self, timeout: int | None) -> StatsRequest:
-        """Ask the guest for fresh statistics, as the simulated machine does: one question for all that wait."""
+        """Ask the guest for new statistics, as the simulated machine does. One question serves all pending requests."""
         request = self.requests.open(timeout)
         self.question.begin()
         return request

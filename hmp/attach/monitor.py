@@ -1,4 +1,4 @@
-"""The human monitor of a running virtual machine: QEMU's commands go to QEMU, hmp's own are answered here."""
+"""The human monitor of a running virtual machine. QEMU runs its own commands; hmp's are answered here."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import History
 
 FREE = frozenset(["info", "help", "?", "print", "p", "x", "xp", "gva2gpa", "qom-list", "qom-get", "balloon", "cpu"])
-"""Commands that neither stop nor change a VM for good. A list of dangerous ones would never be complete: even a loadvm
-that fails leaves the VM paused."""
+"""Commands that neither stop the VM nor change it permanently. A list of dangerous commands was rejected, because
+it would never be complete: even a loadvm that fails leaves the VM paused."""
 
 KEPT = ("sim stats", "sim chart", "sim watch")
-"""What of `sim` works on the samples that were seen."""
+"""The `sim` commands that work here: they show the samples that hmp has seen."""
 
 NOTHING_SIMULATED = "there is nothing to simulate: this VM is real (sim stats, sim chart and sim watch work)"
 
@@ -34,13 +34,13 @@ QUESTION = "{} may change or stop this VM. Run it? [y/N] "
 
 
 def failed(text: str) -> bool:
-    """Return whether what QEMU printed says that a command failed: QEMU itself marks that by its words only."""
+    """Return whether a command of QEMU's failed. Only the words of its text can tell that."""
     last = text.rstrip("\n").rpartition("\n")[2]
     return text.startswith(("Error: ", "unknown command: ")) or last.startswith('Try "help ')
 
 
 def first_word(line: str) -> str:
-    """Return the name of the command on a line: it ends at a blank or `/`."""
+    """Return the name of the command on a line. It ends at a blank or `/`."""
     start = end = skip_blanks(line, 0)
     while end < len(line) and line[end] != "/" and line[end] not in BLANKS:
         end += 1
@@ -50,8 +50,9 @@ def first_word(line: str) -> str:
 class AttachedMonitor(Monitor):
     """One monitor of a running VM.
 
-    `asks` says that there is a person who can be asked before a command that may stop the VM; else it is refused unless
-    `allowed`. `tells` says whether stderr hears why an answer was not fresh, `told` whether it heard that QEMU is gone.
+    `asks` says that a person can be asked before a command that may stop the VM. Without one such a command is refused,
+    unless it is `allowed`. `tells` says to print on stderr why an answer was not new. `told` says that the end of QEMU
+    was reported already.
     """
 
     def __init__(self, machine: Attached, dialect: Dialect, history: History | None = None) -> None:
@@ -59,6 +60,7 @@ class AttachedMonitor(Monitor):
         self.attached = machine
         self.allowed = self.asks = self.tells = self.told = False
         self.cpu: int | None = None
+        """The CPU of the `cpu` command. human-monitor-command does not keep it, so it is sent with each line."""
 
     def execute(self, line: str) -> Reply:
         """Run one line, here or in QEMU."""
@@ -73,16 +75,18 @@ class AttachedMonitor(Monitor):
         reply = Reply()
         if words[0] == "sim":
             reply.text, reply.failed = f"Error: {NOTHING_SIMULATED}\n", True
+        # At QEMU's monitor `quit` ends the VM. Nobody who only leaves a monitor wants that, so `quit vm` is needed
+        # for it.
         elif line.strip() in ("quit", "q"):
             self.attached.quit()
-            reply.text = f"left {self.attached.guest.name} alone: it goes on\n"
+            reply.text = f"left {self.attached.guest.name} running\n"
         else:
             if line.strip() in ("quit vm", "q vm"):
                 line = words[0]
             self._may_run(line, reply)
         return reply
 
-    # The seed's command.
+    # The command that hmp exists for.
 
     def _info_balloon(self) -> Reply:
         machine, reply = self.attached, Reply()
@@ -91,7 +95,7 @@ class AttachedMonitor(Monitor):
             reply.suspend(partial(machine.requests.cancel, request))
             reply.until = request.deadline
             request.on_done = partial(self._told, reply)
-        else:  # there is no connection any more
+        else:  # the connection was lost at once
             reply.pending = True
             self._told(reply, request)
         return reply
@@ -116,7 +120,7 @@ class AttachedMonitor(Monitor):
                 timeout, machine.device.stats.held = machine.timeout, None
             reply.finish(self.dialect.line(machine.device, timeout), stale=stale)  # type: ignore[arg-type]
 
-    # QEMU's.
+    # QEMU's commands.
 
     def _may_run(self, line: str, reply: Reply) -> None:
         name = first_word(line)
@@ -132,7 +136,7 @@ class AttachedMonitor(Monitor):
     def _send(self, line: str, reply: Reply) -> None:
         reply.suspend(lambda: None)
         if first_word(line) == "balloon" and self.attached.device is not None:
-            self._targeted(line)  # now: its events may come before the reply
+            self._targeted(line)  # before the reply, because QEMU may send its BALLOON_CHANGE first
         self.attached.run(self._run(line), partial(self._printed, line, reply))
 
     def _run(self, line: str) -> Steps:
@@ -144,8 +148,9 @@ class AttachedMonitor(Monitor):
 
     def _printed(self, line: str, reply: Reply, value: Any, error: Exception | None) -> None:
         words = line.split()
-        later = isinstance(error, BusyError) and self.asks  # a person may wait until it answers again
+        later = isinstance(error, BusyError) and self.asks  # a person can wait until QEMU answers again
         if isinstance(error, LinkError) and not later:
+            # QEMU ends before it can answer.
             if words[0] in ("quit", "q"):
                 self.attached.quit()
                 reply.finish("")
@@ -158,6 +163,7 @@ class AttachedMonitor(Monitor):
         text = str(value)
         if text and not text.endswith("\n"):
             text += "\n"
+        # QEMU confirmed the command, so note what it changed for us.
         if not failed(text):
             if words[0] == "cpu" and words[1:] and words[1].isdigit():
                 self.cpu = int(words[1])
@@ -166,7 +172,7 @@ class AttachedMonitor(Monitor):
         reply.finish(text, failed=failed(text))
 
     def _targeted(self, line: str) -> None:
-        """Remember what `balloon` asked for: QEMU does not tell."""
+        """Remember the target of `balloon`, because QEMU does not report it."""
         device = self.attached.device
         try:
             asked = grammar.arguments(TABLE["balloon"].parameters, "balloon", line, line.index("balloon") + 7)["value"]
@@ -178,25 +184,25 @@ class AttachedMonitor(Monitor):
 
 
 class Words:
-    """What can be typed, from QEMU's own help."""
+    """Completes commands, from QEMU's own help."""
 
     def __init__(self) -> None:
         self.commands: dict[str, str] = {}
         self.topics: dict[str, str] = {}
 
     def learn(self, commands: str, topics: str) -> None:
-        """Read what `help` and `help info` print."""
+        """Read the output of `help` and of `help info`."""
         self.commands = dict(_entries(commands, 0))
         self.commands.pop("info", None)
         self.topics = {**dict(_entries(topics, 1)), "history": "the lines typed so far"}
 
     def complete(self, line: str) -> list[Candidate]:
-        """Return what `line`, the text before the cursor, can go on with."""
+        """Return how `line`, the text before the cursor, can continue."""
         start = max(line.rfind(blank) for blank in BLANKS) + 1
         before = line[:start].split()
         if not before:
-            offers = {**self.commands, "info": "show something about the VM", "quit": "leave the VM alone, and end",
-                      "sim": "the statistics that were seen"}  # fmt: skip
+            offers = {**self.commands, "info": "show something about the VM", "quit": "end hmp; the VM goes on",
+                      "sim": "the statistics that hmp has seen"}  # fmt: skip
         elif before == ["info"]:
             offers = self.topics
         elif before == ["sim"]:
@@ -214,13 +220,13 @@ class Words:
 
 
 def _entries(text: str, at: int) -> list[tuple[str, str]]:
-    """Return (name, what it does) of each line `NAME|ALIAS ARGS -- TEXT`; the name is the word number `at`."""
+    """Return (name, help) of each line `NAME|ALIAS ARGS -- TEXT`; the name is the word with the number `at`."""
     found = []
     before = ""
     for line in text.splitlines():
         line, before = f"{before}{line}", ""
         if " -- " not in line:
-            before = f"{line} "  # the usage goes on
+            before = f"{line} "  # the arguments go on in the next line
         usage, dashes, help = line.partition(" -- ")
         words = usage.split()
         if dashes and len(words) > at:

@@ -1,7 +1,7 @@
-"""The question to a running VM's guest: how its statistics are, right now.
+"""Asks the guest of a running VM for its present statistics.
 
-QEMU asks the guest by itself every so many seconds, if an interval is set; setting 1 where there was none makes it ask
-at once. So the interval is borrowed for as long as it takes, and is afterwards as it was.
+QEMU has no command for that. It polls the guest if an interval is set, and setting an interval of 1 where there was
+none makes it ask at once. So hmp sets the polling interval to 1 until the guest has answered, and then sets it back.
 """
 
 from __future__ import annotations
@@ -22,59 +22,60 @@ if TYPE_CHECKING:
     from hmp.attach.machine import Attached, Steps
 
 EAGER_LOOKS = 8
-"""How often it is looked whether the guest has answered, one look behind the other: most answer within 4 ms."""
+"""How many looks for the answer follow each other at once. Most guests answer within 4 ms."""
 
 FIRST_LOOK, LONGEST_LOOK = MS, 50 * MS
-"""ns between two looks then: poll() knows no shorter ones, and a guest that takes longer is not hurried."""
+"""The first and the longest pause (ns) between later looks. poll() has no pauses below 1 ms, and for a guest that takes
+longer looking more often does not help."""
 
 KEPT_OPEN = 20 * MS
-"""A pause (ns) from which on a connection that is not to be held is given up meanwhile."""
+"""During a pause of this length (ns) or more, close a connection that is not kept, so that other clients get a turn."""
 
 PUT_BACK_TRIES = 3
-"""How often it is tried where another client holds the socket, or QEMU stands still."""
+"""How often to try to put the interval back while another client has the socket, or QEMU stands still."""
 
 STATS = "guest-stats"
 
 INTERVAL = "guest-stats-polling-interval"
 
 SENSELESS = KeyError, TypeError, ValueError, AttributeError
-"""What an answer raises that no QEMU would give."""
+"""The exceptions that an answer raises if it has another form than QEMU's."""
 
 TAGS = {stat.qom: tag for tag, stat in enumerate(STATS_TABLE)}
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Return whether it is a number as QEMU has them for sizes, counts and seconds."""
+    """Return whether `value` can be a size, a count or a number of seconds from QEMU."""
     return type(value) is int and 0 <= value <= ABSENT
 
 
 def whole(value: Any) -> int:
-    """Return a size, a count or a number of seconds. Raises ValueError for what QEMU would never send as one."""
+    """Return `value`, a size, a count or a number of seconds. Raises ValueError if QEMU would never send it."""
     if is_whole(value):
         return value
     raise ValueError
 
 
 class Stats:
-    """The last statistics of the guest, as the simulated device has them."""
+    """The last statistics of the guest, with the attributes of the simulated device."""
 
     def __init__(self, clock: Clock, since: int) -> None:
         self._clock = clock
         self.sample: Sample | None = None
         self.since = since
-        """Since when (host ns) the numbers are at least old."""
+        """The host time (ns) from which the age of the numbers counts."""
         self.poll_interval = 0
         self.held: object = None
         self.out = False
 
     @property
     def age(self) -> int:
-        """Return how old (ns) the numbers are."""
+        """The age (ns) of the numbers."""
         return self._clock.now() - self.since
 
 
 class Balloon:
-    """The balloon device, as far as somebody outside sees it."""
+    """The balloon device, with the attributes of the simulated one that front ends use."""
 
     def __init__(self, machine: Attached, path: str, backend: str) -> None:
         self.path = path
@@ -85,27 +86,27 @@ class Balloon:
         self.can_report = self.live = True
         self.broken = False
         self.answered: object = None
-        """The ring on which the last answer came."""
+        """The address of the ring on which the last answer came."""
         self.awaited = False
-        """Whether a target was asked for here, and is not reached yet."""
+        """Whether hmp set a target that is not reached yet."""
         self.refused: dict[str, int] = {}
 
 
 class Question:
-    """Asks for all requests of a machine that are pending, as long as there are any."""
+    """Asks the guest while a machine has pending requests. One answer ends them all."""
 
     def __init__(self, machine: Attached) -> None:
         self.machine = machine
         self.asking = False
         self.lent: int | None = None
-        """What the polling interval was before we set it to 1, as long as it is so."""
+        """The polling interval before hmp set it to 1; None while it is not changed."""
         self.why = ""
-        """Why the last answer was not a fresh one."""
+        """Why the last answer was not new."""
         self._tries = 0
-        self._marked = True  # whether QEMU tells of queues
+        self._marked = True  # whether QEMU has x-query-virtio-queue-status
 
     def begin(self) -> None:
-        """Ask, unless it is being asked."""
+        """Start to ask, unless that is under way."""
         if not self.asking:
             self._tries = 0
             self._ask()
@@ -119,13 +120,13 @@ class Question:
                 if self.lent is not None:
                     self.left_behind(self.why)
                 return
-            self._ask(LONGEST_LOOK)  # each has its own deadline: try as long as somebody waits
+            self._ask(LONGEST_LOOK)  # each request has its own deadline: try while one is pending
         elif error is not None:
             if self.lent is not None and not getattr(error, "gone", False):
                 self.left_behind(str(error))
             self.lent = None
             self.machine.lost(str(error))
-        elif self.machine.requests.pending:  # came while the one before was put to its end
+        elif self.machine.requests.pending:  # a request came while the last one ended
             self._ask()
 
     def _ask(self, delay: int = 0) -> None:
@@ -133,12 +134,12 @@ class Question:
         self.machine.run(self._steps(delay), self._question_ended)
 
     def give_up(self) -> None:
-        """It is the end, whatever is under way."""
+        """End: if the interval is still changed, report that."""
         if self.lent is not None:
             self.left_behind("no answer")
 
     def left_behind(self, why: str) -> None:
-        """Say that the interval could not be put back."""
+        """Report that the interval could not be put back."""
         name = self.machine.device.id if self.machine.device is not None else "the balloon"
         complain(f"the polling interval of {name} was left at 1 (it was {self.lent}): {why}")
         self.lent = None
@@ -158,8 +159,8 @@ class Question:
         if not found:
             return
         (path, bare), *others = found
-        if others:  # QEMU has one at the most
-            complain(f"{self.machine.link.name}: {len(found)} balloon devices: {path} is the one that is asked")
+        if others:  # QEMU has at most one
+            complain(f"{self.machine.link.name}: {len(found)} balloon devices: using {path}")
         memory = yield "query-memory-size-summary", None
         self.machine.ram = whole(memory["base-memory"]) + whole(memory.get("plugged-memory", 0))
         device = Balloon(self.machine, path, path if bare else f"{path}/virtio-backend")
@@ -171,7 +172,11 @@ class Question:
         device.actual = whole((yield "query-balloon", None)["actual"])
 
     def _mark(self, device: Balloon) -> Steps:
-        """Return what changes when the guest has answered, and whether there is a queue to answer on."""
+        """Return a value that changes when the guest answers, and whether there is a queue that it can answer on.
+
+        The index of the statistics queue changes with each answer. guest-stats is not enough where the queue can be
+        seen: its last-update counts in seconds.
+        """
         if self._marked:
             try:
                 queue = yield "x-query-virtio-queue-status", {"path": device.backend, "queue": 2}
@@ -180,7 +185,7 @@ class Question:
             except QmpError as error:
                 if error.kind != "CommandNotFound":
                     raise
-                self._marked = False  # QEMU before 7.2
+                self._marked = False  # QEMU before 7.2 does not have the command
         return (yield from self._get(device.path, STATS)), True
 
     def _reports(self, device: Balloon) -> Steps:
@@ -192,11 +197,12 @@ class Question:
         return bool(found["started"]) and any("F_STATS_VQ" in each for each in features)
 
     def read(self, device: Balloon) -> Steps:
-        """Read `actual` and the statistics, as old as QEMU says that they are."""
+        """Read `actual` and the statistics, with the age that QEMU's last-update gives."""
         yield from self._measure(device)
         told = yield from self._get(device.path, STATS)
         stats, update = told["stats"], whole(told["last-update"])
         values = {TAGS[name]: ABSENT if value == -1 else whole(value) for name, value in stats.items() if name in TAGS}
+        # 2^64-1 (which QEMU may send as -1) stands for a statistic that the guest did not report.
         known = {tag: value for tag, value in sorted(values.items()) if value != ABSENT}
         if not update:
             device.stats.sample = None
@@ -207,7 +213,7 @@ class Question:
         device.stats.sample = Sample(tuple(known), tuple(known.values()), {}, now - age, update * SECOND)
 
     def _steps(self, delay: int) -> Steps:
-        """Look until the guest has answered or nobody waits any more; the interval is then as it was."""
+        """Ask until the guest has answered or no request is pending, then put the interval back."""
         if delay:
             yield delay
         try:
@@ -225,9 +231,9 @@ class Question:
             yield from self._put_back_anew(error)
 
     def _put_back_anew(self, error: LinkError) -> Steps:
-        """Put the interval back on a new connection. Raises LinkError where there is nothing to be put back.
+        """Put the interval back on a new connection. Raises LinkError if that fails, or if nothing was changed.
 
-        More than one try: a QEMU that is just dying still takes a connection, or hangs up on it.
+        It tries more than once, because a QEMU that is about to end still accepts a connection, or hangs up on it.
         """
         for _ in range(PUT_BACK_TRIES):
             if self.lent is None or error.gone:
@@ -249,7 +255,9 @@ class Question:
             return
         asked = self.machine.clock.now()
         before, there = yield from self._mark(device)
-        # On a ring that has answered once nothing else is to be asked about its driver: that answer is a long one.
+        # A ring that has answered once has a driver that reports. Asking for its features again takes a long answer:
+        # without it, and with the other commands only from the second look on, hmp takes 0.2 to 2.6 ms more than a
+        # raw client instead of 1.9 to 3.6 (on a busy machine).
         if not there or not ((self._marked and before[0] == device.answered) or (yield from self._reports(device))):
             yield from self._measure(device)
             device.stats.sample, device.can_report = None, False
@@ -273,7 +281,7 @@ class Question:
                 self.machine.requests.end_all(ANSWERED)
                 return
             if not there:
-                before = mark  # a reset, or the driver is gone: whatever comes is new
+                before = mark  # a reset, or the driver is gone: the next answer is new
             looks += 1
             if looks < EAGER_LOOKS:
                 continue
@@ -288,7 +296,7 @@ class Question:
         yield from self._put_back()
 
     def _borrow(self, device: Balloon) -> Steps:
-        """Let QEMU ask the guest at once, or within a second; with an interval that is short enough it does anyway."""
+        """Make QEMU ask the guest at once or within a second. If its interval is short enough, leave that as it is."""
         interval = whole((yield from self._get(device.path, INTERVAL)))
         device.stats.poll_interval = interval
         if not 0 < interval * SECOND < self.machine.timeout and interval != 1:
@@ -298,6 +306,7 @@ class Question:
     def _put_back(self) -> Steps:
         device = self.machine.device
         if self.lent is not None and device is not None:
+            # If it is not 1 any more, another client has set it, and that value stays.
             if (yield from self._get(device.path, INTERVAL)) == 1:
                 yield "qom-set", {"path": device.path, "property": INTERVAL, "value": self.lent}
             self.lent = None

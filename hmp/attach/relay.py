@@ -1,4 +1,4 @@
-"""QMP for many clients on the one socket that QEMU serves: commands go on to QEMU, answers and events come back."""
+"""QMP for many clients over one connection to QEMU: it passes commands on, and answers and events back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hmp.qmp.events import EventHub
 
 FREE_COMMANDS = ("query-", "x-query-", "qom-list", "qom-get", "balloon", "device-list-properties")
-"""Beginnings of the commands that change nothing for good."""
+"""The beginnings of the names of commands that change nothing permanently."""
 
 
 class RelaySession(QmpSession):
@@ -34,17 +34,18 @@ class RelaySession(QmpSession):
         self._allowed = allowed
 
     def greeting(self) -> bytes:
-        """Return QEMU's own."""
+        """Return QEMU's version in a greeting of ours: commands go to QEMU one by one, so there is no oob."""
         version = dict(self._attached.link.greeting.get("version", {}))
         return codec.encode({"QMP": {"version": version, "capabilities": []}})
 
     def _find(self, name: str) -> QmpCommand:
         if name == NEGOTIATE or not self._in_command_mode:
             return super()._find(name)
+        # hmp does not check names or arguments of commands; QEMU does, and its errors are passed on.
         return QmpCommand(name, open=True)
 
     def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> Work:
-        """Hand the command on. Raises CommandError."""
+        """Pass the command on to QEMU. Raises CommandError."""
         name = command.name
         if name == NEGOTIATE:
             yield from super()._run(command, arguments)
@@ -53,7 +54,7 @@ class RelaySession(QmpSession):
             name == "human-monitor-command" and first_word(str(arguments.get("command-line", ""))) in FREE
         )
         if not free and not self._allowed:
-            raise CommandError(f"The command {name} may change or stop this VM: hmp --allow-disruptive lets it pass")
+            raise CommandError(f"The command {name} may change or stop this VM: hmp --allow-disruptive allows it")
         reply = Reply()
         came: list[tuple[object, Exception | None]] = []
         reply.suspend(lambda: None)

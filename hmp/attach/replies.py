@@ -1,4 +1,4 @@
-"""What a VM answers, saved for --replies: a test double of this very VM."""
+"""Saves the answers of a VM in a file for --replies, so that tests can use a double of this VM."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from hmp.attach.machine import Attached, Steps
 
 LIMIT = 60 * SECOND
-"""How long (ns) all of it may take."""
+"""The most time (ns) for all questions."""
 
 ENDLESS = {"tlb", "trace-events", "mtree"}
-"""Topics of `info` that print more than anybody wants in a file."""
+"""Topics of `info` that print too much for a file."""
 
 
 def _ask(name: str, arguments: dict[str, object] | None = None) -> Steps:
-    """Return the answer as the file has it."""
+    """Return the answer in the form of the file."""
     try:
         return {"return": (yield name, arguments)}
     except QmpError as error:
@@ -35,7 +35,7 @@ def _ask(name: str, arguments: dict[str, object] | None = None) -> Steps:
 
 
 def questions(schema: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the query commands that need no argument."""
+    """Return the names of the query commands that need no argument and that hmp does not model."""
     from hmp.qmp.commands import COMMANDS
 
     members = {each["name"]: each.get("members", ()) for each in schema}
@@ -50,7 +50,8 @@ def questions(schema: list[dict[str, Any]]) -> list[str]:
 
 
 def topics(help: str) -> list[str]:
-    """Return the topics of `info` that need no argument, from what `help info` prints."""
+    """Return the topics of `info` that need no argument, from the output of `help info`."""
+    # hmp answers these from its own machine; a recorded answer would never change.
     own = {name for name in TABLE["info"].topics or {} if f"info {name}" not in shipped().hmp}
     found = []
     for line in help.splitlines():
@@ -61,7 +62,7 @@ def topics(help: str) -> list[str]:
 
 
 def collect(machine: Attached) -> Steps:
-    """Ask a machine everything; returns what the file says."""
+    """Ask a machine all questions. Returns the contents of the file."""
     schema = yield "query-qmp-schema", None
     version = machine.link.greeting.get("version") or (yield "query-version", None)
     number = ".".join(str(version["qemu"][part]) for part in ("major", "minor", "micro"))
@@ -77,7 +78,10 @@ def collect(machine: Attached) -> Steps:
 
 
 def save(machine: Attached, path: str) -> None:
-    """Write the file, for its owner alone. Raises UsageError where it cannot be made, ConnectError without answers."""
+    """Write the file, with mode 0600.
+
+    Raises UsageError if it cannot be made, ConnectError if the VM does not answer.
+    """
     try:
         file = NewFile(path, overwrite=False, private=True)
     except (OSError, ValueError) as error:

@@ -1,7 +1,8 @@
-"""A libvirt domain through virsh: one process that is kept and fed lines, fifty times quicker than one a command.
+"""A libvirt domain, through one virsh process that is kept and fed lines.
 
-What `info balloon` needs goes by dommemstat and the domain's XML, which leave the domain as it is; all else goes to
-QEMU by qemu-monitor-command, after which libvirt calls the domain tainted.
+A command takes 2 ms this way; a new virsh for each takes 120. `info balloon` uses dommemstat and the domain's XML,
+which do not change the domain. All other commands go to QEMU through qemu-monitor-command, after which libvirt marks
+the domain as tainted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hmp.attach.address import Place
 
 BALLOON = "/machine/peripheral/balloon0"
-"""The path as the questions have it; libvirt's own commands need none."""
+"""A path for the device, because question.py needs one; libvirt's commands do not."""
 
 INTERVAL = "guest-stats-polling-interval"
 
@@ -34,7 +35,7 @@ KIB = {"stat-swap-in": "swap_in", "stat-swap-out": "swap_out", "stat-free-memory
        }  # fmt: skip
 COUNTS = {"stat-major-faults": "major_fault", "stat-minor-faults": "minor_fault",
           "stat-htlb-pgalloc": "hugetlb_pgalloc", "stat-htlb-pgfail": "hugetlb_pgfail"}  # fmt: skip
-"""QEMU's statistics by libvirt's names for them, in KiB and plain."""
+"""QEMU's names of statistics with libvirt's: KIB has those that libvirt gives in KiB, COUNTS plain numbers."""
 
 PROMPT = "virsh # "
 
@@ -42,7 +43,7 @@ STATES = {"running": "running", "paused": "paused", "idle": "running", "pmsuspen
 
 
 def quoted(text: str) -> str:
-    """Return a word as virsh reads it."""
+    """Return `text` quoted for virsh."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 
@@ -51,7 +52,7 @@ def _errors(said: list[str]) -> str:
 
 
 class Pipe:
-    """A virsh that runs, and the lines that it has printed."""
+    """A running virsh, and the lines that it printed."""
 
     def __init__(self, place: Place, *words: str) -> None:
         uri = ["-c", place.uri] if place.uri else []
@@ -61,7 +62,8 @@ class Pipe:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C must not end it: the interval is still to be put back
+                start_new_session=True,  # Ctrl-C must not end it, because it still has to put the interval back
+                # In English, because errors are recognized by their words.
                 env={**os.environ, "LC_ALL": "C", "TERM": "dumb"},
             )
         except OSError as error:
@@ -75,7 +77,7 @@ class Pipe:
         self._data = bytearray()
 
     def say(self, text: str) -> None:
-        """Let it run lines. Raises LinkError."""
+        """Send lines to run. Raises LinkError."""
         assert self.process.stdin is not None  # noqa: S101
         data = text.encode("utf-8", "surrogateescape")
         try:
@@ -85,10 +87,10 @@ class Pipe:
         except OSError:
             raise LinkError("virsh has ended") from None
         if short:
-            raise LinkError("virsh does not read what it is sent")
+            raise LinkError("virsh does not read what we send")
 
     def lines(self) -> list[str]:
-        """Return the lines that came. Raises LinkError at the end of all."""
+        """Return the new lines. Raises LinkError at the end of the output."""
         try:
             data = os.read(self.descriptor, CHUNK)
         except BlockingIOError:
@@ -97,14 +99,14 @@ class Pipe:
             raise LinkError("virsh has ended")
         self._data += data
         lines: list[bytearray] = []
-        if b"\n" in data:  # else a line without end would be searched again and again
+        if b"\n" in data:  # look only in new bytes: a line without end would be searched again for each piece
             *lines, self._data = self._data.split(b"\n")
         if len(self._data) > MAX_MESSAGE:
             raise LinkError("virsh prints a line without end")
         return [line.decode(errors="replace").rstrip("\r") for line in lines]
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 try:
@@ -116,7 +118,7 @@ class Pipe:
 
 
 class VirshLink(Link):
-    """A domain of libvirt that answers as QMP would."""
+    """A libvirt domain with the interface of a QMP connection."""
 
     def __init__(self, clock: Clock, place: Place, *, events: bool) -> None:
         super().__init__(clock, place)
@@ -133,7 +135,7 @@ class VirshLink(Link):
 
     @property
     def descriptors(self) -> list[int]:
-        """Return what to wait for."""
+        """Return the descriptors to wait for."""
         return [each.descriptor for each in (self._pipe, self._events) if each is not None]
 
     def _go_on(self) -> None:
@@ -153,12 +155,13 @@ class VirshLink(Link):
                 return
             self._serial += 1
             self._said, self._size = [], 0
+            # The echo after the command marks the end of its answer.
             self._pipe.say(f"{line}\necho hmp-{self._serial}\n")
         except LinkError as error:
             self._lose(error)
 
     def _line(self, name: str, given: Mapping[str, Any]) -> str:
-        """Return virsh's command for one of QMP's."""
+        """Return the virsh command for a QMP command; "" if there is none."""
         domain = f"--domain {self._name}"
         interval = given.get("property") == INTERVAL
         if name in ("qom-list", "query-memory-size-summary") or (interval and name == "qom-get"):
@@ -169,16 +172,20 @@ class VirshLink(Link):
             return f"dommemstat {domain}"
         if name == "query-status" or name == "query-name":
             return f"domstate {domain}"
+        # They would taint the domain; without them question.py uses last-update.
         if name.startswith("x-query-virtio-"):
             return ""
         if not self._tainted:
             self._tainted = True
             complain(f"libvirt marks {self._place.host} as tainted (custom-monitor) for commands of QEMU's own")
+        # A single quote would end virsh's quotes; in JSON the escape means the same.
         command = json.dumps({"execute": name, "arguments": given}).replace("'", "\\u0027")
         return f"qemu-monitor-command {domain} '{command}'"
 
     def _late(self) -> None:
-        self._lose(self._no_answer())  # virsh takes nothing else meanwhile: the next order starts another
+        self._lose(
+            self._no_answer()
+        )  # virsh takes no other command until it has answered: the next order starts a new one
 
     def _read(self) -> None:
         try:
@@ -191,7 +198,7 @@ class VirshLink(Link):
                         self._size += len(line) + 1
                         if self._size > MAX_MESSAGE:
                             raise LinkError("virsh prints without end")
-                    elif "echo hmp-" not in line:  # the command's own echo: what came before it is the banner
+                    elif "echo hmp-" not in line:  # the echo of the command: everything before it is the banner
                         self._said = []
         except LinkError as error:
             told = _errors(self._said)
@@ -200,7 +207,7 @@ class VirshLink(Link):
         try:
             for line in self._events.lines() if self._events is not None else ():
                 self._event(line)
-        except LinkError:  # no permission for them, or an old libvirt: the monitor does without
+        except LinkError:  # no permission, or an old libvirt: the monitor works without events
             if self._events is not None:
                 self._events.close()
                 self._events = None
@@ -214,7 +221,7 @@ class VirshLink(Link):
             event = {"event": name, "timestamp": {"seconds": stamp // 10**6, "microseconds": stamp % 10**6}}
             if data:
                 event["data"] = json.loads("{" + data)
-        except ValueError:  # what it says at its start, or nothing that it should
+        except ValueError:  # the first lines, or a line that is no event
             return
         self.on_event(event)
 
@@ -235,12 +242,14 @@ class VirshLink(Link):
             else:
                 self._answered(None, error)
         except (ValueError, LookupError, AttributeError, TypeError, ElementTree.ParseError):
-            self._lose(LinkError(f"{self.name}: virsh said what makes no sense: {' '.join(said)[:60] or 'nothing'}"))
+            self._lose(
+                LinkError(f"{self.name}: cannot understand the answer of virsh: {' '.join(said)[:60] or 'nothing'}")
+            )
         else:
             self._answered(value)
 
     def _value(self, name: str, given: Mapping[str, Any], said: list[str]) -> object:
-        """Return what QMP would. Raises QmpError and LinkError."""
+        """Return the value that QMP would return. Raises QmpError and LinkError."""
         line = self._line(name, given).partition(" ")[0]
         if line == "dumpxml":
             return self._from_xml(name, given, ElementTree.fromstring("\n".join(said)))  # noqa: S314
@@ -251,6 +260,7 @@ class VirshLink(Link):
             if state not in STATES:
                 raise LinkError(f"{self.name}: the domain is not running: {state}", gone=True)
             return {"name": self._place.host} if name == "query-name" else {"status": STATES[state]}
+        # The answer is the last line with JSON; other lines may come before it.
         for each in reversed(said):
             if each.startswith("{"):
                 answer = json.loads(each)
@@ -279,7 +289,7 @@ class VirshLink(Link):
         return {"stats": stats, "last-update": int(told.get("last_update", "0"))}
 
     def close(self) -> None:
-        """End virsh, whatever is under way: nobody is told."""
+        """End virsh, and call no function of the commands under way."""
         for pipe in (self._pipe, self._events):
             if pipe is not None:
                 pipe.close()

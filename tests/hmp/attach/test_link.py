@@ -125,7 +125,7 @@ def test_a_reply_that_is_no_json_ends_the_connection(pair: Pair, sent: bytes) ->
     pair.settle()
     pair.peer.send(sent)
     pair.settle()
-    assert "no JSON object" in str(told.error)
+    assert "not a JSON object" in str(told.error)
     assert isinstance(behind.error, LinkError)
     assert pair.link.descriptors == []
 
@@ -179,7 +179,7 @@ def test_a_peer_that_refuses_to_negotiate_is_told(pair: Pair) -> None:
     pair.settle()
     pair.peer.send({"id": 1, "error": {"class": "GenericError", "desc": "not today"}})
     pair.settle()
-    assert "it refuses to talk: not today" in str(told.error)
+    assert "it refuses the negotiation: not today" in str(told.error)
 
 
 class TestSilence:

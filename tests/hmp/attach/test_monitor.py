@@ -98,7 +98,7 @@ class TestDisruptive:
 
 class TestOwn:
     def test_quit_leaves_the_vm_alone(self, pair: Pair) -> None:
-        assert pair.say("quit") == "left vm alone: it goes on\n"
+        assert pair.say("quit") == "left vm running\n"
         assert pair.machine.over
         assert pair.machine.failure == ""
         assert pair.peer.said == []

@@ -1,4 +1,5 @@
-"""hmp attached to another hmp, as a program: exit statuses, all guests and dialects, the typed prompt, clients beside."""
+"""hmp attached to another hmp, as a program: exit statuses, all guests and dialects, the typed prompt, clients
+beside."""
 
 from __future__ import annotations
 
@@ -135,7 +136,7 @@ def test_scripts_pipes_and_statuses(tmp_path: Path) -> None:
             "(qemu) stop\n(qemu) info status\nVM status: paused\n(qemu) nosuch\nunknown command: 'nosuch'\n"
         )
         assert attached(tmp_path / "q", "-c", "info status").out == "VM status: paused\n"
-        assert attached(tmp_path / "q", "-c", "quit", "-c", "info status") == Ended(0, "left q alone: it goes on\n", "")
+        assert attached(tmp_path / "q", "-c", "quit", "-c", "info status") == Ended(0, "left q running\n", "")
         assert attached(tmp_path / "q", "--allow-disruptive", "-c", "quit vm") == Ended(0, "", "")
     assert attached(tmp_path / "q", "-c", "info status").status == 4
 
@@ -346,7 +347,7 @@ class TestTyped:
             desk.see(r"\[the VM is stopped\]")
             desk.see("paused │ vm1")
             desk.type("quit\r")
-            desk.see("left vm1 alone: it goes on")
+            desk.see("left vm1 running")
             assert desk.ends() == 0
             assert direct.ask("query-name") == {"return": {"name": "vm1"}}
 

@@ -333,7 +333,7 @@ def test_of_two_balloons_it_says_which_is_asked(make: Callable[..., Pair], capfd
     pair = make(qom_list=lambda given: found if given["path"].endswith("peripheral") else [])
     for _ in range(2):
         assert pair.say("info balloon") == f"balloon: actual=256,free_mem={1001 + pair.peer.index - 1}\n"
-    told = "2 balloon devices: /machine/peripheral/b\\x1b[1m is the one that is asked"
+    told = "2 balloon devices: using /machine/peripheral/b\\x1b[1m"
     assert capfd.readouterr().err == f"hmp: unix:{pair.peer.path}: {told}\n"
 
 

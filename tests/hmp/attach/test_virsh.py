@@ -144,7 +144,7 @@ def test_other_commands_go_to_qemu_and_the_taint_is_told_once(fake: Fake) -> Non
         pytest.param("hangs", 4, "hmp: libvirt:vm1: no answer within 10 s\n", marks=pytest.mark.slow),
         pytest.param("endless", 4, "hmp: libvirt:vm1: virsh prints without end\n", marks=pytest.mark.slow),
         ("line", 4, "hmp: libvirt:vm1: virsh prints a line without end\n"),
-        ("bare", 4, "hmp: libvirt:vm1: virsh said what makes no sense: nothing\n"),
+        ("bare", 4, "hmp: libvirt:vm1: cannot understand the answer of virsh: nothing\n"),
         ("binary", 4, "hmp: libvirt:vm1: the domain is not running: \ufffd\\x00\\x1b[1m\n"),
     ],
 )
