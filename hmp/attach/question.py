@@ -255,9 +255,8 @@ class Question:
             return
         asked = self.machine.clock.now()
         before, there = yield from self._mark(device)
-        # A ring that has answered once has a driver that reports. Asking for its features again takes a long answer:
-        # without it, and with the other commands only from the second look on, hmp takes 0.2 to 2.6 ms more than a
-        # raw client instead of 1.9 to 3.6 (on a busy machine).
+        # A ring that has answered once has a driver that reports. Its features are a long answer,
+        # so they are not asked for again.
         if not there or not ((self._marked and before[0] == device.answered) or (yield from self._reports(device))):
             yield from self._measure(device)
             device.stats.sample, device.can_report = None, False

@@ -1,4 +1,4 @@
-"""QEMU's character devices, as the command line spells them, and the addresses of hmp that they come to."""
+"""QEMU's character devices, in the forms of its command line, and the addresses of hmp that they become."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hmp.qemu.values import check_switches, whole
 
 SILENT = ("null", "vc", "none", "ringbuf", "testdev", "udp", "pipe", "parallel", "msmouse", "wctablet", "spicevmc",
           "spiceport", "qemu-vdagent", "dbus", "braille")  # fmt: skip
-"""Backends that nobody reaches, or that are not made: there is nothing behind a silent device."""
+"""Backends that hmp accepts and ignores, because nothing is ever written to such a device."""
 
 _PLACES = {
     "file": "chardev: file: no filename given",
@@ -22,12 +22,13 @@ _PLACES = {
     **dict.fromkeys(("serial", "tty"), "chardev: serial/tty: no device path given"),
     "parallel": "chardev: parallel: no device path given",
 }
-"""Backends that open a file, and what QEMU says where none is named."""
+"""Backends that open a file, and QEMU's error if no file is named."""
 
 _ALIASES = {"memory": "ringbuf", "parport": "parallel"}
 
 BACKENDS = ("socket", "stdio", "file", "pty", "serial", "tty", *SILENT)
 
+# All names of QEMU 7.2, also those without a meaning here: a mistyped name has to be an error.
 _OPTIONS_NAMES = (
     "id backend path host port fd to ipv4 ipv6 wait server delay nodelay reconnect telnet tn3270 tls-creds tls- "
     "authz websocket mux logfile logappend signal name debug size chardev append abstract tight width height cols "
@@ -38,9 +39,9 @@ _SWITCHES = ("nodelay", "ipv4", "ipv6", "abstract", "tight")
 
 
 class Chardev:
-    """One device. `kind` is monitor, qmp or serial, `spelled` the option and value that errors name.
+    """One device. `kind` is monitor, qmp or serial. `spelled` is the option with its value, for errors.
 
-    `options` are its pairs, the last of a name, in QEMU's words.
+    `options` has its options by QEMU's names; of one that is given twice it has the last value.
     """
 
     def __init__(self, spelled: str, kind: str, label: str, backend: str, options: dict[str, str]) -> None:
@@ -58,7 +59,7 @@ class Chardev:
             self._check_socket()
 
     def refuse(self, why: str) -> UsageError:
-        """Return the error for what is wrong with the device."""
+        """Return an error about the device."""
         return UsageError(f"{self.spelled}: {why}" if self.spelled else why)
 
     def _check_socket(self) -> None:
@@ -70,6 +71,7 @@ class Chardev:
             raise self.refuse("None or one of 'path', 'fd' or 'host' option required.")
         if "host" in given and "port" not in given:
             raise self.refuse("chardev: socket: no port given")
+        # A socket needs a path, a host or a descriptor. QEMU takes a missing descriptor for one without a number.
         if not given.keys() & {"path", "host"}:
             fd = given.get("fd", "")
             if not fd.isdecimal():
@@ -87,13 +89,13 @@ class Chardev:
             raise self.refuse(f"No TLS credentials with id '{given['tls-creds']}'")
 
     def on(self, name: str) -> bool:
-        """Whether an option is on."""
+        """Whether an option is on; the default is off."""
         return SWITCH[self.options.get(name, "off")]
 
     def open(self) -> tuple[Address | None, str]:
-        """Return the address to serve, or None, and the name of what query-chardev shows for it otherwise.
+        """Return (address to serve, ""), or (None, name for query-chardev) if there is nothing to serve.
 
-        What is a file or a terminal is made here, and stays open. Raises UsageError.
+        A file or a terminal is opened here and stays open. Raises UsageError.
         """
         if self.backend in ("socket", "stdio"):
             return self._address(), ""
@@ -101,7 +103,7 @@ class Chardev:
         if self.backend in _PLACES:
             if "path" not in self.options:
                 raise self.refuse(_PLACES[self.backend])
-            # What QEMU writes to, as long as nothing is written here: there has to be one.
+            # hmp writes nothing to it. But QEMU makes the file, and a path that cannot be opened is an error.
             end = os.O_CREAT | (os.O_APPEND if self.on("append") else os.O_TRUNC) if self.backend == "file" else 0
             try:
                 os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | end, 0o666)
@@ -109,6 +111,7 @@ class Chardev:
                 raise self.refuse(f"Could not open '{path}': {error.strerror}") from None
             return None, self.backend
         if self.backend == "pty":
+            # Programs look for the name of the terminal and open it.
             _, terminal = os.openpty()
             return None, f"pty:{os.ttyname(terminal)}"
         if self.kind != "serial" and self.backend not in ("null", "vc", "none"):
@@ -134,7 +137,7 @@ class Chardev:
             return f"fd:{given['fd']}"
         of_scheme = ("abstract", "tight") if "path" in given else ("nodelay", "ipv4", "ipv6")
         words = [f"{name}={given[name]}" for name in of_scheme if name in given]
-        if "host" in given and given.get("delay") in ("off", "no"):  # how QEMU reads a bare nodelay
+        if "host" in given and given.get("delay") in ("off", "no"):  # QEMU reads a bare nodelay as delay=off
             words.append("nodelay=on")
         if self.on("server"):
             if "reconnect" in given:
@@ -162,11 +165,12 @@ def from_chardev(text: str) -> Chardev:
         if backend is None:
             raise UsageError(f'{spelled}: chardev: "{label}" missing backend')
         raise UsageError(f"{spelled}: '{backend}' is not a valid char driver name")
+    # A serial port until -mon makes a monitor of it.
     return Chardev(spelled, "serial", label, backend, given)
 
 
 def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
-    """Read the value of -monitor, -qmp, -serial and the like, such as unix:PATH,server,nowait. Raises UsageError."""
+    """Read the value of -monitor, -qmp, -serial and so on, such as unix:PATH,server,nowait. Raises UsageError."""
     spelled = f"-{option} {text}"
     backend, colon, rest = text.partition(":")
     given: dict[str, str] = {}
@@ -174,6 +178,7 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
         try:
             inner = from_short(option, rest, "monitor", label)
         except UsageError as error:
+            # Errors name the whole option and not the part after mon:.
             raise UsageError(f"{spelled}: {str(error).partition(f'{rest}: ')[2]}") from None
         inner.spelled = spelled
         inner.options["mux"] = "on"
@@ -187,6 +192,8 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
             if not colon or not port:
                 why = f"could not connect serial device to character backend '{text}'"
                 raise UsageError(f"{spelled}: {why if option == 'serial' else f'parse error: {text}'}")
+            # split_options takes a first word without key as the backend, so a dummy word stands there; it is dropped
+            # below.
             given = {"host": host.strip("[]"), "port": port, **dict(split_options(f"x{comma}{more}", "backend"))}
             given["telnet"] = "on" if backend == "telnet" else "off"
         given.pop("backend", None)

@@ -1,4 +1,4 @@
-"""`hmp-qemu`: QEMU's command line in, a configuration of hmp out. Errors are QEMU's own, in one line; exit status 1."""
+"""`hmp-qemu`: makes a configuration of hmp from QEMU's command line. Errors are QEMU's, one line with exit status 1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ in QEMU; its other options are ignored (HMP_QEMU_VERBOSE=1 tells which). HMP_ARG
 
 
 class CommandLine:
-    """What QEMU's options said. `hmp` are options for hmp, `ignored` those that mean nothing here."""
+    """Reads QEMU's options. `hmp` has the options for hmp, `ignored` those that have no effect.
+
+    270 command lines are compared with QEMU 7.2: the exit status, and the error after the program's name.
+    """
 
     def __init__(self) -> None:
         self.hmp: list[str] = []
@@ -45,11 +48,11 @@ class CommandLine:
         self.chardevs: dict[str, Chardev] = {}
         self.monitors: list[Chardev] = []
         self.made: list[Chardev] = []
-        """In the order in which QEMU makes them; what serial ports have is made after these."""
+        """The devices in the order in which QEMU makes them; those of serial ports are made after them."""
         self.serial: list[Chardev] = []
         self.ids: dict[str, set[str]] = {"device": set(), "mon": set()}
         self.unknown: UsageError | None = None
-        """What is wrong with a device that QEMU 7.2 does not have."""
+        """The error for a device that QEMU 7.2 does not have. A newer QEMU may have it (--qemu-version in HMP_ARGS)."""
         self.mons: list[tuple[str, dict[str, str]]] = []
         self.serials = 0
         self.nographic = self.defaults = False
@@ -60,7 +63,8 @@ class CommandLine:
         self.printed: str | None = None
 
     def read(self, argv: list[str]) -> None:
-        """Read the arguments, one or two dashes before each option. Raises UsageError, in QEMU's words."""
+        """Read the arguments; each option has one or two dashes. Raises UsageError in QEMU's words."""
+        # Not with click: QEMU's long options have one dash.
         rest = iter(argv)
         for word in rest:
             if not word.startswith("-"):
@@ -146,7 +150,7 @@ class CommandLine:
         self.monitors.append(made)
 
     def _add(self, made: Chardev) -> None:
-        """Note a device that has an id of its own."""
+        """Add a device that has an id of its own."""
         if any(made.label == each.label for each in self.made):
             raise made.refuse(f"Duplicate ID '{made.label}' for chardev")
         self.made.append(made)
@@ -262,10 +266,10 @@ class CommandLine:
                 raise UsageError(f"{spelled}: {str(error).removeprefix(f'--device {self.device!r}: ')}") from None
 
     def _other_device(self, driver: str, pairs: list[tuple[str, Any]], spelled: str) -> None:
-        """Check model and id of a device that is not the balloon; hmp looks at no other property."""
+        """Check the model and id of a device that is not the balloon. hmp ignores all its other properties."""
         if any(key in HELP for key, _ in pairs):
             known = driver in DEVICES
-            self.printed = f"hmp ignores {driver}, whatever its properties are\n" if known else ""
+            self.printed = f"hmp ignores {driver} and its properties\n" if known else ""
             if not known:
                 sys.stderr.write(escape(f"Device '{driver}' not found\n"))
             return
@@ -279,7 +283,8 @@ class CommandLine:
         self.ignored.append(spelled)
 
     def _finish(self) -> None:
-        """Give the devices that were named to the monitors that use them, and -nographic what it means."""
+        """Connect monitors (-mon) with their devices, apply -nographic, and check the use of stdio."""
+        # A daemon has no terminal, so nobody could reach its monitor.
         if self.daemonize and self.nographic:
             raise UsageError("-nographic cannot be used with -daemonize")
         for spelled, given in self.mons:
@@ -292,13 +297,14 @@ class CommandLine:
             if self.chardevs.pop(found.label, None) is None:
                 if not found.on("mux"):
                     raise UsageError(f"{spelled}: Device '{found.label}' is in use")
-                continue  # the first has it; which one Ctrl-A c leads to is not told apart here
+                continue  # with mux the first monitor has the device; hmp does not switch to further ones
             found.options |= {"pretty": given["pretty"]} if "pretty" in given else {}
             if serial:
                 self.chardevs[found.label] = found
             else:
                 found.kind = {"control": "qmp", "readline": "monitor"}[given["mode"]]
                 self.monitors.append(found)
+        # QEMU gives the terminal to a serial port then, with the monitor behind Ctrl-A c unless there is another one.
         if self.nographic and not self.defaults and not self.serials:
             own = any(each.kind == "monitor" for each in self.monitors)
             self._short("serial", "stdio" if own else "mon:stdio", "serial", "serial0")
@@ -312,19 +318,22 @@ class CommandLine:
                 taken = True
 
     def config(self, environ: Mapping[str, str]) -> Config:
-        """Return what hmp is to do. Raises UsageError."""
+        """Return the configuration of hmp. Raises UsageError."""
         own = shlex.split(environ.get("HMP_ARGS", ""))
         argv = ["--dialect=qemu", *self.hmp]
         if self.device is not None:
             argv.append(f"--device={self.device}")
+        # QEMU has no balloon unless it is asked for; hmp has one by default.
         elif not any(word.startswith("--device") for word in own):
             argv.append("--no-balloon")
+        # hmp's own options come last, so that HMP_ARGS can change everything.
         config = parse([f"--memory={self.memory}B", *argv, *own])
         if config is None:
             raise UsageError("HMP_ARGS: --help and the like are for hmp")
         if config.scripted or config.interactive or config.record is not None:
             raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record are for hmp")
-        if self.unknown is not None and config.qemu_version is None:  # another QEMU has other devices
+        # Another version of QEMU has other devices.
+        if self.unknown is not None and config.qemu_version is None:
             raise self.unknown
         for each in (*self.monitors, *self.chardevs.values()):
             address, shown = each.open()
@@ -342,17 +351,20 @@ class CommandLine:
         return config
 
     def _detach(self) -> Callable[[], None]:
-        """Become a daemon and write the pid file, as asked; returns what takes the file away."""
+        """Become a daemon and write the pid file, if wanted. Returns a function that removes the file."""
         told = -1
         if self.daemonize:
             heard, told = os.pipe()
             if os.fork():
                 os.close(told)
+                # The parent ends only when the sockets listen and the pid file is written: a program that started us
+                # can connect at once.
                 os._exit(0 if os.read(heard, 1) else FAILED)
             os.close(heard)
             os.setsid()
         clean = (lambda: None) if self.pidfile is None else _write_pid(self.pidfile)
         if told >= 0:
+            # Only now, so that errors before this point reach the terminal.
             null = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
@@ -363,13 +375,13 @@ class CommandLine:
 
 
 def _write_pid(path: str) -> Callable[[], None]:
-    place = os.path.abspath(path)  # as long as we have not gone elsewhere
+    place = os.path.abspath(path)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UsageError(f"cannot create PID file: Could not create '{path}': {error.strerror}") from None
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whose process lives keeps it
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock stays as long as this process lives
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
     except OSError as error:
@@ -387,7 +399,7 @@ def _write_pid(path: str) -> Callable[[], None]:
 
 
 def read(argv: list[str], environ: Mapping[str, str]) -> Config | str:
-    """Return what QEMU's command line means to hmp, or what it asks to be printed. Raises UsageError."""
+    """Return the configuration for QEMU's command line, or a text to print, as for -version. Raises UsageError."""
     line = CommandLine()
     try:
         line.read(argv)

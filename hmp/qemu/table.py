@@ -1,4 +1,4 @@
-"""The options of QEMU 7.2, by whether a value follows. What hmp makes of some of them is in hmp.qemu.command_line."""
+"""The options of QEMU 7.2, with and without a value. hmp.qemu.command_line handles those that have a meaning here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import click
 
+# All of QEMU's options have to be known: without knowing whether a value follows, the rest could not be read.
 _WITH_VALUE_NAMES = (
     "D L accel acpitable action add-fd append audio audiodev bios blockdev boot cdrom chardev chroot compat cpu d "
     "debugcon device dfilter display drive dtb dump-vmstate echr fda fdb fsdev fw_cfg g gdb global hda hdb hdc "
@@ -36,32 +37,35 @@ OURS = {
     "help": "--help",
     "version": "--version",
 }
-"""What hmp calls these of QEMU's options; the others it does not have."""
+"""hmp's names for QEMU's options. It has none for the others."""
 
 _ACTS = (
     "S action chardev daemonize device h help m mon monitor name no-reboot no-shutdown nodefaults nographic pidfile "
     "qmp qmp-pretty serial uuid version"
 )
 ACTS = frozenset(_ACTS.split())
-"""The options that mean something to hmp-qemu; it ignores the others."""
+"""The options that have an effect in hmp-qemu; it ignores the others."""
 
 _PC = "pc pc-i440fx-7.2 q35"
 OFFERS = {"M": _PC, "machine": _PC, "action": "reboot= shutdown= panic= watchdog=", "device": " ".join(MODELS),
           "chardev": "socket stdio file pty null"}  # fmt: skip
-"""What a shell offers as the value of an option."""
+"""The values of an option that a shell offers."""
 
 FILES = "D bios cdrom hda hdb hdc hdd initrd kernel mem-path pidfile readconfig".split()  # noqa: SIM905
-"""The options whose value is a file's name."""
+"""The options whose value is a file name."""
 
 
 def command() -> click.Command:
-    """Return QEMU's options as a click command, for completion in a shell only: click could not read them."""
+    """Return QEMU's options as a click command.
+
+    It is only for completion in a shell: click cannot read such options.
+    """
     import click
 
     from hmp.command_line import value
 
     made: list[click.Parameter] = [click.Argument(["disk"], nargs=-1, type=click.Path())]
-    # Numbered, because click's own names for -d and -D are the same.
+    # Each gets a number as its name, because click would name -d and -D the same.
     for number, name in enumerate(sorted(WITH_VALUE | WITHOUT)):
         flags, help = [f"-{name}", f"option{number}"], "as in QEMU" if name in ACTS else "ignored"
         if name in WITHOUT:
@@ -72,6 +76,7 @@ def command() -> click.Command:
     return click.Command("hmp-qemu", params=made, add_help_option=False)
 
 
+# A mistyped model has to be an error, as with QEMU, although hmp has none of these devices.
 _DEVICE_NAMES = (
     "AC97 AMDVI-PCI ES1370 VGA ac97 acpi-erst adlib ahci am53c974 amd-iommu ati-vga bochs-display "
     "ccid-card-emulated ccid-card-passthru cirrus-vga cs4231a ctucan_pci cxl-downstream cxl-rp cxl-type3 "
@@ -105,7 +110,7 @@ _DEVICE_NAMES = (
     "x-pci-proxy-dev x3130-upstream xio3130-downstream"
 )
 DEVICES = frozenset(_DEVICE_NAMES.split())
-"""The device models and their aliases that QEMU 7.2 for x86 has beside the balloon."""
+"""The device models of QEMU 7.2 for x86 and their aliases, without the balloon."""
 
 _PCI_NAMES = (
     "bus addr multifunction disable-legacy disable-modern iommu_platform ats packed romfile rombar romsize acpi- "
@@ -114,7 +119,7 @@ _PCI_NAMES = (
     "per-vq failover_pair_id"
 )
 PCI = frozenset(_PCI_NAMES.split())
-"""Properties of the balloon's device that are PCI's and virtio's: there is no bus here that they could change."""
+"""Properties of the balloon device that belong to PCI and virtio. They are ignored, because hmp has no bus."""
 
 HELPS = {
     "machine": f"Supported machines are:\n{'pc':20} what hmp stands in for (alias of pc-i440fx-7.2)\n"

@@ -1,4 +1,4 @@
-"""Values of QEMU's options, read as it reads them. Each raises UsageError in its words; `spelled` begins these."""
+"""Reads values of options as QEMU does. Each function raises UsageError in QEMU's words, which begin with `spelled`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIZE = re.compile(r"\s*(?:(\d+)(?:\.(\d+))?|0[xX]([0-9a-fA-F]+))([BKMGTPE]?)", 
 
 
 def check_switches(given: dict[str, str], names: tuple[str, ...], spelled: str) -> None:
-    """Raise UsageError, in QEMU's words, where one of `names` is neither on nor off."""
+    """Raise UsageError in QEMU's words if one of `names` is neither on nor off."""
     for name in names:
         if given.get(name, "on") not in SWITCH:
             raise UsageError(f"{spelled}: Parameter '{name}' expects 'on' or 'off'")
@@ -21,25 +21,28 @@ def whole(text: str, name: str, spelled: str) -> int:
     """Return a whole number. Raises UsageError in QEMU's words."""
     if not re.fullmatch(r"\s*[-+]?([0-9]+|0[xX][0-9a-fA-F]+)", text):
         raise UsageError(f"{spelled}: Parameter '{name}' expects a number")
+    # Base 0 would refuse leading zeros.
     return int(text, 0 if "x" in text.lower() else 10)
 
 
 def check_names(given: dict[str, str], known: str, spelled: str) -> None:
-    """Raise UsageError, in QEMU's words, where a parameter is none of `known`."""
+    """Raise UsageError in QEMU's words if a parameter is not in `known`."""
     for name in given:
         if name not in known.split():
             raise UsageError(f"{spelled}: Invalid parameter '{name}'")
 
 
 def size_of(text: str, unit: int, name: str, spelled: str) -> int:
-    """Return the bytes of a size as QEMU reads it: `unit` is that of a plain number. Raises UsageError."""
+    """Return the bytes of a size, read as QEMU does; `unit` is the unit of a plain number. Raises UsageError."""
     found = _SIZE.fullmatch(text)
+    # A fraction of a byte is an error; 1.5 alone is 1.5 MiB where MiB is the unit.
     if found is None or (found[2] and unit == 1 and not found[4]):
         raise UsageError(f"{spelled}: Parameter '{name}' expects a non-negative number below 2^64")
     whole, fraction, hexadecimal, suffix = found.groups()
     unit = 1 << 10 * "BKMGTPE".index(suffix.upper()) if suffix else unit
     size = int(hexadecimal, 16) * unit if hexadecimal else int(whole) * unit
     if fraction:
+        # With integers, so that large sizes lose no digits.
         size += int(fraction) * unit // 10 ** len(fraction)
     if size >= 1 << 64:
         raise UsageError(f"{spelled}: Value '{text}' is out of range for parameter '{name}'")

@@ -1,8 +1,8 @@
-"""Simulated machines with QEMU's monitors, in process, for the tests of programs that talk to QEMU.
+"""Simulated machines with QEMU's monitors in the process of a test, for programs that talk to QEMU.
 
-With pytest, the fixture `fake_qemu` makes them; without, FakeQemu is a context manager. One daemon thread serves all,
-and every method may be called from any thread or coroutine. Nothing is left behind: not a thread, a socket or a file.
-Public are FakeQemu and SimError (see `device` for what that promises).
+With pytest the fixture `fake_qemu` makes them; FakeQemu is also a context manager. One daemon thread serves all, and
+every method may be called from any thread or coroutine. No thread, socket or file is left behind.
+FakeQemu and SimError are public (see `device` for what that promises).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ __all__ = ["FakeQemu", "SimError"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for: the pytest plugin is in this package, and is to cost nothing where it is not used."""
+    """Import a public name when it is first used: the pytest plugin is in this package, and must cost nothing if
+    unused."""
     if name in __all__:
         from hmp.testing import machine
 

@@ -1,7 +1,7 @@
 """What all machines of a process share: the thread that serves them, and the folder of their sockets.
 
-Both are there as long as there is a machine. The folder is swept by the next process that makes one if this one is
-killed: it holds a lock that goes with the process that has it.
+Both exist while there is a machine. If this process is killed, the next process that makes a folder removes this one:
+the lock in it is free then, because the kernel releases it with the process.
 """
 
 from __future__ import annotations
@@ -29,17 +29,21 @@ PREFIX = "hmp-test-"
 LOCK = "lock"
 
 LONGEST_BASE = 60
-"""Bytes of a directory for temporary files with which a socket's path still has room for the rest of its 107."""
+"""The most bytes of the directory for temporary files: the path of a unix socket has at most 107 bytes."""
 
 
 class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
-        # Libraries that freeze the time of tests replace time.monotonic; what serves the machines has to go on.
+        # Libraries that freeze time in tests replace time.monotonic. The loop has to go on, so it asks the clock
+        # itself.
         return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class Folder:
-    """A private directory with a short name, gone with `close`, or swept once its process is gone."""
+    """A private directory with a short name.
+
+    `close` removes it, or `sweep` of another process after this one is gone.
+    """
 
     def __init__(self) -> None:
         base = tempfile.gettempdir()
@@ -56,23 +60,23 @@ class Folder:
                 continue
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the folder."""
         _remove(self.path)
         os.close(self._lock)
 
     def forget(self) -> None:
-        """Leave it to the process that this one is a fork of."""
+        """Leave the folder to the parent process, of which this one is a fork."""
         os.close(self._lock)
 
 
 def sweep(base: str) -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove the folders of processes that have ended."""
     for entry in os.scandir(base):
         try:
             if not entry.name.startswith(PREFIX) or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
                 continue
             lock = os.open(f"{entry.path}/{LOCK}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:  # gone meanwhile, or being made
+        except OSError:  # it has been removed, or it is just being made
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,7 +88,7 @@ def sweep(base: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove a folder with its sockets; anything else in it was put there by somebody, and stays."""
+    """Remove a folder with its sockets. If anything else is in it, somebody put it there, and the folder stays."""
     try:
         for entry in os.scandir(path):
             if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
@@ -96,7 +100,10 @@ def _remove(path: str) -> None:
 
 
 class Host:
-    """The thread and the folder. `enter` for each machine, and `leave` when it is gone: the last takes both along."""
+    """The thread and the folder.
+
+    Call `enter` for each machine and `leave` at its end; the last `leave` removes both.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -106,7 +113,7 @@ class Host:
         self._folder: Folder | None = None
 
     def enter(self) -> str:
-        """One machine more; returns how the names of its sockets begin."""
+        """Count one machine more. Returns the beginning of the paths of its sockets."""
         with self._lock:
             if self._loop is None:
                 self._open()
@@ -116,6 +123,7 @@ class Host:
             return f"{self._folder.path}/{self._made}"
 
     def _open(self) -> None:
+        # If the thread cannot be started, folder and loop are closed again.
         with ExitStack() as made:
             folder = made.enter_context(closing(Folder()))
             loop = made.enter_context(closing(_Loop()))
@@ -126,7 +134,7 @@ class Host:
             made.pop_all()
 
     def leave(self) -> None:
-        """One machine less."""
+        """Count one machine less."""
         with self._lock:
             self._users -= 1
             if self._users:
@@ -140,8 +148,9 @@ class Host:
                 folder.close()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run a coroutine in the thread and return what it does. Raises what it raises, and TimeoutError."""
+        """Run a coroutine in the thread and return its result. Raises what it raises, and TimeoutError."""
         loop = self._loop
+        # In its own thread the wait below would never end.
         if loop is None or threading.current_thread() is self._thread:
             work.close()
             raise MisuseError("the machine is gone" if loop is None else "not from the thread that serves the machines")
@@ -153,7 +162,7 @@ class Host:
             raise
 
     def forget(self) -> None:
-        """In the child of a fork: thread and sockets are the parent's."""
+        """Forget thread and sockets in the child of a fork: they belong to the parent."""
         if self._folder is not None:
             self._folder.forget()
         self.__init__()  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A machine for a test: its addresses, the strings to pull, and what its clients said."""
+"""A machine for a test: its addresses, its controls, and what its clients sent and got."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds of real time that a line, or a command of a client, is waited for unless told otherwise."""
+"""The default seconds of real time to wait for a line, or for a command of a client."""
 
 _OURS = {"monitor", "qmp", "headless", "count", "command", "interactive", "record", "size", "overwrite", "help",
          "version", "list_guests", "exit_on_error", "echo", "fail_stale", "allow_remote",
          "exit_with_parent", "attach", "allow_disruptive", "save_replies"}  # fmt: skip
-"""Options of the program that mean nothing here."""
+"""Options of the program that have no meaning here."""
 
 _host = Host()
 _open: dict[FakeQemu, None] = {}
 
 
 class SimError(Exception):
-    """A line of the monitor failed; the message is what the monitor said."""
+    """A line of the monitor failed. The message is the monitor's text."""
 
 
 def _read(options: dict[str, object], addresses: list[str]) -> Config:
-    """Read options as the program does. Raises MisuseError that names what is wrong."""
+    """Read options as the program does. Raises MisuseError, which names the option that is wrong."""
     arguments = []
     for name, value in options.items():
         if name in _OURS:
@@ -67,15 +67,15 @@ def _read(options: dict[str, object], addresses: list[str]) -> Config:
 class FakeQemu:
     """A running machine whose monitors listen. Close it, or use it as a context manager.
 
-    `qmp` and `monitor` are where clients connect: paths, or with `tcp=True` (host, port). The options are those of
-    hmp, with underscores: memory="2G", guest="slow,delay=7", seed=3, paused=True, ... The dialect is qemu and the clock
-    warp unless told otherwise. The warp clock jumps while a client waits for the guest: it is for clients that block in
-    the test's own thread. clock="manual" moves with `advance` alone, for clients in threads and processes of their own;
-    clock="real" is real time. The wall clock of the first two starts at `start` (seconds since 1970, or a datetime; now
-    unless told) and goes on by simulated time.
+    Clients connect to `qmp` and `monitor`: paths, or (host, port) with `tcp=True`. The options are those of hmp, with
+    underscores: memory="2G", guest="slow,delay=7", seed=3, paused=True, ... The default dialect is qemu, and the
+    default clock is warp. The warp clock jumps while a client waits for the guest; it suits clients that block in the
+    thread of the test. clock="manual" moves only with `advance`, for clients in other threads and processes.
+    clock="real" is real time. The wall clock of the first two begins at `start` (seconds since 1970, or a datetime;
+    default: now) and moves with simulated time.
 
-    Raises MisuseError, in one line, for options that are wrong, and where this process may not open enough files: its
-    limit is left as it is.
+    Raises MisuseError with one line for wrong options, and if this process may not open enough files. The limit on open
+    files is not changed.
     """
 
     qmp: Any
@@ -87,6 +87,7 @@ class FakeQemu:
         self._served: asyncio.Future[None] | None = None
         self._entered = self._closed = False
         try:
+            # Not raise_file_limit(): the limit belongs to the process of somebody else's tests.
             check_descriptors(1, 2)
             begin = _host.enter().replace(",", ",,")
             self._entered = True
@@ -115,8 +116,9 @@ class FakeQemu:
         if isinstance(machine.clock, SimulatedClock):
             machine.clock.epoch = time.time_ns() if start is None else round(start * SECOND)
         self._monitor = Monitor(machine, DIALECTS[member.config.dialect])
+        # A client, or `advance`, can move the manual clock while this monitor waits.
         self._monitor.alone = False
-        self._monitor.host_files = True  # who writes the test can do all that anyway
+        self._monitor.host_files = True  # the code of a test can open files itself
         self._entries: list[Entry] = []
         self._kinds = {each.name: each.address.kind for each in member.listeners}
         front = emulated(machine)
@@ -130,7 +132,7 @@ class FakeQemu:
         member.start()
         self._machine.subscribe(self._heard)
         self._served = asyncio.ensure_future(member.serve())
-        await asyncio.sleep(0)  # until the machine runs
+        await asyncio.sleep(0)  # let the task start the machine
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, Ended):
@@ -142,13 +144,13 @@ class FakeQemu:
         self._entries.append(entry | {"monitor": self._kinds[entry["monitor"]]})
         self._news.set()
 
-    # The strings to pull.
+    # Control.
 
     def sim(self, line: str, *, timeout: float = PATIENCE) -> str:
-        """Run a line of the monitor and return what it prints; a topic of `sim` does without that word: "hang".
+        """Run a line of the monitor and return its output. Topics of `sim` do not need that word: "hang".
 
-        Waits until it is answered: on the warp clock that takes no time. Raises SimError where the line fails, and
-        TimeoutError after `timeout` seconds of real time, as on a manual clock that nobody moves.
+        Waits for the answer, which takes no time on the warp clock. Raises SimError if the line fails, and TimeoutError
+        after `timeout` seconds of real time, for example on a manual clock that nothing moves.
         """
         first = line.split(maxsplit=1)[0] if line.strip() else ""
         if first in (TABLE["sim"].topics or ()):
@@ -174,37 +176,39 @@ class FakeQemu:
         return reply.text
 
     def advance(self, seconds: float, *, timeout: float = PATIENCE) -> None:
-        """Let a simulated clock go on for so many host seconds, through all that is due on the way.
+        """Move a simulated clock on by so many host seconds; everything that is due in between happens.
 
-        Raises SimError for what cannot be such a time, and MisuseError on the real clock.
+        Raises SimError if `seconds` is not possible, and MisuseError on the real clock.
         """
         if not self._machine.clock.simulated:
             raise MisuseError("the real clock cannot be moved")
         self.sim(f"sleep {seconds:.9f}", timeout=timeout)
 
     def time(self) -> float:
-        """Return the wall clock: seconds since 1970. In the place of time.time it lets a test live in this time."""
+        """Return the wall clock in seconds since 1970. A test can use it in place of time.time."""
         return self._machine.clock.wall() / SECOND
 
-    # What clients said.
+    # What clients sent and got.
 
     @property
     def log(self) -> list[Entry]:
-        """What clients said and heard up to now, as --log has it, a message before its reply: dicts with `t` (host
-        clock, s), `wall` (s), `monitor` (qmp or monitor), `client` (its number), `what` (connect, in, out, event,
-        disconnect), and `data`, or `raw` where it is no JSON object."""
+        """What clients have sent and got so far, in the form of --log; a message comes before its reply.
+
+        A list of dicts with `t` (host clock, s), `wall` (s), `monitor` (qmp or monitor), `client` (its number), `what`
+        (connect, in, out, event, disconnect), and `data`, or `raw` if that is not a JSON object.
+        """
         return list(self._entries)
 
     @property
     def commands(self) -> list[dict[str, Any]]:
-        """The QMP commands that clients sent up to now, whole."""
+        """The QMP messages that clients have sent so far."""
         return [each["data"] for each in self._entries if each["what"] == "in" and "data" in each]
 
     def wait_for(self, command: str, count: int = 1, *, timeout: float = PATIENCE) -> None:
-        """Wait until clients have sent the QMP command so often in all, before a clock is moved under them.
+        """Wait until clients have sent the QMP command `count` times in all. Use it before you move a clock.
 
-        A command counts when it is taken up: behind one that waits for the guest, not before that is answered.
-        Raises TimeoutError after `timeout` seconds of real time.
+        A command counts when it begins. If it waits behind a command that waits for the guest, it counts after that one
+        is answered. Raises TimeoutError after `timeout` seconds of real time.
         """
         self._run(self._until(command, count), f"no client sent '{command}'" + f" {count} times" * (count > 1), timeout)
 
@@ -214,7 +218,7 @@ class FakeQemu:
             await self._news.wait()
 
     def transcript(self) -> str:
-        """Return the log for people, a line for each entry."""
+        """Return the log in a readable form, one line for each entry."""
         return "\n".join(
             f"{each['t']:10.3f} {each['monitor']} {each['client']} {each['what']:10} "
             f"{json.dumps(each['data']) if 'data' in each else repr(each['raw']) if 'raw' in each else ''}".rstrip()
@@ -224,7 +228,7 @@ class FakeQemu:
     # The end.
 
     def close(self) -> None:
-        """End the machine: its clients are let go, and nothing is left of it. Once is enough."""
+        """End the machine and disconnect its clients. Further calls do nothing."""
         if self._closed or self._process != os.getpid():
             return
         self._closed = True
@@ -254,7 +258,7 @@ class FakeQemu:
 
     def _members(self) -> Member:
         if self._closed or self._member is None or self._process != os.getpid():
-            raise MisuseError("the machine was closed" if self._closed else "the machine is another process's")
+            raise MisuseError("the machine was closed" if self._closed else "the machine belongs to another process")
         return self._member
 
     def _run(self, work: Coroutine[Any, Any, T], late: str, timeout: float) -> T:
@@ -271,7 +275,7 @@ class FakeQemu:
 
 
 def close_all(machines: Iterable[FakeQemu]) -> None:
-    """Close machines, each of them whatever becomes of the others; raises the first error behind them all."""
+    """Close all machines, even if one of them fails. Then raise the first error."""
     failures = []
     for machine in list(machines):
         try:
@@ -287,5 +291,6 @@ def _forked() -> None:
     _host.forget()
 
 
+# A test that forgot to close a machine must not leave a socket behind.
 atexit.register(lambda: close_all(_open))
 os.register_at_fork(after_in_child=_forked)

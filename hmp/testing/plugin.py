@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `fake_qemu`, and the log of its machines with a test that fails."""
+"""The pytest plugin: the fixture `fake_qemu`, and the log of its machines in the report of a test that fails."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _MACHINES: pytest.StashKey[list[FakeQemu]] = pytest.StashKey()
 def fake_qemu(request: pytest.FixtureRequest) -> Iterator[Callable[..., FakeQemu]]:
     """Make simulated machines with QEMU's monitors: `vm = fake_qemu(memory="2G", guest="slow")`.
 
-    It takes what hmp.testing.FakeQemu takes. The machines end with the test.
+    It takes the arguments of hmp.testing.FakeQemu. The machines end with the test.
     """
+    # Imported here: pytest loads this plugin in every project of the environment.
     from hmp.testing.machine import FakeQemu, close_all
 
     machines = request.node.stash[_MACHINES] = []
@@ -36,7 +37,7 @@ def fake_qemu(request: pytest.FixtureRequest) -> Iterator[Callable[..., FakeQemu
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a failed test what its machines were told and said."""
+    """Add to the report of a failed test what the clients of its machines sent and got."""
     report = yield
     if report.failed:
         machines: list[FakeQemu] = item.stash.get(_MACHINES, [])

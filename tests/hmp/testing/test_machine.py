@@ -368,7 +368,7 @@ class TestCallers:
                 status = 1
                 try:
                     vm.close()
-                    with pytest.raises(MisuseError, match=r"^the machine is another process's$"):
+                    with pytest.raises(MisuseError, match=r"^the machine belongs to another process$"):
                         vm.sim("stop")
                     with FakeQemu(name="own") as own:
                         status = 0 if own.sim("info name") == "own\n" else 2
