@@ -1,4 +1,4 @@
-"""The human monitor: a QEMU HMP emulator on the shared virtio-balloon core in ``device``."""
+"""The human monitor: an emulator of QEMU's HMP, on the virtio-balloon core in ``device``."""
 
 __version__ = "0.1.0"
 
@@ -6,4 +6,4 @@ QEMU_VERSION = "7.2.0"
 """The QEMU whose monitor is emulated."""
 
 OK, FAILED, USAGE, STALE, UNCONNECTED, HUNG_UP, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 3, 4, 129, 130, 141, 143
-"""Exit statuses; those from 129 on are 128 and a signal's number."""
+"""Exit statuses; those from 129 on are 128 plus the number of a signal."""

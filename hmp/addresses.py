@@ -1,5 +1,4 @@
-"""Where monitors are reached: `unix:PATH`, `tcp:HOST:PORT`, `telnet:HOST:PORT`, `fd:N` or `stdio`, with QEMU's trailing
-options."""
+"""Addresses of monitors: `unix:PATH`, `tcp:HOST:PORT`, `telnet:HOST:PORT`, `fd:N` or `stdio`, with QEMU's options."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.grammar import SWITCH
 
 UNIX_PATH_LIMIT = 107
-"""Bytes of a unix socket's path, as the kernel has room for."""
+"""The most bytes of a unix socket's path: the kernel has room for 108 with the NUL."""
 
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
 PLACES = {"unix": "unix:PATH", "tcp": "tcp:HOST:PORT", "fd": "fd:N", "stdio": "stdio", "telnet": "telnet:HOST:PORT"}
-"""The schemes, and how an address of each is written. QMP speaks telnet only where QEMU's command line asks for it."""
+"""The schemes, and the form of an address of each. QMP has telnet only on QEMU's command line (hmp-qemu)."""
 
 SWITCHES = {
     "server": ("unix", "tcp", "telnet"),
@@ -30,25 +29,28 @@ SWITCHES = {
     "ipv4": ("tcp", "telnet"),
     "ipv6": ("tcp", "telnet"),
 }
-"""QEMU's options that are on or off, and the schemes that take each. `nodelay` and `tight` are so in any case,
-`mux` puts the monitor behind Ctrl-A c."""
+"""QEMU's options that are on or off, and the schemes that take each. `nodelay` and `tight` have no effect, because hmp
+always works like that. `mux` puts the monitor behind Ctrl-A c."""
 
 LONGEST_PAUSE = 3600
-"""Seconds between two tries to connect: more is a slip of the finger."""
+"""The most seconds between two tries to connect; a larger number is most likely a typing error."""
 
 
 class Address:
-    """One address. `kind` is monitor, qmp, or serial for one without a voice, `label` its name in
-    query-chardev, `scheme` one of PLACES; `dialect` is None for the default.
+    """One address. `kind` is monitor, qmp or serial (which sends nothing). `label` is its name in query-chardev,
+    `scheme` one of PLACES. `dialect` is None for the default.
 
-    `switches` are the options that were set on or off. `host_files` lets clients start programs and name files of this
-    host. For unix, `host` is the path, or the name in the abstract namespace, and `port` 0; for fd, `port` is the
-    descriptor. `reconnect` is the pause (ns) before a client that we are connects again, or None for never. `pretty`
-    indents what QMP says.
+    `switches` has the options that were set on or off. `host_files` lets clients start programs and name files of this
+    host. For unix, `host` is the path or the abstract name, and `port` is 0; for fd, `port` is the descriptor. If hmp
+    connects to the address, `reconnect` is the pause (ns) before it connects again, or None for never. `pretty` indents
+    the output of QMP.
     """
 
     def __init__(self, kind: str, spec: str, spelled: str = "") -> None:
-        """Read `spec`. Raises UsageError that names what is wrong in it, as it was `spelled` for QEMU, if it was."""
+        """Read `spec`. Raises UsageError, which names what is wrong.
+
+        `spelled` is the option of QEMU that it comes from.
+        """
         self.kind = kind
         self.spec = spec
         self.spelled = spelled
@@ -58,9 +60,10 @@ class Address:
         self.pretty = False
         self.reconnect: int | None = None
         self.switches: dict[str, bool] = {}
+        # Below NUL stands for a comma that is part of the path.
         if "\0" in spec:
             raise self.refuse("an address cannot contain NUL")
-        # As in QEMU, two commas stand for one that is part of the path.
+        # As in QEMU, two commas stand for one comma in the path.
         place, *options = (part.replace("\0", ",") for part in spec.replace(",,", "\0").split(","))
         self.scheme, colon, rest = place.partition(":")
         if (
@@ -78,7 +81,7 @@ class Address:
         for option in options:
             self._option(option)
         if self.server and self.reconnect is not None:
-            raise self.refuse("reconnect=SEC needs server=off: a server is connected to")
+            raise self.refuse("reconnect=SEC needs server=off: hmp connects to nobody here")
         if not self.server and "wait" in self.switches:
             raise self.refuse("server=off has no client to wait for")
         if self.scheme == "unix":
@@ -89,7 +92,7 @@ class Address:
             )
 
     def refuse(self, why: str) -> UsageError:
-        """Return the error for what is wrong with the address."""
+        """Return an error about the address."""
         where = escape(self.spelled) or f"--{self.kind}: '{escape(self.spec)}'"
         return UsageError(f"{where}: {why}")
 
@@ -104,14 +107,19 @@ class Address:
         host, colon, port = rest.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
+        # Five digits are enough for 65535; Python need not convert longer ones.
         if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
             raise self.refuse("a port from 0 to 65535 must follow the host")
         return host, int(port)
 
     def _descriptor(self, text: str) -> int:
-        """Read a descriptor that was handed to us. Now, for later the number could be one of our own."""
+        """Read a descriptor that the caller passed.
+
+        It is checked now: later the number could be a descriptor of our own.
+        """
         if text.isascii() and text.isdigit() and len(text) < 8:
             try:
+                # A file or a pipe cannot be a client: it has one direction and no half-close.
                 if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
                     return int(text)
             except OSError:
@@ -120,7 +128,7 @@ class Address:
 
     def _option(self, option: str) -> None:
         name, _, value = option.partition("=")
-        switched = SWITCH.get(value or "on")  # an option without a value says yes
+        switched = SWITCH.get(value or "on")  # an option without a value is on
         if name == "dialect":
             if value not in DIALECTS:
                 raise self.refuse(f"'{escape(value)}' is not a dialect ({', '.join(DIALECTS)})")
@@ -142,28 +150,30 @@ class Address:
 
     @property
     def server(self) -> bool:
-        """Whether clients connect to the address; else hmp connects to it, or has it open already."""
+        """Whether clients connect to the address. If not, hmp connects to it, or it is open already."""
         return self.scheme in SWITCHES["server"] and self.switches.get("server", True)
 
     @property
     def wait(self) -> bool:
-        """Whether the guest is held back until the first client came."""
+        """Whether the machine starts only after the first client has come."""
         return self.switches.get("wait", False)
 
     @property
     def abstract(self) -> bool:
-        """Whether a unix socket has a name in Linux's abstract namespace and no file."""
+        """Whether a unix socket has a name in Linux's abstract namespace in place of a file."""
         return self.switches.get("abstract", False)
 
     @property
     def families(self) -> tuple[bool, bool]:
-        """Whether IPv4 and IPv6 may be used: both unless told; one that is on turns the other off, as in QEMU."""
+        """Whether IPv4 and IPv6 may be used. The default is both; if one is set on, the other is off, as in QEMU."""
         four, six = self.switches.get("ipv4"), self.switches.get("ipv6")
         return (not six if four is None else four, not four if six is None else six)
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the address."""
+        # Only names that mean loopback everywhere. Others are not looked up: the answer could change before the
+        # socket is made.
         if self.scheme not in ("tcp", "telnet") or self.host in LOOPBACK_NAMES or self.host == "::1":
             return True
         parts = self.host.split(".")

@@ -1,4 +1,4 @@
-"""Lines run inside an event loop, beside clients and before a prompt: neither stdin nor stdout holds anybody up."""
+"""Runs lines inside an event loop, beside clients or before a prompt: neither stdin nor stdout blocks the loop."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     Wait = Callable[[Reply], Awaitable[bool]]
 
 AT_ONCE = 1024
-"""Bytes of a script that are read, and run, before clients on sockets get their turn."""
+"""How many bytes of a script are read and run before clients on sockets get their turn."""
 
 PIECE = select.PIPE_BUF
-"""Bytes that a pipe takes at once, without blocking, when poll() says that it can be written to."""
+"""How many bytes a pipe takes without blocking when poll() reports it as writable."""
 
 
 async def readable(descriptor: int | None) -> None:
-    """Wait until a read would not block; regular files and /dev/null never do, and cannot be watched."""
+    """Wait until a read would not block. Regular files and /dev/null never block, and epoll cannot watch them."""
     loop = asyncio.get_running_loop()
     if descriptor is None:
         await asyncio.sleep(0)
@@ -38,7 +38,7 @@ async def readable(descriptor: int | None) -> None:
 
 
 async def writable(descriptor: int) -> None:
-    """Wait until something can be written."""
+    """Wait until a write would not block."""
     loop = asyncio.get_running_loop()
     await _ready(lambda found: loop.add_writer(descriptor, found), lambda: loop.remove_writer(descriptor))
 
@@ -52,7 +52,7 @@ async def _ready(watch: Callable[[Callable[[], None]], object], unwatch: Callabl
 
     try:
         watch(found)
-    except PermissionError:
+    except PermissionError:  # epoll's error for regular files
         await asyncio.sleep(0)
         return
     try:
@@ -62,7 +62,7 @@ async def _ready(watch: Callable[[Callable[[], None]], object], unwatch: Callabl
 
 
 class PatientOutput(Output):
-    """stdout that never blocks: `drain` waits, in the loop, for what did not fit yet."""
+    """stdout that never blocks: `drain` waits in the loop until all is written."""
 
     def __init__(self, descriptor: int = 1) -> None:
         super().__init__(descriptor)
@@ -70,19 +70,22 @@ class PatientOutput(Output):
 
     @property
     def size(self) -> int:
-        """Bytes that wait to be written."""
+        """The number of bytes that are not written yet."""
         return len(self._data)
 
     def add(self, text: str) -> None:
-        """Take text that goes out later; `drain` now and then."""
+        """Add text to write later. Call `drain` from time to time."""
         self._data += escape(text).encode()
 
     def add_bytes(self, data: bytes) -> None:
-        """Take bytes as they are."""
+        """Add bytes to write later, unchanged."""
         self._data += data
 
     def flush(self) -> None:
-        """Write what can be written now. Raises OSError; the text is dropped then, for it will not fit later either."""
+        """Write what can be written now.
+
+        Raises OSError; then the text is dropped, because later writes would fail too.
+        """
         data, poller = self._data, select.poll()
         poller.register(self._descriptor, select.POLLOUT)
         try:
@@ -96,7 +99,7 @@ class PatientOutput(Output):
             raise
 
     async def drain(self) -> None:
-        """Write all of it, however long that takes. Raises OSError."""
+        """Write all text, however long that takes. Raises OSError."""
         self.flush()
         while self._data:
             await writable(self._descriptor)
@@ -107,18 +110,19 @@ class PatientOutput(Output):
 async def working(
     front: Front, driver: MachineDriver, wait: Wait | None = None, stop: asyncio.Event | None = None
 ) -> AsyncIterator[asyncio.Event]:
-    """Serve what `front` has to serve; inside, its lines were run. Gives an event that is set when the machine ends.
+    """Serve the clients of `front` and run its lines; then enter the context. Yields an event that the machine's
+    end sets.
 
-    `wait` waits for a reply in the front's own way; the lines that are left are dropped when it returns False, or once
-    `stop` is set.
-    The machine starts once the clients came that are waited for, and ends with the context, or before it where lines
-    end it. Raises OSError when stdout cannot be written.
+    `wait` waits for a reply in the way of the front end. If it returns False, or `stop` is set, the remaining lines
+    are dropped. The machine starts after the first clients of `wait` addresses have come. It ends with the context, or
+    earlier if a line ends it. Raises OSError if stdout cannot be written.
     """
     machine, over = front.machine, asyncio.Event()
+    # Sockets first: a client may come while the lines run.
     server = None if front.serving is None else front.serving.serve(machine, driver)
     unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) and machine.over else None)
     try:
-        if not machine.over:  # else a signal came before we did
+        if not machine.over:  # else a signal has come already
             stops = [] if stop is None else [stop.wait()]
             await _first(_work(front, driver, server, wait), over.wait(), *stops)
             front.runner.out.flush()
@@ -126,14 +130,14 @@ async def working(
             machine.quit(reason="host-ui")
         yield over
     finally:
-        machine.quit(reason="host-ui")  # clients hear of the end of stdin; after another end this does nothing
+        machine.quit(reason="host-ui")  # clients learn that stdin has ended; after another end this does nothing
         unsubscribe()
         if server is not None:
             await server.stop()
 
 
 async def _first(*each: Coroutine[object, object, object]) -> None:
-    """Wait for the first of these to end, and cancel the others. Raises what the first raised."""
+    """Wait for the first of these to end, and cancel the others. Raises its error, if there is one."""
     tasks = [asyncio.ensure_future(one) for one in each]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -147,12 +151,14 @@ async def _first(*each: Coroutine[object, object, object]) -> None:
 
 async def _work(front: Front, driver: MachineDriver, server: Server | None, wait: Wait | None) -> None:
     if server is not None:
+        # Lines run only after the clients that wait=on asks for are there.
         await server.clients_came()
     front.machine.start(paused=front.config.paused)
     driver.reschedule()
     out = front.runner.out = PatientOutput()
     sources = front.sources()
     for source in sources:
+        # A script may be a megabyte; clients should not wait until all of it has run.
         source.piece = AT_ONCE
     for awaited in front.runner.steps(sources):
         driver.reschedule()
@@ -167,4 +173,5 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None, wait
     driver.reschedule()
     await out.drain()
     if server is not None:
+        # A monitor on stdin and stdout takes the place of lines: its end is the end.
         await server.stdio_ended()

@@ -1,4 +1,4 @@
-"""Where hmp starts: picks the front end and the exit status. Imports only what the way of use needs."""
+"""The start of hmp: chooses the front end and the exit status. It imports only what that front end needs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Run hmp with the command line of this process; returns the exit status, or ends the process with it."""
-    # Collecting as often as Python does by default costs a millisecond of start-up: nearly all we make lives on.
+    """Run hmp with the command line of this process. Returns the exit status, or ends the process with it."""
+    # With Python's default the collector takes a millisecond of the start, although nearly all objects stay.
     gc.set_threshold(50_000, 20, 20)
     # Nothing here speaks TLS, and asyncio does without OpenSSL, which costs a tenth of the time until a typed key shows
     # and 5 MB of memory.
@@ -27,18 +27,21 @@ def main() -> int:
     qemu = program == "hmp-qemu" or program.startswith("qemu-system-")
     status = _run_guarded(sys.argv[1:], program if qemu else "")
     if "asyncio" not in sys.modules:
-        # On the piped path nothing is left to do: what was printed is written, the kernel takes the rest back. The
-        # interpreter's own way out would cost a sixth of all that a piped command adds to bare Python.
+        # On the piped path nothing is left to do: all output is written, and the kernel frees the rest. The normal
+        # end of the interpreter would take a sixth of the time that a piped command adds to bare Python.
         os._exit(status)
     return status
 
 
 def _run_guarded(argv: list[str], qemu: str) -> int:
-    """Run, with every way to end made a status and at most one line. `qemu` is the name that QEMU was called by."""
+    """Run, and turn every end into a status and at most one line.
+
+    `qemu` is the program's name, if it is one of QEMU's.
+    """
     try:
         fill_standard_descriptors()
         status = _run_qemu(argv) if qemu else run(argv)
-        if sys.stdout is not None:  # as it is where stdout was closed; click prints through it
+        if sys.stdout is not None:  # it is None if stdout was closed; click prints through it
             with naming_stdout():
                 sys.stdout.flush()
         return status
@@ -60,6 +63,7 @@ def _run_guarded(argv: list[str], qemu: str) -> int:
         if error.filename != STDOUT:
             complain(f"cannot go on: {reason}" + (f": '{error.filename}'" if error.filename else ""))
             return FAILED
+        # The interpreter flushes stdout at its end and would fail again.
         silence(1)
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
@@ -68,17 +72,18 @@ def _run_guarded(argv: list[str], qemu: str) -> int:
 
 
 def run(argv: list[str]) -> int:
-    """Do what the arguments say. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
-    asked = os.environ.get("_HMP_COMPLETE")  # a shell wants to know what can be typed next
+    """Run the command line. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
+    asked = os.environ.get("_HMP_COMPLETE")  # a shell asks for completions
     if asked:
         from hmp.options import command
         from hmp.shells import complete
 
+        # Before any option is read: the shell asks by running the program with a variable set.
         return complete(command(), asked)
     from hmp.config import Config
 
     config: Config | None = Config()
-    if argv:  # without options even click stays unimported
+    if argv:  # without options not even click is imported
         from hmp.options import parse
 
         config = parse(argv)
@@ -86,7 +91,7 @@ def run(argv: list[str]) -> int:
 
 
 def _run_qemu(argv: list[str]) -> int:
-    """Do what QEMU's options say. Raises as `run` does."""
+    """Run QEMU's command line. Raises what `run` raises."""
     asked = os.environ.get("_HMP_QEMU_COMPLETE")
     if asked:
         from hmp.qemu.table import command
@@ -103,13 +108,16 @@ def _run_qemu(argv: list[str]) -> int:
 
 
 def choose(config: Config) -> Front:
-    """Return the front end for these options and this stdin and stdout. Raises UsageError for what cannot be had."""
+    """Return the front end for these options, stdin and stdout. Raises UsageError for options that do not fit."""
     if config.count is not None:
+        # Each front end is imported here only when it is chosen.
         from hmp.sockets.fleet import Fleet
 
         return Fleet(config)
+    # Both: output in a file or input from a pipe has no person to edit lines.
     terminal = os.isatty(0) and os.isatty(1)
     given = config.scripted or config.headless or config.stdio
+    # With -i a person types after the scripts; with no script at once.
     typed = config.typed = terminal and (config.interactive or not given)
     if not typed and (config.interactive or not given):
         config.sources.append(("<stdin>", 0))

@@ -1,4 +1,7 @@
-"""What both programs of this project share of their command lines, read with click."""
+"""What the command lines of hmp and hmp-cast2svg share, with click.
+
+click's own errors have several lines and a usage text. Here each error is one line that names the option and the value.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ def value(
     files: str = "",
     multiple: bool = False,
 ) -> click.Option:
-    """Return an option with a value that `read` turns into what it means; with `multiple` a tuple of them.
+    """Return an option with a value that `read` converts; with `multiple` the result is a tuple.
 
-    A shell completes the words of `offers`, or what the file system has: `files` is file or dir.
+    A shell completes the words of `offers`, or file names if `files` is "file" or "dir".
     """
 
     def complete(context: click.Context, param: click.Parameter, begun: str) -> list[Any]:
@@ -44,11 +47,13 @@ def value(
         try:
             return None if given is None else read(given)
         except MisuseError as error:
+            # Name the value once, if the error does not name it itself.
             named = "" if f"'{given}'" in str(error) else f" '{given}'"
             raise UsageError(f"{max(param.opts, key=len)}{named}: {error}") from None
 
     return click.Option(
         flags,
+        # A callback and not a click type: click writes the name of a type in capitals in the help.
         type=str,
         callback=convert,
         metavar=name,
@@ -61,7 +66,7 @@ def value(
 
 
 def choice(flag: str, choices: Mapping[str, str], default: str) -> click.Option:
-    """Return an option that takes one of `choices`, which are told with their help."""
+    """Return an option that takes one of `choices`; its help lists them with their help."""
 
     def read(text: str) -> str:
         if text not in choices:
@@ -78,7 +83,7 @@ def switch(flags: list[str], help: str) -> click.Option:
 
 
 def program(name: str, params: list[click.Parameter], help: str, epilog: str | None = None) -> click.Command:
-    """Return the click command of a program, for parsing, help and the docs; all it does is return its options."""
+    """Return the click command of a program, for parsing, help and the docs. Its callback only returns the options."""
     made = click.Command(
         name,
         params=list(params),
@@ -91,19 +96,19 @@ def program(name: str, params: list[click.Parameter], help: str, epilog: str | N
 
 
 def read_arguments(command: click.Command, argv: Sequence[str] | None) -> dict[str, Any] | None:
-    """Return the options by name, or None where the arguments were answered already (--help and the like).
+    """Return the options by name, or None if click has answered already (--help and so on).
 
-    Raises UsageError, one line that names the option and the value.
+    Raises UsageError with one line that names the option and the value.
     """
     try:
-        with naming_stdout():  # --help and the like print
+        with naming_stdout():  # --help and so on print
             values = command.main(argv, command.name, standalone_mode=False)
     except click.UsageError as error:
         raise UsageError(" ".join(error.format_message().split())) from None
-    except click.Abort:  # how click takes SIGINT
+    except click.Abort:  # click raises this for SIGINT
         raise KeyboardInterrupt from None
-    except SystemExit as end:  # how click takes a stdout that is closed, and ends after a shell's completion
+    except SystemExit as end:  # click raises this for a closed stdout, and after a shell's completion
         if not end.code:
             return None
         raise OSError(errno.EPIPE, "", STDOUT) from None
-    return values if isinstance(values, dict) else None  # the status of an eager option
+    return values if isinstance(values, dict) else None  # else it is the status of an eager option

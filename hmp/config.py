@@ -1,4 +1,4 @@
-"""What the command line says, as data; and the machine made from it."""
+"""The options of the command line as data, and the machine that they describe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_GUEST = "linux"
 DEFAULT_DEVICE = "virtio-balloon-pci,id=balloon0"
 
 NUMBER = "%d"
-"""What stands for a machine's number, from 0, in addresses, --name, --log and --snapshot-dir of --count."""
+"""Stands for the number of a machine (from 0) in addresses, --name, --log and --snapshot-dir with --count."""
 
 
 class Config:
@@ -38,12 +38,12 @@ class Config:
         self.balloon = True
         self.device_id = "balloon0"
         self.switches: dict[str, Any] = {}
-        """What the device is made with besides."""
+        """Further arguments for the device."""
         self.name: str | None = None
         self.uuid = NIL_UUID
         self.dialect = "seed"
         self.sources: list[tuple[str, int | list[str]]] = []
-        """What to run: its name for messages, and a descriptor to read or the lines themselves."""
+        """What to run: a name for messages, and a descriptor to read or a list of lines."""
         self.scripted = False
         self.exit_on_error = False
         self.interactive = False
@@ -54,19 +54,19 @@ class Config:
         self.allow_disruptive = False
         self.save_replies: str | None = None
         self.typed = False
-        """Whether a person types: choose() says so."""
+        """Whether a person types at a terminal; choose() sets it."""
         self.addresses: list[Address] = []
         self.allow_host_files = False
         self.chardevs: list[tuple[str, str]] = []
-        """What query-chardev shows beside the addresses: label and file name."""
+        """Further devices for query-chardev: label and file name."""
         self.stays = False
-        """Whether the machine stays, stopped, when its guest switches itself off."""
+        """Whether the machine stays, stopped, after its guest switches itself off (QEMU's -no-shutdown)."""
         self.resets = True
-        """Whether a reset reboots the guest; else it ends the machine."""
+        """Whether a reset reboots the guest. If not, it ends the machine (QEMU's -no-reboot)."""
         self.on_listening: Callable[[], Callable[[], None]] | None = None
-        """Called once all addresses listen; what it returns, at the end."""
+        """Called when all addresses listen. The function that it returns is called at the end."""
         self.stdio = False
-        """Whether one of the addresses is stdin and stdout."""
+        """Whether a monitor is on stdin and stdout."""
         self.allow_remote = False
         self.headless = False
         self.exit_with_parent = False
@@ -74,7 +74,7 @@ class Config:
         self.log: str | None = None
         self.qemu_version: str | None = None
         self.count: int | None = None
-        """How many machines there are; None is one, with whatever else a machine alone may have."""
+        """The number of machines; None means one that is not limited to what --count allows."""
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
         self.overwrite = False
@@ -83,18 +83,19 @@ class Config:
 CLOCKS: dict[str, tuple[Callable[[], Clock], str]] = {
     "real": (lambda: Clock("real", time.monotonic_ns, time.time_ns), "real time"),
     "warp": (lambda: SimulatedClock(warps=True), "simulated: jumps while a monitor waits"),
-    "manual": (lambda: SimulatedClock(warps=False), "simulated: moved by sim sleep only"),
+    "manual": (lambda: SimulatedClock(warps=False), "simulated: only sim sleep moves it"),
 }
-"""The clocks: how each is made, and what it is."""
+"""The clocks: a function that makes each, and its help."""
 
 
 def make_machine(config: Config, guest: Guest | None = None) -> Machine:
-    """Build the machine, with `guest` if it is made already.
+    """Make the machine; `guest` is its guest if that is made already.
 
-    Raises MisuseError for what the options alone could not tell, such as a guest's keys.
+    Raises MisuseError for errors that the options alone did not show, such as those of a guest's keys.
     """
     store = None
     if config.snapshot_dir is not None:
+        # Each of the imports below is only needed with its option; a script without options pays for none.
         from hmp.monitor.snapshots import DirectoryStore
 
         store = DirectoryStore(config.snapshot_dir)
@@ -119,6 +120,7 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
     if replies is not None or config.qemu_version is not None or config.log is not None:
         from hmp.monitor.emulated import emulated
 
+        # Only then is an Emulated made: the piped path does without one.
         front = emulated(machine)
         front.replies = replies
         if config.log is not None:

@@ -1,8 +1,8 @@
-"""A machine's time driven from an asyncio loop, for the prompt and for sockets. Pipes do it with poll() (pipe.py).
+"""Drives a machine's time from an asyncio loop, for the prompt and for sockets. Pipes do it with poll() (pipe.py).
 
-Nothing else in hmp lets time pass. On the real clock whoever waits wakes up for the next timer and for the guest's
-descriptors. The warp clock jumps from timer to timer while some monitor waits for a reply, and only then. The manual
-clock is left alone.
+Nothing else in hmp lets time pass. On the real clock the loop wakes up for the next timer and for the guest's
+descriptors. The warp clock jumps from timer to timer, but only while a monitor waits for a reply: waiting for input
+must not move it. Nothing here moves the manual clock.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from device.machine.machine import Machine
 from hmp.monitor.monitor import Reply
 
 _SLICE = 0.01
-"""Seconds of loop time that the warp clock may jump on before the loop's other business gets its turn."""
+"""Seconds of real time for which the warp clock may jump before the loop serves other events."""
 
 
 class MachineDriver:
-    """Runs what is due on `machine` from within `loop`. Everything here is called from the loop's own callbacks.
+    """Runs what is due on `machine` from within `loop`. Call all methods from callbacks of the loop.
 
-    Whoever did something to the machine (ran a command, served a client) calls `reschedule` in the same callback,
-    because a nearer timer or another descriptor may have come of it. Whoever waits for a reply calls `suspend`, and
-    `resume` from within the reply's `on_done`: later, and the warp clock would have gone on without anybody waiting.
+    After any use of the machine (a command, a client) call `reschedule` in the same callback, because there may be a
+    nearer timer or another descriptor. To wait for a reply call `suspend`, and call `resume` from within the reply's
+    `on_done`. If it was called later, the warp clock would go on although nobody waits.
     """
 
     def __init__(self, machine: Machine, loop: AbstractEventLoop) -> None:
@@ -33,27 +33,27 @@ class MachineDriver:
         self._waiting = 0
 
     def start(self) -> None:
-        """Drive from now on."""
+        """Start to drive the machine."""
         self._started = True
         self.reschedule()
 
     def stop(self) -> None:
-        """Leave the machine alone; call before it is closed."""
+        """Stop driving the machine. Call this before it is closed."""
         self._started = False
         self._disarm()
         self._unwatch()
 
     def suspend(self) -> None:
-        """One more monitor waits for its reply."""
+        """Count one more monitor that waits for a reply."""
         self._waiting += 1
         self.reschedule()
 
     def resume(self) -> None:
-        """One monitor less waits."""
+        """Count one monitor less that waits."""
         self._waiting -= 1
 
     async def wait(self, reply: Reply, released: Future[None]) -> bool:
-        """Wait for a suspended reply; take it back if `released` is done first. Returns whether it is complete."""
+        """Wait for a suspended reply; cancel it if `released` is done first. Returns whether it is complete."""
 
         def done(_: Reply) -> None:
             self.resume()
@@ -67,12 +67,13 @@ class MachineDriver:
             return not reply.pending
         finally:
             if reply.pending:
+                # Ctrl-C, or the end of the machine: a late answer is stored, but not shown.
                 reply.cancel()
                 self.resume()
                 self.reschedule()
 
     def reschedule(self) -> None:
-        """Look again when something is due, and which descriptors matter."""
+        """Find out again when something is due and which descriptors to watch."""
         if not self._started:
             return
         machine, loop = self._machine, self._loop
@@ -82,6 +83,7 @@ class MachineDriver:
             return
         if machine.clock.warps:
             if self._waiting:
+                # Not at once: other callbacks of this round, such as a client's input, come first.
                 self._handle = loop.call_soon(self._warp)
             return
         _, due = machine.wait_for()
@@ -104,18 +106,18 @@ class MachineDriver:
         while self._waiting and not machine.over:
             if not machine.step(jump=True):
                 self._watch()
-                return  # no timer left: only another monitor can bring one, and it reschedules
+                return  # no timer is left: only another monitor can add one, and it calls reschedule
             if loop.time() >= end:
                 break
         self.reschedule()
 
-    # The guest's descriptors.
+    # Descriptors of the guest.
 
     def _watch(self) -> None:
-        """Watch what the guest has open now.
+        """Watch the descriptors that the guest has open now.
 
-        Registered anew each time: a guest may have closed a descriptor and opened another of the same number, and the
-        kernel forgot the first without the selector knowing.
+        They are registered again each time: a guest may have closed a descriptor and opened another with the same
+        number. The kernel has then forgotten the first, and the selector does not know.
         """
         wanted, _ = self._machine.wait_for()
         if not wanted and not self._watched:

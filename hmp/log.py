@@ -1,4 +1,4 @@
-"""What went over the wire: --log writes it, one JSON object a line, `sim log` shows it, and FakeQemu hands it out."""
+"""The log of the wire: --log writes it, one JSON object a line; `sim log` shows it; FakeQemu.log returns it."""
 
 from __future__ import annotations
 
@@ -21,30 +21,34 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 SHOWN = 1000
-"""Entries kept for `sim log`."""
+"""How many entries are kept for `sim log`."""
 
 LIMIT = 64 << 10
-"""Bytes of one message that an entry holds."""
+"""The most bytes of a message in an entry."""
 
 PIECE = select.PIPE_BUF
 PATIENCE = 1000
-"""Milliseconds for who reads a pipe that the log goes to; then logging stops, and the machine goes on."""
+"""Milliseconds to wait for the reader of a pipe that the log goes to.
+
+After that logging stops and the machine goes on.
+"""
 
 
 class Log:
-    """A log. `path` None keeps it in memory only, `-` is stderr."""
+    """A log. With `path` None it is only kept in memory; `-` is stderr."""
 
     def __init__(self, path: str | None, clock: Clock) -> None:
-        """Open the file, to add to it. Raises UsageError naming it and the reason."""
+        """Open the file to append to it. Raises UsageError with its name and the reason."""
         self.entries: deque[str] = deque(maxlen=SHOWN)
         self.on_entry: Callable[[Entry], None] = lambda entry: None
-        """Called with each entry, whole however long its message is."""
+        """Called with each entry, which has its whole message."""
         self._clock = clock
         self._name = path or ""
         self._descriptor = -1
         if path == "-":
             self._descriptor = os.dup(2)
         elif path is not None:
+            # O_NONBLOCK, because opening a FIFO that nobody reads would block for ever.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             try:
                 self._descriptor = os.open(path, flags, 0o600)
@@ -55,13 +59,14 @@ class Log:
                 raise UsageError(f"--log '{escape(path)}': {why}") from None
 
     def add(self, monitor: str, client: int, what: str, message: bytes | None = None, **more: str) -> None:
-        """Note that a `client` of `monitor` came, went, or had a message: connect, in, out, event or disconnect."""
+        """Add an entry about a `client` of `monitor`; `what` is connect, in, out, event or disconnect."""
         entry: Entry = {"t": self._clock.now() / 1e9, "wall": self._clock.wall() / 1e9, "monitor": monitor,
                                     "client": client, "what": what}  # fmt: skip
         if message is not None:
             found = _parsed(message)
             if isinstance(found, dict):
                 entry["data"] = found
+                # The connection sends events and replies in the same way, so the message tells them apart.
                 if "event" in found and what == "out":
                     entry["what"] = "event"
                 if "id" in found:
@@ -71,6 +76,7 @@ class Log:
         entry |= more
         self.on_entry(entry)
         if message is not None and len(message) > LIMIT:
+            # A fault may pad a reply to 64 MiB; the entry says how long it was.
             short = {"raw": message[:LIMIT].decode("utf-8", "backslashreplace"), "bytes": len(message)}
             entry = {key: value for key, value in entry.items() if key != "data"} | short
         line = json.dumps(entry)
@@ -80,22 +86,23 @@ class Log:
                 self._write(f"{line}\n".encode())
             except OSError as error:
                 self.close()
-                why = "its reader does not read" if isinstance(error, TimeoutError) else error.strerror
+                why = "nobody reads it" if isinstance(error, TimeoutError) else error.strerror
                 complain(f"--log '{self._name}': {why}; nothing more is logged")
 
     def _write(self, data: bytes) -> None:
         poller = select.poll()
         poller.register(self._descriptor, select.POLLOUT)
         while data:
-            if not poller.poll(PATIENCE):  # a file is ready at once
+            if not poller.poll(PATIENCE):  # a file is always ready
                 raise TimeoutError
             try:
+                # In pieces that a pipe takes whole: a larger write could block although poll() said it would not.
                 data = data[os.write(self._descriptor, data[:PIECE]) :]
             except BlockingIOError:
                 pass
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -1,4 +1,4 @@
-"""Files made whole: what was there stays until the new one is worth having, and a failure leaves nothing behind."""
+"""Makes complete files: an old file stays until the new one is complete, and a failure leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from hmp.streams import write_all
 
 
 def named_again(path: str, others: Iterable[tuple[str, int | str]]) -> str:
-    """Return the name of the first of `others` that is the same file as `path`, by whatever link; "" for none.
+    """Return the name of the first of `others` that is the same file as `path`, also through links; "" for none.
 
-    They are pairs of a name and a path or descriptor. Devices other than terminals may be shared.
+    `others` has pairs of a name and a path or descriptor. Devices other than terminals may be shared.
     """
     for name, other in others:
         try:
             there = os.stat(path)
             same = os.path.samestat(there, os.stat(other))
+            # Two uses of /dev/null do not disturb each other; two uses of a terminal or a file do.
             if same and (not stat.S_ISCHR(there.st_mode) or (isinstance(other, int) and os.isatty(other))):
                 return name
-        except (OSError, ValueError):  # nothing there, or a reason that open() will name
+        except (OSError, ValueError):  # there is no file, or open() will report the reason
             pass
     return ""
 
 
 class NewFile:
-    """A file to be written through `descriptor`, which the caller closes; `settle` once it is known to be good.
+    """A file to write through `descriptor`, which the caller closes. Then call `settle`.
 
-    A regular file that is overwritten stays until then, for the new one is made beside it; links stay too. FIFOs and
-    devices are written to directly, and stdout, by whatever path, where it stands.
+    If a regular file is overwritten, the new one is made beside it and takes its place in `settle`; links stay. FIFOs
+    and devices are written to directly. If the path is stdout, the text goes to its present position.
     """
 
     def __init__(self, path: str, *, overwrite: bool, private: bool = False) -> None:
-        """Open it, for its owner alone if `private`.
+        """Open the file, with mode 0600 if `private`.
 
-        Raises OSError (FileExistsError unless `overwrite`) and ValueError for what is no file name.
+        Raises OSError (FileExistsError unless `overwrite`), and ValueError if `path` cannot be a file name.
         """
         flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666
         self._path = self._made = path
@@ -53,10 +54,13 @@ class NewFile:
             self._made = ""
             self.descriptor = os.dup(1) if stdout else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             return
-        if there is not None and not os.access(path, os.W_OK):  # who protects a file means it
+        if there is not None and not os.access(
+            path, os.W_OK
+        ):  # a rename would replace a file that is protected from writing
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if there is not None and not private:
             mode = stat.S_IMODE(there.st_mode)
+        # Follow links, so that the file is replaced and the link stays.
         self._path = os.path.realpath(path)
         self._made = os.path.join(os.path.dirname(self._path), f".hmp-{os.getpid()}-{time.monotonic_ns()}")
         try:
@@ -64,11 +68,11 @@ class NewFile:
         except OSError as error:
             beside = "no file can be made beside it: " if there is not None else ""
             raise OSError(error.errno, f"{beside}{error.strerror}") from None
-        if there is not None:  # whatever the umask
+        if there is not None:  # the umask may have removed permissions
             os.fchmod(self.descriptor, mode)
 
     def settle(self, good: bool) -> None:
-        """Put it in its place, or take it away again. Raises OSError; it is gone then."""
+        """Put the file in its place, or remove it if it is not good. Raises OSError, and then it is removed."""
         try:
             if good and self._made:
                 os.replace(self._made, self._path)
@@ -77,11 +81,12 @@ class NewFile:
             raise
         finally:
             if not good and self._made:
+                # Nothing that is not complete stays behind.
                 os.unlink(self._made)
 
 
 def write_file(path: str, data: bytes, *, overwrite: bool) -> None:
-    """Make a file of `data`, the whole of it or none. Raises as NewFile."""
+    """Make a file with `data`, completely or not at all. Raises what NewFile raises."""
     file, good = NewFile(path, overwrite=overwrite), False
     try:
         try:

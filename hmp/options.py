@@ -1,4 +1,4 @@
-"""The command line, read with click. Every refusal is one line that names the option and the value."""
+"""The command line of hmp, read with click. Every error is one line that names the option and the value."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def _timeout(text: str) -> int:
 
 
 def _seed(text: str) -> int:
+    # isdigit() alone accepts digits of other scripts, and int() would take blanks and underscores.
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 1 << 63:
         raise MisuseError(f"'{text}' is not a whole number from 0 to 2^63-1")
     return int(text)
@@ -59,7 +60,7 @@ def _count(text: str) -> int:
 
 
 def _guest(text: str) -> str:
-    make_guest(text).close()  # reading it names what is wrong
+    make_guest(text).close()  # this raises for what is wrong in it
     return text
 
 
@@ -70,7 +71,9 @@ def _device(text: str) -> tuple[str, str, dict[str, Any]]:
             pairs = read_json(text)
             driver, id = pairs.pop("driver", None), pairs.pop("id", None)
             id = id if isinstance(id, str) else None
-            named = not id or valid_id(f"x{id}")  # QEMU looks at no id in JSON: this one may begin with anything
+            named = not id or valid_id(
+                f"x{id}"
+            )  # QEMU does not check an id in JSON, so it may begin with any character
             options = read_options(check_driver(driver), pairs.items(), from_json)
         else:
             driver, id, pairs = split_device(text)
@@ -85,8 +88,11 @@ def _device(text: str) -> tuple[str, str, dict[str, Any]]:
 
 
 def _only_device(devices: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
-    """Return id and options of the one device. Raises UsageError for more, in the words and the order of QEMU."""
-    # Those in JSON are made last.
+    """Return id and options of the one device.
+
+    For several raise UsageError in QEMU's words; the first error is QEMU's.
+    """
+    # QEMU makes the devices in JSON last.
     (_, id, options), *others = sorted(devices, key=lambda device: device[0].startswith("{"))
     for text, other, _ in others:
         words = "Only one balloon device is supported"
@@ -110,10 +116,11 @@ def _version(text: str) -> str:
 
 
 def _directory(text: str) -> str:
-    from hmp.monitor.snapshots import DirectoryStore  # json and hashlib come with it
+    # Imported here, because json and hashlib come with it.
+    from hmp.monitor.snapshots import DirectoryStore
 
-    if NUMBER not in text:  # else there are several
-        DirectoryStore(text)  # looking at it names what is wrong
+    if NUMBER not in text:  # else there is a directory for each machine
+        DirectoryStore(text)  # this raises if it cannot be used
     return text
 
 
@@ -124,7 +131,7 @@ def _list_guests(context: click.Context, param: click.Parameter, value: bool) ->
 
 
 def guest_table() -> str:
-    """Return what --list-guests prints."""
+    """Return the text of --list-guests."""
     from device.guest.hostile.attacks import ATTACKS
 
     def listed(heading: str, rows: dict[str, str], width: int) -> str:
@@ -146,29 +153,29 @@ def guest_table() -> str:
 OPTIONS: list[click.Parameter] = [
     click.Argument(["script"], nargs=-1, type=click.Path(), metavar="[SCRIPT]..."),
     value(["-m", "--memory"], "SIZE", _memory, "RAM of the guest; 1G unless the guest has mem=."),
-    value(["--guest"], "NAME[,key=value...]", _guest, "What answers behind the device.", DEFAULT_GUEST,
+    value(["--guest"], "NAME[,key=value...]", _guest, "The guest that uses the device.", DEFAULT_GUEST,
           offers={each.name: each.help for each in PROFILES.values()}),
     value(["--timeout"], "SEC", _timeout, "How long info balloon waits.", "5"),
     choice("--clock", {name: help for name, (_, help) in CLOCKS.items()}, "real"),
-    value(["--seed"], "N", _seed, "Seed of all that is random.", "0"),
+    value(["--seed"], "N", _seed, "Seed of everything random.", "0"),
     switch(["-S", "--paused"], "Start with the VM stopped."),
     value(["--device"], "SPEC", _device, "The balloon device, as key=value or as JSON.", DEFAULT_DEVICE, multiple=True),
-    switch(["--no-balloon"], "A machine without a balloon device."),
-    click.Option(["--name"], metavar="TEXT", help="What info name prints."),
-    value(["--uuid"], "UUID", _uuid, "What info uuid prints."),
+    switch(["--no-balloon"], "Make a machine without a balloon device."),
+    click.Option(["--name"], metavar="TEXT", help="The name that info name prints."),
+    value(["--uuid"], "UUID", _uuid, "The UUID that info uuid prints."),
     choice("--dialect", {each.name: each.help for each in DIALECTS.values()}, "seed"),
     click.Option(["-c", "--command"], multiple=True, metavar="CMD", help="Run one command; repeatable."),
     switch(["-e", "--exit-on-error"], "Stop at the first command that fails."),
     switch(["-i", "--interactive"], "Go on to the prompt after scripts or -c."),
-    switch(["--echo"], "Print each command behind a prompt before its output."),
+    switch(["--echo"], "Print each command after a prompt, before its output."),
     switch(["--fail-stale"], "Exit 3 if an info balloon printed old statistics."),
     click.Option(["--monitor"], multiple=True, metavar="ADDR", help="Serve a further HMP monitor; repeatable."),
     click.Option(["--qmp"], multiple=True, metavar="ADDR", help="Serve a QMP monitor; repeatable."),
     switch(["--allow-remote"], "Let hosts other than loopback reach the monitors: there is no password."),
     switch(["--allow-host-files"], "Let clients of the monitors start programs and name files of this host."),
     value(["--count"], "N", _count, "Serve N machines: %d in addresses, --name, --log, --snapshot-dir is the number."),
-    switch(["--headless"], "No monitor on stdio: serve until SIGTERM, SIGINT or quit."),
-    switch(["--exit-with-parent"], "End when the parent process does, or stdin if that is a pipe or socket."),
+    switch(["--headless"], "Have no monitor on stdio; serve until SIGTERM, SIGINT or quit."),
+    switch(["--exit-with-parent"], "End when the parent process ends, or when stdin ends if that is a pipe or socket."),
     click.Option(["--record"], type=click.Path(), metavar="FILE.cast",
                  help="Record the session, or a script typed at the prompt."),
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script; 80x24 if not given."),
@@ -176,15 +183,15 @@ OPTIONS: list[click.Parameter] = [
     value(["--snapshot-dir"], "DIR", _directory, "Where savevm keeps its snapshots.", files="dir"),
     value(["--attach"], "ADDR", Place, f"Be the monitor of a running QEMU instead: {KNOWN}."),
     click.Option(["--save-replies"], type=click.Path(), metavar="FILE",
-                 help="With --attach: write what this VM answers, for --replies."),
+                 help="With --attach: write the answers of this VM to a file for --replies."),
     switch(["--allow-disruptive"], "With --attach: let scripts run commands that may stop the VM."),
     click.Option(["--log"], type=click.Path(), metavar="FILE", help="Log what clients send and get (- is stderr)."),
     click.Option(["--replies"], type=click.Path(), metavar="FILE", help="Answers that add to QEMU's, or replace them."),
-    value(["--qemu-version"], "X.Y.Z", _version, "The version of QEMU to pass for; 7.2.0 unless --replies has one."),
+    value(["--qemu-version"], "X.Y.Z", _version, "The version of QEMU to report; 7.2.0 unless --replies has one."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),
 ]  # fmt: skip
-"""The options. One whose name is an attribute of Config sets it; what the others mean is for `_config` to say."""
+"""The options. If the name of one is an attribute of Config, the option sets it; `_config` handles all others."""
 
 
 def command() -> click.Command:
@@ -201,16 +208,19 @@ def command() -> click.Command:
 
 
 def _values(**values: Any) -> dict[str, Any]:
-    """Return the options, and as `given` the names of those that are on the command line, defaults too."""
+    """Return the options; `given` has the names of those on the command line, also if they have their default
+    values."""
     source = click.get_current_context().get_parameter_source
     return {**values, "given": {name for name in values if source(name) is not click.core.ParameterSource.DEFAULT}}
 
 
 def parse(argv: list[str]) -> Config | None:
-    """Return what the arguments say, or None where they were answered already (--help and the like).
+    """Return the configuration, or None if the arguments were answered already (--help and so on).
 
-    Raises UsageError, one line that names the option and the value.
+    Raises UsageError with one line that names the option and the value.
     """
+    # QEMU's options have one dash and more letters; click would read -name as -n, -a and so on, with a confusing
+    # error.
     for word in argv:
         name = word.lstrip("-") if word[:1] == "-" != word[1:2] else ""
         if len(name) > 1 and name in (WITH_VALUE | WITHOUT):
@@ -233,6 +243,7 @@ def _config(values: dict[str, Any]) -> Config:
     for kind in ("monitor", "qmp"):
         for spec in values[kind]:
             address = Address(kind, spec if config.count is None else spec.replace(NUMBER, "0"))
+            # Checked as the address of machine 0; the number of each machine is put in later.
             address.spec = spec
             address.host_files = values["allow_host_files"]
             config.addresses.append(address)
@@ -241,6 +252,7 @@ def _config(values: dict[str, Any]) -> Config:
         raise UsageError("--headless: needs a --monitor or --qmp address to serve")
     if config.headless and config.interactive:
         raise UsageError("--headless: not together with -i")
+    # What depends on several options is checked here, after all have been read.
     check_options(config)
     check_attach(config, values["given"])
     if config.count is not None:
@@ -254,7 +266,7 @@ def _config(values: dict[str, Any]) -> Config:
 
 
 def _check_stdio(config: Config, *, scripted: bool) -> None:
-    """Refuse two users of stdin and stdout, or of a descriptor. Raises UsageError."""
+    """Raise UsageError if two users want stdin and stdout, or one descriptor."""
     taken: set[tuple[str, int]] = set()
     for address in config.addresses:
         place = address.scheme, address.port
@@ -270,12 +282,13 @@ def _check_stdio(config: Config, *, scripted: bool) -> None:
 
 
 def _check_count(config: Config, count: int, *, scripted: bool) -> None:
-    """Refuse what machines of --count cannot share. Raises UsageError."""
+    """Raise UsageError for options that the machines of --count cannot share."""
     if scripted or config.interactive or config.record is not None:
         raise UsageError("--count: not together with -c, SCRIPT, -i or --record")
     if not config.addresses:
         raise UsageError("--count: needs a --monitor or --qmp address to serve")
     for address in config.addresses:
+        # TCP port 0 is a different port for each machine by itself.
         if count > 1 and NUMBER not in address.spec and (address.scheme == "unix" or address.port):
             raise UsageError(
                 f"--{address.kind}: '{escape(address.spec)}': each machine needs its own; {NUMBER} is its number"
@@ -283,7 +296,7 @@ def _check_count(config: Config, count: int, *, scripted: bool) -> None:
 
 
 def _ram(memory: int | None, guest: str) -> int:
-    """Return the RAM in bytes: what -m says or the guest's mem=, which must not be two. Raises UsageError."""
+    """Return the RAM in bytes, from -m or the guest's mem=. Raises UsageError if these differ."""
     asked = make_guest(guest).ram
     if memory is not None and asked and memory != asked:
         raise UsageError(f"-m {format_size(memory)}: --guest says mem={format_size(asked)}")
@@ -291,10 +304,11 @@ def _ram(memory: int | None, guest: str) -> int:
 
 
 def _open(name: str) -> tuple[str, int]:
-    """Open a script before any runs. Raises UsageError naming it and the reason."""
+    """Open a script. All are opened before any runs. Raises UsageError with its name and the reason."""
     if name == "-":
         return "<stdin>", 0
     try:
+        # The descriptor stays open: a script that is replaced meanwhile still runs as it was checked.
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise UsageError(f"SCRIPT '{name}': is a directory")

@@ -1,4 +1,4 @@
-"""What all front ends share, and the plainest of them: pipes, scripts and -c, with no prompt and no escape codes."""
+"""What all front ends share, and the simplest one: pipes, scripts and -c, without a prompt or escape codes."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from hmp.termination import CleanEnd
 
     class Server(Protocol):
-        """What serves clients inside a loop."""
+        """Serves clients inside a loop."""
 
         async def clients_came(self) -> None:
-            """Return once the clients came that are waited for."""
+            """Wait for the first client of each `wait` address."""
 
         async def stdio_ended(self) -> None:
-            """Return once a client on stdin and stdout is gone."""
+            """Wait until the client on stdin and stdout is gone."""
 
         async def stop(self) -> None:
-            """Let them go."""
+            """End all connections."""
 
     class Serving(Protocol):
-        """What a front needs of hmp.sockets, which says what each means."""
+        """The part of hmp.sockets.service.Serving that a front end uses."""
 
         def listen(self) -> None:
             """Make the sockets."""
 
         def close(self) -> None:
-            """Take them away."""
+            """Close the sockets."""
 
         def serve(self, machine: Machine, driver: MachineDriver) -> Server:
             """Serve clients in the running loop."""
@@ -49,18 +49,19 @@ if TYPE_CHECKING:
 
 
 _LONGEST_POLL = (1 << 31) - 1
-"""ms that poll() takes; a statistics poll may be due in a century, and waking up early does no harm."""
+"""The most milliseconds that poll() takes. A statistics poll may be due in a century; waking up early does no harm."""
 
 
 def catching_up(machine: Machine) -> Callable[[], object] | None:
-    """Return what to call before a line runs, so that what is due by then is done; None where time stands still."""
+    """Return a function to call before each line, which does what is due by then; None on simulated clocks."""
     return None if machine.clock.simulated else machine.step
 
 
 def wait(machine: Machine, reply: Reply) -> None:
-    """Wait for a suspended reply, with poll(). Returns early when the machine ends."""
+    """Wait for a suspended reply, with poll(). Returns earlier if the machine ends."""
     while reply.pending and not machine.over:
         if machine.clock.warps:
+            # The warp clock jumps to the next timer.
             if not machine.step(jump=True):
                 return  # no timer left
         else:
@@ -69,17 +70,17 @@ def wait(machine: Machine, reply: Reply) -> None:
 
 
 def wait_for_input(machine: Machine, descriptor: int) -> None:
-    """Wait until `descriptor` has something, with poll(), running the machine meanwhile where time is real."""
+    """Wait for input on `descriptor`, with poll(). On the real clock the machine runs meanwhile."""
     while not machine.clock.simulated and not machine.over:
         watched, due = machine.wait_for()
         if due is None and not watched:
-            return  # nothing to do but block in read()
+            return  # the machine needs nothing: the caller can block in read()
         if poll_once([descriptor, *watched], due, machine):
             return
 
 
 def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool:
-    """Wait for one of `descriptors` or host time `due`, then do what is due; returns whether the first was ready.
+    """Wait for one of `descriptors` or the host time `due`, then step the machine. Returns whether the first was ready.
 
     All but the first belong to the guest. The first may be -1 for none.
     """
@@ -89,6 +90,7 @@ def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool
     for descriptor in descriptors:
         if descriptor >= 0:
             poller.register(descriptor, select.POLLIN)
+    # Rounded up to whole milliseconds: earlier than `due` nothing would be done, and the loop would spin.
     timeout = None if due is None else min(max(0, -((machine.clock.now() - due) // 1_000_000)), _LONGEST_POLL)
     ready = [descriptor for descriptor, _ in poller.poll(timeout)]
     machine.step()
@@ -96,7 +98,7 @@ def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool
 
 
 class Runner:
-    """Runs the lines of sources on a monitor, prints through `out`, and keeps the score, which is `status`."""
+    """Runs the lines of sources on a monitor and prints through `out`. `status` is the exit status so far."""
 
     def __init__(self, machine: Machine, monitor: Monitor, config: Config) -> None:
         self.machine = machine
@@ -110,8 +112,9 @@ class Runner:
     def steps(self, sources: Iterable[Source]) -> Iterator[Source | Reply]:
         """Run every line of every source, in order, until it is `over`.
 
-        Yields what a front has to wait for in its own way before it takes the next step: a source that is to be read,
-        or a reply that is pending. Raises OSError when stdout cannot be written.
+        Yields what the front end has to wait for, in its own way: a source to read, or a pending reply. It yields
+        nothing for a command that is answered at once, which keeps the piped path as fast as a plain loop. Raises
+        OSError if stdout cannot be written.
         """
         machine, begin, end, stop = self.machine, self.begin, self.end, self._config.exit_on_error
         catch_up = catching_up(machine)
@@ -133,11 +136,11 @@ class Runner:
 
     @property
     def over(self) -> bool:
-        """Whether to run no more lines: the machine ended, or a command failed and that is to stop us."""
+        """Whether to stop: the machine has ended, or a command failed with --exit-on-error."""
         return self.machine.over or (self._failed and self._config.exit_on_error)
 
     def begin(self, line: str | None) -> Reply:
-        """Run a line, None for one that is too long. The reply is to be passed to `end` once it is complete."""
+        """Run a line; None stands for one that is too long. Pass the reply to `end` when it is complete."""
         if line is None:
             reply = Reply()
             reply.text, reply.failed = f"{TOO_LONG}\n", True
@@ -150,7 +153,7 @@ class Runner:
         return self._monitor.execute(line)
 
     def end(self, name: str, number: int, reply: Reply) -> None:
-        """Print a complete reply and note how it went."""
+        """Print a complete reply and note whether it failed."""
         text = reply.text
         if text:
             self.out.add(text)
@@ -162,10 +165,11 @@ class Runner:
             self._stale = True
 
     def note(self, reply: Reply) -> None:
-        """Note whether a reply, shown by somebody else, had old statistics."""
+        """Note whether a reply that the prompt has shown had old statistics."""
         self._stale |= reply.stale
 
     def _fail(self, what: str) -> None:
+        # First print what came before, so that stdout and stderr are in order on a terminal.
         self._failed = True
         self.out.flush()
         complain(what)
@@ -179,7 +183,7 @@ class Runner:
 
 
 def run(runner: Runner, sources: Iterable[Source]) -> None:
-    """Run `sources`, waiting with poll(). Raises OSError when stdout cannot be written."""
+    """Run `sources` and wait with poll(). Raises OSError if stdout cannot be written."""
     out, machine = runner.out, runner.machine
     try:
         for awaited in runner.steps(sources):
@@ -193,13 +197,13 @@ def run(runner: Runner, sources: Iterable[Source]) -> None:
 
 
 class Front:
-    """A way to use hmp: `run` makes the machine and what else the options ask for, and takes it apart behind `_use`."""
+    """A front end. `run` makes the machine, the monitor and the sockets, calls `_use`, and closes them again."""
 
     machine: Machine
     monitor: Monitor
     runner: Runner
     tells = True
-    """Whether stderr says what nobody asked for; a person at the prompt is told there."""
+    """Whether to report events on stderr; a person at the prompt sees them there."""
 
     def __init__(self, config: Config, serving: Serving | None = None) -> None:
         self.config = config
@@ -212,6 +216,8 @@ class Front:
             return self._run_attached()
         try:
             guest = make_guest(config.guest)
+            # Only these leave something behind, a socket or a process. Without them the signals may end hmp as they
+            # do by default.
             if self.serving is not None or guest.real:
                 end = clean_end()
             machine = self.machine = make_machine(config, guest)
@@ -224,7 +230,7 @@ class Front:
                 end.allow()
             monitor = self.monitor = Monitor(machine, DIALECTS[config.dialect])
             monitor.alone = self.serving is None
-            monitor.host_files = True  # who typed the command line can start programs anyway
+            monitor.host_files = True  # the user of the command line can start programs anyway
             self.runner = Runner(machine, monitor, config)
             if self.tells:
                 self._tell()
@@ -236,13 +242,13 @@ class Front:
                 self.serving.close()
 
     def _run_attached(self) -> int:
-        """The same with a machine that runs elsewhere. Raises ConnectError too."""
+        """As `run`, with --attach. Also raises ConnectError."""
         from hmp.attach.front import attach
 
         end = clean_end()
         attached, monitor = attach(self.config)
         self.monitor = monitor
-        machine: Any = attached  # it has what front ends ask of a machine, and is none
+        machine: Any = attached  # it has the methods that front ends use, but is another class
         self.machine = machine
         try:
             if self.serving is not None:
@@ -254,6 +260,7 @@ class Front:
                 save(attached, self.config.save_replies)
             self.runner = Runner(self.machine, self.monitor, self.config)
             status = self._use()
+            # The end of QEMU is a failure of a script, even if all commands before it succeeded.
             if attached.failure:
                 if not monitor.told:
                     complain(attached.failure)
@@ -265,11 +272,11 @@ class Front:
                 self.serving.close()
 
     def sources(self) -> list[Source]:
-        """Return what the command line says to run."""
+        """Return the sources of the command line."""
         return [Source(*each) for each in self.config.sources]
 
     def _use(self) -> int | None:
-        """Start the machine and let it be used; returns the exit status, None for the runner's."""
+        """Start the machine and serve its users. Returns the exit status, or None for that of the runner."""
         raise NotImplementedError
 
     def _tell(self) -> None:
@@ -277,17 +284,18 @@ class Front:
             tell_of_ends(self.machine)
             return
 
-        # Not before: a listener would cost every answer of a modelled guest something.
+        # Subscribe only when such a guest comes: a listener would slow down every answer of a modelled guest.
         def real_guest_coming() -> Callable[[], object]:
             self.monitor.before_real_guest = None
             tell_of_ends(self.machine)
             return clean_end().allow
 
+        # `sim guest uml` may bring a real guest later.
         self.monitor.before_real_guest = real_guest_coming
 
 
 class Piped(Front):
-    """Runs what comes from pipes and scripts, without a loop."""
+    """Runs pipes, scripts and -c without an event loop."""
 
     def _use(self) -> None:
         self.machine.start(paused=self.config.paused)
@@ -295,14 +303,14 @@ class Piped(Front):
 
 
 def clean_end() -> CleanEnd:
-    """Let SIGTERM and SIGHUP leave nothing behind from now on; see CleanEnd."""
+    """Make SIGTERM and SIGHUP end hmp with a clean-up from now on; see CleanEnd."""
     from hmp.termination import CleanEnd
 
     return CleanEnd()
 
 
 def tell_of_ends(machine: Machine) -> None:
-    """Say on stderr that a real guest or its driver is not there, or that a client was hung up on."""
+    """Report on stderr that a real guest or its driver is gone, or that a client was cut off."""
     from device.machine.events import ClientRefused, DriverMissing, GuestGone
     from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 

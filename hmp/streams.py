@@ -1,4 +1,4 @@
-"""Descriptors as pipes and files really are: closed, full, hung up, not blocking."""
+"""Reading and writing of descriptors that may be closed, full, hung up or non-blocking."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 CHUNK = 1 << 16
 
 _MAX_BYTES = MAX_LINE * 4
-"""Bytes that many characters can take in UTF-8: a beginning that is longer is too long without its end."""
+"""The most bytes of MAX_LINE characters in UTF-8. If so many came without a line end, the line is too long."""
 
 STDOUT = "<stdout>"
-"""What an OSError of writing there has as its `filename`: other things fail too, and are not to be taken for it."""
+"""The `filename` of an OSError that writing to stdout raised, to tell it from other errors."""
 
 LINES_AT_ONCE = 64
-"""Lines, of those that are there already, that are read at once."""
+"""How many lines of -c are taken at once."""
 
 _PASSED_OVER = ("", "#")
-"""First characters of lines that are no commands."""
+"""The first characters of lines that are not commands: none for a blank line, # for a comment."""
 
 _FIRST, _LAST = "$", "\x7f"
-"""Between them lie lines that begin with an ASCII character behind `#`: neither blank nor comments."""
+"""A line between these begins with an ASCII character greater than `#`, so it is neither blank nor a comment."""
 
 _BYTE_ORDER_MARK, _UTF16 = "\ufeff", ("\udcff\udcfe", "\udcfe\udcff")
-"""Byte order marks that editors put at the beginning of a file, as they are decoded."""
+"""The byte order marks of editors, in the form to which they are decoded here."""
 
 
 def fill_standard_descriptors() -> None:
@@ -45,7 +45,7 @@ def fill_standard_descriptors() -> None:
 
 
 def silence(descriptor: int) -> None:
-    """Let nothing more be written to a descriptor that is gone, also when the interpreter ends."""
+    """Replace a descriptor that is gone by /dev/null, so that the end of the interpreter cannot fail on it."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, descriptor)
@@ -55,17 +55,18 @@ def silence(descriptor: int) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, waiting where the descriptor does not block. Raises OSError."""
+    """Write all of `data`; if the descriptor is non-blocking, wait. Raises OSError."""
     view = memoryview(data)
     while view:
         try:
+            # A pipe may take only a part.
             view = view[os.write(descriptor, view) :]
         except BlockingIOError:
             _await(descriptor, writing=True)
 
 
 def complain(text: str, program: str = "hmp") -> None:
-    """Print one line of hmp's own on stderr, whatever is in it; a stderr that cannot take it is ignored."""
+    """Print one line on stderr, with control characters escaped. If stderr cannot be written, do nothing."""
     try:
         write_all(2, f"{escape(program)}: {escape(text)}".replace("\n", "\\x0a").encode() + b"\n")
     except OSError:
@@ -73,7 +74,7 @@ def complain(text: str, program: str = "hmp") -> None:
 
 
 class naming_stdout:
-    """A context in which an OSError is one of writing to stdout."""
+    """A context that marks an OSError as one of writing to stdout."""
 
     def __enter__(self) -> None:
         pass
@@ -84,7 +85,7 @@ class naming_stdout:
 
 
 class Output:
-    """stdout, collected, escaped and written in large pieces. `flush` before anything that blocks."""
+    """Collects text for stdout, escapes it, and writes it in large pieces. Call `flush` before anything that blocks."""
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
@@ -92,15 +93,16 @@ class Output:
         self._size = 0
 
     def add(self, text: str) -> None:
-        """Take text that goes out later. Raises OSError when what was collected cannot be written."""
+        """Add text to write later. Raises OSError if the collected text cannot be written."""
         self._parts.append(text)
         self._size += len(text)
         if self._size >= CHUNK:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was collected. Raises OSError; the text is dropped then, for it will not fit later either."""
+        """Write the collected text. Raises OSError; then the text is dropped, because later writes would fail too."""
         if self._parts:
+            # Once for all text: escape() is quick for a long harmless text.
             data = escape("".join(self._parts)).encode()
             self._parts = []
             self._size = 0
@@ -109,11 +111,11 @@ class Output:
 
 
 class Source:
-    """Where commands come from: a descriptor to read, or lines that are there already. `name` is for messages.
+    """A source of commands: a descriptor to read, or a list of lines. `name` is for messages.
 
-    One way in for all lines: they are decoded, a byte order mark is skipped, blank lines and comments are passed over.
-    Comments that begin with `kept` are not. At most the longest line is held, whatever comes in. `over` says whether
-    the end was reached, `size` counts the bytes that were read.
+    All lines are read here: it decodes them, and skips a byte order mark, blank lines and comments, but not comments
+    that begin with `kept`. It keeps at most one line, whatever comes. `over` says whether the end was reached, `size`
+    is the number of bytes that were read.
     """
 
     def __init__(self, name: str, origin: int | list[str], *, kept: str = "") -> None:
@@ -121,7 +123,7 @@ class Source:
         self.descriptor: int | None = origin if isinstance(origin, int) else None
         self._given = iter(() if isinstance(origin, int) else origin)
         self.piece = CHUNK
-        """Bytes that `read` takes at once."""
+        """The most bytes that one `read` takes."""
         self._kept = kept
         self._number = 0
         self._rest = b""
@@ -131,10 +133,10 @@ class Source:
         self.size = 0
 
     def read(self) -> Iterable[tuple[int, str | None]]:
-        """Read what is there, waiting where nothing is; return the commands in it, each with the number of its line.
+        """Read what is there, or wait for something. Returns pairs of a line number and a command.
 
-        None stands for a line that is too long. A terminal that hangs up has come to its end. Raises UnreadableError
-        for what cannot be read. In both cases half a line is dropped: nobody knows what the rest of it would have been.
+        None stands for a line that is too long. A terminal that hangs up is at its end. Raises UnreadableError if
+        reading fails. In both cases half a line is dropped, because its rest is not known.
         """
         if self.descriptor is None:
             from itertools import islice  # where lines are given, which pipes do not
@@ -171,13 +173,15 @@ class Source:
         head, end, tail = chunk.rpartition(b"\n")
         lines: list[str | None] = []
         if end:
+            # Only whole lines are decoded, so no character is cut in two.
             lines = _measured(_decoded(self._rest + head).split("\n"))
             self._rest = b""
-            if self._skipping:  # the end of a line that was told to be too long
+            if self._skipping:  # the end of a line that was reported as too long
                 self._skipping = False
                 del lines[0]
         if not self._skipping:
             self._rest += tail
+            # Report it now and drop the rest until its end: memory stays bounded whatever comes in.
             if len(self._rest) > _MAX_BYTES + 1:
                 lines.append(None)
                 self._rest, self._skipping = b"", True
@@ -192,6 +196,7 @@ class Source:
         if lines and not self._begun:
             self._begun = True
             first = lines[0] or ""
+            # Editors on Windows write it; every command would fail, one by one.
             if first.startswith(_UTF16) and "\0" in first:
                 raise UnreadableError("it is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does")
             if first.startswith(_BYTE_ORDER_MARK):
@@ -209,7 +214,11 @@ def _measured(lines: list[str]) -> list[str | None]:
 
 
 def _all_plain(lines: list[Any]) -> bool:
-    """Return whether nothing is to be passed over, in a few looks at all of them: most pipes have commands only."""
+    """Return whether all lines are commands, as in most pipes.
+
+    It looks at all lines with functions in C. That saved 1,800 of 71,600 instructions a piped line (callgrind, Python
+    3.11).
+    """
     return bool(lines) and None not in lines and min(lines) >= _FIRST and max(lines) < _LAST
 
 
@@ -230,7 +239,7 @@ def _await(descriptor: int, *, writing: bool = False) -> None:
 
 
 def hung_up(descriptor: int) -> bool:
-    """Return whether this is a terminal that has hung up."""
+    """Return whether the descriptor is a terminal that has hung up."""
     try:
         os.get_terminal_size(descriptor)
     except OSError as error:
@@ -239,6 +248,6 @@ def hung_up(descriptor: int) -> bool:
         return error.errno == EIO
     import select
 
-    poller = select.poll()  # the kernel says this a moment before all else fails
+    poller = select.poll()  # the kernel reports POLLHUP a moment before other calls fail
     poller.register(descriptor, 0)
     return any(flags & select.POLLHUP for _, flags in poller.poll(0))

@@ -68,6 +68,7 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
         made.allowed = config.allow_disruptive
         return made
 
+    # Clients on sockets get the same kind of monitor as the prompt.
     machine.front.make_monitor = make
     if config.addresses:
         from hmp.attach.relay import RelaySession
@@ -77,5 +78,6 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
 
         machine.front.make_session = session
     monitor = make(machine, DIALECTS[config.dialect])
+    # Only a person can be asked; --fail-stale is for scripts, which need the reason on stderr.
     monitor.asks, monitor.tells = config.typed, config.fail_stale
     return machine, monitor

@@ -124,6 +124,7 @@ class Link:
         raise NotImplementedError
 
     def _no_answer(self) -> BusyError:
+        # Busy and not lost: QEMU may only stand still, and its late answer is recognized by its id.
         return BusyError(f"{self.name}: no answer within {self._limit // SECOND} s")
 
     def release(self) -> None:
@@ -228,6 +229,7 @@ class SocketLink(Link):
     def _late(self) -> None:
         if self._ready:
             self._answered(None, self._no_answer())  # a late answer has another id and is ignored
+        # A socket that greets and then is silent: QEMU may be stopped by a signal.
         elif self._greeted:
             self._lose(BusyError(f"{self.name}: it greets, and then does not answer"))
         elif self._data:
@@ -300,6 +302,7 @@ class SocketLink(Link):
             raise LinkError(f"{self.name}: {NO_QMP}: no greeting came")
         self._greeted = True
         version = greeting.get("version")
+        # The rest of hmp expects a version; a greeting without one still is QMP.
         self.greeting = greeting if isinstance(version, dict) else {}
         self.due = self.clock.now() + GREETING_LIMIT
         self._send("qmp_capabilities", None)

@@ -145,6 +145,7 @@ class Attached:
             now, fired = self.clock.now(), False
             while self.time.fire_due(now):
                 fired = True
+            # QEMU serves one client at a time: between two questions another one may have its turn.
             if not self._flows and not self.hold:
                 self.link.release()
         return fired
@@ -179,6 +180,7 @@ class Attached:
 
     def run(self, steps: Steps, done: Callable[[Any, Exception | None], object] = lambda value, error: None) -> None:
         """Run a generator. `done` is called with its result, or with the QmpError or LinkError that it raised."""
+        # Counts the generators that run: while there is one, the connection is in use.
         self._flows += 1
 
         def go(value: object = None, error: Exception | None = None) -> None:
@@ -240,6 +242,7 @@ class Attached:
         name, data = str(raw.get("event")), raw.get("data")
         data = data if isinstance(data, dict) else {}
         event: Event | None = None
+        # Translated for the prompt's announcements and the toolbar, which know hmp's events only.
         if name in ("STOP", "RESUME"):
             self.run_state = RUNNING if name == "RESUME" else PAUSED
             event = Resumed() if name == "RESUME" else Stopped()
@@ -269,6 +272,7 @@ class Attached:
         if not device.awaited:  # another client set the target
             device.target = actual
             return None
+        # TargetReached is for the one who set the target here.
         device.awaited = actual != device.target
         return ActualChanged(actual) if device.awaited else TargetReached(actual)
 

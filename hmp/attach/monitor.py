@@ -70,6 +70,7 @@ class AttachedMonitor(Monitor):
             return Reply()
         if name == "info balloon" and self.dialect.waits and len(words) == 2:
             return self._info_balloon()
+        # QEMU does not see the lines that are typed here, so its own history is of no use.
         if name in KEPT or line.strip() == "info history":
             return super().execute(line)
         reply = Reply()
@@ -134,6 +135,7 @@ class AttachedMonitor(Monitor):
             reply.text, reply.failed = f"Error: {text}\n", True
 
     def _send(self, line: str, reply: Reply) -> None:
+        # The command goes on in QEMU after Ctrl-C: nothing can take it back.
         reply.suspend(lambda: None)
         if first_word(line) == "balloon" and self.attached.device is not None:
             self._targeted(line)  # before the reply, because QEMU may send its BALLOON_CHANGE first
@@ -143,6 +145,7 @@ class AttachedMonitor(Monitor):
         arguments: dict[str, object] = {"command-line": line}
         if self.cpu is not None:
             arguments["cpu-index"] = self.cpu
+        # savevm or migrate may take minutes; a question does not.
         limit = ANSWER_LIMIT if first_word(line) in FREE else LONG_LIMIT
         return (yield "human-monitor-command", arguments, limit).replace("\r\n", "\n")
 

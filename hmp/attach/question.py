@@ -122,6 +122,7 @@ class Question:
                 return
             self._ask(LONGEST_LOOK)  # each request has its own deadline: try while one is pending
         elif error is not None:
+            # If QEMU is gone, its interval is gone too, and there is nothing to report.
             if self.lent is not None and not getattr(error, "gone", False):
                 self.left_behind(str(error))
             self.lent = None
@@ -204,6 +205,7 @@ class Question:
         values = {TAGS[name]: ABSENT if value == -1 else whole(value) for name, value in stats.items() if name in TAGS}
         # 2^64-1 (which QEMU may send as -1) stands for a statistic that the guest did not report.
         known = {tag: value for tag, value in sorted(values.items()) if value != ABSENT}
+        # QEMU sends 0 until the guest has answered for the first time.
         if not update:
             device.stats.sample = None
             return
@@ -290,6 +292,7 @@ class Question:
             if pause >= KEPT_OPEN and not self.machine.hold:
                 self.machine.link.release()
             yield pause
+            # Look less often the longer it takes.
             pause = min(pause * 3 // 2, LONGEST_LOOK)
             device.stats.since = min(device.stats.since, asked)
         yield from self._put_back()

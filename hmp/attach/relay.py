@@ -59,6 +59,7 @@ class RelaySession(QmpSession):
         came: list[tuple[object, Exception | None]] = []
         reply.suspend(lambda: None)
 
+        # Called when QEMU has answered; finishing the reply resumes this generator.
         def relayed(value: object, error: Exception | None) -> None:
             came.append((value, error))
             reply.finish("")

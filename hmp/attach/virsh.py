@@ -146,6 +146,7 @@ class VirshLink(Link):
         try:
             if self._pipe is None:
                 self._pipe = Pipe(self._place)
+                # A second virsh, because one that prints events takes no commands.
                 if self._wants_events:
                     loop = ["qemu-monitor-event", "--loop", "--timestamp", "--domain", self._place.host]
                     self._events = Pipe(self._place, *loop)
@@ -229,6 +230,7 @@ class VirshLink(Link):
         said = [line for line in self._said if line]
         if why := _errors(said):
             gone = any(words in why for words in ("not running", "failed to get domain", "Domain not found"))
+            # The words of libvirt are all that tells a lost domain from a failed command.
             if gone or "connect" in why:
                 self._lose(LinkError(f"{self.name}: {why}", gone=gone))
             else:

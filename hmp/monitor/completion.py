@@ -102,6 +102,7 @@ class _Arguments:
         place = len(self.words)
         if not kinds:
             return []
+        # `help` has as many words as the name of the command.
         repeats = kinds[-1].endswith("*") or kinds[-1] == "help"
         if place >= len(kinds) and not repeats:
             return []
@@ -210,6 +211,7 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
         return
     *given, last = settings.split(",")
     if last.startswith("stats="):
+        # Statistics are joined by +; each is offered once.
         listed = arguments.cut("=+").rpartition("=")[2].split("+")
         if listed == [""]:
             yield "none", "answers without any statistic", False

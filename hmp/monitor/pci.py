@@ -26,6 +26,7 @@ def pci(machine: Machine) -> list[dict[str, Any]]:
     if machine.device is None:
         del devices[-1]
     else:
+        # The balloon was the last device when the reply was recorded.
         devices[-1]["qdev_id"] = machine.device.id
     # VM time is 0 until the machine runs, as with -S: the firmware has assigned nothing yet.
     if machine.vm_clock.now():

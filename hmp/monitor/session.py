@@ -171,6 +171,7 @@ class Session:
     def _disturbed(self, usual: Work, fault: Fault) -> Work:
         """Do the work `usual`, with the delay, the events, the answer and the pieces of `fault`."""
         if fault.after:
+            # The wait is a reply like that of a guest, so the warp clock jumps over it.
             yield self._pause(fault.after)
         for event in fault.events:
             self._tell(*event)
@@ -193,6 +194,7 @@ class Session:
         self.send, held, self._held = self._write, self._held, []
         for data in held:
             self.send(data)
+        # After the answer, so that the client has got all that should come before the cut.
         if fault.answer == "cut" or fault.cut_after is not None:
             self.on_cut()
 

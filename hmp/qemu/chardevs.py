@@ -67,6 +67,7 @@ class Chardev:
         for name in ("reconnect", "to"):
             if name in given:
                 whole(given[name], name, self.spelled)
+        # The checks are in QEMU's order, because QEMU reports the first error.
         if len(given.keys() & {"path", "fd", "host"}) > 1:
             raise self.refuse("None or one of 'path', 'fd' or 'host' option required.")
         if "host" in given and "port" not in given:
@@ -142,6 +143,7 @@ class Chardev:
         if self.on("server"):
             if "reconnect" in given:
                 raise self.refuse("'reconnect' option is incompatible with socket in server listen mode")
+            # QEMU waits for the first client unless it is told not to; hmp's own options do not.
             words.append(f"wait={given.get('wait', 'on')}")
         else:
             if "wait" in given:

@@ -50,6 +50,7 @@ class CommandLine:
         self.made: list[Chardev] = []
         """The devices in the order in which QEMU makes them; those of serial ports are made after them."""
         self.serial: list[Chardev] = []
+        # QEMU keeps an id once for each kind of object; the same id may name a device and a monitor.
         self.ids: dict[str, set[str]] = {"device": set(), "mon": set()}
         self.unknown: UsageError | None = None
         """The error for a device that QEMU 7.2 does not have. A newer QEMU may have it (--qemu-version in HMP_ARGS)."""
@@ -151,6 +152,7 @@ class CommandLine:
 
     def _add(self, made: Chardev) -> None:
         """Add a device that has an id of its own."""
+        # A device of -monitor has a generated id, which -chardev may not use again.
         if any(made.label == each.label for each in self.made):
             raise made.refuse(f"Duplicate ID '{made.label}' for chardev")
         self.made.append(made)
@@ -187,6 +189,7 @@ class CommandLine:
     def _memory(self, value: str, spelled: str) -> None:
         given = dict(split_options(value, "size"))
         check_names(given, "size slots maxmem", spelled)
+        # hmp cannot plug memory, but a wrong value is an error in QEMU, so all are checked.
         slots = whole(given["slots"], "slots", spelled) if "slots" in given else None
         most = size_of(given["maxmem"], 1, "maxmem", spelled) if "maxmem" in given else None
         size = size_of(given.get("size", "0"), 1 << 20, "size", spelled) or DEFAULT_MEMORY
@@ -261,6 +264,7 @@ class CommandLine:
                     self._id("device", word, spelled)
                 self.device = ",".join([driver, *[f"{key}={word.replace(',', ',,')}" for key, word in kept]])
             try:
+                # hmp's own option checks the properties; its error gets QEMU's beginning.
                 parse(["--device", self.device])
             except UsageError as error:
                 raise UsageError(f"{spelled}: {str(error).removeprefix(f'--device {self.device!r}: ')}") from None
@@ -343,6 +347,7 @@ class CommandLine:
                 address.host_files = config.allow_host_files
                 config.addresses.append(address)
         config.stdio = any(each.scheme == "stdio" for each in config.addresses)
+        # QEMU without a monitor on stdio runs until it is ended.
         config.headless = True
         config.stays = self.actions["shutdown"] == "pause"
         config.resets = self.actions["reboot"] == "reset"

@@ -112,6 +112,7 @@ _DEVICE_NAMES = (
 DEVICES = frozenset(_DEVICE_NAMES.split())
 """The device models of QEMU 7.2 for x86 and their aliases, without the balloon."""
 
+# Programs that start QEMU set bus and address; without these names each would fail.
 _PCI_NAMES = (
     "bus addr multifunction disable-legacy disable-modern iommu_platform ats packed romfile rombar romsize acpi- "
     "index event_idx indirect_desc use-started use-disabled-flag notify_on_empty any_layout class "

@@ -49,6 +49,7 @@ def check_descriptors(machines: int, addresses: int, *, files: int = 0) -> None:
 
 def numbered(config: Config, number: int) -> Config:
     """Return the options of machine `number`. Raises UsageError for an address that it cannot use."""
+    # A shallow copy: what differs is replaced below, the rest is shared and not changed.
     made = copy.copy(config)
     # Else all modelled guests would do the same at the same time.
     made.seed = config.seed + number
@@ -108,6 +109,7 @@ class Member:
                 self.driver.reschedule()
                 await over.wait()
         finally:
+            # Does nothing if the machine has ended by itself.
             machine.quit(reason="host-ui")
             await self.server.stop()
             self.driver.stop()

@@ -179,6 +179,7 @@ class Server:
 
     def send_events(self, name: str, data: dict[str, object], count: int, every: int) -> None:
         """Send an event `count` times to every client of QMP, with `every` ns of host time between two."""
+        # A million events at once would hold up all clients.
         at_once = min(count, 1 if every else EVENTS_AT_ONCE)
         for _ in range(at_once):
             self.hub.tell(name, data)

@@ -96,6 +96,7 @@ class Served(Front):
         from hmp.drive import MachineDriver
 
         loop = get_running_loop()
+        # An error in the callback of one client must not end the service of the others.
         loop.set_exception_handler(report)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup

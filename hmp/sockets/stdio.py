@@ -70,6 +70,7 @@ def _quiet(descriptor: int) -> list[Any] | None:
         return None
     now = list(before)
     now[0] &= ~(termios.ICRNL | termios.IXON)
+    # ISIG stays, so Ctrl-C still ends hmp.
     now[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)
     termios.tcsetattr(descriptor, termios.TCSADRAIN, now)
     return before

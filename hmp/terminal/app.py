@@ -1,7 +1,7 @@
-"""The monitor typed at a terminal. This package, and no other, knows prompt_toolkit.
+"""The front end for a person at a terminal. Only this package imports prompt_toolkit.
 
-`Typed` takes the terminal over before it imports anything heavy, so that keys typed while the program starts are not
-echoed and reach the first prompt.
+`Typed` changes the settings of the terminal before it imports anything large. So keys that are typed while the program
+starts are not echoed, and reach the first prompt.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ BANNER = f"hmp {__version__} monitor - type 'help' for more information"
 
 def _has_history() -> bool:
     try:
+        # Who has a history has used hmp before and needs no first hint.
         return os.path.getsize(history_path() or "") > 0
     except OSError:
         return False
 
 
 class Typed(Front):
-    """Talks with the person at stdin and stdout, terminals both, until the machine is over; serves clients beside.
+    """Serves the person at stdin and stdout, which are terminals, and clients, until the machine ends.
 
-    Lines of scripts run before, with the terminal left as it is. The status is 0 or 128 and the number of the signal
-    that ended it; the terminal is then as it was.
+    Lines of scripts run first, with the terminal's settings unchanged. The status is 0, or 128 plus the number of the
+    signal that ended it. At the end the terminal has its old settings.
     """
 
     tells = False
     recorder: Recorder | None = None
-    """What takes the place of stdout, if the session is recorded."""
+    """Takes the place of stdout if the session is recorded."""
 
     _status: int | None = None
     _tty: Tty
@@ -61,15 +62,16 @@ class Typed(Front):
         stdout = self._stdout = sys.stdout if self.recorder is None else self.recorder.stdout
         self._screen = standard_screen(stdout)
         try:
+            # Before all else, so that a signal or an error from here on leaves the terminal as it was.
             with Tty(sys.stdin.fileno()) as self._tty:
                 origins = [origin for _, origin in self.config.sources]
                 if not origins:
                     self._begin()
                     if self.serving is None:
-                        # Before the editor is there, which takes three times as long to load as all the rest: keys
-                        # typed meanwhile are kept. With clients to be waited for it would be a promise.
+                        # Show the prompt before the editor is loaded, which takes three times as long as all the rest.
+                        # Keys are kept meanwhile. Not with sockets: there hmp may first have to wait for a client.
                         self._screen.foretell(PROMPT)
-                elif 0 not in origins:  # keys are for the prompt, whatever runs before it
+                elif 0 not in origins:  # keys are for the prompt, also while scripts run
                     self._tty.quiet()
                 from asyncio import Runner
 
@@ -77,6 +79,7 @@ class Typed(Front):
                     runner.run(self._serve())
                 return self._status
         except OSError:
+            # A terminal that hung up is an end like Ctrl-D; any other error of stdout is reported.
             if not hung_up(stdout.fileno()):
                 raise
             self.machine.quit()
@@ -84,15 +87,16 @@ class Typed(Front):
             return HUNG_UP
 
     def _begin(self) -> None:
-        """Take the terminal over."""
+        """Change the terminal's settings and print the banner."""
         self._tty.quiet()
         self._screen.write(f"{BANNER}\n")
         if self.recorder is None and not _has_history():
-            dim, plain = ("\x1b[2m", "\x1b[0m") if self._screen.color else ("", "")  # rich would take its time now
+            # Not with rich: its import would delay the prompt.
+            dim, plain = ("\x1b[2m", "\x1b[0m") if self._screen.color else ("", "")
             self._screen.write(f"{dim}{first(self._screen.width())}{plain}\n")
 
     async def _serve(self) -> None:
-        """Run the session with everything around it."""
+        """Run the session, with the driver, the signals and the sockets."""
         import asyncio
         from functools import partial
         from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, sigpending
@@ -115,6 +119,7 @@ class Typed(Front):
             flush=tty.flush,
             keys=tty.fd,
         )
+        # Handlers of the loop run between callbacks, so a signal never interrupts a command in the middle.
         loop.add_signal_handler(SIGTSTP, self._suspend)
         for signal in (SIGHUP, SIGTERM, SIGQUIT):
             loop.add_signal_handler(signal, self._leave, 128 + signal)
@@ -122,8 +127,9 @@ class Typed(Front):
         loop.add_signal_handler(SIGINT, self._interrupt_scripts, stop)
         if self.recorder is not None:
             self.recorder.on_failure(partial(self._show_failure, prompt))
+        # The machine is driven from now on, also while scripts run before the prompt.
         driver.start()
-        if SIGINT in sigpending():  # typed while we were starting: it is no line that it should clear
+        if SIGINT in sigpending():  # Ctrl-C during the start: there is no line to clear, so it ends hmp
             self._leave(128 + SIGINT)
         tty.release()
         try:
@@ -139,6 +145,7 @@ class Typed(Front):
 
     def _make_prompt(self, loop: AbstractEventLoop) -> Prompt:
         if not self._screen.ansi:
+            # The dumb prompt needs nothing of prompt_toolkit, so that is not imported.
             from hmp.terminal.dumb import DumbPrompt
 
             return DumbPrompt(self._screen, self._tty, loop)
@@ -153,15 +160,16 @@ class Typed(Front):
             Vt100Input(sys.stdin),
             create_output(self._stdout),
             suspend=self._suspend,
+            # The default dialect is not shown: the toolbar has room for what is unusual only.
             dialect=self.config.dialect.replace("seed", ""),
         )
 
     def _show_failure(self, prompt: Prompt, reason: str) -> None:
-        # Not at once: what failed is the recording of something that is just being drawn.
+        # Not at once: the recording failed in the middle of a drawing, and this is drawn too.
         self._loop.call_soon(prompt.show, f"[{reason}]\n", "error")
 
     def _interrupt_scripts(self, stop: Event) -> None:
-        """Ctrl-C before there is a prompt: scripts end and the prompt comes. Where nothing runs yet, all ends."""
+        """Handle Ctrl-C before the prompt: end the scripts and show the prompt. If nothing runs yet, end hmp."""
         if self._session.waiting:
             self._session.interrupt()
         elif not self.config.sources or (self.machine.run_state == PRELAUNCH and not self.config.paused):
@@ -173,7 +181,7 @@ class Typed(Front):
         self._session.leave()
 
     def _suspend(self) -> None:
-        """Stop the job for Ctrl-Z, here and as a signal, and go on when it is continued."""
+        """Stop the job for Ctrl-Z, as a key or as a signal, until the shell continues it."""
         from signal import SIGTSTP
 
         self._screen.clear()

@@ -1,7 +1,8 @@
-"""What rich draws of replies, for people: tables as wide as the window, colours that mean something.
+"""Draws replies with rich: tables as wide as the window, and colours with a meaning.
 
-Imported when there is something to draw, for rich takes its time. Each function returns text for Screen.write.
-Colours are the terminal's own sixteen, so that they can be read on dark and light; words say the same without them.
+It is imported when there is something to draw, because the import of rich takes long. Each function returns text for
+Screen.write. The colours are the sixteen of the terminal, which can be read on dark and on light. No information is
+only in a colour.
 """
 
 from __future__ import annotations
@@ -38,17 +39,18 @@ _MARKS = (
     (r"(?P<plot>[▁▂▃▄▅▆▇█]+)", None),
     (r"(?P<dim>·+)", None),
 )
-"""What is coloured in the words of a command that keeps its breaks: groups are named as styles are. The second is what
-the text has in it, where the pattern alone could mean something else."""
+"""What to colour in plain text. The name of the group in a pattern is the style. The second item is a text that must be
+there too, because the pattern alone could match something else."""
 
 
 _INDENT = 4
-"""Blanks before the rest of a row that is drawn as a list."""
+"""The blanks before the rest of a row if a table is drawn as a list."""
 
 
 def paint(text: str, style: str) -> str:
-    """Return lines with their words and breaks as they are, in colour."""
-    # rich would make blanks of tabs; U+E000 cannot be in the text, for `escape` spells it.
+    """Return lines in colour, with their words and line breaks unchanged."""
+    # rich replaces tabs by blanks, so U+E000 stands for a tab meanwhile. The text has none, because `escape` spells
+    # it out.
     return _render(_marked(text.replace("\t", "\ue000"), style), 80, color=True).replace("\ue000", "\t")
 
 
@@ -62,16 +64,17 @@ def _marked(text: str, style: str = "") -> Text:
 
 
 def table(drawn: Drawn, width: int, *, color: bool) -> str:
-    """Return the rows of `drawn` in columns, as wide as they are or as the window."""
+    """Return the rows of `drawn` in columns, at most as wide as the window."""
     shown = _render(_fitting(drawn, width), width, color=color)
-    # rich fills each row with blanks, which a window made narrower later would wrap.
+    # rich fills each row with blanks. If the window is made narrower later, the terminal would wrap them.
     return re.sub(r"(?: |\x1b\[0m)+(?=\n)", lambda end: "\x1b[0m" * ("\x1b" in end[0]), shown)
 
 
 def _fitting(drawn: Drawn, width: int) -> Group:
-    """Return the table, with less between its columns where it must be; a list where it would cut words still."""
+    """Return the table. If it would cut words, make the gaps narrower; if it still would, return a list."""
     words = {word for row in drawn.rows for cell in row for word in _cell(cell).plain.split()}
     words = {word for word in words if len(word) <= width - _INDENT}
+    # Two blanks between columns read better, one cuts fewer words on a narrow screen.
     for gap in (2, 1):
         made = _table(drawn, gap)
         if words <= {*_render(made, width, color=False).split()}:
@@ -97,9 +100,10 @@ def _table(drawn: Drawn, gap: int) -> Group:
 
 
 def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
-    """Return one line: `text`, and how much of the wait is over, unless nobody knows (None)."""
+    """Return one line: `text`, and a bar with the part of the wait that is over (None: not known)."""
     line = _render(Text(text, "dim", end=""), 500, color=color)
     room = min(30, width - len(text) - 3)
+    # A bar of fewer columns shows nothing.
     if done is None or room < 6:
         return line
     bar = ProgressBar(100, done * 100, width=room, complete_style="cyan", finished_style="cyan", style="dim")
@@ -107,19 +111,20 @@ def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
 
 
 def live(write: Callable[[str], None], width: int, rows: int | None, *, color: bool) -> Live:
-    """Return rich's way to draw something anew in its place, through `write`."""
+    """Return a Live of rich, which draws text in place of the last one; its output goes through `write`."""
 
     class Writer(StringIO):
         def write(self, text: str, /) -> int:
             write(text)
             return len(text)
 
+    # No refresh by itself: that would need a thread. Session asks for a new drawing during a wait.
     return Live(console=_console(Writer(), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
                 redirect_stderr=False)  # fmt: skip
 
 
 def layout(text: str, width: int) -> RenderableType:
-    """Return what rich draws of a command's text."""
+    """Return the text of a command in a form that rich draws."""
     return _fitting(text, width) if isinstance(text, Drawn) else _marked(escape(text).rstrip("\n"))
 
 
@@ -136,6 +141,7 @@ def _render(what: RenderableType, width: int, *, color: bool) -> str:
 
 def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool) -> Console:
     try:
+        # Live needs the height; text that is taller cannot be replaced.
         height = rows or os.get_terminal_size(1).lines
     except OSError:
         height = 0
@@ -147,9 +153,11 @@ def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool
         force_terminal=True,
         no_color=not color,
         highlight=False,
+        # Names may have brackets or colons: rich must not take them for markup or emoji.
         markup=False,
         emoji=False,
         legacy_windows=False,
         theme=_THEME,
+        # rich must not read the environment: Screen has decided about colours and width.
         _environ={},
     )

@@ -1,4 +1,4 @@
-"""The prompt on a terminal without control sequences: the kernel's own line editing, nothing drawn."""
+"""The prompt on a terminal without control sequences: the kernel edits the line, and nothing is drawn."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _END = b"\x04"
 
 
 class DumbPrompt:
-    """The same as LinePrompt, for TERM=dumb.
+    """As LinePrompt, for TERM=dumb.
 
-    The terminal edits lines while one is asked for and is quiet in between. What was typed ahead is echoed here when
-    its turn comes, unless the terminal did not echo from the start (as under an editor's shell window).
+    The terminal edits and echoes a line while the prompt waits for one, and is quiet in between. Type-ahead is echoed
+    here when its turn comes, unless the terminal did not echo at the start (as in the shell window of an editor).
     """
 
     def __init__(self, screen: Screen, tty: Tty, loop: AbstractEventLoop) -> None:
@@ -34,8 +34,9 @@ class DumbPrompt:
         self._later: list[tuple[str, str]] = []
 
     async def read(self) -> str | None:
-        """As LinePrompt.read; None also after Ctrl-C."""
+        """As LinePrompt.read, but also returns None after Ctrl-C."""
         self._screen.write(PROMPT)
+        # Take what was typed ahead: with the terminal quiet, nobody has echoed or edited it.
         while select.select([self._tty.fd], [], [], 0)[0]:
             if not self._take():
                 break
@@ -46,6 +47,7 @@ class DumbPrompt:
         if b"\n" in self._ahead:
             self._screen.write("\n")
             return self._line()
+        # Ctrl-D on an empty line; within a line it is a character like any other here.
         if self._ahead == _END:
             self._screen.write("\n")
             raise EOFError
@@ -57,7 +59,7 @@ class DumbPrompt:
             self._show_later()
 
     async def _whole_line(self) -> bool:
-        """Wait until a whole line is there; False after Ctrl-C."""
+        """Wait for a whole line. Returns false after Ctrl-C."""
         while b"\n" not in self._ahead:
             self._asked = self._loop.create_future()
             self._loop.add_reader(self._tty.fd, self._tell, True)
@@ -77,17 +79,18 @@ class DumbPrompt:
             self._asked.set_result(ready)
 
     def _take(self) -> bool:
-        """Read what is there; False at the end of the input."""
+        """Read what is there. Returns false at the end of the input."""
         try:
             data = os.read(self._tty.fd, _CHUNK)
         except OSError:
             self._ahead = b""
             return False
+        # While the terminal is quiet, Enter arrives as a carriage return.
         self._ahead += data.replace(b"\r", b"\n")
         return bool(data)
 
     def _edit_ahead(self) -> None:
-        """Do what erasing keys typed ahead ask for, which the kernel left to us."""
+        """Apply erasing keys in type-ahead. The kernel did not, because the terminal was not editing lines then."""
         if not any(key in self._ahead for key in _ERASE + _KILL):
             return
         done = bytearray()
@@ -105,33 +108,37 @@ class DumbPrompt:
         raw, _, self._ahead = self._ahead.partition(b"\n")
         line = raw.decode("utf-8", "surrogateescape")
         if len(raw) == MAX_LINE:
-            # The kernel keeps that many bytes of a line and drops the rest without a word: better refused than cut.
+            # The kernel keeps so many bytes of a line and drops the rest silently. The blank makes it too long, so it
+            # is refused: half a command should not run.
             line += " "
         return line
 
     def end(self) -> None:
-        """Take the prompt away: `read` raises EOFError."""
+        """Remove the prompt: `read` raises EOFError."""
         if self._asked is not None and not self._asked.done():
             self._asked.set_exception(EOFError())
             self._screen.write("\n")
 
     def interrupt(self) -> None:
-        """Leave the line, as Ctrl-C does: the kernel has echoed and forgotten it."""
+        """Drop the line after Ctrl-C, which the kernel has echoed."""
         self.drop()
         if self._asked is not None:
             self._screen.write("\n")
             self._tell(False)
 
     def drop(self) -> None:
-        """Forget what was typed ahead and already read."""
+        """Drop the type-ahead that was already read."""
         self._ahead = b""
 
     def interrupted(self) -> bool:
-        """Whether a Ctrl-C was typed ahead as a key: never, it is a signal here."""
+        """Return false: Ctrl-C is never a key here but always a signal."""
         return False
 
     def show(self, text: str, style: str = "") -> None:
-        """Show whole lines; while a line is being typed, once it is entered, for nothing can be drawn above it."""
+        """Show whole lines.
+
+        While a line is typed they wait until it is entered, because nothing can be drawn above it.
+        """
         if self._asked is not None:
             self._later.append((text, style))
         else:
@@ -143,4 +150,4 @@ class DumbPrompt:
             self._screen.show(text, style)
 
     def refresh(self) -> None:
-        """Nothing is drawn here."""
+        """Do nothing: there is no toolbar."""

@@ -1,4 +1,4 @@
-"""Which of the machine's events a person at the monitor wants to be told, and in which words."""
+"""Which events of the machine are shown to the person at the prompt, and their text."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from device.virtio.spec import MIB
 from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 
 FAULT_SPACING = 10.0
-"""Seconds between two lines about the guest breaking rules, however often it does."""
+"""The least seconds between two lines about broken rules: a hostile guest can break them at any rate."""
 
 _DETAIL = 60
-"""Characters of what a guest's fault was about: the numbers are the guest's, the line is ours."""
+"""The most characters of the detail of a broken rule. It has numbers from the guest, which must not fill the screen."""
 
 
 def _deleted(event: DeviceDeleted) -> str:
-    return f"the guest let go of device {event.device or event.path}"
+    return f"the guest released device {event.device or event.path}"
 
 
 def _reset(event: WasReset) -> str:
@@ -53,7 +53,7 @@ ALWAYS: dict[type[Event], Callable[[Any], str]] = {
     DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
     SnapshotDone: lambda event: f"snapshot {event.tag} is done",
 }
-"""Told whoever was the cause: they come later than the command, or say more than it did."""
+"""Shown whatever the cause: these events come after the command that caused them, or say more than its output."""
 
 FROM_ELSEWHERE: dict[type[Event], Callable[[Any], str]] = {
     DeviceDeleted: _deleted,
@@ -62,11 +62,11 @@ FROM_ELSEWHERE: dict[type[Event], Callable[[Any], str]] = {
     Ended: _ended,
     Stopped: lambda event: "the VM is stopped",
 }
-"""Told only if no command typed here was the cause."""
+"""Shown only if no command of this person was the cause."""
 
 
 class Announcer:
-    """Turns events into lines for `say`. Set `own` while a command typed here runs."""
+    """Turns events into lines and calls `say` with them. Set `own` while a command of this person runs."""
 
     def __init__(self, say: Callable[[str], None], *, now: Callable[[], float] = monotonic) -> None:
         self.own = False
@@ -77,8 +77,9 @@ class Announcer:
         }
 
     def hear(self, event: Event) -> None:
-        """Take an event; subscribe this to the machine."""
+        """Handle an event of the machine."""
         kind = type(event)
+        # Only kinds of events that a guest or a front end can cause without end are limited.
         dropped = self._limits[kind].admit() if kind in self._limits else 0
         if dropped is None:
             return
@@ -87,6 +88,7 @@ class Announcer:
             self._say(f"the guest broke a rule{more}: {event.rule} ({event.detail[:_DETAIL]})")
             return
         words = ALWAYS.get(kind)
+        # The person knows what the own command did; the same event from a client is news.
         if words is None and not self.own:
             words = FROM_ELSEWHERE.get(kind)
         line = "" if words is None else words(event)

@@ -1,4 +1,4 @@
-"""Lines of ours that help a person on at the typed prompt; nobody else gets them."""
+"""Hints for a person at the typed prompt. Scripts, pipes and clients never get them."""
 
 from __future__ import annotations
 
@@ -13,61 +13,64 @@ _FIRST = ("try: help, sim, TAB to complete, F1 for the keys; quit leaves", "try:
 
 
 def first(columns: int) -> str:
-    """Return what is said below the banner while there is no history: how to leave is always in it."""
+    """Return the line below the banner while there is no history. Every version of it says how to leave."""
     return next((line for line in (*_FIRST, "quit leaves") if len(line) < columns), "")
 
 
 KEYS = (
     ("TAB", "complete; again for the next entry, Enter takes it, Escape closes the menu"),
-    ("Up, Down", "earlier lines; after a pause those that begin as what is typed"),
-    ("Right", "take the suggestion behind the cursor"),
+    ("Up, Down", "earlier lines; after a pause only those that begin with what is typed"),
+    ("Right", "take the suggestion after the cursor"),
     ("Ctrl-R", "search the history"),
     ("Ctrl-C", "clear the line; while a command waits: give the prompt back"),
     ("Ctrl-D", "on an empty line: end hmp"),
     ("Ctrl-Z", "stop the job; fg goes on"),
     ("F1", "this list"),
-    ("F4", "switch between the keys of emacs and vi (~/.inputrc says which come first)"),
+    ("F4", "switch between the keys of emacs and vi (~/.inputrc sets the first)"),
 )
 """The keys and what they do, for F1 and the docs."""
 
 TIPS = {"sim": "try: help sim, sim hang, sim wake"}
-"""What is said once behind a command that worked, to who looks where to go on."""
+"""Tips that are shown once, after a command that succeeded: somebody who types only `sim` looks for what to do next."""
 
 _ELSEWHERE = {
     "exit": "quit", "bye": "quit", "logout": "quit", "x": "quit", "history": "info history", "ls": "qom-list",
     "man": "help", "h": "help", "status": "info status", "version": "info version", "snapshots": "info snapshots",
 }  # fmt: skip
-"""What people type who come from elsewhere, and what it is called here."""
+"""Commands of other programs, and their names here."""
 
 _HELP = ("help", "?", "-h", "--help")
 
 
 def keys() -> Drawn:
-    """Return what the keys do."""
+    """Return the list of keys."""
     return Drawn.of(
         "".join([f"{key:<9} {what}\n" for key, what in KEYS]), [(("name", key), what) for key, what in KEYS]
     )
 
 
 def advice(line: str, text: str) -> str:
-    """Return what may have been meant by a command that failed with `text`, or nothing."""
+    """Return a suggestion for a command that failed with `text`, or ""."""
     if text.startswith("unknown command"):
         return _unknown(line.split())
+    # Imported here: only a failed command needs it.
     import re
 
     found = re.search(r"'([^']*)' .*\((?:one of|takes) (.*)\)$", text.strip())
+    # The errors of sim end in the list of what they take, so the nearest word of that list is the suggestion.
     return _meant(found[1], {name: name for name in found[2].split(", ")}) if found else ""
 
 
 _UNFINISHED = ("expected", "unexpected end of expression", "unterminated string")
-"""How errors end that more typing may mend."""
+"""The ends of errors that may go away when more is typed."""
 
 
 def wrong(line: str) -> int:
-    """Return where what is typed begins to be wrong, whatever follows; the line's length while it may become right."""
+    """Return the position from which the line is wrong, whatever follows; its length if it may still become right."""
     try:
         command, at = find_command(line)
     except SyntaxRefused as error:
+        # The name is the last word of the line: more letters may still make it a command.
         typed = len(str(error)) - len("unknown command: ''")
         return len(line) if typed == len(line) and _may_go_on(line.split()) else 0
     if command is not None:
@@ -87,7 +90,7 @@ def _may_go_on(words: list[str]) -> bool:
 
 
 def usage(line: str) -> str:
-    """Return what the command that was typed takes, once its name is typed and a blank; nothing behind that."""
+    """Return the arguments and help of a command, after its name and a blank were typed and before anything else."""
     try:
         command, at = find_command(line)
     except SyntaxRefused:
@@ -114,6 +117,7 @@ def _unknown(words: list[str]) -> str:
                 topics = {
                     topic: f"{each} {topic} {rest}".strip() for each in ("info", "sim") for topic in _topics(each)
                 }
+                # Later tables go before earlier ones: a command of the same name is the most likely.
                 names = topics | _ELSEWHERE | names
             return _meant(word, names)
         if command.topics is None:
@@ -127,6 +131,7 @@ def _topics(name: str) -> dict[str, Command]:
 
 
 def _meant(word: str, names: dict[str, str]) -> str:
+    # Imported here: only a failed command needs it.
     from difflib import get_close_matches
 
     word = word.lower()

@@ -1,4 +1,4 @@
-"""The lines typed in earlier sessions, in a private file. Whatever is wrong with it, the monitor goes on without."""
+"""The lines of earlier sessions, in a private file. If the file cannot be used, the monitor works without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hmp.newfile import write_file
 from hmp.terminal import history_path as history_path
 
 KEEP_BYTES = 1 << 18
-"""What is read of the file; when it has grown to four times that, only so much is kept of it."""
+"""The most bytes that are read of the file. When it is four times as large, it is cut to this size."""
 
 
 class FileHistory(History):
@@ -23,16 +23,17 @@ class FileHistory(History):
         self._path = path
 
     def _open(self, flags: int) -> int:
-        """Open the file. Raises OSError, also for what is no plain file of ours."""
+        """Open the file. Raises OSError, also if it is not a regular file."""
         if self._path is None:
             raise OSError("no place for a history")
-        # Without O_NONBLOCK a FIFO in its place would hold the prompt up for ever.
+        # Without O_NONBLOCK opening a FIFO would block the prompt for ever.
         descriptor = os.open(self._path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise OSError("no plain file")
+                raise OSError("not a regular file")
             if stat.S_IMODE(found.st_mode) != 0o600:
+                # Lines may have names and paths that others should not read.
                 os.fchmod(descriptor, 0o600)
         except OSError:
             os.close(descriptor)
@@ -40,7 +41,7 @@ class FileHistory(History):
         return descriptor
 
     def load_history_strings(self) -> Iterable[str]:
-        """Return the lines of the file, newest first, as prompt_toolkit wants them."""
+        """Return the lines of the file, newest first, as prompt_toolkit needs them."""
         try:
             descriptor = self._open(os.O_RDONLY)
         except OSError:
@@ -53,6 +54,7 @@ class FileHistory(History):
             except OSError:
                 return []
         if size > KEEP_BYTES:
+            # The first line of the part that was read may be cut.
             data = data.partition(b"\n")[2]
             if size > 4 * KEEP_BYTES:
                 self._shorten(data)
@@ -60,7 +62,7 @@ class FileHistory(History):
         return [line for line in reversed(lines) if line.strip()]
 
     def _shorten(self, data: bytes) -> None:
-        """Replace the file by its tail, at once, so that another session never sees half of it."""
+        """Replace the file by its last part in one step, so that another session never reads half of it."""
         try:
             write_file(str(self._path), data, overwrite=True)
         except OSError:
@@ -71,9 +73,11 @@ class FileHistory(History):
         if not string.strip() or "\n" in string or self._path is None:
             return
         try:
+            # At the first line and not at the start: who types nothing gets no directory.
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             descriptor = self._open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
+                # One write with O_APPEND, so that lines of two sessions do not mix.
                 os.write(descriptor, f"{string}\n".encode("utf-8", "surrogateescape"))
             finally:
                 os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What the prompt is made of: colours, what completes and colours its line, its history, how keys are read."""
+"""Parts of the prompt: colours, completion, the colouring of the line, its history, and the reading of keys."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ SIXTEEN = COLORS | {
     "completion-menu.meta.completion": "bg:ansigray ansiblack",
     "completion-menu.meta.completion.current": "bg:ansigray ansiblack",
 }
-"""For terminals such as the console, which would show the greys of the others as one."""
+"""For terminals with 16 colours, such as the console, which would show all greys of COLORS as one."""
 
 NO_COLORS = {"bottom-toolbar": "reverse"}
 
 
 def editing_mode() -> EditingMode:
-    """Return the keys that the person's other programs have, as their inputrc says."""
+    """Return the editing mode of the person's inputrc, which other programs use too."""
     mode = EditingMode.EMACS
     try:
         with open(os.environ.get("INPUTRC") or os.path.expanduser("~/.inputrc"), errors="replace") as file:
@@ -69,7 +69,7 @@ def editing_mode() -> EditingMode:
 
 
 class LineCompleter(Completer):
-    """Hands completion.py's candidates on."""
+    """Passes the candidates of hmp.monitor.completion to prompt_toolkit."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -78,12 +78,13 @@ class LineCompleter(Completer):
         line = document.text_before_cursor
         last = not document.text_after_cursor
         for candidate in complete(self._machine, line, examples=True):
+            # In the middle of a line the blank is there already.
             text = f"{candidate.text} " if candidate.more and last else candidate.text
             yield Completion(text, candidate.start - len(line), display=candidate.text, display_meta=candidate.help)
 
 
 class LineLexer(Lexer):
-    """Colours what the grammar refuses already."""
+    """Colours the part of a line that the grammar refuses, whatever follows."""
 
     def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
         line = document.text
@@ -92,12 +93,13 @@ class LineLexer(Lexer):
 
 
 class Reader(PosixStdinReader):
-    """prompt_toolkit's reader, which takes a terminal that has hung up for one without news, and asks for ever."""
+    """prompt_toolkit's reader, but a terminal that has hung up is closed. The original would read it again for ever."""
 
     def read(self, count: int = 1024) -> str:
         try:
             data = os.read(self.stdin_fd, count)
         except OSError as error:
+            # Any other error means that the terminal is gone.
             if error.errno not in (errno.EINTR, errno.EAGAIN):
                 self.closed = True
             return ""
@@ -107,13 +109,15 @@ class Reader(PosixStdinReader):
 
 
 class Line(Buffer):
-    """prompt_toolkit's line, whose history is there before the first key that was typed ahead is looked at.
+    """prompt_toolkit's line, with a history that is loaded before the first key is handled.
 
-    The library's own comes in a task of the loop's, behind the keys that came in one packet with the line before.
+    The original loads it in a task of the loop, after the keys that came in the same packet as the last line. Then Up
+    in that packet found no history, and another line ran than when the same keys were typed slowly.
     """
 
     def reset(self, document: Document | None = None, append_to_history: bool = False) -> None:
         super().reset(document, append_to_history)
+        # Changing the working lines moves the cursor.
         at = self.cursor_position
         if not self.history._loaded:
             self.history._loaded_strings = list(self.history.load_history_strings())
@@ -123,4 +127,4 @@ class Line(Buffer):
         self.cursor_position = at
 
     def load_history_if_not_yet_loaded(self) -> None:
-        """It is."""
+        """Do nothing: `reset` has loaded it."""

@@ -1,4 +1,4 @@
-"""The prompt on a terminal that knows control sequences: prompt_toolkit's line editor, dressed for this monitor."""
+"""The prompt on a terminal with control sequences: prompt_toolkit's line editor, set up for this monitor."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
     from hmp.terminal.screen import Screen
 
 MENU_ROWS = 8
-"""Rows kept free below the line while a completion menu is open."""
+"""Rows that are kept free for a completion menu below the line."""
 
 _REFRESH = 1.0
-"""Seconds between two looks of the toolbar at the machine."""
+"""Seconds between two updates of the toolbar."""
 
 _SOON = 0.1
-"""Seconds from an event to the toolbar showing it: events come in bursts."""
+"""Seconds from an event to the update of the toolbar. Events come in bursts, and one update shows them all."""
 
 _PAUSE = 0.5
-"""Seconds without a key before Up takes what is typed for the beginning of what is looked for."""
+"""Seconds without a key after which Up looks for lines that begin with what is typed."""
 
 _CPR_WAIT = 0.1
-"""Seconds that a line entered waits for the terminal to say where its cursor is: many never say."""
+"""Seconds to wait, after a line was entered, for the terminal to report its cursor position: many never do."""
 
 
 class LinePrompt:
-    """Asks for one line after the other on the terminal `input` and `output`. Made and used inside a running loop."""
+    """Asks for lines on the terminal `input` and `output`. Make and use it inside a running loop."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class LinePrompt:
         dialect: str = "",
         mode: EditingMode | None = None,
     ) -> None:
-        """`suspend` stops the job for Ctrl-Z; without it the key does nothing. The toolbar tells of `dialect`.
+        """`suspend` stops the job for Ctrl-Z; without it the key does nothing. The toolbar shows `dialect`.
 
-        `mode` is the keys of emacs or vi, otherwise those of the person's inputrc.
+        `mode` selects the keys of emacs or vi; None takes the mode of the person's inputrc.
         """
         self._machine = machine
         self._screen = screen
@@ -85,8 +85,9 @@ class LinePrompt:
         self._rest = ""
         self._soon = False
         self._completer = LineCompleter(machine)
-        # A running VM's monitor has commands that our table does not know.
+        # With --attach QEMU has commands that our table does not know, so hints and colours would be wrong.
         self._ours = not hasattr(machine, "offers")
+        # Tests pass inputs that have no reader.
         reader = getattr(input, "stdin_reader", None)
         if type(reader) is PosixStdinReader:
             input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]
@@ -95,7 +96,7 @@ class LinePrompt:
             self._signs = toolbar.LINES
         except (UnicodeError, LookupError):
             self._signs = toolbar.ASCII
-        if not screen.color:  # in reverse video a full block is as dark as the screen and reads as empty
+        if not screen.color:  # in reverse video a full block looks like an empty one
             self._signs = self._signs._replace(full="#", empty=".")
         colors = SIXTEEN if output.get_default_color_depth() is ColorDepth.DEPTH_4_BIT else COLORS
         self._session: PromptSession[str] = PromptSession(
@@ -116,18 +117,19 @@ class LinePrompt:
             style=Style.from_dict(colors if screen.color else NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )
+        # PromptSession makes its buffer itself and takes no other class.
         self._session.default_buffer.__class__ = Line
         buffer = self._session.default_buffer
         buffer.enable_history_search = Condition(lambda: self._by_prefix(buffer))
         buffer.on_text_insert += self._note_typing
         self._session.app.key_processor.before_key_press += self._note_search
-        if screen.color:  # else a suggestion would look like something typed
+        if screen.color:  # without colour a suggestion would look as if it was typed
             self._session.default_buffer.on_text_insert += self._suggest
         renderer = self._session.app.renderer
-        renderer.cpr_not_supported_callback = None  # a warning; without it there is just no toolbar
+        renderer.cpr_not_supported_callback = None  # no warning: on such a terminal there is only no toolbar
         renderer.wait_for_cpr_responses = partial(  # type: ignore[method-assign]
             renderer.wait_for_cpr_responses,
-            timeout=_CPR_WAIT,  # type: ignore[arg-type]  # declared as whole seconds, handed to sleep()
+            timeout=_CPR_WAIT,  # type: ignore[arg-type]  # declared as int, but passed to sleep()
         )
 
     shows_clock = True
@@ -137,19 +139,20 @@ class LinePrompt:
 
     @property
     def asking(self) -> bool:
-        """Whether a prompt is on the screen and takes keys."""
+        """Whether a prompt is shown and takes keys."""
         app = self._session.app
         return app.is_running and not app.is_done
 
     async def read(self) -> str | None:
-        """Show the prompt and return the line entered; None if there is none but more may come.
+        """Show the prompt and return the line, or None if there is no line but more may come.
 
-        Raises EOFError when the input has ended: Ctrl-D on an empty line, a terminal that hung up, or `end`.
+        Raises EOFError at the end of the input: Ctrl-D on an empty line, a terminal that hung up, or `end`.
         """
         self._interrupts = 0
-        if self._lines:  # of a paste: shown as if typed
+        if self._lines:  # lines of a paste are shown as if they were typed
             line = self._lines.popleft()
             self._screen.write(f"{PROMPT}{escape(line)}\n")
+            # prompt_toolkit does this for typed lines only.
             self._session.history.append_string(line)
             return line
         rest, self._rest = self._rest, ""
@@ -157,38 +160,39 @@ class LinePrompt:
         return await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)
 
     def end(self) -> None:
-        """Take the prompt away: `read` raises EOFError."""
+        """Remove the prompt: `read` raises EOFError."""
         if self.asking:
             self._session.app.exit(exception=EOFError, style="class:exiting")
 
     def interrupt(self) -> None:
-        """Clear the line; who does so again and again wants to leave."""
+        """Clear the line. The third time in a row, say how to leave."""
         self.drop()
         if self.asking:
             buffer = self._session.default_buffer
             buffer.reset()
             self._session.layout.focus(buffer)
+            # Ctrl-C does not end hmp, unlike other programs, so a person may not know how to leave.
             self._interrupts += 1
             if self._interrupts % 3 == 0:
                 self.show(f"{hints.LEAVE}\n", "dim")
 
     def drop(self) -> None:
-        """Forget what was typed ahead and already read."""
+        """Drop the type-ahead that was already read."""
         self._lines.clear()
         self._rest = ""
         clear_typeahead(self._input)
 
     def interrupted(self) -> bool:
-        """Whether a Ctrl-C came as a key, behind the line that now runs; if so, drop what was typed before it."""
+        """Whether a Ctrl-C came as a key after the line that now runs. If so, drop the keys before it."""
         keys = get_typeahead(self._input)
         found = [at for at, key in enumerate(keys) if key.key == Keys.ControlC]
         store_typeahead(self._input, keys[found[-1] + 1 :] if found else keys)
         return bool(found)
 
-    # Showing.
+    # Output.
 
     def show(self, text: str, style: str = "") -> None:
-        """Show whole lines: above the prompt and what is typed there, if there is one."""
+        """Show whole lines; if there is a prompt, above it and what is typed there."""
         if not self.asking:
             self._screen.show(text, style)
             return
@@ -198,7 +202,7 @@ class LinePrompt:
         self._redraw()
 
     def refresh(self) -> None:
-        """The machine changed: let the toolbar show it soon."""
+        """Update the toolbar soon, because the machine has changed."""
         if self.asking and not self._soon and (loop := self._session.app.loop) is not None:
             self._soon = True
             loop.call_later(_SOON, self._refresh)
@@ -210,32 +214,35 @@ class LinePrompt:
 
     def _redraw(self) -> None:
         app = self._session.app
+        # The request for the cursor position belongs to the context of the running prompt.
         if app.context is not None:
             app.context.copy().run(app.renderer.request_absolute_cursor_position)
         app.invalidate()
 
     def _toolbar(self) -> StyleAndTextTuples:
         columns = self._session.app.output.get_size().columns
-        usage = "" if self._screen.color else self._usage(columns - 1)  # behind the cursor it would look typed
+        usage = (
+            "" if self._screen.color else self._usage(columns - 1)
+        )  # without colour it would look typed after the cursor
         if usage:
             return [("class:bar.plain", f" {usage}")]
         found = toolbar.segments(self._machine, columns, self._signs, self._dialect, clock=self.shows_clock)
         return [(f"class:bar.{meaning}", text) for meaning, text in found]
 
     def _behind(self) -> str:
-        """Return what stands dim behind the cursor."""
+        """Return the dim text after the cursor."""
         typed = len(self._session.default_buffer.text)
         return self._usage(self._session.app.output.get_size().columns - len(PROMPT) - typed - 1)
 
     def _usage(self, room: int) -> str:
-        """Return what the command takes, in `room` columns, unless a suggestion or menu is there."""
+        """Return the arguments of the command, in at most `room` columns; "" if there is a suggestion or a menu."""
         buffer = self._session.default_buffer
         if (buffer.suggestion is not None and buffer.suggestion.text) or buffer.complete_state is not None:
             return ""
         found = hints.usage(buffer.text) if self.asking and self._ours else ""
         return next((text for text in (found, found.partition(": ")[0]) if len(text) <= room), "")
 
-    # Keys of our own.
+    # Keys.
 
     def _bindings(self) -> KeyBindings:
         keys = KeyBindings()
@@ -243,9 +250,11 @@ class LinePrompt:
         keys.add("c-c", filter=at_line)(lambda event: self.interrupt())
         keys.add("<sigint>")(lambda event: self.interrupt())
         keys.add("tab", filter=at_line)(self._tab)
-        # In vi mode the library's own complete by them, a little later.
+        # In vi mode prompt_toolkit completes with these keys, in a task that comes after an Enter of the same packet.
+        # Then another line ran than when the keys were typed slowly.
         keys.add("c-p", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_up())
         keys.add("c-n", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_down())
+        # Enter takes an entry of the menu and runs nothing: `quit` in a menu ended a machine.
         keys.add("enter", filter=completion_is_selected)(lambda event: self._close_menu())
         keys.add("escape", filter=has_completions, eager=True)(lambda event: event.current_buffer.cancel_completion())
         keys.add("c-z")(lambda event: self._stop_job())
@@ -255,9 +264,9 @@ class LinePrompt:
         return keys
 
     def _tab(self, event: KeyPressEvent) -> None:
-        """Complete at once as far as there is no choice, then offer it.
+        """Insert what all candidates have in common, and open a menu if there are several.
 
-        prompt_toolkit's own key does so a little later, when an Enter typed ahead has run the half of a word.
+        prompt_toolkit does this in a task; by then an Enter that was typed ahead has run half a word.
         """
         buffer = event.current_buffer
         if buffer.complete_state is not None:
@@ -281,20 +290,20 @@ class LinePrompt:
             self._typed = get_running_loop().time()
 
     def _by_prefix(self, buffer: Buffer) -> bool:
-        """Whether a key that goes back takes what is typed for the beginning: a person stopped to think.
+        """Whether Up looks for lines that begin with what is typed: only after a pause, as a person makes it.
 
-        Keys that come at once, from a program or typed ahead, mean the line before, as at QEMU's prompt.
+        Keys that come at once, from a program or as type-ahead, get the last line, as at QEMU's prompt.
         """
         if buffer.working_index < len(buffer._working_lines) - 1:
             return buffer.history_search_text is not None
         return bool(buffer.text) and get_running_loop().time() - self._typed >= _PAUSE
 
     def _close_menu(self) -> None:
-        """Take the entry that is chosen, and run nothing."""
+        """Take the selected entry of the menu, and run nothing."""
         self._session.default_buffer.complete_state = None
 
     def _suggest(self, buffer: Buffer) -> None:
-        """Look for a suggestion now, not in a task: the key that takes it may be in the same packet."""
+        """Look for a suggestion now and not in a task: the key that takes it may be in the same packet."""
         buffer.suggestion = AutoSuggestFromHistory().get_suggestion(buffer, buffer.document)
 
     def _switch_mode(self, event: KeyPressEvent) -> None:
@@ -309,17 +318,19 @@ class LinePrompt:
             self._redraw()
 
     def _paste(self, event: KeyPressEvent) -> None:
-        """Insert what was pasted; each line end in it enters the line, as if typed."""
+        """Insert pasted text; each line end in it enters the line."""
         text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-        if any(line.startswith(PROMPT) for line in text.split("\n")):  # a transcript: the rest is what was printed
+        if any(line.startswith(PROMPT) for line in text.split("\n")):  # a transcript: all other lines are output
             text = "".join([f"{line[len(PROMPT) :]}\n" for line in text.split("\n") if line.startswith(PROMPT)])
-        # What is longer is refused anyway: one character too many is enough to tell.
+        # A longer line is refused anyway, and one character too many is enough for that.
         lines = [line[: MAX_LINE + 1] for line in text.split("\n")]
         if len(lines) > 1:
+            # Comments of a pasted script are comments; a typed # is an unknown command, as in QEMU.
             lines = [line for line in lines[:-1] if line.strip() and not line.lstrip().startswith("#")] + lines[-1:]
         buffer = event.current_buffer
         buffer.insert_text(lines[0])
         if len(lines) > 1:
             self._lines.extend(lines[1:-1])
             self._rest = lines[-1]
+            # The first line is entered now, the middle ones come from `read`, and the last stays to be edited.
             buffer.validate_and_handle()

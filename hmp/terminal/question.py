@@ -1,4 +1,4 @@
-"""A question before a command that may stop a running VM: one key answers it, and nothing that was typed before."""
+"""A question before a command that may stop a running VM. One key answers it; keys that were typed before do not."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ if TYPE_CHECKING:
     from hmp.terminal.screen import Screen
 
 DEAF = 0.3
-"""Seconds in which keys are no answer: they are the rest of a paste, or were typed before the question was read."""
+"""Seconds in which keys are ignored: they belong to a paste, or were typed before the person read the question."""
 
 
 async def agreed(
     screen: Screen, descriptor: int, wait: Future[None], question: str, flush: Callable[[], None], deaf: float = DEAF
 ) -> bool:
-    """Show `question` and return whether the key `y` came from `descriptor` alone; not if `wait` is done before."""
+    """Show `question` and return whether the answer from `descriptor` is the one key `y`.
+
+    False if `wait` ends before.
+    """
     loop, yes = get_running_loop(), False
 
     def listen() -> None:
+        # Drop what was typed in the meantime: it was typed before the question was read.
         flush()
         loop.add_reader(descriptor, key)
 
     def key() -> None:
         nonlocal yes
         try:
+            # Several keys at once are a paste and no answer.
             yes = os.read(descriptor, 4096) in (b"y", b"Y")
         except OSError:
             yes = False

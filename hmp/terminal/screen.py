@@ -1,4 +1,4 @@
-"""What the typed monitor prints between prompts: text, and one transient line that leaves no trace."""
+"""The output of the typed monitor between prompts: text, and one transient line that is removed again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 DUMB = frozenset({"", "dumb", "unknown", "emacs"})
-"""Values of TERM that promise no control sequences at all; "" is an unset one."""
+"""Values of TERM of terminals without control sequences; "" is an unset TERM."""
 
 OWN = frozenset({"event", "dim"})
 """Styles of lines that are ours: they break at words. QEMU's lines are left to the terminal."""
@@ -31,10 +31,10 @@ def _wrapped(text: str, width: int) -> str:
 
 
 class Screen:
-    """The terminal's output. `write` takes text and shows it at once; it raises OSError for a terminal that is gone.
+    """The output of the terminal. `write` shows text at once; it raises OSError if the terminal is gone.
 
-    `ansi` says whether it knows control sequences, `color` whether to use colours; `width` asks for its columns;
-    `rows` is said where it has others than stdout.
+    `ansi` says whether the terminal knows control sequences, `color` whether to use colours. `width` returns its
+    columns. `rows` is set if it does not have the rows of stdout.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Screen:
         self._drawn = ""
 
     def write(self, text: str) -> None:
-        """Show text of our own as it is, in place of the transient line if there is one."""
+        """Show text unchanged, in place of the transient line if there is one. The text must be safe."""
         self.clear()
         self.settle()
         self._write(text)
 
     def show(self, text: str, style: str = "") -> None:
-        """Show what a command or an event says: whole lines, escaped, coloured where colour is wanted; tables drawn.
+        """Show the text of a command or an event: whole lines, escaped, in colour if wanted, and tables laid out.
 
         rich is imported when there is something to draw.
         """
@@ -75,6 +75,7 @@ class Screen:
             text = escape(text)
             if style in OWN:
                 text = _wrapped(text, self.width())
+            # The import of rich is only worth it if there is something to colour.
             if self.color and (style or ",age=" in text or "/virtio-backend:\n" in text or not text.isascii()):
                 from hmp.terminal.draw import paint
 
@@ -83,12 +84,10 @@ class Screen:
             self.write(text)
 
     def transient(self, text: str, done: float | None = None) -> None:
-        """Show one line that the next output replaces, and how much of it is done. The cursor stays at its start.
+        """Show one line that the next output replaces, with a bar for `done` (0 to 1). The cursor stays at its start.
 
-        What `live` shows is drawn anew instead.
-
-        There it stays when the window is made narrower and the line comes to lie on two rows, so that erasing from the
-        cursor on leaves nothing behind.
+        So the line can be erased from the cursor on, even if the window was made narrower and the line has two rows.
+        While `live` shows something, that is drawn again instead.
         """
         if self._live is not None:
             self._renew(self._live)
@@ -100,15 +99,15 @@ class Screen:
             self._transient = True
 
     def foretell(self, text: str) -> None:
-        """Show what soon will be drawn in its place by somebody else, who calls `clear` first."""
+        """Show text that somebody else will draw in the same place soon; call `clear` before that."""
         if self.ansi:
             self.write(f"\x1b[0;32m{text}\x1b[0m" if self.color else text)
             self._transient = True
 
     def live(self, draw: Callable[[], str]) -> None:
-        """Show what `draw` returns in place of what was shown so before; below it on a terminal that cannot.
+        """Show the text of `draw` in place of the last one; on a terminal that cannot do that, below it.
 
-        It is asked again while something is waited for; the same object means that nothing has changed.
+        `draw` is called again during a wait. If it returns the same object, nothing has changed.
         """
         if not self.ansi:
             self.show(draw())
@@ -132,29 +131,29 @@ class Screen:
             live.update(layout(text, self.width()), refresh=True)
 
     def settle(self) -> bool:
-        """Leave what `live` shows as it is; returns whether there was something."""
+        """End `live` and leave its text on the screen. Returns whether there was any."""
         live, self._live = self._live, None
         if live is not None:
             live.stop()
         return live is not None
 
     def clear(self) -> None:
-        """Take the transient line away."""
+        """Remove the transient line."""
         if self._transient:
             self._transient = False
             self._write("\r\x1b[J")
 
 
 _SIGNS = str.maketrans("▁▂▃▄▅▆▇█·━╸╺", "_.:-=+*#?==-")
-"""What charts and waits are drawn with, for terminals whose encoding has none of it: an escape for each cell would say
-nothing, and the line would no longer fit its row."""
+"""ASCII in place of the characters of charts and bars, for encodings that lack them. An escape for each cell could
+not be read, and the line would be longer than its row."""
 
 _CONSOLE = str.maketrans("▁▂▃▅▆▇━╸╺", "__▄▄██==-")
-"""The same for the Linux console, whose font is that of code page 437."""
+"""The same for the Linux console, whose font has only the characters of code page 437."""
 
 
 def encode(text: str, encoding: str) -> bytes:
-    """Return `text` for a terminal: in ASCII's signs or escaped where the encoding does not have it."""
+    """Return `text` for a terminal. Characters that the encoding lacks are replaced (_SIGNS) or escaped."""
     try:
         return text.encode(encoding)
     except UnicodeEncodeError:
@@ -162,13 +161,14 @@ def encode(text: str, encoding: str) -> bytes:
 
 
 def standard_screen(stdout: TextIO) -> Screen:
-    """Return the screen that `stdout`, a terminal, is, as TERM and NO_COLOR say."""
+    """Return the Screen of `stdout`, a terminal, by TERM and NO_COLOR."""
     stream, encoding = stdout.buffer, stdout.encoding or "utf-8"
 
     term = os.environ.get("TERM", "").lower()
     font = _CONSOLE if term == "linux" else {}
 
     def write(text: str) -> None:
+        # The bytes directly: the text layer would raise for a character that the encoding lacks.
         stream.write(encode(text.translate(font), encoding))
         stream.flush()
 

@@ -1,4 +1,4 @@
-"""One typed session: ask for a line, run it, wait where it waits. Knows prompts and the machine, draws nothing."""
+"""One typed session: it asks for a line, runs it, and waits for its reply. It draws nothing itself."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from hmp.terminal.screen import Screen
 
 
 class Prompt(Protocol):
-    """What a session needs of a prompt; LinePrompt and DumbPrompt say what each means."""
+    """The methods of a prompt that a session uses. LinePrompt and DumbPrompt describe them."""
 
     async def read(self) -> str | None:
         """Ask for a line."""
 
     def end(self) -> None:
-        """Take the prompt away."""
+        """Remove the prompt."""
 
     def interrupt(self) -> None:
         """Clear the line."""
 
     def drop(self) -> None:
-        """Forget what was typed ahead."""
+        """Drop type-ahead."""
 
     def interrupted(self) -> bool:
-        """Whether Ctrl-C was typed ahead."""
+        """Whether there was a Ctrl-C in the type-ahead."""
         ...
 
     def show(self, text: str, style: str = "") -> None:
-        """Show lines above."""
+        """Show lines above the prompt."""
 
     def refresh(self) -> None:
-        """Look at the machine again."""
+        """Update the toolbar soon."""
 
 
 CANCELLED = "cancelled"
-"""What is left on the screen of a wait that Ctrl-C ended."""
+"""What the screen shows after a wait that Ctrl-C ended."""
 
 _REMEMBERED = 10_000
-"""Lines typed that `sim save` knows."""
+"""How many typed lines are kept for `sim save`."""
 
 
 class _Ticker:
-    """Shows the countdown of a wait, on a clock that a person can watch."""
+    """Shows the countdown of a wait; on simulated clocks nothing, because a wait takes no real time there."""
 
     def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, reply: Reply) -> None:
         self._machine = machine
@@ -65,10 +65,11 @@ class _Ticker:
         self._handle = loop.call_later(AFTER / SECOND, self._step)
 
     def _step(self) -> None:
-        if self._reply.until != self._until:  # the next wait of a script
+        if self._reply.until != self._until:  # the next line of a script waits now
             self._until, self._countdown = self._reply.until, Countdown(self._machine, self._reply.until)
         countdown, now, columns = self._countdown, self._machine.clock.now(), self._screen.width()
         if not self._screen.ansi:
+            # A terminal without control sequences cannot replace a line, so it gets one line and no more.
             self._screen.show(f"{countdown.once()}\n")
             return
         line, more = countdown.line(now, columns), countdown.inflation()
@@ -76,17 +77,17 @@ class _Ticker:
         self._screen.transient(line + more * (len(line + more) < columns), countdown.done(now))
 
     def stop(self) -> None:
-        """End it, without a trace."""
+        """Stop, and remove the countdown from the screen."""
         self._handle.cancel()
         self._screen.clear()
 
 
 class Session:
-    """A person at a monitor. `run` asks and executes until the machine is over or the input ends.
+    """A person at a monitor. `run` asks for lines and runs them until the machine or the input ends.
 
-    `on_reply` is told every reply that was shown. `flush` forgets the keys that nobody has read yet, `keys` is the
-    descriptor that they come from. `begin` runs a line in place of the monitor. `counts` says whether waits are counted
-    down, which otherwise goes by the clock: on a simulated one they take no time.
+    `on_reply` is called with every reply that was shown. `flush` drops the keys that were not read yet. `keys` is the
+    descriptor of the keys. `begin` runs a line in place of the monitor. `counts` says whether to show countdowns; the
+    default is no on simulated clocks, where waits take no time.
     """
 
     def __init__(
@@ -116,12 +117,12 @@ class Session:
         self._begin = begin if begin is not None else self._execute
         self._counts = not machine.clock.simulated if counts is None else counts
         self._announcer = Announcer(self._announce, now=asyncio.get_running_loop().time)
-        self._tips = {} if hasattr(machine, "offers") else dict(TIPS)  # a running VM cannot be told to hang
+        self._tips = {} if hasattr(machine, "offers") else dict(TIPS)  # the tips are about the simulated guest
         self._wait: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
 
     async def run(self) -> None:
-        """Serve the person. Raises OSError when the terminal is gone, and what goes wrong in the loop's callbacks."""
+        """Serve the person. Raises OSError if the terminal is gone, and any error of the loop's callbacks."""
         loop = asyncio.get_running_loop()
         before = loop.get_exception_handler()
         loop.set_exception_handler(self._failed)
@@ -142,17 +143,17 @@ class Session:
             loop.set_exception_handler(before)
 
     def leave(self) -> None:
-        """End the machine, and with it the session."""
+        """End the machine and the session."""
         self._announcer.own = True
         self._machine.quit()
 
     @property
     def waiting(self) -> bool:
-        """Whether a reply is waited for."""
+        """Whether it waits for a reply."""
         return self._wait is not None
 
     def interrupt(self) -> None:
-        """Ctrl-C: give the prompt back, or clear its line."""
+        """Handle Ctrl-C: end the wait and show the prompt again, or clear the line at the prompt."""
         if self._wait is not None:
             self._flush()
             self._prompt.drop()
@@ -161,7 +162,7 @@ class Session:
             self._prompt.interrupt()
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """A callback or a background task broke: take the prompt away and let `run` raise the error."""
+        """Handle an error of a callback or a task: remove the prompt and let `run` raise the error."""
         if self._failure is None:
             error = context.get("exception")
             self._failure = error if isinstance(error, BaseException) else RuntimeError(str(context.get("message")))
@@ -178,6 +179,7 @@ class Session:
         if len(line) > MAX_LINE:
             self._screen.show(f"{TOO_LONG}\n", "error")
             return
+        # A command should see the machine as it is now, with all timers that are due.
         if self._catch_up is not None:
             self._catch_up()
         if self._machine.over:  # since the line was entered: nothing would ever answer it
@@ -192,6 +194,7 @@ class Session:
             reply.go_on()
         self._driver.reschedule()
         done = not reply.pending or await self.finished(reply)
+        # A saved script that saves itself would fail: the file is there already.
         if line.strip() and line.split()[:2] != ["sim", "save"]:
             self._monitor.typed = [*self._monitor.typed[-_REMEMBERED:], (line, done and not reply.failed)]
         if not done:
@@ -208,12 +211,12 @@ class Session:
 
     def _say(self, reply: Reply, line: str = "") -> None:
         text, style = reply.text, "error" if reply.failed else ""
-        if style and line.split()[:1] == ["sim"]:  # ours: it may break between its words
+        if style and line.split()[:1] == ["sim"]:  # hmp's own text, not QEMU's: it may be wrapped between words
             text = Drawn.of(text, (), heading=(style, text.rstrip("\n")))
         self._screen.show(text, style)
 
     async def _agreed(self, question: str) -> bool:
-        """Ask for one key; what was typed ahead or pasted is no answer."""
+        """Ask for one key. Type-ahead and pasted text do not count as an answer."""
         from hmp.terminal.question import agreed
 
         self._flush()
@@ -226,11 +229,12 @@ class Session:
             self._wait = None
 
     async def finished(self, reply: Reply) -> bool:
-        """Wait for a suspended reply; False if it will not be shown, because of Ctrl-C or the machine's end."""
+        """Wait for a suspended reply. Returns false after Ctrl-C or the end of the machine; then it is not shown."""
         loop = asyncio.get_running_loop()
         self._wait = loop.create_future()
         ticker = _Ticker(self._machine, self._screen, loop, reply) if self._counts else None
         try:
+            # Ctrl-C may have been typed ahead, in the same packet as the line.
             if self._prompt.interrupted():
                 self._release()
             complete = await self._driver.wait(reply, self._wait)
@@ -253,5 +257,5 @@ class Session:
             self._prompt.refresh()
 
     def _announce(self, line: str) -> None:
-        line = line.replace("\n", "\\n")  # part of it may be the guest's words
+        line = line.replace("\n", "\\n")  # a part of it may come from the guest
         self._prompt.show(f"[{line}]\n", "event")

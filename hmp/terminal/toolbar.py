@@ -1,4 +1,4 @@
-"""The line at the bottom of the typed monitor: what state the machine is in, at a glance."""
+"""The bottom line of the typed monitor: the state of the machine at a glance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from device.machine.machine import PRELAUNCH, RUNNING, Machine
 from device.units import format_size
 
 Segment = tuple[str, str]
-"""What it means ("plain", "good", "notice", "bad", "dim") and the text."""
+"""A meaning ("plain", "good", "notice", "bad", "dim") and a text."""
 
 
 class Signs(NamedTuple):
@@ -27,7 +27,7 @@ ASCII = Signs("#", ".", " | ", "->")
 
 
 class _Style(NamedTuple):
-    """One amount of detail: how wide the bar is and how much the words say."""
+    """One level of detail: the width of the bar, and how many words are used."""
 
     bar: int
     size: str
@@ -46,13 +46,13 @@ _STYLES = (
     _Style(0, "{}", ""),
     _Style(0, "{}", "", run_state=False),
 )
-"""From the widest to the narrowest; the first that fits is taken."""
+"""From the widest to the narrowest; the first that fits is used."""
 
 
 def segments(
     machine: Machine, columns: int, signs: Signs = LINES, dialect: str = "", *, clock: bool = True
 ) -> list[Segment]:
-    """Return the toolbar as (meaning, text) pairs that together fill at most `columns`.
+    """Return the toolbar as pairs (meaning, text) that have at most `columns` characters together.
 
     `dialect` is the monitor's, if that is to be said, and `clock` whether a simulated one is.
     """
@@ -69,7 +69,7 @@ def segments(
 
 
 def text(machine: Machine, columns: int, signs: Signs = LINES) -> str:
-    """Return the toolbar without its meanings."""
+    """Return the text of the toolbar."""
     return "".join(part for _, part in segments(machine, columns, signs))
 
 
@@ -104,9 +104,10 @@ def _guest(machine: Machine) -> list[Segment]:
 
 
 def guest_sign(machine: Machine) -> str:
-    """Return what keeps the guest from answering, in a word or two, or nothing."""
+    """Return why the guest does not answer, in a word or two; "" if nothing is wrong."""
     guest, device = machine.guest, machine.device
     controls = guest.shown()
+    # In the order of importance: of several reasons only one is shown.
     if guest.ended or "gone" in controls:
         return "gone"
     for sign in ("panicked", "hung"):
@@ -122,14 +123,17 @@ def guest_sign(machine: Machine) -> str:
         return "booting" if guest.booting else "no driver"
     if "service" in controls and getattr(guest, "faults")["service"].silent():  # noqa: B009
         return "service not up"
+    # A stopped VM cannot answer, and that is shown as its run state.
     if machine.running and device.can_report and owes(device, machine.timeout):
         return "no answer"
     return ""
 
 
 def owes(device: BalloonDevice, timeout: int) -> bool:
-    """Whether the buffer is with the guest, or never came, for longer than anybody waits. One that was not asked is
-    well, however old its statistics are."""
+    """Whether the guest has had the buffer, or has sent none, for at least `timeout` (ns).
+
+    A guest that nobody asked owes nothing, however old its statistics are.
+    """
     return device.stats.held is None and device.stats.age >= timeout
 
 
@@ -142,6 +146,7 @@ def _memory(machine: Machine, style: _Style, signs: Signs) -> list[Segment]:
         size += f"{signs.arrow}{format_size(device.target)}"
     found: list[Segment] = []
     if style.bar:
+        # Even a small balloon shows one full cell.
         full = max(1 if device.actual else 0, style.bar * device.actual // device.ram)
         found = [("plain", signs.full * full), ("dim", signs.empty * (style.bar - full) + " ")]
     return [*found, ("plain", style.size.format(size, format_size(device.ram)))]
@@ -158,7 +163,7 @@ def _age(machine: Machine, style: _Style) -> list[Segment]:
 
 
 def format_age(age: int) -> str:
-    """Return ns as a person reads an age at a glance."""
+    """Return an age (ns) in one unit, as it can be read at a glance."""
     seconds = age // SECOND
     if seconds < 60:
         return f"{seconds} s"

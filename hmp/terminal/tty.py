@@ -1,4 +1,4 @@
-"""The terminal's own settings: quiet while nobody is asked for a line, and as they were when we leave."""
+"""The settings of the terminal: quiet while no line is asked for, and restored at the end."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 _IFLAG, _LFLAG, _CC = 0, 3, 6
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP)
-"""What ends or stops a program."""
+"""The signals that end or stop a program."""
 
 
 class Tty:
-    """The terminal on descriptor `fd`, as a context: its settings are put back at the end.
+    """The terminal on descriptor `fd`, as a context that restores its settings at the end.
 
-    Quiet means that keys are neither echoed nor gathered into lines nor changed, so that what is typed ahead reaches
-    the next prompt as it was typed, and that Ctrl-C still is a signal. A terminal that has hung up is left alone.
+    Quiet means that keys are not echoed, collected into lines, or changed. So type-ahead reaches the next prompt as it
+    was typed. Ctrl-C is still a signal. A terminal that has hung up is left alone.
 
-    Inside, SIGNALS wait, for one that strikes while nothing handles it would leave the terminal without echo: `release`
-    lets them come once handlers are there that end the context, and `hold` makes them wait again before those go. What
-    came meanwhile strikes behind the context. The signals' handlers are then what they were.
+    Inside the context SIGNALS are held back: a signal without a handler would end hmp and leave the terminal without
+    echo. Call `release` after handlers are set that end the context, and `hold` before they are removed. A signal that
+    came in between takes effect after the context. At the end the old handlers are set again.
     """
 
     def __init__(self, fd: int) -> None:
@@ -32,11 +32,12 @@ class Tty:
         self._before = self._get()
 
     def __enter__(self) -> Tty:
+        # Asks for the present mask: a caller may have blocked signals itself.
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
         try:
             self.hold()
-        except BaseException:  # one came in this very moment
+        except BaseException:  # a signal came in this very moment
             self.release()
             raise
         return self
@@ -46,16 +47,16 @@ class Tty:
     ) -> None:
         self.restore()
         for number, handler in self._handlers.items():
-            if handler is not None:  # one that is not Python's
+            if handler is not None:  # None is a handler that Python did not set
                 signal.signal(number, handler)
         self.release()
 
     def hold(self) -> None:
-        """Let SIGNALS wait from now on."""
+        """Hold SIGNALS back from now on."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def release(self) -> None:
-        """Let SIGNALS come as they did before."""
+        """Stop holding SIGNALS back."""
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _get(self) -> list[int | list[bytes | int]] | None:
@@ -67,47 +68,51 @@ class Tty:
     def _set(self, attributes: list[int | list[bytes | int]] | None) -> None:
         if attributes is not None:
             try:
+                # TCSANOW and not TCSAFLUSH: keys that were typed ahead must stay.
                 termios.tcsetattr(self.fd, termios.TCSANOW, attributes)
             except termios.error:
                 pass
 
     @property
     def echoes(self) -> bool:
-        """Whether the terminal echoed what is typed when we came."""
+        """Whether the terminal echoed keys at the start."""
         flags = self._before[_LFLAG] if self._before is not None else 0
         return isinstance(flags, int) and bool(flags & termios.ECHO)
 
     def quiet(self) -> None:
-        """Keep what is typed for later, without echo."""
+        """Keep keys for later, without echo."""
         attributes = self._get()
         if attributes is None:
             return
         iflag, lflag, characters = attributes[_IFLAG], attributes[_LFLAG], attributes[_CC]
         assert isinstance(iflag, int) and isinstance(lflag, int) and isinstance(characters, list)  # noqa: S101, PT018
+        # ICRNL would change the code of Enter, and IXON would take Ctrl-S and Ctrl-Q.
         attributes[_IFLAG] = iflag & ~(termios.ICRNL | termios.IXON)
         attributes[_LFLAG] = lflag & ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.NOFLSH) | termios.ISIG
+        # A read returns each key at once.
         characters[termios.VMIN], characters[termios.VTIME] = 1, 0
         self._set(attributes)
 
     def restore(self) -> None:
-        """Put the settings back that the terminal had when we came."""
+        """Set the settings back that the terminal had at the start."""
         self._set(self._before)
 
     def flush(self) -> None:
-        """Forget what was typed and not read."""
+        """Drop keys that were not read yet."""
         try:
             termios.tcflush(self.fd, termios.TCIFLUSH)
         except termios.error:
             pass
 
     def suspend(self) -> None:
-        """Stop this job, as Ctrl-Z does, with the terminal as it was; returns when it goes on, with it as it is now.
+        """Stop this job, as Ctrl-Z does, with the old settings; return when it continues, with the present ones.
 
-        The caller has SIGNALS on hold, and has taken its own handler of SIGTSTP away.
+        The caller holds SIGNALS back and has removed its own handler of SIGTSTP.
         """
         now = self._get()
         self.restore()
+        # 0 is the whole process group, as for Ctrl-Z at a terminal.
         os.kill(0, signal.SIGTSTP)
-        self.release()  # here it stops
+        self.release()  # the signal takes effect here
         self.hold()
         self._set(now)

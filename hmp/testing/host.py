@@ -49,6 +49,7 @@ class Folder:
         base = tempfile.gettempdir()
         if len(os.fsencode(base)) > LONGEST_BASE:
             base = "/tmp"  # noqa: S108 - the folder is private
+        # Folders of processes that were killed go now, when the next one needs a folder.
         sweep(base)
         while True:
             self.path = tempfile.mkdtemp(prefix=PREFIX, dir=base)
@@ -128,6 +129,7 @@ class Host:
             folder = made.enter_context(closing(Folder()))
             loop = made.enter_context(closing(_Loop()))
             loop.set_exception_handler(report)
+            # A daemon thread: a test program that ends must not wait for it.
             thread = threading.Thread(target=loop.run_forever, name="hmp.testing", daemon=True)
             thread.start()
             self._folder, self._loop, self._thread = folder, loop, thread
@@ -158,6 +160,7 @@ class Host:
         try:
             return future.result(timeout)
         except BaseException:
+            # Else the coroutine would go on in the thread after the caller gave up.
             future.cancel()
             raise
 

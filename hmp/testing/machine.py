@@ -131,6 +131,7 @@ class FakeQemu:
         self._news = asyncio.Event()
         member.start()
         self._machine.subscribe(self._heard)
+        # The machine runs in this task until it ends or close() ends it.
         self._served = asyncio.ensure_future(member.serve())
         await asyncio.sleep(0)  # let the task start the machine
 
@@ -167,6 +168,7 @@ class FakeQemu:
             released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waits.add(released)
             try:
+                # `released` ends the wait if the machine ends first.
                 if not await driver.wait(reply, released):
                     raise SimError("the machine ended before it was answered")
             finally:
@@ -182,6 +184,7 @@ class FakeQemu:
         """
         if not self._machine.clock.simulated:
             raise MisuseError("the real clock cannot be moved")
+        # As the command does it: in steps, so that clients get their turn in between.
         self.sim(f"sleep {seconds:.9f}", timeout=timeout)
 
     def time(self) -> float:

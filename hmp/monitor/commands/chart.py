@@ -79,6 +79,7 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
         while position + 1 < len(entries) and entries[position + 1][0] <= when:
             position += 1
         # A sample between two columns is drawn in the right one. Else a last sample there would not be drawn.
+        # A statistic after its last sample is not known, so nothing is drawn there.
         fresh = not column or times[column - 1] < known_until
         sample = entries[position][2]
         if tag is not None and sample is not None and _owed(unanswered, sample.collected, when):
@@ -96,6 +97,7 @@ def _owed(unanswered: Sequence[int], since: int, when: int) -> bool:
     return any(since <= asked < when for asked in unanswered)
 
 
+# Eighths of a cell give a plot of 8 rows 64 levels.
 def draw(values: Series, top: int, height: int) -> list[str]:
     """Return the rows of a plot, top row first.
 

@@ -66,6 +66,7 @@ class _Lines:
                 self._reply.suspend(partial(self._cancel, line.cancel))
                 return None
             inner = self._monitor.execute(line)
+            # The line waits, for a guest or a pause; its end calls _done, which runs the next line.
             if inner.pending:
                 self._reply.suspend(partial(self._cancel, inner.cancel))
                 # The countdown of the prompt shows the wait of the line that runs now.
@@ -193,6 +194,7 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     if monitor.sourcing >= DEEPEST:
         raise CommandError(f"sim source: scripts call one another at most {DEEPEST} deep")
     lines = _script(arguments["file"])
+    # Counted before any of them runs, so a script that is too long does nothing.
     monitor.sourced += len(lines)
     if monitor.sourced > MAX_LINES:
         raise CommandError(f"sim source: more than {MAX_LINES} lines in all")
