@@ -214,8 +214,8 @@ _FORMATS, _SIZES = "ouxidc", "bhwg"
 
 
 def _read_format(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
-    """Read `/`, a count, and letters for format and size. Without a letter for a format the result is "": print then uses
-    its last format."""
+    """Read `/`, a count, and letters for format and size. Without a letter for a format the result is "": print
+    then uses its last format."""
     if text[at : at + 1] != "/":
         return "", at
     _, at = natural(text, at + 1)

@@ -235,8 +235,8 @@ class ModelledGuest(Guest):
         self.driver_loaded = True
         kernel.set_deflate_on_oom(driver.deflates_on_oom)
         if driver.has_stats and self._primes:
-            service = self._faults and self._faults["service"]
-            if not service or service.value is None:
+            service = self._faults["service"] if self._faults else None
+            if service is None or service.value is None:
                 driver.report(self.records())
             else:
                 driver.report(b"\xff" * (len(self.tags) * STAT_RECORD))  # what the driver fills its new buffer with
