@@ -126,8 +126,18 @@ $(WASM): Makefile $(NPM)
 man: $(STAMP)
 	$(BIN)/python docs/_ext/hmp_man.py docs/hmp.1
 
-bench: $(STAMP)
-	$(BIN)/python -m tests.bench
+# Figures for docs/benchmarks.md, and the page with its plots; QUICK=1 only looks for a clear regression (CI), and adds a
+# line to the history.
+bench: $(STAMP) $(if $(QUICK),,.bench/.installed)
+	$(BIN)/python -m tests.bench --keep $(if $(QUICK),--quick) || test -z "$(QUICK)"
+	$(if $(QUICK),,.bench/bin/python -m tests.bench.page)
+
+# What the bench measures beside hmp, and what draws its plots: none of it is in hmp's own environment.
+.bench/.installed:
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet litecli matplotlib
+	if command -v npm >/dev/null; then npm install --prefix .bench --silent --no-audit --no-fund svg-term-cli; fi
+	touch $@
 
 T ?= 60
 
@@ -138,7 +148,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(T)
 
 clean:
-	rm -rf $(VENV) $(PINNED) .clients build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .npm .import_linter_cache
+	rm -rf $(VENV) $(PINNED) .bench .clients build dist docs/_build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .npm .import_linter_cache
 
 # pip first: the start-up scripts that old versions write import more. setuptools would add a hook to every start.
 $(STAMP): pyproject.toml

@@ -1,0 +1,83 @@
+"""What the bench makes of its measurements, and that its page is made of what it kept. `make bench` measures."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+
+import pytest
+
+from tests.bench import page
+from tests.bench.turns import Bench, Goal, in_turns, number
+
+
+def test_turns_alternate_and_the_first_only_warms() -> None:
+    order: list[str] = []
+    clock = count()
+
+    def measure(name: str) -> float:
+        order.append(name)
+        return float(next(clock))
+
+    found = in_turns(2, {name: lambda name=name: measure(name) for name in ("hmp", "qemu")})
+    assert order == ["hmp", "qemu"] * 3
+    assert found == {"hmp": [2.0, 4.0], "qemu": [3.0, 5.0]}
+
+
+def test_a_ratio_is_taken_within_its_turn() -> None:
+    """The machine was twice as slow in the second turn: the ratio does not change."""
+    bench = Bench(rounds=2)
+    bench.note("x", "x", "ms", {"hmp": [1.0, 2.0], "qemu": [2.0, 4.0]}, Goal("qemu", most=0.5))
+    assert bench.figures[0]["ratios"]["qemu"] == {"median": 0.5, "low": 0.5, "high": 0.5}
+    assert not bench.missed
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "met", "roughly"),
+    [
+        (Goal("qemu", most=0.5), 0.5, True, True),
+        (Goal("qemu", most=0.5), 0.6, False, True),
+        (Goal("qemu", most=0.5), 1.1, False, False),
+        (Goal("qemu", least=10), 10.0, True, True),
+        (Goal("qemu", least=10), 9.0, False, True),
+        (Goal("qemu", least=10), 4.0, False, False),
+    ],
+)
+def test_a_quick_run_misses_only_what_is_clearly_slower(goal: Goal, value: float, met: bool, roughly: bool) -> None:
+    for quick, kept in ((False, met), (True, roughly)):
+        bench = Bench(rounds=1, quick=quick)
+        bench.note("x", "x", "ms", {"hmp": [value], "qemu": [1.0]}, goal)
+        assert bench.missed == ([] if kept else ["x"])
+        assert bench.figures[0]["goals"][0]["met"] is met
+
+
+def test_a_goal_against_what_is_not_installed_is_not_judged() -> None:
+    bench = Bench(rounds=1)
+    bench.note("x", "x", "ms", {"hmp": [9.0]}, Goal("qemu", most=0.5), Goal("", most=10))
+    assert [goal["against"] for goal in bench.figures[0]["goals"]] == [""]
+    assert not bench.missed
+
+
+def test_three_digits_count() -> None:
+    assert [number(each) for each in (0.00123, 4.567, 99.9, 123456.0)] == ["0.00123", "4.57", "99.9", "123,456"]
+
+
+def test_the_page_is_made_of_what_was_measured() -> None:
+    """Mend: `.bench/bin/python -m tests.bench.page` (`make bench` does it)."""
+    made = page.text(page.read("results.json"), page.read("reasons.json"))
+    assert (page.DOCS / "benchmarks.md").read_text() == made
+    assert "not explained yet" not in made
+
+
+def test_each_plot_is_there_and_follows_the_reader_s_light_or_dark() -> None:
+    for name in (*page.CURVES, "ratios", "history"):
+        drawing = (page.FOLDER / f"{name}.svg").read_text()
+        assert page.STYLE in drawing
+        assert page.INK not in drawing
+        assert "currentColor" in drawing
+
+
+def test_each_run_is_in_the_history() -> None:
+    run = page.read("results.json")["run"]
+    history = json.loads((page.FOLDER / "history.json").read_text())
+    assert (run["date"], run["commit"]) in [(each["date"], each["commit"]) for each in history]
