@@ -51,6 +51,17 @@ def test_a_quick_run_misses_only_what_is_clearly_slower(goal: Goal, value: float
         assert bench.figures[0]["goals"][0]["met"] is met
 
 
+def test_a_quick_run_measures_a_miss_again_and_does_not_judge_plain_seconds() -> None:
+    figures = iter([9.0, 9.0, 9.0, 1.0, 1.0, 1.0])  # each try warms once and has two turns
+    bench = Bench(rounds=2, quick=True)
+    measures = {"hmp": lambda: next(figures), "qemu": lambda: 2.0}
+    bench.figure("x", "x", "s", measures, Goal("qemu", most=0.5), Goal("", most=0.1))
+    assert not bench.missed
+    assert bench.figures[0]["columns"]["hmp"]["median"] == 1.0
+    with pytest.raises(StopIteration):
+        next(figures)
+
+
 def test_a_goal_against_what_is_not_installed_is_not_judged() -> None:
     bench = Bench(rounds=1)
     bench.note("x", "x", "ms", {"hmp": [9.0]}, Goal("qemu", most=0.5), Goal("", most=10))

@@ -19,7 +19,10 @@ COLUMNS = {
 """What is measured in a turn: hmp, the real QEMU, what a user would take instead, and what nobody can beat."""
 
 SLACK = 2.0
-"""By how much a quick run may miss a goal: it is to tell a clear regression, not a busy machine."""
+"""By how much a quick run may miss a goal that is a ratio: it is to tell a clear regression, not a busy machine."""
+
+TRIES = 3
+"""How often a quick run measures a figure that misses by more than that, before it counts."""
 
 Measure = Callable[[], float]
 
@@ -56,6 +59,14 @@ def in_turns(rounds: int, measures: Mapping[str, Measure]) -> dict[str, list[flo
     return found
 
 
+def _ratios(found: Mapping[str, list[float]], column: str) -> list[float]:
+    return [ours / theirs for ours, theirs in zip(found["hmp"], found[column], strict=True)]
+
+
+def _value(goal: Goal, found: Mapping[str, list[float]]) -> float:
+    return statistics.median(_ratios(found, goal.against) if goal.against else found["hmp"])
+
+
 class Bench:
     """One run: how many turns, what it found, what it says meanwhile."""
 
@@ -86,8 +97,17 @@ class Bench:
         that the figure is a point of, and where on its x axis.
         """
         there = {column: measure for column, measure in measures.items() if measure}
-        found = in_turns(self.turns(share), there)
-        self.note(name, what, unit, found, *goals, plot=plot)
+        for tries in range(TRIES if self.quick else 1, 0, -1):
+            found = in_turns(self.turns(share), there)
+            if tries == 1 or not any(self._misses(goal, found) for goal in goals):
+                self.note(name, what, unit, found, *goals, plot=plot)
+                return
+
+    def _misses(self, goal: Goal, found: Mapping[str, list[float]]) -> bool:
+        """Return whether a goal is missed so that this run fails. Seconds of a busy machine say nothing: ratios do."""
+        if (self.quick and not goal.against) or (goal.against and goal.against not in found):
+            return False
+        return not goal.met(_value(goal, found), SLACK if self.quick else 1.0)
 
     def note(
         self,
@@ -99,19 +119,14 @@ class Bench:
         plot: tuple[str, float] | None = None,
     ) -> None:
         """Note what was measured by column, each with a value for every turn."""
-        ratios = {
-            column: spread([ours / theirs for ours, theirs in zip(found["hmp"], values, strict=True)])
-            for column, values in found.items()
-            if column != "hmp"
-        }
+        ratios = {column: spread(_ratios(found, column)) for column in found if column != "hmp"}
         told = []
         for goal in goals:
             if goal.against and goal.against not in ratios:
                 continue
-            value = ratios[goal.against]["median"] if goal.against else statistics.median(found["hmp"])
-            met = goal.met(value)
-            told.append({"against": goal.against, "goal": str(goal), "value": value, "met": met})
-            if not goal.met(value, SLACK if self.quick else 1.0):
+            value = _value(goal, found)
+            told.append({"against": goal.against, "goal": str(goal), "value": value, "met": goal.met(value)})
+            if self._misses(goal, found):
                 self.missed.append(name)
         figure = {
             "name": name,
