@@ -137,7 +137,7 @@ def crowd(bench: Bench) -> None:
         trips: dict[str, list[list[float]]] = {column: [] for column in commands}
         for _ in range(bench.turns(0.4)):
             for column, command in commands.items():
-                trips[column].append(beside(command, column, pieces, 4.0) or [4000.0])
+                trips[column].append(beside(command, column, pieces, 2.5) or [2500.0])
         for what, pick, most in (("median", statistics.median, 250.0), ("worst", max, 1000.0)):
             found = {column: [pick(turn) for turn in turns] for column, turns in trips.items()}
             bench.note(
