@@ -135,7 +135,7 @@ bench: $(STAMP) $(if $(QUICK),,.bench/.installed)
 # What the bench measures beside hmp, and what draws its plots: none of it is in hmp's own environment.
 .bench/.installed:
 	$(PYTHON) -m venv .bench
-	.bench/bin/python -m pip install --quiet litecli matplotlib
+	.bench/bin/python -m pip install --quiet litecli matplotlib hypothesis  # the last for `import tests`
 	if command -v npm >/dev/null; then npm install --prefix .bench --silent --no-audit --no-fund svg-term-cli; fi
 	touch $@
 

@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,12 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
 FOLDER = Path(__file__).parents[2] / "docs/benchmarks"
 RESULTS = FOLDER / "results.json"
 HISTORY = FOLDER / "history.json"
+
+
+def version(*command: str) -> str:
+    """Return the version in what a program prints, or nothing."""
+    found = re.search(r"\d+(\.\d+)+", told(*command))
+    return found[0] if found else ""
 
 
 def told(*command: str) -> str:
@@ -66,8 +73,8 @@ def about(options: argparse.Namespace) -> dict[str, object]:
         "versions": {
             "hmp": __version__,
             "Python": platform.python_version(),
-            "QEMU": told(QEMU, "--version"),
-            "litecli": told(start.LITECLI, "--version"),
+            "QEMU": version(QEMU, "--version"),
+            "litecli": version(start.LITECLI, "--version"),
         },
         "load": [round(each, 2) for each in os.getloadavg()],
     }

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from tests.bench.turns import COLUMNS, number
@@ -75,8 +76,8 @@ def text(results: dict[str, Any], reasons: dict[str, str]) -> str:
     """Return the page. `reasons` says by figure why a goal is missed; one without a reason says so."""
     run, figures = results["run"], results["figures"]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
-    lines = [INTRO, f"`make bench` on {run['date']}, commit {run['commit']}, {run['rounds']} turns. Machine: "]
-    lines[-1] += f"{run['machine']}; load {run['load'][0]} at the start. {versions}.\n"
+    lines = [INTRO, f"`make bench` on {run['date']}, commit {run['commit']}, {run['rounds']} turns."]
+    lines[-1] += f"\nMachine: {run['machine']}; load {run['load'][0]} at the start.\n{versions}.\n"
     lines.append("![hmp beside QEMU, by figure](benchmarks/ratios.svg)\n")
     lines.append("| what | unit | hmp | QEMU | instead | limit | goal |")
     lines.append("|---|---|---|---|---|---|---|")
@@ -99,7 +100,9 @@ def text(results: dict[str, Any], reasons: dict[str, str]) -> str:
     lines.append(OUTRO)
     if not missed:
         lines.append("None is.")
-    lines += [f"* {figure['what']}: {reasons.get(figure['name'], 'not explained yet')}" for figure in missed]
+    for figure in missed:
+        why = f"* {figure['what']}: {reasons.get(figure['name'], 'not explained yet')}"
+        lines.append(fill(why, 120, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
     return "\n".join(lines) + "\n"
 
 
@@ -170,15 +173,14 @@ def plots(results: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, s
             colour = drawn_line.get_color()
             axes.plot(at, value, marker="o", color=colour, markerfacecolor="none" if run["quick"] else colour)
     axes.set_xticks(range(len(history)), [run["commit"] or run["date"] for run in history], rotation=60)
-    _finish(axes, "commit", "hmp : QEMU", "Ratios of the runs so far (hollow: quick)")
-    axes.set_xscale("linear")
+    _finish(axes, "commit", "hmp : QEMU", "Ratios of the runs so far (hollow: quick)", "linear")
     drawn["history"] = svg(made)
     plt.close(made)
     return drawn
 
 
-def _finish(axes: Any, x: str, y: str, title: str) -> None:
-    axes.set_xscale("log")
+def _finish(axes: Any, x: str, y: str, title: str, scale: str = "log") -> None:
+    axes.set_xscale(scale)
     axes.set_yscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -74,7 +74,7 @@ def measure(bench: Bench) -> None:
             {
                 "hmp": partial(rate, HMP, count),
                 "qemu": partial(rate, [*real, "-monitor", "stdio"], min(count, 10_000), b"quit\n") if real else None,
-                "instead": partial(rate, [*OTHERS, "lines"], count),
+                "instead": partial(rate, [*OTHERS, "lines"], count) if digits > 4 else None,  # its start is longer
                 "limit": partial(rings, min(count, 100_000)),
             },
             *([Goal("qemu", least=10)] if digits > 3 else []),
