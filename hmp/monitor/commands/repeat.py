@@ -8,7 +8,7 @@ from functools import partial
 
 from device.clock import MS, SECOND
 from device.errors import MisuseError
-from device.units import format_seconds, parse_seconds
+from device.units import format_seconds, format_size, parse_seconds
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError
 from hmp.monitor.commands import STANDSTILL, balloon_device
 from hmp.monitor.commands.chart import draw
@@ -29,6 +29,9 @@ LEAST, MAX_ROUNDS = 100 * MS, 100_000
 
 WATCHED = ("info", "sim stats", "sim chart", "qom-get")
 """The commands that can be watched: those that change nothing."""
+
+_ACTUAL = -1
+"""Stands for the balloon's size among the tags of statistics."""
 
 TREND = 16
 """How many rounds the trend shows."""
@@ -162,13 +165,17 @@ def _watched(text: str) -> tuple[int, int | None, str]:
 
 
 def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[[], str]:
-    """Return a function that draws each statistic with its change since the last round and its trend."""
+    """Return a function that draws the size and each statistic with its change since the last round and its trend."""
     machine = monitor.machine
-    sample = balloon_device(machine).stats.sample
-    known = {} if sample is None else {**sample.values, **sample.unknown}
+    balloon = balloon_device(machine)
+    sample = balloon.stats.sample
+    told = [] if sample is None else sorted({**sample.values, **sample.unknown}.items())
+    # The size is no statistic of the guest's, but it is what `balloon` changes, and the toolbar is hidden meanwhile.
+    known = {_ACTUAL: balloon.actual, **dict(told)}
     past[:] = [*past, known][-TREND:]
     rows: list[list[Cell]] = []
-    for (tag, value), cells in zip(sorted(known.items()), stat_cells(sorted(known.items())), strict=True):
+    sizes: list[list[Cell]] = [["actual", format_size(balloon.actual)]]
+    for (tag, value), cells in zip(known.items(), sizes + stat_cells(told), strict=True):
         values = [each[tag] for each in past if tag in each]
         change = value - (values[-2] if len(values) > 1 else value)
         # Between the lowest and the highest value of these rounds, unlike sim chart: a trend shows direction, not

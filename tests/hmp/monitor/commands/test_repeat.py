@@ -58,6 +58,17 @@ class TestWatch:
         assert rows["minor_page_faults"][2][1].startswith("+")
         assert len(rows["minor_page_faults"][3][1]) == 2
 
+    def test_a_person_sees_the_balloon_grow(self) -> None:
+        subject = monitor_on("linux,pace=64M")
+        shown: list[str] = []
+        subject.live = lambda draw: shown.append(draw())
+        run(subject, "balloon 256")
+        run(subject, "sim watch 1 3")
+        sizes = [each.rows[0][:3] for each in shown]  # type: ignore[attr-defined]
+        assert [name for name, _, _ in sizes] == ["actual"] * 3
+        assert [size for _, size, _ in sizes[1:]] == ["448M", "384M"]
+        assert sizes[2][2] == ("notice", f"{-(64 << 20):+,}")
+
 
 class TestSource:
     def test_it_runs_the_commands_of_a_file(self, tmp_path: os.PathLike[str]) -> None:
