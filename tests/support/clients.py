@@ -68,6 +68,7 @@ if __name__ == "__main__":
             "-m",
             "pip",
             "install",
+            "--no-warn-conflicts",  # with what is in this environment: it gets none of them
             "--quiet",
             "--upgrade",
             "--target",
