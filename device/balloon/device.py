@@ -329,7 +329,7 @@ class BalloonDevice(VirtioDevice):
             self.refuse("double-deflate", f"{missing} pages of a list", missing)
 
     def _hint(self, element: Element) -> None:
-        """Count hinted pages by the command id that came before them (virtio 1.2, 5.5.6.7).
+        """Count hinted pages by the command id that came before them (virtio 1.2, 5.5.6.5).
 
         The pages keep their content: they may be dropped only while a migration asks for hints, and hmp has none.
         """

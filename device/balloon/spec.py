@@ -52,7 +52,7 @@ CONFIG_POISON_VAL = 12
 CONFIG_SIZE = 16
 
 HINT_STOP, HINT_DONE = 0, 1
-"""Command ids that end a round of free page hints; any other begins one (virtio 1.2, 5.5.6.7)."""
+"""Command ids that end a round of free page hints; any other begins one (virtio 1.2, 5.5.6.5)."""
 
 MAX_PFNS_PER_BUFFER = 256
 """Linux's driver sends at most this many page frame numbers in one buffer."""
