@@ -169,19 +169,19 @@ class Answers(Fault):
         self.value = left - 1
 
 
+def _load_pins(pin: Pin, fields: Fields) -> None:
+    for tag, value in fields.pairs("pinned", U16 + 1):
+        if tag > U16 or tag in pin.value:
+            raise fields.refuse("pinned", "names a tag twice, or one beyond 16 bits")
+        pin.value[tag] = value
+
+
 class Pin(Fault):
     """Statistics are told as the simulator says: `value` has them by tag, None where one is left out."""
 
     __slots__ = ()
     name, label = "pin", "pinned"
-    STATE = (
-        Other(
-            "pinned",
-            lambda pin, now: [*map(list, pin.value.items())],
-            lambda *all: _load_pins(*all),
-            attribute="value",
-        ),
-    )
+    STATE = (Other("pinned", lambda pin, now: [*map(list, pin.value.items())], _load_pins, attribute="value"),)
     off: ClassVar[dict[int, int | None]] = {}
 
     def __init__(self, guest: Owner, given: Any = None) -> None:
@@ -194,13 +194,6 @@ class Pin(Fault):
         told = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
         # A buffer without a byte breaks the device: with nothing left the driver says "I don't know".
         return told or dict.fromkeys(records, ABSENT)
-
-
-def _load_pins(pin: Pin, fields: Fields) -> None:
-    for tag, value in fields.pairs("pinned", U16 + 1):
-        if tag > U16 or tag in pin.value:
-            raise fields.refuse("pinned", "names a tag twice, or one beyond 16 bits")
-        pin.value[tag] = value
 
 
 FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin, Swap, Boot, Shutdown, Service)

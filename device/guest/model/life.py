@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.model import NEVER
 from device.units import format_size, parse_seconds, parse_size
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
         def chance(self) -> int:
             """Return the next number below a million of the machine's dice."""
             ...
-
-
-_SECOND = 1_000_000_000  # as device.clock has it, which loads more than a kernel needs
 
 
 class Fault:
@@ -115,7 +113,7 @@ class Fault:
 
 def _parse_time(text: str) -> int:
     time = parse_seconds(text)
-    if time > 3600 * _SECOND:
+    if time > 3600 * SECOND:
         raise MisuseError(f"'{text}' is more than 3600 seconds")
     return time
 
@@ -127,7 +125,7 @@ class Time(Fault):
     parse = staticmethod(_parse_time)
 
     def shown(self) -> str:
-        return "never" if self.value == NEVER else f"{self.value / _SECOND:g} s"
+        return "never" if self.value == NEVER else f"{self.value / SECOND:g} s"
 
 
 class Event(Time):
@@ -135,6 +133,7 @@ class Event(Time):
 
     __slots__ = ()
     off: ClassVar[int | None] = None
+    DERIVED = (*Fault.DERIVED, "value")
 
     @staticmethod
     def parse(text: str) -> int:
@@ -176,11 +175,10 @@ class Shutdown(Event):
     __slots__ = ()
     name = label = "shutdown"
     help = "SEC or never: from the power button to the end; 1 unless told, 0 on simulated clocks"
-    DERIVED = (*Fault.DERIVED, "value")
 
     def time(self) -> int:
         if self.value is None:  # on a simulated clock nothing else might move time
-            return 0 if self.guest.machine.clock.simulated else _SECOND
+            return 0 if self.guest.machine.clock.simulated else SECOND
         return int(self.value)
 
 
@@ -190,9 +188,7 @@ class Service(Event):
     __slots__ = ()
     name = label = "service"
     help = "SEC or never: until the service that reports statistics is up"
-    off = None
     common = False
-    DERIVED = (*Fault.DERIVED, "value")
 
     def time(self) -> int:
         guest = self.guest
