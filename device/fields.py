@@ -79,14 +79,14 @@ class Fields:
         return self._inner(self._take(name), name)
 
     def perhaps(self, name: str, low: int = 0, high: int = _U64) -> int | None:
-        """Take an integer from `low` to `high`, or nothing where it is null."""
+        """Take an integer from `low` to `high`; null is None."""
         if self._left.get(name, 0) is None:
             self._take(name)
             return None
         return self.integer(name, low, high)
 
     def maybe(self, name: str) -> Fields | None:
-        """Take an object, or nothing where it is null."""
+        """Take an object; null is None."""
         value = self._take(name)
         return None if value is None else self._inner(value, name)
 

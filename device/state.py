@@ -25,14 +25,16 @@ FAR = 1 << 80
 class Member:
     """One declared member of a part's state, in the attribute of the same name unless `attribute` is given.
 
-    `default` is its value in a new part, or a function that makes it; `kept` that a reset leaves it alone; `since` the
-    first format that has it: loading an older one gives the default, as does one that lacks a `late` member.
-    `check(part, value)` returns what is wrong with a value that was read, or "".
+    `default` is its value in a new part, or a function that makes it. A reset leaves a `kept` member alone. `since` is
+    the first format that has it. Loading an older format gives the default; so does a snapshot without a `late` member.
 
-    What kind it is, the functions below say, which are named like the kinds they make: a class for each would have to
-    be made at every start. `takes(part, fields)` returns the value, checked by type and range, or `loads` puts it where
-    it belongs; `saves(part, now)` makes plain data of it, where the value is none. Both raise SnapshotError.
+    `takes(part, fields)` returns the value, checked by type and range, and `check(part, value)` what is wrong with it,
+    or "". A member that has no `takes` has `loads(part, fields)`, which puts the value in its place. Both may raise
+    SnapshotError. `saves(part, now)` returns the value as plain data, if it is not plain itself.
     """
+
+    # Each kind of member is a function below, with a name like a class. Classes were rejected: each would have to be
+    # made at every start.
 
     __slots__ = ("attribute", "check", "default", "kept", "late", "loads", "name", "saves", "since", "takes")
 
@@ -85,11 +87,11 @@ class Member:
 
 
 _OWNERS = object()
-"""The default of parts: resetting them is their owner's affair."""
+"""The default of parts: their owner resets them."""
 
 
 def Integer(name: str, high: Limit = _U64, default: int = 0, *, low: Limit = 0, **more: Any) -> Member:
-    """Return an integer from `low` to `high`; either may be a function of the part."""
+    """Declare an integer from `low` to `high`; either may be a function of the part."""
 
     def takes(part: Any, fields: Fields) -> object:
         lowest, highest = (limit if isinstance(limit, int) else limit(part) for limit in (low, high))
@@ -99,17 +101,17 @@ def Integer(name: str, high: Limit = _U64, default: int = 0, *, low: Limit = 0, 
 
 
 def Flag(name: str, default: bool = False, **more: Any) -> Member:
-    """Return a truth value, false by default."""
+    """Declare a truth value, false by default."""
     return Member(name, default, takes=lambda part, fields: fields.flag(name), **more)
 
 
 def Text(name: str, default: str = "", **more: Any) -> Member:
-    """Return a printable string."""
+    """Declare a printable string."""
     return Member(name, default, takes=lambda part, fields: fields.text(name), **more)
 
 
 def Age(name: str, *, attribute: str, **more: Any) -> Member:
-    """Return a time of the host's clock, saved as how long ago it was."""
+    """Declare a time of the host's clock. It is saved as an age: how many ns ago it was."""
     return Member(
         name,
         attribute=attribute,
@@ -120,7 +122,7 @@ def Age(name: str, *, attribute: str, **more: Any) -> Member:
 
 
 def Part(name: str, **more: Any) -> Member:
-    """Return a part of the part, with a STATE of its own, which is loaded in place."""
+    """Declare a part of the part, which has a STATE of its own and is loaded in place."""
     return Member(
         name,
         _OWNERS,
@@ -131,7 +133,7 @@ def Part(name: str, **more: Any) -> Member:
 
 
 def Parts(name: str, wrong: str = "are not {}", *, attribute: str = "", **more: Any) -> Member:
-    """Return a list of parts, as many as there are. `wrong` says there are others, {} how many it takes."""
+    """Declare a list of parts, whose length does not change. `wrong` refuses another one; {} is the right one."""
 
     def loads(part: Any, fields: Fields) -> None:
         items = getattr(part, attribute or name)
@@ -154,7 +156,7 @@ def Other(
     default: object = None,
     **more: Any,
 ) -> Member:
-    """Return what no other kind fits: `saves(part, now)` makes plain data of it, `loads(part, fields)` puts it back."""
+    """Declare what no other kind fits: `saves(part, now)` returns plain data, `loads(part, fields)` takes it again."""
     return Member(name, default, saves=saves, loads=loads, **more)
 
 

@@ -1,4 +1,6 @@
-"""The keys of guests: how the value of each is read, and what it means."""
+"""The keys of guests, as in `--guest NAME,key=value`: how each value is read, and what it means."""
+
+# Not in the table of guests: most are made without a key, and the piped path need not load the faults for that.
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def _parse_rule(text: str) -> str:
 
 
 def _parse_path(text: str) -> str:
-    if "\0" in text:
+    if "\0" in text:  # open() would raise ValueError for it, when the guest is made
         raise MisuseError("a path has no zero byte")
     return text
 
@@ -37,7 +39,7 @@ KEYS: dict[str, tuple[Callable[[str], object], str]] = {
     **{fault.name: (fault.parse, fault.help) for fault in FAULTS if fault.help},
     "pace": (_parse_pace, "SIZE: inflation per second of VM time"),
     "seed": (
-        lambda text: parse_count(text, 19, "a whole number below 10^19"),
+        lambda text: parse_count(text, 19, "a whole number below 10^19"),  # it fits into 64 bits
         "N: of the dice; the machine's unless given",
     ),
     "rule": (_parse_rule, "NAME: the one rule to break (TAB lists them)"),
@@ -50,4 +52,4 @@ KEYS: dict[str, tuple[Callable[[str], object], str]] = {
 """Every key that some guest takes: how a value is read, and what it means."""
 
 MODELLED_KEYS = (*[fault.name for fault in FAULTS if fault.help and fault.common], "pace")
-"""What every modelled guest takes."""
+"""The keys that every modelled guest takes."""

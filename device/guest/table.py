@@ -1,4 +1,4 @@
-"""The table of guests, and how `--guest NAME[,key=value...]` is read."""
+"""The table of guests; `make_guest` reads what `--guest NAME[,key=value...]` says."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 MODELLED = "device.guest.model.guest:ModelledGuest"
 
 SIXTEEN = (0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 8, 9, 4, 5, 6, 7)
-"""The statistics of Linux 6.12 with huge pages configured, in its order of sending."""
+"""The statistics of Linux 6.12 with huge pages configured, in the order in which it sends them."""
 
 SINCE = bit(F_EVENT_IDX) | bit(F_FREE_PAGE_HINT) | bit(F_REPORTING)
-"""Features that Linux's driver learned after 2010."""
+"""Features that Linux's driver did not have in 2010."""
 
 
 class Profile:
-    """One guest: its name, one line about it, the keys it takes, and what makes it.
+    """One guest: its name, one line about it, the keys it takes, and how it is made.
 
-    `factory` is its class as MODULE:NAME, imported when needed and called with the name, the settings (those given
-    over the profile's own), the spec, and `traits` as keywords; `controls` is the class of what can be changed of it by
-    hand. `host` says that its keys name files of this host, or that it starts programs there: who only controls the
-    machine must not choose it.
+    `factory` is its class as MODULE:NAME. It is imported when needed and called with the name, the settings (given ones
+    replace the profile's), the spec, and `traits` as keywords. `controls` is the class of what can be changed in it by
+    hand. `host` means that its keys name files of this host, or that it starts programs here: clients that may only
+    control the machine must not choose it.
     """
 
     __slots__ = ("_keys", "_modelled", "controls", "factory", "help", "host", "name", "settings", "traits")
@@ -58,8 +58,8 @@ class Profile:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys it takes: its own, behind those of every guest that is `modelled`."""
-        from device.guest.keys import MODELLED_KEYS  # imported where keys are given or shown: most guests have none
+        """The keys it takes: if it is `modelled` those of all modelled guests, then its own."""
+        from device.guest.keys import MODELLED_KEYS  # only when keys are given or shown: most guests have none
 
         return (*MODELLED_KEYS, *self._keys) if self._modelled else self._keys
 

@@ -1,1 +1,1 @@
-"""A virtio device and its queues; no word about balloons."""
+"""A virtio device and its queues. It does not depend on balloons."""

@@ -125,7 +125,7 @@ class VirtioDevice:
     """The part of a virtio device that does not depend on what it is.
 
     A device type says which features it offers, which queues there are, and what to do with a notified queue. `due` is
-    what is to be delivered; `untold` how often rules were broken since they were last told, and the last detail.
+    what has to be delivered. `untold` has the rules broken since the last report: how often, and the last detail.
     """
 
     __slots__ = (
@@ -179,7 +179,7 @@ class VirtioDevice:
     calm: int
 
     def __init__(self, time: Timeline, memory: Memory, offered: int, queues: int, sizes: Sequence[int] = ()) -> None:
-        """Create the device with so many queues. `sizes` are the entries that each may have; those behind the last of
+        """Create the device with so many queues. `sizes` are the entries that each may have; those after the last of
         them offer QUEUE_SIZE and take up to MAX_QUEUE_SIZE. Raises MisuseError for what cannot be a size.
         """
         self.time = time
@@ -217,7 +217,7 @@ class VirtioDevice:
                 self.refuse("status-order", f"status {value:#x} after {self.status:#x}")
                 return
         if added & STATUS_FEATURES_OK and not self.features & bit(F_VERSION_1):
-            # The device keeps the bit clear: the driver reads it back and gives up (virtio 1.2, 3.1.1 step 6).
+            # The device leaves the bit clear: the driver reads it back and gives up (virtio 1.2, 3.1.1 step 6).
             added &= ~STATUS_FEATURES_OK
             if added & STATUS_DRIVER_OK:
                 self.refuse("status-order", "DRIVER_OK without FEATURES_OK")
@@ -329,7 +329,7 @@ class VirtioDevice:
     def take_due(
         self,
     ) -> tuple[Literal["actual", "sample", "rules", "driver", "config", "interrupt", "serve"], int] | None:
-        """Take out what is to be delivered next, or None: for who owns a device without a machine.
+        """Take out what is to be delivered next, or None: for a device without a machine.
 
         ("interrupt", QUEUE) and ("config", 0) are for the driver; at ("serve", QUEUE) call `notify` with the queue. The
         others are news for the host: `actual` was written, a sample arrived, rules were broken (`untold`), the driver
@@ -357,12 +357,13 @@ class VirtioDevice:
     def defer(self, due: int) -> None:
         """Let `due` wait for a while of VM time, so that monitors get their turn.
 
-        The while is a millisecond at first. It doubles, up to 128, as long as the storm goes on: a driver that never
-        lets up takes less and less of the host's time, and keeps no waiting monitor from its deadline.
+        That is a millisecond at first, and doubles up to 128 as long as the storm goes on. So a driver that never stops
+        takes less and less of the host's time, and no monitor that waits misses its deadline.
         """
         self.later |= due
         if self.later_timer is None:
             now = self.time.vm_clock.now()
+            # Before `calm` it is still the same storm.
             self.pause = MS if now >= self.calm else min(2 * self.pause, _LONGEST)
             self.calm = now + 2 * self.pause + 1
             self.arm_later(self.pause)

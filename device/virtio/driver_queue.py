@@ -89,7 +89,7 @@ class DriverQueue:
 
     def add_out(self, address: int, length: int) -> int:
         """As `add` with one piece for the device to read, the common case."""
-        # Without the lists and loops of `add`: this is on the way of each request.
+        # Without the lists and loops of `add`, because each request comes through here.
         head = self.free.pop()
         desc, avail, idx = self._desc, self._avail, self.avail_idx
         desc[2 * head] = address
@@ -124,9 +124,9 @@ class DriverQueue:
         entry = (last & (size - 1)) << 1
         index = head = ring[entry]
         self._last_used = last = (last + 1) & U16
-        if self.event_idx:  # used_event: interrupt me at the next one
+        if self.event_idx:  # used_event: the device interrupts at the next one
             self._avail[-1] = last
-        while index < size and len(free) < size:  # a damaged ring may name anything, or lead round in circles
+        while index < size and len(free) < size:  # a damaged ring may name anything, or go in circles
             free.append(index)
             rest = self._desc[2 * index + 1]
             if not rest & _NEXT:

@@ -31,7 +31,7 @@ class Element:
 
     __slots__ = ("head", "into", "out")
 
-    # Filled by who makes one, for an __init__ would be a call more for each buffer.
+    # Set by whoever makes one: an __init__ would be one more call for each buffer.
     head: int
     out: tuple[Segment, ...]
     into: tuple[Segment, ...]
@@ -254,7 +254,7 @@ class VirtQueue:
             raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
         desc = self._desc
         length = desc[2 * head + 1]
-        if 0 < length <= U32:  # neither flags nor a next one: a lone buffer for us to read, as nearly all are
+        if 0 < length <= U32:  # neither flags nor a next one: one piece to read, as nearly all are
             region, where = memory.find(desc[2 * head], length)
             element = Element()
             element.head = head
@@ -270,7 +270,7 @@ class VirtQueue:
         return element
 
     def _chain(self, memory: Memory, head: int) -> Element:
-        """Walk a chain, direct or indirect, never further than the queue is long."""
+        """Read a chain, direct or indirect, of at most as many descriptors as the queue has entries."""
         table = self._desc
         entries = limit = self.size
         index = head
@@ -288,7 +288,7 @@ class VirtQueue:
                 if not length or length % DESC_SIZE or length // DESC_SIZE > self.size:
                     raise GuestFault("bad-indirect", f"queue {self.index}: table of {length} bytes at {address:#x}")
                 region, where = memory.find(address, length)
-                # Copied, for a table may stand at any address: only the queue's own has to be aligned.
+                # Copied, because this table may be at any address: only the queue's own has to be aligned.
                 table = memoryview(region.buffer[where : where + length]).cast("Q")
                 entries = length // DESC_SIZE
                 limit = min(limit, steps + entries)
@@ -317,7 +317,7 @@ class VirtQueue:
 
     def push(self, element: Element, length: int = 0) -> None:
         """Return a buffer to the driver with `length` bytes written into it."""
-        if self._memory is None or not self.in_use:  # stopped or started anew meanwhile: not a buffer of this ring
+        if self._memory is None or not self.in_use:  # stopped or started again meanwhile: not this ring's buffer
             return
         used = self.used_idx
         entry = (used & (self.size - 1)) << 1
@@ -343,7 +343,7 @@ class VirtQueue:
         return (new - self._avail[-1] - 1) & U16 < (new - old) & U16
 
     def available(self) -> int:
-        """Return how many buffers wait to be popped, bounded by nothing: for display only."""
+        """Return how many buffers wait to be popped. For display only: a driver may claim any number."""
         if self._memory is None:
             return 0
         return (self._avail[1] - self.last_avail) & U16

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ModelledControls(Controls):
-    """As Controls, for a modelled guest: all of it."""
+    """As Controls: a modelled guest has all of them."""
 
     guest: ModelledGuest
 
@@ -23,13 +23,13 @@ class ModelledControls(Controls):
         self.guest.set_fault("hang", True)
 
     def wake(self) -> None:
-        """Serve the queues again, and what came meanwhile; a guest that had fallen silent answers again."""
+        """Serve the queues again, including what came meanwhile. A guest that had fallen silent answers again."""
         self.guest.faults.wake()
         self.guest.catch_up()
         self.guest.machine.deliver()
 
     def set_delay(self, delay: int) -> None:
-        """Answer `delay` ns of VM time after being asked; an answer under way keeps its time."""
+        """Answer `delay` ns of VM time after being asked; an answer that already waits keeps its time."""
         self.guest.set_fault("delay", delay)
 
     def drop(self, count: int) -> None:
@@ -37,14 +37,14 @@ class ModelledControls(Controls):
         self.guest.set_fault("drop", count)
 
     def pin(self, tag: int, value: int | None) -> None:
-        """Report `value` for `tag` from now on; None leaves it out. Raises MisuseError out of 64 bits."""
+        """Report `value` for `tag` from now on; None leaves it out. Raises MisuseError for more than 64 bits."""
         if value is not None and not 0 <= value <= ABSENT:
             raise MisuseError(f"a statistic is from 0 to {ABSENT}, not {value}")
         self.guest.faults["pin"].value[tag] = value
         self.guest.faults.arrange()
 
     def unpin(self, tag: int) -> None:
-        """Report the real value again; nothing if it is not pinned."""
+        """Report the real value again. Does nothing if it is not pinned."""
         self.guest.faults["pin"].value.pop(tag, None)
         self.guest.faults.arrange()
 
@@ -58,7 +58,7 @@ class ModelledControls(Controls):
         return self.guest.kernel
 
     def alloc(self, size: int) -> int:
-        """Let the workload take `size` bytes; returns what it got: 0 if the OOM killer came."""
+        """Let the workload take `size` bytes; returns what it got: 0 if the OOM killer killed it."""
         kernel, driver = self._alive(), self.guest.driver
         kernel.tick(self.guest.machine.vm_clock.now())
         got = kernel.alloc(
@@ -68,7 +68,7 @@ class ModelledControls(Controls):
         return got
 
     def free(self, size: int) -> int:
-        """Let the workload give back `size` bytes; returns what it had to give. A stuck balloon goes on."""
+        """Let the workload give back `size` bytes; returns what it had. A stuck balloon tries again."""
         kernel = self._alive()
         kernel.tick(self.guest.machine.vm_clock.now())
         freed = kernel.free_workload(size)
@@ -76,7 +76,7 @@ class ModelledControls(Controls):
         return freed
 
     def load_driver(self) -> None:
-        """Load the driver. Raises MisuseError if that cannot be."""
+        """Load the driver. Raises MisuseError if it is loaded, and if there is no device or no running kernel."""
         if self.guest.driver is not None:
             raise MisuseError("the driver is loaded already")
         self._alive()
@@ -87,7 +87,7 @@ class ModelledControls(Controls):
         self.guest.machine.deliver()
 
     def unload_driver(self) -> None:
-        """Unload the driver; the balloon deflates. Raises MisuseError if there is none."""
+        """Unload the driver; the balloon deflates. Raises MisuseError if it is not loaded, or no kernel runs."""
         if self.guest.driver is None:
             raise MisuseError("the driver is not loaded")
         self._alive()
@@ -97,7 +97,7 @@ class ModelledControls(Controls):
         self.guest.machine.deliver()
 
     def panic(self) -> None:
-        """The kernel dies: nothing answers until the machine is reset. Raises MisuseError if it cannot."""
+        """Let the kernel panic: nothing answers until the machine is reset. Raises MisuseError if no kernel runs."""
         self._alive()
         self.guest.set_fault("panic", True)
         self.guest.boot_over()

@@ -1,5 +1,5 @@
-"""A guest's balloon driver, which reaches the device through rings, config space and notifications only, and how the
-balloon follows its target: in portions, at a pace, as far as the kernel has pages.
+"""A guest's balloon driver, which uses the device only through rings, config space and notifications; and the work of
+the balloon, which follows its target in portions, at a pace, as far as the kernel has pages.
 
 Modelled on what Linux's virtio_balloon does on the wire: status bits in order, the statistics queue primed before
 DRIVER_OK, page lists of up to 256 entries, `actual` written once per list.
@@ -76,8 +76,7 @@ BASE = 0x1000
 """Guest address of the driver's pages: rings first, then the two page lists, then the statistics buffer."""
 
 _PFN_LIST = Struct(f"<{MAX_PFNS_PER_BUFFER}I")
-"""Packs the list that is sent nearly every time: a full one."""
-
+"""Packs a full list: nearly all that are sent are full."""
 
 TICK = 5 * MS
 """VM time between two portions."""
@@ -90,10 +89,10 @@ OOM_PAGES = 256
 """Pages that Linux's driver gives back for each call for help of a kernel without memory."""
 
 DEFLATE_SPEEDUP = 4
-"""Deflating needs no page to be found first: measured on Linux, it is about four times as fast."""
+"""How much faster than inflating a driver deflates, because it needs no free pages: measured on Linux."""
 
 PORTION = (256 << 20) >> PAGE_SHIFT
-"""Pages moved in one go at most, however fast the pace: the monitor must not wait for a guest."""
+"""The most pages moved at once, however fast the pace: the monitor must not wait for a guest."""
 
 
 class BalloonDriver:
@@ -137,7 +136,7 @@ class BalloonDriver:
     def probe(self, wanted: int) -> bool:
         """Negotiate the `wanted` features as far as they are offered, set up the queues.
 
-        Returns whether the device agreed. Call `go` once the statistics queue is primed, or is not to be.
+        Returns whether the device agreed. Then prime the statistics queue, if that is wanted, and call `go`.
         """
         device = self.device
         device.write_status(0)
@@ -155,15 +154,14 @@ class BalloonDriver:
         return True
 
     def _lay_out(self, *, keep: bool) -> None:
-        """Lay out rings and buffers, one behind the other; with `keep` what is there stays."""
+        """Lay out rings and buffers, one after another; with `keep` the rings keep what is in them."""
         roles = queue_roles(self.features)
         event_idx = bool(self.features & bit(F_EVENT_IDX))
         self._queues: dict[str, DriverQueue] = {}
         address = BASE
         for role, seen in zip(roles, self.device.queues, strict=False):
-            size = (
-                seen.size if seen.enabled else seen.offered
-            )  # of one not set up the device may have been told anything
+            # A queue that is not enabled may have any size: nothing has checked what the driver wrote.
+            size = seen.size if seen.enabled else seen.offered
             self._queues[role] = DriverQueue(self._region, address, size, event_idx=event_idx, keep=keep)
             address += ring_bytes(size)
         self.stats = self._queues.get(STATS)
@@ -197,9 +195,9 @@ class BalloonDriver:
         self.device.write_status(self.device.status | STATUS_DRIVER_OK)
 
     def unload(self) -> None:
-        """Take every page back and reset the device, as removing the module does; to a broken one no list is sent.
+        """Take every page back and reset the device, as removing the module does. A broken device gets no lists.
 
-        Linux reports the size once, at the end (remove_common).
+        Linux reports the size only once, at the end (remove_common).
         """
         while self.ballooned and self.device.live:
             self._take_back(min(self.ballooned, MAX_PFNS_PER_BUFFER))
@@ -214,7 +212,7 @@ class BalloonDriver:
 
     @property
     def deflates_on_oom(self) -> bool:
-        """Whether that was negotiated."""
+        """Whether deflate-on-oom was negotiated."""
         return bool(self.features & bit(F_DEFLATE_ON_OOM))
 
     @property
@@ -253,7 +251,7 @@ class BalloonDriver:
                 b"".join(pfn.to_bytes(4, "little") for pfn in range(first, first + count))
             ).cast("I")
         queue = self._queues[role]
-        if queue.free:  # else the device does not give lists back: nothing can be said to it
+        if queue.free:  # without one the device returns no lists: nothing can be sent
             queue.add_out(address, 4 * count)
             if queue.should_notify():
                 self.device.notify(index)
@@ -275,8 +273,8 @@ class BalloonDriver:
 class Inflation:
     """The balloon's work in one guest, on the guest's timer called `work`.
 
-    `worked` is the VM time up to which pages were moved, `stuck` how long it waits when it gets no page. It `rests`
-    where pages were given back on OOM: Linux's driver lets them be until the host asks for something.
+    `worked` is the VM time up to which pages were moved, `stuck` how long it waits if it gets no page. After pages were
+    given back on OOM it `rests`, as Linux's driver, until the host asks for a size.
     """
 
     STATE = (
@@ -296,7 +294,7 @@ class Inflation:
         reset(self)
 
     def start(self) -> None:
-        """Go to work if the balloon is not what the device asks for; nothing if at work or asleep."""
+        """Start to work if the balloon has not the size that is asked for. Does nothing while it works or sleeps."""
         guest = self._guest
         driver = guest.driver
         if driver is not None and not self.rests and guest.awake() and driver.target_pages != driver.ballooned:
@@ -311,7 +309,7 @@ class Inflation:
         self.unstick()
 
     def unstick(self) -> None:
-        """Things have changed: a driver that waits because it got no page tries again soon."""
+        """Something has changed: a driver that waits because it got no page tries again soon."""
         timer = self._guest.timers.get("work")
         if self.stuck != STUCK and timer is not None:
             timer.cancel()
@@ -319,11 +317,11 @@ class Inflation:
         self.start()
 
     def _tick(self) -> int:
-        """VM time until at least one page is due."""
+        """Return the VM time until at least one page is due."""
         return max(TICK, -(-PAGE_SIZE * SECOND // self._guest.pace))
 
     def work(self) -> None:
-        """Move the pages that are due, and come again if the target is not reached."""
+        """Move the pages that are due, and arm the timer again if the target is not reached."""
         guest = self._guest
         driver, kernel, device = guest.driver, guest.kernel, guest.machine.device
         if driver is None or kernel is None or device is None or device.broken or not guest.awake():
@@ -336,7 +334,7 @@ class Inflation:
         due, rest = divmod((now - self.worked) * rate, SECOND << PAGE_SHIFT)
         if due > PORTION:
             due, rest = PORTION, 0
-        self.worked = now - rest // rate  # the part of a page that was due stays due
+        self.worked = now - rest // rate  # a part of a page stays due
         pause = self._tick()
         kernel.tick(now)
         while todo and due:

@@ -1,8 +1,8 @@
-"""How a modelled guest misbehaves, and what else it is given: each is one class, with all that is known of it.
+"""The faults of modelled guests. Each is one class, with everything about it: key, help, state and effect.
 
-To add one, write its class and name it in FAULTS. Where it has `help`, `--guest` takes its name as a key, and
-completion and docs explain that; `sim` shows it while it is in force; snapshots keep its value, and those made before
-go without.
+To add one, write its class and name it in FAULTS. If it has `help`, `--guest` takes its name as a key, and completion
+and docs explain it. `sim` shows it while it is in force. Its members are in snapshots; with `late` members, snapshots
+that are older than the fault still load.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_COUNT = 1 << 40
 
 
 class _Sleep(Fault):
-    """The queues are not served."""
+    """A fault with which no queue is served."""
 
     __slots__ = ()
     off = False
@@ -60,7 +60,7 @@ class Hang(_Sleep):
 
 
 class Delay(Time):
-    """Answers come later. One that is under way keeps its time when the delay is changed."""
+    """Answers come later. An answer that already waits keeps its time when the delay is changed."""
 
     __slots__ = ()
     name = label = "delay"
@@ -72,7 +72,7 @@ class Delay(Time):
 
 
 class Loss(Fault):
-    """Notifications are missed by the roll of the machine's dice: `value` of a million."""
+    """Notifications are missed at random, on average `value` of a million; the machine's seed decides which."""
 
     __slots__ = ()
     name = label = "loss"
@@ -101,9 +101,9 @@ class Drop(Fault):
 
 
 class Stats(Fault):
-    """Not the statistics of its kernel: `value` has the tags to report, in the kernel's order where it knows them.
+    """Only the tags in `value` are reported: first those that the kernel knows, in its order, then the others.
 
-    With none at all the driver sends its kernel's, with "I don't know" in each.
+    If there are none, the driver sends its kernel's tags with "I don't know" in each.
     """
 
     __slots__ = ()
@@ -134,7 +134,7 @@ class Stats(Fault):
 
 
 class Answers(Fault):
-    """So many answers to each boot, then none until the driver is woken: `value` are left, -1 is for ever."""
+    """After so many answers the driver is silent until it is woken or boots: `value` are left, -1 is no limit."""
 
     __slots__ = ()
     name, label = "answers", "answers left"
@@ -161,7 +161,7 @@ class Answers(Fault):
 
     @property
     def left(self) -> int:
-        """The answers left plus 1, or 0 for ever: a snapshot holds no negative numbers."""
+        """The answers left plus 1, or 0 for no limit: a snapshot has no negative numbers."""
         return int(self.value) + 1
 
     @left.setter
@@ -177,7 +177,7 @@ def _load_pins(pin: Pin, fields: Fields) -> None:
 
 
 class Pin(Fault):
-    """Statistics are told as the simulator says: `value` has them by tag, None where one is left out."""
+    """Statistics have values that were set by hand: `value` has them by tag, None for one that is left out."""
 
     __slots__ = ()
     name, label = "pin", "pinned"
@@ -192,19 +192,19 @@ class Pin(Fault):
 
     def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
         told = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
-        # A buffer without a byte breaks the device: with nothing left the driver says "I don't know".
+        # Not an empty buffer, which breaks the device: with nothing left the driver says "I don't know".
         return told or dict.fromkeys(records, ABSENT)
 
 
 FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin, Swap, Boot, Shutdown, Service)
-"""Every fault, in the order in which `sim` and --list-guests show them and in which they change what is told.
+"""Every fault, in the order in which `sim` and --list-guests show them, and in which they change an answer.
 
-Notifications meet them the other way round: what is dropped by count rolls no dice.
+A notification asks them in the opposite order: if it is dropped by count, it uses no random number.
 """
 
 
 class Faults(dict[str, Fault]):
-    """The faults of one guest by name. Those in force are asked what becomes of a request; `asleep` if one sleeps."""
+    """The faults of one guest by name. A request asks only those `in_force`; `asleep` is whether one of them sleeps."""
 
     __slots__ = ("asleep", "in_force")
 
@@ -213,7 +213,7 @@ class Faults(dict[str, Fault]):
         self.arrange()
 
     def arrange(self) -> None:
-        """Settle which are in force, after each change from outside. One that ended by itself may stay among them."""
+        """Work out which are in force, after a change from outside. One that ended by itself may be among them."""
         self.in_force = [fault for fault in self.values() if fault.value != fault.off]
         self.asleep = any(fault.sleeps for fault in self.in_force)
 
@@ -247,7 +247,7 @@ class Faults(dict[str, Fault]):
             fault.sent()
 
     def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
-        """Return what is told instead of `records`, as Fault.tell."""
+        """Return what is sent instead of `records`, as Fault.tell."""
         for fault in self.in_force:
             records = fault.tell(records, values)
         return records
@@ -258,7 +258,7 @@ class Faults(dict[str, Fault]):
 
 
 def parse_count(text: str, digits: int, what: str) -> int:
-    """Return a plain decimal number of at most that many digits. Raises MisuseError."""
+    """Return a plain decimal number of at most so many digits. Raises MisuseError, which says that it is not `what`."""
     if not (text.isascii() and text.isdigit()) or len(text) > digits:
         raise MisuseError(f"'{text}' is not {what}")
     return int(text)

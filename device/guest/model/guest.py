@@ -1,4 +1,4 @@
-"""A modelled guest: a kernel's memory, a balloon driver, and faults that compose."""
+"""A modelled guest: a kernel's memory, a balloon driver, and faults that can be combined."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from device.state import Member
 
 TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
-"""Linux 6.1's statistics, in its order of sending."""
+"""Linux 6.1's statistics, in the order in which it sends them."""
 
 
 def _load_kernel(guest: ModelledGuest, fields: Fields) -> None:
@@ -36,7 +36,7 @@ def _load_kernel(guest: ModelledGuest, fields: Fields) -> None:
 
 
 def _load_driver(guest: ModelledGuest, fields: Fields) -> None:
-    """Load a guest's driver, behind its kernel. Raises SnapshotError."""
+    """Load a guest's driver, after its kernel. Raises SnapshotError."""
     state = fields.maybe("driver")
     if state is None:
         return
@@ -57,7 +57,7 @@ def _save_timers(guest: ModelledGuest) -> dict[str, int]:
 
 
 def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
-    """Arm a guest's timers again, behind its driver. Raises SnapshotError."""
+    """Arm a guest's timers again, after its driver. Raises SnapshotError."""
     for name, remaining in fields.counters("timers", 8, CENTURY).items():
         if guest.driver is None and (name not in KERNEL_TIMERS or guest.kernel is None):
             raise fields.refuse("timers", "run without a driver")
@@ -70,8 +70,9 @@ def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
 class ModelledGuest(Guest):
     """A guest made of traits (what its kernel and driver are like) and settings (`pace`, and how it misbehaves).
 
-    Its kernel reports `tags`. The `driver`, if any, takes features besides the usual (`accepts`) or not (`refuses`),
-    and `primes` the statistics queue; its total keeps the balloon where it is `whole`.
+    `tags` are the statistics that it reports, and `driver` is whether it has a driver. That accepts the usual features,
+    with `accepts` and without `refuses`; if it `primes`, it puts a buffer on the statistics queue. In a guest that is
+    `whole` the balloon is not subtracted from the total memory.
     """
 
     STATE: tuple[Member, ...] = (
@@ -83,8 +84,9 @@ class ModelledGuest(Guest):
         Other("driver", lambda part, now: part.driver and save(part.driver, now), _load_driver),
         Other("timers", lambda part, now: _save_timers(part), _load_timers, dict),
     )
-    """What it remembers besides its faults: whether a notification came while it slept (latched), the device's
-    release was asked for or a plug came then, an answer is held back; rolls of its dice, and how often it booted."""
+    """What it remembers besides its faults. What came while it slept or was stopped: a notification (`latched`), a
+    request to release the device, a plugged device. Whether it is `holding` an answer back. How many random numbers it
+    has used (`draws`), and how often it booted."""
 
     DERIVED: tuple[str, ...] = (
         "name", "spec", "tags", "has_driver", "_primes", "_whole", "_features", "_faults", "inflation",
@@ -133,7 +135,7 @@ class ModelledGuest(Guest):
             "reply": self._reply,
             "work": self.inflation.work,
         }
-        """What each named timer does."""
+        """What each timer does, by name."""
         reset(self, new=True)
         self.pace = settings.get("pace", self.pace)
         self._reported: tuple[int, ...] | None = None
@@ -147,11 +149,11 @@ class ModelledGuest(Guest):
 
     @property
     def faults(self) -> Faults:
-        """Its faults, made when they are first asked for: without them the guest is as with none in force."""
+        """Its faults. They are made when somebody asks for them: until then none is in force."""
         return self._faults or self._make_faults({})
 
     def set_fault(self, name: str, value: object) -> None:
-        """Put the fault of that name in force with `value`, or out of force with its value for that."""
+        """Set the fault of that name to `value`; its `off` value ends it."""
         self.faults[name].value = value
         self.faults.arrange()
 
@@ -183,14 +185,14 @@ class ModelledGuest(Guest):
         self.catch_up()
 
     def boot_over(self) -> None:
-        """Nobody need wait for the driver: it is up, or it will not come."""
+        """The driver is up, or it will not come: requests need not wait for it."""
         if self.booting:
             self.timers.pop("boot").cancel()
             self.booting = False
             self.machine.driver_changed()
 
     def halt(self) -> None:
-        """Power is off: the driver, its timers and the kernel are gone; what the simulator set stays."""
+        """Power is off: the driver, its timers and the kernel are gone. Faults and pace stay."""
         for timer in self.timers.values():
             timer.cancel()
         self.driver_loaded = self.booting = False
@@ -239,7 +241,7 @@ class ModelledGuest(Guest):
             if service is None or service.value is None:
                 driver.report(self.records())
             else:
-                driver.report(b"\xff" * (len(self.tags) * STAT_RECORD))  # what the driver fills its new buffer with
+                driver.report(b"\xff" * (len(self.tags) * STAT_RECORD))  # as Windows' driver fills its new buffer
                 if (left := service.time()) > 0:
                     self.arm("service", left)
         driver.go()
@@ -267,7 +269,7 @@ class ModelledGuest(Guest):
             self.timers[name] = self.machine.vm_timers.at(self.machine.vm_clock.now() + delay, self.actions[name])
 
     def interrupt(self, queue: int) -> None:
-        """The statistics buffer came back; the other queues' buffers are fetched where they are sent."""
+        """The device returned buffers. Those of page lists the driver takes back where it sends them."""
         driver = self.driver
         if driver is None or queue != driver.stats_index:
             return
@@ -278,7 +280,7 @@ class ModelledGuest(Guest):
             self._asked()
 
     def chance(self) -> int:
-        """Return the next number below a million of this machine's dice."""
+        """Return the next random number below a million; the machine's seed decides."""
         self.draws += 1
         return mix(self.machine.seed * 0x1_0000_0001 + self.draws) % 1_000_000
 
@@ -286,7 +288,7 @@ class ModelledGuest(Guest):
         driver, faults = self.driver, self._faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
-        if not (faults and faults.in_force):  # as nearly always: _reply without what asks faults
+        if not (faults and faults.in_force):  # nearly always: _reply, without asking faults
             self.holding = False
             driver.report(self.records())
         elif faults.silent():
@@ -308,7 +310,7 @@ class ModelledGuest(Guest):
     def records(self) -> bytes:
         """Return what the driver reports now, as it goes into its buffer."""
         values, faults = self.statistics(), self._faults
-        if values is not self._reported or (faults and faults.in_force):  # the very tuple: nothing changed since
+        if values is not self._reported or (faults and faults.in_force):  # the same object: nothing changed
             told = {tag: values[tag] for tag in self.tags}
             self._records = encode([*(faults.tell(told, values) if faults else told).items()])
             self._reported = None if faults and faults.in_force else values
@@ -331,7 +333,7 @@ class ModelledGuest(Guest):
             self.start_driver()
 
     def release_device(self) -> bool:
-        """Let go of the device at once if the driver is awake, when it wakes up otherwise."""
+        """Let go of the device: at once if the driver is awake, otherwise when it wakes up."""
         if self.driver is None:
             self.plugged = False
             self.release_wanted = self.booting
@@ -343,7 +345,7 @@ class ModelledGuest(Guest):
         return False
 
     def power_down(self) -> bool:
-        """Shut down in its own time if there is somebody to hear the button."""
+        """Shut down after the time that its `shutdown` says. Without a live driver it ignores the button."""
         time = self.faults["shutdown"].time()
         if self.driver is None or self.dead or time == NEVER:
             return False

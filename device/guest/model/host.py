@@ -1,7 +1,7 @@
-"""The `host` guest's numbers: this machine's own memory statistics, read as a guest's balloon driver would tell them.
+"""Reads the memory statistics of this host, as a guest's balloon driver reports them.
 
-Tags and sources are those of Linux's driver (`update_balloon_stats` of 6.12): events out of vmstat, amounts out of
-meminfo. It runs for every request, so it looks for the dozen lines that it needs instead of splitting all 200.
+Tags and sources are those of Linux's driver (`update_balloon_stats` of 6.12): events are from vmstat, amounts from
+meminfo. This runs for every request, so it searches for the dozen lines that it needs and does not split all 200.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _STALLS = b"\nallocstall_"
 def read_host_statistics(
     meminfo: str = "/proc/meminfo", vmstat: str = "/proc/vmstat", page_size: int | None = None
 ) -> dict[int, int]:
-    """This machine's statistics now, by tag in rising order: bytes, except tags 2, 3 and 8 to 11, which are counts.
+    """Return the host's statistics by tag in rising order: bytes, except tags 2, 3 and 8 to 11, which are counts.
 
-    A field that this kernel does not have, or that makes no sense, is absent; with both files unreadable the answer
+    A field that this kernel does not have, or that makes no sense, is absent. If neither file can be read, the result
     is empty. `page_size` is in bytes and by default the machine's. Never raises for what the files hold.
     """
     size = os.sysconf("SC_PAGE_SIZE") if page_size is None else page_size

@@ -8,7 +8,7 @@ plays a workload, and VM time comes in as nanoseconds. The RAM of a guest is spl
 and every operation only moves whole pages between neighbours, so the parts always add up. Amounts are bytes and
 multiples of 4096, counters only rise. The sizes are those of Linux 6.1, measured on guests of 256 MiB to 4 GiB.
 
-Choices that no measurement forces: swap is half of RAM unless told; of the background processes' memory a quarter
+These were chosen and not measured: swap is half of RAM unless told; of the background processes' memory a quarter
 is cold and stays in swap once it went there; there is no hugetlb pool, so nothing ever asks for a huge page of it and
 both hugetlb counters stay 0.
 """
@@ -31,11 +31,11 @@ _SECOND = 1_000_000_000
 
 # Linux 6.1, 512 MiB: MemTotal is 481296 kB, so 42992 kB are gone; 1/64 of RAM of that are the page descriptors.
 _KERNEL_IMAGE = 34800 << 10
-_BOUNCE_FROM, _BOUNCE = 7 << 29, 64 << 20  # where RAM lies above 4 GiB, a buffer for devices that reach no further
+_BOUNCE_FROM, _BOUNCE = 7 << 29, 64 << 20  # with RAM above 4 GiB: a buffer for devices with 32 bit addresses
 # What the balloon can't get: RAM outside it ends at 67, 70 and 72 MiB of 256, 384 and 512, and at 110, 132, 153 and 288
 # of 640, 1024, 2048 and 4096. That is the minimum of free memory, which khugepaged raises from 512 MiB of total on, and
 # what kernel and programs hold. A guest of terabytes does not need so much of its RAM, so the line bends at 16 GiB.
-_HUGE_FROM, _HUGE = 512 << 20, 22 << 20  # khugepaged wants that of each zone, and no more than 5 % in all
+_HUGE_FROM, _HUGE = 512 << 20, 22 << 20  # khugepaged wants this much of each zone, and at most 5 % in all
 _CORE, _CORE_HUGE, _CORE_BEND = 28 << 20, 30988 << 10, 16 << 30
 
 _FAULTS = 40  # minor faults of an idle guest in a second, on average
@@ -48,7 +48,7 @@ _SIZES = (
     "async_scans", "direct_scans", "async_reclaims", "direct_reclaims",
 )  # fmt: skip
 _COUNTS = ("majflt", "minflt", "oom_kills", "alloc_stalls", "boot", "now")
-_MOST = U64 >> 1  # half of the range of a statistic: no guest lives to see the other half
+_MOST = U64 >> 1  # half of the range of a statistic, so that none that was loaded overflows later
 
 
 def _in_pages(kernel: Kernel, size: int) -> str:
@@ -192,9 +192,10 @@ class Kernel:
         return self
 
     def settle(self) -> None:
-        """Derive what is not saved from what is."""
+        """Work out what is not saved."""
         self._values: tuple[int, ...] | None = None
-        # The marks of kswapd; the zone below 16 MiB keeps a 256th of RAM for those who can use no other.
+        # What Linux's MemAvailable leaves out: of the caches kswapd's low mark; of free memory its high mark, and the
+        # 256th of RAM that is kept below 16 MiB for devices that can use no other memory.
         self._low = self.free_min * 5 // 4 & _ALIGN
         self._high = (self.free_min * 3 // 2 + (self.ram - self.reserved >> 8)) & _ALIGN
         self._key = mix(self.seed)
@@ -227,9 +228,7 @@ class Kernel:
         return values
 
     def at(self, vm_now: int) -> tuple[int, ...]:
-        """Let background life go on until `vm_now`, as `tick`, and return the values of then: the very tuple that it
-        returned before if nothing changed since.
-        """
+        """As `tick`, and return the values at `vm_now`: the same tuple object as before if nothing has changed."""
         if self.now < vm_now < self._next and not self.swap_used:  # within microseconds nothing happens
             self.now = vm_now
         else:
@@ -237,7 +236,7 @@ class Kernel:
         return self._values or self.values()
 
     def inflatable(self) -> int:
-        """How many pages `inflate` could still get, by all means: 0 is the floor, where the driver just retries."""
+        """Return how many pages `inflate` could still get, by all means. At 0, the floor, the driver only retries."""
         hidden = self.used - self.used_min
         if self.deflate_on_oom:
             hidden = min(hidden, self.swap_total - self.swap_used)
@@ -246,12 +245,13 @@ class Kernel:
     def _lived(self, vm_now: int) -> int:
         """Page faults of background life from boot to `vm_now`: a pure function of seed and time that only rises.
 
-        Notes in `_next` until when that stays so.
+        `_next` becomes the time until which the number stays the same.
         """
         part = vm_now - self._start
         if part >= _SECOND:
             second, part = divmod(vm_now - self.boot, _SECOND)
-            # Noise starts each second anywhere in its own forty and then rises to the next forty: it can't fall.
+            # Each second starts at a random number within its own forty and rises to the next forty: the sum cannot
+            # fall.
             chance = mix(self._key ^ second) % _FAULTS
             self._base = _FAULTS * second + chance
             self._rise = _FAULTS - chance
@@ -273,7 +273,7 @@ class Kernel:
         before = self._life
         self._life = life = self._lived(vm_now)
         self._values = None
-        room = self.free - 2 * self.free_min  # kswapd's high mark: below it nothing new comes in
+        room = self.free - 2 * self.free_min  # near kswapd's marks nothing new comes in
         if room <= 0:
             return
         if self.swap_used:  # a page each 2^19 ns, about 7 MiB/s: random reads from a disk
@@ -320,7 +320,7 @@ class Kernel:
             self._reclaim(need)
         got = min(need, self.free - self.free_min)
         if got < need:
-            self.alloc_stalls += 1  # the driver's allocation looked for pages and went away without
+            self.alloc_stalls += 1  # the driver's allocation searched for pages and failed
             self.direct_scans += _CLUSTER << _SHIFT
         self.free -= got
         self.ballooned += got
@@ -358,10 +358,10 @@ class Kernel:
         need -= turn
         while need and relief is not None:
             before = self.free
-            if relief(need >> _SHIFT) <= 0 or self.free <= before:  # a word without pages would loop for ever
+            if relief(need >> _SHIFT) <= 0 or self.free <= before:  # without pages this would loop for ever
                 break
             need -= self._touch(need)
-        self._values = None  # relief may have looked
+        self._values = None  # `relief` may have asked for them
         if need:
             self.oom_kills += 1
             self.free_workload(self.workload + self.workload_swap)
@@ -400,7 +400,7 @@ class Kernel:
         self.free += dropped
         self._scanned(dropped, 1)
         out = min(need - dropped, self.swap_total - self.swap_used, self.used - self.used_min)
-        work = max(0, out - (self.used - self.used_min - self.workload))  # background processes sleep more: they first
+        work = max(0, out - (self.used - self.used_min - self.workload))  # background processes use theirs less
         self.workload -= work
         self.workload_swap += work
         self.used -= out
@@ -413,7 +413,7 @@ class Kernel:
         self._scanned(size, 2)
 
     def _scanned(self, size: int, effort: int) -> None:
-        """Count `size` reclaimed bytes: a quarter by who needed them, the rest by kswapd; `effort` looks for each."""
+        """Count `size` reclaimed bytes, a quarter directly, the rest by kswapd; `effort` pages are scanned for each."""
         if not size:
             return
         direct = (size >> 2) & _ALIGN
@@ -424,7 +424,7 @@ class Kernel:
         self.alloc_stalls += 1 + (direct >> _SHIFT) // _CLUSTER
 
     def _kill(self) -> None:
-        """The OOM killer takes the workload if there is one, else a background process with half of what they have."""
+        """Kill the workload if there is one, else a background process that has half of the memory of all."""
         self.oom_kills += 1
         if self.free_workload(self.workload + self.workload_swap):
             return

@@ -1,4 +1,4 @@
-"""What a fault or any other key of a modelled guest is, and the keys that say how it lives."""
+"""The base class of all faults and other keys of modelled guests, and the keys for boot, shutdown, swap and service."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
             ...
 
         def chance(self) -> int:
-            """Return the next number below a million of the machine's dice."""
+            """Return the next random number below a million; the machine's seed decides."""
             ...
 
 
 class Fault:
-    """A fault of one guest. `value` says how much of it; with the value `off` it is not in force and asked nothing.
+    """A fault of one guest. `value` says how much of it; with the value `off` it is not in force, and is not asked.
 
-    A request passes `misses`, `silent` and `wait`; `sent` and `tell` come with the answer. What a fault has no say in
-    it leaves as it is here.
+    The methods are called for a request in this order: `misses`, `silent`, `wait`, and with the answer `sent` and
+    `tell`. As they are here they change nothing; a fault overrides some of them.
     """
 
     __slots__ = ("given", "guest", "value")
 
     name = ""
-    """What tests and commands call it; also its key in `--guest`, if it has `help`."""
+    """Its name in tests and commands, and its key in `--guest` if it has `help`."""
 
     help = ""
     """What the key takes and does, as --list-guests prints it."""
 
     label = ""
-    """What `sim` calls it; empty where it shows nothing."""
+    """Its name in `sim`; empty if `sim` does not show it."""
 
     STATE: tuple[Member, ...] = ()
-    """What a snapshot keeps, in the guest's state; nothing where the words that made the guest say all."""
+    """What a snapshot keeps, in the guest's state; nothing if the guest's spec says all."""
 
     DERIVED: tuple[str, ...] = ("given", "guest")
 
@@ -74,7 +74,7 @@ class Fault:
         raise NotImplementedError
 
     def shown(self) -> str:
-        """Return how `sim` shows a fault in force."""
+        """Return what `sim` shows while the fault is in force."""
         return str(self.value)
 
     # What happens to the guest.
@@ -86,7 +86,7 @@ class Fault:
         """The driver is woken by hand."""
 
     def time(self) -> int:
-        """Return the ns of VM time until what it is about comes, or NEVER."""
+        """Return the ns of VM time until its event comes, or NEVER."""
         return int(self.value)
 
     # What becomes of a request.
@@ -107,7 +107,7 @@ class Fault:
         """An answer goes out."""
 
     def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
-        """Return what is told by tag, in this order, instead of `records`; `values` are all the guest knows, by tag."""
+        """Return what is sent instead of `records`: values by tag, in order. `values` are all that the guest knows."""
         return records
 
 
@@ -119,7 +119,7 @@ def _parse_time(text: str) -> int:
 
 
 class Time(Fault):
-    """`value` is ns of VM time; NEVER where the key takes that word."""
+    """A fault or key whose `value` is ns of VM time, or NEVER if the key takes that word."""
 
     __slots__ = ()
     parse = staticmethod(_parse_time)
@@ -129,7 +129,7 @@ class Time(Fault):
 
 
 class Event(Time):
-    """Something that may never come; by itself it comes as `off` says."""
+    """The time of something that may also never come; None unless it is given."""
 
     __slots__ = ()
     off: ClassVar[int | None] = None
@@ -141,7 +141,7 @@ class Event(Time):
 
 
 class Swap(Fault):
-    """The guest's swap space in bytes, instead of half of its RAM."""
+    """The guest's swap space in bytes; None is half of its RAM."""
 
     __slots__ = ()
     name = label = "swap"
@@ -161,7 +161,9 @@ class Swap(Fault):
 
 
 class Boot(Time):
-    """The driver comes up that much after each start of the kernel."""
+    """The time from each start of the kernel until its driver is up."""
+
+    # A guest that boots in no time does not show what becomes of a request that comes before the driver is up.
 
     __slots__ = ()
     name = label = "boot"
@@ -170,20 +172,22 @@ class Boot(Time):
 
 
 class Shutdown(Event):
-    """The time from the power button to the end; None means what suits the clock."""
+    """The time from the power button to the end; None is a second, or nothing on a simulated clock."""
+
+    # A second, because a machine that ended at once would not send the reply and the next prompt.
 
     __slots__ = ()
     name = label = "shutdown"
     help = "SEC or never: from the power button to the end; 1 unless told, 0 on simulated clocks"
 
     def time(self) -> int:
-        if self.value is None:  # on a simulated clock nothing else might move time
+        if self.value is None:  # a simulated clock may have nothing else that moves it
             return 0 if self.guest.machine.clock.simulated else SECOND
         return int(self.value)
 
 
 class Service(Event):
-    """The statistics come from a service of the guest, as in Windows: it is up that much after the driver."""
+    """The time from the driver to the service that reports statistics, as in Windows; None is no service."""
 
     __slots__ = ()
     name = label = "service"
