@@ -389,9 +389,7 @@ class Machine:
 
     def _boot(self) -> None:
         self.guest.boot()
-        if self.device is not None:
-            self.device.due |= NEWS_DRIVER  # waiting requests are asked again, or end if there is no driver
-        self.deliver()
+        self.driver_changed()  # waiting requests are asked again, or end if there is no driver
 
     def reset(self, *, guest: bool = False) -> None:
         """Reset the machine, as a power cycle of the guest.
