@@ -85,11 +85,6 @@ def _core(ram: int) -> int:
     return min(_CORE, ram >> 3) & _ALIGN
 
 
-def default_floor(ram: int) -> int:
-    """Bytes of RAM that stay outside the balloon however much is asked for (Linux 6.1, measured)."""
-    return default_reserved(ram) + _free_min(ram) + _core(ram)
-
-
 def _whole(size: int) -> int:
     if size < 0:
         raise ValueError(f"an amount of memory must not be negative, not {size} bytes")
@@ -234,13 +229,6 @@ class Kernel:
         else:
             self.tick(vm_now)
         return self._values or self.values()
-
-    def inflatable(self) -> int:
-        """Return how many pages `inflate` could still get, by all means. At 0, the floor, the driver only retries."""
-        hidden = self.used - self.used_min
-        if self.deflate_on_oom:
-            hidden = min(hidden, self.swap_total - self.swap_used)
-        return (self.free - self.free_min + self.cache - self.cache_min + hidden) >> _SHIFT
 
     def _lived(self, vm_now: int) -> int:
         """Page faults of background life from boot to `vm_now`: a pure function of seed and time that only rises.

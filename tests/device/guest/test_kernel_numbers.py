@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 
 from device.fields import SnapshotError
-from device.guest.model.kernel import MAX_RAM, MIN_RAM, Kernel, default_floor, default_reserved
+from device.guest.model.kernel import MAX_RAM, MIN_RAM, Kernel, default_reserved
 from device.virtio.spec import GIB, MIB, TIB
+from tests.support.kernels import floor_of, inflatable
 from tests.support.snapshots import restore_kernel, state_of
 
 SECOND = 1_000_000_000
@@ -56,7 +57,7 @@ def test_available_memory_leaves_out_what_must_stay() -> None:
 )
 def test_what_is_never_given_away_is_what_was_measured(ram: int, floor: int) -> None:
     """Between 512 and 640 MiB there is a step: khugepaged wants more free memory."""
-    assert default_floor(ram * MIB) / MIB == pytest.approx(floor, rel=0.025)
+    assert floor_of(ram * MIB) / MIB == pytest.approx(floor, rel=0.025)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_total_and_available_are_what_was_measured(ram: int, total: int, below: 
 
 
 def test_what_is_never_given_away_of_the_smallest_and_the_largest() -> None:
-    assert (default_reserved(MIN_RAM), default_floor(MIN_RAM)) == (1114112, 1859584)
-    assert default_floor(MAX_RAM) - default_reserved(MAX_RAM) < 400 * MIB
+    assert (default_reserved(MIN_RAM), floor_of(MIN_RAM)) == (1114112, 1859584)
+    assert floor_of(MAX_RAM) - default_reserved(MAX_RAM) < 400 * MIB
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_an_impossible_guest_is_refused_with_the_numbers(options: dict[str, int]
 
 def test_the_widest_choices_are_possible() -> None:
     kernel = Kernel(MIN_RAM, reserved=0, floor=MIN_RAM, swap=MAX_RAM)
-    assert (kernel.reserved, kernel.swap_total, kernel.inflatable()) == (0, MAX_RAM, 0)
+    assert (kernel.reserved, kernel.swap_total, inflatable(kernel)) == (0, MAX_RAM, 0)
     assert Kernel(MIN_RAM, swap=0).swap_total == 0
     assert Kernel(MIN_RAM, reserved=4095 + 4096, swap=4097).reserved == 4096
 
@@ -181,16 +182,16 @@ def test_what_a_life_makes_of_it(deflates: bool) -> None:
 def test_the_killer_takes_half_of_a_large_background_and_all_of_a_small_one() -> None:
     kernel = Kernel(2 * GIB, swap=0)
     background = kernel.used - kernel.used_min
-    kernel.inflate(kernel.inflatable() - (background >> 12) + 1)
+    kernel.inflate(inflatable(kernel) - (background >> 12) + 1)
     assert (kernel.oom_kills, kernel.used - kernel.used_min) == (1, background - ((background >> 1) + 4095 & -4096))
     while kernel.used > kernel.used_min:
-        kernel.inflate(kernel.inflatable() - (kernel.used - kernel.used_min >> 12) + 1)
+        kernel.inflate(inflatable(kernel) - (kernel.used - kernel.used_min >> 12) + 1)
     assert kernel.oom_kills == 8, "halved until a MiB or less is left"
 
 
 def test_the_killer_takes_half_of_what_the_background_has_in_swap_too() -> None:
     kernel = Kernel(2 * GIB, swap=16 * MIB)
-    kernel.inflate(kernel.inflatable() - (kernel.used - kernel.used_min >> 12) + 4097)
+    kernel.inflate(inflatable(kernel) - (kernel.used - kernel.used_min >> 12) + 4097)
     assert (kernel.oom_kills, kernel.swap_used, kernel.used - kernel.used_min) == (1, 8 * MIB, 26693632)
     assert kernel.free - kernel.free_min == 26693632
 
@@ -205,7 +206,7 @@ def test_near_the_high_mark_memory_fills_up_to_it_and_no_further() -> None:
         seen.append((kernel.free - 2 * kernel.free_min, kernel.cache))
     assert seen == [(0, 4747264)] * 3
     kernel = Kernel(64 * MIB, seed=1)
-    kernel.inflate(kernel.inflatable() - 200)
+    kernel.inflate(inflatable(kernel) - 200)
     kernel.deflate((kernel.free_min >> 12) * 3 // 2)
     seen = []
     for second in range(1, 4):
