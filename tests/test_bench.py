@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from tests.bench import page
 from tests.bench.turns import Bench, Goal, in_turns, number
+from tests.support.shell import ROOT
 
 
 def test_turns_alternate_and_the_first_only_warms() -> None:
@@ -92,3 +96,26 @@ def test_each_run_is_in_the_history() -> None:
     run = page.read("results.json")["run"]
     history = json.loads((page.FOLDER / "history.json").read_text())
     assert (run["date"], run["commit"]) in [(each["date"], each["commit"]) for each in history]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("status", "full", "quick"),
+    [(0, True, True), (1, False, False), (3, True, False)],
+    ids=["all kept", "the program fails", "a goal is missed"],
+)
+def test_make_bench_fails_with_its_program_and_forgives_a_missed_goal_only_in_a_full_run(
+    status: int, full: bool, quick: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    for folder, exits in ((".venv", status), (".bench", 0)):
+        (tmp_path / folder / "bin").mkdir(parents=True)
+        python = tmp_path / folder / "bin/python"
+        python.write_text(f"#!/bin/sh\necho $0 $*\nexit {exits}\n")
+        python.chmod(0o755)
+        (tmp_path / folder / ".installed").touch()
+    for words, good in (([], full), (["QUICK=1"], quick)):
+        command = ["make", "--silent", "-f", str(ROOT / "Makefile"), "bench", *words]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (ended.returncode == 0) is good, ended.stderr
+        assert ("tests.bench.page" in ended.stdout) is (good and not words)
