@@ -116,14 +116,14 @@ class Honest:
             self._next, self._asked = self._asked + self.INTERVAL, None
 
 
-def rss(pid: int) -> int:
+def rss(pid: int) -> float:
     """Resident memory, in MiB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def run(
     process: subprocess.Popen[bytes], abusers: list[tuple[str, bytes]], path: str, seconds: float, every: float = 0.0
-) -> tuple[list[tuple[float, int]], list[float]]:
+) -> tuple[list[tuple[float, float]], list[float]]:
     """Let abusers, each an address and what it sends, and an honest client at `path` have their way with a program.
 
     Returns (second, MiB) of a look each `every` seconds, which is printed (0: none), and the round trips in seconds.
@@ -131,12 +131,12 @@ def run(
     source = random.Random(1)
     crowd = [Abuser(*each, source) for each in abusers]
     honest = Honest(path)
-    looks: list[tuple[float, int]] = []
+    looks: list[tuple[float, float]] = []
     start = time.monotonic()
     while (now := time.monotonic() - start) < seconds and process.poll() is None:
         if every and now >= every * len(looks):
             looks.append((now, rss(process.pid)))
-            print(f"{now:6.0f} s {looks[-1][1]:6} MiB", flush=True)
+            print(f"{now:6.0f} s {looks[-1][1]:6.0f} MiB", flush=True)
         for abuser in crowd:
             abuser.act()
             honest.act()
@@ -148,7 +148,7 @@ def run(
     return looks, honest.trips
 
 
-def soak(seconds: float, clients: int = 50, every: float = 10.0) -> tuple[list[tuple[float, int]], list[float], str]:
+def soak(seconds: float, clients: int = 50, every: float = 10.0) -> tuple[list[tuple[float, float]], list[float], str]:
     """Run; returns (second, MiB) of each look, the honest client's round trips, and what hmp said on stderr."""
     with tempfile.TemporaryDirectory() as directory:
         paths = {kind: f"{directory}/{kind}" for kind in ("monitor", "qmp")}
@@ -161,7 +161,7 @@ def soak(seconds: float, clients: int = 50, every: float = 10.0) -> tuple[list[t
             return looks, trips, said if status == 0 else f"{said}exit status {status}\n"
 
 
-def grew(looks: list[tuple[float, int]]) -> bool:
+def grew(looks: list[tuple[float, float]]) -> bool:
     """Whether memory was higher late than early: after the first minute, or in the second half of a shorter run."""
     settled = min(60.0, looks[-1][0] / 2)
     early = [size for when, size in looks if when <= settled]

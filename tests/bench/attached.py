@@ -8,10 +8,9 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tests.bench.programs import HMP
-from tests.bench.turns import Bench, Goal
+from tests.bench.turns import Bench, Goal, in_turns
 from tests.support.live import Qmp, Unavailable
 from tests.support.vms import boot
 
@@ -25,13 +24,9 @@ VIRTIO = {"path": "/machine/peripheral/balloon0/virtio-backend", "queue": 2}
 
 def raw(client: Qmp) -> float:
     """Return the ms that a client takes which asks the guest by the polling interval, and does no more than it must."""
-    taken = []
+    ask, taken = client.ask, []
     for _ in range(ASKED):
         begun = time.perf_counter()
-
-        def ask(name: str, **arguments: Any) -> Any:
-            return client.ask(name, **arguments)
-
         before = ask("x-query-virtio-queue-status", **VIRTIO)["last-avail-idx"]
         ask("qom-set", **INTERVAL, value=1)
         while ask("x-query-virtio-queue-status", **VIRTIO)["last-avail-idx"] == before:
@@ -71,13 +66,7 @@ def measure(bench: Bench) -> None:
             [*HMP, "--attach", f"unix:{directory}/a,hold=on"], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         try:
-            measures = {"hmp": partial(ours, hmp), "limit": partial(raw, client)}
-            for measure in measures.values():
-                measure()
-            found: dict[str, list[float]] = {"hmp": [], "limit": []}
-            for _ in range(bench.rounds):
-                for column, measure in measures.items():
-                    found[column].append(measure())
+            found = in_turns(bench.rounds, {"hmp": partial(ours, hmp), "limit": partial(raw, client)})
             bench.note("attached", "attached: `info balloon` of a running VM", "ms", found)
             more = [ours - theirs for ours, theirs in zip(found["hmp"], found["limit"], strict=True)]
             bench.note("attached-more", "attached: more than a raw client takes", "ms", {"hmp": more}, Goal("", most=1))

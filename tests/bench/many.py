@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -14,15 +13,10 @@ from functools import partial
 
 from tests.bench.programs import HMP, OTHERS, Subject, folder, qemu, seconds
 from tests.bench.turns import Bench, Goal
+from tests.soak import rss
 
 _PFNS = 256
 """Pages that Linux's driver gives up at once (VIRTIO_BALLOON_ARRAY_PFNS_MAX)."""
-
-
-def resident(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def memory(bench: Bench) -> None:
@@ -33,7 +27,7 @@ def memory(bench: Bench) -> None:
             subject = Subject(column, command, directory)
             try:
                 subject.hmp_round_trip()
-                return resident(subject.process.pid)
+                return rss(subject.process.pid)
             finally:
                 subject.close()
 
@@ -91,7 +85,7 @@ class Fleet:
 
     def close(self) -> None:
         """End the process."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -112,7 +106,7 @@ def fleet(bench: Bench) -> None:
                     if column == "hmp":
                         trips["limit"].append(made.trip(0))
                         trips["hmp"].append(made.trip(count - 1))
-                    held.setdefault(column, []).append(resident(made.process.pid))
+                    held.setdefault(column, []).append(rss(made.process.pid))
                 finally:
                     made.close()
     machines = f"{count:,} machines in one process"

@@ -49,17 +49,8 @@ OUTRO = """
 """
 
 
-def cell(figure: dict[str, Any], column: str) -> str:
-    """Return a column's figure and the range of its turns."""
-    each = figure["columns"].get(column)
-    if each is None:
-        return "-"
-    return f"{number(each['median'])} ({number(each['low'])} to {number(each['high'])})"
-
-
-def ratio(figure: dict[str, Any], column: str) -> str:
-    """Return hmp's share of a column, with its range."""
-    each = figure["ratios"].get(column)
+def cell(each: dict[str, float] | None) -> str:
+    """Return the median of a column's turns, and their range."""
     return "-" if each is None else f"{number(each['median'])} ({number(each['low'])} to {number(each['high'])})"
 
 
@@ -82,13 +73,13 @@ def text(results: dict[str, Any], reasons: dict[str, str]) -> str:
     lines.append("| what | unit | hmp | QEMU | instead | limit | goal |")
     lines.append("|---|---|---|---|---|---|---|")
     lines += [
-        f"| {figure['what']} | {figure['unit']} | {' | '.join(cell(figure, column) for column in COLUMNS)} | {goals(figure)} |"
+        f"| {figure['what']} | {figure['unit']} | {' | '.join(cell(figure['columns'].get(column)) for column in COLUMNS)} | {goals(figure)} |"
         for figure in figures
     ]
     lines.append("\n## Ratios\n\nhmp's figure divided by the column's, turn by turn.\n")
     lines.append("| what | of QEMU | of instead | of the limit |\n|---|---|---|---|")
     lines += [
-        f"| {figure['what']} | {' | '.join(ratio(figure, column) for column in COLUMNS if column != 'hmp')} |"
+        f"| {figure['what']} | {' | '.join(cell(figure['ratios'].get(column)) for column in COLUMNS if column != 'hmp')} |"
         for figure in figures
         if figure["ratios"]
     ]

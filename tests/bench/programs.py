@@ -44,6 +44,26 @@ def monitors(name: str, addresses: Iterable[tuple[str, str]]) -> list[str]:
     return [word for kind, path in addresses for word in (f"{dash}{kind}", f"unix:{path},server=on,wait=off")]
 
 
+def started(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a program that talks on sockets alone."""
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def connect(process: subprocess.Popen[bytes], path: str) -> socket.socket:
+    """Return a client of a program's socket, once it listens. Raises SystemExit if it ended, or does not within 20 s."""
+    deadline = time.monotonic() + 20
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        try:
+            client.connect(path)
+            return client
+        except OSError:
+            client.close()
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{process.args!r} did not come up") from None
+            time.sleep(0.01)
+
+
 class Subject:
     """A program with a QMP and an HMP monitor on unix sockets, and one client on each.
 
@@ -53,10 +73,7 @@ class Subject:
     def __init__(self, name: str, command: list[str], directory: str) -> None:
         self.name = name
         paths = [f"{directory}/{name}.{kind}" for kind in ("qmp", "hmp")]
-        command = [*command, *monitors(name, zip(("qmp", "monitor"), paths, strict=True))]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self.process = started([*command, *monitors(name, zip(("qmp", "monitor"), paths, strict=True))])
         self.paths = paths
         self.qmp, self.hmp = (self.connect(path) for path in paths)
         self._rest = b""
@@ -67,17 +84,7 @@ class Subject:
 
     def connect(self, path: str) -> socket.socket:
         """Return a further client of `path`."""
-        deadline = time.monotonic() + 20
-        while True:
-            client = socket.socket(socket.AF_UNIX)
-            try:
-                client.connect(path)
-                return client
-            except OSError:
-                client.close()
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"{self.name} did not come up") from None
-                time.sleep(0.01)
+        return connect(self.process, path)
 
     def _line(self) -> bytes:
         while b"\r\n" not in self._rest:

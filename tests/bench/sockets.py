@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import select
+import socket
 import statistics
 import subprocess
 import time
@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from tests import soak
-from tests.bench.programs import HMP, OTHERS, Subject, folder, monitors, qemu
+from tests.bench.programs import HMP, OTHERS, Subject, connect, folder, monitors, qemu, started
 from tests.bench.turns import Bench, Goal
 
 TRIPS = 100
@@ -77,7 +77,7 @@ def round_trips(bench: Bench) -> None:
                 *([Goal("qemu", least=30)] if dialect == "qemu" else []),
                 share=0.6,
             )
-        idle: dict[str, list[object]] = {name: [] for name in ("hmp-seed", "instead", "limit")}
+        idle: dict[str, list[socket.socket]] = {name: [] for name in ("hmp-seed", "instead", "limit")}
         for clients in (1, 100) if bench.quick else (1, 10, 100, 1000):
             for name, held in idle.items():
                 while len(held) < clients - 1:
@@ -94,7 +94,7 @@ def round_trips(bench: Bench) -> None:
             )
         for held in idle.values():
             for client in held:
-                client.close()  # type: ignore[attr-defined]
+                client.close()
 
 
 def beside(command: list[str], name: str, pieces: list[tuple[str, bytes]], lasting: float) -> list[float]:
@@ -105,16 +105,9 @@ def beside(command: list[str], name: str, pieces: list[tuple[str, bytes]], lasti
     with folder() as directory:
         kinds = ["monitor", *(kind for kind, _ in pieces)]
         paths = [f"{directory}/{number}" for number in range(len(kinds))]
-        process = subprocess.Popen(
-            [*command, *monitors(name, zip(kinds, paths, strict=True))],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = started([*command, *monitors(name, zip(kinds, paths, strict=True))])
         try:
-            while not os.path.exists(paths[-1]) and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(0.3)
+            connect(process, paths[-1]).close()
             abusers = [(path, piece) for path, (_, piece) in zip(paths[1:], pieces, strict=True)]
             return [trip * 1e3 for trip in soak.run(process, abusers, paths[0], lasting)[1]]
         finally:
@@ -162,9 +155,7 @@ def waiting(bench: Bench) -> None:
             with folder() as directory:
                 path = f"{directory}/m"
                 where = f"unix:{path},server=on,wait=off" if column == "hmp" else path
-                process = subprocess.Popen(
-                    [*command, where], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
+                process = started([*command, where])
                 try:
                     first, last = _late(process, path, count)
                 finally:
@@ -180,20 +171,10 @@ def waiting(bench: Bench) -> None:
 
 def _late(process: subprocess.Popen[bytes], path: str, count: int) -> tuple[float, float]:
     """Return by how many ms the first and the last of the answers come after five seconds."""
-    import socket
-
     clients: dict[int, socket.socket] = {}
     asked: dict[int, float] = {}
     while len(clients) < count:
-        client = socket.socket(socket.AF_UNIX)
-        try:
-            client.connect(path)
-        except OSError:
-            client.close()
-            if process.poll() is not None:
-                raise SystemExit("it did not come up") from None
-            time.sleep(0.01)
-            continue
+        client = connect(process, path)
         clients[client.fileno()] = client
         while not client.recv(4096).endswith(b"(qemu) "):
             pass
