@@ -1,12 +1,12 @@
-"""What hmp is measured against, where no program is at hand: run with a mode and its arguments, by bare Python.
+"""Small programs that hmp is measured against: bare Python runs this file with a mode and its arguments.
 
-    fake QMP HMP      what projects write by hand when they test against QEMU: asyncio's streams, json, canned replies
-    echo QMP HMP      the limit of a round trip: a server of asyncio that sends a constant for each line
-    fakes N DIR       the former of the two N times over in one process, on DIR/0.qmp, DIR/0.hmp and so on
+    fake QMP HMP      what projects write by hand to test against QEMU: asyncio's streams, json, canned replies
+    fakes N DIR       N of `fake` in one process, on DIR/0.qmp, DIR/0.hmp and so on
     lines             what projects write by hand for a human monitor on a pipe: the standard library's cmd
-    timer PATH        the limit of a wait: a line is answered by asyncio's own timer after five seconds
+    echo QMP HMP      the limit of a round trip: a server of asyncio that sends a constant for each line
+    timer PATH        the limit of a wait: asyncio's own timer answers a line after five seconds
 
-Each server prints `ready` when it serves.
+All but `lines` are servers, and print `ready` when they serve.
 """
 
 from __future__ import annotations

@@ -33,15 +33,17 @@ CURVES = {
 
 INTRO = """# Benchmarks
 
-`make bench` measures hmp in turns with the real QEMU 7.2, with what a user would take instead, and with the limit. All
-columns of a figure come from one run: a turn measures each of them once, a ratio is taken within its turn, and what
-stands here is the median of the turns with their range. Ratios move far less than figures when the machine is busy.
+`make bench` measures hmp beside three others: the real QEMU 7.2, what a user would take instead, and a limit. It takes turns:
+each turn measures every column once, and its ratios are those of that turn. The tables show the median of the turns, and
+their range in parentheses. Ratios change far less than figures when the machine is busy.
 
-* **instead**: litecli for the prompt, `svg-term` for pictures, else what projects write by hand: Python's `cmd` on a pipe,
-  asyncio's streams with `json` on sockets, with canned replies (`tests/bench/others.py`).
-* **limit**: bare Python for a start; prompt_toolkit alone for a prompt; an asyncio server that only sends a constant for
-  a round trip and for memory; buffers going round through rings, with nothing around, for piped lines; `MADV_REMOVE` of
-  the same pages for inflation; asyncio's own timer for waits; a raw client of QMP for `--attach`.
+* **instead**: litecli for the prompt, `svg-term` for the picture, else what projects write by hand, with canned replies:
+  Python's `cmd` on a pipe, asyncio's streams and `json` on sockets (`tests/bench/others.py`).
+* **limit**: a program that does only what cannot be left out. Bare Python for a start and for a cast; a prompt of
+  prompt_toolkit (hmp is faster, because it shows its prompt before it loads that); a server of asyncio that sends a constant,
+  for round trips and memory; buffers that go round the rings and nothing else, for piped lines; `MADV_REMOVE` of the same
+  pages, for inflation; asyncio's own timer for waits; a raw client of QMP for `--attach`; pyte reading the cast, for the
+  picture.
 """
 
 OUTRO = """

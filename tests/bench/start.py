@@ -79,6 +79,6 @@ def measure(bench: Bench) -> None:
                 "limit": partial(first_prompt, [*PYTHON, "-c", toolkit], b"(qemu) "),
             },
             Goal("qemu", most=3.5),
-            Goal("instead", most=1 / 3),
+            Goal("instead", most=0.33),
             share=2,
         )

@@ -16,7 +16,7 @@ COLUMNS = {
     "instead": "instead",
     "limit": "limit",
 }
-"""What is measured in a turn: hmp, the real QEMU, what a user would take instead, and what nobody can beat."""
+"""What is measured in a turn: hmp, the real QEMU, what a user would take instead, and a program that does the least."""
 
 SLACK = 2.0
 """By how much a quick run may miss a goal that is a ratio: it is to tell a clear regression, not a busy machine."""
