@@ -1,6 +1,7 @@
 # make run: build the environment and open the prompt.   make test: run every test that is fast.
 # make coverage: which lines they run, and which not.   make docs: the site, in docs/_build/html.   make man: docs/hmp.1 anew.
-# make check: all that CI runs.   make lint: of that the quick part.   make dist: wheel and sdist, checked.
+# make check: lint, dist, all tests, check-demos; CI runs it first.   make lint: of that the quick part.
+# make dist: wheel and sdist, checked.   make bench: docs/benchmarks.md anew; QUICK=1 tells only a clear regression.
 # make demos: the casts and pictures of docs/demos, anew.
 # make check-demos: are the committed casts what their scripts make? The same bytes with the libraries that made them; what
 # the newest draw otherwise is printed.
