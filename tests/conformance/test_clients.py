@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tests.support.qemu import PROGRAM
 
 GO_PATH = Path("/usr/share/gocode")  # Debian's
 
+Told = Callable[..., list[str]]
+
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
 
@@ -20,6 +23,16 @@ def program(request: pytest.FixtureRequest) -> str:
     if request.param != "hmp-qemu" and PROGRAM is None:
         pytest.skip("needs qemu-system-x86_64 on PATH to compare with")
     return str(request.param)
+
+
+@pytest.fixture
+def told(program: str, tmp_path: Path) -> Told:
+    """Runs a source that imports a client, with the program and further arguments; returns the lines that it printed."""
+
+    def run(client: str, source: str, *arguments: str, under: str = "") -> list[str]:
+        return python(client, source, program, *arguments, under=under, cwd=tmp_path).splitlines()
+
+    return run
 
 
 START = """
@@ -51,9 +64,9 @@ with QEMUMachine(sys.argv[1], args=["-m", "512", "-nodefaults", "-device", "virt
 """
 
 
-def test_qemu_machine(program: str, tmp_path: Path) -> None:
-    said = python("maqet", QEMU_MACHINE, program, under="maqet/vendor", cwd=tmp_path)
-    assert said == "{'actual': 536870912} running\nSTOP\nCommandNotFound\n0\n"
+def test_qemu_machine(told: Told) -> None:
+    said = told("maqet", QEMU_MACHINE, under="maqet/vendor")
+    assert said == ["{'actual': 536870912} running", "STOP", "CommandNotFound", "0"]
 
 
 AVOCADO = (
@@ -95,9 +108,8 @@ assert select.select([process], [], [], 30)[0]
 )
 
 
-def test_avocado_vt(program: str, tmp_path: Path) -> None:
-    said = python("avocado-vt", AVOCADO, program, cwd=tmp_path)
-    assert said.splitlines() == [
+def test_avocado_vt(told: Told) -> None:
+    assert told("avocado-vt", AVOCADO) == [
         "balloon: actual=512 {'actual': 536870912}",
         "True VM status: running",
         "STOP",
@@ -133,9 +145,8 @@ target.deactivate(driver)
 """
 
 
-def test_labgrid(program: str, tmp_path: Path) -> None:
-    said = python("labgrid", LABGRID, program, cwd=tmp_path)
-    assert said.splitlines() == ["True", "running {'actual': 536870912}", "{'actual': 536870912}"]
+def test_labgrid(told: Told) -> None:
+    assert told("labgrid", LABGRID) == ["True", "running {'actual': 536870912}", "{'actual': 536870912}"]
 
 
 TRANSIENT = """
@@ -158,9 +169,8 @@ else:
 """
 
 
-def test_transient(program: str, tmp_path: Path) -> None:
-    said = python("transient", TRANSIENT, program, cwd=tmp_path)
-    assert said.splitlines() == ["{'actual': 536870912}", "{} ['STOP']", "CommandNotFound", "0"]
+def test_transient(told: Told) -> None:
+    assert told("transient", TRANSIENT) == ["{'actual': 536870912}", "{} ['STOP']", "CommandNotFound", "0"]
 
 
 MCQEMU = """
@@ -190,9 +200,8 @@ asyncio.run(main())
 """
 
 
-def test_mcqemu(program: str, tmp_path: Path) -> None:
-    said = python("mcqemu", MCQEMU, program, cwd=tmp_path)
-    assert said.splitlines() == [
+def test_mcqemu(told: Told) -> None:
+    assert told("mcqemu", MCQEMU) == [
         "running tcg",
         "running 1 True",
         "{'name': 'vm1', 'status': 'paused'} {'name': 'vm1', 'status': 'running'}",
@@ -224,9 +233,8 @@ print(vm.process_exists())
 )
 
 
-def test_fc_qemu(program: str, tmp_path: Path) -> None:
-    said = python("fc.qemu", FC_QEMU, program, cwd=tmp_path)
-    assert said.splitlines() == ["True {} {'actual': 536870912}", "['STOP']", "False"]
+def test_fc_qemu(told: Told) -> None:
+    assert told("fc.qemu", FC_QEMU) == ["True {} {'actual': 536870912}", "['STOP']", "False"]
 
 
 EXEC_SANDBOX = (
@@ -252,9 +260,8 @@ asyncio.run(main())
 )
 
 
-def test_exec_sandbox(program: str, tmp_path: Path) -> None:
-    said = python("exec-sandbox", EXEC_SANDBOX, program, cwd=tmp_path)
-    assert said.splitlines() == ["512", "512", "512", "SocketAuthError"]
+def test_exec_sandbox(told: Told) -> None:
+    assert told("exec-sandbox", EXEC_SANDBOX) == ["512", "512", "512", "SocketAuthError"]
 
 
 QEMU_QMP = (
@@ -282,9 +289,8 @@ asyncio.run(main())
 )
 
 
-def test_qemu_qmp(program: str, tmp_path: Path) -> None:
-    said = python("qemu.qmp", QEMU_QMP, program, cwd=tmp_path)
-    assert said.splitlines() == [
+def test_qemu_qmp(told: Told) -> None:
+    assert told("qemu.qmp", QEMU_QMP) == [
         "7",
         "[{'actual': 536870912}, {'name': 'vm1'}, {'enabled': False, 'present': True}]",
         "{} STOP",
@@ -309,9 +315,8 @@ for options, typed in (([], "query-name\nballoon value=400000000\nnosuch\nstop\n
 )
 
 
-def test_qmp_shell(program: str, tmp_path: Path) -> None:
-    said = python("qemu.qmp", QMP_SHELL, program, cwd=tmp_path)
-    assert [line for line in said.splitlines() if "(QEMU) " in line] == [
+def test_qmp_shell(told: Told) -> None:
+    assert [line for line in told("qemu.qmp", QMP_SHELL) if "(QEMU) " in line] == [
         '(QEMU) {"return": {"name": "vm1"}}',
         '(QEMU) {"return": {}}',
         '(QEMU) {"error": {"class": "CommandNotFound", "desc": "The command nosuch has not been found"}}',
@@ -334,9 +339,8 @@ print(ended.stdout)
 """
 
 
-def test_qmp_shell_wrap(program: str, tmp_path: Path) -> None:
-    said = python("qemu.qmp", QMP_SHELL_WRAP, program, cwd=tmp_path)
-    assert [line for line in said.splitlines() if "(QEMU) {" in line] == [
+def test_qmp_shell_wrap(told: Told) -> None:
+    assert [line for line in told("qemu.qmp", QMP_SHELL_WRAP) if "(QEMU) {" in line] == [
         '(QEMU) {"return": {"actual": 536870912}}',
         '(QEMU) {"return": {}}',
         '(QEMU) {"return": {}}',
@@ -391,7 +395,7 @@ func main() {
 """
 
 
-def test_go_qemu(program: str, tmp_path: Path) -> None:
+def test_go_qemu(told: Told, tmp_path: Path) -> None:
     if not GO_PATH.is_dir() or shutil.which("go") is None:
         pytest.skip("needs go and go-qemu (Debian: golang-go golang-github-digitalocean-go-qemu-dev)")
     (tmp_path / "client.go").write_text(GO_QEMU)
@@ -402,8 +406,7 @@ process = start("-name", "vm1", "-device", "virtio-balloon-pci")
 subprocess.run(["go", "run", "client.go"], env=os.environ | {"GO111MODULE": "off", "GOPATH": sys.argv[2]}, check=True)
 """
     )
-    said = python("qemu.qmp", start, program, str(GO_PATH), cwd=tmp_path)
-    assert said.splitlines() == [
+    assert told("qemu.qmp", start, str(GO_PATH)) == [
         "StatusRunning true",
         "true false true",
         "0 0 true",

@@ -27,7 +27,7 @@ LEFT_OUT = {
         )
     },
     **{
-        f"tests/device/{each}": "a machine of 1 GiB for each test: a second there, of which all is taken at once"
+        f"tests/device/{each}": "1 GiB for each test, which takes a second there because all of it is taken at once"
         for each in (
             "machine",
             "guest/hostile",
