@@ -35,6 +35,21 @@ def told(program: str, tmp_path: Path) -> Told:
     return run
 
 
+@pytest.mark.parametrize(
+    ("client", "needs"),
+    [
+        ("maqet", "needs maqet: make clients"),
+        ("exec-sandbox", r"needs exec-sandbox: make clients \(and Python 3\.12\)"),
+    ],
+)
+def test_a_client_that_is_not_installed_is_skipped(
+    client: str, needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.clients.FOLDER", tmp_path)
+    with pytest.raises(pytest.skip.Exception, match=f"^{needs}$"):
+        python(client, "")
+
+
 START = """
 import atexit, os, signal, subprocess
 def start(*arguments):

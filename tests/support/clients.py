@@ -52,7 +52,8 @@ def python(client: str, source: str, *arguments: str, under: str = "", cwd: Path
     folder = FOLDER / client
     program = interpreter(client)
     if not folder.is_dir() or program is None:
-        pytest.skip(f"needs {client}: make clients" + f" (and Python {NEWER[client]})" * (client in NEWER))
+        newer = f" (and Python {NEWER[client]})" if client in NEWER else ""
+        pytest.skip(f"needs {client}: make clients{newer}")
     begin = f"import site, sys; sys.path.insert(0, {str(folder / under)!r}); site.addsitedir({str(folder)!r})\n"
     ended = subprocess.run([program, "-c", begin + source, *arguments], capture_output=True, text=True,
                            timeout=TIMEOUT, cwd=cwd, env=environment())  # fmt: skip
