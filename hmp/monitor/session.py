@@ -60,9 +60,6 @@ class Session:
         """Called when a command that waited has been answered."""
         self.on_command: Callable[[bytes], None] | None = None
         """Called with the bytes of each command before it is handled, also if they could not be read."""
-        self._fault: Fault | None = None
-        """The fault of the present answer."""
-        self._held: list[bytes] = []  # events that came while a reply went out in pieces
         self._work: Work | None = None
         self._waits_for: Reply | None = None
 
@@ -134,7 +131,6 @@ class Session:
         # clients had taken gigabytes.
         self.send = self._write = drop
         self.on_resume, self.on_command, self.on_cut = None, None, lambda: None
-        self._held.clear()
         self._stop_waiting()
 
     def _stop_waiting(self) -> None:
@@ -143,7 +139,6 @@ class Session:
             reply.cancel()
 
     def _begin(self, work: Work, fault: Fault | None) -> None:
-        self._fault = fault
         self._work = work if fault is None else self._disturbed(work, fault)
         self._go_on()
 
@@ -176,6 +171,7 @@ class Session:
         for event in fault.events:
             self._tell(*event)
         pieces: list[bytes] = []
+        held: list[bytes] = []  # events that come while the answer goes out in pieces: in one they would break it
         if fault.answer != "usual":
             # The command does not run then: a test that wants an error for `stop` does not want a stopped VM.
             usual = iter((self._otherwise(fault),))
@@ -186,12 +182,12 @@ class Session:
             pieces = fault.pieces(each)
             if pieces:
                 self._write(pieces.pop(0))
-            if pieces:  # an event between two pieces would break the message
-                self.send = self._held.append
+            if pieces:
+                self.send = held.append
         while pieces:
             yield self._pause(fault.pause)
             self._write(pieces.pop(0))
-        self.send, held, self._held = self._write, self._held, []
+        self.send = self._write
         for data in held:
             self.send(data)
         # After the answer, so that the client has got all that should come before the cut.

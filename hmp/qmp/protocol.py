@@ -45,6 +45,7 @@ class QmpSession(Session):
         self._fed = b""
         self._in_command_mode = False
         self._oob = False
+        self._fault: Fault | None = None  # of the present answer
         self._id: dict[str, object] = {}
         self._last_id: dict[str, object] = {}
 
@@ -100,7 +101,7 @@ class QmpSession(Session):
         if self.on_command is not None:
             # The text of a message that could not be read is gone by now, so the log gets the piece that it was in.
             self.on_command(self._fed if isinstance(message, ParseFailure) else json.dumps(message).encode())
-        self._id, fault = {}, None
+        self._id, self._fault = {}, None
         try:
             if isinstance(message, ParseFailure):
                 raise CommandError(message.desc)
@@ -110,12 +111,11 @@ class QmpSession(Session):
                 self._id = {"id": message["id"]}
             name, arguments, oob = self._members(message)
         except CommandError as error:
-            self._fault = None
             return iter((self._error(error),)), None
         # A fault may be set for a line of the human monitor, also if it comes this way.
         line = arguments.get("command-line") if name == "human-monitor-command" else None
-        fault = find_fault(self.machine, self._monitor.client, name, line if isinstance(line, str) else None)
-        return self._execute(name, arguments, oob=oob), fault
+        self._fault = find_fault(self.machine, self._monitor.client, name, line if isinstance(line, str) else None)
+        return self._execute(name, arguments, oob=oob), self._fault
 
     def _execute(self, name: str, arguments: Mapping[str, object], *, oob: bool) -> Work:
         try:
