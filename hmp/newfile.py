@@ -54,9 +54,8 @@ class NewFile:
             self._made = ""
             self.descriptor = os.dup(1) if stdout else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             return
-        if there is not None and not os.access(
-            path, os.W_OK
-        ):  # a rename would replace a file that is protected from writing
+        # A rename would replace a file that is protected from writing.
+        if there is not None and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if there is not None and not private:
             mode = stat.S_IMODE(there.st_mode)

@@ -71,9 +71,8 @@ def _device(text: str) -> tuple[str, str, dict[str, Any]]:
             pairs = read_json(text)
             driver, id = pairs.pop("driver", None), pairs.pop("id", None)
             id = id if isinstance(id, str) else None
-            named = not id or valid_id(
-                f"x{id}"
-            )  # QEMU does not check an id in JSON, so it may begin with any character
+            # QEMU does not check an id in JSON, so it may begin with any character.
+            named = not id or valid_id(f"x{id}")
             options = read_options(check_driver(driver), pairs.items(), from_json)
         else:
             driver, id, pairs = split_device(text)

@@ -345,9 +345,8 @@ def indented(message: bytes) -> bytes:
 def _encode_by_steps(message: object) -> str:
     """As the C encoder, but with QEMU's floats, and without a limit from the interpreter's stack."""
     parts: list[str] = []
-    stack: list[
-        tuple[str, list[tuple[str, object]]]
-    ] = []  # for each open list or dict: its closing bracket, and what is left to write, last first
+    # For each open list or dict: its closing bracket, and what is left to write, last first.
+    stack: list[tuple[str, list[tuple[str, object]]]] = []
     todo: list[tuple[str, object]] = [("", message)]
     close = ""
     while True:

@@ -53,9 +53,8 @@ class EventHub:
         self._asker: Listener | None = None  # the client that has it already
         self._sessions: list[Listener] = []
         self._request: StatsRequest | None = None
-        self._latest: tuple[int, ActualChanged] | None = (
-            None  # the time and the event to send at the end of the interval
-        )
+        # The time and the event to send at the end of the interval.
+        self._latest: tuple[int, ActualChanged] | None = None
         self._throttle: Timer | None = None
         self._hold_from = ""
         self._held: list[bytes] = []

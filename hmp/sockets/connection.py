@@ -148,9 +148,8 @@ class Connection(asyncio.BufferedProtocol):
         self.session.on_cut, self.session.on_resume = self.hang_up, self._resumed
         if self._log is not None:
             self.session.on_command = lambda message: self.log("in", message)
-        self.ended: asyncio.Future[None] | None = (
-            None  # done when nothing is left; the caller that waits for it makes it
-        )
+        self.ended: asyncio.Future[None] | None = None
+        """Done when nothing is left. The caller that waits for it makes it."""
 
     def move(self, move: str) -> None:
         """Go to another state. Raises ValueError if MOVES does not allow it, and then nothing has changed."""
@@ -165,9 +164,8 @@ class Connection(asyncio.BufferedProtocol):
         """Greet the new client."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is for streams
         self.transport = transport
-        if isinstance(
-            transport.get_extra_info("sockname"), tuple
-        ):  # a host and a port; a browser cannot open unix sockets
+        # A host and a port. A browser cannot open unix sockets.
+        if isinstance(transport.get_extra_info("sockname"), tuple):
             self._opening = Opening()
         # With the limit 0 asyncio tells at once that the client does not read, and we stop handling its commands.
         transport.set_write_buffer_limits(0)

@@ -83,9 +83,8 @@ class Served(Front):
     def _use(self) -> int | None:
         from asyncio import Runner
 
-        with (
-            Runner() as loops
-        ):  # asyncio.run() would also warn of a coroutine that was not awaited if it cannot make a loop
+        # asyncio.run() would also warn of a coroutine that was not awaited if it cannot make a loop.
+        with Runner() as loops:
             loops.run(self._serve())
         return self._status
 
