@@ -36,6 +36,15 @@ LONGEST_PAUSE = 3600
 """The most seconds between two tries to connect; a larger number is most likely a typing error."""
 
 
+def is_socket(text: str) -> bool:
+    """Whether `text` is the number of a descriptor that is an open socket."""
+    try:
+        # Python converts thousands of digits slowly or not at all.
+        return text.isascii() and text.isdigit() and len(text) < 8 and stat.S_ISSOCK(os.fstat(int(text)).st_mode)
+    except OSError:
+        return False
+
+
 class Address:
     """One address. `kind` is monitor, qmp or serial (which sends nothing). `label` is its name in query-chardev,
     `scheme` one of PLACES. `dialect` is None for the default.
@@ -117,14 +126,10 @@ class Address:
 
         It is checked now: later the number could be a descriptor of our own.
         """
-        if text.isascii() and text.isdigit() and len(text) < 8:
-            try:
-                # A file or a pipe cannot be a client: it has one direction and no half-close.
-                if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
-                    return int(text)
-            except OSError:
-                pass
-        raise self.refuse("the descriptor is not an open socket")
+        # A file or a pipe cannot be a client: it has one direction and no half-close.
+        if not is_socket(text):
+            raise self.refuse("the descriptor is not an open socket")
+        return int(text)
 
     def _option(self, option: str) -> None:
         name, _, value = option.partition("=")
@@ -162,6 +167,11 @@ class Address:
     def abstract(self) -> bool:
         """Whether a unix socket has a name in Linux's abstract namespace in place of a file."""
         return self.switches.get("abstract", False)
+
+    @property
+    def path(self) -> str:
+        """The name of a unix socket, as bind() and connect() take it."""
+        return f"\0{self.host}" if self.abstract else self.host
 
     @property
     def families(self) -> tuple[bool, bool]:

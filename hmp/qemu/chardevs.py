@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
 
-from hmp.addresses import Address
+from hmp.addresses import Address, is_socket
 from hmp.monitor import UsageError
 from hmp.monitor.commands.machine import split_options
 from hmp.monitor.grammar import SWITCH
@@ -77,11 +76,7 @@ class Chardev:
             fd = given.get("fd", "")
             if not fd.isdecimal():
                 raise self.refuse(f"Unable to parse FD number {fd}")
-            try:
-                is_socket = stat.S_ISSOCK(os.fstat(int(fd)).st_mode)
-            except (OSError, OverflowError):
-                is_socket = False
-            if not is_socket:
+            if not is_socket(fd):
                 raise self.refuse(f"File descriptor '{fd}' is not a socket")
         for name in ("tn3270", "websocket"):
             if self.on(name):

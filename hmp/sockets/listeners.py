@@ -87,7 +87,7 @@ class Listener:
         made = socket.socket(socket.AF_UNIX, _STREAM)
         try:
             made.settimeout(CONNECT_PATIENCE)
-            made.connect(b"\0" + os.fsencode(address.host) if address.abstract else address.host)
+            made.connect(address.path)
         except OSError:
             made.close()
             raise
@@ -104,11 +104,11 @@ class Listener:
         return f"Failed to connect to '{address.host}{'' if unix else f':{address.port}'}': {reason}"
 
     def _make_unix(self) -> socket.socket:
-        path = self.address.host
+        path = self.address.path
         if self.address.abstract:  # there is no file to remove, and the kernel refuses a name in use
             made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                made.bind(b"\0" + os.fsencode(path))
+                made.bind(path)
                 made.listen(BACKLOG)
             except OSError:
                 made.close()

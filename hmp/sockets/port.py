@@ -92,8 +92,7 @@ class Port:
                 # An address that drops packets would hold the attempt for minutes.
                 async with asyncio.timeout(CONNECT_PATIENCE):
                     if address.scheme == "unix":
-                        path = f"\0{address.host}" if address.abstract else address.host
-                        _, client = await loop.create_unix_connection(self._make, path)
+                        _, client = await loop.create_unix_connection(self._make, address.path)
                     else:
                         _, client = await loop.create_connection(self._make, address.host or "localhost", address.port)
             except (OSError, TimeoutError):

@@ -176,6 +176,20 @@ def test_an_error_is_one_line_and_status_1(arguments: tuple[str, ...], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("arguments", "told"), [
+    (("-mon", "x,mode=control,pretty=maybe"),
+     "-mon x,mode=control,pretty=maybe: Parameter 'pretty' expects 'on' or 'off'"),
+    (("-chardev", "socket,id=a,fd="), "-chardev socket,id=a,fd=: Unable to parse FD number "),
+    (("-chardev", "socket,id=a,fd=77"), "-chardev socket,id=a,fd=77: File descriptor '77' is not a socket"),
+    (("-chardev", f"socket,id=a,fd={'9' * 5000}"),
+     f"-chardev socket,id=a,fd={'9' * 5000}: File descriptor '{'9' * 5000}' is not a socket"),
+])  # fmt: skip
+def test_errors_are_those_of_qemu(arguments: tuple[str, ...], told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        config(*arguments)
+    assert str(caught.value) == told
+
+
 @pytest.mark.external
 @pytest.mark.skipif(PROGRAM is None, reason="needs qemu-system-x86_64 on PATH to compare with")
 @pytest.mark.slow
