@@ -38,7 +38,7 @@ in QEMU; its other options are ignored (HMP_QEMU_VERBOSE=1 tells which). HMP_ARG
 class CommandLine:
     """Reads QEMU's options. `hmp` has the options for hmp, `ignored` those that have no effect.
 
-    270 command lines are compared with QEMU 7.2: the exit status, and the error after the program's name.
+    274 command lines are compared with QEMU 7.2: the exit status, and the error after the program's name.
     """
 
     def __init__(self) -> None:
@@ -196,10 +196,10 @@ class CommandLine:
         if not 4 << 20 <= size <= 16 << 40:
             raise UsageError(f"{spelled}: hmp has machines from 4M to 16T, not of {size} bytes")
         self.memory = size
-        if slots is not None and slots > 256:
-            raise UsageError(f"unsupported amount of memory slots: {slots}")
         if most is None and slots is not None:
             raise UsageError("slots specified but no max-size")
+        if slots is not None and slots > 256:
+            raise UsageError(f"unsupported amount of memory slots: {slots}")
         if most is not None and most < size:
             raise UsageError(f"invalid value of maxmem: maximum memory size ({most:#x}) must be at least the initial "
                              f"memory size ({size:#x})")  # fmt: skip

@@ -7,7 +7,10 @@ import re
 from hmp.monitor import UsageError
 from hmp.monitor.grammar import SWITCH
 
-_SIZE = re.compile(r"\s*(?:(\d+)(?:\.(\d+))?|0[xX]([0-9a-fA-F]+))([BKMGTPE]?)", re.IGNORECASE)
+# Leading zeros are left out, because Python refuses to convert thousands of digits.
+_SIZE = re.compile(r"\s*(?:0*(0|[1-9]\d*)(?:\.(\d+))?|0[xX]([0-9a-fA-F]+))([BKMGTPE]?)", re.IGNORECASE | re.ASCII)
+_WHOLE = re.compile(r"\s*([-+]?)(?:0*(0|[1-9][0-9]*)|0[xX]([0-9a-fA-F]+))", re.ASCII)
+_LONGEST = len(str(1 << 64))
 
 
 def check_switches(given: dict[str, str], names: tuple[str, ...], spelled: str) -> None:
@@ -19,10 +22,15 @@ def check_switches(given: dict[str, str], names: tuple[str, ...], spelled: str) 
 
 def whole(text: str, name: str, spelled: str) -> int:
     """Return a whole number. Raises UsageError in QEMU's words."""
-    if not re.fullmatch(r"\s*[-+]?([0-9]+|0[xX][0-9a-fA-F]+)", text):
+    found = _WHOLE.fullmatch(text)
+    if found is None:
         raise UsageError(f"{spelled}: Parameter '{name}' expects a number")
-    # Base 0 would refuse leading zeros.
-    return int(text, 0 if "x" in text.lower() else 10)
+    sign, decimal, hexadecimal = found.groups()
+    value = int(hexadecimal, 16) if hexadecimal else int(decimal) if len(decimal) <= _LONGEST else 1 << 64
+    if value >= 1 << 64:
+        raise UsageError(f"{spelled}: Value '{text}' is too large for parameter '{name}'")
+    # As C's strtoull, which takes a minus for the number below 2^64.
+    return -value % (1 << 64) if sign == "-" else value
 
 
 def check_names(given: dict[str, str], known: str, spelled: str) -> None:
@@ -40,9 +48,10 @@ def size_of(text: str, unit: int, name: str, spelled: str) -> int:
         raise UsageError(f"{spelled}: Parameter '{name}' expects a non-negative number below 2^64")
     whole, fraction, hexadecimal, suffix = found.groups()
     unit = 1 << 10 * "BKMGTPE".index(suffix.upper()) if suffix else unit
-    size = int(hexadecimal, 16) * unit if hexadecimal else int(whole) * unit
+    size = unit * (int(hexadecimal, 16) if hexadecimal else int(whole) if len(whole) <= _LONGEST else 1 << 64)
     if fraction:
-        # With integers, so that large sizes lose no digits.
+        # With integers, so that large sizes lose no digits; further digits are less than a byte.
+        fraction = fraction[:_LONGEST]
         size += int(fraction) * unit // 10 ** len(fraction)
     if size >= 1 << 64:
         raise UsageError(f"{spelled}: Value '{text}' is out of range for parameter '{name}'")

@@ -107,6 +107,9 @@ def test_what_is_as_qemu_has_it_unless_told() -> None:
     (("-m", "1G,slots=2,maxmem=8G"), "ram", 1 << 30),
     (("-m", "size=64M"), "ram", 64 << 20),
     (("-m", "0"), "ram", 128 << 20),
+    (("-m", "0" * 5000 + "64"), "ram", 64 << 20),
+    (("-m", f"64.5{'0' * 5000}"), "ram", 129 << 19),
+    (("-m", f"64,slots={'0' * 5000}1,maxmem=1G"), "ram", 64 << 20),
     (("-name", "guest=vm 1,debug-threads=on,process=x"), "name", "vm 1"),
     (("-name", "-odd"), "name", "-odd"),
     (("-uuid", "0D3D4C1C-7B9D-4A6C-9F5E-1B2A3C4D5E6F"), "uuid", "0d3d4c1c-7b9d-4a6c-9f5e-1b2a3c4d5e6f"),
@@ -183,6 +186,12 @@ def test_an_error_is_one_line_and_status_1(arguments: tuple[str, ...], tmp_path:
     (("-chardev", "socket,id=a,fd=77"), "-chardev socket,id=a,fd=77: File descriptor '77' is not a socket"),
     (("-chardev", f"socket,id=a,fd={'9' * 5000}"),
      f"-chardev socket,id=a,fd={'9' * 5000}: File descriptor '{'9' * 5000}' is not a socket"),
+    (("-m", f"64,slots={1 << 64}"), f"-m 64,slots={1 << 64}: Value '{1 << 64}' is too large for parameter 'slots'"),
+    (("-m", "64,slots=-1,maxmem=1G"), f"unsupported amount of memory slots: {(1 << 64) - 1}"),
+    (("-m", f"64,slots={'9' * 5000}"),
+     f"-m 64,slots={'9' * 5000}: Value '{'9' * 5000}' is too large for parameter 'slots'"),
+    (("-m", "9" * 5000), f"-m {'9' * 5000}: Value '{'9' * 5000}' is out of range for parameter 'size'"),
+    (("-m", "\u0663"), "-m \u0663: Parameter 'size' expects a non-negative number below 2^64"),
 ])  # fmt: skip
 def test_errors_are_those_of_qemu(arguments: tuple[str, ...], told: str) -> None:
     with pytest.raises(UsageError) as caught:
