@@ -50,6 +50,16 @@ class SimError(Exception):
     """A line of the monitor failed. The message is the monitor's text."""
 
 
+def _seconds(name: str, value: float) -> float:
+    """Return `value`. Raises MisuseError if it is not a number, or too large for a clock."""
+    try:
+        if abs(value) < 1 << 63:  # false for nan
+            return value
+    except TypeError:
+        pass
+    raise MisuseError(f"{name}: {value!r} is not a number of seconds")
+
+
 def _read(options: dict[str, object], addresses: list[str]) -> Config:
     """Read options as the program does. Raises MisuseError, which names the option that is wrong."""
     arguments = []
@@ -97,8 +107,11 @@ class FakeQemu:
             )
             if start is not None and config.clock == "real":
                 raise MisuseError("start: the real clock has a time of its own")
+            begun = start.timestamp() if isinstance(start, datetime) else start
+            if begun is not None:
+                _seconds("start", begun)
             self._member = Member(config)
-            self._make(self._member, start.timestamp() if isinstance(start, datetime) else start)
+            self._make(self._member, begun)
         except UsageError as error:
             self.close()
             raise MisuseError(str(error)) from None
@@ -153,6 +166,8 @@ class FakeQemu:
         Waits for the answer, which takes no time on the warp clock. Raises SimError if the line fails, and TimeoutError
         after `timeout` seconds of real time, for example on a manual clock that nothing moves.
         """
+        if not isinstance(line, str):
+            raise MisuseError(f"sim: {line!r} is not a line of text")
         first = line.split(maxsplit=1)[0] if line.strip() else ""
         if first in (TABLE["sim"].topics or ()):
             line = f"sim {line}"
@@ -180,12 +195,12 @@ class FakeQemu:
     def advance(self, seconds: float, *, timeout: float = PATIENCE) -> None:
         """Move a simulated clock on by so many host seconds; everything that is due in between happens.
 
-        Raises SimError if `seconds` is not possible, and MisuseError on the real clock.
+        Raises SimError if `seconds` is not possible, and MisuseError on the real clock and for what is not a number.
         """
         if not self._machine.clock.simulated:
             raise MisuseError("the real clock cannot be moved")
         # As the command does it: in steps, so that clients get their turn in between.
-        self.sim(f"sleep {seconds:.9f}", timeout=timeout)
+        self.sim(f"sleep {_seconds('advance', seconds):.9f}", timeout=timeout)
 
     def time(self) -> float:
         """Return the wall clock in seconds since 1970. A test can use it in place of time.time."""

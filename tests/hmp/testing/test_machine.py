@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import socket
 import tempfile
@@ -91,6 +92,10 @@ class TestTheMachine:
             ({"attach": "unix:x"}, "attach: not an option of a machine in a test"),
             ({"allow_disruptive": True}, "allow_disruptive: not an option of a machine in a test"),
             ({"save_replies": "x"}, "save_replies: not an option of a machine in a test"),
+            ({"start": "yesterday"}, "start: 'yesterday' is not a number of seconds"),
+            ({"start": float("inf")}, "start: inf is not a number of seconds"),
+            ({"start": float("nan")}, "start: nan is not a number of seconds"),
+            ({"start": 1e300}, "start: 1e+300 is not a number of seconds"),
             ({"clock": "real", "start": 1}, "start: the real clock has a time of its own"),
             ({"clock": "warp", "guest": "uml"}, "--clock warp cannot drive it"),
         ],
@@ -100,6 +105,18 @@ class TestTheMachine:
             FakeQemu(**options)
         assert told in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    def test_what_is_no_line_and_no_number_is_told(self) -> None:
+        with FakeQemu() as vm:
+            wrong: Any = b"hang"
+            with pytest.raises(MisuseError, match=r"^sim: b.hang. is not a line of text$"):
+                vm.sim(wrong)
+            for wrong in ("x", None, float("inf"), float("nan"), 1e300):
+                with pytest.raises(
+                    MisuseError, match=rf"^advance: {re.escape(repr(wrong))} is not a number of seconds$"
+                ):
+                    vm.advance(wrong)
+            assert vm.sim("info status") == "VM status: running\n"
 
     def test_many_share_one_thread_and_each_ends_alone(self) -> None:
         machines = [FakeQemu(name=f"vm{number}") for number in range(12)]
