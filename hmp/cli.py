@@ -20,8 +20,8 @@ def main() -> int:
     """Run hmp with the command line of this process. Returns the exit status, or ends the process with it."""
     # With Python's default the collector takes a millisecond of the start, although nearly all objects stay.
     gc.set_threshold(50_000, 20, 20)
-    # Nothing here speaks TLS, and asyncio does without OpenSSL, which costs a tenth of the time until a typed key shows
-    # and 5 MB of memory.
+    # Nothing here speaks TLS, and asyncio does without OpenSSL. Its import took 43 ms of processor time with it and 36
+    # without, and 19.2 and 14.8 MB of memory (medians of 20, Python 3.11).
     sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
     program = os.path.basename(sys.argv[0])
     qemu = program == "hmp-qemu" or program.startswith("qemu-system-")
