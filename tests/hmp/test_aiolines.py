@@ -13,6 +13,7 @@ import pytest
 from hmp.aiolines import PatientOutput, working
 from hmp.config import Config
 from hmp.drive import MachineDriver
+from hmp.monitor.monitor import Reply
 from hmp.pipe import Front, Runner
 from tests.support.loop import VirtualLoop
 from tests.support.machines import build, monitor
@@ -116,3 +117,25 @@ def test_a_command_that_fails_can_end_the_machine(
     run_inside(subject, lambda: over.append(subject.machine.over))
     assert over == [True]
     assert capfd.readouterr().out == "unknown command: 'nosuch'\n"
+
+
+@pytest.mark.parametrize(("complete", "printed"), [(True, "hung up\nVM status: running\n"), (False, "")])
+def test_lines_go_on_after_a_wait_unless_it_was_given_up(
+    complete: bool, printed: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subject = front(monkeypatch, 1, "info balloon", "info status")
+
+    async def wait(reply: Reply) -> bool:
+        reply.finish("hung up\n")
+        return complete
+
+    async def scene() -> None:
+        driver = MachineDriver(subject.machine, asyncio.get_running_loop())
+        driver.start()
+        async with working(subject, driver, wait):
+            pass
+        driver.stop()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scene())
+    assert capfd.readouterr().out == printed

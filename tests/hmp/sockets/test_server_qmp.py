@@ -32,6 +32,16 @@ class TestTalking:
 
         play(scene, "linux", f"qmp={where}")
 
+    def test_pretty_output_has_a_line_for_each_member(self) -> None:
+        async def scene(served: Served) -> None:
+            served.server._ports[0].listener.address.pretty = True
+            client = await served.raw()
+            assert (await client.until(b"\r\n}\r\n")).startswith(b'{\r\n    "QMP": {\r\n        "version": {\r\n')
+            await client.send(b'{"execute": "qmp_capabilities"}')
+            assert await client.until(b"\r\n}\r\n") == b'{\r\n    "return": {\r\n    }\r\n}\r\n'
+
+        play(scene, "linux", "qmp=unix:q")
+
     def test_messages_in_pieces_and_in_lumps(self) -> None:
         async def scene(served: Served) -> None:
             client = await served.qmp()
