@@ -213,3 +213,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert (ended.status, ended.err) == (2, "hmp: --replies '.': Is a directory\n")
     assert hmp("--qemu-version", "9.1.0", "-c", "info version").out.startswith("9.1.0 (")
     assert hmp("--qemu-version", "9.1").err == "hmp: --qemu-version: '9.1' is not a version such as 8.2.0\n"
+
+
+def test_each_recorded_topic_is_a_topic_and_prints_its_text() -> None:
+    lines = {line: text for line, text in shipped().hmp.items() if line.startswith("info ")}
+    assert lines
+    for line, text in lines.items():
+        assert run(build(), line) == text.replace("\r\n", "\n")

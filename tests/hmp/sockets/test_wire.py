@@ -409,3 +409,19 @@ def test_it_ends_while_replies_are_held_back() -> None:
         assert served.machine.over
 
     staged(scene)
+
+
+@pytest.mark.parametrize(("line", "name", "most"), [
+    ("reply stop client {} never", "client", 1 << 31),
+    ("reply stop times {} never", "times", 1 << 31),
+    ("reply stop usual split {}", "split", 1 << 30),
+    ("reply stop usual pad {}", "pad", 64 << 20),
+    ("reply stop usual cut-after {}", "cut-after", 1 << 30),
+])  # fmt: skip
+def test_the_largest_numbers(line: str, name: str, most: int) -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, line.format(most))
+        refused = await strings.say("sim " + line.format(most + 1))
+        assert refused == f"Error: {name} takes a number from 1 to {most}, not '{most + 1}'\n"
+
+    staged(scene)
