@@ -106,6 +106,7 @@ class LinePrompt:
             history=FileHistory(history_path()) if history is None else history,
             completer=self._completer,
             complete_while_typing=False,
+            validate_while_typing=False,  # there is no validator, and the search for one draws again after each key
             reserve_space_for_menu=MENU_ROWS,
             bottom_toolbar=self._toolbar,
             refresh_interval=_REFRESH,
