@@ -6,6 +6,7 @@ What a program printed is not: the same picture comes in other bytes from the ne
 from __future__ import annotations
 
 import re
+from itertools import repeat
 
 from pyte.graphics import FG_BG_256
 from pyte.screens import Char
@@ -55,7 +56,7 @@ class Camera:
     def row(self, y: int) -> list[Char]:
         """Return the cells of a row."""
         line = self.screen.buffer[y]
-        return [line[x] for x in range(self.screen.columns)]
+        return [*map(line.get, range(self.screen.columns), repeat(line.default))]
 
     @property
     def text(self) -> str:
@@ -115,11 +116,11 @@ class Camera:
             blank -= 1
         text, look = self._move(place, (y, start)), plain
         for char in new[start : min(end, blank)]:
-            if char._replace(data=" ") != look:
-                look = char._replace(data=" ")
+            if char[1:] != look[1:]:
+                look = char
                 text += _look(char)
             text += _SURROGATES.sub(_UNSEEN, char.data)
-        text += "\x1b[m" * (look != plain)
+        text += "\x1b[m" * (look[1:] != plain[1:])
         if end > blank:
             text += "\x1b[K"
         at = min(end, blank)

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import pyte
@@ -222,7 +223,7 @@ class Terminal(pyte.Screen):
             if not line[cursor.x + width].data:
                 line[cursor.x + width] = line[cursor.x + width]._replace(data=" ")
             for x in range(width):
-                line[cursor.x + x] = cursor.attrs._replace(data="" if x else char)
+                line[cursor.x + x] = _drawn(cursor.attrs, "" if x else char)
             cursor.x += width
         self.dirty.add(cursor.y)
 
@@ -250,14 +251,15 @@ class Terminal(pyte.Screen):
     # Erasing and moving: in the background that is set, and with no half of a wide character.
 
     def _edit(self, y: int, cells: list[Char]) -> None:
-        for x, char in enumerate(cells):
+        line = self.buffer[y]
+        # Looking at every cell takes long, and only a line with a wide character can now have a half of one.
+        for x, char in enumerate(cells if "" in [char.data for char in line.values()] else ()):
             if (
                 _wide(char) != (x + 1 < len(cells) and not cells[x + 1].data)
                 if char.data
                 else not x or not _wide(cells[x - 1])
             ):
                 cells[x] = char._replace(data=" ")
-        line = self.buffer[y]
         self.buffer[y] = Line(line.default, cells, wrapped=line.wrapped)
         self.dirty.add(y)
 
@@ -294,14 +296,16 @@ class Terminal(pyte.Screen):
         """Blank what is behind the cursor (0), before it (1) or everything (2)."""
         y = self.cursor.y
         rows = {0: range(y + 1, self.lines), 1: range(y), 2: range(self.lines)}.get(how, range(0))
-        self.buffer.update({row: Line(self._blank) for row in rows})
-        self.dirty.update(rows)
+        blank = self._blank
+        self.dirty.update([row for row in rows if (line := self.buffer[row]) or line.default != blank])
+        self.buffer.update({row: Line(blank) for row in rows})
         if how < 2:
             self.erase_in_line(how)
 
     def _fill(self) -> None:
         """Make the lines that pyte left out."""
-        self.buffer.update({y: Line(self._blank) for y in range(self.lines) if y not in self.buffer})
+        blank = self._blank
+        self.buffer.update({y: Line(blank) for y in range(self.lines) if y not in self.buffer})
 
     def insert_lines(self, count: int | None = None) -> None:
         """Move lines down from the cursor's on."""
@@ -489,6 +493,11 @@ class Terminal(pyte.Screen):
                     cells, first = cells[size:], False
             number = end
         return flown, place
+
+
+@lru_cache(1024)  # making a tuple by its names takes longer than all else that a character needs
+def _drawn(look: Char, data: str) -> Char:
+    return look._replace(data=data)
 
 
 def _text(line: Line, columns: int) -> int:

@@ -101,13 +101,13 @@ def _table(drawn: Drawn, gap: int) -> Group:
 
 def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
     """Return one line: `text`, and a bar with the part of the wait that is over (None: not known)."""
-    line = _render(Text(text, "dim", end=""), 500, color=color)
+    line = Text.assemble((text, "dim"), end="")
     room = min(30, width - len(text) - 3)
     # A bar of fewer columns shows nothing.
     if done is None or room < 6:
-        return line
+        return _render(line, 500, color=color)
     bar = ProgressBar(100, done * 100, width=room, complete_style="cyan", finished_style="cyan", style="dim")
-    return f"{line}  {_render(bar, room + 1, color=color)}".rstrip("\n")
+    return _render(Group(line.append("  "), bar), 500, color=color).rstrip("\n")
 
 
 def live(write: Callable[[str], None], width: int, rows: int | None, *, color: bool) -> Live:
