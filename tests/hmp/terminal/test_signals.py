@@ -41,7 +41,9 @@ if not pid:
     os.setpgid(0, 0)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     os.tcsetpgrp(0, os.getpid())
-    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    # A script that runs the tests behind an & lets them ignore SIGQUIT, and they would hand that on.
+    for number in (signal.SIGTTOU, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 told = int(sys.argv[1])
 os.write(told, b"%d\\n" % pid)
