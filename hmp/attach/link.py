@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
+import stat
 from collections import deque
 
 from device.clock import SECOND
@@ -157,6 +159,13 @@ def _begin(data: bytes | bytearray) -> str:
     return data[:60].decode(errors="replace").strip()
 
 
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:  # it was removed since
+        return True
+
+
 class SocketLink(Link):
     """QMP on a socket."""
 
@@ -191,6 +200,8 @@ class SocketLink(Link):
             if error.errno == errno.EAGAIN:
                 raise BusyError(f"{place.name}: busy: other clients wait for this monitor") from None
             why = "the host does not answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            if error.errno == errno.ECONNREFUSED and place.scheme == "unix" and not _is_socket(place.host):
+                why = "not a socket; name the one of the VM's -qmp option"
             # Nobody listens, so there is no QEMU any more whose interval could be put back.
             gone = error.errno in (errno.ECONNREFUSED, errno.ENOENT)
             raise LinkError(f"{place.name}: {why}", gone=gone) from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,16 @@ def test_nobody_there(tmp_path: Path) -> None:
         dead.bind(str(tmp_path / "q"))
         told = Told(pair)
         assert str(told.error) == f"unix:{tmp_path}/q: Connection refused"
+    pair.close()
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
+def test_what_is_no_socket_is_called_that(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    pair = Pair(tmp_path / "q")
+    pair.peer.close()
+    make(tmp_path / "q")
+    told = Told(pair)
+    assert str(told.error) == f"unix:{tmp_path}/q: not a socket; name the one of the VM's -qmp option"
     pair.close()
 
 
