@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from device.machine.requests import PENDING
+from hmp.monitor.monitor import Reply
 from tests.support.vms import GREETING, Pair
 
 FRESH = "balloon: actual=256,free_mem=1002\n"
@@ -35,6 +36,14 @@ def pair(make: Callable[..., Pair]) -> Pair:
 def sets(pair: Pair) -> list[int]:
     """What the polling interval was set to, in order."""
     return [given["value"] for name, given in pair.peer.said if name == "qom-set"]
+
+
+def ask_in_vain(pair: Pair, seconds: float) -> Reply:
+    """Ask, and let so much time pass in which the guest answers nothing."""
+    pair.peer.wakes = False
+    reply = pair.monitor.execute("info balloon")
+    pair.settle(seconds=seconds)
+    return reply
 
 
 class TestFresh:
@@ -76,9 +85,7 @@ class TestFresh:
         assert sets(pair) == [1, 0]
 
     def test_it_is_put_back_only_where_it_still_reads_1(self, pair: Pair) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=0.2)
+        reply = ask_in_vain(pair, 0.2)
         pair.peer.interval = 3  # somebody set it meanwhile
         pair.peer.answer()
         pair.settle(lambda: not reply.pending, 1)
@@ -86,9 +93,7 @@ class TestFresh:
         assert sets(pair) == [1]
 
     def test_a_new_ring_is_a_reset_and_the_question_begins_again(self, pair: Pair) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=0.2)
+        reply = ask_in_vain(pair, 0.2)
         pair.peer.ring, pair.peer.index = 0, 0
         pair.settle(seconds=0.2)
         assert reply.pending
@@ -117,9 +122,7 @@ class TestFresh:
 
     def test_without_x_query_a_change_of_the_statistics_is_the_answer(self, make: Callable[..., Pair]) -> None:
         pair = make(x_query_virtio_queue_status="CommandNotFound", x_query_virtio_status="CommandNotFound")
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=0.3)
+        reply = ask_in_vain(pair, 0.3)
         assert reply.pending
         pair.peer.answer()
         pair.settle(lambda: not reply.pending, 1)
@@ -135,9 +138,7 @@ class TestFresh:
 
 class TestStale:
     def test_after_5_s_the_last_numbers_with_their_age(self, pair: Pair) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=4.99)
+        reply = ask_in_vain(pair, 4.99)
         assert reply.pending
         pair.settle(seconds=0.01)
         # The clock of this test is 0 at 1,000,000,000 s of the epoch, when the last statistics came.
@@ -193,9 +194,7 @@ class TestStale:
 
 class TestPutBack:
     def test_by_ctrl_c(self, pair: Pair) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        reply = ask_in_vain(pair, 1)
         assert pair.peer.interval == 1
         reply.cancel()
         pair.settle(seconds=0.2)
@@ -204,9 +203,7 @@ class TestPutBack:
         assert pair.machine.device.stats.held is not None, "the toolbar would say that the guest does not answer"
 
     def test_on_a_new_connection_where_the_first_is_lost(self, pair: Pair) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        reply = ask_in_vain(pair, 1)
         pair.peer.hang_up()
         pair.settle(seconds=0.5)
         assert pair.peer.names().count("qmp_capabilities") == 2
@@ -216,9 +213,7 @@ class TestPutBack:
         assert pair.peer.interval == 0
 
     def test_a_connection_lost_amid_a_look_is_made_anew(self, pair: Pair) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        reply = ask_in_vain(pair, 1)
         pair.peer.answering = False
         pair.settle(seconds=0.2)
         pair.peer.hang_up()
@@ -227,9 +222,7 @@ class TestPutBack:
         assert (reply.text, pair.peer.interval) == (FRESH, 0)
 
     def test_where_that_fails_too_it_is_told(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        reply = ask_in_vain(pair, 1)
         pair.peer.greets = False
         pair.peer.hang_up()
         pair.settle(lambda: pair.machine.question.lent is None, seconds=30)
@@ -237,9 +230,7 @@ class TestPutBack:
         assert not reply.pending
 
     def test_a_vm_that_is_gone_has_nothing_to_be_put_back(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        reply = ask_in_vain(pair, 1)
         pair.peer.close()
         pair.settle(lambda: pair.machine.over, seconds=1)
         assert (reply.pending, reply.failed) == (False, True)
@@ -254,9 +245,7 @@ class TestHolding:
         assert pair.say("info balloon") == FRESH
         pair.settle()
         assert pair.peer.client is None
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        reply = ask_in_vain(pair, 1)
         assert reply.pending
         assert pair.peer.client is None
         pair.peer.answer()
@@ -355,9 +344,7 @@ class TestSilence:
         assert reply.text.startswith(f"Error: unix:{pair.peer.path}: it greets, and then does not answer")
 
     def test_it_is_asked_again_once_it_answers_and_the_interval_put_back(self, pair: Pair) -> None:
-        pair.peer.wakes = False
-        reply = pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        reply = ask_in_vain(pair, 1)
         pair.peer.answering = False
         pair.settle(seconds=5)
         assert (reply.pending, pair.peer.interval) == (False, 1)
@@ -369,9 +356,7 @@ class TestSilence:
     def test_one_that_never_answers_again_is_left_with_a_word(
         self, pair: Pair, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        pair.peer.wakes = False
-        pair.monitor.execute("info balloon")
-        pair.settle(seconds=1)
+        ask_in_vain(pair, 1)
         pair.peer.answering = False
         pair.settle(seconds=60)
         told = f"was left at 1 (it was 0): unix:{pair.peer.path}: no answer within 10 s\n"
