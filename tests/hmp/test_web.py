@@ -38,6 +38,13 @@ class Shown:
         self.screens.append(pyte.ByteStream(pyte.Screen(200, 60)))
         return self.page.open()
 
+    async def save(self) -> tuple[web.Terminal, bytes]:
+        """Save a snapshot of a new machine as `good`; return the terminal and the snapshot."""
+        terminal = self.open()
+        terminal.feed(b"savevm good\r")
+        await self.until(lambda: self.told["snapshots"])
+        return terminal, self.page.snapshot("good")
+
     def _send(self, number: int, data: bytes) -> None:
         self.sent.append(data)
         self.unseen[number] += data
@@ -272,10 +279,7 @@ class TestDownloads:
 
     def test_a_snapshot_goes_out_and_comes_back(self) -> None:
         async def scene(shown: Shown) -> None:
-            terminal = shown.open()
-            terminal.feed(b"savevm good\r")
-            await shown.until(lambda: shown.told["snapshots"])
-            data = shown.page.snapshot("good")
+            terminal, data = await shown.save()
             terminal.feed(b"delvm good\r")
             await shown.until(lambda: shown.told["snapshots"][-1] == "")
             assert shown.page.upload("other.hmpsnap", data) == "other"
@@ -324,13 +328,11 @@ class TestDownloads:
 
     def test_a_damaged_upload_changes_nothing(self) -> None:
         async def scene(shown: Shown) -> None:
-            terminal = shown.open()
-            terminal.feed(b"savevm good\rsim hang\r")
-            await shown.until(lambda: shown.told["snapshots"])
-            data = bytearray(shown.page.snapshot("good"))
+            terminal, saved = await shown.save()
+            data = bytearray(saved)
             data[-50] ^= 1
             shown.page.upload("bad", bytes(data))
-            terminal.feed(b"loadvm bad\r")
+            terminal.feed(b"sim hang\rloadvm bad\r")
             await shown.until(lambda: "Error: cannot load snapshot 'bad'" in "\n".join(shown.screen()))
             assert shown.page.machine.guest.shown() == {"hung": "yes"}
 
