@@ -1,4 +1,4 @@
-"""The typed monitor on a real terminal: what a person sees. A handful; the rest is in test_typed.py."""
+"""The typed monitor on a real terminal: what a person sees. A handful; most tests type under a virtual clock."""
 
 from __future__ import annotations
 
