@@ -1,7 +1,7 @@
-"""hmp in a web page: a machine, and terminals that are clients of it as those on sockets are. Bytes in, bytes out.
+"""hmp in a web page: a machine, and terminals that are clients of it, like those on sockets. Bytes in, bytes out.
 
-Pyodide runs this in a worker. The page's script knows no command: it hands over what was typed and shows what comes
-back. Time is the running loop's, which is the page's own timers there.
+Pyodide runs this in a web worker. The scripts of the page know no commands: they pass keys in, and show the bytes that
+come out. Time is the time of the running loop, which uses the timers of the browser.
 """
 
 from __future__ import annotations
@@ -36,26 +36,29 @@ from hmp.terminal.countdown import AFTER, STEP, Countdown
 from hmp.terminal.events import Announcer
 
 TYPED_LIMIT = 64 << 10
-"""Bytes that may wait to be read; a paste that is longer is refused as a whole."""
+"""The most bytes that may wait to be read. A longer paste is refused, all of it."""
 
 TAPE_LIMIT = 16 << 20
-"""Bytes of a terminal's cast, which the page keeps in memory."""
+"""The most bytes of a terminal's cast; it is kept in memory."""
 
 RAM = "64M"
-"""The guest's memory unless the page says otherwise: here it is taken from the page's at once, touched or not."""
+"""The default size of the guest's memory. It is small because in a page all of it is used at once, touched or not."""
 
 NOT_HERE = "Error: not in a web page: hmp on a computer of your own can do that\n"
-"""Said in place of what is refused to clients of sockets."""
+"""Takes the place of the errors that clients on sockets get for commands that are refused to them."""
 
 _CHOICES: dict[str, Container[str]] = {"clock": CLOCKS, "dialect": DIALECTS}
 
 _ROW = b"\r\x1b[J"
-"""Begin the row anew, without what stands there."""
+"""Go to the start of the row and erase it."""
 
 
 class RowEditor(LineEditor):
-    """A line editor for screens of any width: the line goes on in the next row. BS goes back over a row's beginning,
-    with the mode that `Page` switches on; a cursor that is moved stops there."""
+    """A line editor for screens of any width, on which a long line has several rows.
+
+    It moves left by BS, because cursor sequences stop at the start of a row. `Page` switches on the mode in which BS
+    goes back to the row above.
+    """
 
     left, erase = b"\b", b"\x1b[J"
 
@@ -63,20 +66,20 @@ class RowEditor(LineEditor):
         return self._line[self._shown_cursor :][:count]
 
     def clear(self) -> None:
-        """Forget the line, and what was fed."""
+        """Forget the line, and the keys that were not handled yet."""
         self._keys.clear()
         self._close(0)
         self._line, self._cursor, self._place = b"", 0, -1
         self._redraw()
 
     def above(self, text: bytes) -> bytes:
-        """Return what shows a line above the prompt."""
+        """Return the bytes that show a line above the prompt, and the prompt again."""
         back = b"\b" * (self._shown_cursor + len(PROMPT)) + b"\x1b[J"
         return back + text + PROMPT + self._shown + b"\b" * (len(self._shown) - self._shown_cursor)
 
 
 class _Wire(asyncio.Transport):
-    """Stands where a connection has its socket: `send` gets the bytes, and the terminal says what it has shown."""
+    """Takes the place of a socket. `send` gets the bytes; `unread` counts those that the terminal has not shown yet."""
 
     def __init__(self, send: Callable[[bytes], object]) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class _Wire(asyncio.Transport):
         self._write(bytes(data))
 
     def get_write_buffer_size(self) -> int:
-        return max(self.unread - SEND_SIZE, 0)  # so much may be under way before a terminal counts as slow
+        return max(self.unread - SEND_SIZE, 0)  # a terminal is slow if it has not shown more than this
 
     def is_closing(self) -> bool:
         return self._closed
@@ -102,7 +105,7 @@ class _Wire(asyncio.Transport):
 
 
 class _Session(HmpSession):
-    """What a terminal has beside a client's: Ctrl-C, a countdown, and events above its prompt."""
+    """The session of a client, with Ctrl-C, a countdown, and events above the prompt."""
 
     _editor: RowEditor
     editor = RowEditor
@@ -119,7 +122,7 @@ class _Session(HmpSession):
         self._monitor.columns = columns
 
     def interrupt(self) -> None:
-        """Forget the line; a command that waits goes on without us."""
+        """Forget the line, and wait for no command; it may still have its effect."""
         self._editor.clear()
         if self.suspended:
             self._stop_counting()
@@ -127,7 +130,7 @@ class _Session(HmpSession):
             self.send(self._editor.show_prompt())
 
     def step(self) -> bool:
-        """As Session; what a command says of itself is no news to who typed it."""
+        """As Session. Events of the own command are not shown: its output says it already."""
         self._announcer.own = True
         try:
             stepped = super().step()
@@ -186,7 +189,7 @@ class Terminal(Connection):
         self.connection_made(self._wire)
 
     def feed(self, data: bytes) -> str:
-        """Take what was typed; returns a complaint in one line where it is too much, and keeps nothing of it."""
+        """Take what was typed. Returns "", or one line that says that it was too much; then nothing of it is kept."""
         if len(self._received) + len(data) > TYPED_LIMIT:
             return f"too much at once: {len(data):,} bytes; {TYPED_LIMIT:,} may wait to be read, paste it in parts"
         self.host.buffer[: len(data)] = data
@@ -199,14 +202,14 @@ class Terminal(Connection):
         self.session.columns(max(1, min(COLUMNS, columns)))
 
     def shown(self, count: int) -> None:
-        """Note that the terminal showed so many bytes more."""
+        """Note that the terminal has shown `count` more bytes."""
         slow = self._stalled
         self._wire.unread -= count
         if slow and not self._stalled:
             self.resume_writing()
 
     def cast(self) -> bytes:
-        """Return the recording of all that was shown so far, as --record makes it."""
+        """Return the cast of all that was shown so far, as --record makes it."""
         return os.pread(self._file, os.fstat(self._file).st_size, 0)
 
     def _show(self, data: bytes) -> None:
@@ -216,7 +219,7 @@ class Terminal(Connection):
         self._send_on(data)
 
     def end(self) -> None:
-        """Let go of everything, the recording too."""
+        """Close the connection and the recording."""
         self.cut_off()
         self.connection_lost(None)
         self._tape.cast.close()
@@ -230,7 +233,7 @@ class Terminal(Connection):
             self.host.driver.reschedule()
         return rest
 
-    # There is no socket to stop reading from, and nobody hangs up unnoticed or is too slow for good.
+    # There is no socket to read from, and a terminal of the page neither hangs up nor stays slow for ever.
 
     def _flow(self) -> None:
         pass
@@ -239,9 +242,12 @@ class Terminal(Connection):
 
 
 class Page:
-    """A started machine, and what its terminals need of a server. `send` gets a terminal's number and bytes for it,
-    `tell` what became of what: "ended" with one line when the machine is over, "complaint" with one line for the
-    reader, "snapshots" with the tags of those there are now, a line each."""
+    """A started machine, and what its terminals need from a server.
+
+    `send` is called with the number of a terminal and bytes for it. `tell` is called with a kind and a text: "ended"
+    and one line when the machine is over, "complaint" and one line for the reader, "snapshots" and their tags, one per
+    line.
+    """
 
     stopping = crowded = False
     clients = 0
@@ -272,13 +278,13 @@ class Page:
         """Return a new terminal of a size, which has its greeting and its prompt."""
         number = self.clients
         self.clients += 1
-        self._send(number, b"\x1b[?45h")  # BS goes back over the beginning of a row
+        self._send(number, b"\x1b[?45h")  # reverse wraparound: BS goes from the start of a row to the row above
         send = partial(self._send, number)
         self.terminals.append(Terminal(self, send, self._history, self._dialect, (columns, rows)))
         return self.terminals[-1]
 
     def list_snapshots(self) -> None:
-        """Tell the tags of the snapshots, if they changed."""
+        """Call `tell` with the tags of the snapshots, if they changed."""
         tags = "\n".join(store_of(self.machine).tags())
         if tags != self._tags:
             self._tags = tags
@@ -302,7 +308,7 @@ class Page:
         return store
 
     def close(self) -> None:
-        """Let go of everything, for another machine."""
+        """Close the machine and its terminals; the page can start another."""
         for each in self.terminals:
             each.end()
         self.driver.stop()
@@ -317,10 +323,10 @@ class Page:
         self._loop.call_soon(turn)
 
     def left(self) -> None:
-        """Nothing follows: terminals stay as long as the page."""
+        """Do nothing: terminals stay as long as the page."""
 
     def foreign(self, where: str, language: str) -> None:
-        """Nothing comes from other programs."""
+        """Do nothing: only terminals of the page connect here."""
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Ended):
@@ -340,9 +346,9 @@ def start(
     send: Callable[[int, bytes], object],
     tell: Callable[[str, str], None] = lambda kind, text: None,
 ) -> Page:
-    """Make the machine that `options` asks for, in the command line's words: ram, guest, clock, dialect.
+    """Make the machine for `options`: ram, guest, clock and dialect, with values as on the command line.
 
-    Raises MisuseError for what cannot be had, in one line.
+    Raises MisuseError, one line, for a value that is wrong or cannot be used in a page.
     """
     config = Config()
     for name, value in {"ram": RAM, **options}.items():

@@ -1,6 +1,7 @@
-"""A screen whose changes are written down in control sequences of our own: few kinds, the same for the same change.
+"""A screen, and the control sequences that turn what was recorded of it into what it shows now.
 
-What a program printed is not: the same picture comes in other bytes from the next version of a library.
+The output of prompt_toolkit and rich is not recorded as it is: another version may draw the same screen with other
+bytes. Here the same change always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _SHADES = {name: number for number, name in enumerate(_NAMES)}
 _INDEX = {color: number for number, color in reversed([*enumerate(FG_BG_256)][16:])}
 _FLAGS = (("bold", 1), ("italics", 3), ("underscore", 4), ("reverse", 7), ("strikethrough", 9))
 _SURROGATES, _UNSEEN = re.compile("[\ud800-\udfff]"), "\ufffd"
-"""Bytes that are no text, and what is written in their place: no file of text can hold them."""
+"""Surrogates stand for bytes that were no text. They cannot be encoded, so another character is recorded."""
 
 
 def _color(name: str, base: int) -> list[int]:
@@ -38,13 +39,13 @@ def _color(name: str, base: int) -> list[int]:
 
 
 def _look(char: Char) -> str:
-    """Return the sequence that switches a character's looks on, whatever they were before."""
+    """Return the sequence that sets the colours and style of a character, whatever they were before."""
     flags = [number for name, number in _FLAGS if getattr(char, name)]
     return f"\x1b[{';'.join(map(str, [0, *flags, *_color(char.fg, 30), *_color(char.bg, 40)]))}m".replace("[0m", "[m")
 
 
 class Camera:
-    """A screen that is fed with what is drawn, and what was seen of it last."""
+    """A screen that is fed with what is drawn; `changes` returns what is new on it since the last call."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.screen = Terminal(columns, rows)
@@ -60,7 +61,7 @@ class Camera:
 
     @property
     def text(self) -> str:
-        """The rows of the screen, without the blanks at their ends; one that goes on with the row before is joined."""
+        """The rows of the screen, without blanks at their ends. Rows that the edge broke are joined."""
         screen, text = self.screen, ""
         for y in range(screen.lines):
             row = "".join([char.data for char in self.row(y)])
@@ -68,7 +69,7 @@ class Camera:
         return text.rstrip().removeprefix("\n")
 
     def changes(self) -> str:
-        """Return what to print to make of the screen as it was the last time what it is now."""
+        """Return what to print so that the screen of the last call looks as it does now."""
         screen = self.screen
         text, place = "", self._place
         scrolled = min(screen.top - self._top, screen.lines)
@@ -103,7 +104,7 @@ class Camera:
         return f"\x1b[{to[0] + 1};{to[1] + 1}H"
 
     def _draw(self, y: int, old: list[Char], new: list[Char], place: tuple[int, int]) -> tuple[str, tuple[int, int]]:
-        """Return what draws the part of a row that changed, and where the cursor is then."""
+        """Return what draws the changed part of a row, and where the cursor is after it (row, column)."""
         columns, plain = len(new), self.screen.default_char
         differing = [x for x in range(columns) if old[x] != new[x]]
         start, end = differing[0], differing[-1] + 1
@@ -124,5 +125,5 @@ class Camera:
         if end > blank:
             text += "\x1b[K"
         at = min(end, blank)
-        # Behind the last column a cursor is in two places, as terminals go.
+        # After the last column terminals differ about where the cursor is: (-1, -1) makes the next move absolute.
         return text, (y, at) if at < columns else (-1, -1)

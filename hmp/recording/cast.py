@@ -1,6 +1,6 @@
 """Terminal recordings: asciicast version 2, a header line and then one line of JSON for each event.
 
-Whole lines are written at a time and what a failed write left behind is cut off, so that the file is a valid cast
+Only whole lines are written, and the part of a line that a failed write left is cut off. So the file is a valid cast
 however the program ends.
 """
 
@@ -24,7 +24,7 @@ _BUFFER = 1 << 16
 
 
 def header_line(columns: int, rows: int, title: str) -> str:
-    """Return the first line of a cast. No time of day in it: the same session shall make the same bytes."""
+    """Return the first line of a cast. It has no time of day, so that the same script makes the same bytes."""
     return json.dumps({"version": 2, "width": columns, "height": rows, "title": title}) + "\n"
 
 
@@ -39,10 +39,10 @@ def create(
 ) -> NewFile:
     """Open a new file for a cast. `private` lets only its owner read it.
 
-    `spared` are what the run needs otherwise, as `named_again` takes them. Raises UsageError for one of those, for a
-    file that exists (unless `overwrite`) and for one that can't be created; whatever is there is left alone.
+    `spared` are files that the run uses, as for `named_again`. Raises UsageError for one of those, for a
+    file that exists (unless `overwrite`) and for one that cannot be created. What is there is left alone.
     """
-    if path == "-":  # stdout in other options: no file of that name is meant
+    if path == "-":  # in other options this means stdout, so nobody wants a file of this name
         raise UsageError("--record: '-': a recording needs a file, stdout has the session")
     try:
         other = named_again(path, spared)
@@ -85,7 +85,7 @@ class Cast:
         self.flush()
 
     def event(self, at: int, kind: str, data: str) -> None:
-        """Note an event: text that was printed, "COLSxROWS" for a new size, the name of a marker."""
+        """Add an event `at` (ns) with its data: the output, "COLSxROWS" of a new size, or the name of a marker."""
         if self.failed:
             return
         line = event_line(at, kind, data)
@@ -95,7 +95,7 @@ class Cast:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was noted so far."""
+        """Write the events so far."""
         if self.failed or not self._lines:
             return
         data = "".join(self._lines).encode()
@@ -117,7 +117,7 @@ class Cast:
             self.on_failure(f"the recording ends here: {reason}")
 
     def _cut(self) -> None:
-        """Take back the part of a write that did fit: it may end within a line."""
+        """Remove the part of a failed write that was written: it may end within a line."""
         try:
             os.ftruncate(self._descriptor, self._good)
         except OSError:
@@ -135,7 +135,7 @@ class Cast:
 
 
 _WHERE = "\x1b[6n"
-"""Asks the terminal where its cursor is. Played again, the answer would come as if typed."""
+"""Asks the terminal where its cursor is. When the cast is played, a terminal would answer as if that was typed."""
 
 
 class Tape:
@@ -156,7 +156,7 @@ class Tape:
         self.cast = Cast(descriptor, columns=size[0], rows=size[1], title=title, on_failure=on_failure, live=True)
 
     def shown(self, data: bytes, size: tuple[int, int]) -> None:
-        """Note what a terminal that is now of `size` was sent."""
+        """Record output for a terminal whose size is now `size`."""
         if self.cast.failed:
             return
         at = self._now() - self._begin
@@ -165,5 +165,5 @@ class Tape:
             self.cast.event(at, RESIZE, f"{size[0]}x{size[1]}")
         text = self._decoder.decode(data)
         if text:
-            # The terminal makes two of a line's end; those who play casts do not.
+            # A terminal driver turns LF into CR LF; players of casts do not.
             self.cast.event(at, OUTPUT, text.replace(_WHERE, "").replace("\r\n", "\n").replace("\n", "\r\n"))

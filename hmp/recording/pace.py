@@ -1,7 +1,7 @@
-"""The time of a recording that is played: a loop whose clock goes on only when nothing is left to do, or the real one.
+"""The time of a recorded script: an asyncio loop whose clock jumps, or the real clock.
 
-On simulated time the loop never sleeps: where it would, its clock jumps to what comes next. So the same happens at the
-same time in every run, however long the work takes.
+With a simulated clock the loop never sleeps. When it has nothing to do, its clock jumps to the next timer. So all runs
+have the same events at the same times, however long the computer takes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hmp.drive import MachineDriver
 
 
 class _Selector(selectors.DefaultSelector):
-    """Where a loop comes when it has nothing to do at the moment: `rest` is called then, and says what to do."""
+    """Calls `rest` when the loop has nothing to do. `rest` gets the loop's timeout and returns the one to use."""
 
     rest: Callable[[float | None], float | None]
 
@@ -24,9 +24,9 @@ class _Selector(selectors.DefaultSelector):
 
 
 class Pace(asyncio.SelectorEventLoop):
-    """A loop with the time of a recording; `idle` is called each time before time goes on.
+    """A loop with the time of a recording. It calls `idle` each time before its clock moves.
 
-    `follow` is told by how much (ns) the time goes on; without it the time is the computer's.
+    It calls `follow` with the time (ns) by which its clock has moved; if that is None, the clock is the computer's.
     """
 
     def __init__(self, idle: Callable[[], object], follow: Callable[[int], object] | None) -> None:
@@ -44,15 +44,15 @@ class Pace(asyncio.SelectorEventLoop):
         return super().time() if self._follow is None else self._now / SECOND
 
     def settled(self) -> asyncio.Future[None]:
-        """Return what is done when nothing is left to do at this time."""
+        """Return a future that is done when the loop has nothing left to do at this time."""
         return self._waiter(self._moves)
 
     def moved(self) -> asyncio.Future[None]:
-        """Return what is done when time has gone on and nothing is left to do again."""
+        """Return a future that is done when the clock has moved and the loop has nothing left to do again."""
         return self._waiter(self._moves + 1)
 
     def skip(self, duration: int) -> None:
-        """Let simulated time go on by so many ns, whatever is due meanwhile."""
+        """Move the simulated clock by `duration` (ns); timers that are due are late."""
         self._now += duration
 
     def _waiter(self, move: int) -> asyncio.Future[None]:
@@ -61,7 +61,7 @@ class Pace(asyncio.SelectorEventLoop):
         return waiter
 
     def _rest(self, timeout: float | None) -> float | None:
-        """Return how long to wait for descriptors."""
+        """Return how long (s) to wait for descriptors."""
         self._idle()
         ready = [waiter for move, waiter in self._waiters if move <= self._moves]
         self._waiters = [(move, waiter) for move, waiter in self._waiters if move > self._moves]
@@ -81,19 +81,19 @@ class Pace(asyncio.SelectorEventLoop):
 
 
 class FollowingDriver(MachineDriver):
-    """Drives a machine whose simulated clock goes on with the loop's, while a monitor waits or `watched` is set.
+    """Moves the machine's simulated clock with the loop's, but only while a command waits or `watched` is set.
 
-    The manual clock, which a sleep moves all at once, takes the loop's with it.
+    The manual clock is the other way round: `sim sleep` moves it, and the loop's clock follows.
     """
 
     _loop: Pace
     watched = False
     hurried = False
-    """Whether waits take no time, because nobody looks any more."""
+    """Whether waits take no time, because the recording has failed."""
 
     @property
     def stuck(self) -> bool:
-        """Whether nothing more happens on the machine, however long somebody waits."""
+        """Whether nothing more will happen on the machine, however long one waits."""
         time = self._machine.time
         return time.next_deadline() is None if self._machine.clock.warps else not time.asleep
 
@@ -115,7 +115,7 @@ class FollowingDriver(MachineDriver):
         self._loop.skip(now() - before)
 
     def follow(self, duration: int) -> None:
-        """Let the machine's clock go on with the loop's."""
+        """Move the machine's clock by as much (ns) as the loop's."""
         machine = self._machine
         while self.hurried and self._waiting and machine.step(jump=machine.clock.warps):
             pass

@@ -1,8 +1,8 @@
-"""Scripts played as if a person typed them at the real prompt, for a recording.
+"""Recorded scripts: their lines are typed at the real prompt, as a person would.
 
-On simulated time two clocks run side by side. The machine's is the one it would have without a recording: nothing moves
-it but the waits of commands. The recording's goes on with it and, while it stands still, by what a person needs to read
-and to type. On the real clock both are the computer's.
+With a simulated clock there are two times. The machine's time is the same as without a recording: only commands that
+wait move it. The recording's time moves with it, and also while the person reads and types. With the real clock both
+are the computer's time.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ from hmp.terminal.screen import Screen
 from hmp.terminal.session import Session
 
 INTO = SECOND
-"""How long a command waits before a key is pressed."""
+"""How long (ns) a command waits before a key is pressed, unless `after` says it."""
 
 MAX_LENGTH = 3600 * SECOND
-"""Where a recording ends, if the script did not."""
+"""The longest recording (ns): a script may sleep for years."""
 
 PATIENCE = 2 * SECOND
-"""How long the person looks on when nothing more is due: longer than the toolbar takes to notice."""
+"""How long (ns) `wait` goes on when nothing more is due. The toolbar is updated once a second, so this is longer."""
 
 PATIENCE_REAL = 600 * SECOND
-"""The same for real time, of which nobody knows what it brings."""
+"""The same (ns) on the real clock, where hmp cannot know what is due."""
 
 
 ASKED, TYPING, WAITING, WATCHING = "asked", "typing", "waiting", "watching"
-"""Where the person is: before an empty line, in the middle of one, behind a command that waits, or looking on."""
+"""What the person does: has an empty line before them, types one, has entered a command that waits, or watches."""
 
 
 class Played(Front):
-    """Plays lines at a prompt of its own and makes the cast of it, which is valid however that ends."""
+    """Types scripts at a prompt and makes a cast of it. The cast is valid however the run ends."""
 
     def _use(self) -> int | None:
         config = self.config
@@ -86,7 +86,7 @@ class Played(Front):
 
 
 class Player(Runner):
-    """Plays steps on a machine, prints what the commands print, and shows in `cast` what a person would see."""
+    """Plays the steps of scripts on a machine. Prints the output of the commands, and records the screen in `cast`."""
 
     _loop: Pace
     _driver: MachineDriver
@@ -103,13 +103,13 @@ class Player(Runner):
         self._started = self._hidden_since = 0
         self._hidden = False
         self._printed = 0
-        """Characters that came since the person last began to type."""
+        """Characters that were printed since the person last began to type; they have to be read."""
         self._state = ASKED
         self._entered = 0
-        """When the command was entered that waits, in the loop's time."""
+        """When the command that waits was entered, in the loop's time (ns)."""
         self._delay: int | None = None
         self._lost = False
-        """Whether the person looked for something in vain."""
+        """Whether a `wait` ended without its pattern."""
         self._live: list[str] = []
         self._now = Step("", 0, "")
 
@@ -184,7 +184,7 @@ class Player(Runner):
             await self._loop.moved()
 
     async def _prompted(self) -> None:
-        """Wait until the prompt asks; a wait that nothing can end is given up, as by Ctrl-C."""
+        """Wait until the prompt asks. End a command that would wait for ever, as Ctrl-C does."""
 
         def asks() -> bool:
             if self._session.waiting and isinstance(self._driver, FollowingDriver) and self._driver.stuck:
@@ -202,7 +202,7 @@ class Player(Runner):
         self._camera.screen.feed(text.replace("\r\n", "\n").replace("\n", "\r\n"))
 
     def _look(self) -> None:
-        """Note what changed on the screen, now that nothing more is done at this time."""
+        """Record what changed on the screen. The loop calls this when all work of this moment is done."""
         if not self._hidden and (text := self._camera.changes()):
             self._event(OUTPUT, text)
 
@@ -213,7 +213,7 @@ class Player(Runner):
         self._cast.event(at, kind, text)
 
     def _show(self) -> None:
-        """Record again from here on, as if no time had passed."""
+        """Record again, as if no time had passed since `hide`."""
         if self._hidden:
             self._hidden = self._prompt.hidden = False
             self._started += self._time() - self._hidden_since
@@ -235,7 +235,7 @@ class Player(Runner):
             await self._press("ENTER", step)
 
     async def _run(self, step: Step) -> None:
-        """Run a line without typing it, as a pipe does."""
+        """Run a line without typing it, as in a pipe."""
         machine, monitor = self.machine, self._monitor
         shown, monitor.live, monitor.say = (monitor.live, monitor.say), None, None
         if not machine.clock.simulated:
@@ -307,7 +307,7 @@ class Player(Runner):
             after = None
 
     def _after(self, step: Step) -> int | None:
-        """Return what an `after` line before this says."""
+        """Return the time (ns) of the `after` line before this step, if there was one."""
         after, self._delay = self._delay, None
         return after
 
@@ -318,7 +318,7 @@ class Player(Runner):
         self._speed = step.speed
 
     async def _wait(self, step: Step) -> None:
-        """Look on until the screen shows a pattern; if nothing that is to come can show it, the recording ends."""
+        """Watch until the screen shows the pattern. If nothing is due that could show it, the recording ends."""
         driver, limit, found = self._driver, self._time() + PATIENCE_REAL, False
 
         def seen() -> bool:
@@ -371,18 +371,18 @@ class Player(Runner):
     # What came of it.
 
     def _show_live(self, draw: Callable[[], str]) -> None:
-        """Show what takes the place of what was shown before; stdout gets all of it."""
+        """Show text that replaces the last one on the screen; stdout gets every one."""
         self._live.append(draw())
         self._screen.live(draw)
 
     def _show_reply(self, reply: Reply) -> None:
-        """Show what a command of `sim source` says."""
+        """Show the reply of a command that `sim source` ran."""
         self._live.append(reply.text)
         if self._say is not None:
             self._say(reply)
 
     def _answer(self, reply: Reply) -> None:
-        """Print what a reply says."""
+        """Print the text of a reply."""
         self._printed += len(reply.text)
         self.out.add("".join(self._live))
         self._live.clear()

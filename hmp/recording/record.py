@@ -1,6 +1,6 @@
-"""--record: which of the two ways of recording a run takes, and what it needs.
+"""--record: the checks of its options, and the start of a recording.
 
-Read with the other options: what only a recording needs is imported by the functions that make one.
+This is imported with the other options, so modules that only a recording needs are imported in the functions.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def check_options(config: Config) -> None:
 
 
 def check(config: Config, *, typed: bool) -> None:
-    """Refuse what can't be recorded, before anything is made. Raises UsageError."""
+    """Refuse a run that cannot be recorded, before a file is made. Raises UsageError."""
     if typed:
         from hmp.terminal.screen import DUMB
 
@@ -73,7 +73,7 @@ def check(config: Config, *, typed: bool) -> None:
 
 
 def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:
-    """Return what to call a recording: by its first script."""
+    """Return the title of a recording, which has the name of its first script."""
     for name, source in sources:
         if isinstance(source, int) and source:
             return f"{TITLE}: {escape(os.path.splitext(os.path.basename(name))[0])}"
@@ -85,7 +85,8 @@ def begin(
 ) -> T:
     """Open the file for a recording, `make` it on the descriptor, and let it take its place.
 
-    From there on the path holds a valid cast in any case. Raises UsageError. For `spared` and `private` see `create`.
+    From then on the path is a valid cast, however the run ends. For `spared` and `private` see `create`. Raises
+    UsageError.
     """
     from hmp.recording.cast import create
 

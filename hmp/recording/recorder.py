@@ -1,4 +1,4 @@
-"""A typed session recorded: what goes to the terminal goes into the cast too, at the time it does."""
+"""A typed session that is recorded: all output for the terminal goes into the cast too, with its time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZE = (80, 24)
 
 
 def terminal_size(descriptor: int) -> tuple[int, int]:
-    """Return columns and rows of a terminal; the usual ones where it does not know."""
+    """Return columns and rows of a terminal; 80x24 where it does not know."""
     try:
         columns, rows = os.get_terminal_size(descriptor)
     except OSError:
@@ -54,14 +54,16 @@ class _Tee(io.BufferedIOBase):
         return written
 
     def flush(self) -> None:
-        if not self._terminal.closed:  # the last flush comes when this is collected, perhaps behind the terminal's end
+        if (
+            not self._terminal.closed
+        ):  # the object is flushed again when it is collected, and stdout may be closed by then
             self._terminal.buffer.flush()
 
 
 class Recorder:
     """Records what is written to `stdout` into a cast on `descriptor`. Hand its `stdout` to the session.
 
-    When the file can't be written any more `on_failure` is told, once; it may be set later than the failure.
+    If the file cannot be written, the function given to `on_failure` is called once; it may be set after the failure.
     """
 
     def __init__(
@@ -93,8 +95,8 @@ class Recorder:
             self._tell(reason)
 
     def _record(self, data: bytes) -> None:
-        # The size is asked each time, for no handler of SIGWINCH survives those that come and go with each prompt;
-        # whoever changes it makes the prompt draw itself anew, so it is not late.
+        # Ask for the size each time: prompt_toolkit sets and removes its own handler of SIGWINCH with each prompt. The
+        # prompt draws again when the size changes, so this is not late.
         self._tape.shown(data, terminal_size(self._descriptor))
 
     def close(self) -> None:
@@ -114,7 +116,7 @@ class Recorded(Typed):
         try:
             status = super()._use()
         finally:
-            if not recorder.failed:  # else the session has told
+            if not recorder.failed:  # otherwise the session has said it already
                 recorder.on_failure(partial(tell_failure, self.config))
             recorder.close()
         return status or (FAILED if recorder.failed else None)

@@ -1,4 +1,4 @@
-"""How long a person takes to look and to type, in recordings that are played."""
+"""How long the person of a recorded script takes to read and to type. All times are in ns."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
 
 KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
-"""The time a key takes, ends included."""
+"""The time that a typed character takes: the least and the most."""
 
 LOOK_MIN, LOOK_MAX = 500 * MS, 900 * MS
 """The time from a prompt to the first key."""
 
 FIND_MIN, FIND_MAX = 250 * MS, 450 * MS
-"""The time before a key that is no letter."""
+"""The time before a named key, such as TAB, within a line."""
 
 READ = 12 * MS
-"""How much more that is for each character printed before, up to READ_MAX."""
+"""How much longer that is for each character that was printed before, up to READ_MAX."""
 
 READ_MAX = 1500 * MS
 END = 2 * SECOND
-"""The time the last screen stands."""
+"""How long the last screen is shown."""
 
 
 class Rhythm:
-    """How long a person takes for what, by `seed`."""
+    """Random times, the same for the same `seed`."""
 
     def __init__(self, seed: int) -> None:
         self._key = mix(seed)

@@ -1,4 +1,4 @@
-"""Scripts read for a recording: their lines, and the `#!` lines that direct it. Checked as a whole before any runs.
+"""Scripts that are recorded: their lines, and the `#!` lines for the recording. All are checked before the first runs.
 
     #! chapter TEXT    a marker in the recording
     #! hide            run the lines that follow without recording them
@@ -26,7 +26,7 @@ from hmp.streams import Source
 from hmp.terminal.keys import KEYS
 
 MAX_SCRIPT = 1 << 20
-"""Bytes of a script: typed at a person's pace that much takes a day."""
+"""The most bytes of a script; to type that many would take a day."""
 
 MAX_PAUSE = 3600 * SECOND
 
@@ -40,7 +40,7 @@ _QUOTED = 60
 
 
 class Step:
-    """A line of a script: where it stands, its text (None if it was too long), and what it directs, if anything."""
+    """A line of a script (None if it was too long), its place, and for a `#!` line its word and what follows."""
 
     def __init__(self, name: str, number: int, line: str | None) -> None:
         self.name = name
@@ -55,12 +55,12 @@ class Step:
 
     @property
     def place(self) -> str:
-        """Return where the step stands, for messages."""
+        """The file and the number of the line, for messages."""
         return f"{escape(self.name)}:{self.number}"
 
 
 def read_steps(sources: Iterable[tuple[str, int | list[str]]]) -> list[Step]:
-    """Return every command of every source, and what directs the recording.
+    """Return every command and every `#!` line of all sources.
 
     Raises UsageError naming the line and the word that is wrong, UnreadableError naming what cannot be read.
     """
@@ -71,7 +71,7 @@ def read_steps(sources: Iterable[tuple[str, int | list[str]]]) -> list[Step]:
         if line is not None and line.lstrip().startswith(_MARK):
             rest = line.strip()[len(_MARK) :]
             if number == 1 and rest.lstrip().startswith("/"):
-                continue  # how the kernel finds the interpreter of a program
+                continue  # a shebang: it names the program that runs the script
             _direct(step, rest, hidden=hidden)
             if step.direction in (HIDE, SHOW):
                 hidden = step.direction == HIDE
@@ -101,7 +101,7 @@ def _refused(step: Step, why: str) -> UsageError:
 
 
 def _direct(step: Step, text: str, *, hidden: bool) -> None:
-    """Read what stands behind the mark. Raises UsageError."""
+    """Read the text after the mark. Raises UsageError."""
     word, _, rest = text.strip().partition(" ")
     step.direction, step.text = word, rest.strip()
     if word not in _READERS:
@@ -156,7 +156,7 @@ def _read_pattern(step: Step) -> None:
 
 
 def _read_nothing(step: Step) -> None:
-    """The text is all there is."""
+    """Do nothing: the text is used as it is."""
 
 
 _READERS: dict[str, tuple[str, Callable[[Step], None]]] = {
@@ -170,4 +170,4 @@ _READERS: dict[str, tuple[str, Callable[[Step], None]]] = {
     TYPE: ("a text", _read_nothing),
     WAIT: ("a pattern", _read_pattern),
 }
-"""For each word what has to stand behind it, if anything, and what reads it."""
+"""For each word what must follow it ("" is nothing), and the function that reads that."""
