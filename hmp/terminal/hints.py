@@ -41,6 +41,8 @@ _ELSEWHERE = {
 
 _HELP = ("help", "?", "-h", "--help")
 
+_UNKNOWN = "unknown command: '"
+
 
 def keys() -> Drawn:
     """Return the list of keys."""
@@ -51,8 +53,11 @@ def keys() -> Drawn:
 
 def advice(line: str, text: str) -> str:
     """Return a suggestion for a command that failed with `text`, or ""."""
-    if text.startswith("unknown command"):
-        return _unknown(line.split())
+    if text.startswith(_UNKNOWN):
+        # The words before the command, such as `help` or `sim watch 1 10`, stay in front of it.
+        line = line.lstrip()
+        at = max(0, line.find(text.strip()[len(_UNKNOWN) : -1]))
+        return _unknown(line[at:].split()).replace(": ", f": {line[:at]}", 1)
     # Imported here: only a failed command needs it.
     import re
 
@@ -71,7 +76,7 @@ def wrong(line: str) -> int:
         command, at = find_command(line)
     except SyntaxRefused as error:
         # The name is the last word of the line: more letters may still make it a command.
-        typed = len(str(error)) - len("unknown command: ''")
+        typed = len(str(error)) - len(f"{_UNKNOWN}'")
         return len(line) if typed == len(line) and _may_go_on(line.split()) else 0
     if command is not None:
         try:
@@ -101,8 +106,6 @@ def usage(line: str) -> str:
 
 
 def _unknown(words: list[str]) -> str:
-    if words[0] in _HELP and len(words) > 1 and words[1] not in _HELP:
-        return _unknown(words[1:]).replace(": ", ": help ", 1)
     table: dict[str, Command] = TABLE
     for at, word in enumerate(words):
         command = table.get(word)

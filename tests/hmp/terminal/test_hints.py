@@ -24,9 +24,10 @@ TOPICS = {each: list(TABLE[each].topics or ()) for each in ("info", "sim")}
 NAMES = [
     *[("{}", name, list(TABLE)) for name in TABLE],
     *[
-        (f"{help}{each} {{}}", name, names)
+        (f"{before}{each} {{}}", name, names)
         for each, names in TOPICS.items()
-        for help in ("", "help ")
+        for before in ("", "help ", "sim watch 1 2 ")
+        if each == "info" or "watch" not in before
         for name in names
     ],
     *[("sim guest {}", name, list(PROFILES)) for name in PROFILES],
