@@ -97,7 +97,8 @@ def _lines(sources: Iterable[tuple[str, int | list[str]]]) -> Iterator[tuple[str
 
 
 def _refused(step: Step, why: str) -> UsageError:
-    return UsageError(f"{step.place}: {_MARK} {escape(step.direction[:_QUOTED])}: {why}")
+    mark = f"{_MARK} {escape(step.direction[:_QUOTED])}".rstrip()
+    return UsageError(f"{step.place}: {mark}: {why}")
 
 
 def _direct(step: Step, text: str, *, hidden: bool) -> None:
