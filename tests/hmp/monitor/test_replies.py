@@ -13,7 +13,7 @@ import pytest
 from device.machine.machine import Machine
 from hmp.config import Config, make_machine
 from hmp.monitor import UsageError
-from hmp.monitor.replies import MAX_BYTES, load
+from hmp.monitor.replies import MAX_BYTES, load, shipped
 from tests.hmp.qmp.test_protocol import Talk
 from tests.support.machines import build, monitor, run
 from tests.support.shell import hmp
@@ -219,4 +219,4 @@ def test_each_recorded_topic_is_a_topic_and_prints_its_text() -> None:
     lines = {line: text for line, text in shipped().hmp.items() if line.startswith("info ")}
     assert lines
     for line, text in lines.items():
-        assert run(build(), line) == text.replace("\r\n", "\n")
+        assert run(monitor(build()), line).text == text.replace("\r\n", "\n")
