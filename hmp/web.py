@@ -127,7 +127,8 @@ class _Session(HmpSession):
         if self.suspended:
             self._stop_counting()
             self._stop_waiting()
-            self.send(self._editor.show_prompt())
+            # Between the pieces of an answer the editor is at the prompt already, which is in the last piece.
+            self.send(self._editor.show_prompt() if self._editor.waiting else b"\r\n" + PROMPT)
 
     def step(self) -> bool:
         """As Session. Events of the own command are not shown: its output says it already."""

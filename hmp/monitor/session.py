@@ -175,21 +175,23 @@ class Session:
         if fault.answer != "usual":
             # The command does not run then: a test that wants an error for `stop` does not want a stopped VM.
             usual = iter((self._otherwise(fault),))
-        for each in usual:
-            if isinstance(each, Reply):
-                yield each
-                continue
-            pieces = fault.pieces(each)
-            if pieces:
+        try:
+            for each in usual:
+                if isinstance(each, Reply):
+                    yield each
+                    continue
+                pieces = fault.pieces(each)
+                if pieces:
+                    self._write(pieces.pop(0))
+                if pieces:
+                    self.send = held.append
+            while pieces:
+                yield self._pause(fault.pause)
                 self._write(pieces.pop(0))
-            if pieces:
-                self.send = held.append
-        while pieces:
-            yield self._pause(fault.pause)
-            self._write(pieces.pop(0))
-        self.send = self._write
-        for data in held:
-            self.send(data)
+        finally:  # the client may also stop waiting between two pieces
+            self.send = self._write
+            for data in held:
+                self.send(data)
         # After the answer, so that the client has got all that should come before the cut.
         if fault.answer == "cut" or fault.cut_after is not None:
             self.on_cut()

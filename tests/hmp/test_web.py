@@ -199,6 +199,20 @@ class TestWaiting:
 
         play(scene)
 
+    def test_ctrl_c_between_the_pieces_of_an_answer_gives_the_prompt_back(self) -> None:
+        async def scene(shown: Shown) -> None:
+            shown.open().feed(b'sim reply "info status" usual split 3 5\r')
+            await shown.says("(qemu)")
+            other = shown.open()
+            other.feed(b"info status\r")
+            await asyncio.sleep(7)  # of the virtual loop
+            other.feed(b"\x03")
+            other.feed(b"info kvm\r")
+            await shown.until(lambda: shown.screen(1)[-2:] == ["kvm support: disabled", "(qemu)"])
+            assert "VM status: running" not in shown.screen(1)
+
+        play(scene)
+
     def test_on_the_warp_clock_nothing_is_waited_for(self) -> None:
         async def scene(shown: Shown) -> None:
             shown.open().feed(b"sim hang\rinfo balloon\r")
