@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed
 # As many processes as there are processors; one that has nothing left to do takes tests from another. The summary names
 # what was skipped, and why.
 JOBS ?= auto
-PYTEST := $(BIN)/python -m pytest -q -ra -n $(JOBS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -q -raR -n $(JOBS) --dist worksteal
 NPM := $(if $(shell command -v npm),.npm/.installed)
 STORIES := $(basename $(wildcard docs/demos/*.hmp))
 TYPED := $(basename $(wildcard docs/demos/*.typed))
