@@ -160,6 +160,11 @@ def Other(
     return Member(name, default, saves=saves, loads=loads, **more)
 
 
+def slots(state: tuple[Member, ...], derived: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the __slots__ of a class that declares these."""
+    return (*derived, *[member.attribute for member in state])
+
+
 def reset(part: Any, *, new: bool = False) -> None:
     """Give each member of the part's state its default; `kept` members only if the part is `new`."""
     for member in part.STATE:

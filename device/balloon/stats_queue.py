@@ -9,7 +9,7 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Other, load, reset
+from device.state import Age, Other, load, reset, slots
 from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
@@ -72,22 +72,6 @@ class StatsQueue:
     # QEMU's guest-stats keeps its values and last-update over a reset and over rmmod (measured on 7.2), hence `told`.
     # An age of two boots would mislead, hence `sample`.
 
-    __slots__ = (
-        "_data",
-        "_decoded",
-        "_device",
-        "_poll_timer",
-        "again",
-        "buffer",
-        "held",
-        "index",
-        "poll_interval",
-        "reset_at",
-        "sample",
-        "time",
-        "told",
-    )
-
     STATE = (
         Other(
             "held", lambda stats, now: stats.held and stats.held.state(), lambda stats, fields: stats.load_held(fields)
@@ -103,6 +87,7 @@ class StatsQueue:
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
     DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "again", "index", "poll_interval", "time", "told")
+    __slots__ = slots(STATE, DERIVED)
 
     held: Element | None
     buffer: str

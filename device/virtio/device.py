@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from device.clock import MS
 from device.errors import FATAL_RULES, RULES, GuestFault
-from device.state import FAR, Integer, Member, Other, Parts, Text, reset
+from device.state import FAR, Integer, Member, Other, Parts, Text, reset, slots
 from device.virtio.queue import VirtQueue
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -128,26 +128,6 @@ class VirtioDevice:
     what has to be delivered. `untold` has the rules broken since the last report: how often, and the last detail.
     """
 
-    __slots__ = (
-        "calm",
-        "due",
-        "features",
-        "generation",
-        "isr",
-        "last_refusal",
-        "later",
-        "later_timer",
-        "live",
-        "memory",
-        "offered",
-        "pause",
-        "queues",
-        "refused",
-        "status",
-        "time",
-        "untold",
-    )
-
     STATE: tuple[Member, ...] = (
         Integer("status", 0xFF),
         Integer("features", check=_not_offered),
@@ -164,6 +144,7 @@ class VirtioDevice:
         Integer("generation", U32, kept=True, late=True),
     )
     DERIVED: tuple[str, ...] = ("live", "memory", "offered", "time")
+    __slots__ = slots(STATE, DERIVED)
 
     status: int
     features: int

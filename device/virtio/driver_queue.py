@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device.state import Integer, Other, reset
+from device.state import Integer, Other, reset, slots
 from device.virtio.spec import DESC_NEXT, DESC_SIZE, DESC_WRITE, PAGE_SIZE, U16, USED_NO_NOTIFY
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class DriverQueue:
 
     DERIVED = ("_avail", "_desc", "_ring", "_used", "avail", "base", "desc", "event_idx", "size", "used")
 
-    __slots__ = (*DERIVED, "_last_used", "_notified", "avail_idx", "free")
+    __slots__ = slots(STATE, DERIVED)
 
     _last_used: int
     _notified: int

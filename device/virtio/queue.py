@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from device.errors import GuestFault, MisuseError
-from device.state import Flag, Integer, reset
+from device.state import Flag, Integer, reset, slots
 from device.virtio.spec import (
     AVAIL_NO_INTERRUPT,
     DESC_INDIRECT,
@@ -98,30 +98,6 @@ class VirtQueue:
     told. Faults of the driver come out as GuestFault; the caller decides what becomes of the device.
     """
 
-    __slots__ = (
-        "_avail",
-        "_desc",
-        "_memory",
-        "_ring",
-        "_used",
-        "avail",
-        "desc",
-        "enabled",
-        "event_idx",
-        "in_use",
-        "index",
-        "indirect",
-        "last_avail",
-        "maximum",
-        "more",
-        "offered",
-        "signalled",
-        "signalled_valid",
-        "size",
-        "used",
-        "used_idx",
-    )
-
     STATE = (
         Integer("size", U32),  # what the driver wrote; only a queue that is set up has been checked
         Integer("desc"),
@@ -137,6 +113,7 @@ class VirtQueue:
         Integer("in_use", MAX_QUEUE_SIZE),
     )
     DERIVED = ("_avail", "_desc", "_memory", "_ring", "_used", "index", "maximum", "more", "offered")
+    __slots__ = slots(STATE, DERIVED)
 
     size: int
     desc: int

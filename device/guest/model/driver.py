@@ -23,7 +23,7 @@ from device.balloon.spec import (
     queue_roles,
 )
 from device.clock import MS, SECOND
-from device.state import Flag, Integer, Other, Parts, load, reset
+from device.state import Flag, Integer, Other, Parts, load, reset, slots
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -283,7 +283,7 @@ class Inflation:
         Flag("rests", late=True),
     )
     DERIVED = ("_guest",)
-    __slots__ = ("_guest", "rests", "stuck", "worked")
+    __slots__ = slots(STATE, DERIVED)
 
     rests: bool
     stuck: int

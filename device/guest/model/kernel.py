@@ -15,7 +15,7 @@ both hugetlb counters stay 0.
 
 from __future__ import annotations
 
-from device.state import Integer, load
+from device.state import Integer, load, slots
 from device.virtio.spec import MAX_RAM, MIN_RAM, U64
 from device.virtio.spec import PAGE_SIZE as PAGE
 
@@ -107,7 +107,7 @@ class Kernel:
         Integer("whole", 1, late=True),
     )
     DERIVED = ("_base", "_high", "_key", "_life", "_low", "_next", "_rise", "_start", "_values")
-    __slots__ = (*DERIVED, *_SIZES, *_COUNTS, "seed", "deflate_on_oom", "whole")
+    __slots__ = slots(STATE, DERIVED)
 
     def __init__(
         self,
