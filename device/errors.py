@@ -59,20 +59,10 @@ RULES: dict[str, str] = {
 }
 """Every rule that a guest can break, with what was done. Counters, events and docs use these names."""
 
-FATAL_RULES = frozenset(
-    {
-        "bad-address",
-        "bad-ring",
-        "queue-live",
-        "avail-overrun",
-        "bad-head",
-        "chain-loop",
-        "bad-indirect",
-        "direction",
-        "zero-length",
-        "features-late",
-    }
-)
+FATAL_RULES = frozenset((
+    "bad-address", "bad-ring", "queue-live", "avail-overrun", "bad-head", "chain-loop", "bad-indirect", "direction",
+    "zero-length", "features-late",
+))  # fmt: skip
 """Rules after which the rings cannot be trusted: the device is marked broken until it is reset.
 
 After any other rule the device ignores what was wrong and continues.

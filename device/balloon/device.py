@@ -25,16 +25,7 @@ from device.balloon.stats_queue import StatsQueue
 from device.errors import GuestFault, MisuseError
 from device.state import Age, Flag, Integer, Other, Text, load, save
 from device.virtio.device import DUE_SERVE, NEWS_ACTUAL, VirtioDevice
-from device.virtio.spec import (
-    PAGE_SHIFT,
-    PAGE_SIZE,
-    STATUS_DRIVER_OK,
-    STATUS_FAILED,
-    STATUS_NEEDS_RESET,
-    U16,
-    U32,
-    bit,
-)
+from device.virtio.spec import PAGE_SHIFT, PAGE_SIZE, STATUS_DRIVER_OK, STATUS_FAILED, STATUS_NEEDS_RESET, U16, U32, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,13 +93,7 @@ class BalloonDevice(VirtioDevice):
 
     STATE = (
         Text("id", kept=True, check=_no_name),
-        Text(
-            "model",
-            MODELS[0],
-            kept=True,
-            late=True,
-            check=_no_model,
-        ),
+        Text("model", MODELS[0], kept=True, late=True, check=_no_model),
         Text("iothread", kept=True, late=True),
         Flag("hotplugged", kept=True),
         Other("properties", lambda device, now: dict(device.properties), lambda device, fields: None, kept=True),

@@ -117,18 +117,7 @@ STAT_COUNT = len(STATS_TABLE)
 SEED_STATS = (SWAP_IN, SWAP_OUT, MAJOR_FAULTS, MINOR_FAULTS, FREE, TOTAL)
 """The six of 2010, in the order of the seed's line."""
 
-QOM_STATS = (
-    HTLB_ALLOC,
-    SWAP_OUT,
-    AVAILABLE,
-    HTLB_FAIL,
-    FREE,
-    MINOR_FAULTS,
-    MAJOR_FAULTS,
-    TOTAL,
-    SWAP_IN,
-    CACHES,
-)
+QOM_STATS = (HTLB_ALLOC, SWAP_OUT, AVAILABLE, HTLB_FAIL, FREE, MINOR_FAULTS, MAJOR_FAULTS, TOTAL, SWAP_IN, CACHES)
 """The ten keys of QEMU 7.2's guest-stats, in the order in which QEMU prints them."""
 
 STAT_TAGS: dict[str, int] = {

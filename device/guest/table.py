@@ -64,69 +64,36 @@ class Profile:
         return (*MODELLED_KEYS, *self._keys) if self._modelled else self._keys
 
 
-PROFILES: dict[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        Profile("linux", "a modelled Linux 6.1: ten statistics, answers at once"),
-        Profile(
-            "linux-2.6.34",
-            "a Linux of 2010: the first six statistics",
-            tags=SEED_STATS,
-            accepts=bit(F_INDIRECT_DESC),
-            refuses=SINCE | bit(F_DEFLATE_ON_OOM),
-        ),
-        Profile("linux-6.12", "a newer kernel: sixteen statistics in its order", tags=SIXTEEN),
-        Profile(
-            "windows",
-            "as virtio-win: tells nothing until its service is up after 20 s, then ten statistics",
-            settings={"service": 20 * SECOND},
-            keys=("service",),
-            tags=tuple(range(10)),
-            whole=True,
-            refuses=SINCE & ~bit(F_REPORTING) | bit(F_DEFLATE_ON_OOM),
-        ),
-        Profile("nostats", "never negotiates the statistics queue", refuses=bit(F_STATS_VQ)),
-        Profile("nodriver", "has no balloon driver at all", driver=False),
-        Profile("silent", "negotiates the statistics queue but never puts a buffer on it", primes=False),
-        Profile("hung", "answers the first request, then nothing", settings={"answers": 1}),
-        Profile("slow", "answers 2 s after being asked", settings={"delay": 2 * SECOND}),
-        Profile("flaky", "misses three of ten notifications", settings={"loss": 300_000}),
-        Profile("partial", "reports free and total memory only", settings={"stats": (4, 5)}),
-        Profile("empty", "answers, but knows no statistic", settings={"stats": ()}),
-        Profile(
-            "hostile",
-            "breaks the rules of virtio, one of them or any, in a seeded random way",
-            accepts=bit(F_INDIRECT_DESC),
-            refuses=SINCE,
-            factory="device.guest.hostile.guest:HostileGuest",
-            keys=("seed", "rule"),
-        ),
-        Profile(
-            "host",
-            "mirrors this machine's own memory statistics, live",
-            tags=(*SIXTEEN, *range(len(SIXTEEN), STAT_COUNT)),
-            factory="device.guest.model.host_guest:HostGuest",
-        ),
-        Profile(
-            "uml",
-            "a real Linux kernel: boots User-Mode Linux (Debian's user-mode-linux and busybox-static)",
-            factory="device.guest.uml.guest:UmlGuest",
-            controls="device.guest.uml.controls:UmlControls",
-            modelled=False,
-            keys=("mem", "kernel", "module", "busybox"),
-            host=True,
-        ),
-        Profile(
-            "vhost-user",
-            "the guest of another VMM: waits for its vhost-user front end on a socket",
-            factory="device.guest.vhost_user.guest:VhostUserGuest",
-            controls=Guest.controlled_by,
-            modelled=False,
-            keys=("path",),
-            host=True,
-        ),
-    )
-}
+# fmt: off
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (
+    Profile("linux", "a modelled Linux 6.1: ten statistics, answers at once"),
+    Profile("linux-2.6.34", "a Linux of 2010: the first six statistics",
+            tags=SEED_STATS, accepts=bit(F_INDIRECT_DESC), refuses=SINCE | bit(F_DEFLATE_ON_OOM)),
+    Profile("linux-6.12", "a newer kernel: sixteen statistics in its order", tags=SIXTEEN),
+    Profile("windows", "as virtio-win: tells nothing until its service is up after 20 s, then ten statistics",
+            settings={"service": 20 * SECOND}, keys=("service",), tags=tuple(range(10)), whole=True,
+            refuses=SINCE & ~bit(F_REPORTING) | bit(F_DEFLATE_ON_OOM)),
+    Profile("nostats", "never negotiates the statistics queue", refuses=bit(F_STATS_VQ)),
+    Profile("nodriver", "has no balloon driver at all", driver=False),
+    Profile("silent", "negotiates the statistics queue but never puts a buffer on it", primes=False),
+    Profile("hung", "answers the first request, then nothing", settings={"answers": 1}),
+    Profile("slow", "answers 2 s after being asked", settings={"delay": 2 * SECOND}),
+    Profile("flaky", "misses three of ten notifications", settings={"loss": 300_000}),
+    Profile("partial", "reports free and total memory only", settings={"stats": (4, 5)}),
+    Profile("empty", "answers, but knows no statistic", settings={"stats": ()}),
+    Profile("hostile", "breaks the rules of virtio, one of them or any, in a seeded random way",
+            accepts=bit(F_INDIRECT_DESC), refuses=SINCE,
+            factory="device.guest.hostile.guest:HostileGuest", keys=("seed", "rule")),
+    Profile("host", "mirrors this machine's own memory statistics, live",
+            tags=(*SIXTEEN, *range(len(SIXTEEN), STAT_COUNT)), factory="device.guest.model.host_guest:HostGuest"),
+    Profile("uml", "a real Linux kernel: boots User-Mode Linux (Debian's user-mode-linux and busybox-static)",
+            factory="device.guest.uml.guest:UmlGuest", controls="device.guest.uml.controls:UmlControls",
+            modelled=False, keys=("mem", "kernel", "module", "busybox"), host=True),
+    Profile("vhost-user", "the guest of another VMM: waits for its vhost-user front end on a socket",
+            factory="device.guest.vhost_user.guest:VhostUserGuest", controls=Guest.controlled_by,
+            modelled=False, keys=("path",), host=True),
+)}
+# fmt: on
 
 
 def make_guest(spec: str) -> Guest:

@@ -43,13 +43,7 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
         link = VirshLink(clock, place, events=wanted)
     else:
         link = SocketLink(clock, place)
-    machine = Attached(
-        link,
-        clock,
-        name=place.short,
-        timeout=config.timeout,
-        hold=place.holds(wanted=wanted),
-    )
+    machine = Attached(link, clock, name=place.short, timeout=config.timeout, hold=place.holds(wanted=wanted))
     words = Words()
     try:
         machine.ask(machine.look_around(whole=prompt), ATTACH_LIMIT)

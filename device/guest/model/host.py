@@ -27,11 +27,7 @@ _VMSTAT = (
     (14, b"pgsteal_kswapd", 0),
     (15, b"pgsteal_direct", 0),
 )
-_MEMINFO = (
-    (4, b"MemFree:", 1024),
-    (5, b"MemTotal:", 1024),
-    (6, b"MemAvailable:", 1024),
-)
+_MEMINFO = ((4, b"MemFree:", 1024), (5, b"MemTotal:", 1024), (6, b"MemAvailable:", 1024))
 _STALLS_TAG = 11
 _STALLS = b"\nallocstall_"
 
