@@ -90,41 +90,36 @@ class Fields:
         value = self._take(name)
         return None if value is None else self._inner(value, name)
 
-    def sections(self, name: str, limit: int) -> list[Fields]:
-        """Take a list of at most `limit` objects."""
+    def _list(self, name: str, limit: int) -> list[object]:
         value = self._take(name)
         if type(value) is not list or len(value) > limit:
             raise self.refuse(name, f"is not a list of at most {limit}")
-        return [self._inner(item, f"{name}[{position}]") for position, item in enumerate(value)]
+        return value
+
+    def sections(self, name: str, limit: int) -> list[Fields]:
+        """Take a list of at most `limit` objects."""
+        return [self._inner(item, f"{name}[{position}]") for position, item in enumerate(self._list(name, limit))]
 
     def integers(self, name: str, limit: int, high: int = _U64) -> list[int]:
         """Take a list of at most `limit` integers from 0 to `high`."""
-        value = self._take(name)
-        if type(value) is not list or len(value) > limit:
-            raise self.refuse(name, f"is not a list of at most {limit}")
-        for item in value:
+        found: list[int] = []
+        for item in self._list(name, limit):
             if type(item) is not int or not 0 <= item <= high:
                 raise self.refuse(name, f"holds something other than integers from 0 to {high}")
-        return list(value)
+            found.append(item)
+        return found
 
     def counters(self, name: str, limit: int, high: int = _U64) -> dict[str, int]:
         """Take an object of at most `limit` integers from 0 to `high`."""
         members = self.section(name)
         if len(members._left) > limit:
             raise self.refuse(name, f"has more than {limit} members")
-        return members.rest(high)
-
-    def rest(self, high: int = _U64) -> dict[str, int]:
-        """Take every member that is left; each must be an integer from 0 to `high`."""
-        return {key: self.integer(key, 0, high) for key in tuple(self._left)}
+        return {key: members.integer(key, 0, high) for key in tuple(members._left)}
 
     def pairs(self, name: str, limit: int) -> list[tuple[int, int | None]]:
         """Take a list of at most `limit` pairs of an integer and an integer or null."""
-        value = self._take(name)
-        if type(value) is not list or len(value) > limit:
-            raise self.refuse(name, f"is not a list of at most {limit}")
         found: list[tuple[int, int | None]] = []
-        for item in value:
+        for item in self._list(name, limit):
             if type(item) is not list or len(item) != 2:
                 raise self.refuse(name, "holds something other than pairs")
             key, number = item

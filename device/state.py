@@ -1,15 +1,15 @@
 """Declared state: each part lists its state once, and saving, checked loading and resetting are made from that list.
 
 A part is an object whose class lists the members of its state in `STATE`, and in `DERIVED` the attributes that are
-worked out from them or belong to its surroundings. `save`, `load`, `reset` and `undeclared` do the rest. What a
-snapshot says is checked before anything is made of it.
+worked out from them or belong to its surroundings; a test finds attributes that are in neither. `save`, `load` and
+`reset` do the rest. What a snapshot says is checked before anything is made of it.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from device.fields import Fields
@@ -121,17 +121,6 @@ def Age(name: str, *, attribute: str, **more: Any) -> Member:
     )
 
 
-def Part(name: str, **more: Any) -> Member:
-    """Declare a part of the part, which has a STATE of its own and is loaded in place."""
-    return Member(
-        name,
-        _OWNERS,
-        loads=lambda part, fields: load(getattr(part, name), fields.section(name)),
-        saves=lambda part, now: save(getattr(part, name), now),
-        **more,
-    )
-
-
 def Parts(name: str, wrong: str = "are not {}", *, attribute: str = "", **more: Any) -> Member:
     """Declare a list of parts, whose length does not change. `wrong` refuses another one; {} is the right one."""
 
@@ -187,19 +176,3 @@ def load(part: Any, fields: Fields, *besides: Any) -> None:
             else:
                 member.reset(each)
     fields.done()
-
-
-def attributes(part: object) -> Iterator[str]:
-    """Yield the names of the part's attributes: its slots, and others that were set."""
-    # A class that names a single slot may have a plain string as its __slots__.
-    for cls in type(part).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        yield from (slots,) if isinstance(slots, str) else slots
-    yield from getattr(part, "__dict__", ())
-
-
-def undeclared(part: Any) -> list[str]:
-    """Return the attributes that are neither in the part's STATE nor in its DERIVED. The tests want none."""
-    # An attribute that nobody declared would be lost in a snapshot, without any error.
-    known = {member.attribute for member in part.STATE}.union(part.DERIVED)
-    return sorted(set(attributes(part)) - known)

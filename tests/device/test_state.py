@@ -7,21 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from device.fields import Fields, SnapshotError
-from device.state import (
-    FAR,
-    Age,
-    Flag,
-    Integer,
-    Other,
-    Part,
-    Parts,
-    Text,
-    load,
-    reset,
-    save,
-    undeclared,
-)
+from device.state import FAR, Age, Flag, Integer, Other, Parts, Text, load, reset, save
 from device.virtio.spec import U64
+from tests.support.state import undeclared
 
 
 def fields(**members: object) -> Fields:
@@ -105,12 +93,13 @@ class TestIntegers:
             assert fields(a=value).perhaps("a") == value
             assert fields(a=[value]).integers("a", 1) == [value]
             assert fields(a={"b": value}).counters("a", 1) == {"b": value}
-            assert fields(a=value).rest() == {"a": value}
         for value in (-1, U64 + 1):
             words = f"top.a is not an integer from 0 to {U64}"
             assert refusal(lambda value=value: fields(a=value).integer("a")) == words
             assert refusal(lambda value=value: fields(a=value).perhaps("a")) == words
-            assert refusal(lambda value=value: fields(a=value).rest()) == words
+            assert refusal(lambda value=value: fields(a={"b": value}).counters("a", 1)) == words.replace(
+                "top.a", "top.a.b"
+            )
 
     def test_one_that_may_be_null(self) -> None:
         given = fields(a=None)
@@ -158,13 +147,6 @@ class TestLists:
         assert refusal(lambda: fields(a={"b": 0, "c": 1}).counters("a", 1, 9)) == "top.a has more than 1 members"
         assert refusal(lambda: fields(a={"b": 10}).counters("a", 1, 9)) == "top.a.b is not an integer from 0 to 9"
 
-    def test_all_that_is_left(self) -> None:
-        left = fields(a=1, b=2, c=3)
-        left.integer("b")
-        assert left.rest(3) == {"a": 1, "c": 3}
-        left.done()
-        assert refusal(lambda: fields(a=4).rest(3)) == "top.a is not an integer from 0 to 3"
-
 
 class TestPairs:
     def test_the_second_may_be_null(self) -> None:
@@ -205,12 +187,11 @@ class Inner:
 class Whole:
     """A part with a member of each kind."""
 
-    __slots__ = ("born", "helper", "inner", "inners", "names", "number", "words", "young")
+    __slots__ = ("born", "helper", "inners", "names", "number", "words", "young")
     STATE = (
         Integer("number", lambda whole: whole.helper, 2, low=1),
         Text("text", attribute="words", kept=True, check=lambda whole, text: "" if text != "bad" else "is bad"),
         Age("age", attribute="born"),
-        Part("inner"),
         Parts("inners"),
         Integer("young", 9, 7, since=2),
         Other("names", lambda whole, now: sorted(whole.names), lambda whole, fields: whole.take(fields), set),
@@ -219,7 +200,6 @@ class Whole:
 
     def __init__(self) -> None:
         self.helper = 5
-        self.inner = Inner()
         self.inners = [Inner(), Inner()]
         self.born = 0
         reset(self, new=True)
@@ -269,8 +249,8 @@ class TestDeclared:
             ("number", 0, "top.number is not an integer from 1 to 5"),
             ("text", "bad", "top.text is bad"),
             ("age", -1, f"top.age is not an integer from 0 to {FAR}"),
-            ("inner", {"here": 1}, "top.inner.here is not true or false"),
-            ("inner", {"here": True, "x": 1}, "top.inner.x is unknown"),
+            ("inners", [{"here": 1}, {"here": True}], "top.inners[0].here is not true or false"),
+            ("inners", [{"here": True, "x": 1}, {"here": True}], "top.inners[0].x is unknown"),
             ("inners", [{"here": True}], "top.inners are not 2"),
             ("inners", [{"here": True}, {}], "top.inners[1].here is missing"),
         ],

@@ -12,10 +12,11 @@ from device.guest.model import faults
 from device.guest.model.faults import FAULTS, Delay
 from device.guest.model.life import Fault
 from device.guest.table import PROFILES
-from device.state import Integer, undeclared
+from device.state import Integer
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled
 from tests.support.snapshots import replaced, restore, saved, settled, state_in, with_state
+from tests.support.state import undeclared
 
 SOME: dict[type, object] = {bool: True, dict: {4: 5, 900: None}, type(None): (4,)}
 """A value for a fault to be in force with, by the type of its values."""

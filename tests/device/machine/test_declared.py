@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from device.guest.table import PROFILES
-from device.state import attributes, undeclared
 from device.virtio.spec import MIB
 from tests.support.rig import Modelled
+from tests.support.state import attributes, undeclared
 
 UNDECLARED = {
     "Clock", "SimulatedClock", "VmClock", "Timeline", "TimerQueue", "Timer",  # saved as what is left of their timers
