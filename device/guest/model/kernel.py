@@ -109,41 +109,16 @@ class Kernel:
     DERIVED = ("_base", "_high", "_key", "_life", "_low", "_next", "_rise", "_start", "_values")
     __slots__ = slots(STATE, DERIVED)
 
-    def __init__(
-        self,
-        ram: int,
-        *,
-        seed: int = 0,
-        reserved: int | None = None,
-        floor: int | None = None,
-        swap: int | None = None,
-        deflate_on_oom: bool = False,
-        whole: bool = False,
-        now: int = 0,
-    ) -> None:
+    def __init__(self, ram: int, *, seed: int = 0, swap: int | None = None, whole: bool = False, now: int = 0) -> None:
         """Boot a guest of `ram` bytes (4 MiB to 16 TiB) at VM time `now` in nanoseconds.
 
-        `reserved`, `floor` (RAM that the balloon never gets, reserved part included) and `swap` are bytes and default
-        to Linux 6.1's; with `whole` the total keeps the balloon. Raises ValueError naming what is wrong.
+        `swap` is in bytes, by default half of RAM; with `whole` the total keeps the balloon.
         """
-        if not MIN_RAM <= ram <= MAX_RAM or ram % PAGE:
-            raise ValueError(f"ram must be whole pages from {MIN_RAM} to {MAX_RAM} bytes, not {ram}")
-        core = _core(ram)
-        reserved = default_reserved(ram) if reserved is None else reserved & _ALIGN
-        if floor is None:
-            floor = min(ram, reserved + _free_min(ram) + core)
-        else:
-            floor &= _ALIGN
-            core = min(core, (floor - reserved) * 3 // 4)
-        if not 0 <= reserved < floor <= ram:
-            raise ValueError(f"reserved and floor must rise from 0 to RAM, not {reserved}, {floor}")
-        swap = (ram >> 1 if swap is None else swap) & _ALIGN
-        if not 0 <= swap <= MAX_RAM or now < 0:
-            raise ValueError(f"swap must be from 0 to {MAX_RAM} bytes and now not negative, not {swap}, {now}")
+        core, reserved = _core(ram), default_reserved(ram)
         self.ram, self.reserved = ram, reserved
         self.used_min = core // 3 * 2 & _ALIGN
         self.cache_min = core // 3 & _ALIGN
-        self.free_min = floor - reserved - self.used_min - self.cache_min
+        self.free_min = min(ram, reserved + _free_min(ram) + core) - reserved - self.used_min - self.cache_min
         # What a small distribution uses after boot, and up to an eighth more by seed.
         self.seed = seed & U64
         chance = mix(mix(self.seed) ^ ram)
@@ -155,13 +130,13 @@ class Kernel:
         self.cache = self.cache_min + files
         self.free = ram - reserved - self.used - self.cache
         self.cold = (processes >> 2) & _ALIGN
-        self.swap_total = swap
+        self.swap_total = (ram >> 1 if swap is None else swap) & _ALIGN
         self.ballooned = self.workload = self.workload_swap = self.swap_used = 0
         self.swap_in = self.swap_out = self.oom_kills = self.alloc_stalls = 0
         self.async_scans = self.direct_scans = self.async_reclaims = self.direct_reclaims = 0
         self.majflt = min(120, ram >> 18) + (chance >> 16) % 40
         self.minflt = min(180_000, ram >> 12) + (chance >> 24) % min(60_000, ram >> 13)
-        self.deflate_on_oom, self.whole = int(deflate_on_oom), int(whole)
+        self.deflate_on_oom, self.whole = 0, int(whole)
         self.boot = self.now = now
         self.settle()
 
