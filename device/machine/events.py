@@ -15,36 +15,31 @@ if TYPE_CHECKING:
 
 
 class Event:
-    """Something that happened to a machine. `name` is what QMP calls it, `members` are its attributes."""
+    """Something that happened to a machine. `name` is what QMP calls it, its attributes are the members."""
 
-    __slots__ = ()
     name = ""
-    members: tuple[str, ...] = ()
 
     @property
     def data(self) -> dict[str, object]:
         """The members as QMP sends them."""
-        return {member: getattr(self, member) for member in self.members}
+        return dict(vars(self))
 
 
 class Stopped(Event):
     """The VM was stopped; its time stands still."""
 
-    __slots__ = ()
     name = "STOP"
 
 
 class Resumed(Event):
     """The VM was started or continued."""
 
-    __slots__ = ()
     name = "RESUME"
 
 
 class PowerButton(Event):
     """The power button was pressed, whether or not a guest listens."""
 
-    __slots__ = ()
     name = "POWERDOWN"
 
 
@@ -55,8 +50,6 @@ class _End(Event):
 
     # In QEMU the reason decides the flag: guest-reset and guest-shutdown are the guest's, the host-* ones are not.
 
-    __slots__ = members = ("guest", "reason")
-
     def __init__(self, *, guest: bool, reason: str) -> None:
         self.guest = guest
         self.reason = reason
@@ -65,20 +58,16 @@ class _End(Event):
 class WasReset(_End):
     """The machine was reset."""
 
-    __slots__ = ()
     name = "RESET"
 
 
 class Ended(_End):
     """The machine ended: the guest powered it off, or somebody outside did."""
 
-    __slots__ = ()
     name = "SHUTDOWN"
 
 
 class _Size(Event):
-    __slots__ = members = ("actual",)
-
     def __init__(self, actual: int) -> None:
         self.actual = actual
 
@@ -86,21 +75,18 @@ class _Size(Event):
 class ActualChanged(_Size):
     """The guest reported another size: it now has `actual` bytes."""
 
-    __slots__ = ()
     name = "BALLOON_CHANGE"
 
 
 class TargetReached(_Size):
     """The guest reached the requested size: `actual` bytes. QEMU has no such event."""
 
-    __slots__ = ()
     name = "BALLOON_TARGET"
 
 
 class SampleArrived(Event):
     """The guest sent statistics."""
 
-    __slots__ = members = ("sample",)
     name = "BALLOON"
 
     def __init__(self, sample: Sample) -> None:
@@ -110,7 +96,6 @@ class SampleArrived(Event):
 class DeviceDeleted(Event):
     """The device was unplugged: its id, "" if it had none, and its QOM path."""
 
-    __slots__ = members = ("device", "path")
     name = "DEVICE_DELETED"
 
     def __init__(self, device: str, path: str) -> None:
@@ -126,7 +111,6 @@ class DeviceDeleted(Event):
 class Panicked(Event):
     """The guest's kernel panicked; `action` is what the machine does then."""
 
-    __slots__ = members = ("action",)
     name = "GUEST_PANICKED"
 
     def __init__(self, action: str) -> None:
@@ -136,8 +120,6 @@ class Panicked(Event):
 class _Trouble(Event):
     """An event with a reason in words. Part of it may come from the guest or a client, so it is not safe to print."""
 
-    __slots__ = members = ("why",)
-
     def __init__(self, why: str) -> None:
         self.why = why
 
@@ -145,28 +127,24 @@ class _Trouble(Event):
 class GuestGone(_Trouble):
     """A real guest ended: nothing answers until the machine is reset."""
 
-    __slots__ = ()
     name = "GUEST_GONE"
 
 
 class DriverMissing(_Trouble):
     """The driver of a real guest does not come up."""
 
-    __slots__ = ()
     name = "DRIVER_MISSING"
 
 
 class ClientRefused(_Trouble):
     """A front end disconnected a client; the reason is for other front ends to show."""
 
-    __slots__ = ()
     name = "CLIENT_REFUSED"
 
 
 class SnapshotDone(Event):
     """A snapshot that took a while is finished. `tag` is its name."""
 
-    __slots__ = members = ("tag",)
     name = "SNAPSHOT_DONE"
 
     def __init__(self, tag: str) -> None:
@@ -178,7 +156,6 @@ class RuleBroken(Event):
 
     # A count, because a hostile guest breaks rules much faster than a terminal can show them.
 
-    __slots__ = members = ("detail", "rule", "times")
     name = "GUEST_FAULT"
 
     def __init__(self, rule: str, detail: str, times: int = 1) -> None:
@@ -196,7 +173,6 @@ class RuleBroken(Event):
 class Relayed(Event):
     """An event of a QEMU that runs elsewhere: `raw` is QMP's object, `told` a line for people or ""."""
 
-    __slots__ = members = ("raw", "told")
     name = "RELAYED"
 
     def __init__(self, raw: Mapping[str, object], told: str = "") -> None:

@@ -29,7 +29,6 @@ _MAX_COUNT = 1 << 40
 class _Sleep(Fault):
     """A fault with which no queue is served."""
 
-    __slots__ = ()
     off = False
     sleeps = True
 
@@ -43,7 +42,6 @@ class _Sleep(Fault):
 class Panic(_Sleep):
     """The kernel is dead until the machine is reset."""
 
-    __slots__ = ()
     name, label = "panic", "panicked"
     STATE = (Flag("dead", attribute="value"),)
 
@@ -51,7 +49,6 @@ class Panic(_Sleep):
 class Hang(_Sleep):
     """The driver hangs until it is woken."""
 
-    __slots__ = ()
     name, label = "hang", "hung"
     STATE = (Flag("hung", attribute="value"),)
 
@@ -62,7 +59,6 @@ class Hang(_Sleep):
 class Delay(Time):
     """Answers come later. An answer that already waits keeps its time when the delay is changed."""
 
-    __slots__ = ()
     name = label = "delay"
     help = "SEC: answer that much later"
     STATE = (Integer("delay", CENTURY, attribute="value"),)
@@ -74,7 +70,6 @@ class Delay(Time):
 class Loss(Fault):
     """Notifications are missed at random, on average `value` of a million; the machine's seed decides which."""
 
-    __slots__ = ()
     name = label = "loss"
     help = "P: share of notifications missed, 0 to 1"
     STATE = (Integer("loss", 1_000_000, attribute="value"),)
@@ -90,7 +85,6 @@ class Loss(Fault):
 class Drop(Fault):
     """The next `value` notifications are missed."""
 
-    __slots__ = ()
     name, label = "drop", "drops left"
     STATE = (Integer("drops", _MAX_COUNT, attribute="value"),)
 
@@ -106,7 +100,6 @@ class Stats(Fault):
     If there are none, the driver sends its kernel's tags with "I don't know" in each.
     """
 
-    __slots__ = ()
     name = "stats"
     help = "A+B or none: the statistics reported"
     off = None
@@ -136,7 +129,6 @@ class Stats(Fault):
 class Answers(Fault):
     """After so many answers the driver is silent until it is woken or boots: `value` are left, -1 is no limit."""
 
-    __slots__ = ()
     name, label = "answers", "answers left"
     STATE = (Integer("answers", _MAX_COUNT, attribute="left"),)
     DERIVED = (*Fault.DERIVED, "value")
@@ -179,7 +171,6 @@ def _load_pins(pin: Pin, fields: Fields) -> None:
 class Pin(Fault):
     """Statistics have values that were set by hand: `value` has them by tag, None for one that is left out."""
 
-    __slots__ = ()
     name, label = "pin", "pinned"
     STATE = (Other("pinned", lambda pin, now: [*map(list, pin.value.items())], _load_pins, attribute="value"),)
     off: ClassVar[dict[int, int | None]] = {}
@@ -205,8 +196,6 @@ A notification asks them in the opposite order: if it is dropped by count, it us
 
 class Faults(dict[str, Fault]):
     """The faults of one guest by name. A request asks only those `in_force`; `asleep` is whether one of them sleeps."""
-
-    __slots__ = ("asleep", "in_force")
 
     def __init__(self, guest: Owner, settings: Mapping[str, object]) -> None:
         super().__init__({fault.name: fault(guest, settings.get(fault.name)) for fault in FAULTS})

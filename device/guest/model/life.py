@@ -40,8 +40,6 @@ class Fault:
     `tell`. As they are here they change nothing; a fault overrides some of them.
     """
 
-    __slots__ = ("given", "guest", "value")
-
     name = ""
     """Its name in tests and commands, and its key in `--guest` if it has `help`."""
 
@@ -121,7 +119,6 @@ def _parse_time(text: str) -> int:
 class Time(Fault):
     """A fault or key whose `value` is ns of VM time, or NEVER if the key takes that word."""
 
-    __slots__ = ()
     parse = staticmethod(_parse_time)
 
     def shown(self) -> str:
@@ -131,7 +128,6 @@ class Time(Fault):
 class Event(Time):
     """The time of something that may also never come; None unless it is given."""
 
-    __slots__ = ()
     off: ClassVar[int | None] = None
     DERIVED = (*Fault.DERIVED, "value")
 
@@ -143,7 +139,6 @@ class Event(Time):
 class Swap(Fault):
     """The guest's swap space in bytes; None is half of its RAM."""
 
-    __slots__ = ()
     name = label = "swap"
     help = "SIZE: of the swap space, 0 for none; half of RAM unless told"
     off = None
@@ -165,7 +160,6 @@ class Boot(Time):
 
     # A guest that boots in no time does not show what becomes of a request that comes before the driver is up.
 
-    __slots__ = ()
     name = label = "boot"
     help = "SEC: until the driver is up, also after a reset; 0 unless told"
     DERIVED = (*Fault.DERIVED, "value")
@@ -176,7 +170,6 @@ class Shutdown(Event):
 
     # A second, because a machine that ended at once would not send the reply and the next prompt.
 
-    __slots__ = ()
     name = label = "shutdown"
     help = "SEC or never: from the power button to the end; 1 unless told, 0 on simulated clocks"
 
@@ -189,7 +182,6 @@ class Shutdown(Event):
 class Service(Event):
     """The time from the driver to the service that reports statistics, as in Windows; None is no service."""
 
-    __slots__ = ()
     name = label = "service"
     help = "SEC or never: until the service that reports statistics is up"
     common = False
