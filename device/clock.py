@@ -40,9 +40,7 @@ class Clock:
     """
 
     def __init__(self, name: str, now: Callable[[], int], wall: Callable[[], int]) -> None:
-        self.name = name
-        self.now = now
-        self.wall = wall
+        self.name, self.now, self.wall = name, now, wall
 
 
 class SimulatedClock(Clock):

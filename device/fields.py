@@ -33,9 +33,7 @@ class Fields:
         if type(data) is not dict or not all(type(name) is str for name in data):
             raise SnapshotError(f"{where} is not an object")
         self._left: dict[str, object] = dict(data)
-        self._where = where
-        self.version = version
-        self.then = then
+        self._where, self.version, self.then = where, version, then
 
     def _inner(self, data: object, where: str) -> Fields:
         return Fields(data, f"{self._where}.{where}", version=self.version, then=self.then)

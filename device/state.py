@@ -54,14 +54,8 @@ class Member:
     ) -> None:
         self.name = name
         self.attribute = attribute or name
-        self.default = default
-        self.kept = kept
-        self.since = since
-        self.late = late
-        self.check = check
-        self.takes = takes
-        self.loads = loads
-        self.saves = saves
+        self.default, self.kept, self.since, self.late, self.check = default, kept, since, late, check
+        self.takes, self.loads, self.saves = takes, loads, saves
 
     def reset(self, part: object) -> None:
         """Give the member its default value."""

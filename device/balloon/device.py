@@ -149,10 +149,7 @@ class BalloonDevice(VirtioDevice):
         self.ram = ram
         self.pages = PageSet(ram >> PAGE_SHIFT)
         super().__init__(time, memory, offered, len(queue_roles(offered)), sizes)
-        self.id = id
-        self.model = model
-        self.iothread = iothread
-        self.properties = properties
+        self.id, self.model, self.iothread, self.properties = id, model, iothread, properties
         self.born = time.clock.now()
         self._sized = len(sizes)
         self.gone = False

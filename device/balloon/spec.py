@@ -80,11 +80,7 @@ class Stat:
     __slots__ = ("help", "name", "qom", "tag", "unit")
 
     def __init__(self, tag: int, name: str, qom: str, unit: str, help: str) -> None:
-        self.tag = tag
-        self.name = name
-        self.qom = qom
-        self.unit = unit
-        self.help = help
+        self.tag, self.name, self.qom, self.unit, self.help = tag, name, qom, unit, help
 
 
 BYTES = "bytes"

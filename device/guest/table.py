@@ -49,12 +49,8 @@ class Profile:
         self.name = name
         self.help = help
         self.settings = settings or {}
-        self.factory = factory
-        self.controls = controls
-        self._keys = keys
-        self._modelled = modelled
-        self.host = host
-        self.traits = traits
+        self.factory, self.controls, self._keys, self._modelled = factory, controls, keys, modelled
+        self.host, self.traits = host, traits
 
     @property
     def keys(self) -> tuple[str, ...]:

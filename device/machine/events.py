@@ -159,9 +159,7 @@ class RuleBroken(Event):
     name = "GUEST_FAULT"
 
     def __init__(self, rule: str, detail: str, times: int = 1) -> None:
-        self.rule = rule
-        self.detail = detail
-        self.times = times
+        self.rule, self.detail, self.times = rule, detail, times
 
     @property
     def data(self) -> dict[str, object]:

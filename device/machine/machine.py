@@ -131,11 +131,7 @@ class Machine:
         """
         if guest.real and clock.simulated:
             raise MisuseError(f"the {guest.name} guest runs in real time: --clock {clock.name} cannot drive it")
-        self.clock = clock
-        self.ram = ram
-        self.timeout = timeout
-        self.seed = seed
-        self.name = name
+        self.clock, self.ram, self.timeout, self.seed, self.name = clock, ram, timeout, seed, name
         self.uuid = uuid
         self.time = Timeline(clock)
         self.vm_clock = self.time.vm_clock

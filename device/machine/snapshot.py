@@ -65,11 +65,7 @@ class Summary:
     __slots__ = ("date", "ram", "simulated", "size", "tag", "vm_time")
 
     def __init__(self, tag: str, date: int, vm_time: int, size: int, ram: int, *, simulated: bool) -> None:
-        self.tag = tag
-        self.date = date
-        self.vm_time = vm_time
-        self.size = size
-        self.ram = ram
+        self.tag, self.date, self.vm_time, self.size, self.ram = tag, date, vm_time, size, ram
         self.simulated = simulated
 
 

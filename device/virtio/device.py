@@ -163,9 +163,7 @@ class VirtioDevice:
         """Create the device with so many queues. `sizes` are the entries that each may have; those after the last of
         them offer QUEUE_SIZE and take up to MAX_QUEUE_SIZE. Raises MisuseError for what cannot be a size.
         """
-        self.time = time
-        self.memory = memory
-        self.offered = offered
+        self.time, self.memory, self.offered = time, memory, offered
         self.live = False
         """Whether a driver set DRIVER_OK and the device is not broken: only then are rings looked at."""
         self.queues = [VirtQueue(index, size, size) for index, size in enumerate(sizes[:queues])]

@@ -49,9 +49,7 @@ class DriverQueue:
 
         With `keep` the ring is there already, as after a snapshot, and is left as it is.
         """
-        self.base = base
-        self.size = size
-        self.event_idx = event_idx
+        self.base, self.size, self.event_idx = base, size, event_idx
         self.desc = base
         self.avail = base + size * DESC_SIZE
         self.used = (self.avail + 6 + 2 * size + 3) & ~3

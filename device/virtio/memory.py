@@ -36,9 +36,7 @@ class Region:
     __slots__ = ("base", "buffer", "size", "u8", "u16", "u32", "u64")
 
     def __init__(self, base: int, size: int, buffer: mmap.mmap) -> None:
-        self.base = base
-        self.size = size
-        self.buffer = buffer
+        self.base, self.size, self.buffer = base, size, buffer
         self.u8 = memoryview(buffer)
         self.u16 = self.u8.cast("H")
         self.u32 = self.u8.cast("I")

@@ -52,9 +52,7 @@ class Feature:
     __slots__ = ("bit", "help", "name")
 
     def __init__(self, bit: int, name: str, help: str) -> None:
-        self.bit = bit
-        self.name = name
-        self.help = help
+        self.bit, self.name, self.help = bit, name, help
 
 
 STATUS_TABLE: tuple[tuple[int, str], ...] = (

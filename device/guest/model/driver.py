@@ -124,9 +124,7 @@ class BalloonDriver:
     __slots__ = (*DERIVED, "ballooned", "features")
 
     def __init__(self, device: BalloonDevice, region: Region, ram: int) -> None:
-        self.device = device
-        self._region = region
-        self.ram = ram
+        self.device, self._region, self.ram = device, region, ram
         self._top = ram >> PAGE_SHIFT
         self.ballooned = 0
         self.features = 0

@@ -117,9 +117,7 @@ class ModelledGuest(Guest):
         accepts: int = 0,
         refuses: int = 0,
     ) -> None:
-        self.name = name
-        self.spec = spec
-        self.tags = tags
+        self.name, self.spec, self.tags = name, spec, tags
         self.has_driver = driver
         self._primes = primes
         self._whole = whole

@@ -35,9 +35,7 @@ class VhostUserGuest(Guest):
 
     def __init__(self, name: str, settings: Mapping[str, object], spec: str) -> None:
         """Take the settings; `attach` opens the socket. Raises MisuseError without a path."""
-        self.name = name
-        self.spec = spec
-        self._settings = settings
+        self.name, self.spec, self._settings = name, spec, settings
         self._listener: UnixListener | None = None
         self._backend: Backend | None = None
         self._booted = False

@@ -65,10 +65,7 @@ class Request:
     __slots__ = ("fds", "need_reply", "number", "payload")
 
     def __init__(self, number: int, need_reply: bool, payload: bytes, fds: list[int]) -> None:
-        self.number = number
-        self.need_reply = need_reply
-        self.payload = payload
-        self.fds = fds
+        self.number, self.need_reply, self.payload, self.fds = number, need_reply, payload, fds
 
 
 class _Shape:
