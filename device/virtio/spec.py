@@ -31,6 +31,10 @@ STATUS_FEATURES_OK = 8
 STATUS_NEEDS_RESET = 64
 STATUS_FAILED = 128
 
+PROBING = (0, STATUS_ACKNOWLEDGE, STATUS_ACKNOWLEDGE | STATUS_DRIVER)
+STATUS_AGREED = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
+"""What a driver writes, one after another, before it accepts features, and then (virtio 1.2, 3.1.1)."""
+
 # Feature bits (virtio 1.2, 6).
 F_INDIRECT_DESC = 28
 F_EVENT_IDX = 29

@@ -30,10 +30,9 @@ from device.virtio.spec import (
     F_VERSION_1,
     PAGE_SHIFT,
     PAGE_SIZE,
-    STATUS_ACKNOWLEDGE,
-    STATUS_DRIVER,
+    PROBING,
+    STATUS_AGREED,
     STATUS_DRIVER_OK,
-    STATUS_FEATURES_OK,
     bit,
 )
 
@@ -137,14 +136,12 @@ class BalloonDriver:
         Returns whether the device agreed. Then prime the statistics queue, if that is wanted, and call `go`.
         """
         device = self.device
-        device.write_status(0)
-        device.write_status(STATUS_ACKNOWLEDGE)
-        device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
+        for status in PROBING:
+            device.write_status(status)
         self.features = wanted & device.offered
         device.accept_features(self.features)
-        status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
-        device.write_status(status)
-        if device.status != status:
+        device.write_status(STATUS_AGREED)
+        if device.status != STATUS_AGREED:
             return False
         self._lay_out(keep=False)
         for index, queue in enumerate(self._queues.values()):

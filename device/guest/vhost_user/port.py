@@ -12,7 +12,7 @@ import select
 
 from device.balloon.spec import CONFIG_POISON_VAL, queue_roles
 from device.guest.vhost_user.wire import F_PROTOCOL_FEATURES, FrontEndFault, HostFault
-from device.virtio.spec import F_VERSION_1, STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK, bit
+from device.virtio.spec import F_VERSION_1, PROBING, STATUS_AGREED, STATUS_DRIVER_OK, bit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 MIN_QUEUES = 5
 """The least number of rings that are offered: Linux's driver asks for five, whatever features it negotiates."""
-
-_READY = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
 
 
 class Ring:
@@ -173,16 +171,16 @@ class Port:
             # because it makes the device look at the statistics buffer.
             device.write_status(0)
             device.use_memory(memory, memory.top)
-            device.write_status(STATUS_ACKNOWLEDGE)
-            device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
+            for status in PROBING[1:]:
+                device.write_status(status)
             device.accept_features(features)
             device.write_config(CONFIG_POISON_VAL, self._poison)
-            device.write_status(_READY)
+            device.write_status(STATUS_AGREED)
             self.up = True
             for ring in wanted:
                 self._start(ring, device, memory)
             self._changed()
-            device.write_status(_READY | STATUS_DRIVER_OK)
+            device.write_status(STATUS_AGREED | STATUS_DRIVER_OK)
 
     def _start(self, ring: Ring, device: BalloonDevice, memory: SharedMemory) -> None:
         desc, avail, used = [memory.guest_address(user) for user in ring.address or ()]
