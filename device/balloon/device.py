@@ -51,10 +51,6 @@ def _no_name(device: BalloonDevice, id: str) -> str:
     return "" if id.isascii() and all(char.isalnum() or char in "-._" for char in id) else "cannot name a device"
 
 
-def _no_model(device: BalloonDevice, model: str) -> str:
-    return "" if model in MODELS else "is no model of this device"
-
-
 def _load_poison(device: BalloonDevice, fields: Fields) -> None:
     negotiated = bool(device.features & bit(F_PAGE_POISON))
     if "poison_seen" in fields:  # an older hmp saved only whether the value was written
@@ -93,7 +89,13 @@ class BalloonDevice(VirtioDevice):
 
     STATE = (
         Text("id", kept=True, check=_no_name),
-        Text("model", MODELS[0], kept=True, late=True, check=_no_model),
+        Text(
+            "model",
+            MODELS[0],
+            kept=True,
+            late=True,
+            check=lambda device, model: "" if model in MODELS else "is no model of this device",
+        ),
         Text("iothread", kept=True, late=True),
         Flag("hotplugged", kept=True),
         Other("properties", lambda device, now: dict(device.properties), lambda device, fields: None, kept=True),
@@ -375,10 +377,6 @@ class BalloonDevice(VirtioDevice):
         waiting = sum(DUE_SERVE << queue.index for queue in self.queues if queue.available())
         if waiting:
             self.defer(waiting)
-
-    def adopt(self, time: Timeline) -> None:
-        """Use `time` from now on; it has this device's timers."""
-        self.time = self.stats.time = time
 
     def detach(self) -> None:
         """Remove the device from its machine, with all its timers."""

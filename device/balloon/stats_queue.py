@@ -47,6 +47,30 @@ and polls ask. A transport parks the queue. A reset or another driver forgets th
 # came from it, such as a held buffer that was overwritten or pushed twice.
 
 
+def _check_queue(stats: StatsQueue, fields: Fields) -> VirtQueue:
+    if stats.index < 0 or not stats._device.queues[stats.index].enabled:
+        raise fields.refuse("held", "needs a statistics queue, which there is not")
+    return stats._device.queues[stats.index]
+
+
+def _load_held(stats: StatsQueue, fields: Fields) -> None:
+    held = fields.maybe("held")
+    if held is not None:
+        queue = _check_queue(stats, fields)
+        stats.held = Element.restored(held, queue.size, stats._device.memory)
+        if stats.held.into or not queue.in_use:
+            raise held.refuse("head", "cannot be held")
+        stats.move("fill")
+
+
+def _load_out(stats: StatsQueue, fields: Fields) -> None:
+    if fields.flag("out"):
+        _check_queue(stats, fields)
+        if stats.held is not None:
+            raise fields.refuse("out", "says that the held buffer is with the guest")
+        stats.buffer = OUT
+
+
 def _load_sample(stats: StatsQueue, fields: Fields) -> None:
     sample = fields.maybe("sample")
     stats.sample = None if sample is None else Sample.restored(sample)
@@ -73,16 +97,8 @@ class StatsQueue:
     # An age of two boots would mislead, hence `sample`.
 
     STATE = (
-        Other(
-            "held", lambda stats, now: stats.held and stats.held.state(), lambda stats, fields: stats.load_held(fields)
-        ),
-        Other(
-            "out",
-            lambda stats, now: stats.out,
-            lambda stats, fields: stats.load_out(fields),
-            ABSENT,
-            attribute="buffer",
-        ),
+        Other("held", lambda stats, now: stats.held and stats.held.state(), _load_held),
+        Other("out", lambda stats, now: stats.out, _load_out, ABSENT, attribute="buffer"),
         Age("reset_age", attribute="reset_at", kept=True),
         Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
@@ -275,30 +291,3 @@ class StatsQueue:
         if sample is not None and sample is not self.told and self.held is not None:
             sample.wall = self.time.clock.wall()
             self.told = sample
-
-    @property
-    def _set_up(self) -> bool:
-        return self.index >= 0 and self._device.queues[self.index].enabled
-
-    def load_held(self, fields: Fields) -> None:
-        """Take the held buffer, if there is one. Raises SnapshotError."""
-        held = fields.maybe("held")
-        if held is None:
-            return
-        if not self._set_up:
-            raise fields.refuse("held", "needs a statistics queue, which there is not")
-        queue = self._device.queues[self.index]
-        self.held = Element.restored(held, queue.size, self._device.memory)
-        if self.held.into or not queue.in_use:
-            raise held.refuse("head", "cannot be held")
-        self.move("fill")
-
-    def load_out(self, fields: Fields) -> None:
-        """Take whether the buffer is with the guest. Raises SnapshotError."""
-        if not fields.flag("out"):
-            return
-        if not self._set_up:
-            raise fields.refuse("held", "needs a statistics queue, which there is not")
-        if self.held is not None:
-            raise fields.refuse("out", "says that the held buffer is with the guest")
-        self.buffer = OUT

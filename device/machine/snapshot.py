@@ -69,21 +69,6 @@ class Summary:
         self.simulated = simulated
 
 
-class _Writer:
-    """Writes to the file and computes the checksum."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        self._digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self._out.write(data)
-        self._digest.update(data)
-
-    def close(self) -> None:
-        self._out.write(self._digest.digest())
-
-
 class _Reader:
     """Reads the file. `left` counts the bytes before the digest."""
 
@@ -186,18 +171,22 @@ def _write(machine: Machine, out: BinaryIO, tag: str) -> None:
     ).encode("ascii")
     if len(state) > STATE_LIMIT:
         raise SnapshotError("the machine's state is too large for a snapshot")
-    writer = _Writer(out)
-    writer.write(_FRONT.pack(MAGIC, VERSION, len(state)))
-    writer.write(state)
+    digest = hashlib.sha256()
+
+    def write(data: bytes) -> None:
+        out.write(data)
+        digest.update(data)
+
+    write(_FRONT.pack(MAGIC, VERSION, len(state)))
+    write(state)
     runs = [] if device is None else device.pages.runs()
     # The zero before the count is reserved; `load` refuses any other number there.
-    writer.write(_PAIR.pack(0, len(runs)))
-    for first, length in runs:
-        writer.write(_PAIR.pack(first, length))
+    for pair in ((0, len(runs)), *runs):
+        write(_PAIR.pack(*pair))
     for offset, data in _populated(machine.memory):
-        writer.write(_PAIR.pack(offset, len(data)))
-        writer.write(data)
-    writer.close()
+        write(_PAIR.pack(offset, len(data)))
+        write(data)
+    out.write(digest.digest())
 
 
 def _populated(memory: GuestMemory) -> Iterator[tuple[int, bytes]]:
@@ -327,7 +316,7 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     device = machine.device
     machine.guest.machine = machine
     if device is not None:
-        device.adopt(machine.time)
+        device.time = device.stats.time = machine.time
         # QEMU sends no BALLOON_CHANGE here (measured on 7.2). NEWS_DRIVER makes the machine ask for waiting requests.
         device.due = device.due & ~NEWS_ACTUAL | NEWS_DRIVER
         machine.history.add(machine.clock.now(), device.actual, device.stats.sample)

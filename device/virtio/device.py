@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from device.fields import Fields
     from device.virtio.memory import Memory
 
+    Kind = Literal["actual", "sample", "rules", "driver", "config", "interrupt", "serve"]
+
 
 _PREREQUISITE: dict[int, int] = {
     STATUS_DRIVER: STATUS_ACKNOWLEDGE,
@@ -69,9 +71,7 @@ DUE_ASKED = DUE_SERVE << 8
 
 _NEWS = DUE_CONFIG - 1
 
-_KINDS: tuple[Literal["actual", "sample", "rules", "driver", "config"], ...] = (
-    "actual", "sample", "rules", "driver", "config",
-)  # fmt: skip
+_KINDS: tuple[Kind, ...] = ("actual", "sample", "rules", "driver", "config")
 """The names of the lowest bits, for `take_due`."""
 
 MAX_ROUNDS = 1024
@@ -305,9 +305,7 @@ class VirtioDevice:
             self.isr |= 2
             self.due |= DUE_CONFIG
 
-    def take_due(
-        self,
-    ) -> tuple[Literal["actual", "sample", "rules", "driver", "config", "interrupt", "serve"], int] | None:
+    def take_due(self) -> tuple[Kind, int] | None:
         """Take out what is to be delivered next, or None: for a device without a machine.
 
         ("interrupt", QUEUE) and ("config", 0) are for the driver; at ("serve", QUEUE) call `notify` with the queue. The

@@ -164,7 +164,7 @@ class Attached:
             for request in tuple(self.requests.pending):
                 self.requests.cancel(request)
             self.wait_until(lambda: not self.question.asking, PUT_BACK_LIMIT)
-            self.question.give_up()
+            self.question.left_behind("no answer")
             self.link.close()
 
     def wait_until(self, done: Callable[[], bool], limit: int) -> None:

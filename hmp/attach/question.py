@@ -117,13 +117,12 @@ class Question:
             self.why = str(error)
             self._tries += 1
             if not self.machine.requests.pending and (self.lent is None or self._tries > PUT_BACK_TRIES):
-                if self.lent is not None:
-                    self.left_behind(self.why)
+                self.left_behind(self.why)
                 return
             self._ask(LONGEST_LOOK)  # each request has its own deadline: try while one is pending
         elif error is not None:
             # If QEMU is gone, its interval is gone too, and there is nothing to report.
-            if self.lent is not None and not getattr(error, "gone", False):
+            if not getattr(error, "gone", False):
                 self.left_behind(str(error))
             self.lent = None
             self.machine.lost(str(error))
@@ -134,16 +133,12 @@ class Question:
         self.asking = True
         self.machine.run(self._steps(delay), self._question_ended)
 
-    def give_up(self) -> None:
-        """End: if the interval is still changed, report that."""
-        if self.lent is not None:
-            self.left_behind("no answer")
-
     def left_behind(self, why: str) -> None:
-        """Report that the interval could not be put back."""
-        name = self.machine.device.id if self.machine.device is not None else "the balloon"
-        complain(f"the polling interval of {name} was left at 1 (it was {self.lent}): {why}")
-        self.lent = None
+        """End: if the interval is still changed, report that it could not be put back."""
+        if self.lent is not None:
+            name = self.machine.device.id if self.machine.device is not None else "the balloon"
+            complain(f"the polling interval of {name} was left at 1 (it was {self.lent}): {why}")
+            self.lent = None
 
     def _get(self, path: str, name: str) -> Steps:
         return (yield "qom-get", {"path": path, "property": name})

@@ -210,11 +210,6 @@ class BalloonDriver:
         """Whether deflate-on-oom was negotiated."""
         return bool(self.features & bit(F_DEFLATE_ON_OOM))
 
-    @property
-    def has_stats(self) -> bool:
-        """Whether there is a statistics queue."""
-        return bool(self.features & bit(F_STATS_VQ))
-
     # The balloon.
 
     def inflate(self, count: int) -> None:

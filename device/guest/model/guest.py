@@ -234,7 +234,7 @@ class ModelledGuest(Guest):
         self.driver = driver
         self.driver_loaded = True
         kernel.set_deflate_on_oom(driver.deflates_on_oom)
-        if driver.has_stats and self._primes:
+        if driver.stats is not None and self._primes:
             service = self._faults["service"] if self._faults else None
             if service is None or service.value is None:
                 driver.report(self.records())

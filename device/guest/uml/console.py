@@ -84,7 +84,8 @@ class Console:
 
     def __init__(self, to_guest: int, from_guest: int) -> None:
         self._to = to_guest
-        self._from = from_guest
+        self.fd = from_guest
+        """The descriptor that becomes readable when the guest prints."""
         self._rest = b""
         self._lines: list[bytes] = []
         self._size = 0
@@ -95,11 +96,6 @@ class Console:
         self.total = 0
         self.ended = False
         """Whether the guest's output is at its end."""
-
-    @property
-    def fd(self) -> int:
-        """The descriptor that becomes readable when the guest prints."""
-        return self._from
 
     def send(self, command: str, answered: Callable[[Answer], object] | None = None) -> int:
         """Have the guest run one line of shell; returns its number. `answered` gets its answer.
@@ -132,7 +128,7 @@ class Console:
         """Take one piece of what the guest printed. Never blocks."""
         # One read only: a guest that prints without end must not keep the machine from its other work.
         try:
-            data = os.read(self._from, _CHUNK)
+            data = os.read(self.fd, _CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -180,7 +176,7 @@ class Console:
 
     def close(self) -> None:
         """Close both descriptors. A second call does nothing."""
-        for fd in (self._to, self._from):
+        for fd in (self._to, self.fd):
             if fd >= 0:
                 os.close(fd)
-        self._to = self._from = -1
+        self._to = self.fd = -1

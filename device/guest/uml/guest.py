@@ -143,12 +143,7 @@ class UmlGuest(VhostUserGuest):
     def power_down(self) -> bool:
         """Have the guest's shell power it off; the machine ends once that is done."""
         # UML has no power button that its kernel would notice.
-        if self.process is not None and not self._powering_down:
-            try:
-                self.process.console.send("$B poweroff -f")
-                self._powering_down = True
-            except OSError:
-                pass
+        self._powering_down = self._powering_down or self._order("$B poweroff -f")
         return False
 
     # What happens in the process.
@@ -301,12 +296,12 @@ class UmlGuest(VhostUserGuest):
             self.booting = True
             self._order("$B insmod /virtio_balloon.ko")
 
-    def _order(self, command: str) -> None:
-        if self.process is not None:
-            try:
-                self.process.console.send(command)
-            except OSError:
-                pass
+    def _order(self, command: str) -> bool:
+        """Have the guest's shell run a line. Returns whether it was sent."""
+        try:
+            return self.process is not None and self.process.console.send(command) > 0
+        except OSError:
+            return False
 
     def check_target(self, size: int, go: Callable[[], object]) -> Task | None:
         """Refuse a size that is too small for the kernel: without deflate-on-oom it would panic."""

@@ -69,7 +69,7 @@ class TestOnTheWire:
                 ("setup_queue", 1),
             ]
             assert m.guest.driver.stats_index == -1
-            assert (m.guest.driver.has_stats, m.guest.driver.deflates_on_oom) == (False, False)
+            assert (m.guest.driver.stats, m.guest.driver.deflates_on_oom) == (None, False)
 
     def test_lists_of_256_pages_go_down_from_the_top_and_actual_follows(self, calls: list[tuple[Any, ...]]) -> None:
         with Modelled(ram=16 * MIB) as m:
