@@ -8,14 +8,14 @@ _SUFFIXES = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """The power of two of each suffix; a plain number is MiB, as for QEMU's -m."""
 
 
-def _decimal(text: str) -> tuple[int, int] | None:
-    """Return the number as (value, divisor), or None if it is not a plain decimal. The divisor is a power of ten."""
+def _decimal(text: str, wrong: str) -> tuple[int, int]:
+    """Return the number as (value, divisor); the divisor is a power of ten. Raises MisuseError(wrong) for any other."""
     # float() was rejected: it takes "1e3", "nan" and "inf", and cannot hold 0.1 exactly. isdigit() alone is true for
     # the digits of other scripts, hence isascii(). 30 digits keep the arithmetic cheap.
     whole, dot, fraction = text.partition(".")
     digits = whole + fraction
     if not digits or len(digits) > 30 or not (digits.isascii() and digits.isdigit()) or (dot and not fraction):
-        return None
+        raise MisuseError(wrong)
     return int(digits), 10 ** len(fraction)
 
 
@@ -26,10 +26,7 @@ def parse_size(text: str) -> int:
     """
     suffix = text[-1:].upper()
     number = text[:-1] if suffix in _SUFFIXES and suffix else text
-    parts = _decimal(number)
-    if parts is None:
-        raise MisuseError(f"'{text}' is not a size (a number with K, M, G or T; plain is MiB)")
-    value, divisor = parts
+    value, divisor = _decimal(number, f"'{text}' is not a size (a number with K, M, G or T; plain is MiB)")
     size, rest = divmod(value << _SUFFIXES[suffix if number != text else ""], divisor)
     if rest:
         raise MisuseError(f"'{text}' is not a whole number of bytes")
@@ -38,21 +35,19 @@ def parse_size(text: str) -> int:
 
 def parse_seconds(text: str) -> int:
     """Return the ns of a duration in seconds, such as 2 or 0.25. Raises MisuseError for anything else."""
-    parts = _decimal(text)
-    if parts is None:
-        raise MisuseError(f"'{text}' is not a number of seconds")
+    value, divisor = _decimal(text, f"'{text}' is not a number of seconds")
     # A fraction of a ns is dropped: unlike half a byte it does no harm.
-    value, divisor = parts
     return value * 1_000_000_000 // divisor
 
 
 def parse_share(text: str) -> int:
     """Return a share from 0 to 1 in millionths. Raises MisuseError for anything else."""
     # An integer, so that a snapshot holds it exactly and comparing it with a random number has no rounding.
-    parts = _decimal(text)
-    if parts is None or parts[0] > parts[1]:
-        raise MisuseError(f"'{text}' is not a share from 0 to 1")
-    return parts[0] * 1_000_000 // parts[1]
+    wrong = f"'{text}' is not a share from 0 to 1"
+    value, divisor = _decimal(text, wrong)
+    if value > divisor:
+        raise MisuseError(wrong)
+    return value * 1_000_000 // divisor
 
 
 def format_size(size: int) -> str:
