@@ -211,32 +211,30 @@ class Timeline:
         # out of 82,535 (callgrind).
         return bool(self._ends or self.host_timers._heap or self.vm_timers._heap)
 
-    def next_deadline(self) -> int | None:
-        """Return the host time (ns) of the next timer, or None. While the VM is stopped its timers do not count."""
-        due = self.host_timers.next_due()
-        if self.vm_clock.running:
-            vm_due = self.vm_timers.next_due()
-            if vm_due is not None:
-                vm_due = self.vm_clock.to_host(vm_due)
-                if due is None or vm_due < due:
-                    return vm_due
-        return due
-
-    def fire_due(self, now: int) -> bool:
-        """Fire the next timer if it is due at host time `now`; returns whether one was.
+    def _next(self) -> tuple[int, TimerQueue] | None:
+        """Return the host time (ns) of the next timer, and its queue. While the VM is stopped its timers do not count.
 
         At the same time the guest's timers go first: an answer at the deadline counts as an answer.
         """
-        host_due = self.host_timers.next_due()
+        due = self.host_timers.next_due()
         vm_due = self.vm_timers.next_due() if self.vm_clock.running else None
         if vm_due is not None:
             vm_due = self.vm_clock.to_host(vm_due)
-            if vm_due <= now and (host_due is None or vm_due <= host_due):
-                self.vm_timers.fire_next()
-                return True
-        if host_due is None or host_due > now:
+            if due is None or vm_due <= due:
+                return vm_due, self.vm_timers
+        return None if due is None else (due, self.host_timers)
+
+    def next_deadline(self) -> int | None:
+        """Return the host time (ns) of the next timer, or None. While the VM is stopped its timers do not count."""
+        found = self._next()
+        return None if found is None else found[0]
+
+    def fire_due(self, now: int) -> bool:
+        """Fire the next timer if it is due at host time `now`; returns whether one was."""
+        found = self._next()
+        if found is None or found[0] > now:
             return False
-        self.host_timers.fire_next()
+        found[1].fire_next()
         return True
 
     def sleep(self, duration: int) -> int:
