@@ -171,7 +171,7 @@ class VirshLink(Link):
             return f"dommemstat {domain} --period {int(given['value'])} --live"
         if name == "query-balloon" or (name == "qom-get" and given["property"] == "guest-stats"):
             return f"dommemstat {domain}"
-        if name == "query-status" or name == "query-name":
+        if name in ("query-status", "query-name"):
             return f"domstate {domain}"
         # They would taint the domain; without them question.py uses last-update.
         if name.startswith("x-query-virtio-"):
@@ -184,9 +184,8 @@ class VirshLink(Link):
         return f"qemu-monitor-command {domain} '{command}'"
 
     def _late(self) -> None:
-        self._lose(
-            self._no_answer()
-        )  # virsh takes no other command until it has answered: the next order starts a new one
+        # virsh takes no other command until it has answered: the next order starts a new one.
+        self._lose(self._no_answer())
 
     def _read(self) -> None:
         try:
@@ -238,15 +237,13 @@ class VirshLink(Link):
             return
         try:
             value = self._value(*self._asked, said)
-        except (QmpError, LinkError) as error:
-            if isinstance(error, LinkError):
-                self._lose(error)
-            else:
-                self._answered(None, error)
+        except LinkError as error:
+            self._lose(error)
+        except QmpError as error:
+            self._answered(None, error)
         except (ValueError, LookupError, AttributeError, TypeError, ElementTree.ParseError):
-            self._lose(
-                LinkError(f"{self.name}: cannot understand the answer of virsh: {' '.join(said)[:60] or 'nothing'}")
-            )
+            begin = " ".join(said)[:60] or "nothing"
+            self._lose(LinkError(f"{self.name}: cannot understand the answer of virsh: {begin}"))
         else:
             self._answered(value)
 
