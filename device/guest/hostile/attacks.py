@@ -57,10 +57,7 @@ def _bad_ring(driver: HostileDriver) -> None:
     # order: wrong sizes, then misaligned rings, then rings outside RAM.
     driver.device.write_status(0)
     queue = (
-        (0, SCRATCH, SCRATCH, SCRATCH),
-        (96, SCRATCH, SCRATCH, SCRATCH),
-        (2 * MAX_QUEUE_SIZE, SCRATCH, SCRATCH, SCRATCH),
-        (U16, SCRATCH, SCRATCH, SCRATCH),
+        *[(size, SCRATCH, SCRATCH, SCRATCH) for size in (0, 96, 2 * MAX_QUEUE_SIZE, U16)],
         (128, SCRATCH + 8, SCRATCH, SCRATCH),
         (128, SCRATCH, SCRATCH + 1, SCRATCH),
         (128, SCRATCH, SCRATCH, SCRATCH + 2),

@@ -103,19 +103,12 @@ class UmlGuest(VhostUserGuest):
     def _options(self, directory: str, archive: str, path: str) -> list[str]:
         # UML's defaults for its other consoles are xterms and ptys, hence con=null and ssl=null. loglevel=1 keeps the
         # kernel's messages off the console that carries our protocol, except for those of a panic.
-        return [
-            f"mem={self.machine.ram >> 10}K",
-            f"initrd={archive}",
-            "root=/dev/ram0",
-            "con=null",
-            "con0=fd:0,fd:1",
-            "ssl=null",
-            "loglevel=1",
-            f"uml_dir={directory}",
-            "umid=kernel",
-            f"virtio_uml.device={path}:{_BALLOON_DEVICE}",
-            *([xstate.TUNABLES] if self._restricted else []),
-        ]
+        # No path here has a blank: make_directory sees to that.
+        options = (
+            f"mem={self.machine.ram >> 10}K initrd={archive} root=/dev/ram0 con=null con0=fd:0,fd:1 ssl=null "
+            f"loglevel=1 uml_dir={directory} umid=kernel virtio_uml.device={path}:{_BALLOON_DEVICE}"
+        )
+        return options.split(" ") + [xstate.TUNABLES] * self._restricted
 
     def halt(self) -> None:
         """Kill the kernel and remove every trace of it."""

@@ -73,24 +73,14 @@ class _Shape:
     how many descriptors come with it (least and most).
     """
 
-    __slots__ = ("_numbers", "fds", "most", "name", "size")
+    __slots__ = ("fds", "most", "name", "numbers", "size")
 
     def __init__(self, name: str, numbers: str = "", more: int = 0, *, fds: tuple[int, int] = (0, 0)) -> None:
         self.name = name
-        self._numbers = Struct("<" + numbers)
-        self.size = self._numbers.size
+        self.numbers = Struct("<" + numbers)
+        self.size = self.numbers.size
         self.most = self.size + more
         self.fds = fds
-
-    def read(self, request: Request) -> tuple[int, ...]:
-        """Return the numbers. Raises FrontEndFault for a wrong size or number of descriptors."""
-        # Checked here for all messages, so that no method of the backend has to.
-        size, fds = len(request.payload), len(request.fds)
-        if not self.size <= size <= self.most:
-            raise FrontEndFault(f"{self.name} of {size} bytes")
-        if not self.fds[0] <= fds <= self.fds[1]:
-            raise FrontEndFault(f"{self.name} with {fds} descriptors")
-        return self._numbers.unpack_from(request.payload)
 
 
 SHAPES: dict[int, _Shape] = {
@@ -128,10 +118,16 @@ def check_shape(request: Request) -> tuple[int, ...]:
     Raises FrontEndFault for a wrong size or number of descriptors, and for an unknown message.
     """
     # An unknown message is a fault, because each one outside the table needs a feature that was not offered.
+    # Checked here for all messages, so that no method of the backend has to.
     shape = SHAPES.get(request.number)
     if shape is None:
         raise FrontEndFault(f"message {request.number} is not one that was negotiated")
-    return shape.read(request)
+    size, fds = len(request.payload), len(request.fds)
+    if not shape.size <= size <= shape.most:
+        raise FrontEndFault(f"{shape.name} of {size} bytes")
+    if not shape.fds[0] <= fds <= shape.fds[1]:
+        raise FrontEndFault(f"{shape.name} with {fds} descriptors")
+    return shape.numbers.unpack_from(request.payload)
 
 
 class Decoder:
