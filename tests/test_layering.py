@@ -107,7 +107,6 @@ def test_the_piped_path_imports_nothing_slow_at_the_top(module: str) -> None:
 
 
 LONG = {
-    "device.guest.model.kernel": "one account: every operation moves pages between the same parts",
     "device.machine.machine": "one class: what happens to a machine, and how it is told",
     "hmp.qemu.command_line": "one command line: its options depend on one another, and errors come in QEMU's order",
     "hmp.recording.svg_terminal": "one table of sequences: what a terminal does that pyte does not",
