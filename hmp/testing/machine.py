@@ -25,7 +25,6 @@ from hmp.testing.host import Host
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
-    from types import TracebackType
     from typing import Any, TypeVar
 
     from device.machine.events import Event
@@ -269,9 +268,7 @@ class FakeQemu:
     def __enter__(self) -> FakeQemu:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _members(self) -> Member:
