@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from _operator import itemgetter  # operator has 50 functions more, in Python, and takes a millisecond
 
-from device.balloon.spec import (
-    FREE,
-    MAJOR_FAULTS,
-    MINOR_FAULTS,
-    SEED_STATS,
-    STATS_TABLE,
-    SWAP_IN,
-    SWAP_OUT,
-    TOTAL,
-)
+from device.balloon.spec import FREE, MAJOR_FAULTS, MINOR_FAULTS, SEED_STATS, STATS_TABLE, SWAP_IN, SWAP_OUT, TOTAL
 from device.clock import MS, SECOND
 from device.virtio.spec import MIB
 

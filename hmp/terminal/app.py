@@ -110,14 +110,7 @@ class Typed(Front):
         driver = MachineDriver(machine, loop)
         prompt = self._make_prompt(loop)
         session = self._session = Session(
-            machine,
-            self.monitor,
-            driver,
-            self._screen,
-            prompt,
-            on_reply=self.runner.note,
-            flush=tty.flush,
-            keys=tty.fd,
+            machine, self.monitor, driver, self._screen, prompt, on_reply=self.runner.note, flush=tty.flush, keys=tty.fd
         )
         # Handlers of the loop run between callbacks, so a signal never interrupts a command in the middle.
         loop.add_signal_handler(SIGTSTP, self._suspend)

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from device.balloon.spec import DEVICE_ID, FEATURES_TABLE
 from device.errors import RULES, GuestFault
-from device.virtio.spec import (
-    DESC_INDIRECT,
-    DESC_NEXT,
-    DESC_SIZE,
-    DESC_WRITE,
-    STATUS_DRIVER_OK,
-    STATUS_TABLE,
-    U16,
-)
+from device.virtio.spec import DESC_INDIRECT, DESC_NEXT, DESC_SIZE, DESC_WRITE, STATUS_DRIVER_OK, STATUS_TABLE, U16
 from hmp.monitor import CommandError
 from hmp.monitor.qom import backend_path
 
@@ -29,13 +21,7 @@ if TYPE_CHECKING:
 NAME = "virtio-balloon"
 ALIGN = 4096
 
-_FLAGS = (
-    (1 << 15, "used"),
-    (1 << 7, "avail"),
-    (DESC_INDIRECT, "indirect"),
-    (DESC_WRITE, "write"),
-    (DESC_NEXT, "next"),
-)
+_FLAGS = ((1 << 15, "used"), (1 << 7, "avail"), (DESC_INDIRECT, "indirect"), (DESC_WRITE, "write"), (DESC_NEXT, "next"))
 
 _RING_FEATURES = [feature for feature in FEATURES_TABLE if "_BALLOON_" not in feature.name]
 _OWN_FEATURES = [feature for feature in FEATURES_TABLE if "_BALLOON_" in feature.name][::-1]
