@@ -7,18 +7,14 @@ import json
 import os
 import select
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
+from device.clock import Clock
 from hmp.monitor import UsageError, escape
 from hmp.streams import complain
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from device.clock import Clock
-
-    Entry = dict[str, Any]
+Entry = dict[str, Any]
 
 SHOWN = 1000
 """How many entries are kept for `sim log`."""

@@ -6,8 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Cell = str | tuple[str, str]
-    """A text, or a pair of its meaning ("good", "notice", "bad", "dim", "name", "plot") and the text."""
+Cell = str | tuple[str, str]
+"""A text, or a pair of its meaning ("good", "notice", "bad", "dim", "name", "plot") and the text."""
 
 
 class Drawn(str):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Arguments = dict[str, Any]
-
 STRING_LIMIT = 1023
 """The most characters of a string argument that are used, as in QEMU's buffer of 1024 bytes; the rest is dropped."""
 
@@ -300,12 +298,12 @@ def parameters(types: str) -> list[Parameter]:
     return found
 
 
-def arguments(types: list[Parameter], name: str, text: str, at: int) -> Arguments:
+def arguments(types: list[Parameter], name: str, text: str, at: int) -> dict[str, Any]:
     """Read a command's arguments from `text` at `at`. `name` is how QEMU names the command in errors.
 
     Raises SyntaxRefused with QEMU's words if they do not fit the types.
     """
-    found: Arguments = {}
+    found: dict[str, Any] = {}
     for key, kind, optional in types:
         at = skip_blanks(text, at)
         if kind[0] == "-":

@@ -10,10 +10,13 @@ from hmp.monitor.registry import TABLE, Command
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, TypeAlias
 
     from device.machine.machine import Machine
     from hmp.monitor.dialects import Dialect
-    from hmp.monitor.grammar import Arguments
+
+Arguments: TypeAlias = "dict[str, Any]"
+"""The arguments of a command, by name."""
 
 HISTORY_LIMIT = 64
 """The most lines that are kept, as in QEMU 7.2."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from hmp.monitor.faults import GREETING, find_fault
-from hmp.monitor.monitor import Reply
+from collections.abc import Callable, Iterator
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from hmp.monitor.faults import GREETING, Fault, find_fault
+from hmp.monitor.monitor import Monitor, Reply
 
-    from hmp.monitor.faults import Fault
-    from hmp.monitor.monitor import Monitor
-
-    Work = Iterator[Reply | bytes]
+Work = Iterator[Reply | bytes]
 
 
 def drop(data: bytes) -> None:

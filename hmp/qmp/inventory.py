@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+from device.machine.machine import Machine
 from hmp.monitor import CommandError
 from hmp.monitor.emulated import emulated
+from hmp.monitor.monitor import Monitor
 from hmp.monitor.pci import pci
-from hmp.monitor.replies import shipped
+from hmp.monitor.replies import Replies, shipped
 from hmp.qmp.commands import COMMANDS
-from hmp.qmp.schema import QmpCommand, schema
+from hmp.qmp.schema import Arguments, QmpCommand, schema
 from hmp.qmp.visitor import check
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from device.machine.machine import Machine
-    from hmp.monitor.monitor import Monitor
-    from hmp.monitor.replies import Replies
-    from hmp.qmp.schema import Arguments
-
 
 UNSIGNED = {"migrate-set-parameters"}
 """Commands whose numbers are all unsigned, which a schema does not say."""

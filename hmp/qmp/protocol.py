@@ -11,17 +11,13 @@ from hmp.monitor import CommandError
 from hmp.monitor.dialects import Dialect
 from hmp.monitor.faults import Fault, find_fault
 from hmp.monitor.monitor import Monitor, Reply
-from hmp.monitor.session import Session
+from hmp.monitor.session import Session, Work
 from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
 from hmp.qmp.commands import NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
 from hmp.qmp.inventory import commands
 from hmp.qmp.schema import QmpCommand
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hmp.monitor.session import Work
 
 SLICE = 1024
 """How many bytes of QMP are read at once. Garbage can give an error message for every byte; this takes at most 4 ms."""

@@ -6,14 +6,12 @@ mistake when they meet a real QEMU.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hmp.monitor import CommandError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    Types = Mapping[str, dict[str, Any]]
+Types = Mapping[str, dict[str, Any]]
 
 _EXPECTED = {"string": "string", "int": "integer", "number": "number", "boolean": "boolean", "null": "null"}
 

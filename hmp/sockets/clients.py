@@ -12,13 +12,9 @@ from hmp.monitor.dialects import Dialect
 from hmp.monitor.emulated import emulated
 from hmp.monitor.faults import Fault, find_fault
 from hmp.monitor.monitor import History, Monitor, Reply
-from hmp.monitor.session import Session
+from hmp.monitor.session import Session, Work
 from hmp.sockets.mux import TERMINATED, Mux
 from hmp.sockets.readline import CODEC, PROMPT, LineEditor, Output
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hmp.monitor.session import Work
 
 
 def banner(machine: Machine) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 ESCAPE = 1
 HELP = (b"\r\nC-a h    this list\r\nC-a x    end the machine\r\nC-a c    to the monitor, or back to the serial port\r\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from io import StringIO
 
 from rich.console import Console, Group, RenderableType
@@ -20,13 +21,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from hmp.monitor import escape
-from hmp.monitor.drawn import Drawn
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hmp.monitor.drawn import Cell
+from hmp.monitor.drawn import Cell, Drawn
 
 _THEME = Theme(
     {"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan", "name": "bold"}

@@ -6,22 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from device.machine.events import (
-    ClientRefused,
-    DeviceDeleted,
-    DriverMissing,
-    Ended,
-    Event,
-    GuestGone,
-    Panicked,
-    Relayed,
-    Resumed,
-    RuleBroken,
-    SnapshotDone,
-    Stopped,
-    TargetReached,
-    WasReset,
-)
+from device.machine import events
 from device.virtio.spec import MIB
 from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 
@@ -32,35 +17,25 @@ _DETAIL = 60
 """The most characters of the detail of a broken rule. It has numbers from the guest, which must not fill the screen."""
 
 
-def _deleted(event: DeviceDeleted) -> str:
-    return f"the guest released device {event.device or event.path}"
-
-
-def _reset(event: WasReset) -> str:
-    return "the guest rebooted" if event.guest else "the machine was reset"
-
-
-def _ended(event: Ended) -> str:
-    return "the guest switched itself off" if event.guest else "the machine was ended from elsewhere"
-
-
-ALWAYS: dict[type[Event], Callable[[Any], str]] = {
-    TargetReached: lambda event: f"balloon target reached: {event.actual // MIB} MiB",
-    ClientRefused: lambda event: f"hung up on a client: {event.why}",
-    Panicked: lambda event: "guest panic: nothing answers until system_reset",
-    Relayed: lambda event: event.told,
-    GuestGone: lambda event: f"the guest is gone: {event.why}",
-    DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
-    SnapshotDone: lambda event: f"snapshot {event.tag} is done",
+ALWAYS: dict[type[events.Event], Callable[[Any], str]] = {
+    events.TargetReached: lambda event: f"balloon target reached: {event.actual // MIB} MiB",
+    events.ClientRefused: lambda event: f"hung up on a client: {event.why}",
+    events.Panicked: lambda event: "guest panic: nothing answers until system_reset",
+    events.Relayed: lambda event: event.told,
+    events.GuestGone: lambda event: f"the guest is gone: {event.why}",
+    events.DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
+    events.SnapshotDone: lambda event: f"snapshot {event.tag} is done",
 }
 """Shown whatever the cause: these events come after the command that caused them, or say more than its output."""
 
-FROM_ELSEWHERE: dict[type[Event], Callable[[Any], str]] = {
-    DeviceDeleted: _deleted,
-    WasReset: _reset,
-    Resumed: lambda event: "the VM runs",
-    Ended: _ended,
-    Stopped: lambda event: "the VM is stopped",
+FROM_ELSEWHERE: dict[type[events.Event], Callable[[Any], str]] = {
+    events.DeviceDeleted: lambda event: f"the guest released device {event.device or event.path}",
+    events.WasReset: lambda event: "the guest rebooted" if event.guest else "the machine was reset",
+    events.Resumed: lambda event: "the VM runs",
+    events.Ended: lambda event: (
+        "the guest switched itself off" if event.guest else "the machine was ended from elsewhere"
+    ),
+    events.Stopped: lambda event: "the VM is stopped",
 }
 """Shown only if no command of this person was the cause."""
 
@@ -72,18 +47,18 @@ class Announcer:
         self.own = False
         self._say = say
         self._limits = {
-            RuleBroken: RateLimit(FAULT_SPACING, now=now),
-            GuestGone: RateLimit(GONE_SECONDS, burst=GONE_BURST, now=now),
+            events.RuleBroken: RateLimit(FAULT_SPACING, now=now),
+            events.GuestGone: RateLimit(GONE_SECONDS, burst=GONE_BURST, now=now),
         }
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: events.Event) -> None:
         """Handle an event of the machine."""
         kind = type(event)
         # Only kinds of events that a guest or a front end can cause without end are limited.
         dropped = self._limits[kind].admit() if kind in self._limits else 0
         if dropped is None:
             return
-        if isinstance(event, RuleBroken):
+        if isinstance(event, events.RuleBroken):
             more = f" and {dropped} times before" if dropped else ""
             self._say(f"the guest broke a rule{more}: {event.rule} ({event.detail[:_DETAIL]})")
             return

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.lexers import Lexer
 
+from device.machine.machine import Machine
 from hmp.monitor.completion import complete
 from hmp.terminal import hints
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from prompt_toolkit.document import Document
-    from prompt_toolkit.formatted_text import StyleAndTextTuples
-
-    from device.machine.machine import Machine
 
 COLORS = {
     "prompt": "ansigreen",

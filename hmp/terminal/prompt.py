@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -11,33 +12,26 @@ from prompt_toolkit.buffer import Buffer, CompletionState
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import Condition, completion_is_selected, has_completions, has_focus, vi_insert_mode
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import History
+from prompt_toolkit.input import Input
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings
+from prompt_toolkit.key_binding.key_processor import KeyPressEvent, KeyProcessor
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout.processors import AfterInput
-from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.shortcuts import PromptSession
 from prompt_toolkit.styles import Style
 
+from device.machine.machine import Machine
 from hmp.monitor import MAX_LINE, escape
 from hmp.terminal import hints, toolbar
 from hmp.terminal.app import PROMPT
 from hmp.terminal.history import FileHistory, history_path
 from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, editing_mode
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from prompt_toolkit.formatted_text import StyleAndTextTuples
-    from prompt_toolkit.history import History
-    from prompt_toolkit.input import Input
-    from prompt_toolkit.key_binding.key_processor import KeyPressEvent, KeyProcessor
-    from prompt_toolkit.output import Output
-
-    from device.machine.machine import Machine
-    from hmp.terminal.screen import Screen
+from hmp.terminal.screen import Screen
 
 MENU_ROWS = 8
 """Rows that are kept free for a completion menu below the line."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from asyncio import get_running_loop
+from asyncio import Future, get_running_loop
+from collections.abc import Callable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from asyncio import Future
-    from collections.abc import Callable
-
-    from hmp.terminal.screen import Screen
+from hmp.terminal.screen import Screen
 
 DEAF = 0.3
 """Seconds in which keys are ignored: they belong to a paste, or were typed before the person read the question."""

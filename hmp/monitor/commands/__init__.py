@@ -6,17 +6,12 @@ saves an import.
 
 from __future__ import annotations
 
-from device.machine.requests import NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED
+from device.balloon.device import BalloonDevice
+from device.machine.machine import Machine
+from device.machine.requests import NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED, StatsRequest
 from hmp.monitor import CommandError
 from hmp.monitor.dialects import AGELESS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from device.balloon.device import BalloonDevice
-    from device.machine.machine import Machine
-    from device.machine.requests import StatsRequest
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+from hmp.monitor.monitor import Arguments, Monitor, Reply
 
 NO_BALLOON = "No balloon device has been activated"
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from device.balloon.stats import Sample
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+    from hmp.monitor.monitor import Arguments, Monitor, Reply
 
     Entry = tuple[int, int, Sample | None]
     Series = list[int | None]

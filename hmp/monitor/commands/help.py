@@ -5,16 +5,14 @@ from __future__ import annotations
 from device.guest.keys import KEYS, MODELLED_KEYS
 from device.guest.table import PROFILES
 from hmp.monitor import grammar
-from hmp.monitor.drawn import Drawn
+from hmp.monitor.drawn import Cell, Drawn
 from hmp.monitor.registry import COMMANDS, TABLE, Command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hmp.monitor.drawn import Cell
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+    from hmp.monitor.monitor import Arguments, Monitor, Reply
 
     Line = tuple[Command, str]
     """A command, and the text before its name, such as `info `."""

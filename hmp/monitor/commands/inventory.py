@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from hmp.monitor import CommandError
 from hmp.monitor.emulated import emulated
 from hmp.monitor.grammar import natural
+from hmp.monitor.monitor import Arguments, Monitor, Reply
 from hmp.monitor.pci import text
 from hmp.monitor.replies import shipped
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
 
 # Clients and management layers ask for disks, processors and migration before they come to the balloon. An answer is
 # recorded data; only what depends on the machine is worked out here.

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from device.machine.machine import Machine
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+    from hmp.monitor.monitor import Arguments, Monitor, Reply
 
 ALIAS = "virtio-balloon"
 """QEMU's other name for the first model."""

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Iterator
 from functools import partial
 
-from device.clock import MS, SECOND
+from device.clock import MS, SECOND, Timer
 from device.errors import MisuseError
 from device.units import format_seconds, format_size, parse_seconds
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError
 from hmp.monitor.commands import STANDSTILL, balloon_device
 from hmp.monitor.commands.chart import draw
 from hmp.monitor.commands.sim import MAX_DELAY, answering, plural, standing, stat_cells
-from hmp.monitor.drawn import Drawn
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from device.clock import Timer
-    from hmp.monitor.drawn import Cell
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+from hmp.monitor.drawn import Cell, Drawn
+from hmp.monitor.monitor import Arguments, Monitor, Reply
 
 LEAST, MAX_ROUNDS = 100 * MS, 100_000
 """The shortest time between two rounds, and the most rounds."""

@@ -10,7 +10,7 @@ from device.units import format_seconds, format_size, parse_size
 from device.virtio.spec import MAX_RAM
 from hmp.monitor import CommandError, HostRefused
 from hmp.monitor.commands import balloon_device
-from hmp.monitor.drawn import Drawn
+from hmp.monitor.drawn import Cell, Drawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
     from device.balloon.device import BalloonDevice
     from device.machine.machine import Machine
-    from hmp.monitor.drawn import Cell
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+    from hmp.monitor.monitor import Arguments, Monitor, Reply
 
 MAX_DELAY = 3600 * SECOND
 MAX_DROPS = 1 << 31

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from device.fields import SnapshotError
+from collections.abc import Callable
+
+from device.errors import MisuseError
 from device.machine.events import SnapshotDone
-from hmp.monitor import CommandError
 from hmp.monitor.drawn import Drawn
+from hmp.monitor.monitor import Arguments, Monitor, Reply
 from hmp.monitor.snapshots import automatic_tag, lines, store_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
-    from hmp.monitor.snapshots import Store
-
-    T = TypeVar("T")
 
 
 def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
@@ -25,33 +16,27 @@ def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     machine = monitor.machine
     tag = arguments.get("name", "") or automatic_tag(machine)
 
-    def save() -> str:
-        _store(monitor, lambda store: store.save(tag, machine))
+    def save() -> None:
+        store_of(machine).save(tag, machine)
         machine.emit(SnapshotDone(tag))
-        return ""
 
     return _in_turn(monitor, reply, save)
 
 
 def loadvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Go back to a snapshot. If it cannot be loaded, nothing changes; QEMU leaves the VM paused then."""
-    _store(monitor, lambda store: store.load(arguments["name"], monitor.machine))
+    store_of(monitor.machine).load(arguments["name"], monitor.machine)
     return ""
 
 
 def delvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Delete a snapshot. As in QEMU it is no error if there is none."""
-
-    def delete() -> str:
-        _store(monitor, lambda store: store.delete(arguments["name"]))
-        return ""
-
-    return _in_turn(monitor, reply, delete)
+    return _in_turn(monitor, reply, lambda: store_of(monitor.machine).delete(arguments["name"]))
 
 
 def info_snapshots(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """List the snapshots as QEMU does."""
-    found = _store(monitor, lambda store: store.summaries())
+    found = store_of(monitor.machine).summaries()
     if not found:
         return "There is no snapshot available.\n"
     heading, text = "List of snapshots present on all disks:", "".join(lines(found))
@@ -67,15 +52,7 @@ All but the tag count from the end, because a long tag moves them.
 """
 
 
-def _store(monitor: Monitor, use: Callable[[Store], T]) -> T:
-    """Return `use(store)`. Raises CommandError in place of SnapshotError."""
-    try:
-        return use(store_of(monitor.machine))
-    except SnapshotError as error:
-        raise CommandError(str(error)) from None
-
-
-def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | None:
+def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], None]) -> str | None:
     """Run `write`, which waits for the disk. If there are other monitors, first pause for as long as the last write
     took.
 
@@ -88,7 +65,8 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | 
     def timed() -> str:
         began = now()
         try:
-            return write()
+            write()
+            return ""
         finally:
             # now + (now - began): the pause is as long as this write took.
             store.rests_until = 2 * now() - began
@@ -104,8 +82,8 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], str]) -> str | 
             return
         try:
             reply.finish(timed())
-        except CommandError as error:
-            reply.finish(f"Error: {error.desc}\n", failed=True)
+        except MisuseError as error:
+            reply.fail(error)
 
     if monitor.alone or machine.clock.simulated or now() >= store.rests_until:
         return timed()

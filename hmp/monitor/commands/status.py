@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from hmp.monitor.emulated import emulated
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+from hmp.monitor.monitor import Arguments, Monitor, Reply
 
 
 def info_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from device.balloon.device import BalloonDevice
 from device.balloon.spec import DEVICE_ID, FEATURES_TABLE
 from device.errors import RULES, GuestFault
+from device.virtio.memory import Memory
+from device.virtio.queue import VirtQueue
 from device.virtio.spec import DESC_INDIRECT, DESC_NEXT, DESC_SIZE, DESC_WRITE, STATUS_DRIVER_OK, STATUS_TABLE, U16
 from hmp.monitor import CommandError
+from hmp.monitor.monitor import Arguments, Monitor, Reply
 from hmp.monitor.qom import backend_path
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from device.balloon.device import BalloonDevice
-    from device.virtio.memory import Memory
-    from device.virtio.queue import VirtQueue
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
-
-    Descriptor = tuple[int, int, int]
+Descriptor = tuple[int, int, int]
 
 NAME = "virtio-balloon"
 ALIGN = 4096

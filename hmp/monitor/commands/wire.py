@@ -10,8 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from hmp.monitor.grammar import Arguments
-    from hmp.monitor.monitor import Monitor, Reply
+    from hmp.monitor.monitor import Arguments, Monitor, Reply
 
 DEFAULT_SHOWN = 20
 """How many entries `sim log` shows by default."""
