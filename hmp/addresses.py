@@ -60,9 +60,7 @@ class Address:
 
         `spelled` is the option of QEMU that it comes from.
         """
-        self.kind = kind
-        self.spec = spec
-        self.spelled = spelled
+        self.kind, self.spec, self.spelled = kind, spec, spelled
         self.dialect: str | None = None
         self.host_files = False
         self.label = ""

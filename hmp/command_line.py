@@ -18,16 +18,9 @@ from hmp.streams import STDOUT, naming_stdout
 
 
 def value(
-    flags: list[str],
-    name: str,
-    read: Callable[[str], Any],
-    help: str,
-    default: str | None = None,
-    *,
-    offers: Mapping[str, str] | None = None,
-    files: str = "",
-    multiple: bool = False,
-) -> click.Option:
+    flags: list[str], name: str, read: Callable[[str], Any], help: str, default: str | None = None, *,
+    offers: Mapping[str, str] | None = None, files: str = "", multiple: bool = False,
+) -> click.Option:  # fmt: skip
     """Return an option with a value that `read` converts; with `multiple` the result is a tuple.
 
     A shell completes the words of `offers`, or file names if `files` is "file" or "dir".
@@ -54,15 +47,9 @@ def value(
     return click.Option(
         flags,
         # A callback and not a click type: click writes the name of a type in capitals in the help.
-        type=str,
-        callback=convert,
-        metavar=name,
-        help=help,
-        default=(default,) if multiple else default,
-        show_default=default is not None,
-        multiple=multiple,
-        shell_complete=complete,
-    )
+        type=str, callback=convert, metavar=name, help=help, default=(default,) if multiple else default,
+        show_default=default is not None, multiple=multiple, shell_complete=complete,
+    )  # fmt: skip
 
 
 def choice(flag: str, choices: Mapping[str, str], default: str) -> click.Option:
@@ -84,14 +71,8 @@ def switch(flags: list[str], help: str) -> click.Option:
 
 def program(name: str, params: list[click.Parameter], help: str, epilog: str | None = None) -> click.Command:
     """Return the click command of a program, for parsing, help and the docs. Its callback only returns the options."""
-    made = click.Command(
-        name,
-        params=list(params),
-        callback=lambda **values: values,
-        help=help,
-        epilog=epilog,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    made = click.Command(name, settings, lambda **values: values, list(params), help=help, epilog=epilog)
     return click.version_option(__version__, prog_name=name, message="%(prog)s %(version)s")(made)
 
 

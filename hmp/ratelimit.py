@@ -14,9 +14,7 @@ class RateLimit:
     """Allows `burst` lines within `seconds` after the first of them; all others are counted and dropped."""
 
     def __init__(self, seconds: float, *, burst: int = 1, now: Callable[[], float] = monotonic) -> None:
-        self._seconds = seconds
-        self._burst = burst
-        self._now = now
+        self._seconds, self._burst, self._now = seconds, burst, now
         self._end = float("-inf")
         self._left = self._dropped = 0
 

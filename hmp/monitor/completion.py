@@ -75,11 +75,7 @@ class _Arguments:
     """The arguments of one command that are typed so far, and what can follow them."""
 
     def __init__(self, machine: Machine, command: Command, line: str, at: int, *, examples: bool) -> None:
-        self.examples = examples
-        self.machine = machine
-        self.command = command
-        self.line = line
-        self.at = at
+        self.machine, self.command, self.line, self.at, self.examples = machine, command, line, at, examples
         self.start = max(line.rfind(blank) for blank in BLANKS) + 1
         self.word = line[self.start :]
         self.words = line[at : self.start].split()

@@ -79,14 +79,8 @@ def qemu_query(device: BalloonDevice) -> dict[str, int]:
     return {"actual": device.actual}
 
 
-_PVE_STATS = (
-    ("total_mem", TOTAL),
-    ("free_mem", FREE),
-    ("mem_swapped_in", SWAP_IN),
-    ("mem_swapped_out", SWAP_OUT),
-    ("major_page_faults", MAJOR_FAULTS),
-    ("minor_page_faults", MINOR_FAULTS),
-)
+_PVE_STATS = {"total_mem": TOTAL, "free_mem": FREE, "mem_swapped_in": SWAP_IN, "mem_swapped_out": SWAP_OUT,
+              "major_page_faults": MAJOR_FAULTS, "minor_page_faults": MINOR_FAULTS}  # fmt: skip
 _PVE_SIZES = ("actual", "max_mem", "total_mem", "free_mem")
 """The fields that the line shows in MiB; query-balloon has all of them in bytes."""
 
@@ -101,7 +95,7 @@ def pve_query(device: BalloonDevice) -> dict[str, int]:
     stats = device.stats
     if stats.sample is not None and stats.poll_interval and device.can_report:
         values = stats.sample.values
-        fields |= {name: values[tag] for name, tag in _PVE_STATS if tag in values}
+        fields |= {name: values[tag] for name, tag in _PVE_STATS.items() if tag in values}
         fields["last_update"] = stats.sample.wall // SECOND
     return fields
 
@@ -121,34 +115,20 @@ class Dialect:
     """
 
     def __init__(
-        self,
-        name: str,
-        help: str,
-        line: Callable[[BalloonDevice, int], str],
-        query: Callable[[BalloonDevice], dict[str, int]] = qemu_query,
-        *,
-        waits: bool = False,
-        balloon_event: bool = False,
-    ) -> None:
-        self.name = name
-        self.help = help
-        self.line = line
-        self.query = query
-        self.waits = waits
-        self.balloon_event = balloon_event
+        self, name: str, help: str, line: Callable[[BalloonDevice, int], str],
+        query: Callable[[BalloonDevice], dict[str, int]] = qemu_query, *,
+        waits: bool = False, balloon_event: bool = False,
+    ) -> None:  # fmt: skip
+        self.name, self.help, self.line, self.query = name, help, line, query
+        self.waits, self.balloon_event = waits, balloon_event
 
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
-        Dialect(
-            "seed",
-            "asks the guest, waits, and prints the age of old numbers",
-            seed_line,
-            waits=True,
-            balloon_event=True,
-        ),
+        Dialect("seed", "asks the guest, waits, and prints the age of old numbers", seed_line,
+                waits=True, balloon_event=True),
         Dialect("qemu", "as QEMU 7.2: prints the size at once", qemu_line),
         Dialect("pve", "as Proxmox: prints the last polled statistics", pve_line, pve_query),
     )
-}
+}  # fmt: skip

@@ -25,14 +25,9 @@ class Drawn(str):
 
     @classmethod
     def of(
-        cls,
-        text: str,
-        rows: Sequence[Sequence[Cell]],
-        *,
-        heading: Cell = "",
-        names: Sequence[str] = (),
-        right: tuple[int, ...] = (),
-    ) -> Drawn:
+        cls, text: str, rows: Sequence[Sequence[Cell]], *,
+        heading: Cell = "", names: Sequence[str] = (), right: tuple[int, ...] = (),
+    ) -> Drawn:  # fmt: skip
         """Return `text` with its rows; `names` are the headings of the columns."""
         made = cls(text)
         made.rows, made.heading, made.names, made.right = rows, heading, names, right

@@ -85,11 +85,7 @@ class Property:
     """One property. `set` is None if it is read-only. `alias` says that it belongs to the backend."""
 
     def __init__(self, name: str, type: str, get: Getter, set: Setter | None = None, *, alias: bool = False) -> None:
-        self.name = name
-        self.type = type
-        self.get = get
-        self.set = set
-        self.alias = alias
+        self.name, self.type, self.get, self.set, self.alias = name, type, get, set, alias
 
 
 class Node:

@@ -26,26 +26,11 @@ class Command:
     """
 
     def __init__(
-        self,
-        name: str,
-        types: str,
-        usage: str,
-        help: str,
-        path: str,
-        *,
-        complete: tuple[str, ...] = (),
-        topics: tuple[Command, ...] | None = None,
-        heading: str = "",
-        host: bool = False,
-    ) -> None:
-        self.name = name
-        self.types = types
-        self.usage = usage
-        self.help = help
-        self.path = path
-        self.complete = complete
-        self.heading = heading
-        self.host = host
+        self, name: str, types: str, usage: str, help: str, path: str, *, complete: tuple[str, ...] = (),
+        topics: tuple[Command, ...] | None = None, heading: str = "", host: bool = False,
+    ) -> None:  # fmt: skip
+        self.name, self.types, self.usage, self.help, self.path = name, types, usage, help, path
+        self.complete, self.heading, self.host = complete, heading, host
         self.topics = None if topics is None else _by_name(topics)
         self._handler: Callable[..., str | None] | None = None
 

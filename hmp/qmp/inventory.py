@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from hmp.monitor.monitor import Monitor
 from hmp.monitor.pci import pci
 from hmp.monitor.replies import Replies, shipped
 from hmp.qmp.commands import COMMANDS
-from hmp.qmp.schema import Arguments, QmpCommand, schema
+from hmp.qmp.schema import Arguments, Handler, QmpCommand, schema
 from hmp.qmp.visitor import check
 
 UNSIGNED = {"migrate-set-parameters"}
@@ -27,19 +26,11 @@ class Answer(QmpCommand):
     `over` is the command that it replaces.
     """
 
-    __slots__ = ("_code", "_over", "_replies")
-
     def __init__(
-        self,
-        name: str,
-        replies: Replies,
-        code: Callable[[Monitor, Arguments], object] | None = None,
-        over: QmpCommand | None = None,
+        self, name: str, replies: Replies, code: Handler | None = None, over: QmpCommand | None = None
     ) -> None:
         super().__init__(name, handler=self._answer, holds="" if over is None else over.holds)
-        self._replies = replies
-        self._code = code
-        self._over = over
+        self._replies, self._code, self._over = replies, code, over
 
     def check(self, given: Arguments) -> None:
         """Raise CommandError in QEMU's words if the arguments do not fit."""
@@ -130,7 +121,7 @@ def _screendump(monitor: Monitor, arguments: Arguments) -> object:
     raise CommandError("There is no console to take a screendump from")
 
 
-CODE: dict[str, Callable[[Monitor, Arguments], object]] = {
+CODE: dict[str, Handler] = {
     "query-cpus-fast": _cpus,
     "query-chardev": _chardevs,
     "query-memdev": _memdev,

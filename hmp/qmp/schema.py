@@ -67,23 +67,11 @@ class QmpCommand:
     """
 
     def __init__(
-        self,
-        name: str,
-        types: str = "",
-        handler: Handler | None = None,
-        *,
-        returns: str = "empty",
-        open: bool = False,
-        holds: str = "",
-        asks: bool = False,
-    ) -> None:
-        self.name = name
-        self.parameters = grammar.parameters(types)
-        self.handler = handler
-        self.returns = returns
-        self.open = open
-        self.holds = holds
-        self.asks = asks
+        self, name: str, types: str = "", handler: Handler | None = None, *,
+        returns: str = "empty", open: bool = False, holds: str = "", asks: bool = False,
+    ) -> None:  # fmt: skip
+        self.name, self.parameters, self.handler = name, grammar.parameters(types), handler
+        self.returns, self.open, self.holds, self.asks = returns, open, holds, asks
 
     def check(self, given: Arguments) -> None:
         """Raise CommandError in QEMU's words where the arguments do not fit."""

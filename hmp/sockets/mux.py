@@ -24,9 +24,7 @@ class Mux:
     def __init__(
         self, write: Callable[[bytes], None], focus: Callable[[bool], None], quit: Callable[[], object]
     ) -> None:
-        self._write = write
-        self._focus = focus
-        self._quit = quit
+        self._write, self._focus, self._quit = write, focus, quit
         self._inside = self._escaped = self._came = False
 
     def feed(self, data: bytes) -> bytes:

@@ -52,9 +52,7 @@ class Port:
     """
 
     def __init__(self, server: Server, listener: Listener, dialect: Dialect) -> None:
-        self.listener = listener
-        self._server = server
-        self._dialect = dialect
+        self.listener, self._server, self._dialect = listener, server, dialect
         self._history = History()
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()

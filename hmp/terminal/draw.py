@@ -140,19 +140,10 @@ def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool
         height = rows or os.get_terminal_size(1).lines
     except OSError:
         height = 0
+    # Names may have brackets or colons: rich must not take them for markup or emoji. It must not read the environment
+    # either, because Screen has decided about colours and width.
     return Console(
-        file=file,
-        width=max(1, width),
-        height=height or 24,
-        color_system="standard" if color else None,
-        force_terminal=True,
-        no_color=not color,
-        highlight=False,
-        # Names may have brackets or colons: rich must not take them for markup or emoji.
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-        theme=_THEME,
-        # rich must not read the environment: Screen has decided about colours and width.
-        _environ={},
-    )
+        file=file, width=max(1, width), height=height or 24, color_system="standard" if color else None,
+        force_terminal=True, no_color=not color, highlight=False, markup=False, emoji=False, legacy_windows=False,
+        theme=_THEME, _environ={},
+    )  # fmt: skip

@@ -26,9 +26,7 @@ class DumbPrompt:
     """
 
     def __init__(self, screen: Screen, tty: Tty, loop: AbstractEventLoop) -> None:
-        self._screen = screen
-        self._tty = tty
-        self._loop = loop
+        self._screen, self._tty, self._loop = screen, tty, loop
         self._ahead = b""
         self._asked: Future[bool] | None = None
         self._later: list[tuple[str, str]] = []

@@ -103,11 +103,9 @@ class _Output(Vt100_Output):
         stream = _Stream(write)
         super().__init__(
             stream,  # type: ignore[arg-type]  # as much of a TextIO as is used
-            lambda: Size(rows, columns),
-            term="xterm-256color",
-            default_color_depth=ColorDepth.DEPTH_8_BIT,
+            lambda: Size(rows, columns), term="xterm-256color", default_color_depth=ColorDepth.DEPTH_8_BIT,
             enable_bell=False,
-        )
+        )  # fmt: skip
         self._below = below
 
     def get_rows_below_cursor_position(self) -> int:
@@ -123,17 +121,9 @@ class PlayedPrompt(LinePrompt):
     shows_clock = False  # waits are seen to take their time
 
     def __init__(
-        self,
-        machine: Machine,
-        screen: Screen,
-        keyboard: Keyboard,
-        *,
-        write: Callable[[str], None],
-        columns: int,
-        rows: int,
-        below: Callable[[], int],
-        dialect: str,
-    ) -> None:
+        self, machine: Machine, screen: Screen, keyboard: Keyboard, *, write: Callable[[str], None],
+        columns: int, rows: int, below: Callable[[], int], dialect: str,
+    ) -> None:  # fmt: skip
         output = _Output(write, columns, rows, below)
         super().__init__(
             machine, screen, keyboard, output, history=InMemoryHistory(), mode=EditingMode.EMACS, dialect=dialect

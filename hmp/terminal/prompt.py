@@ -53,28 +53,17 @@ class LinePrompt:
     """Asks for lines on the terminal `input` and `output`. Make and use it inside a running loop."""
 
     def __init__(
-        self,
-        machine: Machine,
-        screen: Screen,
-        input: Input,
-        output: Output,
-        *,
-        history: History | None = None,
-        suspend: Callable[[], None] | None = None,
-        dialect: str = "",
-        mode: EditingMode | None = None,
-    ) -> None:
+        self, machine: Machine, screen: Screen, input: Input, output: Output, *, history: History | None = None,
+        suspend: Callable[[], None] | None = None, dialect: str = "", mode: EditingMode | None = None,
+    ) -> None:  # fmt: skip
         """`suspend` stops the job for Ctrl-Z; without it the key does nothing. The toolbar shows `dialect`.
 
         `mode` selects the keys of emacs or vi; None takes the mode of the person's inputrc.
         """
-        self._machine = machine
-        self._screen = screen
-        self._input = input
-        self._suspend = suspend
+        self._machine, self._screen, self._input, self._suspend = machine, screen, input, suspend
+        self._dialect = dialect
         self._interrupts = 0
         self._typed = 0.0
-        self._dialect = dialect
         self._lines: deque[str] = deque()
         self._rest = ""
         self._soon = False
@@ -94,24 +83,16 @@ class LinePrompt:
             self._signs = self._signs._replace(full="#", empty=".")
         colors = SIXTEEN if output.get_default_color_depth() is ColorDepth.DEPTH_4_BIT else COLORS
         self._session: PromptSession[str] = PromptSession(
-            PROMPT,
-            input=input,
-            output=output,
-            history=FileHistory(history_path()) if history is None else history,
-            completer=self._completer,
-            complete_while_typing=False,
+            PROMPT, input=input, output=output, history=FileHistory(history_path()) if history is None else history,
+            completer=self._completer, complete_while_typing=False,
             validate_while_typing=False,  # there is no validator, and the search for one draws again after each key
-            reserve_space_for_menu=MENU_ROWS,
-            bottom_toolbar=self._toolbar,
-            refresh_interval=_REFRESH,
-            search_ignore_case=True,
-            editing_mode=mode or editing_mode(),
+            reserve_space_for_menu=MENU_ROWS, bottom_toolbar=self._toolbar, refresh_interval=_REFRESH,
+            search_ignore_case=True, editing_mode=mode or editing_mode(), key_bindings=self._bindings(),
             lexer=LineLexer() if screen.color and self._ours else None,
             input_processors=[AfterInput(self._behind, "class:usage")] if screen.color else None,
-            key_bindings=self._bindings(),
             style=Style.from_dict(colors if screen.color else NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
-        )
+        )  # fmt: skip
         # PromptSession makes its buffer itself and takes no other class.
         self._session.default_buffer.__class__ = Line
         buffer = self._session.default_buffer

@@ -38,19 +38,11 @@ class Screen:
     """
 
     def __init__(
-        self,
-        write: Callable[[str], None],
-        *,
-        ansi: bool = True,
-        color: bool = True,
-        width: Callable[[], int] | None = None,
-        rows: int | None = None,
-    ) -> None:
-        self.ansi = ansi
-        self.color = color and ansi
-        self.width = width if width is not None else lambda: 80
-        self._write = write
-        self._rows = rows
+        self, write: Callable[[str], None], *, ansi: bool = True, color: bool = True,
+        width: Callable[[], int] = lambda: 80, rows: int | None = None,
+    ) -> None:  # fmt: skip
+        self.ansi, self.color, self.width = ansi, color and ansi, width
+        self._write, self._rows = write, rows
         self._transient = False
         self._live: Live | None = None
         self._draw: Callable[[], str] = str

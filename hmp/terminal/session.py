@@ -57,11 +57,8 @@ class _Ticker:
     """Shows the countdown of a wait; on simulated clocks nothing, because a wait takes no real time there."""
 
     def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, reply: Reply) -> None:
-        self._machine = machine
-        self._reply = reply
+        self._machine, self._screen, self._loop, self._reply = machine, screen, loop, reply
         self._until, self._countdown = reply.until, Countdown(machine, reply.until)
-        self._screen = screen
-        self._loop = loop
         self._handle = loop.call_later(AFTER / SECOND, self._step)
 
     def _step(self) -> None:
@@ -91,29 +88,20 @@ class Session:
     """
 
     def __init__(
-        self,
-        machine: Machine,
-        monitor: Monitor,
-        driver: MachineDriver,
-        screen: Screen,
-        prompt: Prompt,
-        *,
-        on_reply: Callable[[Reply], None] | None = None,
-        flush: Callable[[], None] = lambda: None,
-        keys: int | None = None,
-        begin: Callable[[str], Reply] | None = None,
-        counts: bool | None = None,
-    ) -> None:
+        self, machine: Machine, monitor: Monitor, driver: MachineDriver, screen: Screen, prompt: Prompt, *,
+        on_reply: Callable[[Reply], None] | None = None, flush: Callable[[], None] = lambda: None,
+        keys: int | None = None, begin: Callable[[str], Reply] | None = None, counts: bool | None = None,
+    ) -> None:  # fmt: skip
         self._catch_up = catching_up(machine)
         monitor.live, monitor.say = screen.live, self._say
-        self._machine = machine
-        self._monitor = monitor
-        self._driver = driver
-        self._screen = screen
-        self._prompt = prompt
-        self._on_reply = on_reply
-        self._flush = flush
-        self._keys = keys
+        self._machine, self._monitor, self._driver, self._screen, self._prompt = (
+            machine,
+            monitor,
+            driver,
+            screen,
+            prompt,
+        )
+        self._on_reply, self._flush, self._keys = on_reply, flush, keys
         self._begin = begin if begin is not None else self._execute
         self._counts = not machine.clock.simulated if counts is None else counts
         self._announcer = Announcer(self._announce, now=asyncio.get_running_loop().time)

@@ -41,13 +41,9 @@ class _Lines:
     """
 
     def __init__(
-        self,
-        monitor: Monitor,
-        reply: Reply,
-        lines: Iterator[str | Timer],
-        end: Callable[[], str],
+        self, monitor: Monitor, reply: Reply, lines: Iterator[str | Timer], end: Callable[[], str],
         show: Callable[[Reply], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._monitor, self._reply, self._lines, self._end, self._show = monitor, reply, lines, end, show
         self.failed = self._stale = False
 
