@@ -83,15 +83,11 @@ def _spell(line: str, kept: Set[str]) -> str:
         code = ord(char)
         if char == "\t" or char.isprintable() or (code >= 0x80 and char in kept):
             found.append(char)
-        elif code < 0x100:
-            found.append(f"\\x{code:02x}")
         # `surrogateescape` stores the byte N as the surrogate 0xDC00 + N; the user should see the byte.
-        elif 0xDC80 <= code <= 0xDCFF:
-            found.append(f"\\x{code - 0xDC00:02x}")
-        elif code <= 0xFFFF:
-            found.append(f"\\u{code:04x}")
+        elif code < 0x80 or 0xDC80 <= code <= 0xDCFF:
+            found.append(f"\\x{code & 0xFF:02x}")
         else:
-            found.append(f"\\U{code:08x}")
+            found.append(char.encode("ascii", "backslashreplace").decode())
     return "".join(found)
 
 

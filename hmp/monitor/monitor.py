@@ -191,12 +191,10 @@ class Monitor:
             text = run(self, arguments, reply)
             if text is not None:
                 reply.text = text
-        except CommandError as error:
-            reply.text, reply.failed = f"Error: {error.desc}\n", True
+        except (CommandError, MisuseError) as error:
+            reply.text, reply.failed = f"Error: {error}\n", True
             if isinstance(error, HostRefused):
                 reply.refused = error
-        except MisuseError as error:
-            reply.text, reply.failed = f"Error: {error}\n", True
         except SyntaxRefused as error:
             reply.text, reply.failed = f"{error}\n", True
         return reply

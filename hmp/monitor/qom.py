@@ -34,11 +34,7 @@ CONTAINER = "container"
 _POLLING, _IOTHREAD, _LINK = "guest-stats-polling-interval", "iothread", "link<iothread>"
 _SIGNED = range(-(1 << 63), 1 << 63)
 
-_JSON: dict[str, tuple[builtins.type, str]] = {
-    "bool": (bool, "boolean"),
-    "int": (int, "integer"),
-    _LINK: (str, "string"),
-}
+_JSON = {"bool": (bool, "boolean"), "int": (int, "integer"), _LINK: (str, "string")}
 """For each type of property the Python type, and its name in QEMU's errors."""
 
 OPTIONS = {**dict.fromkeys(PROPERTIES, "bool"), _POLLING: "int", _IOTHREAD: _LINK}
@@ -174,13 +170,8 @@ _SWITCHES = ("free-page-reporting", "deflate-on-oom", "page-poison", "free-page-
 _REPORTING, _OOM, _POISON, _HINT = map(_switch, _SWITCHES)
 _INTERVAL = Property(_POLLING, "int", lambda node: node.device.stats.poll_interval, _set_interval, alias=True)
 _STATS = Property("guest-stats", "guest statistics", _guest_stats, alias=True)
-_THREAD = Property(
-    _IOTHREAD,
-    _LINK,
-    lambda node: node.device.iothread and f"/objects/{node.device.iothread}",
-    _set_iothread,
-    alias=True,
-)
+_THREAD = Property(_IOTHREAD, _LINK, lambda node: node.device.iothread and f"/objects/{node.device.iothread}",
+                   _set_iothread, alias=True)  # fmt: skip
 
 _DEVICE = (*_COMMON, _REPORTING, _OOM, _POISON, _INTERVAL, _STATS, _THREAD, _HINT)
 _BACKEND = (*_COMMON, _THREAD, _OOM, _HINT, _POISON, _REPORTING, _INTERVAL, _STATS)
@@ -269,17 +260,11 @@ def qom_get(machine: Machine, path: str, prop: str) -> object:
     return _property(node, prop).get(node)
 
 
-def qom_set(machine: Machine, path: str, prop: str, value: object) -> None:
-    """Set a property to a value from JSON. Raises CommandError, and then nothing has changed."""
-    _set(machine, path, prop, value, from_json)
+def qom_set(machine: Machine, path: str, name: str, value: Any, read: Reader = from_json) -> None:
+    """Set a property to a value from JSON, or of the text that `read` reads.
 
-
-def qom_set_text(machine: Machine, path: str, prop: str, text: str) -> None:
-    """Set a property to the value of `text`, as HMP does. Raises CommandError, and then nothing has changed."""
-    _set(machine, path, prop, text, from_text)
-
-
-def _set(machine: Machine, path: str, name: str, value: Any, read: Reader) -> None:
+    Raises CommandError, and then nothing has changed.
+    """
     node = _find(machine, path)
     found = _property(node, name)
     if found.set is None:

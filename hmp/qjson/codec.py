@@ -304,7 +304,7 @@ def _respell(match: re.Match[str]) -> str:
     return match[0]
 
 
-def _as_qemu(text: str) -> str:
+def as_qemu(text: str) -> str:
     """Write escapes as QEMU does: in uppercase, DEL escaped too, and U+FFFD in place of an invalid character."""
     if "\\u" in text:
         text = _ESCAPED.sub(_respell, text)
@@ -324,7 +324,7 @@ def encode(message: Mapping[str, object]) -> bytes:
             text = _encode_by_steps(message)
     except (ValueError, RecursionError):
         text = _encode_by_steps(message)
-    return (_as_qemu(text) + "\r\n").encode("ascii")
+    return (as_qemu(text) + "\r\n").encode("ascii")
 
 
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{},"]+|.')

@@ -94,13 +94,8 @@ class Session:
     ) -> None:  # fmt: skip
         self._catch_up = catching_up(machine)
         monitor.live, monitor.say = screen.live, self._say
-        self._machine, self._monitor, self._driver, self._screen, self._prompt = (
-            machine,
-            monitor,
-            driver,
-            screen,
-            prompt,
-        )
+        self._machine, self._monitor, self._driver = machine, monitor, driver
+        self._screen, self._prompt = screen, prompt
         self._on_reply, self._flush, self._keys = on_reply, flush, keys
         self._begin = begin if begin is not None else self._execute
         self._counts = not machine.clock.simulated if counts is None else counts

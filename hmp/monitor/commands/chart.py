@@ -9,11 +9,11 @@ would be full.
 
 from __future__ import annotations
 
-from device.balloon.spec import AVAILABLE, BYTES, CACHES, FREE, STATS_TABLE, TOTAL
+from device.balloon.spec import AVAILABLE, CACHES, FREE, TOTAL
 from device.units import format_size
 from hmp.monitor import CommandError
 from hmp.monitor.commands import balloon_device
-from hmp.monitor.commands.sim import ago, find_stat, human, plural, stat_name
+from hmp.monitor.commands.sim import ago, find_stat, human, in_bytes, plural, stat_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ def _name(tag: int | None) -> str:
 
 def _short(tag: int | None, value: int) -> str:
     """Return a value for the margin of a plot."""
-    in_bytes = tag is None or (tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES)
-    return format_size(value) if in_bytes else str(value)
+    return format_size(value) if tag is None or in_bytes(tag) else str(value)
 
 
 def _human(tag: int | None, value: int) -> str:

@@ -10,34 +10,17 @@ if TYPE_CHECKING:
 
     from hmp.monitor.monitor import Arguments, Monitor, Reply
 
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
-
-def pretty(value: object, indent: int = 0) -> str:
+def pretty(value: object) -> str:
     """Return a property's value as QEMU prints JSON: four blanks a level, one member on a line."""
-    # Before int, because in Python bool is a subclass of int.
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, list):
-        blanks = " " * (indent + 4)
-        items = ",\n".join([blanks + pretty(each, indent + 4) for each in value])
-        return f"[\n{items}\n{' ' * indent}]" if value else "[]"
-    if isinstance(value, dict):
-        if not value:
-            return "{}"
-        blanks = " " * (indent + 4)
-        members = [f"{blanks}{pretty(key)}: {pretty(member, indent + 4)}" for key, member in value.items()]
-        return "{\n" + ",\n".join(members) + "\n" + " " * indent + "}"
-    return '"' + "".join([_spell(char) for char in str(value)]) + '"'
+    import json  # the values of the processor were read with it
 
+    text = json.dumps(value, indent=4)
+    if "\\" not in text and "\x7f" not in text:
+        return text
+    from hmp.qjson.codec import as_qemu  # takes milliseconds, and hardly any value needs it
 
-def _spell(char: str) -> str:
-    code = ord(char)
-    if char in _ESCAPES:
-        return _ESCAPES[char]
-    return char if 0x20 <= code < 0x7F else f"\\u{code:04X}"  # names and paths have no characters beyond U+FFFF
+    return as_qemu(text)
 
 
 def qom_list(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
@@ -56,10 +39,8 @@ def qom_get(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 def qom_set(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Set a property, from JSON with -j, else from text in the form of the property's type."""
     path, name, text = arguments["path"], arguments["property"], arguments["value"]
-    if arguments["json"]:
-        qom.qom_set(monitor.machine, path, name, read_json(text))
-    else:
-        qom.qom_set_text(monitor.machine, path, name, text)
+    value, read = (read_json(text), qom.from_json) if arguments["json"] else (text, qom.from_text)
+    qom.qom_set(monitor.machine, path, name, value, read)
     return ""
 
 

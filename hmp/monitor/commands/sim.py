@@ -43,6 +43,11 @@ def stat_name(tag: int) -> str:
     return STATS_TABLE[tag].name if tag < len(STATS_TABLE) else f"tag {tag}"
 
 
+def in_bytes(tag: int) -> bool:
+    """Return whether a statistic is a size; all others are counts."""
+    return tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES
+
+
 def find_stat(name: str) -> int:
     """Return the tag of the statistic `name`. Raises CommandError if there is none."""
     tag = stat_tag(name)
@@ -147,9 +152,7 @@ def standing(machine: Machine) -> str:
 
 def human(tag: int, value: int) -> str:
     """Return a statistic in a readable form: a size with its unit, a count with commas; "" for a small count."""
-    if tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES:
-        return format_size(value)
-    return f"{value:,}" if value >= 1000 else ""
+    return format_size(value) if in_bytes(tag) else f"{value:,}" if value >= 1000 else ""
 
 
 def stat_row(tag: int, value: int | None) -> tuple[str, str, str]:
@@ -185,8 +188,8 @@ def stat_cells(each: Iterable[tuple[int, int | None]]) -> list[list[Cell]]:
         if value is None:
             rows.append([stat_name(tag), ("dim", "none"), ""])
         else:
-            size = tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES
-            rows.append([stat_name(tag), format_size(value) if size else f"{value:,}", f"{value:,}" if size else ""])
+            exact = f"{value:,}"
+            rows.append([stat_name(tag), *((format_size(value), exact) if in_bytes(tag) else (exact, ""))])
     return rows
 
 
@@ -250,7 +253,7 @@ def _stat_value(tag: int, text: str) -> int:
         # Longer numbers are too large, and Python refuses to convert thousands of digits.
         if len(text) <= len(str(ABSENT)):
             return int(text)
-    elif text[-1:].isalpha() and (tag >= len(STATS_TABLE) or STATS_TABLE[tag].unit == BYTES):
+    elif text[-1:].isalpha() and (tag >= len(STATS_TABLE) or in_bytes(tag)):
         try:
             return parse_size(text)
         except MisuseError:  # its text says that a plain number means MiB, which is wrong here

@@ -40,7 +40,7 @@ def _queue(device: BalloonDevice, argument: int) -> VirtQueue:
     return device.queues[number]
 
 
-def _truth(value: bool) -> str:
+def _truth(value: object) -> str:
     return "true" if value else "false"
 
 
@@ -90,23 +90,14 @@ def info_virtio_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> 
     path = arguments["path"]
     device = _find(monitor, path, "VirtIODevice")
     fields = (
-        ("device_name", f"{NAME} "),  # after the blank QEMU prints whether vhost serves the device
-        ("device_id", DEVICE_ID),
-        ("vhost_started", "false"),
-        ("bus_name", "(null)"),
-        ("broken", _truth(device.broken)),
-        ("disabled", "false"),
-        ("disable_legacy_check", "false"),
-        ("started", _truth(bool(device.status & STATUS_DRIVER_OK))),
-        ("use_started", "true"),
-        ("start_on_kick", "false"),
-        ("use_guest_notifier_mask", "true"),
-        ("vm_running", _truth(monitor.machine.running)),
-        ("num_vqs", len(device.queues)),
-        ("queue_sel", 0),  # a register of the PCI transport, which hmp does not model
-        ("isr", device.isr),
-        ("endianness", "little"),
-    )
+        # After the blank QEMU prints whether vhost serves the device.
+        ("device_name", f"{NAME} "), ("device_id", DEVICE_ID), ("vhost_started", "false"), ("bus_name", "(null)"),
+        ("broken", _truth(device.broken)), ("disabled", "false"), ("disable_legacy_check", "false"),
+        ("started", _truth(device.status & STATUS_DRIVER_OK)), ("use_started", "true"), ("start_on_kick", "false"),
+        ("use_guest_notifier_mask", "true"), ("vm_running", _truth(monitor.machine.running)),
+        # queue_sel is a register of the PCI transport, which hmp does not model.
+        ("num_vqs", len(device.queues)), ("queue_sel", 0), ("isr", device.isr), ("endianness", "little"),
+    )  # fmt: skip
     lines = [f"{path}:\n", *[f"  {name + ':':<24} {value}\n" for name, value in fields]]
     status = [text for flag, text in STATUS_TABLE if device.status & flag]
     lines.append(f"  status:\n{_list(status)}")
@@ -126,24 +117,16 @@ def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Repl
     path = arguments["path"]
     queue = _queue(_find(monitor, path, "VirtIODevice"), arguments["queue"])
     fields = (
-        ("device_name", NAME),
-        ("queue_index", queue.index),
-        ("inuse", queue.in_use),
-        ("used_idx", queue.used_idx),
-        ("signalled_used", queue.signalled),
-        ("signalled_used_valid", _truth(queue.signalled_valid)),
+        ("device_name", NAME), ("queue_index", queue.index), ("inuse", queue.in_use), ("used_idx", queue.used_idx),
+        ("signalled_used", queue.signalled), ("signalled_used_valid", _truth(queue.signalled_valid)),
         ("last_avail_idx", queue.last_avail),
         # QEMU keeps the index that it read last. hmp keeps none, so it takes what the ring says now.
         ("shadow_avail_idx", (queue.last_avail + queue.available()) & U16),
-    )
+    )  # fmt: skip
     ring = (
-        ("num", queue.size),
-        ("num_default", queue.offered),
-        ("align", ALIGN),
-        ("desc", f"0x{queue.desc:016x}"),
-        ("avail", f"0x{queue.avail:016x}"),
-        ("used", f"0x{queue.used:016x}"),
-    )
+        ("num", queue.size), ("num_default", queue.offered), ("align", ALIGN), ("desc", f"0x{queue.desc:016x}"),
+        ("avail", f"0x{queue.avail:016x}"), ("used", f"0x{queue.used:016x}"),
+    )  # fmt: skip
     lines = [f"{path}:\n", *[f"  {name + ':':<21} {value}\n" for name, value in fields], "  VRing:\n"]
     return "".join([*lines, *[f"    {name + ':':<13} {value}\n" for name, value in ring]])
 
