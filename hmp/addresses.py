@@ -20,15 +20,10 @@ PLACES = {"unix": "unix:PATH", "tcp": "tcp:HOST:PORT", "fd": "fd:N", "stdio": "s
 """The schemes, and the form of an address of each. QMP has telnet only on QEMU's command line (hmp-qemu)."""
 
 SWITCHES = {
-    "server": ("unix", "tcp", "telnet"),
-    "mux": ("stdio",),
-    "wait": ("unix", "tcp", "telnet"),
-    "abstract": ("unix",),
-    "tight": ("unix",),
-    "nodelay": ("tcp", "telnet"),
-    "ipv4": ("tcp", "telnet"),
+    "server": ("unix", "tcp", "telnet"), "mux": ("stdio",), "wait": ("unix", "tcp", "telnet"),
+    "abstract": ("unix",), "tight": ("unix",), "nodelay": ("tcp", "telnet"), "ipv4": ("tcp", "telnet"),
     "ipv6": ("tcp", "telnet"),
-}
+}  # fmt: skip
 """QEMU's options that are on or off, and the schemes that take each. `nodelay` and `tight` have no effect, because hmp
 always works like that. `mux` puts the monitor behind Ctrl-A c."""
 

@@ -34,7 +34,6 @@ class Config:
         self.timeout = DEFAULT_TIMEOUT
         self.clock = "real"
         self.seed = 0
-        self.paused = False
         self.balloon = True
         self.device_id = "balloon0"
         self.switches: dict[str, Any] = {}
@@ -44,19 +43,14 @@ class Config:
         self.dialect = "seed"
         self.sources: list[tuple[str, int | list[str]]] = []
         """What to run: a name for messages, and a descriptor to read or a list of lines."""
-        self.scripted = False
-        self.exit_on_error = False
-        self.interactive = False
-        self.echo = False
-        self.fail_stale = False
+        self.paused = self.scripted = self.interactive = self.echo = self.exit_on_error = self.fail_stale = False
         self.snapshot_dir: str | None = None
         self.attach: Place | None = None
-        self.allow_disruptive = False
+        self.allow_disruptive = self.allow_host_files = self.allow_remote = self.overwrite = False
         self.save_replies: str | None = None
         self.typed = False
         """Whether a person types at a terminal; choose() sets it."""
         self.addresses: list[Address] = []
-        self.allow_host_files = False
         self.chardevs: list[tuple[str, str]] = []
         """Further devices for query-chardev: label and file name."""
         self.stays = False
@@ -67,9 +61,7 @@ class Config:
         """Called when all addresses listen. The function that it returns is called at the end."""
         self.stdio = False
         """Whether a monitor is on stdin and stdout."""
-        self.allow_remote = False
-        self.headless = False
-        self.exit_with_parent = False
+        self.headless = self.exit_with_parent = False
         self.replies: str | None = None
         self.log: str | None = None
         self.qemu_version: str | None = None
@@ -77,7 +69,6 @@ class Config:
         """The number of machines; None means one that is not limited to what --count allows."""
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
-        self.overwrite = False
 
 
 CLOCKS: dict[str, tuple[Callable[[], Clock], str]] = {

@@ -314,11 +314,8 @@ def tell_of_ends(machine: Machine) -> None:
     from device.machine.events import ClientRefused, DriverMissing, GuestGone
     from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 
-    ends: dict[type[Event], str] = {
-        GuestGone: "the guest is gone",
-        DriverMissing: "the guest's driver does not come up",
-        ClientRefused: "hung up on a client",
-    }
+    ends: dict[type[Event], str] = {GuestGone: "the guest is gone", ClientRefused: "hung up on a client",
+                                    DriverMissing: "the guest's driver does not come up"}  # fmt: skip
     limit = RateLimit(GONE_SECONDS, burst=GONE_BURST)
 
     def tell(event: Event) -> None:

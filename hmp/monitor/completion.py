@@ -123,12 +123,8 @@ class _Arguments:
         return before
 
 
-_LITERALS = {
-    "actual": "the memory that the guest has",
-    "none": "report nothing for it",
-    "load": "insert the balloon driver",
-    "unload": "remove the balloon driver",
-}
+_LITERALS = {"actual": "the memory that the guest has", "none": "report nothing for it",
+             "load": "insert the balloon driver", "unload": "remove the balloon driver"}  # fmt: skip
 
 
 def _stats(arguments: _Arguments) -> Iterator[Offer]:
@@ -310,20 +306,9 @@ def _help(arguments: _Arguments) -> Iterator[Offer]:
 
 
 _PROVIDERS: dict[str, Callable[[_Arguments], Iterable[Offer]]] = {
-    "count": _examples(("1", "notification"), ("3", "notifications")),
-    "device": _devices,
-    "driver": _drivers,
-    "guest": _guests,
-    "help": _help,
-    "path": _paths,
-    "pin": _pins,
-    "property": _properties,
+    "count": _examples(("1", "notification"), ("3", "notifications")), "device": _devices, "driver": _drivers,
+    "guest": _guests, "help": _help, "path": _paths, "pin": _pins, "property": _properties,
     "seconds": _examples(("0", "at once"), ("1", "second"), ("5", "seconds"), ("60", "seconds")),
-    "size": _sizes,
-    "snapshot": _snapshots,
-    "stat": _stats,
-    "target": _targets,
-    "value": _values,
-    "virtio": _virtio,
+    "size": _sizes, "snapshot": _snapshots, "stat": _stats, "target": _targets, "value": _values, "virtio": _virtio,
     "writable": lambda arguments: _properties(arguments, writable_only=True),
-}
+}  # fmt: skip

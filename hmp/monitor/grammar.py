@@ -273,18 +273,9 @@ def _read_options(kind: str, name: str, text: str, at: int) -> tuple[object, int
 
 
 _READERS: dict[str, Callable[[str, str, str, int], tuple[object, int]]] = {
-    "s": _read_string,
-    "F": _read_string,
-    "B": _read_string,
-    "/": _read_format,
-    "S": _read_rest,
-    "O": _read_options,
-    "i": _read_number,
-    "l": _read_number,
-    "M": _read_number,
-    "Z": _read_word,
-    "T": _read_word,
-}
+    "s": _read_string, "F": _read_string, "B": _read_string, "/": _read_format, "S": _read_rest, "O": _read_options,
+    "i": _read_number, "l": _read_number, "M": _read_number, "Z": _read_word, "T": _read_word,
+}  # fmt: skip
 
 Parameter = tuple[str, str, bool]
 

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 class Command:
     """One command. `name` has its names joined by `|`. `types` has its arguments in the form of grammar.py, and `usage`
-    in a form for people. `complete` says what completion offers for each argument (completion.py). `host` says that it
-    starts programs or names files of this host: it is refused if the monitor's `host_files` is off.
+    in a form for people. `complete` has a word for each argument: what completion offers (completion.py). `host` says
+    that it starts programs or names files of this host: it is refused if the monitor's `host_files` is off.
     """
 
     def __init__(
-        self, name: str, types: str, usage: str, help: str, path: str, *, complete: tuple[str, ...] = (),
+        self, name: str, types: str, usage: str, help: str, path: str, *, complete: str = "",
         topics: tuple[Command, ...] | None = None, heading: str = "", host: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.types, self.usage, self.help, self.path = name, types, usage, help, path
-        self.complete, self.heading, self.host = complete, heading, host
+        self.complete, self.heading, self.host = complete.split(), heading, host
         self.topics = None if topics is None else _by_name(topics)
         self._handler: Callable[..., str | None] | None = None
 
@@ -79,49 +79,33 @@ INFO: tuple[Command, ...] = (
     Command("version", "", "", "the QEMU that is emulated, and by what", "status:info_version"),
     Command("virtio", "", "", "the virtio devices there are", "virtio:info_virtio"),
     Command("virtio-queue-element", "path:s,queue:i,index:i?", "path queue [index]",
-            "a buffer on a virtqueue's available ring", "virtio:info_virtio_queue_element", complete=("virtio",)),
+            "a buffer on a virtqueue's available ring", "virtio:info_virtio_queue_element", complete="virtio"),
     Command("virtio-queue-status", "path:s,queue:i", "path queue", "a virtqueue's rings and indices",
-            "virtio:info_virtio_queue_status", complete=("virtio",)),
+            "virtio:info_virtio_queue_status", complete="virtio"),
     Command("virtio-status", "path:s", "path", "status, features and refusals of a virtio device",
-            "virtio:info_virtio_status", complete=("virtio",)),
+            "virtio:info_virtio_status", complete="virtio"),
 )  # fmt: skip
 
 # Clients and libraries ask for these before they come to the balloon. The texts were recorded from QEMU 7.2
 # (replies.py).
-_STILL = (
-    ("block", "nodes:-n,verbose:-v,device:B?", "[-n] [-v] [device]", "block devices: none"),
-    ("block-jobs", "", "", "jobs on block devices: none"),
-    ("blockstats", "", "", "what block devices did: none"),
-    ("capture", "", "", "sound that is recorded: none"),
-    ("dirty_rate", "", "", "how fast memory is written to: not measured"),
-    ("dump", "", "", "how a dump of memory goes: none"),
-    ("hotpluggable-cpus", "", "", "the processors"),
-    ("iothreads", "", "", "threads for input and output: none"),
-    ("mem", "", "", "mappings of virtual memory: none"),
-    ("memory-devices", "", "", "plugged memory: none"),
-    ("mice", "", "", "the mouse that gets events"),
-    ("migrate", "", "", "how a migration goes: none"),
-    ("network", "", "", "network devices: none"),
-    ("numa", "", "", "NUMA nodes: none"),
-    ("opcount", "", "", "the translator's counters: none"),
-    ("profile", "", "", "the profiler: none"),
-    ("rdma", "", "", "RDMA devices: none"),
-    ("replay", "", "", "recorded execution: none"),
-    ("sev", "", "", "SEV: off"),
-    ("sgx", "", "", "SGX: off"),
-    ("spice", "", "", "the SPICE server: off"),
-    ("tlb", "", "", "the processor's TLB: empty"),
-    ("tpm", "", "", "TPM devices: none"),
-    ("usb", "", "", "USB devices: none"),
-    ("usernet", "", "", "connections of user networks: none"),
-    ("vcpu_dirty_limit", "", "", "limits to writing memory: none"),
-    ("vm-generation-id", "", "", "the VM generation ID: none"),
-    ("vnc", "", "", "VNC servers: none"),
-)
-"""Topics whose text never changes, because hmp has no such device: name, types, usage, help."""
+_STILL = {
+    "block-jobs": "jobs on block devices: none", "blockstats": "what block devices did: none",
+    "capture": "sound that is recorded: none", "dirty_rate": "how fast memory is written to: not measured",
+    "dump": "how a dump of memory goes: none", "hotpluggable-cpus": "the processors",
+    "iothreads": "threads for input and output: none", "mem": "mappings of virtual memory: none",
+    "memory-devices": "plugged memory: none", "mice": "the mouse that gets events",
+    "migrate": "how a migration goes: none", "network": "network devices: none", "numa": "NUMA nodes: none",
+    "opcount": "the translator's counters: none", "profile": "the profiler: none", "rdma": "RDMA devices: none",
+    "replay": "recorded execution: none", "sev": "SEV: off", "sgx": "SGX: off", "spice": "the SPICE server: off",
+    "tlb": "the processor's TLB: empty", "tpm": "TPM devices: none", "usb": "USB devices: none",
+    "usernet": "connections of user networks: none", "vcpu_dirty_limit": "limits to writing memory: none",
+    "vm-generation-id": "the VM generation ID: none", "vnc": "VNC servers: none",
+}  # fmt: skip
+"""Topics whose text never changes, because hmp has no such device, with their help."""
 
 INFO += (
-    *[Command(name, types, usage, help, f"=info {name}") for name, types, usage, help in _STILL],
+    *[Command(name, "", "", help, f"=info {name}") for name, help in _STILL.items()],
+    Command("block", "nodes:-n,verbose:-v,device:B?", "[-n] [-v] [device]", "block devices: none", "=info block"),
     Command("chardev", "", "", "the character devices", "inventory:info_chardev"),
     Command("cpus", "", "", "the processor", "inventory:info_cpus"),
     Command("memdev", "", "", "what the RAM is made of", "inventory:info_memdev"),
@@ -133,20 +117,19 @@ INFO += (
 INFO = tuple(sorted(INFO, key=lambda command: command.name))
 
 SIM = (
-    Command("alloc", "size:Z", "size", "let a workload in the guest take memory", "sim:alloc",
-            complete=("size",)),
+    Command("alloc", "size:Z", "size", "let a workload in the guest take memory", "sim:alloc", complete="size"),
     Command("chart", "stats:S?", "[stat...]", "draw the recent past of actual and statistics", "chart:chart",
-            complete=("actual|stat*",)),
+            complete="actual|stat*"),
     Command("delay", "delay:T", "seconds", "let the driver answer that much later; 0 is at once", "sim:delay",
-            complete=("seconds",)),
+            complete="seconds"),
     Command("driver", "what:s", "load|unload", "load or unload the guest's balloon driver", "sim:driver",
-            complete=("load|unload",)),
+            complete="load|unload"),
     Command("drop", "count:l?", "[n]", "let the driver miss its next n notifications (1)", "sim:drop",
-            complete=("count",)),
+            complete="count"),
     Command("event", "what:S", "name [json] [count n] [every sec]", "send an event to QMP's clients", "wire:event"),
-    Command("free", "size:Z", "size", "let the workload give memory back", "sim:free", complete=("size",)),
+    Command("free", "size:Z", "size", "let the workload give memory back", "sim:free", complete="size"),
     Command("guest", "guest:S?", "[name[,key=value...]]", "show the guest, or reboot into another one", "sim:guest",
-            complete=("guest",)),
+            complete="guest"),
     Command("hang", "", "", "let the driver stop serving its queues", "machine.guest.controls.hang"),
     Command("log", "count:l?", "[n]", "the last n (20) entries of --log", "wire:log"),
     Command("panic", "", "", "let the guest's kernel die", "machine.guest.controls.panic"),
@@ -155,14 +138,13 @@ SIM = (
     Command("save", "file:s", "file", "write what was typed as a script; what failed as comments", "repeat:save",
             host=True),
     Command("set", "stat:s?,value:s?", "[stat value|none]", "pin a statistic, or leave it out; alone: list pins",
-            "sim:set_stat", complete=("stat", "value|none")),
-    Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep", complete=("seconds",)),
+            "sim:set_stat", complete="stat value|none"),
+    Command("sleep", "duration:T", "seconds", "let host time pass", "sim:sleep", complete="seconds"),
     Command("source", "file:s", "file", "run the commands of a script", "repeat:source", host=True),
     Command("stats", "", "", "all statistics the guest reported, with their age", "sim:stats"),
-    Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete=("pin",)),
+    Command("unset", "stat:s", "stat", "release a pinned statistic", "sim:unset", complete="pin"),
     Command("wake", "", "", "let the driver serve its queues again", "machine.guest.controls.wake"),
-    Command("watch", "what:S?", "[seconds [n]] [command]",
-            "show something again and again", "repeat:watch"),
+    Command("watch", "what:S?", "[seconds [n]] [command]", "show something again and again", "repeat:watch"),
     Command("wire", "what:S?", "[cut|garbage text [client n]|one-client on|off]",
             "list the clients, or hang up on them", "wire:wire"),
 )  # fmt: skip
@@ -170,22 +152,22 @@ SIM = (
 # QEMU's commands in the order of their names; `sim` is last, under its own heading, so that nobody takes it for a
 # command of QEMU.
 COMMANDS = (
-    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon", complete=("target",)),
+    Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon", complete="target"),
     Command("chardev-remove", "id:s", "id", "remove a character device: none can go", "inventory:no_chardev"),
     Command("cont|c", "", "", "let the VM run", "machine.cont"),
-    Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete=("snapshot",)),
+    Command("delvm", "name:s", "tag", "delete a snapshot", "snapshot:delvm", complete="snapshot"),
     Command("device_add", "device:O", "driver[,prop=value][,...]", "plug a device in", "machine:device_add",
-            complete=("driver",)),
+            complete="driver"),
     Command("device_del", "id:s", "device", "ask the guest to let go of a device", "machine:device_del",
-            complete=("device",)),
+            complete="device"),
     Command("drive_del", "id:B", "device", "remove a block device: there is none", "inventory:no_drive"),
-    Command("help|?", "name:S?", "[cmd]", "show what commands there are", "help:help", complete=("help",)),
+    Command("help|?", "name:S?", "[cmd]", "show what commands there are", "help:help", complete="help"),
     Command("hostfwd_add", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port-address:port",
             "forward a port: there is no network", "inventory:no_network"),
     Command("hostfwd_remove", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port",
             "forward a port no more: there is no network", "inventory:no_network"),
     Command("info", "item:s?", "[topic]", "show something about the machine", "help:info", topics=INFO),
-    Command("loadvm", "name:s", "tag", "go back to a snapshot", "snapshot:loadvm", complete=("snapshot",)),
+    Command("loadvm", "name:s", "tag", "go back to a snapshot", "snapshot:loadvm", complete="snapshot"),
     Command("mouse_button", "state:i", "state", "press the mouse's buttons", "inventory:nothing"),
     Command("mouse_move", "dx:s,dy:s,dz:s?", "dx dy [dz]", "move the mouse", "inventory:nothing"),
     Command("netdev_del", "id:s", "id", "remove a network device: there is none", "inventory:not_found"),
@@ -194,12 +176,12 @@ COMMANDS = (
     Command("print|p", "fmt:/,val:l", "/format expression", "print the value of an expression",
             "inventory:print_value"),
     Command("qom-get", "path:s,property:s", "path property", "print a property of an object", "qom:qom_get",
-            complete=("path", "property")),
-    Command("qom-list", "path:s?", "path", "list the properties of an object", "qom:qom_list", complete=("path",)),
+            complete="path property"),
+    Command("qom-list", "path:s?", "path", "list the properties of an object", "qom:qom_list", complete="path"),
     Command("qom-set", "json:-j,path:s,property:s,value:S", "[-j] path property value",
-            "set a property of an object (-j: the value is JSON)", "qom:qom_set", complete=("path", "writable")),
+            "set a property of an object (-j: the value is JSON)", "qom:qom_set", complete="path writable"),
     Command("quit|q", "", "", "end the machine", "machine.quit"),
-    Command("savevm", "name:s?", "[tag]", "save the whole machine", "snapshot:savevm", complete=("snapshot",)),
+    Command("savevm", "name:s?", "[tag]", "save the whole machine", "snapshot:savevm", complete="snapshot"),
     Command("screendump", "filename:F,format:-f,device:s?,head:i?", "filename [device [head]]",
             "save the screen: there is none", "inventory:screendump"),
     Command("sendkey", "keys:s,hold_ms:i?", "keys [hold_ms]", "send keys to the guest", "inventory:sendkey"),

@@ -57,18 +57,12 @@ _TOP, _FIRST_ITEM, _ITEM, _FIRST_KEY, _KEY, _MEMBER, _AFTER_ITEM, _AFTER_KEY, _A
 """The place in a message where the assembler is. In the places up to MEMBER a value may come next."""
 
 _CLOSE = -1
-_STEPS: dict[int, dict[int, int]] = {
-    _TOP: {},
-    _FIRST_ITEM: {lexer.RSQUARE: _CLOSE},
-    _ITEM: {},
-    _FIRST_KEY: {lexer.RCURLY: _CLOSE},
-    _KEY: {},
-    _MEMBER: {},
-    _AFTER_ITEM: {lexer.COMMA: _ITEM, lexer.RSQUARE: _CLOSE},
-    _AFTER_KEY: {lexer.COLON: _MEMBER},
-    _AFTER_MEMBER: {lexer.COMMA: _KEY, lexer.RCURLY: _CLOSE},
-}
-"""place: {kind of token: the next place}. Any other token is a value, or an error that _FAULTS names by its place."""
+_STEPS = {
+    (_FIRST_ITEM, lexer.RSQUARE): _CLOSE, (_AFTER_ITEM, lexer.COMMA): _ITEM, (_AFTER_ITEM, lexer.RSQUARE): _CLOSE,
+    (_FIRST_KEY, lexer.RCURLY): _CLOSE, (_AFTER_KEY, lexer.COLON): _MEMBER, (_AFTER_MEMBER, lexer.COMMA): _KEY,
+    (_AFTER_MEMBER, lexer.RCURLY): _CLOSE,
+}  # fmt: skip
+"""(place, kind of token): the next place. Any other token is a value, or an error that _FAULTS names by its place."""
 
 # QEMU's words, one for each place where only a separator may follow.
 _FAULTS = {
@@ -132,7 +126,7 @@ class _Assembler:
 
     def _build(self, kind: int, word: bytes) -> None:
         place = self._place
-        step = _STEPS[place].get(kind)
+        step = _STEPS.get((place, kind))
         if step == _CLOSE:
             value = self._value
             self._value, self._key, self._place = self._stack.pop()

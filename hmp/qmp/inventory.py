@@ -71,14 +71,6 @@ def _cpus(monitor: Monitor, arguments: Arguments) -> object:
     return [{**each, "thread-id": os.getpid()} for each in _value("query-cpus-fast")]
 
 
-def _chardevs(monitor: Monitor, arguments: Arguments) -> object:
-    return emulated(monitor.machine).chardevs()
-
-
-def _memdev(monitor: Monitor, arguments: Arguments) -> object:
-    return [{**each, "size": monitor.machine.ram} for each in _value("query-memdev")]
-
-
 def _capabilities(monitor: Monitor, arguments: Arguments) -> object:
     changed = emulated(monitor.machine).migration
     known = _value("query-migrate-capabilities")
@@ -122,20 +114,14 @@ def _screendump(monitor: Monitor, arguments: Arguments) -> object:
 
 
 CODE: dict[str, Handler] = {
-    "query-cpus-fast": _cpus,
-    "query-chardev": _chardevs,
-    "query-memdev": _memdev,
-    "query-rx-filter": _filters,
+    "query-chardev": lambda monitor, _: emulated(monitor.machine).chardevs(),
+    "query-memdev": lambda monitor, _: [{**each, "size": monitor.machine.ram} for each in _value("query-memdev")],
     "query-pci": lambda monitor, _: pci(monitor.machine),
-    "query-migrate-capabilities": _capabilities,
-    "query-migrate-parameters": _parameters,
-    "migrate-set-capabilities": _set_capabilities,
-    "migrate-set-parameters": _set_parameters,
-    "input-send-event": _send_event,
-    "send-key": lambda monitor, _: {},
-    "inject-nmi": lambda monitor, _: {},
-    "screendump": _screendump,
-}
+    "query-cpus-fast": _cpus, "query-rx-filter": _filters, "input-send-event": _send_event, "screendump": _screendump,
+    "query-migrate-capabilities": _capabilities, "query-migrate-parameters": _parameters,
+    "migrate-set-capabilities": _set_capabilities, "migrate-set-parameters": _set_parameters,
+    "send-key": lambda monitor, _: {}, "inject-nmi": lambda monitor, _: {},
+}  # fmt: skip
 
 
 def commands(machine: Machine) -> dict[str, QmpCommand]:

@@ -147,15 +147,10 @@ class Typed(Front):
 
         from hmp.terminal.prompt import LinePrompt
 
-        return LinePrompt(
-            self.machine,
-            self._screen,
-            Vt100Input(sys.stdin),
-            create_output(self._stdout),
-            suspend=self._suspend,
-            # The default dialect is not shown: the toolbar has room for what is unusual only.
-            dialect=self.config.dialect.replace("seed", ""),
-        )
+        input, output = Vt100Input(sys.stdin), create_output(self._stdout)
+        # The default dialect is not shown: the toolbar has room for what is unusual only.
+        dialect = self.config.dialect.replace("seed", "")
+        return LinePrompt(self.machine, self._screen, input, output, suspend=self._suspend, dialect=dialect)
 
     def _show_failure(self, prompt: Prompt, reason: str) -> None:
         # Not at once: the recording failed in the middle of a drawing, and this is drawn too.

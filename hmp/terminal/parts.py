@@ -19,32 +19,22 @@ from hmp.monitor.completion import complete
 from hmp.terminal import hints
 
 COLORS = {
-    "prompt": "ansigreen",
-    "wrong": "ansired",
-    "usage": "ansibrightblack",
-    "bottom-toolbar": "noreverse bg:#303030 #b2b2b2",
-    "bottom-toolbar.text": "",
-    "bar.plain": "",
-    "bar.dim": "#808080",
-    "bar.good": "#87d787",
-    "bar.notice": "#ffd787",
-    "bar.bad": "#ff8787",
+    "prompt": "ansigreen", "wrong": "ansired", "usage": "ansibrightblack",
+    "bottom-toolbar": "noreverse bg:#303030 #b2b2b2", "bottom-toolbar.text": "", "bar.plain": "",
+    "bar.dim": "#808080", "bar.good": "#87d787", "bar.notice": "#ffd787", "bar.bad": "#ff8787",
     "completion-menu.completion": "bg:#303030 #d0d0d0",
     "completion-menu.completion.current": "noreverse bg:#005f87 #ffffff",
     "completion-menu.meta.completion": "bg:#262626 #8a8a8a",
     "completion-menu.meta.completion.current": "bg:#262626 #d0d0d0",
-}
+}  # fmt: skip
 SIXTEEN = COLORS | {
-    "bottom-toolbar": "noreverse bg:ansiblue ansiwhite",
-    "bar.dim": "ansigray",
-    "bar.good": "ansibrightgreen",
-    "bar.notice": "ansibrightyellow",
-    "bar.bad": "bg:ansired ansiwhite",
+    "bottom-toolbar": "noreverse bg:ansiblue ansiwhite", "bar.dim": "ansigray", "bar.good": "ansibrightgreen",
+    "bar.notice": "ansibrightyellow", "bar.bad": "bg:ansired ansiwhite",
     "completion-menu.completion": "bg:ansicyan ansiblack",
     "completion-menu.completion.current": "noreverse bg:ansiblue ansiwhite",
     "completion-menu.meta.completion": "bg:ansigray ansiblack",
     "completion-menu.meta.completion.current": "bg:ansigray ansiblack",
-}
+}  # fmt: skip
 """For terminals with 16 colours, such as the console, which would show all greys of COLORS as one."""
 
 NO_COLORS = {"bottom-toolbar": "reverse"}

@@ -64,7 +64,7 @@ def help(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         if found.topics is None:
             drawn = _drawn([(found, path)])
             # Only in the rows for a terminal: programs that read help expect one line for a command.
-            if found.complete == ("guest",):
+            if found.complete == ["guest"]:
                 drawn.rows = [*drawn.rows, *_guests()]
             return drawn
         if position + 1 == len(words):
