@@ -124,7 +124,7 @@ async def working(
     try:
         if not machine.over:  # else a signal has come already
             stops = [] if stop is None else [stop.wait()]
-            await _first(_work(front, driver, server, wait), over.wait(), *stops)
+            await first(_work(front, driver, server, wait), over.wait(), *stops)
             front.runner.out.flush()
         if front.runner.over:
             machine.quit(reason="host-ui")
@@ -136,7 +136,7 @@ async def working(
             await server.stop()
 
 
-async def _first(*each: Coroutine[object, object, object]) -> None:
+async def first(*each: Coroutine[object, object, object]) -> None:
     """Wait for the first of these to end, and cancel the others. Raises its error, if there is one."""
     tasks = [asyncio.ensure_future(one) for one in each]
     try:

@@ -40,7 +40,7 @@ def _run_guarded(argv: list[str], qemu: str) -> int:
     """
     try:
         fill_standard_descriptors()
-        status = _run_qemu(argv) if qemu else run(argv)
+        status = run(argv, qemu=bool(qemu))
         if sys.stdout is not None:  # it is None if stdout was closed; click prints through it
             with naming_stdout():
                 sys.stdout.flush()
@@ -71,40 +71,35 @@ def _run_guarded(argv: list[str], qemu: str) -> int:
         return FAILED
 
 
-def run(argv: list[str]) -> int:
-    """Run the command line. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
-    asked = os.environ.get("_HMP_COMPLETE")  # a shell asks for completions
+def run(argv: list[str], *, qemu: bool = False) -> int:
+    """Run the command line, with `qemu` that of QEMU.
+
+    Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT).
+    """
+    asked = os.environ.get("_HMP_QEMU_COMPLETE" if qemu else "_HMP_COMPLETE")  # a shell asks for completions
     if asked:
-        from hmp.options import command
+        from hmp import options
+        from hmp.qemu import table
         from hmp.shells import complete
 
         # Before any option is read: the shell asks by running the program with a variable set.
-        return complete(command(), asked)
+        return complete((table if qemu else options).command(), asked)
     from hmp.config import Config
 
-    config: Config | None = Config()
-    if argv:  # without options not even click is imported
+    config: Config | str | None = Config()
+    if qemu:
+        from hmp.qemu.command_line import read
+
+        config = read(argv, os.environ)
+    elif argv:  # without options not even click is imported
         from hmp.options import parse
 
         config = parse(argv)
-    return OK if config is None else choose(config).run()
-
-
-def _run_qemu(argv: list[str]) -> int:
-    """Run QEMU's command line. Raises what `run` raises."""
-    asked = os.environ.get("_HMP_QEMU_COMPLETE")
-    if asked:
-        from hmp.qemu.table import command
-        from hmp.shells import complete
-
-        return complete(command(), asked)
-    from hmp.qemu.command_line import read
-
-    config = read(argv, os.environ)
-    if isinstance(config, str):
+    if isinstance(config, Config):
+        return choose(config).run()
+    if config is not None:
         sys.stdout.write(config)
-        return OK
-    return choose(config).run()
+    return OK
 
 
 def choose(config: Config) -> Front:

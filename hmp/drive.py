@@ -124,13 +124,10 @@ class MachineDriver:
             return
         self._unwatch()
         for descriptor in wanted:
-            self._loop.add_reader(descriptor, self._serve)
+            self._loop.add_reader(descriptor, self._run_due)
         self._watched = list(wanted)
 
     def _unwatch(self) -> None:
         for descriptor in self._watched:
             self._loop.remove_reader(descriptor)
         self._watched = []
-
-    def _serve(self) -> None:
-        self._run_due()

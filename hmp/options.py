@@ -107,13 +107,6 @@ def _uuid(text: str) -> str:
     return text.lower()
 
 
-def _version(text: str) -> str:
-    try:
-        return version(text)
-    except ValueError as error:
-        raise MisuseError(str(error)) from None
-
-
 def _directory(text: str) -> str:
     # Imported here, because json and hashlib come with it.
     from hmp.monitor.snapshots import DirectoryStore
@@ -186,7 +179,7 @@ OPTIONS: list[click.Parameter] = [
     switch(["--allow-disruptive"], "With --attach: let scripts run commands that may stop the VM."),
     click.Option(["--log"], type=click.Path(), metavar="FILE", help="Log what clients send and get (- is stderr)."),
     click.Option(["--replies"], type=click.Path(), metavar="FILE", help="Answers that add to QEMU's, or replace them."),
-    value(["--qemu-version"], "X.Y.Z", _version, "The version of QEMU to report; 7.2.0 unless --replies has one."),
+    value(["--qemu-version"], "X.Y.Z", version, "The version of QEMU to report; 7.2.0 unless --replies has one."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from device.errors import MisuseError
 from hmp import QEMU_VERSION, __version__
 
 TYPE_CHECKING = False
@@ -72,8 +73,8 @@ def emulated(machine: Machine) -> Emulated:
 
 
 def version(text: str) -> str:
-    """Return `text`, without leading zeros, if it has the form of a QEMU version. Raises ValueError."""
+    """Return `text`, without leading zeros, if it has the form of a QEMU version. Raises MisuseError."""
     parts = text.split(".")
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts):
-        raise ValueError(f"'{text}' is not a version such as 8.2.0")
+        raise MisuseError(f"'{text}' is not a version such as 8.2.0")
     return ".".join(str(int(part)) for part in parts)

@@ -6,7 +6,6 @@ sim reply WHAT [client N] [times N] [after SEC] ANSWER [MANNER]...
 from __future__ import annotations
 
 from device.clock import SECOND
-from device.errors import MisuseError
 from device.units import format_seconds, parse_seconds
 from hmp.monitor import CommandError
 
@@ -80,11 +79,8 @@ class Words:
         return int(found)
 
     def seconds(self, name: str) -> int:
-        """Take a number of seconds, as ns. Raises CommandError."""
-        try:
-            found = parse_seconds(self.word(f"the number of seconds after {name}"))
-        except MisuseError as error:
-            raise CommandError(str(error)) from None
+        """Take a number of seconds, as ns. Raises CommandError and MisuseError."""
+        found = parse_seconds(self.word(f"the number of seconds after {name}"))
         if found > MAX_DELAY:
             raise CommandError(f"{name} takes at most {format_seconds(MAX_DELAY)} seconds")
         return found

@@ -11,7 +11,6 @@ import builtins
 from device.balloon.spec import ABSENT, MODELS, PROPERTIES, QOM_STATS, STATS_TABLE
 from device.balloon.stats_queue import check_poll_interval
 from device.clock import SECOND
-from device.errors import MisuseError
 from hmp.monitor import BLANKS, CommandError
 from hmp.monitor.grammar import SWITCH, natural
 from hmp.monitor.replies import shipped
@@ -130,10 +129,7 @@ def _guest_stats(node: Node) -> dict[str, object]:
 
 
 def _set_interval(node: Node, value: Callable[[], Any]) -> None:
-    try:
-        node.device.stats.set_poll_interval(value())
-    except MisuseError as error:
-        raise CommandError(str(error)) from None
+    node.device.stats.set_poll_interval(value())
 
 
 def _set_iothread(node: Node, value: Callable[[], Any]) -> None:

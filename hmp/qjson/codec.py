@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import namedtuple
 from collections.abc import Mapping
 
 from hmp.qjson import lexer
@@ -34,23 +35,13 @@ _PIECE = 64 << 10
 It also keeps errors cheap, because Python counts the lines before an error."""
 
 
-class ParseFailure:
+class ParseFailure(namedtuple("ParseFailure", "desc")):
     """Stands for a message that the decoder could not read.
 
     `desc` is the text for the `desc` of a `GenericError`. The stream is still good: answer with the error and go on.
     """
 
-    def __init__(self, desc: str) -> None:
-        self.desc = desc
-
-    def __repr__(self) -> str:
-        return f"ParseFailure({self.desc!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ParseFailure) and self.desc == other.desc
-
-    def __hash__(self) -> int:
-        return hash(self.desc)
+    __slots__ = ()
 
 
 _TOP, _FIRST_ITEM, _ITEM, _FIRST_KEY, _KEY, _MEMBER, _AFTER_ITEM, _AFTER_KEY, _AFTER_MEMBER = range(9)

@@ -16,13 +16,17 @@ Types = Mapping[str, dict[str, Any]]
 _EXPECTED = {"string": "string", "int": "integer", "number": "number", "boolean": "boolean", "null": "null"}
 
 
+_JSON = {"object": "dict", "array": "list", "enum": "string"}
+"""What the value of an alternative is, by its meta-type; a builtin type says it itself."""
+
+
 def _is(json_type: str, value: object) -> bool:
     # The schema has one type for all integers; this range takes signed and unsigned ones of 64 bits.
     if json_type == "int":
         return type(value) is int and -(1 << 63) <= value < 1 << 64
     if json_type == "number":
         return type(value) in (int, float)
-    kinds: dict[str, type] = {"string": str, "boolean": bool, "null": type(None)}
+    kinds: dict[str, type] = {"string": str, "boolean": bool, "null": type(None), "dict": dict, "list": list}
     return json_type == "value" or isinstance(value, kinds[json_type])
 
 
@@ -69,11 +73,8 @@ def _alternate(types: Types, entry: dict[str, Any], value: object, path: str, na
         # The JSON type of the value decides which alternative is meant, as in QAPI.
         kind = types.get(each["type"], {})
         told.append(each["type"])
-        if kind.get("meta-type") == "object" and isinstance(value, dict):
-            return check(types, each["type"], value, path, name)
-        if kind.get("meta-type") == "array" and isinstance(value, list):
-            return check(types, each["type"], value, path, name)
-        if kind.get("meta-type") in ("enum", "builtin") and _is(kind.get("json-type", "string"), value):
+        json_type = _JSON.get(kind.get("meta-type", ""), kind.get("json-type"))
+        if json_type is not None and _is(json_type, value):
             return check(types, each["type"], value, path, name)
     raise _expected(path, "StrOrNull" if set(told) == {"str", "null"} else "alternate")
 

@@ -13,15 +13,15 @@ from device.errors import MisuseError
 from device.machine.events import Ended
 from hmp import OK
 from hmp.addresses import Address
+from hmp.aiolines import first
 from hmp.config import NUMBER, Config, make_machine
 from hmp.drive import MachineDriver
-from hmp.monitor import UsageError, escape
+from hmp.monitor import UsageError
 from hmp.monitor.emulated import emulated
 from hmp.pipe import Front, clean_end, tell_of_ends
 from hmp.sockets.listeners import Listener, listen, raise_file_limit
 from hmp.sockets.server import SPARE_DESCRIPTORS, Server
-from hmp.sockets.service import report
-from hmp.streams import complain
+from hmp.sockets.service import prepare, ready
 
 _PER_MACHINE = 2
 """Descriptors of a machine itself: its memory, which Python's mmap opens a second time."""
@@ -100,10 +100,7 @@ class Member:
         try:
             if any(each.address.wait for each in self.listeners):
                 # A client of another address may end the machine while it waits.
-                waits = [asyncio.ensure_future(each) for each in (self.server.clients_came(), over.wait())]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for each in waits:
-                    each.cancel()
+                await first(self.server.clients_came(), over.wait())
             if not machine.over:
                 machine.start(paused=self.config.paused)
                 self.driver.reschedule()
@@ -151,17 +148,13 @@ class Fleet(Front):
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(report)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                loop.add_signal_handler(number, self._signalled, number)
+        prepare(loop, self._signalled)
         gc.freeze()  # see Serving.serve
         gc.set_threshold(5_000, 10, 10)
         for member in self._members:
             member.start()
             tell_of_ends(member.machine)
-        names = [f"{each.address.kind}={escape(each.name)}" for each in self._members[0].listeners]
-        complain(" ".join([f"ready pid={os.getpid()} count={len(self._members)}", *names]))
+        ready(self._members[0].listeners, f" count={len(self._members)}")
         await asyncio.gather(*[member.serve() for member in self._members])
 
     def _signalled(self, number: int) -> None:

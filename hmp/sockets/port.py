@@ -66,11 +66,10 @@ class Port:
         socket, pause = self.listener.socket, self.listener.address.reconnect
         if pause is not None:
             self._connecting = self._loop.create_task(self._stay_connected(pause / 1e9))
-        elif socket is None or not self.listener.listens:
-            if socket is not None:
-                self._take(socket)
-        else:
+        elif socket is not None and self.listener.listens:
             self._loop.add_reader(socket, self._accept, socket)
+        elif socket is not None:
+            self._take(socket)
 
     def close(self) -> None:
         """Accept no more clients."""

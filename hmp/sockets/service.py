@@ -67,8 +67,7 @@ class Serving:
         server.start()
         if self._config.exit_with_parent:
             server.watch_parent(self._parent, stdin=self._config.headless and not self._config.stdio)
-        names = [f"{each.address.kind}={escape(each.name)}" for each in self._listeners]
-        complain(" ".join([f"ready pid={os.getpid()}", *names]))
+        ready(self._listeners)
         return server
 
 
@@ -95,11 +94,7 @@ class Served(Front):
         from hmp.drive import MachineDriver
 
         loop = get_running_loop()
-        # An error in the callback of one client must not end the service of the others.
-        loop.set_exception_handler(report)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                loop.add_signal_handler(number, self._signalled, number)
+        prepare(loop, self._signalled)
         driver = MachineDriver(self.machine, loop)
         driver.start()
         try:
@@ -112,6 +107,21 @@ class Served(Front):
     def _signalled(self, number: int) -> None:
         self._status = OK if self.config.headless and number == signal.SIGTERM else 128 + number
         self.machine.quit(reason="host-signal")
+
+
+def prepare(loop: AbstractEventLoop, signalled: Callable[[int], None]) -> None:
+    """Let `loop` report errors in its callbacks, and call `signalled` with the number of a signal."""
+    # An error in the callback of one client must not end the service of the others.
+    loop.set_exception_handler(report)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(number, signalled, number)
+
+
+def ready(listeners: list[Listener], count: str = "") -> None:
+    """Print the ready line."""
+    names = [f"{each.address.kind}={escape(each.name)}" for each in listeners]
+    complain(" ".join([f"ready pid={os.getpid()}{count}", *names]))
 
 
 def report(loop: AbstractEventLoop, context: dict[str, object]) -> None:

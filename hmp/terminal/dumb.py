@@ -54,7 +54,9 @@ class DumbPrompt:
             return self._line() if await self._whole_line() else None
         finally:
             self._tty.quiet()
-            self._show_later()
+            later, self._later = self._later, []
+            for text, style in later:
+                self._screen.show(text, style)
 
     async def _whole_line(self) -> bool:
         """Wait for a whole line. Returns false after Ctrl-C."""
@@ -140,11 +142,6 @@ class DumbPrompt:
         if self._asked is not None:
             self._later.append((text, style))
         else:
-            self._screen.show(text, style)
-
-    def _show_later(self) -> None:
-        later, self._later = self._later, []
-        for text, style in later:
             self._screen.show(text, style)
 
     def refresh(self) -> None:

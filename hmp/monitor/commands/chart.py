@@ -58,9 +58,7 @@ def value_of(entry: Entry, tag: int | None) -> int | None:
     _, actual, sample = entry
     if tag is None:
         return actual
-    if sample is None:
-        return None
-    return sample.values.get(tag, sample.unknown.get(tag))
+    return None if sample is None else sample.values.get(tag, sample.unknown.get(tag))
 
 
 def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswered: Sequence[int] = ()) -> Series:
@@ -81,7 +79,7 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
         # A statistic after its last sample is not known, so nothing is drawn there.
         fresh = not column or times[column - 1] < known_until
         sample = entries[position][2]
-        if tag is not None and sample is not None and _owed(unanswered, sample.collected, when):
+        if tag is not None and sample is not None and any(sample.collected <= asked < when for asked in unanswered):
             found.append(OWED)
         else:
             found.append(value_of(entries[position], tag) if fresh else None)
@@ -90,10 +88,6 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
 
 OWED = -1
 """Stands for a value while the guest owes an answer; real values are not negative."""
-
-
-def _owed(unanswered: Sequence[int], since: int, when: int) -> bool:
-    return any(since <= asked < when for asked in unanswered)
 
 
 # Eighths of a cell give a plot of 8 rows 64 levels.
@@ -139,15 +133,11 @@ class _Chart:
         values = series(self.entries, tag, self.end, width, self.unanswered)
         return draw([value if value is None or value < 0 else value - low for value in values], top - low, height)
 
-    def latest(self, tag: int | None) -> int | None:
-        """Return the last known value."""
-        return value_of(self.entries[-1], tag)
-
     def sparks(self, tags: list[int | None]) -> str:
         """Return one row for each statistic; on a narrow screen two."""
         lines, columns = [], self.columns
         for tag in tags:
-            value = self.latest(tag)
+            value = value_of(self.entries[-1], tag)
             latest = "-" if value is None else _short(tag, value)
             if columns < NARROW:
                 blank = " " if len(_name(tag)) + len(latest) < columns else "\n"
@@ -164,11 +154,11 @@ class _Chart:
         marks = {0: top, PLOT_HEIGHT - 1: low if self.foreign and low != "0B" else "0"}
         margin = max(8 if self.columns >= NARROW else 4, *map(len, marks.values()))
         width = max(MIN_COLUMNS, self.columns - margin - 3)
-        latest = self.latest(tag)
+        latest = value_of(self.entries[-1], tag)
         if latest is None:
             now = "not reported any more"
         else:
-            now = " ".join([str(latest), *[f"({word})" for word in (_human(tag, latest),) if word]])
+            now = " ".join([str(latest), *[f"({word})" for word in (human(tag, latest),) if word]])
         blank = " " if len(_name(tag)) + len(now) + 2 <= self.columns else "\n"
         lines = [f"{_name(tag)}:{blank}{now}\n"]
         for number, row in enumerate(self.rows(tag, width, PLOT_HEIGHT)):
@@ -184,11 +174,7 @@ def _name(tag: int | None) -> str:
 
 def _short(tag: int | None, value: int) -> str:
     """Return a value for the margin of a plot."""
-    return format_size(value) if tag is None or in_bytes(tag) else str(value)
-
-
-def _human(tag: int | None, value: int) -> str:
-    return format_size(value) if tag is None else human(tag, value)
+    return format_size(value) if in_bytes(tag) else str(value)
 
 
 def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:

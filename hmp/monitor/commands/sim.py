@@ -43,9 +43,9 @@ def stat_name(tag: int) -> str:
     return STATS_TABLE[tag].name if tag < len(STATS_TABLE) else f"tag {tag}"
 
 
-def in_bytes(tag: int) -> bool:
-    """Return whether a statistic is a size; all others are counts."""
-    return tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES
+def in_bytes(tag: int | None) -> bool:
+    """Return whether a statistic, or with None `actual`, is a size; all others are counts."""
+    return tag is None or (tag < len(STATS_TABLE) and STATS_TABLE[tag].unit == BYTES)
 
 
 def find_stat(name: str) -> int:
@@ -150,7 +150,7 @@ def standing(machine: Machine) -> str:
     return "good" if device.stats.age < machine.timeout else "notice"
 
 
-def human(tag: int, value: int) -> str:
+def human(tag: int | None, value: int) -> str:
     """Return a statistic in a readable form: a size with its unit, a count with commas; "" for a small count."""
     return format_size(value) if in_bytes(tag) else f"{value:,}" if value >= 1000 else ""
 

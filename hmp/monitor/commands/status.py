@@ -10,9 +10,7 @@ def info_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Show whether the VM runs, and for some states why it is paused."""
     state = monitor.machine.run_state
     # QEMU prints the state in brackets only if it says more than these two words.
-    if state in ("running", "paused"):
-        return f"VM status: {state}\n"
-    return f"VM status: paused ({state})\n"
+    return f"VM status: {state}\n" if state in ("running", "paused") else f"VM status: paused ({state})\n"
 
 
 def info_version(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
