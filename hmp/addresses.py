@@ -82,6 +82,12 @@ class Address:
             self.host, self.port = self._host_and_port(rest)
         for option in options:
             self._option(option)
+        self.server = self.scheme in SWITCHES["server"] and self.switches.get("server", True)
+        """Whether clients connect to the address. If not, hmp connects to it, or it is open already."""
+        self.wait = self.switches.get("wait", False)
+        """Whether the machine starts only after the first client has come."""
+        self.abstract = self.switches.get("abstract", False)
+        """Whether a unix socket has a name in Linux's abstract namespace in place of a file."""
         if self.server and self.reconnect is not None:
             raise self.refuse("reconnect=SEC needs server=off: hmp connects to nobody here")
         if not self.server and "wait" in self.switches:
@@ -145,21 +151,6 @@ class Address:
         else:
             known = [f"{switch}=on|off" for switch, schemes in SWITCHES.items() if self.scheme in schemes]
             raise self.refuse(f"'{escape(option)}' is not an option ({', '.join([*known, 'dialect=NAME'])})")
-
-    @property
-    def server(self) -> bool:
-        """Whether clients connect to the address. If not, hmp connects to it, or it is open already."""
-        return self.scheme in SWITCHES["server"] and self.switches.get("server", True)
-
-    @property
-    def wait(self) -> bool:
-        """Whether the machine starts only after the first client has come."""
-        return self.switches.get("wait", False)
-
-    @property
-    def abstract(self) -> bool:
-        """Whether a unix socket has a name in Linux's abstract namespace in place of a file."""
-        return self.switches.get("abstract", False)
 
     @property
     def path(self) -> str:

@@ -51,10 +51,8 @@ class Emulated:
         self.relays = False
         """Whether QMP clients get the events of a running QEMU unchanged (Relayed)."""
 
-    @property
-    def package(self) -> str:
-        """The package of the version, which says that this is hmp. Tools read the number, people the package."""
-        return f"hmp-emulator {__version__}"
+    package = f"hmp-emulator {__version__}"
+    """The package of the version, which says that this is hmp. Tools read the number, people the package."""
 
     @property
     def numbers(self) -> dict[str, int]:

@@ -202,10 +202,8 @@ class DirectoryStore:
 
     def tags(self) -> list[str]:
         """Return the tags, for completion; none if the directory cannot be read."""
-        try:
-            return self._names()
-        except OSError:
-            return []
+        found: list[str] = _try(self._names) or []
+        return found
 
     def _names(self) -> list[str]:
         names = os.listdir(self._path)

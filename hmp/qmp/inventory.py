@@ -8,6 +8,7 @@ from typing import Any
 
 from device.machine.machine import Machine
 from hmp.monitor import CommandError
+from hmp.monitor.commands.inventory import capabilities
 from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import Monitor
 from hmp.monitor.pci import pci
@@ -71,12 +72,6 @@ def _cpus(monitor: Monitor, arguments: Arguments) -> object:
     return [{**each, "thread-id": os.getpid()} for each in _value("query-cpus-fast")]
 
 
-def _capabilities(monitor: Monitor, arguments: Arguments) -> object:
-    changed = emulated(monitor.machine).migration
-    known = _value("query-migrate-capabilities")
-    return [{**each, "state": changed.get(each["capability"], each["state"])} for each in known]
-
-
 def _set_capabilities(monitor: Monitor, arguments: Arguments) -> object:
     for each in arguments["capabilities"]:
         emulated(monitor.machine).migration[each["capability"]] = each["state"]
@@ -118,9 +113,9 @@ CODE: dict[str, Handler] = {
     "query-memdev": lambda monitor, _: [{**each, "size": monitor.machine.ram} for each in _value("query-memdev")],
     "query-pci": lambda monitor, _: pci(monitor.machine),
     "query-cpus-fast": _cpus, "query-rx-filter": _filters, "input-send-event": _send_event, "screendump": _screendump,
-    "query-migrate-capabilities": _capabilities, "query-migrate-parameters": _parameters,
-    "migrate-set-capabilities": _set_capabilities, "migrate-set-parameters": _set_parameters,
-    "send-key": lambda monitor, _: {}, "inject-nmi": lambda monitor, _: {},
+    "query-migrate-capabilities": lambda monitor, _: capabilities(monitor.machine),
+    "query-migrate-parameters": _parameters, "migrate-set-capabilities": _set_capabilities,
+    "migrate-set-parameters": _set_parameters, "send-key": lambda monitor, _: {}, "inject-nmi": lambda monitor, _: {},
 }  # fmt: skip
 
 

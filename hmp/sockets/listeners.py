@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import time
+from collections.abc import Callable
 
 from device.guest.vhost_user.listener import UnixListener
 from hmp.addresses import Address
@@ -84,14 +85,7 @@ class Listener:
         address = self.address
         if address.scheme != "unix":
             return socket.create_connection((address.host or "localhost", address.port), CONNECT_PATIENCE)
-        made = socket.socket(socket.AF_UNIX, _STREAM)
-        try:
-            made.settimeout(CONNECT_PATIENCE)
-            made.connect(address.path)
-        except OSError:
-            made.close()
-            raise
-        return made
+        return _unix(socket.socket.connect, address.path)
 
     def _told(self, reason: str) -> str:
         """Return the reason of a failure, in QEMU's words if the address has QEMU's form."""
@@ -106,13 +100,8 @@ class Listener:
     def _make_unix(self) -> socket.socket:
         path = self.address.path
         if self.address.abstract:  # there is no file to remove, and the kernel refuses a name in use
-            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                made.bind(path)
-                made.listen(BACKLOG)
-            except OSError:
-                made.close()
-                raise
+            made = _unix(socket.socket.bind, path)
+            made.listen(BACKLOG)
             return made
         try:
             # Without the lock another hmp could put a live socket in the place of a stale one, after we found that
@@ -178,6 +167,18 @@ class Listener:
                 each.close()
         if self._unix is not None:
             self._unix.close()
+
+
+def _unix(use: Callable[[socket.socket, str], object], path: str) -> socket.socket:
+    """Return a new unix socket after `use` (bind or connect), or close it if that raises."""
+    made = socket.socket(socket.AF_UNIX, _STREAM)
+    try:
+        made.settimeout(CONNECT_PATIENCE)
+        use(made, path)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _lock(directory: str) -> int:

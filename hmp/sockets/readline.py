@@ -103,15 +103,11 @@ class LineEditor:
         self._table = _TEXT
         self._param = 0
         self._entered: bytes | None = None
-        self._waiting = True
-
-    @property
-    def waiting(self) -> bool:
+        self.waiting = True
         """True at the start, and from a Line event until show_prompt(): a command runs, and no keys are handled.
 
         After the client's EOF everything is answered when next_event() returns None and this is False.
         """
-        return self._waiting
 
     @property
     def room(self) -> int:
@@ -123,9 +119,9 @@ class LineEditor:
 
         Raises RuntimeError, and changes nothing, when no command is running.
         """
-        if not self._waiting:
+        if not self.waiting:
             raise RuntimeError("show_prompt() at the prompt: it follows a Line event")
-        self._waiting = False
+        self.waiting = False
         return self._prompt
 
     def feed(self, data: bytes) -> None:
@@ -146,9 +142,9 @@ class LineEditor:
         """
         if self._entered is not None:
             line, self._entered = Line(self._entered), None
-            self._waiting = True
+            self.waiting = True
             return line
-        if self._waiting:
+        if self.waiting:
             return None
         out = self._out  # not empty if a completion raised in the last call
         used = 0

@@ -68,11 +68,6 @@ def segments(
     return [segment for segment in fitting if segment[1]]
 
 
-def text(machine: Machine, columns: int, signs: Signs = LINES) -> str:
-    """Return the text of the toolbar."""
-    return "".join(part for _, part in segments(machine, columns, signs))
-
-
 def _compose(machine: Machine, style: _Style, signs: Signs, dialect: str, *, clock: bool) -> list[Segment]:
     name, wide = machine.clock.name, style.separated
     parts = [[_state(machine)]] if style.run_state else []

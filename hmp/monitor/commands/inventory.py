@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from device.machine.machine import Machine
 from hmp.monitor import CommandError
 from hmp.monitor.emulated import emulated
 from hmp.monitor.grammar import natural
@@ -14,6 +15,10 @@ from hmp.monitor.replies import shipped
 
 # Clients and management layers ask for disks, processors and migration before they come to the balloon. An answer is
 # recorded data; only what depends on the machine is worked out here.
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _CHARACTERS = {code: chr(code) for code in range(32, 127)} | {39: r"\'", 92: r"\\", 10: r"\n", 13: r"\r"}
 """What `print/c` prints between quotes, some of it escaped; any other character is printed as a hexadecimal number."""
@@ -55,12 +60,17 @@ def info_chardev(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return "".join(f"{each['label']}: filename={each['filename']}\n" for each in emulated(monitor.machine).chardevs())
 
 
+def capabilities(machine: Machine) -> list[dict[str, Any]]:
+    """Return the result of query-migrate-capabilities, with the values that clients have set."""
+    changed = emulated(machine).migration
+    known = shipped().qmp["query-migrate-capabilities"][0]["return"]
+    return [{**each, "state": changed.get(each["capability"], each["state"])} for each in known]
+
+
 def info_migrate_capabilities(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """The capabilities of migration, with the values that clients have set."""
-    changed = emulated(monitor.machine).migration
-    known = shipped().qmp["query-migrate-capabilities"][0]["return"]
-    states = {each["capability"]: changed.get(each["capability"], each["state"]) for each in known}
-    return "".join(f"{name}: {'on' if state else 'off'}\n" for name, state in states.items())
+    found = capabilities(monitor.machine)
+    return "".join(f"{each['capability']}: {'on' if each['state'] else 'off'}\n" for each in found)
 
 
 def info_migrate_parameters(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:

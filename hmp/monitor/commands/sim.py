@@ -104,17 +104,17 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     rows.append(("run state", state))
     host = f"{clock.name}, at {ago(clock.now())}" if clock.simulated else clock.name
     rows.append(("clock", f"{host}; the VM ran for {ago(machine.vm_clock.now())}"))
-    sizes: list[tuple[str, int | None]] = [("RAM", machine.ram)]
+    sizes: dict[str, int] = {"RAM": machine.ram}
     if device is not None:
-        sizes += [("target", device.target), ("actual", device.actual)]
+        sizes |= {"target": device.target, "actual": device.actual}
     # A modelled guest knows what is free now; of another one only its last sample is known.
     free = guest.memory_free()
     if free is None and device is not None and device.stats.sample is not None:
         free = device.stats.sample.values.get(FREE)
-    sizes.append(("free", free))
-    shown = [(name, str(size), format_size(size)) for name, size in sizes if size is not None]
-    width = max(len(exact) for _, exact, _ in shown)
-    rows += [(name, f"{exact:>{width}}  {human}") for name, exact, human in shown]
+    if free is not None:
+        sizes["free"] = free
+    width = len(str(max(sizes.values())))
+    rows += [(name, f"{size:>{width}}  {format_size(size)}") for name, size in sizes.items()]
     if device is None:
         rows.append(("statistics", "none: there is no balloon device"))
     else:
@@ -132,8 +132,8 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     drawn: list[list[Cell]] = []
     for name, value in rows:
         # On a terminal sizes get their unit first and commas in the exact number.
-        exact = next((exact for each, exact, _ in shown if each == name), "")
-        value = f"{format_size(int(exact))} ({int(exact):,} bytes)" if exact else value
+        size = sizes.get(name)
+        value = value if size is None else f"{format_size(size)} ({size:,} bytes)"
         bad = name == "" and value.partition(":")[0] in ("hung", "panicked", "ended")
         drawn.append([("dim", name), ("bad" if bad else means.get(name, ""), value)])
     return Drawn.of(columns(rows), drawn)
@@ -171,9 +171,8 @@ def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         return Drawn.of(heading, (), heading=means)
     each = [*sorted(sample.values.items()), *sorted(sample.unknown.items())]
     if not each:
-        return Drawn.of(
-            heading + "the guest reported no statistic\n", [["the guest reported no statistic"]], heading=means
-        )
+        none = "the guest reported no statistic"
+        return Drawn.of(f"{heading}{none}\n", [[none]], heading=means)
     rows = columns([stat_row(*one) for one in each], right=(1, 2))
     return Drawn.of(heading + rows, stat_cells(each), heading=means, names=_STAT_NAMES, right=(1, 2))
 

@@ -348,4 +348,4 @@ def test_importing_the_codec_stays_cheap() -> None:
 def test_failures_compare_by_their_words() -> None:
     assert ParseFailure("a") == ParseFailure("a") != ParseFailure("b")
     assert len({ParseFailure("a"), ParseFailure("a")}) == 1
-    assert repr(ParseFailure("a")) == "ParseFailure('a')"
+    assert repr(ParseFailure("a")) == "ParseFailure(desc='a')"
