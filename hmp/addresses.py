@@ -95,9 +95,9 @@ class Address:
         if self.scheme == "unix":
             self._check_path()
         if not any(self.families):
-            raise self.refuse(
-                "Cannot disable IPv4 and IPv6 at same time" if spelled else "ipv4=off and ipv6=off leave nothing"
-            )
+            # The words with an option of QEMU are QEMU's.
+            nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave nothing"
+            raise self.refuse(nothing[not spelled])
 
     def refuse(self, why: str) -> UsageError:
         """Return an error about the address."""

@@ -52,12 +52,9 @@ def _run_guarded(argv: list[str], qemu: str) -> int:
     except UsageError as error:
         complain(str(error), qemu or "hmp")
         return FAILED if qemu else USAGE
-    except UnreadableError as error:
+    except (UnreadableError, ConnectError) as error:
         complain(str(error))
-        return FAILED
-    except ConnectError as error:
-        complain(str(error))
-        return UNCONNECTED
+        return FAILED if isinstance(error, UnreadableError) else UNCONNECTED
     except OSError as error:
         reason = error.strerror or str(error)
         if error.filename != STDOUT:

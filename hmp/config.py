@@ -96,18 +96,11 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
 
         replies = load(config.replies)
     machine = Machine(
-        CLOCKS[config.clock][0](),
-        ram=config.ram,
-        guest=guest or make_guest(config.guest),
-        device_id=config.device_id,
-        switches=config.switches,
-        balloon=config.balloon,
-        timeout=config.timeout,
-        seed=config.seed,
-        name=config.name,
-        uuid=config.uuid,
-    )
-    machine.store = store
+        CLOCKS[config.clock][0](), ram=config.ram, guest=guest or make_guest(config.guest), seed=config.seed,
+        device_id=config.device_id, switches=config.switches, balloon=config.balloon, timeout=config.timeout,
+        name=config.name, uuid=config.uuid,
+    )  # fmt: skip
+    machine.store, machine.stays, machine.resets = store, config.stays, config.resets
     if replies is not None or config.qemu_version is not None or config.log is not None:
         from hmp.monitor.emulated import emulated
 
@@ -119,5 +112,4 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
 
             front.log = Log(config.log, machine.clock)
         front.version = config.qemu_version or (replies and replies.qemu) or front.version
-    machine.stays, machine.resets = config.stays, config.resets
     return machine

@@ -218,11 +218,11 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
         return
     key, equals, _ = last.partition("=")
     if equals:
-        values = _VALUES.get(key, "") if arguments.examples and key in profile.keys else ""
         arguments.cut("=")
-        yield from (
-            (value, what, False) for value, _, what in (each.partition(" ") for each in values.split(", ") if each)
-        )
+        if arguments.examples and key in profile.keys and key in _VALUES:
+            for example in _VALUES[key].split(", "):
+                value, _, what = example.partition(" ")
+                yield value, what, False
         return
     yield from _keys(arguments, given, ((key, KEYS[key][1]) for key in profile.keys))
 

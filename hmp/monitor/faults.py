@@ -174,9 +174,8 @@ class Fault:
         import json
 
         parts = [json.dumps(self.what) if self.line else self.what]
-        parts += [f"client {self.client}"] * (self.client is not None) + [f"times {self.times}"] * (
-            self.times is not None
-        )
+        parts += [f"client {self.client}"] * (self.client is not None)
+        parts += [f"times {self.times}"] * (self.times is not None)
         parts += [f"after {format_seconds(self.after)}"] * bool(self.after) + [self.answer]
         if self.answer == "error":
             parts += [self.value[0], json.dumps(self.value[1])]
@@ -230,10 +229,8 @@ class Faults:
 
     def add(self, fault: Fault) -> None:
         """Set a fault. It replaces one for the same command or line and the same client."""
-        self.set = [
-            each for each in self.set if (each.what, each.line, each.client) != (fault.what, fault.line, fault.client)
-        ]
-        self.set.append(fault)
+        same = fault.what, fault.line, fault.client
+        self.set = [*[each for each in self.set if (each.what, each.line, each.client) != same], fault]
 
     def remove(self, what: str | None, *, line: bool = False) -> None:
         """Remove the faults of one command or line, or with None all faults."""

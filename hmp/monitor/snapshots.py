@@ -41,9 +41,8 @@ def check_tag(tag: str) -> str:
     if not _valid(tag):
         # A line of the monitor may have 4,095 characters; the error need not repeat them all.
         shown = tag if len(tag) <= 40 else f"{tag[:40]}..."
-        raise SnapshotError(
-            f"'{shown}' cannot name a snapshot: 1 to {TAG_LIMIT} bytes of printable characters without slashes"
-        )
+        what = f"1 to {TAG_LIMIT} bytes of printable characters without slashes"
+        raise SnapshotError(f"'{shown}' cannot name a snapshot: {what}")
     return tag
 
 
@@ -70,10 +69,8 @@ def date(nanoseconds: int, *, simulated: bool) -> str:
         year, *rest = (time.gmtime if simulated else time.localtime)(seconds)[:6]
     except (ValueError, OverflowError, OSError):
         year, rest = nanoseconds, []
-    if year > 9999:
-        return "after year 9999"
-    if year < 1:
-        return "before year 1"
+    if not 1 <= year <= 9999:
+        return "before year 1" if year < 1 else "after year 9999"
     return "{:04}-{:02}-{:02} {:02}:{:02}:{:02}".format(year, *rest)
 
 

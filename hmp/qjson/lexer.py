@@ -14,10 +14,8 @@ from collections.abc import Callable
 START, RECOVERY = 0, 1
 """States. In START and RECOVERY there are no bytes of a token; in all later states there are."""
 
-(DOUBLE, DOUBLE_ESCAPE, SINGLE, SINGLE_ESCAPE, WORD, MINUS, ZERO, DIGITS, POINT, FRACTION, EXPONENT, EXPONENT_SIGN) = (
-    range(2, 14)
-)
-EXPONENT_DIGITS = 14
+DOUBLE, DOUBLE_ESCAPE, SINGLE, SINGLE_ESCAPE, WORD, MINUS, ZERO = range(2, 9)
+DIGITS, POINT, FRACTION, EXPONENT, EXPONENT_SIGN, EXPONENT_DIGITS = range(9, 15)
 
 ERROR, LCURLY, RCURLY, LSQUARE, RSQUARE, COLON, COMMA, STRING, INTEGER, FLOAT, KEYWORD = range(32, 43)
 """The kinds of a finished token.

@@ -60,9 +60,7 @@ def _qom_set(monitor: Monitor, arguments: Arguments) -> object:
 
 def _device_add(monitor: Monitor, arguments: Arguments) -> object:
     # QEMU turns numbers and booleans into text, and ignores null, lists and objects. But an id has to be text.
-    given = {
-        name: _as_text(value) for name, value in arguments.items() if not isinstance(value, (type(None), dict, list))
-    }
+    given = {name: _as_text(value) for name, value in arguments.items() if not isinstance(value, dict | list | None)}
     driver, id = given.pop("driver", None), given.pop("id", None)
     id = id if isinstance(arguments.get("id"), str) else None
     if id is not None and not qom.valid_id(id):

@@ -84,9 +84,8 @@ def _parameters(monitor: Monitor, arguments: Arguments) -> object:
 
 
 def _set_parameters(monitor: Monitor, arguments: Arguments) -> object:
-    emulated(monitor.machine).migration.update(
-        {name: "" if value is None else value for name, value in arguments.items()}
-    )
+    given = {name: "" if value is None else value for name, value in arguments.items()}
+    emulated(monitor.machine).migration.update(given)
     return {}
 
 

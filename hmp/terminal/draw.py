@@ -23,9 +23,8 @@ from rich.theme import Theme
 from hmp.monitor import escape
 from hmp.monitor.drawn import Cell, Drawn
 
-_THEME = Theme(
-    {"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan", "name": "bold"}
-)
+_THEME = Theme({"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan",
+                "name": "bold"})  # fmt: skip
 
 _MARKS = (
     (r"(?m)^balloon: .*,(?P<notice>age=\d+)$", None),

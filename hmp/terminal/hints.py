@@ -46,9 +46,8 @@ _UNKNOWN = "unknown command: '"
 
 def keys() -> Drawn:
     """Return the list of keys."""
-    return Drawn.of(
-        "".join([f"{key:<9} {what}\n" for key, what in KEYS]), [(("name", key), what) for key, what in KEYS]
-    )
+    text = "".join([f"{key:<9} {what}\n" for key, what in KEYS])
+    return Drawn.of(text, [(("name", key), what) for key, what in KEYS])
 
 
 def advice(line: str, text: str) -> str:

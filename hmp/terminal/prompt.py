@@ -197,9 +197,8 @@ class LinePrompt:
 
     def _toolbar(self) -> StyleAndTextTuples:
         columns = self._session.app.output.get_size().columns
-        usage = (
-            "" if self._screen.color else self._usage(columns - 1)
-        )  # without colour it would look typed after the cursor
+        # In colour it is behind the cursor; without colour it would look typed there.
+        usage = "" if self._screen.color else self._usage(columns - 1)
         if usage:
             return [("class:bar.plain", f" {usage}")]
         found = toolbar.segments(self._machine, columns, self._signs, self._dialect, clock=self.shows_clock)

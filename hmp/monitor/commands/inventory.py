@@ -42,10 +42,8 @@ def info_memdev(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """What the RAM is made of."""
     found = dict(shipped().qmp["query-memdev"][0]["return"][0], size=monitor.machine.ram)
     # The order of these lines is QEMU's.
-    shown = {
-        name: str(found[name]).lower() for name in ("size", "merge", "dump", "prealloc", "share", "reserve", "policy")
-    }
-    rows = [f"  {name}: {' ' * (name == 'size')}{value}\n" for name, value in shown.items()]
+    names = ("size", "merge", "dump", "prealloc", "share", "reserve", "policy")
+    rows = [f"  {name}: {' ' * (name == 'size')}{str(found[name]).lower()}\n" for name in names]
     return "".join([f"memory backend: {found['id']}\n", *rows, "  host nodes: \n\n"])
 
 

@@ -62,10 +62,8 @@ def columns(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> 
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        pairs = enumerate(zip(row, widths, strict=True))
+        cells = [f"{cell:{'>' if number in right else '<'}{width}}" for number, (cell, width) in pairs]
         lines.append("  ".join(cells).rstrip() + "\n")
     return "".join(lines)
 

@@ -72,10 +72,8 @@ def _refusals(device: BalloonDevice) -> str:
         return ""
     counts = [f"{count} x" for count in device.refused.values()]
     width = max(map(len, counts))
-    lines = [
-        f"    {count:>{width}} {RULES.get(rule, rule)} ({rule})\n"
-        for count, rule in zip(counts, device.refused, strict=True)
-    ]
+    rows = zip(counts, device.refused, strict=True)
+    lines = [f"    {count:>{width}} {RULES.get(rule, rule)} ({rule})\n" for count, rule in rows]
     return f"  Refused:\n{''.join(lines)}    last: {device.last_refusal}\n"
 
 
@@ -123,10 +121,8 @@ def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Repl
         # QEMU keeps the index that it read last. hmp keeps none, so it takes what the ring says now.
         ("shadow_avail_idx", (queue.last_avail + queue.available()) & U16),
     )  # fmt: skip
-    ring = (
-        ("num", queue.size), ("num_default", queue.offered), ("align", ALIGN), ("desc", f"0x{queue.desc:016x}"),
-        ("avail", f"0x{queue.avail:016x}"), ("used", f"0x{queue.used:016x}"),
-    )  # fmt: skip
+    ring = (("num", queue.size), ("num_default", queue.offered), ("align", ALIGN), ("desc", f"0x{queue.desc:016x}"),
+            ("avail", f"0x{queue.avail:016x}"), ("used", f"0x{queue.used:016x}"))  # fmt: skip
     lines = [f"{path}:\n", *[f"  {name + ':':<21} {value}\n" for name, value in fields], "  VRing:\n"]
     return "".join([*lines, *[f"    {name + ':':<13} {value}\n" for name, value in ring]])
 
