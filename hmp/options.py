@@ -239,7 +239,9 @@ def _config(values: dict[str, Any]) -> Config:
             address.spec = spec
             address.host_files = values["allow_host_files"]
             config.addresses.append(address)
-    _check_stdio(config, scripted=bool(values["script"] or values["command"]))
+    scripts, commands = values["script"], values["command"]
+    config.scripted = bool(scripts or commands)
+    _check_stdio(config)
     if config.headless and not config.addresses:
         raise UsageError("--headless: needs a --monitor or --qmp address to serve")
     if config.headless and config.interactive:
@@ -248,16 +250,14 @@ def _config(values: dict[str, Any]) -> Config:
     check_options(config)
     check_attach(config, values["given"])
     if config.count is not None:
-        _check_count(config, config.count, scripted=bool(values["script"] or values["command"]))
-    scripts, commands = values["script"], values["command"]
+        _check_count(config, config.count)
     if scripts and commands:
         raise UsageError("-c: not together with SCRIPT")
-    config.scripted = bool(scripts or commands)
     config.sources = [("-c", list(commands))] if commands else [_open(name) for name in scripts]
     return config
 
 
-def _check_stdio(config: Config, *, scripted: bool) -> None:
+def _check_stdio(config: Config) -> None:
     """Raise UsageError if two users want stdin and stdout, or one descriptor."""
     taken: set[tuple[str, int]] = set()
     for address in config.addresses:
@@ -267,15 +267,15 @@ def _check_stdio(config: Config, *, scripted: bool) -> None:
                 raise UsageError(f"--{address.kind}: '{address.spec}': another monitor has it already")
             taken.add(place)
     config.stdio = ("stdio", 0) in taken
-    if config.stdio and (scripted or config.interactive):
+    if config.stdio and (config.scripted or config.interactive):
         raise UsageError("a monitor on stdio: not together with -c, SCRIPT or -i")
     if taken and config.count is not None:
         raise UsageError("--count: not together with a monitor on stdio or fd:N")
 
 
-def _check_count(config: Config, count: int, *, scripted: bool) -> None:
+def _check_count(config: Config, count: int) -> None:
     """Raise UsageError for options that the machines of --count cannot share."""
-    if scripted or config.interactive or config.record is not None:
+    if config.scripted or config.interactive or config.record is not None:
         raise UsageError("--count: not together with -c, SCRIPT, -i or --record")
     if not config.addresses:
         raise UsageError("--count: needs a --monitor or --qmp address to serve")

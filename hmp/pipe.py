@@ -210,66 +210,58 @@ class Front:
         self.serving = serving
 
     def run(self) -> int:
-        """Return the exit status. Raises UsageError, UnreadableError, KeyboardInterrupt, and OSError (see STDOUT)."""
-        config, end = self.config, None
-        if config.attach is not None:
-            return self._run_attached()
+        """Return the exit status.
+
+        Raises UsageError, UnreadableError, KeyboardInterrupt, OSError (see STDOUT), and with --attach ConnectError.
+        """
+        config, serving, attached = self.config, self.serving, self.config.attach is not None
+        end = self._attach() if attached else self._make()
+        machine: Any = self.machine  # with --attach it is another class, with the methods that front ends use
         try:
-            guest = make_guest(config.guest)
-            # Only these leave something behind, a socket or a process. Without them the signals may end hmp as they
-            # do by default.
-            if self.serving is not None or guest.real:
-                end = clean_end()
-            machine = self.machine = make_machine(config, guest)
-        except MisuseError as error:
-            raise UsageError(str(error)) from None
-        try:
-            if self.serving is not None:
-                self.serving.listen()
+            if serving is not None:
+                serving.listen()
             if end is not None:
                 end.allow()
-            monitor = self.monitor = Monitor(machine, DIALECTS[config.dialect])
-            monitor.alone = self.serving is None
-            monitor.host_files = True  # the user of the command line can start programs anyway
-            self.runner = Runner(machine, monitor, config)
-            if self.tells:
+            if config.save_replies is not None:
+                from hmp.attach.replies import save
+
+                save(machine, config.save_replies)
+            self.runner = Runner(machine, self.monitor, config)
+            if self.tells and not attached:
                 self._tell()
             status = self._use()
-            return self.runner.status if status is None else status
+            # The end of a running QEMU is a failure of a script, even if all commands before it succeeded.
+            failure = machine.failure if attached else ""
+            if failure and not getattr(self.monitor, "told", False):
+                complain(failure)
+            return FAILED if failure else self.runner.status if status is None else status
         finally:
             machine.close()
-            if self.serving is not None:
-                self.serving.close()
+            if serving is not None:
+                serving.close()
 
-    def _run_attached(self) -> int:
-        """As `run`, with --attach. Also raises ConnectError."""
+    def _make(self) -> CleanEnd | None:
+        """Make the machine and its monitor. Raises UsageError."""
+        try:
+            guest = make_guest(self.config.guest)
+            # Only these leave something behind, a socket or a process. Without them the signals may end hmp as they
+            # do by default.
+            end = clean_end() if self.serving is not None or guest.real else None
+            self.machine = make_machine(self.config, guest)
+        except MisuseError as error:
+            raise UsageError(str(error)) from None
+        monitor = self.monitor = Monitor(self.machine, DIALECTS[self.config.dialect])
+        monitor.alone = self.serving is None
+        monitor.host_files = True  # the user of the command line can start programs anyway
+        return end
+
+    def _attach(self) -> CleanEnd:
+        """Attach to a running QEMU. Raises ConnectError."""
         from hmp.attach.front import attach
 
         end = clean_end()
-        attached, monitor = attach(self.config)
-        self.monitor = monitor
-        machine: Any = attached  # it has the methods that front ends use, but is another class
-        self.machine = machine
-        try:
-            if self.serving is not None:
-                self.serving.listen()
-            end.allow()
-            if self.config.save_replies is not None:
-                from hmp.attach.replies import save
-
-                save(attached, self.config.save_replies)
-            self.runner = Runner(self.machine, self.monitor, self.config)
-            status = self._use()
-            # The end of QEMU is a failure of a script, even if all commands before it succeeded.
-            if attached.failure:
-                if not monitor.told:
-                    complain(attached.failure)
-                return FAILED
-            return self.runner.status if status is None else status
-        finally:
-            attached.close()
-            if self.serving is not None:
-                self.serving.close()
+        self.machine, self.monitor = attach(self.config)  # type: ignore[assignment]
+        return end
 
     def sources(self) -> list[Source]:
         """Return the sources of the command line."""
