@@ -4,8 +4,9 @@ The path of a handler has one of three forms:
 
 `module:function` names a function in hmp.monitor.commands (`:function` in the package itself). It is imported when its
 command first runs, so a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns
-the text to print, or None after it has suspended the reply. `machine.stop` names a method of the machine or its guest,
-if calling that is all the command does. `=LINE` names a recorded line, which always has the same answer (replies.py).
+the text to print, or None if there is none, or after it has suspended the reply. `machine.stop` names a method of the
+machine or its guest, if calling that is all the command does. `=LINE` names a recorded line, which always has the same
+answer (replies.py).
 """
 
 from __future__ import annotations

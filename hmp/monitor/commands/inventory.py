@@ -133,9 +133,8 @@ def no_object(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     raise CommandError(f"object '{arguments['id']}' not found")
 
 
-def nothing(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def nothing(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Accept the command; it has no effect."""
-    return ""
 
 
 def print_value(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:

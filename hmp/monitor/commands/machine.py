@@ -137,8 +137,7 @@ def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return ""
 
 
-def device_del(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def device_del(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Ask the guest to release the device."""
     machine = monitor.machine
     machine.device_del(device_to_unplug(machine, arguments["id"]))
-    return ""

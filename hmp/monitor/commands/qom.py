@@ -36,12 +36,11 @@ def qom_get(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return pretty(qom.qom_get(monitor.machine, arguments["path"], arguments["property"])) + "\n"
 
 
-def qom_set(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def qom_set(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Set a property, from JSON with -j, else from text in the form of the property's type."""
     path, name, text = arguments["path"], arguments["property"], arguments["value"]
     value, read = (read_json(text), qom.from_json) if arguments["json"] else (text, qom.from_text)
     qom.qom_set(monitor.machine, path, name, value, read)
-    return ""
 
 
 def read_json(text: str) -> Any:

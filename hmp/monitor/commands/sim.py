@@ -229,19 +229,17 @@ def _duration(name: str, value: int, limit: int) -> int:
     return value
 
 
-def delay(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def delay(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Set the delay of the driver's answers."""
     monitor.machine.guest.controls.set_delay(_duration("delay", arguments["delay"], MAX_DELAY))
-    return ""
 
 
-def drop(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def drop(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Let the driver miss its next notifications (default: one)."""
     count = arguments.get("count", 1)
     if not 0 <= count <= MAX_DROPS:
         raise CommandError(f"sim drop takes a number from 0 to {MAX_DROPS}, not {count}")
     monitor.machine.guest.controls.drop(count)
-    return ""
 
 
 def _stat_value(tag: int, text: str) -> int:
@@ -277,7 +275,7 @@ def set_stat(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return ""
 
 
-def unset(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def unset(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Release a pinned statistic.
 
     If it is not pinned, that is an error, because the user most likely meant another one.
@@ -287,7 +285,6 @@ def unset(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     if tag not in controls.pins():
         raise CommandError(f"{stat_name(tag)} is not set")
     controls.unpin(tag)
-    return ""
 
 
 def _workload(name: str, value: int) -> int:

@@ -23,10 +23,9 @@ def savevm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     return _in_turn(monitor, reply, save)
 
 
-def loadvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def loadvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Go back to a snapshot. If it cannot be loaded, nothing changes; QEMU leaves the VM paused then."""
     store_of(monitor.machine).load(arguments["name"], monitor.machine)
-    return ""
 
 
 def delvm(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:

@@ -54,7 +54,7 @@ def reply(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return ""
 
 
-def event(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
+def event(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
     """Send an event to every QMP client."""
     words = Words(arguments["what"])
     name, data = read_event(words)
@@ -62,7 +62,6 @@ def event(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     every = words.seconds("every") if words.option("every") else 0
     words.end()
     _server(monitor).send_events(name, data, count, every)
-    return ""
 
 
 def wire(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
