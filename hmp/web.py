@@ -112,7 +112,7 @@ class _Session(HmpSession):
 
     def __init__(self, page: Page, history: History, dialect: str, send: Callable[[bytes], None], client: int) -> None:
         self._page, self._loop = page, asyncio.get_running_loop()
-        super().__init__(page.machine, DIALECTS[dialect], history, send, client=client, soon=self._loop.call_soon)
+        super().__init__(page.machine, DIALECTS[dialect], history, send, client=client)
         self._announcer = Announcer(self._announce, now=page.now)
         self._countdown: asyncio.TimerHandle | None = None
         page.machine.subscribe(self._announcer.hear)

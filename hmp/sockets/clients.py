@@ -32,23 +32,20 @@ def _complete(machine: Machine, line: bytes) -> tuple[bytes, Iterable[bytes]]:
 
 
 class HmpSession(Session):
-    """A client of the human monitor: line editing, echo, and type-ahead while it is suspended.
-
-    `soon` calls a function after the lines of the same packet, as an event loop's call_soon.
-    """
+    """A client of the human monitor: line editing, echo, and type-ahead while it is suspended."""
 
     ahead = True
     editor = LineEditor
 
     def __init__(
         self, machine: Machine, dialect: Dialect, history: History, send: Callable[[bytes], None], *,
-        mux: bool = False, host_files: bool = False, client: int = 0,
-        soon: Callable[[Callable[[], None]], object]
+        mux: bool = False, host_files: bool = False, client: int = 0
     ) -> None:  # fmt: skip
         # With --attach the lines go to a running QEMU.
         monitor = (emulated(machine).make_monitor or Monitor)(machine, dialect, history)
         super().__init__(monitor, send, host_files=host_files, client=client)
-        self._mux = Mux(send, self._focus, lambda: soon(self._terminate)) if mux else None
+        self._mux = Mux(send, self._focus) if mux else None
+        self._unfed = 0  # bytes that the filter let through, and that wait for room
         self._editor = self.editor(PROMPT, history, lambda line: _complete(machine, line))
 
     def greeting(self) -> bytes:
@@ -60,13 +57,27 @@ class HmpSession(Session):
     def _focus(self, first: bool) -> None:
         self.send(banner(self.machine) + self._editor.show_prompt() if first else PROMPT)
 
-    def _terminate(self) -> None:
-        self.send(TERMINATED)
-        self.machine.quit()
-
     def filter(self, data: bytes) -> bytes:
         """Return the bytes that were typed for the monitor."""
-        return data if self._mux is None else self._mux.feed(data)
+        if self._mux is None:
+            return data
+        data = self._mux.feed(data)
+        self._unfed += len(data)
+        if self._mux.ended and self.suspended:
+            self._terminate()
+        return data
+
+    def step(self) -> bool:
+        """Handle the next command. C-a x ends the machine behind the lines that were typed before it, as in QEMU."""
+        more = super().step()
+        if not more and self._mux is not None and self._mux.ended and not self._unfed:
+            self._terminate()
+        return more
+
+    def _terminate(self) -> None:
+        if not self.machine.over:
+            self.send(TERMINATED)
+            self.machine.quit()
 
     def room(self, data: bytes) -> int:
         """Return how many bytes the editor can take."""
@@ -74,6 +85,7 @@ class HmpSession(Session):
 
     def feed(self, data: bytes) -> None:
         """Take keys, at most as many as there is room for."""
+        self._unfed -= len(data)
         self._editor.feed(data)
 
     def _next(self) -> tuple[Work, Fault | None] | None:

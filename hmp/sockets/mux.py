@@ -16,21 +16,21 @@ class Mux:
     them.
 
     `write` sends to the client. `focus` is called when the client turns to the monitor; its argument says whether that
-    is the first time. `quit` ends the machine.
+    is the first time. `ended` is true behind C-a x, and keys are lost from then on.
     """
 
-    __slots__ = ("_came", "_escaped", "_focus", "_inside", "_quit", "_write")
+    __slots__ = ("_came", "_escaped", "_focus", "_inside", "_write", "ended")
 
-    def __init__(
-        self, write: Callable[[bytes], None], focus: Callable[[bool], None], quit: Callable[[], object]
-    ) -> None:
-        self._write, self._focus, self._quit = write, focus, quit
-        self._inside = self._escaped = self._came = False
+    def __init__(self, write: Callable[[bytes], None], focus: Callable[[bool], None]) -> None:
+        self._write, self._focus = write, focus
+        self._inside = self._escaped = self._came = self.ended = False
 
     def feed(self, data: bytes) -> bytes:
         """Return the part of `data` that is for the monitor."""
         typed = bytearray()
         for byte in data:
+            if self.ended:
+                break
             if self._escaped:
                 self._escaped = False
                 self._order(byte, typed)
@@ -46,7 +46,7 @@ class Mux:
         elif byte in b"h?":
             self._write(HELP)
         elif byte == ord("x"):
-            self._quit()
+            self.ended = True
         elif byte == ord("c"):
             self._inside = not self._inside
             if self._inside:

@@ -187,4 +187,4 @@ class Port:
             )
             return made
         mux = address.switches.get("mux", False)
-        return HmpSession(machine, self._dialect, self._history, send, mux=mux, soon=self._loop.call_soon, **for_all)
+        return HmpSession(machine, self._dialect, self._history, send, mux=mux, **for_all)

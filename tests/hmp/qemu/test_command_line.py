@@ -358,6 +358,31 @@ def test_a_monitor_behind_a_serial_port() -> None:
     assert ended.out.endswith("QEMU: Terminated\n\r")
 
 
+def test_the_lines_before_the_key_that_ends_the_machine_all_run() -> None:
+    """More than a turn and more than the line editor has room for. QEMU takes the keys of a packet in their order."""
+    ended = qemu("-nographic", text="\1c" + "help balloon\r" * 3000 + "\1xinfo name\r")
+    assert ended.out.count("balloon target -- ") == 3000
+    assert ended.out.endswith("QEMU: Terminated\n\r")
+
+
+def test_the_key_that_ends_the_machine_does_not_wait_for_a_guest() -> None:
+    arguments = "--dialect", "seed", "--guest", "silent", "--timeout", "3600", "--monitor", "stdio,mux=on"
+    started = subprocess.Popen(command(*arguments, name="hmp"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, env=environment(), bufsize=0)  # fmt: skip
+    with started:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        started.stdin.write(b"\1cinfo balloon\r")
+        said = b""
+        while said.count(b"\r\n") < 2:  # behind the banner, and behind the command
+            came = started.stdout.read(1)
+            said += came
+            assert came, said
+        started.stdin.write(b"\1x")
+        assert started.stdout.read().endswith(b"QEMU: Terminated\n\r")
+        assert started.wait(TIMEOUT) == 0
+
+
 @pytest.mark.parametrize(("word", "told"), [
     ("-qmp", "hmp: -qmp is an option of QEMU: hmp calls it --qmp ADDR; hmp-qemu takes QEMU's command line\n"),
     ("-monitor", "hmp: -monitor is an option of QEMU: hmp calls it --monitor ADDR; hmp-qemu takes QEMU's command line\n"),
