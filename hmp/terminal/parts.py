@@ -9,6 +9,9 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.input.posix_utils import PosixStdinReader
+from prompt_toolkit.layout.containers import Container
+from prompt_toolkit.layout.dimension import Dimension
+from prompt_toolkit.layout.screen import Char, Screen, WritePosition
 from prompt_toolkit.lexers import Lexer
 
 from hmp.monitor.completion import complete
@@ -16,19 +19,21 @@ from hmp.terminal import hints
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from prompt_toolkit.document import Document
+    from prompt_toolkit.filters import Filter
     from prompt_toolkit.formatted_text import StyleAndTextTuples
+    from prompt_toolkit.layout.mouse_handlers import MouseHandlers
 
     from device.machine.machine import Machine
+    from hmp.terminal.toolbar import Segment
 
 COLORS = {
     "prompt": "ansigreen",
     "wrong": "ansired",
     "usage": "ansibrightblack",
     "bottom-toolbar": "noreverse bg:#303030 #b2b2b2",
-    "bottom-toolbar.text": "",
     "bar.plain": "",
     "bar.dim": "#808080",
     "bar.good": "#87d787",
@@ -128,3 +133,59 @@ class Line(Buffer):
 
     def load_history_if_not_yet_loaded(self) -> None:
         """Do nothing: `reset` has loaded it."""
+
+
+_BAR = "class:bottom-toolbar"
+
+
+class Rows(Container):
+    """The line, and while `shown` a toolbar in the last row: what is drawn at each key.
+
+    A split window of prompt_toolkit looks the same, but asks each part several times how high it wants to be. `line`
+    shows one of `windows`; the focus moves only to what a layout names, so all are its children.
+    """
+
+    def __init__(
+        self, line: Container, windows: Sequence[Container], bar: Callable[[], list[Segment]], shown: Filter
+    ) -> None:
+        self._line = line
+        self._windows = windows
+        self._bar = bar
+        self._shown = shown
+        self._drawn: object = None
+        self._cells: dict[int, Char] = {}
+
+    def reset(self) -> None:
+        self._line.reset()
+
+    def preferred_width(self, max_available_width: int) -> Dimension:
+        return self._line.preferred_width(max_available_width)
+
+    def preferred_height(self, width: int, max_available_height: int) -> Dimension:
+        line = self._line.preferred_height(width, max_available_height)
+        return Dimension(preferred=line.preferred + self._shown())
+
+    def write_to_screen(
+        self,
+        screen: Screen,
+        mouse_handlers: MouseHandlers,
+        write_position: WritePosition,
+        parent_style: str,
+        erase_bg: bool,
+        z_index: int | None,
+    ) -> None:
+        x, y, width, height = (getattr(write_position, name) for name in ("xpos", "ypos", "width", "height"))
+        rows = height - (self._shown() and height > 1)
+        line = WritePosition(x, y, width, rows)
+        self._line.write_to_screen(screen, mouse_handlers, line, parent_style, erase_bg, z_index)
+        if rows < height:
+            found = width, self._bar()
+            if found != self._drawn:
+                self._drawn = found
+                cells = [Char(char, f"{_BAR} class:bar.{meaning}") for meaning, text in found[1] for char in text]
+                self._cells = dict(enumerate([*cells[:width], *[Char(" ", _BAR)] * (width - len(cells))]))
+            screen.data_buffer[y + rows].update(self._cells)
+            screen.height = max(screen.height, y + height)
+
+    def get_children(self) -> list[Container]:
+        return [self._line, *self._windows]
