@@ -8,8 +8,9 @@ import os
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.filters import has_completions
 from prompt_toolkit.input.posix_utils import PosixStdinReader
-from prompt_toolkit.layout.containers import Container
+from prompt_toolkit.layout.containers import Container, FloatContainer
 from prompt_toolkit.layout.dimension import Dimension
 from prompt_toolkit.layout.screen import Char, Screen, WritePosition
 from prompt_toolkit.lexers import Lexer
@@ -146,7 +147,7 @@ class Rows(Container):
     """
 
     def __init__(
-        self, line: Container, windows: Sequence[Container], bar: Callable[[], list[Segment]], shown: Filter
+        self, line: FloatContainer, windows: Sequence[Container], bar: Callable[[], list[Segment]], shown: Filter
     ) -> None:
         self._line = line
         self._windows = windows
@@ -177,7 +178,9 @@ class Rows(Container):
         x, y, width, height = (getattr(write_position, name) for name in ("xpos", "ypos", "width", "height"))
         rows = height - (self._shown() and height > 1)
         line = WritePosition(x, y, width, rows)
-        self._line.write_to_screen(screen, mouse_handlers, line, parent_style, erase_bg, z_index)
+        # Only a menu floats above the line; drawing an empty one takes as long as a toolbar.
+        shown = self._line if has_completions() else self._line.content
+        shown.write_to_screen(screen, mouse_handlers, line, parent_style, erase_bg, z_index)
         if rows < height:
             found = width, self._bar()
             if found != self._drawn:
