@@ -33,7 +33,7 @@ def _wrapped(text: str, width: int) -> str:
 def _progress(text: str, done: float | None, width: int, *, color: bool) -> str:
     """Return one line: `text`, and a bar with the part of the wait that is over (None: not known).
 
-    It is drawn ten times a second. rich's bar looks the same and takes ten times as long.
+    It is drawn ten times a second. rich's bar looks the same and takes a hundred times as long.
     """
     room = min(30, width - len(text) - 3)
     shown = f"\x1b[2m{text}\x1b[0m" if color else text
