@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable
+from typing import Any
 
 from device.clock import SECOND
 from hmp.drive import MachineDriver
@@ -42,6 +43,13 @@ class Pace(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the time in seconds."""
         return super().time() if self._follow is None else self._now / SECOND
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: object, context: Any = None
+    ) -> asyncio.Handle:
+        """As `call_soon`. A loop with a simulated clock never sleeps, so nobody has to wake it for each drawing."""
+        call = super().call_soon_threadsafe if self._follow is None else self.call_soon
+        return call(callback, *args, context=context)
 
     def settled(self) -> asyncio.Future[None]:
         """Return a future that is done when the loop has nothing left to do at this time."""

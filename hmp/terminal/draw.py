@@ -15,7 +15,6 @@ from io import StringIO
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
@@ -91,17 +90,6 @@ def _table(drawn: Drawn, gap: int) -> Group:
         made.add_row(*map(_cell, row))
     heading = _cell(drawn.heading)
     return Group(*[heading] * bool(heading), *[made] * bool(drawn.rows))
-
-
-def progress(text: str, done: float | None, width: int, *, color: bool) -> str:
-    """Return one line: `text`, and a bar with the part of the wait that is over (None: not known)."""
-    line = Text.assemble((text, "dim"), end="")
-    room = min(30, width - len(text) - 3)
-    # A bar of fewer columns shows nothing.
-    if done is None or room < 6:
-        return _render(line, 500, color=color)
-    bar = ProgressBar(100, done * 100, width=room, complete_style="cyan", finished_style="cyan", style="dim")
-    return _render(Group(line.append("  "), bar), 500, color=color).rstrip("\n")
 
 
 def live(write: Callable[[str], None], width: int, rows: int | None, *, color: bool) -> Live:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.filters import Filter, has_completions
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input.posix_utils import PosixStdinReader
+from prompt_toolkit.layout.containers import Container, FloatContainer
+from prompt_toolkit.layout.dimension import Dimension
+from prompt_toolkit.layout.mouse_handlers import MouseHandlers
+from prompt_toolkit.layout.screen import Char, Screen, WritePosition
 from prompt_toolkit.lexers import Lexer
 
 from device.machine.machine import Machine
 from hmp.monitor.completion import complete
 from hmp.terminal import hints
+from hmp.terminal.toolbar import Segment
 
 COLORS = {
     "prompt": "ansigreen", "wrong": "ansired", "usage": "ansibrightblack",
-    "bottom-toolbar": "noreverse bg:#303030 #b2b2b2", "bottom-toolbar.text": "", "bar.plain": "",
+    "bottom-toolbar": "noreverse bg:#303030 #b2b2b2", "bar.plain": "",
     "bar.dim": "#808080", "bar.good": "#87d787", "bar.notice": "#ffd787", "bar.bad": "#ff8787",
     "completion-menu.completion": "bg:#303030 #d0d0d0",
     "completion-menu.completion.current": "noreverse bg:#005f87 #ffffff",
@@ -113,3 +119,61 @@ class Line(Buffer):
 
     def load_history_if_not_yet_loaded(self) -> None:
         """Do nothing: `reset` has loaded it."""
+
+
+_BAR = "class:bottom-toolbar"
+
+
+class Rows(Container):
+    """The line, and while `shown` a toolbar in the last row: what is drawn at each key.
+
+    A split window of prompt_toolkit looks the same, but asks each part several times how high it wants to be. `line`
+    shows one of `windows`; the focus moves only to what a layout names, so all are its children.
+    """
+
+    def __init__(
+        self, line: FloatContainer, windows: Sequence[Container], bar: Callable[[], list[Segment]], shown: Filter
+    ) -> None:
+        self._line = line
+        self._windows = windows
+        self._bar = bar
+        self._shown = shown
+        self._drawn: object = None
+        self._cells: dict[int, Char] = {}
+
+    def reset(self) -> None:
+        self._line.reset()
+
+    def preferred_width(self, max_available_width: int) -> Dimension:
+        return self._line.preferred_width(max_available_width)
+
+    def preferred_height(self, width: int, max_available_height: int) -> Dimension:
+        line = self._line.preferred_height(width, max_available_height)
+        return Dimension(preferred=line.preferred + self._shown())
+
+    def write_to_screen(
+        self,
+        screen: Screen,
+        mouse_handlers: MouseHandlers,
+        write_position: WritePosition,
+        parent_style: str,
+        erase_bg: bool,
+        z_index: int | None,
+    ) -> None:
+        x, y, width, height = (getattr(write_position, name) for name in ("xpos", "ypos", "width", "height"))
+        rows = height - (self._shown() and height > 1)
+        line = WritePosition(x, y, width, rows)
+        # Only a menu floats above the line; drawing an empty one takes as long as a toolbar.
+        shown = self._line if has_completions() else self._line.content
+        shown.write_to_screen(screen, mouse_handlers, line, parent_style, erase_bg, z_index)
+        if rows < height:
+            found = width, self._bar()
+            if found != self._drawn:
+                self._drawn = found
+                cells = [Char(char, f"{_BAR} class:bar.{meaning}") for meaning, text in found[1] for char in text]
+                self._cells = dict(enumerate([*cells[:width], *[Char(" ", _BAR)] * (width - len(cells))]))
+            screen.data_buffer[y + rows].update(self._cells)
+            screen.height = max(screen.height, y + height)
+
+    def get_children(self) -> list[Container]:
+        return [self._line, *self._windows]

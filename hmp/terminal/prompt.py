@@ -11,8 +11,15 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer, CompletionState
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
-from prompt_toolkit.filters import Condition, completion_is_selected, has_completions, has_focus, vi_insert_mode
-from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.filters import (
+    Condition,
+    completion_is_selected,
+    has_completions,
+    has_focus,
+    is_done,
+    renderer_height_is_known,
+    vi_insert_mode,
+)  # fmt: skip
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.posix_utils import PosixStdinReader
@@ -20,6 +27,9 @@ from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.key_binding.key_processor import KeyPressEvent, KeyProcessor
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout.containers import DynamicContainer, FloatContainer, Window
+from prompt_toolkit.layout.controls import BufferControl
+from prompt_toolkit.layout.menus import CompletionsMenu
 from prompt_toolkit.layout.processors import AfterInput
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.shortcuts import PromptSession
@@ -30,7 +40,7 @@ from hmp.monitor import MAX_LINE, escape
 from hmp.terminal import hints, toolbar
 from hmp.terminal.app import PROMPT
 from hmp.terminal.history import FileHistory, history_path
-from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, editing_mode
+from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, Rows, editing_mode
 from hmp.terminal.screen import Screen
 
 MENU_ROWS = 8
@@ -86,13 +96,21 @@ class LinePrompt:
             PROMPT, input=input, output=output, history=FileHistory(history_path()) if history is None else history,
             completer=self._completer, complete_while_typing=False,
             validate_while_typing=False,  # there is no validator, and the search for one draws again after each key
-            reserve_space_for_menu=MENU_ROWS, bottom_toolbar=self._toolbar, refresh_interval=_REFRESH,
+            reserve_space_for_menu=MENU_ROWS, refresh_interval=_REFRESH,
             search_ignore_case=True, editing_mode=mode or editing_mode(), key_bindings=self._bindings(),
             lexer=LineLexer() if screen.color and self._ours else None,
             input_processors=[AfterInput(self._behind, "class:usage")] if screen.color else None,
             style=Style.from_dict(colors if screen.color else NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )  # fmt: skip
+        # At each key the whole layout is drawn, so it has only what this prompt can show.
+        layout = self._session.layout
+        line, control = layout.current_window, layout.current_control
+        search = Window(control.search_buffer_control if isinstance(control, BufferControl) else None)
+        main = next(each for each in layout.walk() if isinstance(each, FloatContainer))
+        main.content = DynamicContainer(lambda: search if layout.is_searching else line)
+        main.floats = [each for each in main.floats if isinstance(each.content, CompletionsMenu)]
+        layout.container = Rows(main, (line, search), self._toolbar, ~is_done & renderer_height_is_known)
         # PromptSession makes its buffer itself and takes no other class.
         self._session.default_buffer.__class__ = Line
         buffer = self._session.default_buffer
@@ -195,14 +213,12 @@ class LinePrompt:
             app.context.copy().run(app.renderer.request_absolute_cursor_position)
         app.invalidate()
 
-    def _toolbar(self) -> StyleAndTextTuples:
+    def _toolbar(self) -> list[toolbar.Segment]:
         columns = self._session.app.output.get_size().columns
-        # In colour it is behind the cursor; without colour it would look typed there.
-        usage = "" if self._screen.color else self._usage(columns - 1)
-        if usage:
-            return [("class:bar.plain", f" {usage}")]
-        found = toolbar.segments(self._machine, columns, self._signs, self._dialect, clock=self.shows_clock)
-        return [(f"class:bar.{meaning}", text) for meaning, text in found]
+        # Without colour it would look typed after the cursor.
+        if not self._screen.color and (usage := self._usage(columns - 1)):
+            return [("plain", f" {usage}")]
+        return toolbar.segments(self._machine, columns, self._signs, self._dialect, clock=self.shows_clock)
 
     def _behind(self) -> str:
         """Return the dim text after the cursor."""

@@ -75,6 +75,12 @@ class TestKeys:
         assert "(qemu) sim d" in screen(cast, opened[0])
         assert "let the driver" not in "".join(screen(cast))
 
+    def test_a_window_of_few_rows_has_the_menu_too(self, play):
+        _, cast = play("#! type sim d\n#! key TAB TAB\n#! pause 1\n", "--size", "40x5")
+        assert len(moments(cast, "delay")) > 0
+        assert "too small" not in output(cast)
+        assert screen(cast)[-1].startswith(" running")
+
     def test_the_toolbar_and_the_usage_are_there(self, play):
         _, cast = play("#! type balloon \nsim hang\n#! key C-u\nsim hang\n")
         assert screen(cast, 0)[-1].startswith(" running │ linux │ ████")
