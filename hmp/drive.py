@@ -77,7 +77,8 @@ class MachineDriver:
         if not self._started:
             return
         machine, loop = self._machine, self._loop
-        self._watch()
+        wanted, due = machine.wait_for()
+        self._watch(wanted)
         self._disarm()
         if machine.over:
             return
@@ -86,7 +87,6 @@ class MachineDriver:
                 # Not at once: other callbacks of this round, such as a client's input, come first.
                 self._handle = loop.call_soon(self._warp)
             return
-        _, due = machine.wait_for()
         if due is not None:
             self._handle = loop.call_later(max(0, due - machine.clock.now()) / 1e9, self._run_due)
 
@@ -105,7 +105,7 @@ class MachineDriver:
         end = loop.time() + _SLICE
         while self._waiting and not machine.over:
             if not machine.step(jump=True):
-                self._watch()
+                self._watch(machine.wait_for()[0])
                 return  # no timer is left: only another monitor can add one, and it calls reschedule
             if loop.time() >= end:
                 break
@@ -113,19 +113,18 @@ class MachineDriver:
 
     # Descriptors of the guest.
 
-    def _watch(self) -> None:
-        """Watch the descriptors that the guest has open now.
+    def _watch(self, wanted: list[int]) -> None:
+        """Watch the descriptors that the guest has open now: `wanted`.
 
         They are registered again each time: a guest may have closed a descriptor and opened another with the same
         number. The kernel has then forgotten the first, and the selector does not know.
         """
-        wanted, _ = self._machine.wait_for()
         if not wanted and not self._watched:
             return
         self._unwatch()
         for descriptor in wanted:
             self._loop.add_reader(descriptor, self._serve)
-        self._watched = list(wanted)
+        self._watched = wanted
 
     def _unwatch(self) -> None:
         for descriptor in self._watched:

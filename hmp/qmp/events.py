@@ -7,7 +7,7 @@ from typing import Protocol
 
 from device.balloon.spec import SEED_STATS, STATS_TABLE
 from device.clock import SECOND, Timer
-from device.machine.events import ActualChanged, Event, Relayed
+from device.machine.events import ActualChanged, Event, Relayed, SampleArrived
 from device.machine.machine import Machine
 from device.machine.requests import ANSWERED, PENDING, UNSUPPORTED, StatsRequest
 from hmp.monitor.dialects import Dialect
@@ -25,6 +25,9 @@ class Listener(Protocol):
 
 FORWARDED_EVENTS = frozenset(EVENTS) - {"BALLOON", "BALLOON_CHANGE"}
 """The machine's events that are sent unchanged."""
+
+NAMES = tuple((tag, STATS_TABLE[tag].name) for tag in SEED_STATS)
+"""The statistics that BALLOON has, by tag and name."""
 
 CHANGE_INTERVAL = SECOND
 """Host time (ns) between two BALLOON_CHANGE. As in QEMU 7.2 the first is sent at once and the last is never lost."""
@@ -114,6 +117,8 @@ class EventHub:
             session.send(message)
 
     def _machine_event(self, event: Event) -> None:
+        if isinstance(event, SampleArrived):  # comes with each answer, so it goes first
+            return
         if isinstance(event, Relayed):  # an event of a running QEMU, sent unchanged
             self._broadcast(codec.encode(event.raw))
         # With --attach QEMU's own events come as Relayed; those that hmp derives from them would come twice.
@@ -148,27 +153,21 @@ class EventHub:
 
     # Statistics that query-balloon asks for.
 
-    def ask(self, asker: Listener | None = None) -> None:
-        """Ask the guest for new statistics. All clients get BALLOON when it answers, and nothing if it never does.
+    @property
+    def waiting(self) -> bool:
+        """Whether the guest was asked and did not answer yet. One request serves all clients."""
+        return self._request is not None
 
-        If the guest answers at once, the `asker` gets BALLOON at once, together with its reply.
+    def asked(self, request: StatsRequest, asker: Listener | None = None) -> None:
+        """Send BALLOON to all clients when `request` is answered, and nothing if it never is.
+
+        If the guest answered at once, the `asker` gets BALLOON at once, together with its reply.
         """
-        if self._request is not None:
-            device = self._machine.device
-            if device is not None:  # the guest may have missed the notification: repeat it
-                device.stats.ask()
-                self._machine.deliver()
-            return
-        # Without a deadline: the reply was sent already, so nobody waits. One request serves all clients.
-        request = self._machine.request_stats(None)
+        self._request = None
         if request.state is PENDING:
             self._request = request
-            request.on_done = self._answered
-        else:
-            self._answered(request, asker)
-
-    def _answered(self, request: StatsRequest, asker: Listener | None = None) -> None:
-        self._request = None
+            request.on_done = self.asked
+            return
         device = self._machine.device
         if device is None or request.state not in (ANSWERED, UNSUPPORTED):
             return
@@ -176,12 +175,15 @@ class EventHub:
         sample = device.stats.sample
         if sample is not None:
             values = sample.values
-            data.update((STATS_TABLE[tag].name, values[tag]) for tag in SEED_STATS if tag in values)
+            data.update({name: values[tag] for tag, name in NAMES if tag in values})
         message = Latest(self.encode("BALLOON", data))
-        if asker is not None:
-            asker.send(message)
         # Another BALLOON may wait already; this one replaces it.
         waits, self._answer, self._asker = self._answer is not None, message, asker
+        if asker is not None:
+            asker.send(message)
+            if self._sessions == [asker]:  # nobody else is there to be told
+                self._answer = self._asker = None
+                return
         if self._later is None:
             self._tell_answer()
         elif not waits:

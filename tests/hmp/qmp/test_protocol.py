@@ -143,6 +143,11 @@ class TestNegotiation:
 
 
 class TestStream:
+    def test_a_message_is_fed_with_its_newline_in_one_piece(self) -> None:
+        session = Talk(build("linux")).session
+        line = b'{"execute": "stop"}\n'
+        assert session.room(line) == session.room(line + line[:-4]) == len(line)
+
     QUERY = b'{"execute": "query-uuid", "id": 5}'
 
     def reply(self) -> dict[str, Any]:
