@@ -16,7 +16,7 @@ from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
 from hmp.qmp.commands import NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
-from hmp.qmp.inventory import commands
+from hmp.qmp.inventory import find
 from hmp.qmp.schema import QmpCommand
 
 TYPE_CHECKING = False
@@ -199,7 +199,7 @@ class QmpSession(Session):
         # QEMU uses the class CommandNotFound for this too: before negotiation there is only one command.
         if not self._in_command_mode and name != NEGOTIATE:
             raise CommandError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
-        command = commands(self.machine).get(name)
+        command = find(self.machine, name)
         if command is None:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         return command

@@ -63,7 +63,7 @@ class QmpCommand:
     still be pending. Without a handler the human monitor's command of the same name runs, and the result is empty.
     `returns` names the result in the schema. `open` says that any further arguments are accepted. `holds` names an
     event that is sent after the reply, with all events after it. `asks` says that the guest is asked for its
-    statistics after the reply.
+    statistics after the reply. `lists` says that the result is about all commands, the recorded ones too.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class QmpCommand:
         open: bool = False,
         holds: str = "",
         asks: bool = False,
+        lists: bool = False,
     ) -> None:
         self.name = name
         self.parameters = grammar.parameters(types)
@@ -84,6 +85,7 @@ class QmpCommand:
         self.open = open
         self.holds = holds
         self.asks = asks
+        self.lists = lists
 
     def check(self, given: Arguments) -> None:
         """Raise CommandError in QEMU's words where the arguments do not fit."""
