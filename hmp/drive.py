@@ -11,6 +11,7 @@ from asyncio import AbstractEventLoop, Future, Handle
 
 from device.machine.machine import Machine
 from hmp.monitor.monitor import Reply
+from hmp.pipe import first_wait
 
 _SLICE = 0.01
 """Seconds of real time for which the warp clock may jump before the loop serves other events."""
@@ -28,6 +29,7 @@ class MachineDriver:
         self._machine = machine
         self._loop = loop
         self._handle: Handle | None = None
+        self._due: int | None = None  # what the handle is for (host ns), if it is a timer
         self._watched: list[int] = []
         self._started = False
         self._waiting = 0
@@ -77,7 +79,10 @@ class MachineDriver:
         if not self._started:
             return
         machine, loop = self._machine, self._loop
-        self._watch()
+        wanted, due = machine.wait_for()
+        self._watch(wanted)
+        if due is not None and due == self._due and not machine.over:
+            return  # a thousand clients that wait need one timer
         self._disarm()
         if machine.over:
             return
@@ -86,16 +91,17 @@ class MachineDriver:
                 # Not at once: other callbacks of this round, such as a client's input, come first.
                 self._handle = loop.call_soon(self._warp)
             return
-        _, due = machine.wait_for()
         if due is not None:
-            self._handle = loop.call_later(max(0, due - machine.clock.now()) / 1e9, self._run_due)
+            self._due = due
+            self._handle = loop.call_later(first_wait(due - machine.clock.now()) / 1e9, self._run_due)
 
     def _disarm(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
+        self._handle = self._due = None
 
     def _run_due(self) -> None:
+        self._due = None
         self._machine.step()
         self.reschedule()
 
@@ -105,7 +111,7 @@ class MachineDriver:
         end = loop.time() + _SLICE
         while self._waiting and not machine.over:
             if not machine.step(jump=True):
-                self._watch()
+                self._watch(machine.wait_for()[0])
                 return  # no timer is left: only another monitor can add one, and it calls reschedule
             if loop.time() >= end:
                 break
@@ -113,19 +119,18 @@ class MachineDriver:
 
     # Descriptors of the guest.
 
-    def _watch(self) -> None:
-        """Watch the descriptors that the guest has open now.
+    def _watch(self, wanted: list[int]) -> None:
+        """Watch the descriptors that the guest has open now: `wanted`.
 
         They are registered again each time: a guest may have closed a descriptor and opened another with the same
         number. The kernel has then forgotten the first, and the selector does not know.
         """
-        wanted, _ = self._machine.wait_for()
         if not wanted and not self._watched:
             return
         self._unwatch()
         for descriptor in wanted:
             self._loop.add_reader(descriptor, self._run_due)
-        self._watched = list(wanted)
+        self._watched = wanted
 
     def _unwatch(self) -> None:
         for descriptor in self._watched:

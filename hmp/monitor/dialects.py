@@ -29,7 +29,8 @@ _LAST: list[Any] = [None, ""]
 """The input and the text of the last line that was made, without its age."""
 
 
-def _layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
+def layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
+    """Return the format of the line for a guest that sends `tags`, and the function that picks its numbers."""
     # A kernel always sends its tags in one order. Only a guest that changes the order on purpose fills the table, and
     # it must not fill the memory.
     if len(_LAYOUTS) >= 64:
@@ -38,8 +39,8 @@ def _layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
     text = "".join(f",{STATS_TABLE[tags[at]].name}=%d" for at in places)
     # itemgetter runs in C, but with one index it returns a number and not a tuple, and with none it raises.
     pick: Picker = itemgetter(*places) if len(places) > 1 else lambda numbers: tuple([numbers[at] for at in places])
-    layout = _LAYOUTS[tags] = (f"balloon: actual=%d{text}\n", pick)
-    return layout
+    made = _LAYOUTS[tags] = (f"balloon: actual=%d{text}\n", pick)
+    return made
 
 
 def seed_line(device: BalloonDevice, timeout: int) -> str:
@@ -56,8 +57,7 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
         if shown == _LAST[0]:
             line: str = _LAST[1]
         else:
-            layout = _LAYOUTS.get(sample.tags)
-            text, pick = layout if layout is not None else _layout(sample.tags)
+            text, pick = _LAYOUTS.get(sample.tags) or layout(sample.tags)
             line = text % (device.actual // MIB, *pick(sample.numbers))
             _LAST[:] = shown, line
     else:

@@ -124,7 +124,7 @@ def commands(machine: Machine) -> dict[str, QmpCommand]:
     if kept.commands is None:
         kept.schema = partial(whole_schema, machine)
         data = shipped()
-        # Made when the first client asks, because reading the recorded answers takes time. hmp's own commands go
+        # Made when first needed, because reading the recorded answers takes time. hmp's own commands go
         # before recorded ones, and --replies before both.
         kept.commands = {name: Answer(name, data, CODE.get(name)) for name in (*data.qmp, *CODE)} | COMMANDS
         if kept.replies is not None:
@@ -132,6 +132,14 @@ def commands(machine: Machine) -> dict[str, QmpCommand]:
                 name: Answer(name, kept.replies, over=kept.commands.get(name)) for name in kept.replies.qmp
             }
     return kept.commands
+
+
+def find(machine: Machine, name: str) -> QmpCommand | None:
+    """Return the command `name`, or None. The recorded answers, a MiB, are not read before a client needs them."""
+    own, kept = COMMANDS.get(name), emulated(machine)
+    if own is not None and not own.lists and kept.commands is None and kept.replies is None:
+        return own
+    return commands(machine).get(name)
 
 
 def whole_schema(machine: Machine) -> list[dict[str, object]]:

@@ -16,7 +16,7 @@ from hmp.qjson import codec
 from hmp.qjson.codec import Decoder, ParseFailure
 from hmp.qmp.commands import NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
-from hmp.qmp.inventory import commands
+from hmp.qmp.inventory import find
 from hmp.qmp.schema import QmpCommand
 
 SLICE = 1024
@@ -51,7 +51,9 @@ class QmpSession(Session):
 
     def room(self, data: bytes) -> int:
         """Return how many bytes to feed: up to the end of a message if possible, so that the quick decoder reads it."""
-        return data.rfind(b"}", 0, SLICE) + 1 or SLICE
+        end = data.rfind(b"}", 0, SLICE) + 1 or SLICE
+        # The newline behind it goes along, or it would take a turn of its own.
+        return end + (data[end : end + 1] == b"\n")
 
     def feed(self, data: bytes) -> None:
         """Take bytes that the client sent. Each byte may become a message with an answer: do not feed much at once."""
@@ -127,7 +129,8 @@ class QmpSession(Session):
         hub = self.hub
         # A real guest takes a moment, so in QEMU these events come after the reply, and clients expect them there.
         # The modelled guest acts at once.
-        hub.hold(command.holds)
+        if command.holds:
+            hub.hold(command.holds)
         try:
             # The reply is yielded, and so sent, inside the try: the events are released only after it.
             value = run(command, self._monitor, arguments)
@@ -139,7 +142,8 @@ class QmpSession(Session):
                 yield self._return(_text(value))
                 value = None
         finally:
-            hub.release()
+            if command.holds:
+                hub.release()
         if isinstance(value, Reply):
             yield value
             if value.error is not None and command.returns == "empty":
@@ -147,7 +151,17 @@ class QmpSession(Session):
             yield self._return({} if command.returns == "empty" else _text(value))
         elif command.asks and self.dialect.balloon_event:
             # After the reply: the patch of 2010 sends the size at once, and the statistics as an event.
-            hub.ask(self)
+            self._ask_guest()
+
+    def _ask_guest(self) -> None:
+        """Ask the guest for new statistics, or remind it if it was asked before."""
+        machine, hub = self.machine, self.hub
+        # Asked here and not by the hub, which listens to the machine: the call would come back to it.
+        if not hub.waiting:
+            hub.asked(machine.request_stats(None), self)  # without a deadline: the reply was sent, so nobody waits
+        elif machine.device is not None:
+            machine.device.stats.ask()
+            machine.deliver()
 
     def _return(self, value: object) -> bytes:
         return codec.encode({"return": value, **self._envelope()})
@@ -181,7 +195,7 @@ class QmpSession(Session):
         # QEMU uses the class CommandNotFound for this too: before negotiation there is only one command.
         if not self._in_command_mode and name != NEGOTIATE:
             raise CommandError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
-        command = commands(self.machine).get(name)
+        command = find(self.machine, name)
         if command is None:
             raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         return command

@@ -63,15 +63,15 @@ class QmpCommand:
     still be pending. Without a handler the human monitor's command of the same name runs, and the result is empty.
     `returns` names the result in the schema. `open` says that any further arguments are accepted. `holds` names an
     event that is sent after the reply, with all events after it. `asks` says that the guest is asked for its
-    statistics after the reply.
+    statistics after the reply. `lists` says that the result is about all commands, the recorded ones too.
     """
 
     def __init__(
         self, name: str, types: str = "", handler: Handler | None = None, *,
-        returns: str = "empty", open: bool = False, holds: str = "", asks: bool = False,
+        returns: str = "empty", open: bool = False, holds: str = "", asks: bool = False, lists: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.parameters, self.handler = name, grammar.parameters(types), handler
-        self.returns, self.open, self.holds, self.asks = returns, open, holds, asks
+        self.returns, self.open, self.holds, self.asks, self.lists = returns, open, holds, asks, lists
 
     def check(self, given: Arguments) -> None:
         """Raise CommandError in QEMU's words where the arguments do not fit."""

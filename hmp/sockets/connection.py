@@ -164,6 +164,8 @@ class Connection(asyncio.BufferedProtocol):
         """Greet the new client."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is for streams
         self.transport = transport
+        client = transport.get_extra_info("socket")
+        self._descriptor: int = -1 if client is None else client.fileno()  # the page's bridge has no socket
         # A host and a port. A browser cannot open unix sockets.
         if isinstance(transport.get_extra_info("sockname"), tuple):
             self._opening = Opening()
@@ -326,11 +328,6 @@ class Connection(asyncio.BufferedProtocol):
             self.cut_off()
         else:
             self._watch_stall()
-
-    @property
-    def _descriptor(self) -> int:
-        descriptor: int = self.transport.get_extra_info("socket").fileno()
-        return descriptor
 
     # Sending.
 

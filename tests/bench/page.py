@@ -38,12 +38,13 @@ each turn measures every column once, and its ratios are those of that turn. The
 their range in parentheses. Ratios change far less than figures when the machine is busy.
 
 * **instead**: litecli for the prompt, `svg-term` for the picture, else what projects write by hand, with canned replies:
-  Python's `cmd` on a pipe, asyncio's streams and `json` on sockets (`tests/bench/others.py`).
+  Python's `cmd` on a pipe, asyncio's streams and `json` on sockets (`tests/bench/others.py`), a raw client of QMP that takes
+  the steps of `--attach`.
 * **limit**: a program that does only what cannot be left out. Bare Python for a start and for a cast; a prompt of
   prompt_toolkit (hmp is faster, because it shows its prompt before it loads that); a server of asyncio that sends a constant,
   for round trips and memory; buffers that go round the rings and nothing else, for piped lines; `MADV_REMOVE` of the same
-  pages, for inflation; asyncio's own timer for waits; a raw client of QMP for `--attach`; pyte reading the cast, for the
-  picture.
+  pages, for inflation; asyncio's own timer for waits; for `--attach` a raw client that sets the polling interval to 0 without
+  having looked at it; pyte reading the cast, for the picture.
 """
 
 OUTRO = """

@@ -11,6 +11,7 @@ import pytest
 from device.machine.machine import Machine
 from hmp import __version__
 from hmp.monitor.dialects import DIALECTS
+from hmp.monitor.emulated import emulated
 from hmp.qmp.events import EventHub
 from hmp.qmp.protocol import QmpSession
 from tests.support.machines import build
@@ -143,6 +144,11 @@ class TestNegotiation:
 
 
 class TestStream:
+    def test_a_message_is_fed_with_its_newline_in_one_piece(self) -> None:
+        session = Talk(build("linux")).session
+        line = b'{"execute": "stop"}\n'
+        assert session.room(line) == session.room(line + line[:-4]) == len(line)
+
     QUERY = b'{"execute": "query-uuid", "id": 5}'
 
     def reply(self) -> dict[str, Any]:
@@ -400,6 +406,16 @@ class TestDeviceAdd:
         arguments = {"driver": "virtio-balloon-pci", "id": "b", **given}
         assert talk.ask("device_add", **arguments) == {"return": {}}
         assert {name: talk.ask("qom-get", path=path, property=name)["return"] for name in told} == told
+
+
+def test_the_recorded_answers_are_not_read_before_a_client_needs_them() -> None:
+    """They take a MiB, and most clients never ask for one of them."""
+    talk = Talk(build("linux"))
+    for name in ("query-status", "query-balloon", "query-name"):
+        assert "return" in talk.ask(name)
+    assert emulated(talk.machine).commands is None
+    assert "query-cpus-fast" in [each["name"] for each in talk.ask("query-commands")["return"]]
+    assert emulated(talk.machine).commands is not None
 
 
 class TestEveryCommand:
