@@ -35,4 +35,5 @@ html_title = "hmp"
 html_static_path = ["_static"]
 html_css_files = ["hmp.css"]
 html_copy_source = False
+html_use_index = False  # it would list the options again
 html_show_sourcelink = False

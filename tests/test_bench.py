@@ -79,13 +79,15 @@ def test_three_digits_count() -> None:
 
 def test_the_page_is_made_of_what_was_measured() -> None:
     """Mend: `.bench/bin/python -m tests.bench.page` (`make bench` does it)."""
-    made = page.text(page.read("results.json"), page.read("reasons.json"))
+    made = page.text(page.read("results.json"), page.read("reasons.json"), page.read("history.json"))
     assert (page.DOCS / "benchmarks.md").read_text() == made
     assert "not explained yet" not in made
 
 
 def test_each_plot_is_there_and_follows_the_reader_s_light_or_dark() -> None:
-    for name in (*page.CURVES, "ratios", "history"):
+    history = ["history"] if len(page.read("history.json")) > 1 else []
+    assert (page.FOLDER / "history.svg").exists() == bool(history)
+    for name in (*page.CURVES, "ratios", *history):
         drawing = (page.FOLDER / f"{name}.svg").read_text()
         assert page.STYLE in drawing
         assert page.INK not in drawing

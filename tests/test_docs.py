@@ -58,6 +58,15 @@ def test_lines_are_not_long_but_where_a_table_or_a_program_makes_them(page: Path
         assert len(line) <= 130 or line.startswith(("|", "    ", "![")), line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_programs_that_pages_show_are_not_cut_on_a_desktop(page: Path) -> None:
+    """The site's column has 90 characters. It wraps transcripts and plain text, but no program."""
+    for language, program in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        if language not in ("console", "text"):
+            for line in program.expandtabs().splitlines():
+                assert len(line) <= 90, line
+
+
 def test_the_readme_opens_with_the_story_of_the_hang() -> None:
     """In pictures, and as text for where pictures of the repository are not shown."""
     told = r"# hmp\n\n!\[[^]]+\]\(docs/demos/hang\.svg\)\n\n```console\n(.*?)```\n"

@@ -1,4 +1,4 @@
-"""The page "Try it here" in a real browser: Debian's chromium and chromium-driver, or it is skipped."""
+"""The site in a real browser, "Try it here" above all: Debian's chromium and chromium-driver, or it is skipped."""
 
 from __future__ import annotations
 
@@ -276,6 +276,11 @@ def test_every_command_block_of_the_pages_can_be_run_or_says_why_not(site: Path)
         ours = [block for block in BLOCK.findall(source) if re.search(r"\bhmp ", block)]
         ours += re.findall(r"(?:^    hmp\b.*\n)+", FENCE.sub("", source), re.MULTILINE)
         assert text.count('<p class="try-run" hidden>') >= len(ours), page
+    text = html.unescape((site / "ci.html").read_text())
+    assert text.count("typo.hmp") > text.count(">run here</button>") == 3, "the same lines on the same machine: once"
+    text = html.unescape((site / "fake-qemu.html").read_text())
+    assert "hmp --qmp stdio 2>/dev/null" in re.sub(r"<[^>]+>", "", text)
+    assert "not together with" not in text
     text = html.unescape((site / "record.html").read_text())
     assert "not in a web page: files (--record; the session's cast can be downloaded)" in text
     text = html.unescape((site / "tutorial.html").read_text())
@@ -296,7 +301,7 @@ def test_on_other_pages_nothing_is_loaded_before_a_click_and_the_panel_closes(br
     page = browser(PHONE)
     page.driver.get(serve(page="silent-guest.html"))
     button = page.find("[data-run]")
-    assert re.fullmatch(r"run here \(1\d\.\d MB\)", button.text)
+    assert re.fullmatch(r"run command 1 here \(1\d\.\d MB\)", button.text)
     loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert [name for name in loaded if name.endswith("loader.js")]
     assert not [name for name in loaded if re.search(r"xterm\.mjs|terminal\.js|pyodide|\.whl", name)]
@@ -484,3 +489,46 @@ def test_without_webassembly_and_with_too_much_memory(browser: Start, serve: Ser
     page.says(r"\(qemu\)$")
     page.type("info balloon" + ENTER)
     page.says(r"balloon: actual=32,")
+
+
+LOOK = """
+const wide = (each) => each.scrollWidth > each.clientWidth + 1;
+const of = (selector) => [...document.querySelectorAll('article ' + selector)];
+return {
+    page: wide(document.documentElement),
+    tables: of('.table-wrapper').filter(wide).length,
+    programs: of('pre').filter(wide).length,
+    uncopied: of('pre').filter((each) => !each.parentElement.querySelector('.copybtn')).length,
+    pictures: of('img').filter((each) => !each.naturalWidth && each.checkVisibility()).length,
+    headings: of(':is(h1, h2, h3, h4)').map((each) => Number(each.tagName[1])),
+}"""
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desktop", "phone"])
+def test_no_page_is_cut_and_each_block_has_a_button_to_copy_it(
+    browser: Start, serve: Serve, site: Path, size: tuple[int, int]
+) -> None:
+    page = browser(size)
+    wrong = {}
+    for each in site.rglob("*.html"):
+        page.driver.get(serve(page=str(each.relative_to(site))))
+        page.until(lambda: page.driver.execute_script("return document.readyState") == "complete")
+        found = page.driver.execute_script(LOOK)
+        levels = found.pop("headings")
+        found["jumps"] = [level for before, level in zip([0, *levels], levels, strict=False) if level > before + 1]
+        if size == PHONE:  # code keeps its indentation there, and scrolls
+            del found["programs"]
+        wrong |= {(each.name, what): value for what, value in found.items() if value}
+    assert wrong == {}
+
+
+def test_the_search_finds_the_age(browser: Start, serve: Serve) -> None:
+    page = browser()
+    page.driver.get(serve(page="index.html"))
+    page.find(".sidebar-search").send_keys("age", ENTER)
+    page.until(lambda: page.driver.find_elements("css selector", "#search-results li a"))
+    found = [each.text for each in page.driver.find_elements("css selector", "#search-results li a")]
+    assert found[:2] == ["What the numbers mean", "What the numbers mean > age"]
+    page.driver.find_elements("css selector", "#search-results li a")[1].click()
+    page.until(lambda: re.search(r"/numbers\.html.*#age$", page.driver.current_url), page.driver.current_url)
+    assert page.find(":target h2").text.startswith("age")

@@ -1,4 +1,7 @@
-"""Sphinx: the directive `hmp-table`, which puts a table of hmp_tables onto a page while the site is built."""
+"""Sphinx: the directive `hmp-table`, which puts a table of hmp_tables onto a page while the site is built.
+
+Wide tables are made ready for phones.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import hmp_tables
+from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from hmp.options import command
@@ -42,10 +46,25 @@ class HmpTable(SphinxDirective):
         make = hmp_tables.TABLES.get(self.arguments[0])
         if make is None:
             raise self.error(f"no table is called {self.arguments[0]!r} (one of {', '.join(hmp_tables.TABLES)})")
-        found = self.parse_text_to_nodes(markdown(make()))
-        for node in found:
-            node["classes"].append(self.arguments[0])  # for hmp.css
-        return found
+        return self.parse_text_to_nodes(markdown(make()))
+
+
+NARROW = 4, 60
+"""A table with two columns, or with at most so many and so many characters in a row, fits a phone as it is."""
+
+
+def stack(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the headings into the cells of wide tables. Only phones show them: there a row is a paragraph (hmp.css)."""
+    for table in doctree.findall(nodes.table):
+        head, *rows = table.findall(nodes.row)
+        widest = max(len(row.astext()) for row in rows)
+        if len(head) < 3 or (len(head) <= NARROW[0] and widest <= NARROW[1]):
+            continue
+        table["classes"].append("stacked")
+        for row in rows:
+            for name, cell in zip(head[1:], row[1:], strict=True):
+                if cell.astext():
+                    cell[0].insert(0, nodes.inline("", f"{name.astext()}: ", classes=["heading"]))
 
 
 def tell_default(app: Sphinx, context: click.Context, lines: list[str]) -> None:
@@ -57,4 +76,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
     app.add_directive("hmp-table", HmpTable)
     app.connect("sphinx-click-process-options", tell_default)
+    app.connect("doctree-read", stack)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -32,7 +32,7 @@ NOT_HERE = {
 
 _SAME = {"ram", "guest", "clock", "dialect"}
 _NEEDLESS = {"sources", "scripted", "echo", "exit_on_error", "fail_stale"}
-_FILTER = re.compile(r"\| (?:sed|grep|tail|head)\b.*|; echo \"exit \$\?\"|>/dev/null.*", re.DOTALL)
+_FILTER = re.compile(r"\| (?:sed|grep|tail|head)\b.*|; echo \"exit \$\?\"|\d?>/dev/null.*", re.DOTALL)
 """What only looks at the output: the terminal shows all of it."""
 
 

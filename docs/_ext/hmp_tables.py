@@ -40,8 +40,8 @@ EXITS: dict[int, str] = {
     UNCONNECTED: "with `--attach`: there is nothing to connect to",
     HUNG_UP: "SIGHUP while monitors on sockets are served",
     INTERRUPTED: "interrupted (SIGINT)",
-    BROKEN_PIPE: "whoever read stdout is gone; nothing is said about it",
-    TERMINATED: "SIGTERM while monitors on sockets are served; with `--headless` that is the way to end, and 0",
+    BROKEN_PIPE: "the reader of stdout is gone; hmp prints nothing about it",
+    TERMINATED: "SIGTERM while monitors on sockets are served; with `--headless` it is 0",
 }
 """What an exit status means."""
 

@@ -175,17 +175,25 @@ def add_runs(app: Sphinx, doctree: nodes.document) -> None:
     for block in blocks:
         if block.get("language") not in ("console", "none"):  # the latter is an indented block
             continue
-        shown = []
+        why: list[str] = []
+        buttons: dict[str, str] = {}
         for command in hmp_run.commands(block.astext(), console=block["language"] == "console"):
             run = hmp_run.read(command, files)
             if run.why and "hmp " in command:
-                shown.append(f"<span>not in a web page: {html.escape(run.why)}</span>")
+                why.append(f"<span>not in a web page: {html.escape(run.why)}</span>")
             elif not run.why:
                 data = html.escape(json.dumps({**run._asdict(), "machine": run.machine}), quote=True)
                 title = html.escape(command, quote=True)
-                shown.append(f'<button type="button" title="{title}" data-run="{data}">run here</button>')
-        if shown:
-            text = f'<p class="try-run" hidden>{" ".join(dict.fromkeys(shown))}</p>'
+                buttons.setdefault(
+                    f"{run.machine} {run.lines}", f'<button type="button" title="{title}" data-run="{data}">'
+                )
+        if why or buttons:
+            several = len(buttons) > 1
+            shown = [
+                f"{button}run {f'command {number} ' * several}here</button>"
+                for number, button in enumerate(buttons.values(), 1)
+            ]
+            text = f'<p class="try-run" hidden>{" ".join(dict.fromkeys(shown + why))}</p>'
             block.parent.insert(block.parent.index(block) + 1, nodes.raw("", text, format="html"))
 
 

@@ -41,13 +41,14 @@ async function begin(run) {
         return;
     }
     module.start(box, run);
-    for (const button of buttons) button.textContent = "run here";
+    for (const button of buttons) button.textContent = button.dataset.label;
 }
 
 const buttons = document.querySelectorAll("[data-run]");
 const size = template.content.querySelector(".try-load").textContent.replace(/.*\(/, "(");
 for (const button of buttons) {
-    button.textContent = `run here ${size}`;
+    button.dataset.label = button.textContent;
+    button.textContent += ` ${size}`;
     button.addEventListener("click", () => begin(JSON.parse(button.dataset.run)));
 }
 for (const each of document.querySelectorAll(".try-run")) each.hidden = false;

@@ -47,9 +47,7 @@ their range in parentheses. Ratios change far less than figures when the machine
   having looked at it; pyte reading the cast, for the picture.
 """
 
-OUTRO = """
-## Where a goal is missed
-"""
+OUTRO = "## Where a goal is missed\n"
 
 
 def cell(each: dict[str, float] | None) -> str:
@@ -66,7 +64,7 @@ def goals(figure: dict[str, Any]) -> str:
     )
 
 
-def text(results: dict[str, Any], reasons: dict[str, str]) -> str:
+def text(results: dict[str, Any], reasons: dict[str, str], history: list[dict[str, Any]]) -> str:
     """Return the page. `reasons` says by figure why a goal is missed; one without a reason says so."""
     run, figures = results["run"], results["figures"]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
@@ -88,8 +86,9 @@ def text(results: dict[str, Any], reasons: dict[str, str]) -> str:
     ]
     lines.append("\n## Growth\n")
     lines += [f"![{title}](benchmarks/{name}.svg)\n" for name, (_, _, title) in CURVES.items()]
-    lines.append("## History\n\nRatios of earlier runs, from `benchmarks/history.json`.\n")
-    lines.append("![Ratios of the runs so far](benchmarks/history.svg)")
+    if len(history) > 1:
+        lines.append("## History\n\nRatios of earlier runs, from `benchmarks/history.json`.\n")
+        lines.append("![Ratios of the runs so far](benchmarks/history.svg)\n")
     missed = [figure for figure in figures if not all(each["met"] for each in figure["goals"])]
     lines.append(OUTRO)
     if not missed:
@@ -158,11 +157,14 @@ def plots(results: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, s
         _finish(axes, x, y, title)
         drawn[name] = svg(made)
         plt.close(made)
+    if len(history) == 1:  # no line goes through one point
+        return drawn
     made, axes = plt.subplots(figsize=(7, 3.6))
+    whats = {figure["name"]: figure["what"].replace("`", "") for figure in results["figures"]}
     for name in ("start", "prompt", "piped-5", "trip-hmp-seed", "trip-qmp-qemu"):
         of = [(at, run) for at, run in enumerate(history) if "qemu" in run["ratios"].get(name, {})]
         values = [run["ratios"][name]["qemu"] for _, run in of]
-        (drawn_line,) = axes.plot([at for at, _ in of], values, label=name)
+        (drawn_line,) = axes.plot([at for at, _ in of], values, label=whats.get(name, name))
         for (at, run), value in zip(of, values, strict=True):  # a quick run is a hollow point
             colour = drawn_line.get_color()
             axes.plot(at, value, marker="o", color=colour, markerfacecolor="none" if run["quick"] else colour)
@@ -181,7 +183,7 @@ def _finish(axes: Any, x: str, y: str, title: str, scale: str = "log") -> None:
     axes.set_title(title)
     axes.grid(visible=True, color=INK, alpha=0.15)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def read(name: str) -> Any:
@@ -193,8 +195,9 @@ def read(name: str) -> Any:
 def main() -> int:
     """Write the page and its plots."""
     results = read("results.json")
-    (DOCS / "benchmarks.md").write_text(text(results, read("reasons.json")))
-    for name, drawing in plots(results, read("history.json") or []).items():
+    history = read("history.json") or []
+    (DOCS / "benchmarks.md").write_text(text(results, read("reasons.json"), history))
+    for name, drawing in plots(results, history).items():
         (FOLDER / f"{name}.svg").write_text(drawing)
     return 0
 

@@ -178,7 +178,7 @@ def compared(memory: int, steps: tuple[tuple[str, ...], ...], device: str = DEVI
 
 
 def table(rows: list[tuple[Row, Row]]) -> str:
-    """Return a table in markdown: real / ours, sizes in MiB."""
+    """Return a table in markdown: real/ours, sizes in MiB."""
     names = (*SIZES, *COUNTS[:2])
     lines = [f"| step | actual | {' | '.join(names)} | events |", "|---|" + "---|" * (len(names) + 2)]
 
@@ -187,7 +187,7 @@ def table(rows: list[tuple[Row, Row]]) -> str:
         return "-" if value is None else f"{value / (1 << 20):.0f}" if name in SIZES else str(value)
 
     for pair in rows:
-        cells = [" / ".join(cell(name, row) for row in pair) for name in ("actual", *names)]
+        cells = ["/".join(cell(name, row) for row in pair) for name in ("actual", *names)]
         events = [", ".join(row.events) or "-" for row in pair]
         lines.append(f"| {pair[0].name} | {' | '.join(cells)} | {' / '.join(dict.fromkeys(events))} |")
     return "\n".join(lines) + "\n"
