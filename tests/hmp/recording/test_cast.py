@@ -145,6 +145,11 @@ class TestRecorder:
         self.record(terminal, path).stdout.buffer.write(b"a\x1b[6nb")
         assert output(path) == "ab"
 
+    def test_what_the_terminal_cannot_encode_is_written_as_without_a_recording(self, terminal, path):
+        terminal.reconfigure(errors="backslashreplace")
+        self.record(terminal, path).stdout.write("\udcff\n")
+        assert output(path) == "\\udcff\r\n"
+
     def test_a_failure_is_told_once_and_the_terminal_goes_on(self, terminal):
         recorder = Recorder(terminal, os.open("/dev/full", os.O_WRONLY), title="t")
         told: list[str] = []

@@ -88,7 +88,9 @@ def test_a_terminal_brings_each_key_and_is_as_before_afterwards() -> None:
         seen = b""
         while not seen.endswith(b"(qemu) "):
             seen += os.read(ours, 4096)
-        assert not termios.tcgetattr(theirs)[3] & termios.ECHO
+        flags = termios.tcgetattr(theirs)
+        assert not flags[0] & (termios.ICRNL | termios.IXON), "Enter and Ctrl-S come as they are typed"
+        assert not flags[3] & termios.ECHO
         os.write(ours, b"info sta")
         while b"info sta" not in seen:
             seen += os.read(ours, 4096)

@@ -144,6 +144,10 @@ class TestDrawing:
 
     def test_help_of_guests_names_them_and_their_keys(self):
         assert {*PROFILES, "delay=SEC"} <= set(drawn("help sim guest").split())
+        headings = [
+            line for line in drawn("help sim guest", color=True).splitlines() if "[guests]" in line or "[keys]" in line
+        ]
+        assert [line.strip() for line in headings] == ["\x1b[2m[guests]\x1b[0m", "\x1b[2m[keys]\x1b[0m"]
 
     def test_what_is_shown_again_and_again_has_the_same_colours(self):
         subject = monitor_on()
@@ -187,6 +191,12 @@ class TestToolbar:
         machine.set_balloon(512 * MIB)
         machine.advance(2 * SECOND)
         assert f"{'█' * 10}{'░' * 10} 512M of 1G" in toolbar.text(machine, 90)
+
+    def test_a_size_that_the_guest_has_not_reached_yet_leads_to_the_one_that_is_wanted(self):
+        subject = monitor_on("nodriver")
+        subject.machine.set_balloon(256 * MIB)
+        assert " 512M→256M of 512M " in toolbar.text(subject.machine, 90)
+        assert " 512M->256M of 512M " in toolbar.text(subject.machine, 90, toolbar.ASCII)
 
     @pytest.mark.parametrize("columns", [*range(1, 12), 20, 30, 40, 60, 80, 200])
     def test_it_fits(self, machine, columns):
