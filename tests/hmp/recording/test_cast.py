@@ -54,6 +54,14 @@ class TestFile:
         assert read(path)[1] == [(0.005, "o", "hello")]
         cast.close()
 
+    def test_what_came_before_a_failure_is_kept(self, path):
+        failures: list[str] = []
+        cast = open_cast(path, failures)
+        cast.event(0, OUTPUT, "hello")
+        cast.fail("full")
+        assert (read(path)[1], failures) == ([(0.0, "o", "hello")], ["the recording ends here: full"])
+        cast.close()
+
     def test_live_events_are_written_as_they_come(self, path):
         cast = open_cast(path, [], live=True)
         cast.event(0, OUTPUT, "hello")

@@ -42,6 +42,7 @@ TABLE = [
     ("x\x1b[?1$py", "xy"),
     ("\x1b]0;title\x1b[31mx", "x"),
     ("x\x1b[?3hy\x1b[?3lz", "xyz"),
+    ("x\x1b#8", "\n".join(["E" * 10] * 4)),
 ]
 
 STYLES = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import pytest
 
@@ -11,7 +12,7 @@ from device.clock import SECOND, SimulatedClock
 from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
-from hmp.terminal import toolbar
+from hmp.terminal import draw, toolbar
 from hmp.terminal.screen import Screen, encode, standard_screen
 from tests.support.machines import monitor_on, run
 from tests.support.rig import HandGuest
@@ -160,6 +161,11 @@ class TestDrawing:
         blocks = [line for line in "".join(written).split("\n") if "█" in line]
         assert blocks
         assert all("\x1b[36m█" in line for line in blocks)
+
+    def test_errors_of_hmp_itself_go_past_what_is_shown_again_and_again(self):
+        before = sys.stdout, sys.stderr
+        with draw.live(lambda text: None, 80, 24, color=False):
+            assert (sys.stdout, sys.stderr) == before
 
     def test_words_of_qemu_keep_their_breaks(self):
         line = "info virtio-status /machine/peripheral/balloon0/virtio-backend"

@@ -272,6 +272,7 @@ class TestHelpOn:
     def test_who_looks_around_is_told_once_where_to_go_on(self, sitting):
         person = sitting(lambda person: person.type("sim\rsim\r\x04"))
         assert person.shown.count("try: help sim, sim hang, sim wake") == 1
+        assert "try: help sim" not in sitting(lambda person: person.type("sim\rsim\r\x04"), attached=True).shown
 
     def test_three_ctrl_c_say_how_to_leave(self, sitting):
         assert sitting(lambda person: person.type("\x03\x03").type("\x04", 1)).shown == ""
