@@ -290,6 +290,11 @@ class TestHelpOn:
         person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
         assert person.replies == ["VM status: running\n"]
 
+    def test_the_change_of_keys_is_told_as_an_event_is(self, sitting):
+        assert (
+            "\x1b[36m[the keys of vi]\x1b[0m\n" in sitting(lambda person: person.type("\x1bOS\x04"), color=True).shown
+        )
+
     def test_up_takes_what_is_typed_as_a_prefix_after_a_pause_only(self, sitting):
         for pause, ran in ((0.1, "info uuid"), (2, "info name")):
             history = InMemoryHistory(["info name", "info uuid"])
