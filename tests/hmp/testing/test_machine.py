@@ -39,6 +39,7 @@ def left() -> tuple[list[str], list[str], int]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    tmp_path_factory.getbasetemp()  # else pytest makes its folder in ours, when the first test wants one
     own = tempfile.mkdtemp(prefix="t")  # short, and no other worker's
     monkeypatch.setattr(tempfile, "tempdir", own)
     before = left()
