@@ -408,6 +408,23 @@ class TestCallers:
             assert client.socket.recv(1) == b""
 
 
+def test_what_cannot_run_in_the_thread_is_told_apart() -> None:
+    host = Host()
+
+    async def nothing() -> None:
+        raise AssertionError("it runs")
+
+    async def within() -> None:
+        with pytest.raises(MisuseError, match="not from the thread that serves the machines"):
+            host.run(nothing())
+
+    with pytest.raises(MisuseError, match="the machine is gone"):
+        host.run(nothing())
+    host.enter()
+    host.run(within())
+    host.leave()
+
+
 class TestFolders:
     def test_the_child_of_a_fork_lets_go_of_the_lock_and_may_have_none(self) -> None:
         host = Host()
