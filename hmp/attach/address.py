@@ -42,7 +42,7 @@ class Place:
             if rest.startswith("-"):
                 raise UsageError(f"--attach: '{escape(spec)}': a domain's name does not begin with '-'")
         elif self.scheme in ("unix", "tcp"):
-            address = Address("attach", spec.partition(",")[0] if "\0" not in spec else place.replace(",", ",,"))
+            address = Address("attach", place.replace(",", ",,") if "\0" not in spec else spec)
             self.host, self.port = address.host, address.port
         else:
             raise UsageError(f"--attach: '{escape(spec)}' is not {KNOWN}")

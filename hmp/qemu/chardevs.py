@@ -201,4 +201,4 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
         backend, given = "parallel" if backend.startswith("/dev/parport") else "serial", {"path": backend}
     elif backend not in ("stdio", "null", "vc", "pty", "msmouse", "braille", "testdev"):
         raise UsageError(f"{spelled}: '{text}' is not a valid char driver")
-    return Chardev(spelled, kind, label, backend.partition(",")[0], given)
+    return Chardev(spelled, kind, label, backend, given)

@@ -76,6 +76,12 @@ def test_a_name_in_the_abstract_namespace() -> None:
     assert not Address("qmp", "unix:@vm1").abstract
 
 
+def test_a_path_need_not_be_utf_8_and_its_bytes_count() -> None:
+    assert Address("qmp", "unix:\udcff" + "\u00e9" * 50).host == "\udcff" + "\u00e9" * 50
+    with pytest.raises(UsageError, match="the path has 109 bytes"):
+        Address("qmp", "unix:\udcff" + "\u00e9" * 54)
+
+
 def test_a_place_that_we_connect_to() -> None:
     address = Address("qmp", "unix:m,server=off,reconnect=0.5")
     assert (address.server, address.reconnect, address.wait) == (False, 500_000_000, False)

@@ -53,6 +53,28 @@ def test_it_watches_the_guests_descriptors_and_follows_changes() -> None:
     assert served == [[b"one"], [b"two"]]
 
 
+def test_a_jump_of_many_timers_goes_on_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hmp.drive._SLICE", 0)  # one timer, and then everybody else has a turn
+    fired: list[int] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        machine = build("silent")
+        driver = MachineDriver(machine, loop)
+        driver.start()
+        reply = Reply()
+        reply.suspend(lambda: None)
+        for seconds in (1, 2, 3):
+            machine.time.after(seconds * SECOND, lambda seconds=seconds: fired.append(seconds))
+        machine.time.after(4 * SECOND, lambda: reply.finish(""))
+        assert await driver.wait(reply, loop.create_future())
+        driver.stop()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scene())
+    assert fired == [1, 2, 3]
+
+
 @pytest.mark.parametrize("how", ["released", "cancelled", "complete"])
 def test_the_warp_clock_stands_still_once_nobody_waits(how: str) -> None:
     taken_back: list[bool] = []

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from hmp.attach.link import MAX_MESSAGE, BusyError, LinkError, QmpError
+from hmp.attach.address import Place
+from hmp.attach.link import MAX_MESSAGE, BusyError, LinkError, QmpError, SocketLink
 from tests.support.vms import GREETING, Pair
 
 
@@ -131,6 +132,19 @@ def test_a_reply_that_is_no_json_ends_the_connection(pair: Pair, sent: bytes) ->
     assert pair.link.descriptors == []
 
 
+def test_a_connection_that_breaks_is_told(pair: Pair) -> None:
+    pair.peer.answers["query-name"] = None
+    told = Told(pair)
+    pair.settle()
+    Told(pair, "query-status")
+    assert pair.link._socket is not None
+    pair.link._socket.sendall(b" ")  # a peer that closes with something unread resets the connection
+    pair.peer.hang_up()
+    pair.settle()
+    assert str(told.error) == f"unix:{pair.peer.path}: Connection reset by peer"
+    assert pair.link.descriptors == []
+
+
 def test_the_next_order_connects_anew(pair: Pair) -> None:
     Told(pair)
     pair.settle()
@@ -181,6 +195,17 @@ def test_a_peer_that_refuses_to_negotiate_is_told(pair: Pair) -> None:
     pair.peer.send({"id": 1, "error": {"class": "GenericError", "desc": "not today"}})
     pair.settle()
     assert "it refuses the negotiation: not today" in str(told.error)
+
+
+def test_a_host_that_does_not_answer_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(address: tuple[str, int], limit: float) -> socket.socket:
+        raise TimeoutError(f"timed out after {limit}")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    link = SocketLink(pair.clock, Place("tcp:192.0.2.1:4444"))
+    ended: list[Exception | None] = []
+    link.order("query-name", {}, lambda value, error: ended.append(error))
+    assert [str(error) for error in ended] == ["tcp:192.0.2.1:4444: the host does not answer"]
 
 
 class TestSilence:

@@ -203,6 +203,11 @@ class TestExamples:
         offered = texts(machine, "sim set free_mem ", examples=True)
         assert offered[0] == str(machine.device.stats.sample.values[4])
         assert {"none", "32M"} <= set(offered)
+        helps = {each.text: each.help for each in complete(machine, "sim set free_mem ", examples=True)}
+        assert list(helps.items())[1:] == [
+            ("4M", "a sixteenth of the guest's RAM"), ("16M", "a quarter of the guest's RAM"),
+            ("32M", "half of the guest's RAM"), ("none", "report nothing for it")]  # fmt: skip
+        assert complete(machine, "sim chart ", examples=True)[0].help == "the memory that the guest has"
         assert texts(machine, "sim set oom_kills ", examples=True) == ["0", "none"]
         assert texts(machine, "sim set nonsense ", examples=True) == ["none"]
 

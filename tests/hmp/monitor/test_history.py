@@ -27,6 +27,15 @@ def test_empty_lines_are_not_kept_and_blank_ones_are() -> None:
     assert filled("", " ", "").entries() == [" "]
 
 
+def test_an_editor_goes_to_the_end_but_not_for_an_empty_line_nor_a_repeated_one_in_a_full_history() -> None:
+    history = filled("a")
+    assert [history.add(line) for line in ("a", "", "b")] == [True, False, True]
+    for number in range(HISTORY_LIMIT):
+        history.add(f"line {number}")
+    newest = history.entries()[-1]
+    assert [history.add(line) for line in (newest, "new")] == [False, True]
+
+
 def test_a_repeated_line_belongs_to_who_typed_it_last() -> None:
     history, first, second = History(), object(), object()
     history.add("\x1b[2J", first)

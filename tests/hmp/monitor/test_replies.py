@@ -27,9 +27,11 @@ QMP = {
 }
 SCHEMA = [
     {"name": "typed", "meta-type": "command", "arg-type": "typed-arg", "ret-type": "empty"},
-    {"name": "typed-arg", "meta-type": "object", "members": [{"name": "n", "type": "int"}]},
+    {"name": "typed-arg", "meta-type": "object",
+     "members": [{"name": "n", "type": "int"}, {"name": "x", "type": "number", "default": None}]},
     {"name": "int", "meta-type": "builtin", "json-type": "int"},
-]
+    {"name": "number", "meta-type": "builtin", "json-type": "number"},
+]  # fmt: skip
 FILE = {
     "version": 1,
     "qemu": "8.2.1",
@@ -76,6 +78,9 @@ def test_added_commands_are_listed_and_their_arguments_checked(tmp_path: Path) -
     assert talk.ask("typed", n=1) == {"return": {}}
     assert talk.fails("typed") == ("GenericError", "Parameter 'n' is missing")
     assert talk.fails("typed", n="x") == ("GenericError", "Invalid parameter type for 'n', expected: integer")
+    assert [talk.ask("typed", n=1, x=x) for x in (2, 2.5)] == [{"return": {}}] * 2
+    for wrong in ("2", True):
+        assert talk.fails("typed", n=1, x=wrong) == ("GenericError", "Invalid parameter type for 'x', expected: number")
 
 
 def test_lines_of_the_human_monitor(tmp_path: Path) -> None:
@@ -196,6 +201,16 @@ def test_pipes(tmp_path: Path) -> None:
     assert load(f"/dev/fd/{reading}").line("frob a") == "y"
     writer.join()
     os.close(reading)
+
+
+def test_no_more_is_read_than_a_file_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hmp.monitor.replies.MAX_BYTES", 10)
+    reading, writing = os.pipe()
+    os.write(writing, b" " * 11)
+    with pytest.raises(UsageError, match="is larger than"):
+        load(f"/dev/fd/{reading}")  # the writer goes on, and nobody waits for its end
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -123,6 +123,7 @@ def test_what_is_as_qemu_has_it_unless_told() -> None:
     (("-device", "virtio-balloon-pci-non-transitional,id=b"), "device_id", "b"),
     (("-device", "virtio-balloon-pci-transitional,id=b"), "device_id", "b"),
     (("-device", '{"driver":"virtio-balloon-pci","id":"b","bus":"pci.0","deflate-on-oom":true}'), "device_id", "b"),
+    (("-device", '{"driver":"virtio-balloon-pci","bus":"pci.0","deflate-on-oom":true}'), "switches", {"deflate_on_oom": True}),
     (("-device", "virtio-net-pci,netdev=n"), "balloon", False),
 ])  # fmt: skip
 def test_what_options_mean(arguments: tuple[str, ...], name: str, value: object) -> None:
@@ -191,6 +192,8 @@ def test_an_error_is_one_line_and_status_1(arguments: tuple[str, ...], tmp_path:
     (("-m", f"64,slots={'9' * 5000}"),
      f"-m 64,slots={'9' * 5000}: Value '{'9' * 5000}' is too large for parameter 'slots'"),
     (("-m", "9" * 5000), f"-m {'9' * 5000}: Value '{'9' * 5000}' is out of range for parameter 'size'"),
+    (("-m", "64,slots=2"), "slots specified but no max-size"),
+    (("-device", "nosuch", "-device", "other"), "-device nosuch: 'nosuch' is not a valid device model name"),
     (("-m", "\u0663"), "-m \u0663: Parameter 'size' expects a non-negative number below 2^64"),
 ])  # fmt: skip
 def test_errors_are_those_of_qemu(arguments: tuple[str, ...], told: str) -> None:
@@ -329,6 +332,16 @@ def test_a_pid_file_of_a_live_process_is_left_alone(tmp_path: Path) -> None:
         process.stdin = None
         assert process.wait(PATIENCE) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pid_file_that_somebody_removed_is_no_error(tmp_path: Path) -> None:
+    with subprocess.Popen(command("-pidfile", "pid", "-qmp", "stdio"), cwd=tmp_path, env=environment(),
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        (tmp_path / "pid").unlink()
+        _, told = process.communicate(ask("quit").encode(), PATIENCE)
+    assert (process.returncode, told.decode().count("\n")) == (0, 1), "the ready line, and nothing more"
 
 
 def test_a_serial_port_is_there_and_silent(tmp_path: Path) -> None:

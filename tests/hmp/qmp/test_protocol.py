@@ -407,6 +407,14 @@ class TestDeviceAdd:
         assert talk.ask("device_add", **arguments) == {"return": {}}
         assert {name: talk.ask("qom-get", path=path, property=name)["return"] for name in told} == told
 
+    def test_an_id_may_be_left_out(self) -> None:
+        talk = Talk(build(balloon=False))
+        assert talk.ask("device_add", driver="virtio-balloon-pci") == {"return": {}}
+        assert [each["name"] for each in talk.ask("qom-list", path="/machine/peripheral-anon")["return"]] == [
+            "type",
+            "device[0]",
+        ]
+
 
 def test_the_recorded_answers_are_not_read_before_a_client_needs_them() -> None:
     """They take a MiB, and most clients never ask for one of them."""

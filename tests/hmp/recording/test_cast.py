@@ -54,6 +54,14 @@ class TestFile:
         assert read(path)[1] == [(0.005, "o", "hello")]
         cast.close()
 
+    def test_what_came_before_a_failure_is_kept(self, path):
+        failures: list[str] = []
+        cast = open_cast(path, failures)
+        cast.event(0, OUTPUT, "hello")
+        cast.fail("full")
+        assert (read(path)[1], failures) == ([(0.0, "o", "hello")], ["the recording ends here: full"])
+        cast.close()
+
     def test_live_events_are_written_as_they_come(self, path):
         cast = open_cast(path, [], live=True)
         cast.event(0, OUTPUT, "hello")
@@ -144,6 +152,11 @@ class TestRecorder:
     def test_questions_to_the_terminal_are_left_out(self, terminal, path):
         self.record(terminal, path).stdout.buffer.write(b"a\x1b[6nb")
         assert output(path) == "ab"
+
+    def test_what_the_terminal_cannot_encode_is_written_as_without_a_recording(self, terminal, path):
+        terminal.reconfigure(errors="backslashreplace")
+        self.record(terminal, path).stdout.write("\udcff\n")
+        assert output(path) == "\\udcff\r\n"
 
     def test_a_failure_is_told_once_and_the_terminal_goes_on(self, terminal):
         recorder = Recorder(terminal, os.open("/dev/full", os.O_WRONLY), title="t")

@@ -17,6 +17,7 @@ import pytest
 from hmp.recording import cast2svg
 from hmp.recording.svg_cast import CastError, paced, read_cast
 from hmp.recording.svg_draw import _COLORS, _PALETTE, BASE, CELL, LINE
+from hmp.recording.svg_screen import Style, play
 from tests.support.casts import DEMOS, environment, read, run, screen
 from tests.support.demos import SCRIPTS, difference, make, others
 from tests.support.timing import PATIENCE
@@ -300,6 +301,13 @@ class TestDrawing:
         svg = render(write(tmp_path, '[0, "o", "|██▄|"]'))
         assert f'<rect class="f" x="9" y="0" width="18" height="{LINE}"/>' in svg
         assert f'<rect class="f" x="27" y="{LINE // 2}" width="9" height="{LINE // 2}"/>' in svg
+
+    def test_a_line_is_runs_of_one_style_where_wide_characters_stand_alone(self, tmp_path):
+        text = r"ab c\u001b[9md\u001b[29;37;105me\u001b[m \u6f22x"
+        recording = read_cast(str(write(tmp_path, f'[0, "o", "{text}"]')))
+        assert [(run.x, run.cells, run.text, run.style) for run in play(recording).lines[0][-1][1]] == [
+            (0, 4, "ab c", Style()), (4, 1, "d", Style(strike=True)), (5, 1, "e", Style("white", "on brightmagenta")),
+            (7, 2, "\u6f22", Style()), (9, 1, "x", Style())]  # fmt: skip
 
     def test_wide_characters_take_two_cells(self, tmp_path):
         assert 'textLength="18">漢<' in render(write(tmp_path, '[0, "o", "漢"]'))

@@ -40,6 +40,9 @@ TABLE = [
     ("abcdefghijklm\x1b[1;1H\x1b[4hxy", "xyabcdefgh\nklm"),
     ("\x1b[!px\x1b[?2004hy\x1b[2 qz", "xyz"),
     ("x\x1b[?1$py", "xy"),
+    ("\x1b]0;title\x1b[31mx", "x"),
+    ("x\x1b[?3hy\x1b[?3lz", "xyz"),
+    ("x\x1b#8", "\n".join(["E" * 10] * 4)),
 ]
 
 STYLES = [
@@ -113,6 +116,15 @@ def test_another_size(events, expected, gone):
         else:
             terminal.resize(columns=event[0], lines=event[1])
     assert (lines(terminal), terminal.top) == (expected, gone)
+
+
+@pytest.mark.parametrize("before", ["x", "x\x1b[?1049hy"])
+def test_with_another_size_every_line_is_drawn_anew(before):
+    terminal = Terminal(10, 4)
+    terminal.feed(before)
+    terminal.dirty.clear()
+    terminal.resize(columns=12)
+    assert terminal.dirty == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,19 @@ class TestTurns:
 
         play(scene)
 
+    def test_what_comes_in_pieces_before_its_turn_is_one_line(self) -> None:
+        async def scene(served: Served) -> None:
+            client = await served.hmp()
+            (connection,) = served.server.connections
+            connection._turn_soon()  # as when a client reads again
+            for piece in (b"info ", b"sta", b"tus\n"):
+                served.server.buffer[: len(piece)] = piece
+                connection.buffer_updated(len(piece))
+            assert connection._received == b"info status\n"
+            assert await client.reply() == "VM status: running\n"
+
+        play(scene, "linux", "monitor=unix:a")
+
     def test_who_asks_little_goes_ahead_of_a_hundred_that_ask_without_end(self) -> None:
         async def scene(served: Served) -> None:
             clock = served.server.now = Ticking()

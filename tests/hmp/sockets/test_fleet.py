@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,28 @@ def test_a_signal_ends_all_and_leaves_nothing(number: int, status: int, tmp_path
         assert message["data"] == {"guest": False, "reason": "host-signal"}
         talker.close()
         assert program.end(0) == (status, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+MADE_UNDER_A_SIGNAL = """
+import os, signal, sys
+from hmp.sockets import fleet
+made = fleet.Member
+def make(config):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return made(config)
+fleet.Member = make
+from hmp.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_signal_that_comes_while_they_are_made_ends_all_and_leaves_nothing(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", MADE_UNDER_A_SIGNAL, "--count", "2", "--qmp", f"unix:{tmp_path}/q%d"],
+        capture_output=True, text=True, timeout=60, env=environment(), check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "", "")
     assert not list(tmp_path.iterdir())
 
 

@@ -115,6 +115,10 @@ class TestKeys:
     def test_line_after_keys(self, keys: bytes, line: bytes) -> None:
         assert entered(keys) == line
 
+    @pytest.mark.parametrize("key", [b"G", b"X", b"a", b"q", b"u", b":", b"<", b"?"])
+    def test_a_key_that_nobody_knows_is_dropped_alone(self, key: bytes) -> None:
+        assert entered(b"ab\x1b[" + key + b"X") == b"abX"
+
     def test_a_line_ends_at_4095_bytes_wherever_it_is_typed(self) -> None:
         full = b"a" * 4095
         assert len(full) == LINE_LIMIT

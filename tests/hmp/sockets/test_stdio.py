@@ -88,7 +88,9 @@ def test_a_terminal_brings_each_key_and_is_as_before_afterwards() -> None:
         seen = b""
         while not seen.endswith(b"(qemu) "):
             seen += os.read(ours, 4096)
-        assert not termios.tcgetattr(theirs)[3] & termios.ECHO
+        flags = termios.tcgetattr(theirs)
+        assert not flags[0] & (termios.ICRNL | termios.IXON), "Enter and Ctrl-S come as they are typed"
+        assert not flags[3] & termios.ECHO
         os.write(ours, b"info sta")
         while b"info sta" not in seen:
             seen += os.read(ours, 4096)
@@ -134,12 +136,14 @@ def test_a_socket_that_was_handed_over(listens: bool, tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_a_client_that_we_are_connects_once_at_the_start(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"{tmp_path}/q")
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+def test_a_client_that_we_are_connects_once_at_the_start(scheme: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX if scheme == "unix" else socket.AF_INET) as server:
+        server.bind(f"{tmp_path}/q" if scheme == "unix" else ("127.0.0.1", 0))
         server.listen()
         server.settimeout(PATIENCE)
-        with Program("--headless", "--qmp", f"unix:{tmp_path}/q,server=off") as program:
+        where = f"{tmp_path}/q" if scheme == "unix" else f"127.0.0.1:{server.getsockname()[1]}"
+        with Program("--headless", "--qmp", f"{scheme}:{where},server=off") as program:
             client, _ = server.accept()
             with client, client.makefile() as lines:
                 assert "QMP" in lines.readline()

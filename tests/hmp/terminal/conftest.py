@@ -25,7 +25,9 @@ from tests.support.loop import VirtualLoop
 class Person:
     """Types at a monitor: `at` says what happens when (seconds of virtual time)."""
 
-    def __init__(self, loop: VirtualLoop, machine: Machine, pipe, *, history=None, color=False, ansi=True) -> None:
+    def __init__(
+        self, loop: VirtualLoop, machine: Machine, pipe, *, history=None, color=False, ansi=True, attached=False
+    ) -> None:
         self.loop = loop
         self.machine = machine
         self.pipe = pipe
@@ -36,6 +38,8 @@ class Person:
         screen = Screen(
             lambda text: self.written.append((loop.time(), text)), ansi=ansi, color=color, width=lambda: self.columns
         )
+        if attached:
+            machine.offers = lambda line: []
         self.prompt = LinePrompt(machine, screen, pipe, DummyOutput(), history=history or InMemoryHistory())
         self.session = Session(
             machine,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import pytest
 
@@ -11,7 +12,7 @@ from device.clock import SECOND, SimulatedClock
 from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
-from hmp.terminal import toolbar
+from hmp.terminal import draw, toolbar
 from hmp.terminal.screen import Screen, encode, standard_screen
 from tests.support.machines import monitor_on, run
 from tests.support.rig import HandGuest
@@ -144,6 +145,10 @@ class TestDrawing:
 
     def test_help_of_guests_names_them_and_their_keys(self):
         assert {*PROFILES, "delay=SEC"} <= set(drawn("help sim guest").split())
+        headings = [
+            line for line in drawn("help sim guest", color=True).splitlines() if "[guests]" in line or "[keys]" in line
+        ]
+        assert [line.strip() for line in headings] == ["\x1b[2m[guests]\x1b[0m", "\x1b[2m[keys]\x1b[0m"]
 
     def test_what_is_shown_again_and_again_has_the_same_colours(self):
         subject = monitor_on()
@@ -156,6 +161,11 @@ class TestDrawing:
         blocks = [line for line in "".join(written).split("\n") if "█" in line]
         assert blocks
         assert all("\x1b[36m█" in line for line in blocks)
+
+    def test_errors_of_hmp_itself_go_past_what_is_shown_again_and_again(self):
+        before = sys.stdout, sys.stderr
+        with draw.live(lambda text: None, 80, 24, color=False):
+            assert (sys.stdout, sys.stderr) == before
 
     def test_words_of_qemu_keep_their_breaks(self):
         line = "info virtio-status /machine/peripheral/balloon0/virtio-backend"
@@ -191,6 +201,12 @@ class TestToolbar:
         machine.set_balloon(512 * MIB)
         machine.advance(2 * SECOND)
         assert f"{'█' * 10}{'░' * 10} 512M of 1G" in bar(machine, 90)
+
+    def test_a_size_that_the_guest_has_not_reached_yet_leads_to_the_one_that_is_wanted(self):
+        subject = monitor_on("nodriver")
+        subject.machine.set_balloon(256 * MIB)
+        assert " 512M→256M of 512M " in toolbar.text(subject.machine, 90)
+        assert " 512M->256M of 512M " in toolbar.text(subject.machine, 90, toolbar.ASCII)
 
     @pytest.mark.parametrize("columns", [*range(1, 12), 20, 30, 40, 60, 80, 200])
     def test_it_fits(self, machine, columns):

@@ -272,6 +272,7 @@ class TestHelpOn:
     def test_who_looks_around_is_told_once_where_to_go_on(self, sitting):
         person = sitting(lambda person: person.type("sim\rsim\r\x04"))
         assert person.shown.count("try: help sim, sim hang, sim wake") == 1
+        assert "try: help sim" not in sitting(lambda person: person.type("sim\rsim\r\x04"), attached=True).shown
 
     def test_three_ctrl_c_say_how_to_leave(self, sitting):
         assert sitting(lambda person: person.type("\x03\x03").type("\x04", 1)).shown == ""
@@ -288,6 +289,11 @@ class TestHelpOn:
         monkeypatch.setenv("INPUTRC", str(tmp_path / "rc"))
         person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
         assert person.replies == ["VM status: running\n"]
+
+    def test_the_change_of_keys_is_told_as_an_event_is(self, sitting):
+        assert (
+            "\x1b[36m[the keys of vi]\x1b[0m\n" in sitting(lambda person: person.type("\x1bOS\x04"), color=True).shown
+        )
 
     def test_up_takes_what_is_typed_as_a_prefix_after_a_pause_only(self, sitting):
         for pause, ran in ((0.1, "info uuid"), (2, "info name")):

@@ -408,7 +408,38 @@ class TestCallers:
             assert client.socket.recv(1) == b""
 
 
+def test_what_cannot_run_in_the_thread_is_told_apart() -> None:
+    host = Host()
+
+    async def nothing() -> None:
+        raise AssertionError("it runs")
+
+    async def within() -> None:
+        with pytest.raises(MisuseError, match="not from the thread that serves the machines"):
+            host.run(nothing())
+
+    with pytest.raises(MisuseError, match="the machine is gone"):
+        host.run(nothing())
+    host.enter()
+    host.run(within())
+    host.leave()
+
+
 class TestFolders:
+    def test_the_child_of_a_fork_lets_go_of_the_lock_and_may_have_none(self) -> None:
+        host = Host()
+        host.forget()  # nothing was made
+        path = Path(host.enter()).parent
+        child = os.fork()
+        if not child:
+            before = len(os.listdir("/proc/self/fd"))
+            host.forget()
+            os._exit(before - len(os.listdir("/proc/self/fd")))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert path.exists()
+        host.leave()
+        assert not path.exists()
+
     def test_those_of_processes_that_are_gone_are_swept_and_others_stay(self) -> None:
         base = Path(tempfile.gettempdir())
         live = Folder()

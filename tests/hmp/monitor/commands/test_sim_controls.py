@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from device.balloon.spec import ABSENT
+from device.balloon.spec import ABSENT, STATS_TABLE
 from device.clock import SECOND
 from device.machine.guest import Guest
 from device.virtio.spec import GIB, MIB
@@ -155,6 +155,11 @@ class TestPins:
         assert say(subject, "sim set") == (
             "free_mem   2147483648      2G\noom_kills        none\ntag 42          12345  12,345\n"
         )
+
+    def test_the_first_tag_without_a_name_is_listed_too(self) -> None:
+        subject, tag = monitor_on(), len(STATS_TABLE)
+        assert say(subject, f"sim set {tag} 12345") == ""
+        assert say(subject, "sim set") == f"tag {tag}  12345  12,345\n"
 
     @pytest.mark.parametrize(
         ("line", "words"),
