@@ -78,6 +78,8 @@ class CommandLine:
         self.pidfile: str | None = None
         self.actions = {"reboot": "reset", "shutdown": "poweroff"}
         self.ignored: list[str] = []
+        self.foreign_bus = "pcie.0"
+        """The first bus of the other machine type. Further buses may be those of bridges."""
         self.printed: str | None = None
 
     def read(self, argv: list[str]) -> None:
@@ -139,7 +141,7 @@ class CommandLine:
         elif name in ("qmp", "qmp-pretty", "monitor"):
             mode = "readline" if name == "monitor" else "control"
             pretty = {"pretty": "on"} if name == "qmp-pretty" else {}
-            if name == "monitor" and value == "none":
+            if name == "monitor" and value.startswith("none"):  # QEMU looks at four letters only
                 self.defaults = True
             elif value.startswith("chardev:"):
                 self._id("mon", value[8:], spelled)
@@ -154,6 +156,9 @@ class CommandLine:
             self.serial.append((name, value))
         elif name == "pidfile":
             self.pidfile = value
+        elif name in ("machine", "M"):
+            self.foreign_bus = "pci.0" if "q35" in value else "pcie.0"
+            self.ignored.append(spelled)
         else:
             self.ignored.append(spelled)
 
@@ -313,7 +318,11 @@ class CommandLine:
             wrong = f"Parameter '{name}' does not accept value '{value}'"
         elif name == "addr" and not _ADDRESS.fullmatch(value):
             wrong = f"Property '{model}.addr' doesn't take value '{value}'"
-        elif name == "bus" and not re.fullmatch(r"pcie?\.\d+", value) and value not in self.ids["device"]:
+        elif (
+            name == "bus"
+            and value not in self.ids["device"]
+            and (value == self.foreign_bus or not re.fullmatch(r"pcie?\.\d+", value))
+        ):
             wrong = f"Bus '{value}' not found"
         elif name == "romfile" and value and not os.path.exists(value):
             wrong = f'failed to find romfile "{value}"'
