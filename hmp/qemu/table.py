@@ -40,8 +40,8 @@ OURS = {
 """hmp's names for QEMU's options. It has none for the others."""
 
 _ACTS = (
-    "S action chardev daemonize device h help m mon monitor name no-reboot no-shutdown nodefaults nographic pidfile "
-    "qmp qmp-pretty serial uuid version"
+    "S action chardev daemonize debugcon device h help m mon monitor name no-reboot no-shutdown nodefaults nographic "
+    "parallel pidfile qmp qmp-pretty serial uuid version watchdog-action"
 )
 ACTS = frozenset(_ACTS.split())
 """The options that have an effect in hmp-qemu; it ignores the others."""
