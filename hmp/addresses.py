@@ -47,7 +47,10 @@ class Address:
     `switches` has the options that were set on or off. `host_files` lets clients start programs and name files of this
     host. For unix, `host` is the path or the abstract name, and `port` is 0; for fd, `port` is the descriptor. If hmp
     connects to the address, `reconnect` is the pause (ns) before it connects again, or None for never. `pretty` indents
-    the output of QMP.
+    the output of QMP. For stdio, `ends` are the descriptors to read (-1: none) and to write.
+
+    On QEMU's command line `ends` can be a terminal, a file or a pipe, and `shown` is its name in query-chardev; `used`
+    is false for a device that no monitor and no serial port has; `service` is the port as it was written.
     """
 
     def __init__(self, kind: str, spec: str, spelled: str = "") -> None:
@@ -59,6 +62,10 @@ class Address:
         self.dialect: str | None = None
         self.host_files = False
         self.label = ""
+        self.ends = (0, 1)
+        self.shown = ""
+        self.used = True
+        self.service = ""
         self.pretty = False
         self.reconnect: int | None = None
         self.switches: dict[str, bool] = {}
@@ -151,6 +158,11 @@ class Address:
         else:
             known = [f"{switch}=on|off" for switch, schemes in SWITCHES.items() if self.scheme in schemes]
             raise self.refuse(f"'{escape(option)}' is not an option ({', '.join([*known, 'dialect=NAME'])})")
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it is a pseudoterminal of our own, which programs open one after the other."""
+        return self.shown.startswith("pty:")
 
     @property
     def path(self) -> str:

@@ -51,8 +51,8 @@ class Config:
         self.typed = False
         """Whether a person types at a terminal; choose() sets it."""
         self.addresses: list[Address] = []
-        self.chardevs: list[tuple[str, str]] = []
-        """Further devices for query-chardev: label and file name."""
+        self.chardevs: list[tuple[str, str, bool]] = []
+        """Further devices for query-chardev: label, file name, and whether something uses them."""
         self.stays = False
         """Whether the machine stays, stopped, after its guest switches itself off (QEMU's -no-shutdown)."""
         self.resets = True

@@ -3,38 +3,67 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
+import sys
+import termios
+import tty
 
-from hmp.addresses import Address, is_socket
+from hmp.addresses import LONGEST_PAUSE, Address, is_socket
 from hmp.monitor import UsageError
 from hmp.monitor.commands.machine import split_options
 from hmp.monitor.grammar import SWITCH
 from hmp.monitor.qom import valid_id
-from hmp.qemu.values import check_switches, whole
+from hmp.qemu.values import Parameters, size_of, whole
 
-SILENT = ("null", "vc", "none", "ringbuf", "testdev", "udp", "pipe", "parallel", "msmouse", "wctablet", "spicevmc",
-          "spiceport", "qemu-vdagent", "dbus", "braille")  # fmt: skip
-"""Backends that hmp accepts and ignores, because nothing is ever written to such a device."""
+SILENT = ("null", "vc", "ringbuf", "msmouse", "wctablet", "qemu-vdagent")
+"""Backends that swallow what is written to them. Others that hmp only accepts cannot have a monitor."""
 
-_PLACES = {
-    "file": "chardev: file: no filename given",
-    "pipe": "chardev: pipe: no device path given",
-    **dict.fromkeys(("serial", "tty"), "chardev: serial/tty: no device path given"),
-    "parallel": "chardev: parallel: no device path given",
+_BACKENDS = ("socket", "stdio", "file", "pty", "pipe", "serial", *SILENT, "testdev", "udp", "parallel", "mux",
+             "spicevmc", "spiceport", "dbus", "braille")  # fmt: skip
+
+_NEEDS = {
+    "file": ("path", "chardev: file: no filename given"),
+    "pipe": ("path", "chardev: pipe: no device path given"),
+    "serial": ("path", "chardev: serial/tty: no device path given"),
+    "parallel": ("path", "chardev: parallel: no device path given"),
+    "udp": ("port", "chardev: udp: remote port not specified"),
+    "mux": ("chardev", "chardev: mux: no chardev given"),
+    "spicevmc": ("name", "chardev: spice channel: no name given"),
+    "spiceport": ("name", "chardev: spice port: no name given"),
+    "dbus": ("name", "chardev: dbus: no name given"),
 }
-"""Backends that open a file, and QEMU's error if no file is named."""
+"""What a backend cannot do without, and QEMU's error."""
 
-_ALIASES = {"memory": "ringbuf", "parport": "parallel"}
+_NEVER = {
+    "mux": "mux: base chardev {chardev} not found",
+    "spicevmc": "unsupported type name: {name}",
+    "spiceport": "spice not enabled",
+    "braille": "brlapi__openConnection: connect: No such file or directory",
+    "parallel": "not a parallel port: Inappropriate ioctl for device",
+}
+"""Backends that need what is not here, and QEMU's error then."""
 
-BACKENDS = ("socket", "stdio", "file", "pty", "serial", "tty", *SILENT)
+_ALIASES = {"memory": "ringbuf", "parport": "parallel", "tty": "serial"}
 
-# All names of QEMU 7.2, also those without a meaning here: a mistyped name has to be an error.
-_OPTIONS_NAMES = (
-    "id backend path host port fd to ipv4 ipv6 wait server delay nodelay reconnect telnet tn3270 tls-creds tls- "
-    "authz websocket mux logfile logappend signal name debug size chardev append abstract tight width height cols "
-    "rows input localaddr localport clipboard mouse width"
+PARAMETERS = Parameters(
+    "id backend path host port fd localaddr localport tls-creds tls-authz name chardev logfile",
+    switch="ipv4 ipv6 wait server delay nodelay telnet tn3270 websocket mux signal append logappend mouse clipboard "
+    "abstract tight",
+    number="to reconnect width height cols rows debug",
+    size="size",
 )
-OPTIONS = frozenset(_OPTIONS_NAMES.split())
-_SWITCHES = ("nodelay", "ipv4", "ipv6", "abstract", "tight")
+
+TAKEN = {"serial": "could not connect serial device to character backend '{}'",
+          "parallel": "could not connect parallel device to character backend '{}'",
+          "debugcon": "invalid character backend '{}'"}  # fmt: skip
+"""QEMU's errors for a short form that it cannot read; of monitors it is a parse error."""
+
+# As C's scanf reads them.
+_PLACE = r"(?:([^:]{1,64}):|:)([^,%s]{1,32})"
+_INET = re.compile(_PLACE % "")
+_UDP = re.compile(f"{_PLACE % '@'}(?:@{_PLACE % ''})?")
+_VC = re.compile(r"vc(?::([0-9]{1,7})(?:x([0-9]{1,7})|Cx([0-9]{1,7}))|(?!:))")
 
 
 class Chardev:
@@ -43,162 +72,226 @@ class Chardev:
     `options` has its options by QEMU's names; of one that is given twice it has the last value.
     """
 
-    def __init__(self, spelled: str, kind: str, label: str, backend: str, options: dict[str, str]) -> None:
+    def __init__(self, spelled: str, kind: str, label: str, options: dict[str, str]) -> None:
         self.spelled = spelled
         self.kind = kind
         self.label = label
-        self.backend = backend
+        named = options.get("backend")
+        self.backend = named and _ALIASES.get(named, named)
         self.options = options
-        for name in options:
-            if name not in OPTIONS:
-                raise self.refuse(f"Invalid parameter '{name}'")
-        switches = "server wait mux telnet tn3270 websocket delay append logappend signal"
-        check_switches(options, (*_SWITCHES, *switches.split()), spelled)
-        if backend == "socket":
-            self._check_socket()
+        self.users = 0
+        """How many monitors and serial ports have it."""
 
     def refuse(self, why: str) -> UsageError:
         """Return an error about the device."""
         return UsageError(f"{self.spelled}: {why}" if self.spelled else why)
 
+    def on(self, name: str) -> bool:
+        """Whether an option is on; the default is off."""
+        return SWITCH[self.options.get(name, "off")]
+
+    def check(self) -> None:
+        """Check what QEMU checks when it makes the device, in its order. Raises UsageError in QEMU's words."""
+        given, backend = self.options, self.backend
+        if not self.label:
+            raise self.refuse("chardev: no id specified")
+        if backend is None:
+            raise self.refuse(f'chardev: "{self.label}" missing backend')
+        if backend not in _BACKENDS:
+            raise self.refuse(f"'{backend}' is not a valid char driver name")
+        needed, told = _NEEDS.get(backend, ("backend", ""))
+        if needed not in given or (backend == "udp" and not given[needed]):
+            raise self.refuse(told)
+        if "logfile" in given:
+            end = os.O_APPEND if self.on("logappend") else os.O_TRUNC
+            os.close(self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create"))
+        if backend == "socket":
+            self._check_socket()
+        elif backend == "ringbuf" and size_of(given.get("size", "0"), "size", "").bit_count() > 1:
+            raise self.refuse("size of ringbuf chardev must be power of two")
+        elif backend == "udp":
+            given["host"] = given.get("host") or "localhost"
+            self._port("host", "port")
+            self._port("localaddr", "localport")
+        elif backend == "parallel":
+            self._open(given["path"], os.O_RDWR)
+        if backend in _NEVER:
+            raise self.refuse(_NEVER[backend].format_map(given))
+
     def _check_socket(self) -> None:
         given = self.options
-        for name in ("reconnect", "to"):
-            if name in given:
-                whole(given[name], name, self.spelled)
-        # The checks are in QEMU's order, because QEMU reports the first error.
+        listens = self.on("server")
         if len(given.keys() & {"path", "fd", "host"}) > 1:
             raise self.refuse("None or one of 'path', 'fd' or 'host' option required.")
         if "host" in given and "port" not in given:
             raise self.refuse("chardev: socket: no port given")
+        name, mode = ("reconnect", "server listen") if listens else ("wait", "client connect")
+        if name in given:
+            raise self.refuse(f"'{name}' option is incompatible with socket in {mode} mode")
+        if "tls-authz" in given and "tls-creds" not in given:
+            raise self.refuse("'tls_authz' option requires 'tls_creds' option")
+        if self.on("websocket") and not listens:
+            raise self.refuse("Websocket client is not implemented")
+        if "tls-creds" in given:
+            raise self.refuse(f"No TLS credentials with id '{given['tls-creds']}'")
         # A socket needs a path, a host or a descriptor. QEMU takes a missing descriptor for one without a number.
         if not given.keys() & {"path", "host"}:
             fd = given.get("fd", "")
-            if not fd.isdecimal():
+            if not re.fullmatch(r"[-+]?[0-9]+", fd, re.ASCII):
                 raise self.refuse(f"Unable to parse FD number {fd}")
             if not is_socket(fd):
                 raise self.refuse(f"File descriptor '{fd}' is not a socket")
         for name in ("tn3270", "websocket"):
             if self.on(name):
                 raise self.refuse(f"hmp has no {name}")
-        if "tls-creds" in given:
-            raise self.refuse(f"No TLS credentials with id '{given['tls-creds']}'")
+        if "host" in given:
+            self._port("host", "port")
 
-    def on(self, name: str) -> bool:
-        """Whether an option is on; the default is off."""
-        return SWITCH[self.options.get(name, "off")]
+    def _port(self, host: str, name: str) -> int:
+        """Return the number of a port, as the C library reads it. One with too many bits loses the higher ones."""
+        place, port = self.options.get(host, "(null)"), self.options.get(name) or "0"
+        try:
+            found = socket.getaddrinfo(None, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise self.refuse(f"address resolution failed for {place}:{port}: {error.strerror}") from None
+        return int(found[0][4][1])
 
-    def open(self) -> tuple[Address | None, str]:
-        """Return (address to serve, ""), or (None, name for query-chardev) if there is nothing to serve.
+    def _open(self, path: str, flags: int, verb: str = "open") -> int:
+        try:
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+        except OSError as error:
+            raise self.refuse(f"Could not {verb} '{path}': {error.strerror}") from None
 
-        A file or a terminal is opened here and stays open. Raises UsageError.
+    def open(self) -> Address | None:
+        """Return the address to serve, or None if nobody can be there. What is not a socket is opened here.
+
+        Raises UsageError.
         """
         if self.backend in ("socket", "stdio"):
-            return self._address(), ""
+            return self._address(self._spec())
         path = self.options.get("path", "")
-        if self.backend in _PLACES:
-            if "path" not in self.options:
-                raise self.refuse(_PLACES[self.backend])
-            # hmp writes nothing to it. But QEMU makes the file, and a path that cannot be opened is an error.
-            end = os.O_CREAT | (os.O_APPEND if self.on("append") else os.O_TRUNC) if self.backend == "file" else 0
-            try:
-                os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | end, 0o666)
-            except OSError as error:
-                raise self.refuse(f"Could not open '{path}': {error.strerror}") from None
-            return None, self.backend
         if self.backend == "pty":
-            # Programs look for the name of the terminal and open it.
-            _, terminal = os.openpty()
-            return None, f"pty:{os.ttyname(terminal)}"
-        if self.kind != "serial" and self.backend not in ("null", "vc", "none"):
+            near, terminal = os.openpty()
+            tty.setraw(terminal)
+            name = os.ttyname(terminal)
+            # Its name alone makes it one; a client opens it.
+            os.close(terminal)
+            os.set_blocking(near, False)
+            sys.stdout.write(f"char device redirected to {name} (label {self.label})\n")
+            sys.stdout.flush()
+            return self._stream(near, near, f"pty:{name}")
+        if self.backend == "file":
+            end = os.O_APPEND if self.on("append") else os.O_TRUNC
+            return self._stream(-1, self._open(path, os.O_WRONLY | os.O_CREAT | end))
+        if self.backend == "pipe" and os.path.exists(f"{path}.in") and os.path.exists(f"{path}.out"):
+            return self._stream(self._open(f"{path}.in", os.O_RDWR), self._open(f"{path}.out", os.O_RDWR))
+        if self.backend in ("pipe", "serial"):
+            both = self._open(path, os.O_RDWR)
+            try:
+                tty.setraw(both)
+            except termios.error:
+                pass
+            return self._stream(both, both)
+        if self.kind != "serial" and self.backend not in SILENT:
             raise self.refuse(f"hmp has no monitor on a '{self.backend}'")
-        return None, self.backend
+        return None
 
-    def _address(self) -> Address:
-        address = Address(self.kind, self._spec(), self.spelled)
-        address.label = self.label
+    def _stream(self, source: int, target: int, name: str = "") -> Address:
+        made = self._address(self._stdio())
+        made.ends, made.shown = (source, target), name or str(self.backend)
+        return made
+
+    def _address(self, spec: str) -> Address:
+        address = Address(self.kind, spec, self.spelled)
+        address.label = f"{self.label}-base" if self.on("mux") else self.label
         address.pretty = self.on("pretty")
+        address.service = self.options.get("port", "")
         return address
+
+    def _stdio(self) -> str:
+        return "stdio,mux=on" if self.on("mux") else "stdio"
 
     def _spec(self) -> str:
         given = self.options
         if self.backend == "stdio":
-            return "stdio,mux=on" if self.on("mux") else "stdio"
+            return self._stdio()
         if "path" in given:
             place = "unix:" + given["path"].replace(",", ",,")
         elif "host" in given:
             host = given.get("host") or "127.0.0.1"
-            place = f"{'telnet' if self.on('telnet') else 'tcp'}:{f'[{host}]' if ':' in host else host}:{given['port']}"
+            place = f"{'telnet' if self.on('telnet') else 'tcp'}:{f'[{host}]' if ':' in host else host}:"
+            place += str(self._port("host", "port"))
         else:
             return f"fd:{given['fd']}"
         of_scheme = ("abstract", "tight") if "path" in given else ("nodelay", "ipv4", "ipv6")
         words = [f"{name}={given[name]}" for name in of_scheme if name in given]
-        if "host" in given and given.get("delay") in ("off", "no"):  # QEMU reads a bare nodelay as delay=off
+        if "host" in given and not SWITCH[given.get("delay", "on")]:  # QEMU reads a bare nodelay as delay=off
             words.append("nodelay=on")
         if self.on("server"):
-            if "reconnect" in given:
-                raise self.refuse("'reconnect' option is incompatible with socket in server listen mode")
             # QEMU waits for the first client unless it is told not to; hmp's own options do not.
             words.append(f"wait={given.get('wait', 'on')}")
         else:
-            if "wait" in given:
-                raise self.refuse("'wait' option is incompatible with socket in client connect mode")
             words.append("server=off")
             if "reconnect" in given:
-                words.append(f"reconnect={given['reconnect']}")
+                pause = whole(given["reconnect"], "reconnect", self.spelled)
+                # A negative number is as good as none. Nobody waits longer than hmp's longest pause.
+                words.append(f"reconnect={0 if pause >> 63 else min(pause, LONGEST_PAUSE)}")
         return ",".join([place, *words])
 
 
 def from_chardev(text: str) -> Chardev:
     """Read the value of -chardev. Raises UsageError in QEMU's words."""
-    spelled, given = f"-chardev {text}", dict(split_options(text, "backend"))
-    backend, label = given.pop("backend", None), given.pop("id", None)
-    backend = _ALIASES.get(str(backend), backend)
-    if label is None:
-        raise UsageError(f"{spelled}: chardev: no id specified")
-    if not valid_id(label):
+    spelled, given = f"-chardev {text}", split_options(text, "backend")
+    label = dict(reversed(given)).get("id")
+    if label is not None and not valid_id(label):
         raise UsageError(f"{spelled}: Parameter 'id' expects an identifier")
-    if backend not in BACKENDS:
-        if backend is None:
-            raise UsageError(f'{spelled}: chardev: "{label}" missing backend')
-        raise UsageError(f"{spelled}: '{backend}' is not a valid char driver name")
+    PARAMETERS.check(given, spelled)
     # A serial port until -mon makes a monitor of it.
-    return Chardev(spelled, "serial", label, backend, given)
+    return Chardev(spelled, "serial", label or "", dict(given))
 
 
 def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     """Read the value of -monitor, -qmp, -serial and so on, such as unix:PATH,server,nowait. Raises UsageError."""
     spelled = f"-{option} {text}"
-    backend, colon, rest = text.partition(":")
+    wrong = UsageError(f"{spelled}: {TAKEN.get(option, 'parse error: {}').format(text)}")
+    place, mux = (text[4:], {"mux": "on"}) if text.startswith("mon:") else (text, {})
+    backend, colon, rest = place.partition(":")
     given: dict[str, str] = {}
-    if backend == "mon" and colon:
-        try:
-            inner = from_short(option, rest, "monitor", label)
-        except UsageError as error:
-            # Errors name the whole option and not the part after mon:.
-            raise UsageError(f"{spelled}: {str(error).partition(f'{rest}: ')[2]}") from None
-        inner.spelled = spelled
-        inner.options["mux"] = "on"
-        return inner
-    if backend in ("unix", "tcp", "telnet") and colon:
-        place, comma, more = rest.partition(",")
-        if backend == "unix":
-            given = dict(split_options(rest, "path"))
-        else:
-            host, colon, port = place.rpartition(":")
-            if not colon or not port:
-                why = f"could not connect serial device to character backend '{text}'"
-                raise UsageError(f"{spelled}: {why if option == 'serial' else f'parse error: {text}'}")
-            # split_options takes a first word without key as the backend, so a dummy word stands there; it is dropped
-            # below.
-            given = {"host": host.strip("[]"), "port": port, **dict(split_options(f"x{comma}{more}", "backend"))}
-            given["telnet"] = "on" if backend == "telnet" else "off"
-        given.pop("backend", None)
-        backend = "socket"
-    elif backend in ("file", "pipe", "udp") and colon:
-        given = {"path": rest}
-    elif backend.startswith("/dev/"):
-        backend, given = "parallel" if backend.startswith("/dev/parport") else "serial", {"path": backend}
-    elif backend not in ("stdio", "null", "vc", "pty", "msmouse", "braille", "testdev"):
-        raise UsageError(f"{spelled}: '{text}' is not a valid char driver")
-    return Chardev(spelled, kind, label, backend, given)
+    if text.startswith("chardev:"):  # -debugcon does not know it
+        raise wrong
+    if place in ("stdio", "null", "pty", "msmouse", "braille", "testdev", "wctablet"):
+        given = {"backend": place}
+    elif place.startswith("vc"):
+        size = _VC.match(place)
+        if size is None:
+            raise wrong
+        given = {"backend": "vc"}
+    elif colon and backend == "unix":
+        pairs = split_options(rest, "path")
+        PARAMETERS.check(pairs, spelled)
+        given = dict(pairs) | {"backend": "socket"}
+    elif colon and backend in ("tcp", "telnet", "tn3270", "websocket"):
+        found = _INET.match(rest)
+        if found is None:
+            raise wrong
+        pairs = split_options(rest[found.end() + 1 :], None)
+        PARAMETERS.check(pairs, spelled)
+        given = {"backend": "socket", "host": found[1] or "", "port": found[2], **dict(pairs)}
+        given |= {backend: "on"} if backend != "tcp" else {}
+    elif colon and backend == "udp":
+        found = _UDP.match(rest)
+        if found is None:
+            raise wrong
+        given = {"backend": backend, "host": found[1] or "", "port": found[2], "localport": found[4] or "0"}
+    elif colon and backend in ("file", "pipe"):
+        given = {"backend": backend, "path": rest}
+    elif place.startswith(("/dev/", "COM")):
+        parallel = place.startswith(("/dev/parport", "/dev/ppi"))
+        given = {"backend": "parallel" if parallel else "serial", "path": place}
+    elif place == "con:":
+        given = {"backend": "console"}
+    else:
+        raise UsageError(f"{spelled}: '{place}' is not a valid char driver")
+    made = Chardev(spelled, "monitor" if mux and kind == "serial" else kind, label, given | mux)
+    made.users = 1
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import sys
 
@@ -11,11 +12,11 @@ from hmp import FAILED, QEMU_VERSION, __version__
 from hmp.monitor import CommandError, UsageError, escape
 from hmp.monitor.commands.machine import DRIVERS, HELP, device_add, split_options
 from hmp.monitor.commands.qom import read_json
-from hmp.monitor.qom import BACKEND_TYPE, valid_id
+from hmp.monitor.qom import BACKEND_TYPE, from_json, from_option, valid_id
 from hmp.options import parse
-from hmp.qemu.chardevs import Chardev, from_chardev, from_short
+from hmp.qemu.chardevs import TAKEN, Chardev, from_chardev, from_short
 from hmp.qemu.table import DEVICES, HELPS, PCI, WITH_VALUE, WITHOUT
-from hmp.qemu.values import check_names, check_switches, size_of, whole
+from hmp.qemu.values import Parameters, size_of, whole
 from hmp.qjson import codec
 
 TYPE_CHECKING = False
@@ -35,65 +36,88 @@ in QEMU; its other options are ignored (HMP_QEMU_VERBOSE=1 tells which). HMP_ARG
 """
 
 
+_MON = Parameters("chardev mode id", switch="pretty")
+_MEMORY = Parameters(number="slots", size="size maxmem")
+_NAME = Parameters("guest process", switch="debug-threads")
+_ACTIONS = {"reboot": ("reset", "shutdown"), "shutdown": ("poweroff", "pause"),
+            "panic": ("pause", "shutdown", "exit-failure", "none"),
+            "watchdog": ("reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi")}  # fmt: skip
+_SERIAL = ("serial", "parallel", "debugcon")
+"""The options that make devices of the guest, in the order in which QEMU makes them."""
+
+_ADDRESS = re.compile(r"\s*\+?(?:0x)?0*[01]?[0-9a-f](?:\.[0-7])?", re.ASCII | re.IGNORECASE)
+
+
 class CommandLine:
     """Reads QEMU's options. `hmp` has the options for hmp, `ignored` those that have no effect.
 
-    274 command lines are compared with QEMU 7.2: the exit status, and the error after the program's name.
+    Some thousand command lines were compared with QEMU 7.2: the exit status, and the error after the program's name.
+    QEMU first reads all options, and then makes character devices, memory, monitors, serial ports and devices, in this
+    order. So does this class, because of two errors QEMU reports the one that it finds first.
     """
 
     def __init__(self) -> None:
         self.hmp: list[str] = []
-        self.memory = DEFAULT_MEMORY
+        self.memory: dict[str, str] = {}
         self.device: str | None = None
-        self.chardevs: dict[str, Chardev] = {}
         self.monitors: list[Chardev] = []
         self.made: list[Chardev] = []
-        """The devices in the order in which QEMU makes them; those of serial ports are made after them."""
-        self.serial: list[Chardev] = []
+        """The devices of -chardev, -monitor and -qmp, in the order in which QEMU makes them."""
+        self.serial: list[tuple[str, str]] = []
+        """Option and value of each serial port and the like."""
         # QEMU keeps an id once for each kind of object; the same id may name a device and a monitor.
         self.ids: dict[str, set[str]] = {"device": set(), "mon": set()}
+        self.devices: list[tuple[str, str, Any, list[tuple[str, Any]]]] = []
         self.unknown: UsageError | None = None
         """The error for a device that QEMU 7.2 does not have. A newer QEMU may have it (--qemu-version in HMP_ARGS)."""
+        self.serials: list[Chardev] = []
+        """The devices that no monitor has."""
         self.mons: list[tuple[str, dict[str, str]]] = []
-        self.serials = 0
         self.nographic = self.defaults = False
         self.daemonize = False
         self.pidfile: str | None = None
         self.actions = {"reboot": "reset", "shutdown": "poweroff"}
         self.ignored: list[str] = []
+        self.foreign_bus = "pcie.0"
+        """The first bus of the other machine type. Further buses may be those of bridges."""
         self.printed: str | None = None
 
     def read(self, argv: list[str]) -> None:
         """Read the arguments; each option has one or two dashes. Raises UsageError in QEMU's words."""
         # Not with click: QEMU's long options have one dash.
         rest = iter(argv)
+        found: list[tuple[str, str, str | None]] = []
         for word in rest:
-            if not word.startswith("-"):
-                self.ignored.append(word)  # a disk image
-                continue
             name = word[2:] if word.startswith("--") else word[1:]
-            if name in WITH_VALUE:
-                value = next(rest, None)
-                if value is None:
-                    raise UsageError(f"{word}: requires an argument")
-                if value in HELP and name in HELPS | {"M": ""}:
-                    self.printed = HELPS["machine" if name == "M" else name]
-                    return
-                self._value(name, value, f"{word} {value}")
-            elif name in WITHOUT:
-                self._switch(name)
-            else:
+            value = next(rest, None) if word.startswith("-") and name in WITH_VALUE else None
+            if not word.startswith("-"):
+                found.append(("", word, None))  # a disk image
+            elif name not in WITH_VALUE and name not in WITHOUT:
                 raise UsageError(f"{word}: invalid option")
-            if self.printed is not None:
+            elif name in WITH_VALUE and value is None:
+                raise UsageError(f"{word}: requires an argument")
+            else:
+                found.append((name, word, value))
+        for name, word, value in found:
+            if name in ("h", "help", "version"):
+                version = f"QEMU emulator version {QEMU_VERSION} (hmp-emulator {__version__})\n"
+                self.printed = version if name == "version" else HELP_TEXT
                 return
-        self._finish()
+            if value is None:
+                self._switch(name, word)
+            elif value in HELP and name in HELPS | {"M": ""}:
+                self._print(HELPS["machine" if name == "M" else name])
+            else:
+                self._value(name, value, f"{word} {value}")
+        if self.printed is None:
+            self._finish()
 
-    def _switch(self, name: str) -> None:
-        if name in ("h", "help"):
-            self.printed = HELP_TEXT
-        elif name == "version":
-            self.printed = f"QEMU emulator version {QEMU_VERSION} (hmp-emulator {__version__})\n"
-        elif name == "S":
+    def _print(self, text: str) -> None:
+        """Print `text` in place of a machine, once all options were read without an error."""
+        self.printed = text if self.printed is None else self.printed
+
+    def _switch(self, name: str, spelled: str) -> None:
+        if name == "S":
             self.hmp.append("--paused")
         elif name == "no-shutdown":
             self.actions["shutdown"] = "pause"
@@ -104,56 +128,44 @@ class CommandLine:
         elif name == "nodefaults":
             self.defaults = True
         else:
-            self.ignored.append(f"-{name}")
+            self.ignored.append(spelled)
 
     def _value(self, name: str, value: str, spelled: str) -> None:
         read: dict[str, Callable[[str, str], None]] = {
             "m": self._memory, "device": self._device, "name": self._name, "uuid": self._uuid, "mon": self._mon,
             "action": self._action, "chardev": self._chardev,
+            "watchdog-action": lambda value, spelled: self._action(f"watchdog={value}", spelled),
         }  # fmt: skip
         if name in read:
             read[name](value, spelled)
         elif name in ("qmp", "qmp-pretty", "monitor"):
-            if name == "monitor" and value == "none":
+            mode = "readline" if name == "monitor" else "control"
+            pretty = {"pretty": "on"} if name == "qmp-pretty" else {}
+            if name == "monitor" and value.startswith("none"):  # QEMU looks at four letters only
                 self.defaults = True
+            elif value.startswith("chardev:"):
+                self._id("mon", value[8:], spelled)
+                self.mons.append((spelled, {"chardev": value[8:], "mode": mode, **pretty}))
             else:
-                self._short(name, value, "monitor" if name == "monitor" else "qmp",
-                            f"compat_monitor{len(self.monitors)}")  # fmt: skip
-        elif name == "serial":
-            label = f"serial{self.serials}"
-            self.serials += 1
-            if value != "none":
-                self._short(name, value, "serial", label)
+                label = f"compat_monitor{len(self.monitors)}"
+                made = from_short(name, value, "monitor" if name == "monitor" else "qmp", label)
+                made.options |= pretty
+                self._add(made)
+                self.monitors.append(made)
+        elif name in _SERIAL:
+            self.serial.append((name, value))
         elif name == "pidfile":
             self.pidfile = value
+        elif name in ("machine", "M"):
+            self.foreign_bus = "pci.0" if "q35" in value else "pcie.0"
+            self.ignored.append(spelled)
         else:
             self.ignored.append(spelled)
-
-    def _short(self, option: str, value: str, kind: str, label: str) -> None:
-        spelled = f"-{option} {value}"
-        backend, _, id = value.partition(":")
-        pretty = {"pretty": "on"} if option == "qmp-pretty" else {}
-        if backend == "chardev":
-            given = {"chardev": id, "mode": {"qmp": "control", "monitor": "readline"}.get(kind, kind)} | pretty
-            if kind != "serial":
-                self._id("mon", id, spelled)
-            self.mons.append((spelled, given))
-            return
-        made = from_short(option, value, kind, label)
-        made.options |= pretty
-        if kind == "serial":
-            self.serial.append(made)
-            if made.kind == "serial":
-                self.chardevs[label] = made
-                return
-        else:
-            self._add(made)
-        self.monitors.append(made)
 
     def _add(self, made: Chardev) -> None:
         """Add a device that has an id of its own."""
         # A device of -monitor has a generated id, which -chardev may not use again.
-        if any(made.label == each.label for each in self.made):
+        if made.label and any(made.label == each.label for each in self.made):
             raise made.refuse(f"Duplicate ID '{made.label}' for chardev")
         self.made.append(made)
 
@@ -165,54 +177,59 @@ class CommandLine:
         self.ids[what].add(id)
 
     def _chardev(self, value: str, spelled: str) -> None:
-        if value in HELP:
-            self.printed = "Available chardev backend types: \n  socket\n  stdio\n  file\n  pty\n  null\n"
-            return
         made = from_chardev(value)
-        self._add(made)
-        self.chardevs[made.label] = made
+        if made.backend in HELP:
+            self._print("Available chardev backend types: \n  socket\n  stdio\n  file\n  pty\n  pipe\n  null\n")
+        else:
+            self._add(made)
 
     def _mon(self, value: str, spelled: str) -> None:
-        given = dict(split_options(value, "chardev"))
-        check_names(given, "chardev mode pretty id", spelled)
-        check_switches(given, ("pretty",), spelled)
+        pairs = split_options(value, "chardev")
+        given = dict(pairs)
         if "id" in given:
             self._id("mon", given["id"], spelled)
-        if "chardev" not in given:
-            raise UsageError(f"{spelled}: Parameter 'chardev' is missing")
-        if given.setdefault("mode", "readline") not in ("readline", "control"):
-            raise UsageError(f"{spelled}: Parameter 'mode' does not accept value '{given['mode']}'")
-        if given["mode"] == "readline" and "pretty" in given:
-            raise UsageError(f"{spelled}: 'pretty' is not compatible with HMP monitors")
+        _MON.check(pairs, spelled)
         self.mons.append((spelled, given))
 
     def _memory(self, value: str, spelled: str) -> None:
-        given = dict(split_options(value, "size"))
-        check_names(given, "size slots maxmem", spelled)
-        # hmp cannot plug memory, but a wrong value is an error in QEMU, so all are checked.
-        slots = whole(given["slots"], "slots", spelled) if "slots" in given else None
-        most = size_of(given["maxmem"], 1, "maxmem", spelled) if "maxmem" in given else None
-        size = size_of(given.get("size", "0"), 1 << 20, "size", spelled) or DEFAULT_MEMORY
+        pairs = split_options(value, "size")
+        _MEMORY.check(pairs, spelled)
+        self.memory |= {**dict(pairs), "": spelled}
+
+    def _ram(self) -> int:
+        """Return the bytes of memory. hmp cannot plug memory, but all is checked, as a wrong value is an error."""
+        given, spelled = self.memory, self.memory.get("", "")
+        text = given.get("size", "0")
+        size = size_of(text, "size", spelled)
+        # As QEMU: MiB if the last character is a digit.
+        size = (size << 20 if text[-1:].isdigit() else size) or DEFAULT_MEMORY
+        if size >= 1 << 64:
+            raise UsageError("too large 'size' option value")
+        size = -(-size // 8192) * 8192
         if not 4 << 20 <= size <= 16 << 40:
             raise UsageError(f"{spelled}: hmp has machines from 4M to 16T, not of {size} bytes")
-        self.memory = size
-        if most is None and slots is not None:
-            raise UsageError("slots specified but no max-size")
+        slots = whole(given["slots"], "slots", spelled) if "slots" in given else None
+        if "maxmem" not in given:
+            if slots is not None:
+                raise UsageError("slots specified but no max-size")
+            return size
         if slots is not None and slots > 256:
             raise UsageError(f"unsupported amount of memory slots: {slots}")
-        if most is not None and most < size:
-            raise UsageError(f"invalid value of maxmem: maximum memory size ({most:#x}) must be at least the initial "
-                             f"memory size ({size:#x})")  # fmt: skip
+        most = size_of(given["maxmem"], "maxmem", spelled)
+        wrong = "invalid value of maxmem: "
+        if most < size:
+            raise UsageError(
+                f"{wrong}maximum memory size ({most:#x}) must be at least the initial memory size ({size:#x})"
+            )
         if slots and most == size:
-            raise UsageError(f"invalid value of maxmem: memory slots were specified but maximum memory size "
-                             f"({size:#x}) is equal to the initial memory size ({size:#x})")  # fmt: skip
+            raise UsageError(f"{wrong}memory slots were specified but maximum memory size ({size:#x}) is equal to the "
+                             f"initial memory size ({size:#x})")  # fmt: skip
+        return size
 
     def _name(self, value: str, spelled: str) -> None:
-        given = dict(split_options(value, "guest"))
-        check_names(given, "guest process debug-threads", spelled)
-        check_switches(given, ("debug-threads",), spelled)
-        if "guest" in given:
-            self.hmp.append(f"--name={given['guest']}")
+        pairs = split_options(value, "guest")
+        _NAME.check(pairs, spelled)
+        self.hmp += [f"--name={word}" for key, word in pairs if key == "guest"]
 
     def _uuid(self, value: str, spelled: str) -> None:
         try:
@@ -222,13 +239,10 @@ class CommandLine:
         self.hmp.append(f"--uuid={value}")
 
     def _action(self, value: str, spelled: str) -> None:
-        allowed = {"reboot": ("reset", "shutdown"), "shutdown": ("poweroff", "pause"),
-                   "panic": ("pause", "shutdown", "exit-failure", "none"),
-                   "watchdog": ("reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi")}  # fmt: skip
-        for name, word in split_options(value, None):
-            if name not in allowed:
-                raise UsageError(f"{spelled}: Invalid parameter '{name}'")
-            if word not in allowed[name]:
+        pairs = split_options(value, None)
+        Parameters(" ".join(_ACTIONS)).check(pairs, spelled)
+        for name, word in pairs:
+            if word not in _ACTIONS[name]:
                 raise UsageError(f"{spelled}: Parameter '{name}' does not accept value '{word}'")
             self.actions[name] = word
 
@@ -236,90 +250,151 @@ class CommandLine:
         pairs: list[tuple[str, Any]]
         if value.startswith("{"):
             try:
-                given = read_json(value)
+                pairs = list(read_json(value).items())
             except CommandError as error:
                 raise UsageError(f"{spelled}: {error.desc}") from None
-            driver, pairs = given.get("driver"), [pair for pair in given.items() if pair[0] != "driver"]
         else:
             pairs = split_options(value, "driver")
-            driver, pairs = dict(pairs).get("driver"), [pair for pair in pairs if pair[0] != "driver"]
-        if driver in HELP or (driver in DRIVERS and any(key in HELP for key, _ in pairs)):
-            self.printed = device_add(None, {"device": value}, None)  # type: ignore[arg-type]
-        elif not isinstance(driver, str):
-            raise UsageError(f"{spelled}: Parameter 'driver' is missing")
-        elif driver not in DRIVERS:
-            self._other_device(driver, pairs, spelled)
-        elif dict(pairs).get("id") in self.ids["device"]:
-            raise UsageError(f"{spelled}: Duplicate ID '{dict(pairs)['id']}' for device")
-        elif self.device is not None:
-            raise UsageError(f"{spelled}: Only one balloon device is supported")
-        else:
-            kept = [(key, word) for key, word in pairs if key not in PCI]
-            if value.startswith("{"):
-                self.device = codec.encode({"driver": driver, **dict(kept)}).decode().strip()
-                if "id" in dict(kept):
-                    self.ids["device"].add(str(dict(kept)["id"]))
-            else:
-                for word in [word for key, word in reversed(kept) if key == "id"][-1:]:
-                    self._id("device", word, spelled)
-                self.device = ",".join([driver, *[f"{key}={word.replace(',', ',,')}" for key, word in kept]])
-            try:
-                # hmp's own option checks the properties; its error gets QEMU's beginning.
-                parse(["--device", self.device])
-            except UsageError as error:
-                raise UsageError(f"{spelled}: {str(error).removeprefix(f'--device {self.device!r}: ')}") from None
-
-    def _other_device(self, driver: str, pairs: list[tuple[str, Any]], spelled: str) -> None:
-        """Check the model and id of a device that is not the balloon. hmp ignores all its other properties."""
-        if any(key in HELP for key, _ in pairs):
+            for word in [word for key, word in reversed(pairs) if key == "id"][-1:]:
+                self._id("device", word, spelled)
+        driver = dict(pairs).get("driver")
+        pairs = [pair for pair in pairs if pair[0] != "driver"]
+        helps = any(key in HELP for key, _ in pairs)
+        if driver in HELP or (driver in DRIVERS and helps):
+            self._print(device_add(None, {"device": value}, None))  # type: ignore[arg-type]
+        elif helps and isinstance(driver, str):
             known = driver in DEVICES
-            self.printed = f"hmp ignores {driver} and its properties\n" if known else ""
+            self._print(f"hmp ignores {driver} and its properties\n" if known else "")
             if not known:
-                sys.stderr.write(escape(f"Device '{driver}' not found\n"))
-            return
+                sys.stderr.write(escape(f"hmp-qemu: {spelled}: Device '{driver}' not found\n"))
+        else:
+            self.devices.append((spelled, value, driver, pairs))
+
+    def _plug(self, spelled: str, value: str, driver: str | None, pairs: list[tuple[str, Any]]) -> None:
+        """Check a device. hmp has the balloon; of others it checks the model and ignores all properties."""
+        if not isinstance(driver, str):
+            raise UsageError(f"{spelled}: Parameter 'driver' is missing")
         if driver == BACKEND_TYPE:
             raise UsageError(f"{spelled}: No 'virtio-bus' bus found for device '{driver}'")
-        for word in [word for key, word in reversed(pairs) if key == "id"][-1:]:
-            self._id("device", word, spelled)
-        model = driver.removesuffix("-transitional").removesuffix("-non")
-        if model not in DEVICES and not model.endswith(("-cpu", "-ccw")):
-            self.unknown = self.unknown or UsageError(f"{spelled}: '{driver}' is not a valid device model name")
-        self.ignored.append(spelled)
+        if driver not in DRIVERS:
+            model = driver.removesuffix("-transitional").removesuffix("-non")
+            if model not in DEVICES and not model.endswith("-cpu"):
+                self.unknown = self.unknown or UsageError(f"{spelled}: '{driver}' is not a valid device model name")
+            self.ignored.append(spelled)
+            return
+        if self.device is not None:
+            raise UsageError(f"{spelled}: Only one balloon device is supported")
+        kept = [(key, word) for key, word in pairs if key not in PCI]
+        json = value.startswith("{")
+        if json:
+            self.device = codec.encode({"driver": driver, **dict(kept)}).decode().strip()
+        else:
+            self.device = ",".join([driver, *[f"{key}={word.replace(',', ',,')}" for key, word in kept]])
+        try:
+            for key, word in pairs:
+                if key in PCI:
+                    self._check_pci(DRIVERS[driver], key, word, json=json)
+            # hmp's own option checks the other properties; its error gets QEMU's beginning.
+            parse(["--device", self.device])
+        except CommandError as error:
+            raise UsageError(f"{spelled}: {error.desc}") from None
+        except UsageError as error:
+            raise UsageError(f"{spelled}: {str(error).removeprefix(f'--device {self.device!r}: ')}") from None
+
+    def _check_pci(self, model: str, name: str, value: Any, *, json: bool) -> None:
+        kind, wrong = PCI[name], ""
+        if kind != "text":
+            read = (from_json if json else from_option)(value, name, kind)
+            if kind == "int" and not 0 <= read < 1 << 32:  # type: ignore[operator]
+                wrong = f"Parameter '{name}' expects uint32_t"
+            elif name == "romsize" and read.bit_count() != 1:  # type: ignore[union-attr]
+                wrong = f"ROM size {read} is not a power of two"
+            elif name == "acpi-index" and read > 16383:  # type: ignore[operator]
+                wrong = "acpi-index should be less or equal to 16383"
+        elif not isinstance(value, str):
+            if name == "disable-legacy":
+                wrong = f"Invalid parameter type for '{name}', expected: string"
+        elif name == "disable-legacy" and value not in ("on", "off", "auto"):
+            wrong = f"Parameter '{name}' does not accept value '{value}'"
+        elif name == "addr" and not _ADDRESS.fullmatch(value):
+            wrong = f"Property '{model}.addr' doesn't take value '{value}'"
+        elif (
+            name == "bus"
+            and value not in self.ids["device"]
+            and (value == self.foreign_bus or not re.fullmatch(r"pcie?\.\d+", value))
+        ):
+            wrong = f"Bus '{value}' not found"
+        elif name == "romfile" and value and not os.path.exists(value):
+            wrong = f'failed to find romfile "{value}"'
+        if wrong:
+            raise CommandError(wrong)
 
     def _finish(self) -> None:
-        """Connect monitors (-mon) with their devices, apply -nographic, and check the use of stdio."""
+        """Check what QEMU checks when it makes its objects, in its order, and connect monitors with their devices."""
         # A daemon has no terminal, so nobody could reach its monitor.
         if self.daemonize and self.nographic:
             raise UsageError("-nographic cannot be used with -daemonize")
+        free = [each for each in self.made if each not in self.monitors]
+        for each in self.made:
+            self._check(each)
+        self.hmp.append(f"--memory={self._ram()}B")
         for spelled, given in self.mons:
-            found = next((each for each in self.made if each.label == given["chardev"]), None)
-            serial = given["mode"] == "serial"
-            if found is None and serial:
-                raise UsageError(f"{spelled}: could not connect serial device to character backend '{spelled[8:]}'")
-            if found is None:
-                raise UsageError(f'{spelled}: chardev "{given["chardev"]}" not found')
-            if self.chardevs.pop(found.label, None) is None:
-                if not found.on("mux"):
-                    raise UsageError(f"{spelled}: Device '{found.label}' is in use")
-                continue  # with mux the first monitor has the device; hmp does not switch to further ones
-            found.options |= {"pretty": given["pretty"]} if "pretty" in given else {}
-            if serial:
-                self.chardevs[found.label] = found
-            else:
-                found.kind = {"control": "qmp", "readline": "monitor"}[given["mode"]]
-                self.monitors.append(found)
+            self._connect(spelled, given, free)
         # QEMU gives the terminal to a serial port then, with the monitor behind Ctrl-A c unless there is another one.
-        if self.nographic and not self.defaults and not self.serials:
+        if self.nographic and not self.defaults and not any(option == "serial" for option, _ in self.serial):
             own = any(each.kind == "monitor" for each in self.monitors)
-            self._short("serial", "stdio" if own else "mon:stdio", "serial", "serial0")
-            self.serial[0].spelled = ""
-        taken = False
-        for each in (*self.made, *self.serial):
-            if each.backend == "stdio":
-                if self.daemonize or taken:
-                    how = "with -daemonize" if self.daemonize else "by multiple character devices"
-                    raise each.refuse(f"cannot use stdio {how}")
-                taken = True
+            self.serial.append(("", "stdio" if own else "mon:stdio"))
+        numbers = dict.fromkeys(("", *_SERIAL), 0)
+        for option, value in sorted(self.serial, key=lambda pair: ("", *_SERIAL).index(pair[0])):
+            label = "debugcon" if option == "debugcon" else f"{option or 'serial'}{numbers[option]}"
+            numbers[option] += 1
+            if value == "none" and option != "debugcon":
+                continue
+            if value.startswith("chardev:") and option != "debugcon":
+                self._connect(f"-{option} {value}", {"chardev": value[8:], "mode": option}, free)
+                continue
+            made = from_short(option, value, "serial", label)
+            made.spelled = made.spelled if option else ""
+            self.made.append(made)
+            self._check(made)
+            (free if made.kind == "serial" else self.monitors).append(made)
+        self.serials = free
+        for device in self.devices:
+            self._plug(*device)
+
+    def _check(self, made: Chardev) -> None:
+        made.check()
+        if made.backend == "stdio":
+            taken = any(each.backend == "stdio" for each in self.made[: self.made.index(made)])
+            if self.daemonize or taken:
+                how = "with -daemonize" if self.daemonize else "by multiple character devices"
+                raise made.refuse(f"cannot use stdio {how}")
+
+    def _connect(self, spelled: str, given: dict[str, str], free: list[Chardev]) -> None:
+        """Connect a monitor or a serial port with its device. `free` has the devices that nobody uses yet."""
+        mode = given.get("mode", "readline")
+        if "chardev" not in given:
+            raise UsageError(f"{spelled}: Parameter 'chardev' is missing")
+        if mode not in ("readline", "control", *_SERIAL):
+            raise UsageError(f"{spelled}: Parameter 'mode' does not accept value '{mode}'")
+        found = next((each for each in self.made if each.label == given["chardev"]), None)
+        if found is None and mode in TAKEN:
+            raise UsageError(f"{spelled}: {TAKEN[mode].format('chardev:' + given['chardev'])}")
+        if found is None:
+            raise UsageError(f'{spelled}: chardev "{given["chardev"]}" not found')
+        if mode == "readline" and "pretty" in given:
+            raise UsageError(f"{spelled}: 'pretty' is not compatible with HMP monitors")
+        found.users += 1
+        # With mux four can have one device. The first monitor has it; hmp does not switch to further ones.
+        if found.users > (4 if found.on("mux") else 1):
+            raise UsageError(f"{spelled}: Device '{found.label}' is in use")
+        if found not in free:
+            return
+        found.options |= {"pretty": given["pretty"]} if "pretty" in given else {}
+        if mode not in _SERIAL:
+            free.remove(found)
+            found.kind = "qmp" if mode == "control" else "monitor"
+            self.monitors.append(found)
 
     def config(self, environ: Mapping[str, str]) -> Config:
         """Return the configuration of hmp. Raises UsageError."""
@@ -331,7 +406,7 @@ class CommandLine:
         elif not any(word.startswith("--device") for word in own):
             argv.append("--no-balloon")
         # hmp's own options come last, so that HMP_ARGS can change everything.
-        config = parse([f"--memory={self.memory}B", *argv, *own])
+        config = parse([*argv, *own])
         if config is None:
             raise UsageError("HMP_ARGS: --help and the like are for hmp")
         if config.scripted or config.interactive or config.record is not None:
@@ -339,14 +414,18 @@ class CommandLine:
         # Another version of QEMU has other devices.
         if self.unknown is not None and config.qemu_version is None:
             raise self.unknown
-        for each in (*self.monitors, *self.chardevs.values()):
-            address, shown = each.open()
+        for each in (*self.monitors, *self.serials):
+            address = each.open()
+            if each.on("mux"):
+                config.chardevs.append((each.label, "mux", True))
             if address is None:
-                config.chardevs.append((each.label, shown))
+                name = f"{each.label}-base" if each.on("mux") else each.label
+                config.chardevs.append((name, str(each.backend), each.users > 0))
             else:
+                address.used = each.users > 0
                 address.host_files = config.allow_host_files
                 config.addresses.append(address)
-        config.stdio = any(each.scheme == "stdio" for each in config.addresses)
+        config.stdio = any(each.scheme == "stdio" and not each.shown for each in config.addresses)
         # QEMU without a monitor on stdio runs until it is ended.
         config.headless = True
         config.stays = self.actions["shutdown"] == "pause"

@@ -40,8 +40,8 @@ OURS = {
 """hmp's names for QEMU's options. It has none for the others."""
 
 _ACTS = (
-    "S action chardev daemonize device h help m mon monitor name no-reboot no-shutdown nodefaults nographic pidfile "
-    "qmp qmp-pretty serial uuid version"
+    "S action chardev daemonize debugcon device h help m mon monitor name no-reboot no-shutdown nodefaults nographic "
+    "parallel pidfile qmp qmp-pretty serial uuid version watchdog-action"
 )
 ACTS = frozenset(_ACTS.split())
 """The options that have an effect in hmp-qemu; it ignores the others."""
@@ -112,15 +112,20 @@ _DEVICE_NAMES = (
 DEVICES = frozenset(_DEVICE_NAMES.split())
 """The device models of QEMU 7.2 for x86 and their aliases, without the balloon."""
 
-# Programs that start QEMU set bus and address; without these names each would fail.
-_PCI_NAMES = (
-    "bus addr multifunction disable-legacy disable-modern iommu_platform ats packed romfile rombar romsize acpi- "
-    "index event_idx indirect_desc use-started use-disabled-flag notify_on_empty any_layout class "
-    "vectors qemu-4-0-config-size x-pcie-lnksta-dllla x-pcie-extcap-init migrate-extra modern-pio-notify page- "
-    "per-vq failover_pair_id"
+_PCI_SWITCHES = (
+    "multifunction disable-modern iommu_platform ats aer packed event_idx indirect_desc queue_reset use-started "
+    "use-disabled-flag notify_on_empty any_layout qemu-4-0-config-size migrate-extra modern-pio-notify page-per-vq "
+    "virtio-pci-bus-master-bug-migration x-disable-pcie x-disable-legacy-check x-ignore-backend-features "
+    "x-ats-page-aligned x-pcie-deverr-init x-pcie-extcap-init x-pcie-flr-init x-pcie-lnkctl-init "
+    "x-pcie-lnksta-dllla x-pcie-pm-init"
 )
-PCI = frozenset(_PCI_NAMES.split())
-"""Properties of the balloon device that belong to PCI and virtio. They are ignored, because hmp has no bus."""
+PCI = {
+    **dict.fromkeys(_PCI_SWITCHES.split(), "bool"),
+    **dict.fromkeys(("rombar", "romsize", "acpi-index"), "int"),
+    **dict.fromkeys(("bus", "addr", "disable-legacy", "romfile", "failover_pair_id"), "text"),
+}
+"""Properties of the balloon device that belong to PCI and virtio, with their types. Programs that start QEMU set some
+of them. Their values are checked and have no effect, because hmp has no bus."""
 
 HELPS = {
     "machine": f"Supported machines are:\n{'pc':20} what hmp stands in for (alias of pc-i440fx-7.2)\n"

@@ -7,48 +7,63 @@ import re
 from hmp.monitor import UsageError
 from hmp.monitor.grammar import SWITCH
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 # Leading zeros are left out, because Python refuses to convert thousands of digits.
-_SIZE = re.compile(r"\s*(?:0*(0|[1-9]\d*)(?:\.(\d+))?|0[xX]([0-9a-fA-F]+))([BKMGTPE]?)", re.IGNORECASE | re.ASCII)
-_WHOLE = re.compile(r"\s*([-+]?)(?:0*(0|[1-9][0-9]*)|0[xX]([0-9a-fA-F]+))", re.ASCII)
+_SIZE = re.compile(r"\s*\+?(?:0*(0|[1-9]\d*)(?:\.(\d*))?|0[xX]([0-9a-fA-F]+))([BKMGTPE]?)", re.IGNORECASE | re.ASCII)
+_WHOLE = re.compile(r"\s*([-+]?)(?:(0[0-7]*)|([1-9][0-9]*)|0[xX]([0-9a-fA-F]+))", re.ASCII)
 _LONGEST = len(str(1 << 64))
 
 
-def check_switches(given: dict[str, str], names: tuple[str, ...], spelled: str) -> None:
-    """Raise UsageError in QEMU's words if one of `names` is neither on nor off."""
-    for name in names:
-        if given.get(name, "on") not in SWITCH:
-            raise UsageError(f"{spelled}: Parameter '{name}' expects 'on' or 'off'")
+class Parameters:
+    """The parameters that an option of QEMU has, by the type of their values: text, switches, numbers and sizes."""
+
+    def __init__(self, text: str = "", *, switch: str = "", number: str = "", size: str = "") -> None:
+        self._types = dict.fromkeys(text.split())
+        for read, names in ((_switch, switch), (whole, number), (size_of, size)):
+            self._types |= dict.fromkeys(names.split(), read)
+
+    def check(self, given: Iterable[tuple[str, str]], spelled: str) -> None:
+        """Check names and values in the order in which they were given, as QEMU does. Raises UsageError."""
+        for name, text in given:
+            if name not in self._types:
+                raise UsageError(f"{spelled}: Invalid parameter '{name}'")
+            read = self._types[name]
+            if read is not None:
+                read(text, name, spelled)
+
+
+def _switch(text: str, name: str, spelled: str) -> None:
+    if text not in SWITCH:
+        raise UsageError(f"{spelled}: Parameter '{name}' expects 'on' or 'off'")
 
 
 def whole(text: str, name: str, spelled: str) -> int:
-    """Return a whole number. Raises UsageError in QEMU's words."""
+    """Return a whole number, read as C's strtoull reads it: decimal, hexadecimal or octal. Raises UsageError."""
     found = _WHOLE.fullmatch(text)
     if found is None:
         raise UsageError(f"{spelled}: Parameter '{name}' expects a number")
-    sign, decimal, hexadecimal = found.groups()
-    value = int(hexadecimal, 16) if hexadecimal else int(decimal) if len(decimal) <= _LONGEST else 1 << 64
+    sign, octal, decimal, hexadecimal = found.groups()
+    # Python refuses to convert thousands of decimal digits.
+    value = int(octal, 8) if octal else int(hexadecimal, 16) if hexadecimal else int(decimal[: _LONGEST + 1])
     if value >= 1 << 64:
         raise UsageError(f"{spelled}: Value '{text}' is too large for parameter '{name}'")
-    # As C's strtoull, which takes a minus for the number below 2^64.
+    # It takes a minus for the number below 2^64.
     return -value % (1 << 64) if sign == "-" else value
 
 
-def check_names(given: dict[str, str], known: str, spelled: str) -> None:
-    """Raise UsageError in QEMU's words if a parameter is not in `known`."""
-    for name in given:
-        if name not in known.split():
-            raise UsageError(f"{spelled}: Invalid parameter '{name}'")
-
-
-def size_of(text: str, unit: int, name: str, spelled: str) -> int:
-    """Return the bytes of a size, read as QEMU does; `unit` is the unit of a plain number. Raises UsageError."""
+def size_of(text: str, name: str, spelled: str) -> int:
+    """Return the bytes of a size. Raises UsageError."""
     found = _SIZE.fullmatch(text)
-    # A fraction of a byte is an error; 1.5 alone is 1.5 MiB where MiB is the unit.
-    if found is None or (found[2] and unit == 1 and not found[4]):
+    number, fraction, hexadecimal, suffix = found.groups() if found is not None else ("", "", "", "")
+    unit = 1 << 10 * "BKMGTPE".index(suffix.upper() or "B")
+    size = int(hexadecimal or number[: _LONGEST + 1] or "0", 16 if hexadecimal else 10)
+    # A fraction of a byte is an error. So is a unit behind a number that is too large itself.
+    if found is None or ((fraction or "").strip("0") and unit == 1) or (size >= 1 << 64 and suffix):
         raise UsageError(f"{spelled}: Parameter '{name}' expects a non-negative number below 2^64")
-    whole, fraction, hexadecimal, suffix = found.groups()
-    unit = 1 << 10 * "BKMGTPE".index(suffix.upper()) if suffix else unit
-    size = unit * (int(hexadecimal, 16) if hexadecimal else int(whole) if len(whole) <= _LONGEST else 1 << 64)
+    size *= unit
     if fraction:
         # With integers, so that large sizes lose no digits; further digits are less than a byte.
         fraction = fraction[:_LONGEST]

@@ -39,11 +39,20 @@ CONNECT_PATIENCE = 5.0
 """Seconds to wait until a connection is made (server=off)."""
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a stream: a terminal or a pipe becomes a socket too, so that all clients are of one kind."""
+    far, near = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    return far, near
+
+
 class Listener:
     """An address and its socket. If `listens` is false, the socket is the connection to the only client.
 
     With reconnect the socket is None: that connection is made later, when clients are served, and made again after it
-    ends. For stdio, `socket` is one end of a pair and `near` the other, to which stdin and stdout are carried.
+    ends. For stdio, `socket` is one end of a pair and `near` the other, to which stdin and stdout are carried. A
+    terminal of hmp's own (pty) gets such a pair for each client.
     """
 
     def __init__(self, address: Address) -> None:
@@ -58,9 +67,8 @@ class Listener:
         self.socket: socket.socket | None = None
         try:
             if address.scheme == "stdio":
-                # stdin and stdout become a socket too, so that only one kind of client has to be served.
-                self.socket, self.near = socket.socketpair()
-                self.near.setblocking(False)
+                if not address.terminal:
+                    self.socket, self.near = pair()
             elif address.scheme == "fd":
                 self.socket = socket.socket(fileno=address.port)
                 # The caller may pass a listening socket or a connected one.
@@ -72,12 +80,13 @@ class Listener:
                     self.socket = self._connect()
             else:
                 self.socket = self._make_unix() if address.scheme == "unix" else self._make_tcp()
-        except socket.gaierror:
-            raise address.refuse("unknown host") from None
+        except socket.gaierror as error:
+            told = f"address resolution failed for {address.host}:{address.service}: {error.strerror}"
+            raise address.refuse(told if address.spelled else "unknown host") from None
         except UnicodeError:  # from the encoding of international names
             raise address.refuse("not a host name") from None
         except OSError as error:
-            raise address.refuse(self._told(error.strerror or str(error))) from None
+            raise address.refuse(self.told(error)) from None
         if self.socket is not None:
             self.socket.setblocking(False)
 
@@ -87,15 +96,16 @@ class Listener:
             return socket.create_connection((address.host or "localhost", address.port), CONNECT_PATIENCE)
         return _unix(socket.socket.connect, address.path)
 
-    def _told(self, reason: str) -> str:
+    def told(self, error: OSError) -> str:
         """Return the reason of a failure, in QEMU's words if the address has QEMU's form."""
+        reason = error.strerror or str(error)
         address = self.address
         if not address.spelled or address.scheme == "fd":
             return reason
         unix = address.scheme == "unix"
         if address.server:
             return f"Failed to bind socket{f' to {address.host}' if unix else ''}: {reason}"
-        return f"Failed to connect to '{address.host}{'' if unix else f':{address.port}'}': {reason}"
+        return f"Failed to connect to '{address.host}{'' if unix else f':{address.service}'}': {reason}"
 
     def _make_unix(self) -> socket.socket:
         path = self.address.path
@@ -122,11 +132,11 @@ class Listener:
         """Listen on the first address of the host that can be bound: one of localhost's may have no network."""
         host, port = self.address.host, self.address.port
         failure = OSError("no address")
-        flags = socket.AI_PASSIVE
-        wanted: dict[int, bool] = dict(zip((socket.AF_INET, socket.AF_INET6), self.address.families, strict=True))
-        for family, kind, protocol, _, where in socket.getaddrinfo(host or None, port, type=_STREAM, flags=flags):
-            if not wanted.get(family, True):
-                continue
+        families = {(True, False): socket.AF_INET, (False, True): socket.AF_INET6}
+        wanted = families.get(self.address.families, socket.AF_UNSPEC)
+        for family, kind, protocol, _, where in socket.getaddrinfo(
+            host or None, port, wanted, _STREAM, flags=socket.AI_PASSIVE
+        ):
             try:
                 made = socket.socket(family, kind, protocol)
             except OSError as error:  # a family that this kernel lacks
@@ -154,7 +164,7 @@ class Listener:
         if address.scheme == "unix":
             return f"unix:{address.host}{',abstract=on' if address.abstract else ''}"
         if address.scheme in ("stdio", "fd"):
-            return f"fd:{address.port}" if address.scheme == "fd" else "stdio"
+            return f"fd:{address.port}" if address.scheme == "fd" else address.shown or "stdio"
         host, port = address.host, address.port
         if self.listens and self.socket is not None:
             host, port = self.socket.getsockname()[:2]

@@ -15,7 +15,7 @@ from hmp.qjson.codec import indented
 from hmp.qmp.protocol import QmpSession
 from hmp.sockets.clients import HmpSession
 from hmp.sockets.connection import Connection
-from hmp.sockets.listeners import CONNECT_PATIENCE, Listener
+from hmp.sockets.listeners import CONNECT_PATIENCE, Listener, pair
 from hmp.sockets.telnet import TelnetFilter
 from hmp.streams import complain
 
@@ -71,6 +71,12 @@ class Port:
         elif socket is not None:
             self._take(socket)
 
+    def meet(self) -> socket.socket:
+        """Make a client of which the caller carries the other end. Returns that end."""
+        far, near = pair()
+        self._take(far)
+        return near
+
     def close(self) -> None:
         """Accept no more clients."""
         if self.listener.socket is not None and self.listener.listens:
@@ -82,7 +88,7 @@ class Port:
 
     async def _stay_connected(self, pause: float) -> None:
         """Connect, and again `pause` seconds after a failure or after the connection ended."""
-        address, loop = self.listener.address, self._loop
+        address, loop, told = self.listener.address, self._loop, False
         while True:
             self._server.came(self)
             try:
@@ -92,8 +98,11 @@ class Port:
                         _, client = await loop.create_unix_connection(self._make, address.path)
                     else:
                         _, client = await loop.create_connection(self._make, address.host or "localhost", address.port)
-            except (OSError, TimeoutError):
+            except (OSError, TimeoutError) as error:
                 self._server.left()
+                if address.spelled and not told:
+                    complain(f"Unable to connect character device {address.label}: {self.listener.told(error)}")
+                told = True
             else:
                 client.ended = loop.create_future()
                 await client.ended
@@ -165,7 +174,7 @@ class Port:
         if address.scheme in ("unix", "tcp", "telnet"):
             there = any(each.address is address for each in self._server.connections)
             name = f"{'' if there else 'disconnected:'}{name}{',server=on' if address.server else ''}"
-        return {"frontend-open": address.kind != "serial", "filename": name, "label": address.label}
+        return {"frontend-open": address.used, "filename": name, "label": address.label}
 
     def _make(self) -> Connection:
         made = Connection(self._server, self._session)

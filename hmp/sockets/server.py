@@ -22,7 +22,7 @@ from hmp.sockets.connection import RECEIVE_SIZE, TURN, Connection
 from hmp.sockets.hangups import HangUps
 from hmp.sockets.listeners import Listener
 from hmp.sockets.port import Port
-from hmp.sockets.stdio import carry
+from hmp.sockets.stdio import carry, carry_all
 
 CLIENT_LIMIT = 4096
 """The most clients at once: four times the thousand that hmp is made for. With UNSENT_LIMIT each, a host has enough
@@ -85,24 +85,35 @@ class Server:
         self._foreign = RateLimit(FOREIGN_SPACING, now=self._loop.time)
         for number, listener in enumerate(listeners):
             listener.address.label = listener.address.label or f"compat_monitor{number}"
-        self.others: list[tuple[str, str]] = []
-        """The label and file name of each character device without an address."""
+        self.others: list[tuple[str, str, bool]] = []
+        """The label and file name of each character device without an address, and whether it is used."""
         emulated(machine).chardevs = self._chardevs
         self._parent = -1
         self._numbers = 0
         emulated(machine).wire = self
         self._carried: asyncio.Task[None] | None = None
+        self._carrying: set[asyncio.Task[None]] = set()
+        """Carries stdin and stdout, and what carries terminals, pipes and files too."""
 
     def _chardevs(self) -> list[dict[str, object]]:
-        others = [{"frontend-open": False, "filename": name, "label": label} for label, name in self.others]
+        others = [{"frontend-open": used, "filename": name, "label": label} for label, name, used in self.others]
         return [*reversed([port.shown() for port in self._ports]), *others]
 
     def start(self) -> None:
         """Accept clients from now on."""
         for port in self._ports:
             port.open()
-            if port.listener.near is not None:
-                self._carried = self._loop.create_task(carry(port.listener.near))
+            listener, address = port.listener, port.listener.address
+            if address.terminal:
+                carrying = carry_all(address.ends[0], port.meet, lambda: self.stopping)
+            elif listener.near is not None:
+                carrying = carry(listener.near, address.ends)
+            else:
+                continue
+            task = self._loop.create_task(carrying)
+            self._carrying.add(task)
+            if not address.shown:
+                self._carried = task
 
     async def stdio_ended(self) -> None:
         """Wait until the monitor on stdin and stdout, if there is one, has ended. Raises OSError if stdout fails."""
@@ -265,10 +276,11 @@ class Server:
             for connection in tuple(self.connections):
                 connection.cut_off()
             await asyncio.sleep(0)  # asyncio closes the sockets in its next round
-        if self._carried is not None:
-            await asyncio.wait({self._carried}, timeout=STDOUT_GRACE)
-            self._carried.cancel()
-            await asyncio.gather(self._carried, return_exceptions=True)
+        if self._carrying:
+            await asyncio.wait(self._carrying, timeout=STDOUT_GRACE)
+            for task in self._carrying:
+                task.cancel()
+            await asyncio.gather(*self._carrying, return_exceptions=True)
         emulated(self.machine).wire = None
         self.hub.close()
         self.hang_ups.close()

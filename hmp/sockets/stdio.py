@@ -1,11 +1,13 @@
-"""Carries stdin and stdout to a socket, so that they are a client like any other."""
+"""Carries stdin and stdout, a terminal, a pipe or a file to a socket, so that they are a client like any other."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import termios
+from collections.abc import Callable
 from typing import Any
 
 from hmp.aiolines import PatientOutput, readable
@@ -14,25 +16,50 @@ SIZE = 1 << 16
 """The most bytes that are carried at once."""
 
 
-async def carry(near: socket.socket) -> None:
-    """Carry stdin to `near` and the output of `near` to stdout, until the far end is closed.
+PAUSE = 0.1
+"""Seconds between two looks whether a client has opened our terminal; the kernel does not report that. QEMU's is 1."""
 
-    The end of stdin is a half-close: all input before it is answered. A terminal is set to deliver each key without
-    echo, because the line editor behind the socket echoes; afterwards it is set back. Raises OSError if stdout fails.
+
+async def carry(near: socket.socket, ends: tuple[int, int] = (0, 1)) -> None:
+    """Carry what can be read from `ends` to `near`, and the output of `near` back, until the far end is closed.
+
+    The end of the input is a half-close: all of it is answered. A terminal on stdin is set to deliver each key without
+    echo, because the line editor behind the socket echoes; afterwards it is set back. Raises OSError if the output
+    fails.
     """
-    before = _quiet(0)
-    inward = asyncio.create_task(_read(near))
-    loop, out = asyncio.get_running_loop(), PatientOutput()
+    source, target = ends
+    before = _quiet(source) if source == 0 else None
+    inward = asyncio.create_task(_read(source, near)) if source >= 0 else None
+    loop, out = asyncio.get_running_loop(), PatientOutput(target)
     try:
         while data := await _received(loop, near):
             out.add_bytes(data)
             await out.drain()
     finally:
-        inward.cancel()
-        await asyncio.gather(inward, return_exceptions=True)
-        near.close()  # if stdout is gone, this tells the far end
+        if inward is not None:
+            inward.cancel()
+            await asyncio.gather(inward, return_exceptions=True)
+        near.close()  # if the output is gone, this tells the far end
         if before is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+async def carry_all(terminal: int, meet: Callable[[], socket.socket], over: Callable[[], bool]) -> None:
+    """Carry for each program that opens our pseudoterminal, one after the other, until `over` says that it is over.
+
+    `meet` makes a client and returns `near`.
+    """
+    poller = select.poll()
+    poller.register(terminal, select.POLLIN)
+    while not over():
+        # After the last program closed it, it hangs up until the next one opens it.
+        if [state for _, state in poller.poll(0)] == [select.POLLHUP]:
+            await asyncio.sleep(PAUSE)
+            continue
+        try:
+            await carry(meet(), (terminal, terminal))
+        except OSError:  # the program left before it read all
+            pass
 
 
 async def _received(loop: asyncio.AbstractEventLoop, near: socket.socket) -> bytes:
@@ -42,13 +69,13 @@ async def _received(loop: asyncio.AbstractEventLoop, near: socket.socket) -> byt
         return b""
 
 
-async def _read(near: socket.socket) -> None:
+async def _read(source: int, near: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     try:
         while True:
-            await readable(0)
+            await readable(source)
             try:
-                data = os.read(0, SIZE)
+                data = os.read(source, SIZE)
             except BlockingIOError:
                 continue
             if not data:

@@ -20,13 +20,12 @@ NOISE = ("warning: ", "terminating on signal", "Please use ", "hmp: ready")
 """What QEMU and hmp say besides: QEMU warns of what it takes all the same, hmp does not."""
 
 TOLD = {
-    "-m 1K": "-m 1K: hmp has machines from 4M to 16T, not of 1024 bytes",
+    "-m 1K": "-m 1K: hmp has machines from 4M to 16T, not of 8192 bytes",
     "-m 17T": "-m 17T: hmp has machines from 4M to 16T, not of 18691697672192 bytes",
     "-qmp unix:": "-qmp unix:: Unable to parse FD number ",
     "-chardev socket,id=a,path=": "-chardev socket,id=a,path=: a path is missing",
     "-chardev socket,id=a,path=x,server,websocket": "-chardev socket,id=a,path=x,server,websocket: hmp has no websocket",
-    "-qmp tcp:localhost:99999,server,nowait":
-        "-qmp tcp:localhost:99999,server,nowait: a port from 0 to 65535 must follow the host",
+    "-mon x,help": "-mon x,help: Invalid parameter 'help'",
     "-qmp tcp:192.0.2.1:5,server,nowait": "-qmp tcp:192.0.2.1:5,server,nowait: a monitor has no password; "
         "--allow-remote lets other hosts than loopback reach it",
     "-monitor udp:localhost:1": "-monitor udp:localhost:1: hmp has no monitor on a 'udp'",

@@ -167,7 +167,7 @@ def test_completion_knows_which_options_of_qemu_mean_something() -> None:
     values = {
         "M": "pc", "action": "panic=none", "chardev": "null,id=a", "device": "virtio-balloon-pci", "m": "64",
         "mon": "chardev=a", "uuid": str(UUID(int=1)), "qmp": "unix:q", "qmp-pretty": "unix:q", "monitor": "none",
-        "serial": "none",
+        "serial": "none", "parallel": "none", "debugcon": "null", "watchdog-action": "reset",
     }  # fmt: skip
     for name in WITH_VALUE | WITHOUT:
         line = CommandLine()

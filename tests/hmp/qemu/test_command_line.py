@@ -62,7 +62,8 @@ PLACES = {
     ("--qmp", "unix:q,server=on,wait=off"): ("qmp", "unix:q,wait=off", "compat_monitor0"),
     ("-monitor", "unix:a,,b,server,nowait"): ("monitor", "unix:a,,b,wait=off", "compat_monitor0"),
     ("-monitor", "telnet::23,server,nowait"): ("monitor", "telnet:127.0.0.1:23,wait=off", "compat_monitor0"),
-    ("-qmp", "tcp:[::1]:44,server,nowait,ipv6=on"): ("qmp", "tcp:[::1]:44,ipv6=on,wait=off", "compat_monitor0"),
+    ("-chardev", "socket,id=c,host=::1,port=44,server=on,wait=off,ipv6=on", "-qmp", "chardev:c"):
+        ("qmp", "tcp:[::1]:44,ipv6=on,wait=off", "c"),
     ("-qmp", "tcp:localhost:4,reconnect=1"): ("qmp", "tcp:localhost:4,server=off,reconnect=1", "compat_monitor0"),
     ("-qmp", "stdio"): ("qmp", "stdio", "compat_monitor0"),
     ("-chardev", "socket,id=c,path=q,server=on,wait=off", "-mon", "chardev=c,mode=control"):
@@ -72,8 +73,8 @@ PLACES = {
     ("-chardev", "socket,id=ga,path=ga,server=on,wait=off", "-device", "virtserialport,chardev=ga"):
         ("serial", "unix:ga,wait=off", "ga"),
     ("-serial", "unix:s,server,nowait"): ("serial", "unix:s,wait=off", "serial0"),
-    ("-serial", "mon:stdio"): ("monitor", "stdio,mux=on", "serial0"),
-    ("-nographic",): ("monitor", "stdio,mux=on", "serial0"),
+    ("-serial", "mon:stdio"): ("monitor", "stdio,mux=on", "serial0-base"),
+    ("-nographic",): ("monitor", "stdio,mux=on", "serial0-base"),
     ("-nographic", "-nodefaults", "-qmp", "stdio"): ("qmp", "stdio", "compat_monitor0"),
     ("-chardev", "stdio,id=c,signal=off", "-qmp", "chardev:c"): ("qmp", "stdio", "c"),
 }  # fmt: skip
@@ -106,9 +107,13 @@ def test_what_is_as_qemu_has_it_unless_told() -> None:
     (("-m", "512"), "ram", 512 << 20),
     (("-m", "1G,slots=2,maxmem=8G"), "ram", 1 << 30),
     (("-m", "size=64M"), "ram", 64 << 20),
+    (("-m", "010"), "ram", 10 << 20),
+    (("-m", "8191K"), "ram", 8 << 20),
+    (("-m", "+64.0"), "ram", 64 << 20),
+    (("-m", "64", "-m", "slots=2", "-m", "maxmem=2G"), "ram", 64 << 20),
     (("-m", "0"), "ram", 128 << 20),
     (("-m", "0" * 5000 + "64"), "ram", 64 << 20),
-    (("-m", f"64.5{'0' * 5000}"), "ram", 129 << 19),
+    (("-m", f"64.5{'0' * 5000}M"), "ram", 129 << 19),
     (("-m", f"64,slots={'0' * 5000}1,maxmem=1G"), "ram", 64 << 20),
     (("-name", "guest=vm 1,debug-threads=on,process=x"), "name", "vm 1"),
     (("-name", "-odd"), "name", "-odd"),
@@ -147,7 +152,7 @@ def test_options_of_hmps_own_that_cannot_be(own: str, capsys: pytest.CaptureFixt
 def test_other_options_of_qemu_are_ignored_with_their_values(capfd: pytest.CaptureFixture[str]) -> None:
     ignored = [f"-{name}" for name in sorted(WITHOUT - {"S", "h", "help", "nographic", "version"})]
     for name in sorted(WITH_VALUE - {"action", "chardev", "device", "m", "mon", "monitor", "name", "pidfile", "qmp",
-                                     "qmp-pretty", "serial", "uuid"}):  # fmt: skip
+                                     "qmp-pretty", "serial", "parallel", "debugcon", "uuid", "watchdog-action"}):  # fmt: skip
         ignored += [f"-{name}", "-S"]
     found = config(*ignored, "disk.img")
     assert (found.paused, found.ram) == (False, 128 << 20)
@@ -350,6 +355,7 @@ def test_a_serial_port_is_there_and_silent(tmp_path: Path) -> None:
                           stderr=subprocess.PIPE) as process, socket.socket(socket.AF_UNIX) as client:  # fmt: skip
         assert process.stdout is not None
         assert process.stdin is not None
+        assert process.stdout.readline().startswith(b"char device redirected to /dev/pts/")
         process.stdout.readline()
         client.settimeout(PATIENCE)
         client.connect(f"{tmp_path}/s")
