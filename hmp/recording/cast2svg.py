@@ -11,7 +11,7 @@ import click
 from device.clock import MS, SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
-from hmp.command_line import program, read_arguments, switch, value
+from hmp.command_line import FILE, program, read_arguments, switch, value
 from hmp.monitor import UsageError, escape
 from hmp.newfile import named_again, write_file
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
@@ -31,8 +31,8 @@ def command() -> click.Command:
     return program(
         PROGRAM,
         [
-            click.Argument(["cast"], type=click.Path()),
-            click.Argument(["svg"], type=click.Path()),
+            click.Argument(["cast"], type=FILE),
+            click.Argument(["svg"], type=FILE),
             value(["--at"], "SEC", parse_seconds, "Make a still picture of that second."),
             value(["--from", "start"], "SEC", parse_seconds, "Start the picture at that second."),
             value(["--to", "end"], "SEC", parse_seconds, "End the picture at that second."),

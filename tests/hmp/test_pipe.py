@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hmp.config import Config
+from hmp.options import parse
 from hmp.pipe import Runner, run
 from hmp.streams import Source
 from tests.support.machines import build, monitor
@@ -391,6 +392,14 @@ def test_a_command_may_hold_any_bytes() -> None:
 def test_scripts_are_opened_before_any_runs(scripts: Path, script: str, told: str) -> None:
     ended = hmp("good", script, cwd=scripts)
     assert (ended.status, ended.out, ended.err) == (2, "", f"hmp: {told}\n")
+
+
+def test_whether_a_file_can_be_read_is_seen_when_it_is_opened(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *what, **how: False)  # click would ask, and root is never refused
+    read = parse([str(scripts / "good"), "--replies", str(scripts / "good"), "--log", str(scripts / "good")])
+    assert read is not None
+    for _, descriptor in read.sources:
+        os.close(descriptor)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
