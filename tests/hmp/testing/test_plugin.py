@@ -39,7 +39,18 @@ class Session:
 
     def run(self, tests: str, *options: str) -> subprocess.CompletedProcess[str]:
         (self.folder / "test_it.py").write_text(CLIENT + tests)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "test_it.py"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:rerunfailures",
+            *options,
+            "test_it.py",
+        ]
         settings = environment() | {"TMPDIR": self.temporary, "PYTHONWARNINGS": "error::ResourceWarning"}
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=240, env=settings)
 
