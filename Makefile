@@ -156,6 +156,7 @@ clean:
 # pip first: the start-up scripts that old versions write import more. setuptools would add a hook to every start.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("hmp needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else 0'
+	@echo 'Installing hmp and the tools of its developers into $(VENV), once. This may take some minutes.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --compile --editable '.[dev]'

@@ -6,9 +6,8 @@ import gc
 import os
 import sys
 
-from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, OK, UNCONNECTED, USAGE
-from hmp.monitor import ConnectError, UnreadableError, UsageError
-from hmp.streams import STDOUT, complain, fill_standard_descriptors, naming_stdout, silence
+from hmp import FAILED, OK
+from hmp.streams import guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,47 +24,13 @@ def main() -> int:
     sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
     program = os.path.basename(sys.argv[0])
     qemu = program == "hmp-qemu" or program.startswith("qemu-system-")
-    status = _run_guarded(sys.argv[1:], program if qemu else "")
+    argv = sys.argv[1:]
+    status = guarded(lambda: run(argv, qemu=qemu), *((program, FAILED) if qemu else ()))
     if "asyncio" not in sys.modules:
         # On the piped path nothing is left to do: all output is written, and the kernel frees the rest. The normal
         # end of the interpreter would take a sixth of the time that a piped command adds to bare Python.
         os._exit(status)
     return status
-
-
-def _run_guarded(argv: list[str], qemu: str) -> int:
-    """Run, and turn every end into a status and at most one line.
-
-    `qemu` is the program's name, if it is one of QEMU's.
-    """
-    try:
-        fill_standard_descriptors()
-        status = run(argv, qemu=bool(qemu))
-        if sys.stdout is not None:  # it is None if stdout was closed; click prints through it
-            with naming_stdout():
-                sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except SystemExit as end:  # by a signal
-        return int(end.code or 0)
-    except UsageError as error:
-        complain(str(error), qemu or "hmp")
-        return FAILED if qemu else USAGE
-    except (UnreadableError, ConnectError) as error:
-        complain(str(error))
-        return FAILED if isinstance(error, UnreadableError) else UNCONNECTED
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.filename != STDOUT:
-            complain(f"cannot go on: {reason}" + (f": '{error.filename}'" if error.filename else ""))
-            return FAILED
-        # The interpreter flushes stdout at its end and would fail again.
-        silence(1)
-        if isinstance(error, BrokenPipeError):
-            return BROKEN_PIPE
-        complain(f"cannot write output: {reason}")
-        return FAILED
 
 
 def run(argv: list[str], *, qemu: bool = False) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -15,6 +16,12 @@ from device.errors import MisuseError
 from hmp import __version__
 from hmp.monitor import UsageError
 from hmp.streams import STDOUT, naming_stdout
+
+FILE = click.Path(readable=False)
+"""The type of file names. Whether a file can be read is seen when it is opened; click's own check has other words."""
+
+LIKE = 0.75
+"""How like (0 to 1) an option must be to what was typed to be suggested; click takes --seed for --nonsense."""
 
 
 def value(
@@ -85,6 +92,9 @@ def read_arguments(command: click.Command, argv: Sequence[str] | None) -> dict[s
         with naming_stdout():  # --help and so on print
             values = command.main(argv, command.name, standalone_mode=False)
     except click.UsageError as error:
+        if isinstance(error, click.NoSuchOption):
+            near = get_close_matches(error.option_name, error.possibilities or (), 3, LIKE)
+            error = click.NoSuchOption(error.option_name, error.message, near, error.ctx)
         raise UsageError(" ".join(error.format_message().split())) from None
     except click.Abort:  # click raises this for SIGINT
         raise KeyboardInterrupt from None

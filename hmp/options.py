@@ -19,7 +19,7 @@ from device.virtio.memory import check_ram_size
 from hmp.addresses import Address
 from hmp.attach.address import KNOWN, Place
 from hmp.attach.address import check_options as check_attach
-from hmp.command_line import choice, program, read_arguments, switch, value
+from hmp.command_line import FILE, choice, program, read_arguments, switch, value
 from hmp.config import CLOCKS, DEFAULT_DEVICE, DEFAULT_GUEST, DEFAULT_RAM, NUMBER, Config
 from hmp.monitor import CommandError, UsageError, escape
 from hmp.monitor.commands.machine import check_driver, check_iothread, split_device
@@ -143,7 +143,7 @@ def guest_table() -> str:
 
 
 OPTIONS: list[click.Parameter] = [
-    click.Argument(["script"], nargs=-1, type=click.Path(), metavar="[SCRIPT]..."),
+    click.Argument(["script"], nargs=-1, type=FILE, metavar="[SCRIPT]..."),
     value(["-m", "--memory"], "SIZE", _memory, "RAM of the guest; 1G unless the guest has mem=."),
     value(["--guest"], "NAME[,key=value...]", _guest, "The guest that uses the device.", DEFAULT_GUEST,
           offers={each.name: each.help for each in PROFILES.values()}),
@@ -168,17 +168,17 @@ OPTIONS: list[click.Parameter] = [
     value(["--count"], "N", _count, "Serve N machines: %d in addresses, --name, --log, --snapshot-dir is the number."),
     switch(["--headless"], "Have no monitor on stdio; serve until SIGTERM, SIGINT or quit."),
     switch(["--exit-with-parent"], "End when the parent process ends, or when stdin ends if that is a pipe or socket."),
-    click.Option(["--record"], type=click.Path(), metavar="FILE.cast",
+    click.Option(["--record"], type=FILE, metavar="FILE.cast",
                  help="Record the session, or a script typed at the prompt."),
     value(["--size"], "COLSxROWS", read_terminal_size, "Terminal size of a recorded script; 80x24 if not given."),
     switch(["--overwrite"], "Let --record replace a file that exists."),
     value(["--snapshot-dir"], "DIR", _directory, "Where savevm keeps its snapshots.", files="dir"),
     value(["--attach"], "ADDR", Place, f"Be the monitor of a running QEMU instead: {KNOWN}."),
-    click.Option(["--save-replies"], type=click.Path(), metavar="FILE",
+    click.Option(["--save-replies"], type=FILE, metavar="FILE",
                  help="With --attach: write the answers of this VM to a file for --replies."),
     switch(["--allow-disruptive"], "With --attach: let scripts run commands that may stop the VM."),
-    click.Option(["--log"], type=click.Path(), metavar="FILE", help="Log what clients send and get (- is stderr)."),
-    click.Option(["--replies"], type=click.Path(), metavar="FILE", help="Answers that add to QEMU's, or replace them."),
+    click.Option(["--log"], type=FILE, metavar="FILE", help="Log what clients send and get (- is stderr)."),
+    click.Option(["--replies"], type=FILE, metavar="FILE", help="Answers that add to QEMU's, or replace them."),
     value(["--qemu-version"], "X.Y.Z", version, "The version of QEMU to report; 7.2.0 unless --replies has one."),
     click.Option(["--list-guests"], is_flag=True, is_eager=True, expose_value=False, callback=_list_guests,
                  help="List the guests and their keys, and exit."),
@@ -241,7 +241,7 @@ def _config(values: dict[str, Any]) -> Config:
             config.addresses.append(address)
     scripts, commands = values["script"], values["command"]
     config.scripted = bool(scripts or commands)
-    _check_stdio(config)
+    _check_places(config)
     if config.headless and not config.addresses:
         raise UsageError("--headless: needs a --monitor or --qmp address to serve")
     if config.headless and config.interactive:
@@ -257,19 +257,26 @@ def _config(values: dict[str, Any]) -> Config:
     return config
 
 
-def _check_stdio(config: Config) -> None:
-    """Raise UsageError if two users want stdin and stdout, or one descriptor."""
-    taken: set[tuple[str, int]] = set()
+def _check_places(config: Config) -> None:
+    """Raise UsageError if two monitors name one address, or two users want stdin and stdout."""
+    taken: dict[tuple[str, str, int], str] = {}
     for address in config.addresses:
-        place = address.scheme, address.port
-        if address.scheme in ("stdio", "fd"):
-            if place in taken:
-                raise UsageError(f"--{address.kind}: '{address.spec}': another monitor has it already")
-            taken.add(place)
-    config.stdio = ("stdio", 0) in taken
+        scheme, host, port = address.scheme, address.host, address.port
+        if scheme in ("stdio", "fd"):
+            host = ""
+        elif not address.server or (scheme != "unix" and not port):
+            continue  # who listens there, or the system, tells them apart
+        if scheme == "unix":
+            host = os.path.abspath(host)
+        place = scheme.replace("telnet", "tcp"), host, port
+        if place in taken:
+            words = f"{taken[place]} names the same address" if host else "another monitor has it already"
+            raise UsageError(f"--{address.kind}: '{escape(address.spec)}': {words}")
+        taken[place] = f"--{address.kind}"
+    config.stdio = ("stdio", "", 0) in taken
     if config.stdio and (config.scripted or config.interactive):
         raise UsageError("a monitor on stdio: not together with -c, SCRIPT or -i")
-    if taken and config.count is not None:
+    if config.count is not None and any(scheme in ("stdio", "fd") for scheme, _, _ in taken):
         raise UsageError("--count: not together with a monitor on stdio or fd:N")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
-from hmp.monitor import MAX_LINE, UnreadableError, escape
+from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, UNCONNECTED, USAGE
+from hmp.monitor import MAX_LINE, ConnectError, UnreadableError, UsageError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 CHUNK = 1 << 16
@@ -35,13 +37,16 @@ _BYTE_ORDER_MARK, _UTF16 = "\ufeff", ("\udcff\udcfe", "\udcfe\udcff")
 def fill_standard_descriptors() -> None:
     """Open /dev/null in place of a closed stdin, stdout or stderr.
 
-    Else the next file opened, such as the guest's memory, would become one of them.
+    Else the next file opened, such as the guest's memory, would become one of them. stdout is opened for reading: who
+    closes it and has something printed shall get an error, as from other programs, and not silence.
     """
-    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, mode)  # the lowest free number, which is this one
+    if sys.stdout is None:  # as Python leaves it then, and click would print nothing
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
 
 
 def silence(descriptor: int) -> None:
@@ -82,6 +87,40 @@ class naming_stdout:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = STDOUT
+
+
+def guarded(run: Callable[[], int], program: str = "hmp", usage: int = USAGE) -> int:
+    """Run, and turn every end into a status and at most one line. `usage` is the status for a wrong command line."""
+    try:
+        fill_standard_descriptors()
+        status = run()
+        with naming_stdout():
+            sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as end:  # by a signal
+        return int(end.code or 0)
+    except UsageError as error:
+        complain(str(error), program)
+        return usage
+    except UnreadableError as error:
+        complain(str(error), program)
+        return FAILED
+    except ConnectError as error:
+        complain(str(error))
+        return UNCONNECTED
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.filename != STDOUT:
+            complain(f"cannot go on: {reason}" + (f": '{error.filename}'" if error.filename else ""), program)
+            return FAILED
+        # The interpreter flushes stdout at its end and would fail again.
+        silence(1)
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        complain(f"cannot write output: {reason}", program)
+        return FAILED
 
 
 class Output:

@@ -90,7 +90,9 @@ def test_the_readme_knows_every_guest_and_no_other() -> None:
 
 
 def options() -> set[str]:
-    return {spelled for each in command().params if isinstance(each, click.Option) for spelled in each.opts}
+    return {"--help"} | {
+        spelled for each in command().params if isinstance(each, click.Option) for spelled in each.opts
+    }
 
 
 SPAN = re.compile(r"`([^`\n]+)`")

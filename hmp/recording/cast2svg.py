@@ -11,11 +11,11 @@ import click
 from device.clock import MS, SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
-from hmp.command_line import program, read_arguments, switch, value
+from hmp.command_line import FILE, program, read_arguments, switch, value
 from hmp.monitor import UsageError, escape
 from hmp.newfile import named_again, write_file
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
-from hmp.streams import write_all
+from hmp.streams import guarded, naming_stdout, write_all
 
 PROGRAM = "hmp-cast2svg"
 
@@ -31,8 +31,8 @@ def command() -> click.Command:
     return program(
         PROGRAM,
         [
-            click.Argument(["cast"], type=click.Path()),
-            click.Argument(["svg"], type=click.Path()),
+            click.Argument(["cast"], type=FILE),
+            click.Argument(["svg"], type=FILE),
             value(["--at"], "SEC", parse_seconds, "Make a still picture of that second."),
             value(["--from", "start"], "SEC", parse_seconds, "Start the picture at that second."),
             value(["--to", "end"], "SEC", parse_seconds, "End the picture at that second."),
@@ -111,17 +111,17 @@ def _seconds(number: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status: 0, 1 if the cast is bad or a file is, 2 for bad usage."""
+    return guarded(lambda: _run(argv), PROGRAM)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     asked = os.environ.get("_HMP_CAST2SVG_COMPLETE")
     if asked:
         from hmp.shells import complete
 
         return complete(command(), asked)
-    try:
-        options = read_arguments(command(), argv)
-        return 0 if options is None else _convert(**options)
-    except UsageError as error:
-        _complain(str(error))
-        return 2
+    options = read_arguments(command(), argv)
+    return 0 if options is None else _convert(**options)
 
 
 def _convert(
@@ -162,13 +162,16 @@ def _convert(
         raise UsageError(f"{svg}: is the recording itself; give the picture another name")
     try:
         if svg == "-":
-            write_all(1, picture.encode())
+            with naming_stdout():
+                write_all(1, picture.encode())
         else:
             write_file(svg, picture.encode(), overwrite=overwrite)
     except FileExistsError:
         raise UsageError(f"{svg}: exists; --overwrite replaces it") from None
     except (OSError, ValueError) as error:
-        return _failed("stdout" if svg == "-" else svg, error)
+        if svg == "-":
+            raise
+        return _failed(svg, error)
     return 0
 
 

@@ -64,7 +64,9 @@ def check(config: Config, *, typed: bool) -> None:
             raise UsageError("--size: is for recorded scripts: what is typed is recorded in the terminal's own size")
         term = os.environ.get("TERM", "")
         if term.lower() in DUMB:
-            raise UsageError(f"--record: TERM={escape(term)}: such a terminal echoes what is typed behind our back")
+            raise UsageError(
+                f"--record: TERM={escape(term)}: the terminal itself shows what you type, so it cannot be recorded"
+            )
         return
     if config.interactive:
         raise UsageError("--record: not together with -i: record the script or what is typed")

@@ -11,3 +11,12 @@ def history_path() -> str | None:
     if not os.path.isabs(state):  # the XDG rules say to ignore a relative path
         state = os.path.expanduser("~/.local/state")
     return os.path.join(state, "hmp", "history") if os.path.isabs(state) else None
+
+
+def history_kept() -> bool:
+    """Return whether the history file can be written, or made; nothing is made yet."""
+    place = file = history_path() or ""
+    while place and not os.path.lexists(place):
+        place = os.path.dirname(place)
+    # A file in place of a directory, or the other way round, cannot be used.
+    return bool(place) and (os.path.isfile if place == file else os.path.isdir)(place) and os.access(place, os.W_OK)

@@ -13,8 +13,8 @@ from device.machine.machine import PRELAUNCH
 from hmp import HUNG_UP, INTERRUPTED, __version__
 from hmp.pipe import Front
 from hmp.streams import hung_up, silence
-from hmp.terminal import history_path
-from hmp.terminal.hints import first
+from hmp.terminal import history_kept, history_path
+from hmp.terminal.hints import first, unkept
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
 
@@ -90,10 +90,12 @@ class Typed(Front):
         """Change the terminal's settings and print the banner."""
         self._tty.quiet()
         self._screen.write(f"{BANNER}\n")
-        if self.recorder is None and not _has_history():
+        if self.recorder is not None:
+            return
+        for line in [first] * (not _has_history()) + [unkept] * (not history_kept()):
             # Not with rich: its import would delay the prompt.
             dim, plain = ("\x1b[2m", "\x1b[0m") if self._screen.color else ("", "")
-            self._screen.write(f"{dim}{first(self._screen.width())}{plain}\n")
+            self._screen.write(f"{dim}{line(self._screen.width())}{plain}\n")
 
     async def _serve(self) -> None:
         """Run the session, with the driver, the signals and the sockets."""

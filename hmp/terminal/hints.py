@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hmp.monitor import SyntaxRefused, grammar
+from hmp.monitor import SyntaxRefused, escape, grammar
 from hmp.monitor.drawn import Drawn
 from hmp.monitor.monitor import find_command
 from hmp.monitor.registry import TABLE, Command
+from hmp.terminal import history_path
 
 LEAVE = "quit, or Ctrl-D on an empty line, ends hmp"
 
@@ -14,7 +15,18 @@ _FIRST = ("try: help, sim, TAB to complete, F1 for the keys; quit leaves", "try:
 
 def first(columns: int) -> str:
     """Return the line below the banner while there is no history. Every version of it says how to leave."""
-    return next((line for line in (*_FIRST, "quit leaves") if len(line) < columns), "")
+    return _fitting((*_FIRST, "quit leaves"), columns)
+
+
+def unkept(columns: int) -> str:
+    """Return the line below the banner where no history file can be written."""
+    path = escape(history_path() or "~/.local/state")
+    told = f"what you type is not kept for the next session: cannot write {path}"
+    return _fitting((told, "no history is kept"), columns)
+
+
+def _fitting(lines: tuple[str, ...], columns: int) -> str:
+    return next((line for line in lines if len(line) < columns), "")
 
 
 KEYS = (

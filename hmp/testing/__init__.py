@@ -2,16 +2,16 @@
 
 With pytest the fixture `fake_qemu` makes them; FakeQemu is also a context manager. One daemon thread serves all, and
 every method may be called from any thread or coroutine. No thread, socket or file is left behind.
-FakeQemu and SimError are public (see `device` for what that promises).
+FakeQemu, SimError and StandstillWarning are public (see `device` for what that promises).
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hmp.testing.machine import FakeQemu, SimError
+    from hmp.testing.machine import FakeQemu, SimError, StandstillWarning
 
-__all__ = ["FakeQemu", "SimError"]
+__all__ = ["FakeQemu", "SimError", "StandstillWarning"]
 
 
 def __getattr__(name: str) -> object:

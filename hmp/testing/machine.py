@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import time
+import warnings
 from datetime import datetime
 
 from device.clock import SECOND, SimulatedClock
@@ -24,7 +25,7 @@ from hmp.testing.host import Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Iterator
     from typing import Any, TypeVar
 
     from device.machine.events import Event
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """The default seconds of real time to wait for a line, or for a command of a client."""
+
+STANDSTILL = 10
+"""How many reads of the guest's statistics at one moment of the clock are worth a warning."""
+
+_GIVE = "give the client vm.time and vm.advance in place of time.monotonic and time.sleep"
 
 _OURS = {"monitor", "qmp", "headless", "count", "command", "interactive", "record", "size", "overwrite", "help",
          "version", "list_guests", "exit_on_error", "echo", "fail_stale", "allow_remote",
@@ -47,6 +53,10 @@ _open: dict[FakeQemu, None] = {}
 
 class SimError(Exception):
     """A line of the monitor failed. The message is the monitor's text."""
+
+
+class StandstillWarning(UserWarning):
+    """A client polled the guest's statistics on a clock that stood still, so the guest had no time to report."""
 
 
 def _seconds(name: str, value: float) -> float:
@@ -80,8 +90,8 @@ class FakeQemu:
     underscores: memory="2G", guest="slow,delay=7", seed=3, paused=True, ... The default dialect is qemu, and the
     default clock is warp. The warp clock jumps while a client waits for the guest; it suits clients that block in the
     thread of the test. clock="manual" moves only with `advance`, for clients in other threads and processes.
-    clock="real" is real time. The wall clock of the first two begins at `start` (seconds since 1970, or a datetime;
-    default: now) and moves with simulated time.
+    clock="real" is real time, for clients that poll and sleep by a clock of their own. The wall clock of the first two
+    begins at `start` (seconds since 1970, or a datetime; default: now) and moves with simulated time.
 
     Raises MisuseError with one line for wrong options, and if this process may not open enough files. The limit on open
     files is not changed.
@@ -132,6 +142,9 @@ class FakeQemu:
         self._monitor.alone = False
         self._monitor.host_files = True  # the code of a test can open files itself
         self._entries: list[Entry] = []
+        self._reads = 0
+        self._read_at = -1.0
+        self._standstill = ""
         self._kinds = {each.name: each.address.kind for each in member.listeners}
         front = emulated(machine)
         front.log = front.log or Log(None, machine.clock)
@@ -156,6 +169,20 @@ class FakeQemu:
     def _logged(self, entry: Entry) -> None:
         self._entries.append(entry | {"monitor": self._kinds[entry["monitor"]]})
         self._news.set()
+        if not self._standstill and _reads_statistics(entry):
+            self._count_read(entry["t"])
+
+    def _count_read(self, now: float) -> None:
+        machine, device = self._machine, self._machine.device
+        if machine.clock.simulated and device is not None and device.stats.poll_interval:
+            self._reads = self._reads + 1 if now == self._read_at else 1
+            self._read_at = now
+            if self._reads == STANDSTILL:
+                self._standstill = (
+                    f"guest statistics were read {STANDSTILL} times while the {machine.clock.name} clock stood still "
+                    f"at {now:.3f} s, so the guest had no time to report: {_GIVE}, or make the machine with "
+                    'clock="real"'
+                )
 
     # Control.
 
@@ -197,7 +224,10 @@ class FakeQemu:
         Raises SimError if `seconds` is not possible, and MisuseError on the real clock and for what is not a number.
         """
         if not self._machine.clock.simulated:
-            raise MisuseError("the real clock cannot be moved")
+            raise MisuseError(
+                "the real clock cannot be moved: have the client wait less (a shorter timeout), or make the machine "
+                f'with clock="warp" and {_GIVE}'
+            )
         # As the command does it: in steps, so that clients get their turn in between.
         self.sim(f"sleep {_seconds('advance', seconds):.9f}", timeout=timeout)
 
@@ -235,12 +265,8 @@ class FakeQemu:
             await self._news.wait()
 
     def transcript(self) -> str:
-        """Return the log in a readable form, one line for each entry."""
-        return "\n".join(
-            f"{each['t']:10.3f} {each['monitor']} {each['client']} {each['what']:10} "
-            f"{json.dumps(each['data']) if 'data' in each else repr(each['raw']) if 'raw' in each else ''}".rstrip()
-            for each in self._entries
-        )
+        """Return the log in a readable form, one line for each entry; what comes again and again is folded."""
+        return "\n".join([*_folded(self._entries), *filter(None, [self._standstill])])
 
     # The end.
 
@@ -259,6 +285,9 @@ class FakeQemu:
                 member.close()
             if self._entered:
                 _host.leave()
+        if member is not None and self._standstill:
+            # Not when it is seen: that is in the thread that serves, which a warning made an error would stop.
+            warnings.warn(self._standstill, StandstillWarning, stacklevel=2)
 
     async def _stop(self, member: Member) -> None:
         member.machine.quit()
@@ -287,6 +316,39 @@ class FakeQemu:
         except TimeoutError:
             still = "; the manual clock stands still until advance()" if self._machine.clock.name == "manual" else ""
             raise TimeoutError(f"{late} within {timeout:g} s of real time{still}") from None
+
+
+def _reads_statistics(entry: Entry) -> bool:
+    data = entry.get("data", {})
+    return entry["what"] == "in" and data.get("execute") == "qom-get" and "'guest-stats'" in str(data.get("arguments"))
+
+
+def _folded(entries: list[Entry]) -> Iterator[str]:
+    """Yield a line for each entry. What comes again and again, a message or a command and its reply, is there once."""
+    same = [
+        [
+            *(each.get(key) for key in ("monitor", "client", "what", "raw")),
+            each.get("data", {}) | {"id": 0, "timestamp": 0},
+        ]
+        for each in entries
+    ]
+    begin = 0
+    while begin < len(same):
+        # A pair begins with a command: not with the reply to the one before, if that is the same too.
+        for size in (1, 2) if entries[begin]["what"] == "in" else (1,):
+            end = begin + size
+            while same[end : end + size] == same[begin : begin + size]:
+                end += size
+            if end > begin + 2 * size:
+                break
+        else:
+            size, end = 1, begin + 1
+        for each in entries[begin : begin + size]:
+            what = json.dumps(each["data"]) if "data" in each else repr(each["raw"]) if "raw" in each else ""
+            yield f"{each['t']:10.3f} {each['monitor']} {each['client']} {each['what']:10} {what}".rstrip()
+        if again := (end - begin) // size - 1:
+            yield f"{entries[end - 1]['t']:10.3f} ... {again} times the same"
+        begin = end
 
 
 def close_all(machines: Iterable[FakeQemu]) -> None:

@@ -270,6 +270,8 @@ def test_what_a_vm_that_runs_has_of_its_own_is_refused_even_where_it_is_the_defa
         (["-c", "info status", "nosuch"], "-c: not together with SCRIPT"),
         (["nosuch", "--clock", "warped"], "--clock: 'warped' is not one of real, warp, manual"),
         (["--nosuch\n"], "No such option"),
+        (["--nonsense"], "No such option '--nonsense'.\n"),
+        (["--gest", "linux"], "No such option '--gest'. Did you mean '--guest'?\n"),
         (["--clock", "warp", "--guest", "uml"], ""),
         (["--clock", "manual", "--guest", "vhost-user,path=x"], ""),
     ],

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from hmp.config import Config
+from hmp.options import parse
 from hmp.pipe import Runner, run
 from hmp.streams import Source
 from tests.support.machines import build, monitor
-from tests.support.shell import TIMEOUT, environment, hmp, shell, start
+from tests.support.shell import ROOT, TIMEOUT, environment, hmp, shell, start
 from tests.support.torn import torn
 
 STATUS = "VM status: running\n"
@@ -85,7 +86,11 @@ REDIRECTIONS = [
     ("<&- >&-", "", 0),
     ("<&- >&- 2>&-", "", 0),
     ("<regular", STATUS * 2, 0),
-    ("<regular >&-", "", 0),
+    ("<regular >&-", "", 1),
+    ("-c stop >&-", "", 0),
+    ("-c 'info status' >&-", "", 1),
+    ("--version >&-", "", 1),
+    ("--help >&- 2>&-", "", 1),
     ("<regular 2>&-", STATUS * 2, 0),
     ("<regular 2>/dev/full", STATUS * 2, 0),
     ("<regular | head -1", STATUS, 0),
@@ -103,7 +108,22 @@ def test_descriptors_of_all_kinds(tmp_path: Path, redirection: str, out: str, st
     ended = shell(f"hmp {redirection}", cwd=tmp_path)
     assert (ended.out, ended.status) == (out, status)
     expected = "hmp: <stdin>: cannot be read: Bad file descriptor\n" if redirection.startswith("0>") else ""
+    if status and redirection.endswith(">&-") and "2" not in redirection:
+        expected = "hmp: cannot write output: Bad file descriptor\n"
     assert ended.err == expected
+
+
+@pytest.mark.parametrize("program", ["hmp-qemu -version", "hmp-cast2svg --help", "hmp-cast2svg cast -"])
+@pytest.mark.parametrize("to", [">&-", ">/dev/full", "| :"])
+def test_the_other_programs_tell_of_output_that_is_lost(tmp_path: Path, program: str, to: str) -> None:
+    (tmp_path / "cast").write_bytes((ROOT / "docs/demos/hang.cast").read_bytes())
+    ended = shell(f"{{ {program}; echo $? >status; }} {to}", cwd=tmp_path)
+    status = int((tmp_path / "status").read_text())
+    if to == "| :":  # it may be gone before or after
+        assert (status, ended.err) in ((141, ""), (0, ""))
+    else:
+        why = "Bad file descriptor" if to == ">&-" else "No space left on device"
+        assert (status, ended.err) == (1, f"{program.split()[0]}: cannot write output: {why}\n")
 
 
 @pytest.mark.parametrize(
@@ -372,6 +392,14 @@ def test_a_command_may_hold_any_bytes() -> None:
 def test_scripts_are_opened_before_any_runs(scripts: Path, script: str, told: str) -> None:
     ended = hmp("good", script, cwd=scripts)
     assert (ended.status, ended.out, ended.err) == (2, "", f"hmp: {told}\n")
+
+
+def test_whether_a_file_can_be_read_is_seen_when_it_is_opened(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *what, **how: False)  # click would ask, and root is never refused
+    read = parse([str(scripts / "good"), "--replies", str(scripts / "good"), "--log", str(scripts / "good")])
+    assert read is not None
+    for _, descriptor in read.sources:
+        os.close(descriptor)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

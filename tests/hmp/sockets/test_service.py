@@ -128,7 +128,9 @@ WRONG = {
     "unknown host": ["--allow-remote", "--qmp", "tcp:host.invalid:0"],
     "is not a dialect": ["--qmp", "unix:q,dialect=xen"],
     "needs a --monitor or --qmp": ["--headless"],
-    "a live server uses it": ["--qmp", "unix:q", "--monitor", "unix:q"],
+    "--qmp: 'unix:./q': --monitor names the same address": ["--qmp", "unix:./q", "--monitor", "unix:q"],
+    "--monitor: 'telnet:127.0.0.1:4": ["--monitor", "tcp:127.0.0.1:4444", "--monitor", "telnet:127.0.0.1:4444"],
+    "--qmp: 'unix:q%d': --qmp names": ["--count", "2", "--qmp", "unix:q%d", "--qmp", "unix:q%d"],
     "'nosuch'": ["--qmp", "unix:q", "--guest", "nosuch"],
 }
 """Wrong uses of addresses, by what the one line says."""

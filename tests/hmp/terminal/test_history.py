@@ -7,6 +7,8 @@ import stat
 
 import pytest
 
+from hmp.terminal import history_kept
+from hmp.terminal.hints import unkept
 from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path
 
 
@@ -49,6 +51,18 @@ class TestHistoryFile:
             path = None
         person = sitting(lambda person: person.type("info status\r\x04"), history=FileHistory(path))
         assert person.shown == "VM status: running\n"
+        if path is not None:
+            assert not history_kept()
+
+    def test_it_is_seen_beforehand_whether_lines_are_kept_and_nothing_is_made(self, path, monkeypatch):
+        assert history_kept()
+        assert not os.path.exists(os.path.dirname(path))
+        FileHistory(path).store_string("x")
+        assert history_kept()
+        monkeypatch.setattr(os, "access", lambda place, mode: False)  # a disk that is read-only
+        assert not history_kept()
+        assert unkept(500) == f"what you type is not kept for the next session: cannot write {path}"
+        assert [unkept(30), unkept(5)] == ["no history is kept", ""]
 
     def test_it_does_not_grow_for_ever(self, path):
         history = FileHistory(path)

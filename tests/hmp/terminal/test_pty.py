@@ -342,6 +342,21 @@ def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
     assert other.ends() == 0
 
 
+def test_who_has_no_place_for_a_history_is_told_and_up_works(seat, tmp_path):
+    (tmp_path / "hmp").write_text("in place of a directory")
+    person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path), columns=120)
+    person.see("no history is kept|not kept for the next session: cannot write ")
+    person.prompt()
+    person.type("info status\r")
+    person.see("VM status: running")
+    person.prompt()
+    person.type("\x1b[A\r")
+    person.see(r"(?s)VM status: running.*VM status: running")
+    person.prompt()
+    person.type("\x04")
+    assert person.ends() == 0
+
+
 def test_without_colour_the_text_is_the_same(seat):
     texts = []
     for environment in ({}, {"NO_COLOR": "1"}):

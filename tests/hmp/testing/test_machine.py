@@ -28,6 +28,7 @@ from tests.support.programs import Talker
 from tests.support.timing import PATIENCE, until
 
 NOON = 1_700_000_000
+BALLOON = "/machine/peripheral/balloon0"
 
 
 def left() -> tuple[list[str], list[str], int]:
@@ -61,6 +62,11 @@ def qmp(machine: FakeQemu) -> Talker:
     talker.message()
     talker.ask("qmp_capabilities")
     return talker
+
+
+def poll(client: Talker, times: int) -> None:
+    for _ in range(times):
+        client.ask("qom-get", path=BALLOON, property="guest-stats")
 
 
 class TestTheMachine:
@@ -248,8 +254,40 @@ class TestTime:
             assert client.message()["timestamp"] == {"seconds": NOON + 10, "microseconds": 0}
 
     def test_real_time_cannot_be_moved(self) -> None:
-        with FakeQemu(clock="real") as vm, pytest.raises(MisuseError, match=r"^the real clock cannot be moved$"):
+        with (
+            FakeQemu(clock="real") as vm,
+            pytest.raises(MisuseError, match=r"^the real clock cannot be moved: ") as told,
+        ):
             vm.advance(1)
+        assert "have the client wait less" in str(told.value)
+        assert 'clock="warp"' in str(told.value)
+
+    @pytest.mark.parametrize("clock", ["warp", "manual"])
+    def test_a_client_that_polls_while_time_stands_still_is_warned_of_once(self, clock: str) -> None:
+        vm = FakeQemu(clock=clock)
+        with closing(qmp(vm)) as client:
+            poll(client, 10)
+            assert "stood still" not in vm.transcript()  # polling is not on yet
+            client.ask("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=1)
+            poll(client, 25)
+        assert f"the {clock} clock stood still at 0.000 s" in vm.transcript().splitlines()[-1]
+        with pytest.warns(UserWarning, match=r"read 10 times .* vm\.time and vm\.advance .* clock=\"real\"") as warned:
+            vm.close()
+        vm.close()
+        assert [each.category.__name__ for each in warned] == ["StandstillWarning"]
+
+    def test_a_client_that_moves_the_clock_between_its_reads_is_not_warned_of(self) -> None:
+        with FakeQemu() as vm, closing(qmp(vm)) as client:
+            client.ask("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=1)
+            for _ in range(4):
+                poll(client, 9)
+                vm.advance(0.1)
+            assert "stood still" not in vm.transcript()
+
+    def test_nor_on_the_real_clock(self) -> None:
+        with FakeQemu(clock="real") as vm, closing(qmp(vm)) as client:
+            client.ask("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=1)
+            poll(client, 25)
 
     def test_time_does_not_go_back(self) -> None:
         with FakeQemu() as vm, pytest.raises(SimError, match="-1"):
@@ -313,6 +351,31 @@ class TestWhatClientsSaid:
             assert typed == ["stop"]
             assert any(entry.get("data") == {"return": {}, "id": 7} for entry in log)
             assert '     0.000 qmp 1 event      {"timestamp"' in vm.transcript()
+
+    def test_the_readable_form_says_once_what_was_said_many_times(self) -> None:
+        with FakeQemu() as vm, closing(qmp(vm)) as client:
+            for number in range(31):
+                vm.advance(2 * (number == 30))
+                client.socket.sendall(json.dumps({"execute": "query-name", "id": number}).encode())
+                client.message()
+            for _ in range(2):
+                client.ask("query-status")
+            lines = vm.transcript().splitlines()
+        assert [line.split("{")[0].split() for line in lines[4:]] == [
+            ["0.000", "qmp", "1", "in"],
+            ["0.000", "qmp", "1", "out"],
+            ["2.000", "...", "30", "times", "the", "same"],
+            *[["2.000", "qmp", "1", "in"], ["2.000", "qmp", "1", "out"]] * 2,
+        ]
+
+    def test_and_of_a_flood_one_event(self) -> None:
+        with FakeQemu() as vm, closing(qmp(vm)) as client:
+            vm.sim('event NOISE {"n": 1} count 5')
+            for _ in range(5):
+                client.message()
+            lines = vm.transcript().splitlines()
+        assert [" event " in line for line in lines].count(True) == 1
+        assert [line.strip() for line in lines if "..." in line] == ["0.000 ... 4 times the same"]
 
     def test_broken_replies_are_in_the_log_as_they_were_sent(self) -> None:
         with FakeQemu() as vm, closing(qmp(vm)) as client:

@@ -82,6 +82,29 @@ def test_a_test_that_is_well_shows_nothing(session: Session) -> None:
     assert "query-status" not in ended.stdout
 
 
+def test_the_summary_warns_of_a_client_that_polled_on_a_clock_that_stood_still(session: Session) -> None:
+    tests = """
+def test_it(fake_qemu):
+    vm = fake_qemu()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(vm.qmp)
+        place = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
+        commands = [("qmp_capabilities", {}), ("qom-set", place | {"value": 1})]
+        commands += [("qom-get", place | {"property": "guest-stats"})] * 30
+        for name, arguments in commands:
+            client.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
+        vm.wait_for("qom-get", 30)
+"""
+    ended = session.run(tests)
+    assert ended.returncode == 0, ended.stdout
+    assert "1 passed, 1 warning" in ended.stdout
+    assert "StandstillWarning: guest statistics were read 10 times while the warp clock stood still" in ended.stdout
+    ended = session.run(tests, "-W", "error")
+    assert ended.returncode == 1, ended.stdout
+    assert "1 passed, 1 error" in ended.stdout
+    assert session.left() == []
+
+
 INTERRUPTED = {
     "in the test": "    raise KeyboardInterrupt\n",
     "while it waits": "    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
