@@ -149,6 +149,7 @@ class LinePrompt:
             # prompt_toolkit does this for typed lines only.
             self._session.history.append_string(line)
             return line
+        self.interrupted()  # a Ctrl-C behind lines that came with it is for them: a paste without brackets ends
         rest, self._rest = self._rest, ""
         self._screen.clear()
         return await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)

@@ -322,3 +322,9 @@ class TestHelpOn:
     def test_pasted_comments_are_comments(self, sitting):
         person = sitting(lambda person: person.type("\x1b[200~# note\n\ninfo status\n # x\n\x1b[201~quit\r"))
         assert person.replies == ["VM status: running\n", ""]
+
+
+def test_ctrl_c_behind_lines_that_came_with_it_drops_them(sitting):
+    person = sitting(lambda person: person.type("info status\r" + "info kvm\r" * 9 + "\x03info name\rquit\r"))
+    assert person.shown.startswith("VM status: running\n")
+    assert "kvm" not in person.shown
