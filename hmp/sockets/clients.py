@@ -67,13 +67,6 @@ class HmpSession(Session):
             self._terminate()
         return data
 
-    def step(self) -> bool:
-        """Handle the next command. C-a x ends the machine behind the lines that were typed before it, as in QEMU."""
-        more = super().step()
-        if not more and self._mux is not None and self._mux.ended and not self._unfed:
-            self._terminate()
-        return more
-
     def _terminate(self) -> None:
         if not self.machine.over:
             self.send(TERMINATED)
@@ -91,6 +84,9 @@ class HmpSession(Session):
     def _next(self) -> tuple[Work, Fault | None] | None:
         event = self._editor.next_event()
         if event is None:
+            # C-a x ends the machine behind the lines that were typed before it, as in QEMU.
+            if self._mux is not None and self._mux.ended and not self._unfed:
+                self._terminate()
             return None
         # The editor's echo is not a command, so no fault affects it.
         if isinstance(event, Output):

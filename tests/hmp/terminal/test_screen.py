@@ -205,8 +205,8 @@ class TestToolbar:
     def test_a_size_that_the_guest_has_not_reached_yet_leads_to_the_one_that_is_wanted(self):
         subject = monitor_on("nodriver")
         subject.machine.set_balloon(256 * MIB)
-        assert " 512M→256M of 512M " in toolbar.text(subject.machine, 90)
-        assert " 512M->256M of 512M " in toolbar.text(subject.machine, 90, toolbar.ASCII)
+        assert " 512M→256M of 512M " in bar(subject.machine, 90)
+        assert " 512M->256M of 512M " in bar(subject.machine, 90, toolbar.ASCII)
 
     @pytest.mark.parametrize("columns", [*range(1, 12), 20, 30, 40, 60, 80, 200])
     def test_it_fits(self, machine, columns):
