@@ -62,7 +62,7 @@ class Address:
         self.dialect: str | None = None
         self.host_files = False
         self.label = ""
-        self.ends = (0, 1)
+        self.ends: tuple[int, int] = (0, 1)
         self.shown = ""
         self.used = True
         self.service = ""

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from hmp import FAILED, OK
+from hmp import FAILED, OK, USAGE
 from hmp.streams import guarded
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def main() -> int:
     program = os.path.basename(sys.argv[0])
     qemu = program == "hmp-qemu" or program.startswith("qemu-system-")
     argv = sys.argv[1:]
-    status = guarded(lambda: run(argv, qemu=qemu), *((program, FAILED) if qemu else ()))
+    status = guarded(lambda: run(argv, qemu=qemu), program if qemu else "hmp", FAILED if qemu else USAGE)
     if "asyncio" not in sys.modules:
         # On the piped path nothing is left to do: all output is written, and the kernel frees the rest. The normal
         # end of the interpreter would take a sixth of the time that a piped command adds to bare Python.

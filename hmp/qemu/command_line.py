@@ -344,7 +344,7 @@ class CommandLine:
         if self.nographic and not self.defaults and not any(option == "serial" for option, _ in self.serial):
             own = any(each.kind == "monitor" for each in self.monitors)
             self.serial.append(("", "stdio" if own else "mon:stdio"))
-        numbers = dict.fromkeys(("", *_SERIAL), 0)
+        numbers: dict[str, int] = dict.fromkeys(("", *_SERIAL), 0)
         for option, value in sorted(self.serial, key=lambda pair: ("", *_SERIAL).index(pair[0])):
             label = "debugcon" if option == "debugcon" else f"{option or 'serial'}{numbers[option]}"
             numbers[option] += 1
