@@ -18,7 +18,7 @@ U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
 
 QUEUE_SIZE = 128
-"""Entries of a queue, unless the device has a reason for others."""
+"""Entries of a queue, unless the device type says otherwise."""
 
 MAX_QUEUE_SIZE = 1024
 """The largest ring a transport may set up (UML asks for 256); a power of two, far below the spec's 32768."""
@@ -33,7 +33,8 @@ STATUS_FAILED = 128
 
 PROBING = (0, STATUS_ACKNOWLEDGE, STATUS_ACKNOWLEDGE | STATUS_DRIVER)
 STATUS_AGREED = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
-"""What a driver writes, one after another, before it accepts features, and then (virtio 1.2, 3.1.1)."""
+"""The status values that a driver writes: those of PROBING one after another, then it accepts features and writes
+STATUS_AGREED (virtio 1.2, 3.1.1)."""
 
 # Feature bits (virtio 1.2, 6).
 F_INDIRECT_DESC = 28
