@@ -1,4 +1,4 @@
-"""Lets User-Mode Linux run on processors with more register state than it has room for (Intel's AMX).
+"""Makes User-Mode Linux run on processors with more register state than it has room for (Intel's AMX).
 
 User-Mode Linux 6.1 saves the registers of a guest's program with ptrace, in a buffer of ROOM bytes. If the processor
 has more, restoring them fails and the guest's init dies. The way around this has two parts. A seccomp filter makes the
@@ -89,7 +89,7 @@ def state_size() -> int:
 
 def needs_help(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether User-Mode Linux has too little room on this processor: by ptrace's answer, else by /proc/cpuinfo."""
-    # ptrace first: it gives the size itself, so it is right for processors with other extensions than AMX too.
+    # ptrace first: it gives the size itself, so it is also right for processors with extensions other than AMX.
     size = state_size()
     if size:
         return size > ROOM

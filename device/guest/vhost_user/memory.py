@@ -42,7 +42,7 @@ class SharedRegion(Region):
 
     def close(self) -> None:
         """Unmap, and close the file."""
-        # First the guard: another mapping may get the address as soon as this one is gone.
+        # The guard first, because another mapping may get the address as soon as this one is gone.
         if self._guarded:
             release(self._guarded)
             self._guarded = 0
@@ -63,12 +63,12 @@ class SharedMemory(Memory):
 
     @property
     def lost(self) -> bool:
-        """Whether a page was not available (sigbus.py): the file was cut short, or this host has no room."""
+        """Whether a page was not available (sigbus.py): the file was cut short, or its file system is full."""
         return any(region.lost for region in self._shared)
 
     @property
     def top(self) -> int:
-        """The guest address behind the last byte."""
+        """The guest address after the last byte."""
         return max(region.base + region.size for region in self.regions)
 
     def guest_address(self, user: int) -> int:
@@ -95,7 +95,7 @@ class SharedMemory(Memory):
         return any(os.fstat(region.fd).st_size < region.end for region in self._shared)
 
     def populated(self) -> int:
-        """Return how many bytes of the host's memory the files take right now."""
+        """Return how many bytes of the host's memory the files take now."""
         # By file: several regions may be parts of one. stat(2) counts in units of 512 bytes.
         statuses = [os.fstat(region.fd) for region in self._shared]
         files = {(status.st_dev, status.st_ino): status.st_blocks for status in statuses}
@@ -166,7 +166,7 @@ def _check_file(fd: int, end: int) -> None:
 
 
 def _file_system(device: int) -> str:
-    """Return the type of a mounted file system; "" if it is not mounted, as that of a memfd, or not known."""
+    """Return the type of the file system with that device number; "" if it is not mounted, as for a memfd."""
     # statfs(2) would say it, but Python's os.statvfs leaves the type out.
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:

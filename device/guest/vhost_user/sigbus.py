@@ -1,4 +1,4 @@
-"""Survives a front end that shortens the file behind its memory while we use it, and a file system that is full.
+"""Survives a front end that shortens the file of its memory while we use it, and a file system that is full.
 
 Linux sends SIGBUS to a process that uses a mapped page beyond the end of its file. A check before the access does not
 help, because the front end can shorten the file at any moment. SIGBUS also comes for the first use of a page if the
@@ -25,7 +25,7 @@ _ADDRESS = 16
 """The offset in siginfo_t of the address that was used, on 64-bit Linux."""
 
 # Python's signal module cannot do this: its handlers run only after the interrupted C function returns, and that
-# function would take the same SIGBUS for ever.
+# function would get the same SIGBUS again and again.
 
 
 class _Guard:
