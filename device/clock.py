@@ -208,7 +208,7 @@ class Timeline:
         return self.host_timers.at(self.clock.now() + delay, callback)
 
     def busy(self) -> bool:
-        """Whether there may be a timer, or somebody sleeps."""
+        """Whether there may be a timer or a sleep."""
         # This runs for each line of a pipe. Reading the heaps instead of calling four methods took the instructions for
         # a line from 82,535 to 77,531 (callgrind).
         return bool(self._ends or self.host_timers._heap or self.vm_timers._heap)
@@ -268,7 +268,7 @@ class Timeline:
     def move(self, *, jump: bool = False) -> bool:
         """Move a simulated clock to the next timer, or to the end of a sleep; returns whether there was such a time.
 
-        Without `jump` it moves only while somebody sleeps. Raises MisuseError for a jump of a clock that does not warp.
+        Without `jump` it moves only during a sleep. Raises MisuseError for a jump of a clock that does not warp.
         """
         # One timer at a time: what it does may arm another timer before the next one, or end the sleep.
         clock = self.clock

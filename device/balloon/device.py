@@ -196,6 +196,7 @@ class BalloonDevice(VirtioDevice):
         # 0 is no special value: in the first implementation it asked for statistics, and crashed. The words are QEMU's.
         if size <= 0:
             raise MisuseError("Parameter 'target' expects a size")
+        # Rounded down to whole pages, as in QEMU: the guest keeps at least `size`.
         self.num_pages = (self.ram - min(size, self.ram)) >> PAGE_SHIFT
         self.config_interrupt()
 

@@ -62,7 +62,7 @@ class WasReset(_End):
 
 
 class Ended(_End):
-    """The machine ended: the guest powered it off, or somebody outside did."""
+    """The machine ended: the guest powered it off, or it was ended from outside."""
 
     name = "SHUTDOWN"
 

@@ -230,7 +230,7 @@ class Machine:
                     left = self._deliver(left)
                 if not time.asleep:
                     break
-                fired += 1
+                fired += 1  # a move of the clock counts too: this ends at AT_ONCE, however long the sleep is
             return moved or fired > 0 or left < AT_ONCE
         finally:
             self._stepping = False
@@ -269,7 +269,7 @@ class Machine:
             flag = due & -due
             if flag < DUE_CONFIG:
                 device.due = due ^ flag
-                _TOLD[flag](self, device)
+                _NEWS_HANDLERS[flag](self, device)
             elif rounds >= MAX_ROUNDS:
                 device.storm()
             else:
@@ -292,7 +292,7 @@ class Machine:
         for flag in (NEWS_ACTUAL, NEWS_RULES):
             if device.due & flag and self.device is device:
                 device.due ^= flag
-                _TOLD[flag](self, device)
+                _NEWS_HANDLERS[flag](self, device)
 
     def _sample_arrived(self, device: BalloonDevice) -> None:
         sample = device.stats.sample
@@ -489,6 +489,7 @@ class Machine:
         """The QOM path of the balloon device, or None without one."""
         if self.device is None:
             return None
+        # QEMU keeps devices without an id in a container of their own, by number.
         return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
 
     def _plug(self, id: str, switches: dict[str, Any]) -> BalloonDevice:
@@ -597,7 +598,7 @@ class Machine:
             self.deliver()
 
 
-_TOLD = {
+_NEWS_HANDLERS = {
     NEWS_ACTUAL: Machine._actual_changed,
     NEWS_SAMPLE: Machine._sample_arrived,
     NEWS_RULES: Machine._rules_broken,

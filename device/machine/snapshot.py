@@ -98,7 +98,7 @@ class _Reader:
         self._source.seek(size, os.SEEK_CUR)
         self.left -= size
 
-    def judge(self, length: int, ram: int) -> None:
+    def check_size(self, length: int, ram: int) -> None:
         """Raise SnapshotError if the file is too large for `ram` bytes and a state of `length`, without reading it all.
 
         Call it after reading the front. The position in the file does not change.
@@ -267,7 +267,7 @@ def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest])
         raise SnapshotError(machine.guest.snapshot_refusal)
     reader = _Reader(source)
     version, length = _front(reader)
-    reader.judge(length, machine.ram)
+    reader.check_size(length, machine.ram)
     reader.check()
     fields = _state(reader, version, length)
     fields.text("tag")

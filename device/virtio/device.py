@@ -105,9 +105,9 @@ def _load_untold(device: VirtioDevice, fields: Fields) -> None:
     untold = fields.section("untold")
     for rule in RULES:
         if rule in untold:
-            told = untold.section(rule)
-            device.untold[rule] = (told.integer("times", 1), told.text("detail"))
-            told.done()
+            entry = untold.section(rule)
+            device.untold[rule] = (entry.integer("times", 1), entry.text("detail"))
+            entry.done()
     untold.done()
 
 
@@ -364,7 +364,7 @@ class VirtioDevice:
 
     @property
     def broken(self) -> bool:
-        """Whether the guest broke the device; a reset heals it."""
+        """Whether the guest broke the device; a reset ends that."""
         return bool(self.status & STATUS_NEEDS_RESET)
 
     def refuse(self, rule: str, detail: str, times: int = 1) -> None:

@@ -231,6 +231,7 @@ class VirtQueue:
         head = avail[2 + (last & (size - 1))]
         if head >= size:
             raise GuestFault("bad-head", f"queue {self.index}: head {head} of {size}")
+        # The driver offers descriptors again that the device still has. QEMU says "Virtqueue size exceeded".
         if self.in_use >= size:
             raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
         desc = self._desc

@@ -12,6 +12,7 @@ TIB = 1 << 40
 
 MIN_RAM = 4 * MIB
 MAX_RAM = 16 * TIB
+"""The limits of RAM. Page numbers have 32 bits (virtio 1.2, 5.5.6), which is 16 TiB of 4 KiB pages."""
 
 U16 = 0xFFFF
 U32 = 0xFFFF_FFFF

@@ -94,17 +94,17 @@ class HostileGuest(ModelledGuest):
         self.attacks += 1
         self._attacking = True
         try:
-            anew = ATTACKS[name][0](driver)
+            restart = ATTACKS[name][0](driver)
         finally:
             self._attacking = False
         if driver is not self.driver:  # a listener reset the machine or unplugged the device meanwhile
             return
-        if anew:
-            self._start_anew()
+        if restart:
+            self._restart_driver()
         elif self._broken() and not self._rule:
             self.arm("recovery", RECOVERY)
 
-    def _start_anew(self) -> None:
+    def _restart_driver(self) -> None:
         self.stop_driver()
         self.start_driver()
 
@@ -113,7 +113,7 @@ class HostileGuest(ModelledGuest):
         if not self.awake():
             self.arm("recovery", RECOVERY)
         elif self._broken():
-            self._start_anew()
+            self._restart_driver()
 
     # From the device.
 

@@ -184,9 +184,9 @@ class Pin(Fault):
         return str(len(self.value))
 
     def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
-        told = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
+        sent = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
         # An empty buffer would break the device (rule zero-length), so if nothing is left all values are "not known".
-        return told or dict.fromkeys(records, ABSENT)
+        return sent or dict.fromkeys(records, ABSENT)
 
 
 FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin, Swap, Boot, Shutdown, Service)

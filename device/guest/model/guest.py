@@ -310,8 +310,8 @@ class ModelledGuest(Guest):
         values, faults = self.statistics(), self._faults
         # `statistics` returns the same object if nothing changed, so the records are the same too.
         if values is not self._reported or (faults and faults.in_force):
-            told = {tag: values[tag] for tag in self.tags}
-            self._records = encode([*(faults.tell(told, values) if faults else told).items()])
+            sent = {tag: values[tag] for tag in self.tags}
+            self._records = encode([*(faults.tell(sent, values) if faults else sent).items()])
             self._reported = None if faults and faults.in_force else values
         return self._records
 

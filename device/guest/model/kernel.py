@@ -97,7 +97,7 @@ class Kernel:
 
     The attributes are plain ints for reading: sizes in bytes (`ram`, `reserved`, `ballooned`, `free`, `cache`,
     `used`; `workload` is the part of `used` that `alloc` took and `workload_swap` its part of `swap_used`) and
-    counters since boot. `free_min`, `cache_min` and `used_min` are what nobody can take.
+    counters since boot. `free_min`, `cache_min` and `used_min` cannot be taken.
     """
 
     STATE = (
@@ -123,8 +123,8 @@ class Kernel:
         # What a small distribution uses after boot, and up to an eighth more by seed.
         self.seed = seed & U64
         chance = mix(mix(self.seed) ^ ram)
-        room = ram - reserved - core - core // 3
-        processes, files = min(room >> 5, 512 << 20), min(room // 20, 1 << 30)
+        rest = ram - reserved - core - core // 3
+        processes, files = min(rest >> 5, 512 << 20), min(rest // 20, 1 << 30)
         processes = (processes + processes * (chance & 0xFF) // 2048) & _ALIGN
         files = (files + files * (chance >> 8 & 0xFF) // 2048) & _ALIGN
         self.used = self.used_min + processes
@@ -236,17 +236,17 @@ class Kernel:
         before = self._life
         self._life = life = self._lived(vm_now)
         self._values = None
-        room = self.free - 2 * self.free_min  # near kswapd's marks nothing new comes in
-        if room <= 0:
+        spare = self.free - 2 * self.free_min  # near kswapd's marks nothing new comes in
+        if spare <= 0:
             return
         if self.swap_used:  # a page each 2^19 ns, about 7 MiB/s: random reads from a disk
-            room -= self._swap_in(min(room, ((vm_now >> 19) - (last >> 19)) << _SHIFT))
+            spare -= self._swap_in(min(spare, ((vm_now >> 19) - (last >> 19)) << _SHIFT))
         # Each third fault reads a page of a file, until half of the memory holds files.
         read = (life // 3 - before // 3) << _SHIFT
         if read:
             limit = ((self.ram - self.reserved - self.ballooned >> 1) & _ALIGN) - self.cache
-            if limit < read or room < read:
-                read = max(0, min(limit, room))
+            if limit < read or spare < read:
+                read = max(0, min(limit, spare))
             self.cache += read
             self.free -= read
 

@@ -304,7 +304,7 @@ class UmlGuest(VhostUserGuest):
             go()
             return None
 
-        def judge(answer: Answer) -> int:
+        def check(answer: Answer) -> int:
             floor = self.floor(answer)
             if size < floor:
                 raise MisuseError(
@@ -315,9 +315,9 @@ class UmlGuest(VhostUserGuest):
             return size
 
         try:
-            return self.shell(MEMINFO, judge, HASTE)
+            return self.shell(MEMINFO, check, HASTE)
         except UnsupportedError:
-            judge(lambda: (0, ""))
+            check(lambda: (0, ""))
             return None
 
     def floor(self, meminfo: Answer) -> int:

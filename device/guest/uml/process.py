@@ -119,7 +119,7 @@ class UmlProcess:
         try:
             self._watcher.stdin.write(text.encode())
             self._watcher.stdin.flush()
-        except OSError:  # somebody killed the watcher
+        except OSError:  # the watcher was killed
             pass
 
     def descriptors(self) -> list[int]:

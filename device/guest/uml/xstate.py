@@ -69,8 +69,8 @@ def state_size() -> int:
         return 0
     ptrace = ctypes.CDLL(None).ptrace
     ptrace.restype, ptrace.argtypes = ctypes.c_long, (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-    room = ctypes.create_string_buffer(_MOST)
-    vector = (ctypes.c_size_t * 2)(ctypes.addressof(room), _MOST)  # struct iovec
+    buffer = ctypes.create_string_buffer(_MOST)
+    vector = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), _MOST)  # struct iovec
     # A new program and not a fork of ours: a fork runs Python while other threads of the parent may hold locks.
     child = subprocess.Popen(["/bin/sh", "-c", "read _"], stdin=subprocess.PIPE, start_new_session=True)
     try:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MESSAGES_AT_ONCE = 64
 """Messages answered in one call, so that the caller can do its other work: a whole negotiation takes about forty."""
 
-_ROOM_FOR_FDS = socket.CMSG_SPACE((wire.MAX_REGIONS + 1) * 4)
+_FDS_SIZE = socket.CMSG_SPACE((wire.MAX_REGIONS + 1) * 4)
 
 
 class Backend:
@@ -107,7 +107,7 @@ class Backend:
         # Only as many bytes as complete the message, so that the descriptors that come with them belong to it.
         # MSG_CMSG_CLOEXEC: programs that other guests start must not inherit them.
         data, ancillary, flags, _ = self.socket.recvmsg(
-            self._decoder.wanted, _ROOM_FOR_FDS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            self._decoder.wanted, _FDS_SIZE, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         )
         fds = array.array("i")
         for level, kind, body in ancillary:

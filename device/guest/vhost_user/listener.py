@@ -65,7 +65,7 @@ class UnixListener:
 
     def close(self) -> None:
         """Stop listening, and remove the file if it still is the one we made."""
-        # By then somebody else may have made another socket at the path.
+        # By then another process may have made its own socket at the path.
         self.socket.close()
         if self.at(self.path):
             try:

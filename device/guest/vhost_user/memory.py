@@ -26,14 +26,14 @@ class SharedRegion(Region):
     __slots__ = ("_guarded", "end", "fd", "user")
 
     def __init__(
-        self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int, told: Callable[[], object]
+        self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int, on_lost: Callable[[], object]
     ) -> None:
         super().__init__(base, size, buffer)
         self.user = user
         self.fd = fd
         self.end = end
         """The least size of the file, in bytes, for which every page of the region exists."""
-        self._guarded = guard(buffer, size, told)
+        self._guarded = guard(buffer, size, on_lost)
 
     @property
     def lost(self) -> bool:
@@ -102,10 +102,10 @@ class SharedMemory(Memory):
         return sum(files.values()) * 512
 
 
-def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) -> SharedMemory:
+def map_table(payload: bytes, fds: list[int], on_lost: Callable[[], object] = int) -> SharedMemory:
     """Map the regions of a SET_MEM_TABLE message; takes over all descriptors in `fds`.
 
-    `told` is called when a region is lost. Bytes after the last region are ignored. Raises FrontEndFault for a table
+    `on_lost` is called when a region is lost. Bytes after the last region are ignored. Raises FrontEndFault for a table
     that contradicts itself or its files; then nothing is mapped, and `fds` is as it was.
     """
     count, _ = PAIR.unpack_from(payload)
@@ -132,7 +132,7 @@ def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) 
     try:
         for fd, (base, size, user, offset) in zip(fds, rows, strict=True):
             buffer = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, offset=offset)
-            mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size, told))
+            mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size, on_lost))
     except (OSError, ValueError, OverflowError) as error:
         for region in mapped:
             region.fd = -1  # the caller closes it

@@ -54,7 +54,7 @@ class Ring:
         setattr(self, what, end)
 
 
-def _nobody() -> None:
+def _nothing() -> None:
     """Do nothing."""
 
 
@@ -68,8 +68,8 @@ class Port:
     def __init__(
         self,
         device: BalloonDevice | None,
-        changed: Callable[[], object] = _nobody,
-        unusable: Callable[[], object] = _nobody,
+        changed: Callable[[], object] = _nothing,
+        unusable: Callable[[], object] = _nothing,
     ) -> None:
         self._changed = changed
         self._unusable = unusable
@@ -93,7 +93,7 @@ class Port:
         if device is not None:
             self._own = device.memory, device.ram  # the device gets these back when the front end's memory is unmapped
         self.up = False
-        """Whether the device was told that a driver is up."""
+        """Whether the device was started for a driver."""
         self.start_ready()
 
     @property
@@ -148,7 +148,7 @@ class Port:
                 device.notify(ring.index)  # the device takes a buffer that it held before again
         self.start_ready()
 
-    # Rings, and the driver behind them.
+    # Rings and their driver.
 
     def start_ready(self) -> None:
         """Start the device once every ring is ready, or a single ring that was parked."""
@@ -249,7 +249,7 @@ class Port:
         # This runs within the access, so nothing can be served here. A timer that is due at once makes the machine
         # step.
         if self.device is not None:
-            self.device.time.after(0, _nobody)
+            self.device.time.after(0, _nothing)
 
     def check_memory(self) -> None:
         """Raise FrontEndFault if the front end took memory away, HostFault if this host did."""

@@ -62,7 +62,8 @@ class Wakeup:
             return False
 
     def _read(self) -> int:
-        # RWF_NOWAIT does not block even if the front end has cleared O_NONBLOCK; os.read has no such flag.
+        # RWF_NOWAIT does not block even if the front end has cleared O_NONBLOCK; os.read has no such flag. The offset
+        # -1 is for files without a position, such as these.
         buffer = bytearray(_CHUNK)
         try:
             return os.preadv(self.fd, [buffer], -1, os.RWF_NOWAIT)
