@@ -150,7 +150,7 @@ class UmlProcess:
         """Send the kernel SIGSTOP or SIGCONT. Its traced programs halt at their next trap into it."""
         # Not to the whole group: the kernel takes a signal to one of its programs for a crash and kills that program
         # with SIGSEGV. If it is init, the kernel panics (seen with SIGSTOP while a program ran).
-        # Not with Popen.send_signal, which polls: it would reap a kernel that has just died, and `ended` needs that.
+        # Not with Popen.send_signal, which polls: it would reap a kernel that has just died, and `ended` would miss it.
         if self._child is not None:
             os.kill(self._child.pid, number)
 

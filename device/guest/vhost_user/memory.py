@@ -166,7 +166,7 @@ def _check_file(fd: int, end: int) -> None:
 
 
 def _file_system(device: int) -> str:
-    """Return the type of the file system with that device number; "" if it is not mounted, as for a memfd."""
+    """Return the type of the file system with that device number; "" if not known: that of a memfd is not mounted."""
     # statfs(2) would say it, but Python's os.statvfs leaves the type out.
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
