@@ -27,17 +27,17 @@ Guests. `make_guest("slow,delay=7")` takes what `--guest` takes; PROFILES has th
 subclass `Guest`. It drives the device through `DriverQueue`s, of `ring_bytes` each, in guest memory.
 
 A device without a machine. `BalloonDevice(Timeline(clock), memory, ram)` takes any `Memory`, made of `Region`s, or a
-`GuestMemory` of its own. A transport calls what a driver does (`write_status`, `accept_features`, `setup_queue`,
-`reset_queue`, `notify`, `read_config`, `write_config`, `read_isr`), shows `generation` and the `queues`, and after each
-call delivers what `take_due()` says, MAX_ROUNDS of it at the most. The host's side is `set_target`, `actual`,
-`stats.ask()` and `stats.sample`, a `Sample`, whose tags STATS_TABLE explains. Another kind of device is a subclass of
-`VirtioDevice`; its `serve` takes `Element`s from a `VirtQueue` and gives them back.
+`GuestMemory` of its own. A transport makes the driver's calls (`write_status`, `accept_features`, `setup_queue`,
+`reset_queue`, `notify`, `read_config`, `write_config`, `read_isr`) and shows the driver `generation` and the `queues`.
+After each call it delivers what `take_due()` returns, at most MAX_ROUNDS times. The host's side is `set_target`,
+`actual`, `stats.ask()` and `stats.sample`, a `Sample`, whose tags STATS_TABLE explains. Another type of device is a
+subclass of `VirtioDevice`; its `serve` takes `Element`s from a `VirtQueue` and gives them back.
 
-A vhost-user front end's socket, with or without a machine: `VhostBackend(socket, VhostPort(device))`, and its `serve`
-whenever something is readable. It raises FrontEndFault or HostFault where the connection has to be closed.
+vhost-user. `VhostBackend(socket, VhostPort(device))` serves the socket of a front end, with or without a machine; call
+its `serve` when something is readable. It raises FrontEndFault or HostFault when the connection has to be closed.
 
 Errors. The caller's mistakes raise MisuseError (UnsupportedError and SnapshotError are kinds of it), and nothing has
-changed then. What a guest does never raises: it is counted in `device.refused` under one of RULES.
+changed then. A guest's mistakes raise nothing: they are counted in `device.refused` under one of RULES.
 
 Snapshots. `save_snapshot(machine, file)` and `load_snapshot(machine, file)`; files are not trusted.
 
@@ -92,8 +92,8 @@ _PLACES = {
     "virtio.device": "MAX_ROUNDS VirtioDevice", "virtio.driver_queue": "DriverQueue ring_bytes",
     "virtio.memory": "GuestMemory Memory Region", "virtio.queue": "Element VirtQueue",
 }  # fmt: skip
-"""Where the names are, as NAME or PUBLIC=NAME; one that a module does not have is the module. A module is imported when
-the first name of it is used, for whoever uses one name should not wait for all (PEP 562)."""
+"""The names in each module, as NAME or PUBLIC=NAME. A name that the module does not have stands for the module itself.
+A module is imported when its first name is used (PEP 562), so that using one name does not import all modules."""
 
 
 def __getattr__(name: str) -> object:

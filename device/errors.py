@@ -57,7 +57,7 @@ RULES: dict[str, str] = {
     "kick-storm": "more buffers in one notification than the device serves at once",
     "front-end": "a vhost-user front end that broke the protocol: it was cut off",
 }
-"""Every rule that a guest can break, with what was done. Counters, events and docs use these names."""
+"""Every rule that a guest can break, and what breaks it. Counters, events and docs use these names."""
 
 FATAL_RULES = frozenset((
     "bad-address", "bad-ring", "queue-live", "avail-overrun", "bad-head", "chain-loop", "bad-indirect", "direction",

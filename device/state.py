@@ -1,8 +1,8 @@
 """Declared state: each part lists its state once, and saving, checked loading and resetting are made from that list.
 
-A part is an object whose class lists the members of its state in `STATE`, and in `DERIVED` the attributes that are
-worked out from them or belong to its surroundings; a test finds attributes that are in neither. `save`, `load` and
-`reset` do the rest. What a snapshot says is checked before anything is made of it.
+A part is an object whose class lists the members of its state in `STATE`. `DERIVED` lists the other attributes: those
+that are worked out from the state, and those that belong to other objects. A test finds attributes that are in neither.
+`save`, `load` and `reset` do the rest. What a snapshot says is checked before it is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _U64 = 0xFFFF_FFFF_FFFF_FFFF
 FAR = 1 << 80
-"""The most ns of age, of VM time, and of a date before or after 1970 in a snapshot: more than any clock shows."""
+"""The limit in ns of ages, VM times, and dates before or after 1970 in a snapshot: more than any clock shows."""
 
 
 class Member:
@@ -81,7 +81,7 @@ class Member:
 
 
 _OWNERS = object()
-"""The default of parts: their owner resets them."""
+"""The default of a list of parts: `reset` leaves it alone, and the owner resets each part."""
 
 
 def Integer(name: str, high: Limit = _U64, default: int = 0, *, low: Limit = 0, **more: Any) -> Member:
@@ -116,7 +116,9 @@ def Age(name: str, *, attribute: str, **more: Any) -> Member:
 
 
 def Parts(name: str, wrong: str = "are not {}", *, attribute: str = "", **more: Any) -> Member:
-    """Declare a list of parts, whose length does not change. `wrong` refuses another one; {} is the right one."""
+    """Declare a list of parts, whose length does not change. `wrong` is the error for another length; {} is the right
+    length.
+    """
 
     def loads(part: Any, fields: Fields) -> None:
         items = getattr(part, attribute or name)
@@ -139,7 +141,7 @@ def Other(
     default: object = None,
     **more: Any,
 ) -> Member:
-    """Declare what no other kind fits: `saves(part, now)` returns plain data, `loads(part, fields)` takes it again."""
+    """Declare any other member: `saves(part, now)` returns plain data, `loads(part, fields)` takes it again."""
     return Member(name, default, saves=saves, loads=loads, **more)
 
 

@@ -36,7 +36,7 @@ def parse_size(text: str) -> int:
 def parse_seconds(text: str) -> int:
     """Return the ns of a duration in seconds, such as 2 or 0.25. Raises MisuseError for anything else."""
     value, divisor = _decimal(text, f"'{text}' is not a number of seconds")
-    # A fraction of a ns is dropped: unlike half a byte it does no harm.
+    # A fraction of a ns is dropped, because it changes nothing; parse_size refuses a fraction of a byte.
     return value * 1_000_000_000 // divisor
 
 

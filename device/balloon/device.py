@@ -64,7 +64,7 @@ def _load_hints(device: BalloonDevice, fields: Fields) -> None:
 
 
 def _load_stats(device: BalloonDevice, fields: Fields) -> None:
-    # This is the last member: the rings are in guest memory, and features and queues say where.
+    # This is the last member, because it needs the features and queues, which say where in guest memory the rings are.
     for queue in device.queues:
         if queue.enabled:
             try:
@@ -196,6 +196,7 @@ class BalloonDevice(VirtioDevice):
         # 0 is no special value: in the first implementation it asked for statistics, and crashed. The words are QEMU's.
         if size <= 0:
             raise MisuseError("Parameter 'target' expects a size")
+        # Rounded down to whole pages, as in QEMU: the guest keeps at least `size`.
         self.num_pages = (self.ram - min(size, self.ram)) >> PAGE_SHIFT
         self.config_interrupt()
 
@@ -210,7 +211,7 @@ class BalloonDevice(VirtioDevice):
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return `size` bytes at `offset`; those beyond the space read as zeros."""
-        # The limit on the size: a front end may ask for gigabytes of zeros.
+        # `size` is limited, because a vhost-user front end may ask for gigabytes of zeros.
         if offset < 0 or size < 0:
             return b""
         size = min(size, CONFIG_SIZE)
@@ -261,7 +262,7 @@ class BalloonDevice(VirtioDevice):
         self.stats.negotiated(self._roles.index(STATS) if STATS in self._roles else -1)
 
     def notify(self, index: int) -> None:
-        """As VirtioDevice.notify. Statistics go to their queue at once: every request comes by here."""
+        """As VirtioDevice.notify. Statistics take a short path, because every request for them comes through here."""
         stats = self.stats
         if not (index == stats.index >= 0 and self.live and (queue := self.queues[index]).enabled):
             super().notify(index)
@@ -331,6 +332,7 @@ class BalloonDevice(VirtioDevice):
 
     def _report(self, element: Element) -> None:
         """Give reported free pages back to the host (virtio 1.2, 5.5.6.7), unless the guest poisons its pages."""
+        # A page that was given back reads as zeros, and such a guest expects its poison value there. As in QEMU.
         if self.poison_val:
             return
         for region, offset, length in element.into:
@@ -344,14 +346,14 @@ class BalloonDevice(VirtioDevice):
     # For transports.
 
     def use_memory(self, memory: Memory, top: int) -> None:
-        """Use `memory` for rings and buffers from now on. It ends at guest address `top`. No queue may be live."""
+        """Use `memory`, which ends at guest address `top`, for rings and buffers from now on. No queue may be live."""
         self.memory = memory
         if top >> PAGE_SHIFT != self.pages.limit:
             self.pages = PageSet(top >> PAGE_SHIFT)
 
     def park_queue(self, index: int) -> int:
-        """As VirtioDevice.park_queue. A held statistics buffer counts as not taken: when the queue continues, it is
-        found again.
+        """As VirtioDevice.park_queue. A held statistics buffer counts as not taken, so that the device takes it again
+        when the queue continues.
         """
         held = self.stats.let_go() if index == self.stats.index else 0
         return super().park_queue(index) - held & U16
@@ -373,7 +375,7 @@ class BalloonDevice(VirtioDevice):
         self.pages.clear()
 
     def wake(self) -> None:
-        """Serve the queues again that had buffers left when a snapshot was taken."""
+        """Serve the queues that have buffers left, after a snapshot was loaded that does not say which they are."""
         waiting = sum(DUE_SERVE << queue.index for queue in self.queues if queue.available())
         if waiting:
             self.defer(waiting)

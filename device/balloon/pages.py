@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from device.virtio.queue import Element
 
 _CHUNK = 1024
-"""Bytes of the bitmap that become one number. Each run is shifted out, so the time grows with the square of this."""
+"""Bytes of the bitmap that `runs` reads as one number. It shifts the number for each run, so the time grows with the
+square of this."""
 
 _LARGE = 1 << 16
-"""Bytes that are compared with zeros at once, to skip the empty parts of a bitmap of 16 TiB."""
+"""Bytes that are compared with zeros at once, to skip the empty parts of the bitmap: for 16 TiB it has 512 MiB."""
 
 
 PFN_LIMIT = 1 << 14
@@ -28,7 +29,7 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
 
     Raises GuestFault for a list that is writable.
     """
-    # A bad page number costs only itself: the other pages of the list count. So the fault is not raised.
+    # A bad page number is left out and the other pages of the list count. So the fault is not raised.
     size = element.readable()
     if element.into:
         raise GuestFault("direction", "a page list must be readable only")
@@ -92,7 +93,7 @@ class PageSet:
         except OSError as error:
             raise MisuseError(f"cannot map {size} bytes for the balloon's pages: {error} (-m asks for less)") from None
         self.count = 0
-        self._low, self._high = size, 0  # bytes that may hold set bits
+        self._low, self._high = size, 0  # only bytes from _low up to _high may hold set bits
 
     def add(self, first: int, length: int) -> int:
         """Put pages [first, first+length) in; return how many were new. The range must be below `limit`."""

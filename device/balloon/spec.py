@@ -60,10 +60,10 @@ MAX_PFNS_PER_BUFFER = 256
 # The spec has no limit. What the device reads of a longer list is limited in device.balloon.pages.
 
 STAT_RECORD = 10
-"""A statistics record: le16 tag, le64 value, packed (virtio 1.2, 5.5.6.3)."""
+"""Bytes of a statistics record: le16 tag, le64 value, packed (virtio 1.2, 5.5.6.3)."""
 
 MAX_STAT_RECORDS = 64
-"""Records that are read of one buffer: four times the tags of today, so that a hostile buffer costs little time."""
+"""Records that are read of one buffer. Four times the known tags: a hostile buffer costs little time."""
 
 ABSENT = U64
 """The value for a statistic that the driver does not know."""
@@ -111,7 +111,7 @@ STATS_TABLE: tuple[Stat, ...] = (
 STAT_COUNT = len(STATS_TABLE)
 
 SEED_STATS = (SWAP_IN, SWAP_OUT, MAJOR_FAULTS, MINOR_FAULTS, FREE, TOTAL)
-"""The six of 2010, in the order of the seed's line."""
+"""The six statistics of 2010, in the order of the `balloon:` line of the first implementation."""
 
 QOM_STATS = (HTLB_ALLOC, SWAP_OUT, AVAILABLE, HTLB_FAIL, FREE, MINOR_FAULTS, MAJOR_FAULTS, TOTAL, SWAP_IN, CACHES)
 """The ten keys of QEMU 7.2's guest-stats, in the order in which QEMU prints them."""

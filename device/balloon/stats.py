@@ -91,6 +91,7 @@ class Sample:
         return values
 
 
+# Shared by all samples and never changed: making new ones would take time for each buffer.
 NOTHING: dict[int, int] = {}
 SOUND: list[tuple[str, str]] = []
 
@@ -146,7 +147,7 @@ KEEP = 512
 """Entries kept: more than a terminal has columns."""
 
 SPACING = 50_000_000
-"""ns between entries: what comes sooner replaces the entry before it, so that a burst does not push out the past."""
+"""ns between entries. A value that comes sooner replaces the last entry, so that a burst does not push out the past."""
 
 
 class History:
@@ -160,14 +161,14 @@ class History:
 
     def add(self, now: int, actual: int, sample: Sample | None) -> None:
         """Add the values of host time `now`."""
-        # From the first value of an entry and not the last: a burst without end would stay one entry for ever.
+        # SPACING counts from the first value of an entry. From the last, a burst without end would stay one entry.
         entries = self.entries
         if entries and now - self._anchor < SPACING:
             entries[-1] = (now, actual, sample)
             return
         self._anchor = now
         entries.append((now, actual, sample))
-        # At twice the size, so that the list is not moved at each entry.
+        # Cut only at twice the size: cutting at KEEP would move the whole list for each new entry.
         if len(entries) > 2 * KEEP:
             del entries[:-KEEP]
 

@@ -29,7 +29,7 @@ _LOOKED_AT = WIRE_LIMIT + 1
 
 ABSENT, UNPRIMED, HELD, OUT = "absent", "unprimed", "held", "with the guest"
 """The states of the driver's one buffer: there is no queue; the driver gave no buffer yet; the device holds the buffer
-until somebody asks; the guest has it, to fill it."""
+until a request or poll; the guest has it, to fill it."""
 
 MOVES: dict[str, dict[str, str]] = {
     ABSENT: {"negotiate": UNPRIMED, "forget": ABSENT},
@@ -43,8 +43,8 @@ The driver negotiates the queue and fills the buffer; a second buffer replaces a
 and polls ask. A transport parks the queue. A reset or another driver forgets the buffer.
 """
 
-# A table instead of two flags (held, out): one combination of those could not be, and bugs of the first implementation
-# came from it, such as a held buffer that was overwritten or pushed twice.
+# A table instead of two flags (held, out): one of their combinations is impossible, and bugs of the first
+# implementation came from it, such as a held buffer that was overwritten or pushed twice.
 
 
 def _check_queue(stats: StatsQueue, fields: Fields) -> VirtQueue:
@@ -89,12 +89,13 @@ class StatsQueue:
 
     `index` is the queue's number, -1 while it is not negotiated. `buffer` is one of the states of MOVES; `held` is the
     guest's buffer while the device holds it. `sample` is the last one of this driver, `told` the last of any driver.
-    `again` is set by a transport that knows that the next buffer was read before: it is that buffer's sample, and if
-    the content is the same, it is no news. `reset_at` is when (host ns) the device was created or last reset.
+    A transport sets `again` if it knows that the next buffer was read before: it is the sample of that buffer, which is
+    not reported a second time if the content is the same. `reset_at` is when (host ns) the device was created or last
+    reset.
     """
 
-    # QEMU's guest-stats keeps its values and last-update over a reset and over rmmod (measured on 7.2), hence `told`.
-    # An age of two boots would mislead, hence `sample`.
+    # `told` is there because QEMU's guest-stats keeps its values and last-update over a reset and over rmmod (measured
+    # on 7.2); `sample`, because the age of a sample from before a reset would mislead.
 
     STATE = (
         Other("held", lambda stats, now: stats.held and stats.held.state(), _load_held),
@@ -128,7 +129,7 @@ class StatsQueue:
         self.negotiated(-1)
         reset(self)
         self.reset_at = self.time.clock.now()
-        if self.poll_interval:  # a poll that waited for an answer is lost; the next one comes
+        if self.poll_interval:  # the old driver will not answer the last poll
             self._arm_poll(self.poll_interval)
 
     def move(self, move: str) -> None:
@@ -166,8 +167,8 @@ class StatsQueue:
     def ask(self) -> bool:
         """Ask the guest for fresh statistics; returns whether it will be interrupted for that.
 
-        This returns the held buffer to the guest. If the guest has it already, the notification is repeated, because it
-        may have been missed. If the queue is not primed yet, priming leads to a sample or to another `ask`.
+        This returns the held buffer to the guest. If the guest has it already, the interrupt is repeated, because the
+        guest may have missed it. If the queue is not primed yet, priming leads to a sample or to another `ask`.
         """
         device, held = self._device, self.held
         if not device.live:  # rings of a broken device are not used until it is reset
@@ -183,7 +184,7 @@ class StatsQueue:
                 return False
         elif self.buffer is not OUT:
             return False
-        # As device.interrupt(), with the mark that the host asked.
+        # As device.interrupt(), but with DUE_ASKED.
         device.isr |= 1
         device.due |= DUE_QUEUE << self.index | DUE_ASKED
         return True
@@ -210,7 +211,7 @@ class StatsQueue:
                 self.held = element
                 self.buffer = MOVES[before]["fill"]
                 data = element.read(_LOOKED_AT)
-                if data != self._data:  # a guest that is asked twice in a moment often sends the same bytes
+                if data != self._data:  # a guest that is asked twice within a moment often sends the same bytes
                     if len(data) > WIRE_LIMIT:
                         device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
                         data = data[:WIRE_LIMIT]
@@ -230,8 +231,7 @@ class StatsQueue:
                     news = NEWS_SAMPLE
                 if not queue.more or served == BUFFERS_AT_ONCE:
                     break
-        # `finally`: a broken ring behind good buffers must not take the news of these away.
-        finally:
+        finally:  # a broken ring after good buffers must not lose the news of the good ones
             if served:
                 device.due |= news or NEWS_DRIVER
                 if self.poll_interval:
@@ -265,15 +265,15 @@ class StatsQueue:
             self._poll_timer = None
 
     def _poll(self) -> None:
-        # Armed anew here, not by the answer alone: one notification that the guest missed would end polling for good.
+        # The answer arms the timer too, but that alone is not enough: after one missed interrupt polling would be over.
         self._arm_poll(self.poll_interval)
         self.ask()
 
     # Snapshots.
 
     def restore(self, fields: Fields) -> None:
-        """Take the state out of a snapshot's `fields`; the device's queues are there. Raises SnapshotError."""
-        for name in ("poll_interval", "poll_remaining"):  # which are the host's: only older snapshots have them
+        """Take the state out of a snapshot's `fields`. The device's queues must be loaded. Raises SnapshotError."""
+        for name in ("poll_interval", "poll_remaining"):  # only in older snapshots; polling belongs to the host now
             if name in fields:
                 fields.perhaps(name)
         load(self, fields)
@@ -286,7 +286,9 @@ class StatsQueue:
             self._arm_poll(self.poll_interval)
 
     def vm_runs(self) -> None:
-        """The VM runs: guest-stats shows a held buffer of a snapshot as if it had come now, as in QEMU (measured)."""
+        """The VM runs again. The sample of a buffer that a snapshot held counts as received now for guest-stats, as in
+        QEMU (measured on 7.2).
+        """
         sample = self.sample
         if sample is not None and sample is not self.told and self.held is not None:
             sample.wall = self.time.clock.wall()

@@ -1,6 +1,6 @@
 """The keys of guests, as in `--guest NAME,key=value`: how each value is read, and what it means."""
 
-# Not in the table of guests: most are made without a key, and the piped path need not load the faults for that.
+# Apart from the table of guests, because most guests are made without a key: the piped path then loads no faults.
 
 from __future__ import annotations
 

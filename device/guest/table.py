@@ -26,9 +26,9 @@ class Profile:
     """One guest: its name, one line about it, the keys it takes, and how it is made.
 
     `factory` is its class as MODULE:NAME. It is imported when needed and called with the name, the settings (given ones
-    replace the profile's), the spec, and `traits` as keywords. `controls` is the class of what can be changed in it by
-    hand. `host` means that its keys name files of this host, or that it starts programs here: clients that may only
-    control the machine must not choose it.
+    replace the profile's), the spec, and `traits` as keywords. `controls` is the class of its Controls, as MODULE:NAME.
+    `host` means that its keys name files of this host, or that it starts programs here: clients that may only control
+    the machine must not choose it.
     """
 
     __slots__ = ("_keys", "_modelled", "controls", "factory", "help", "host", "name", "settings", "traits")
@@ -54,7 +54,7 @@ class Profile:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys it takes: if it is `modelled` those of all modelled guests, then its own."""
+        """The keys it takes: those of all modelled guests if it is one, then its own."""
         from device.guest.keys import MODELLED_KEYS  # only when keys are given or shown: most guests have none
 
         return (*MODELLED_KEYS, *self._keys) if self._modelled else self._keys

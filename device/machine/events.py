@@ -3,7 +3,7 @@
 Events that QEMU also has use QEMU's names and members. Front ends without QMP look at the class and its attributes.
 """
 
-# Classes and not (name, dict) pairs: a misspelt name or member of a pair was found by nobody, and now by mypy.
+# Classes instead of (name, dict) pairs, because mypy finds a misspelt name or member of a class, but not of a pair.
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class WasReset(_End):
 
 
 class Ended(_End):
-    """The machine ended: the guest powered it off, or somebody outside did."""
+    """The machine ended: the guest powered it off, or it was ended from outside."""
 
     name = "SHUTDOWN"
 

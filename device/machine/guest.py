@@ -1,4 +1,4 @@
-"""The interfaces between a machine and its guest: Guest, Platform, and Controls for what can be changed by hand."""
+"""The interfaces between a machine and its guest: Guest, Platform, and Controls for changes by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     class Platform(Protocol):
         """A machine as its guest sees it; device.machine.machine explains each attribute."""
 
-        # A protocol: guests and the machine would import one another otherwise.
+        # A protocol, because otherwise guests and the machine would import each other.
 
         ram: int
         seed: int
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Guest:
-    """A guest behind the device. The machine calls these methods as it starts, stops and resets.
+    """What runs in the machine and drives the device. The machine calls these methods as it starts, stops and resets.
 
     A guest uses the device only through rings, config space and notifications. Its `controls` are what can be changed
     by hand.
@@ -128,7 +128,7 @@ class Guest:
     def serve(self) -> None:
         """Some of the descriptors may be readable. Must not block."""
 
-    # What is known about it.
+    # For monitors.
 
     controlled_by = "device.machine.guest:Controls"
     """The class of its controls, as MODULE:NAME. It is imported when needed: most scripts change nothing."""
@@ -166,7 +166,7 @@ class Guest:
 
 
 class Controls:
-    """What can be changed in a guest by hand, as `sim` does. Guests may have this interface besides Guest.
+    """What can be changed in a guest by hand, with `sim`. A guest names its subclass of this in `controlled_by`.
 
     A method that a kind of guest does not have raises UnsupportedError. A guest that takes a while returns a Task.
     """

@@ -1,7 +1,7 @@
 """The machine that front ends use: clocks, RAM, the balloon device, the guest, run state and events.
 
 The machine has no loop. `wait_for` says which descriptors to watch and until when to wait. `step` does what is due and
-delivers what the device noted. Each front end waits in its own way.
+delivers what the device has in `due`. Each front end waits in its own way.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Machine:
         Flag("powering_down"),
         Flag("target_told"),
         Other("device", lambda machine, now: machine.device and save(machine.device, now), _load_device),
-        # This module does not know how to make guests: whoever loads a machine makes the guest first and restores it
+        # This module does not know how to make guests: `device.machine.snapshot` makes the guest first and restores it
         # last.
         Other(
             "guest",
@@ -102,7 +102,7 @@ class Machine:
             lambda machine, fields: None,
         ),
     )
-    """The state in a snapshot. Memory and the balloon's pages are saved beside it; monitors and requests are not."""
+    """The state in a snapshot. Memory and the balloon's pages are saved after it; monitors and requests are not."""
 
     DERIVED = (
         "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over",
@@ -182,8 +182,8 @@ class Machine:
         return unsubscribe
 
     def emit(self, event: Event) -> None:
-        """Tell every listener of an event."""
-        # A copy, because a listener may subscribe or unsubscribe.
+        """Call every listener with `event`."""
+        # A copy of the list, because a listener may subscribe or unsubscribe.
         for listener in tuple(self._listeners):
             listener(event)
 
@@ -220,17 +220,17 @@ class Machine:
                 return False  # true for nearly every line of a pipe, so this comes first
             fired, moved = 0, False
             left = self._deliver(AT_ONCE)
-            # Even if nothing more can be delivered in this step: deadlines must fire.
+            # This runs even if nothing more can be delivered in this step, because deadlines must fire.
             while fired < AT_ONCE:
                 moved = time.move(jump=jump) or moved
                 jump = False
-                now = self.clock.now()  # once: with timers that come due meanwhile this might never end
+                now = self.clock.now()  # read once: if timers that come due meanwhile counted, this might never end
                 while fired < AT_ONCE and time.fire_due(now):
                     fired += 1
                     left = self._deliver(left)
                 if not time.asleep:
                     break
-                fired += 1
+                fired += 1  # a move of the clock counts too: this ends at AT_ONCE, however long the sleep is
             return moved or fired > 0 or left < AT_ONCE
         finally:
             self._stepping = False
@@ -248,7 +248,7 @@ class Machine:
         self.step()
 
     def deliver(self) -> None:
-        """Deliver what the device noted. Called after each action on machine, guest or device.
+        """Deliver what the device has in `due`. Called after each action on machine, guest or device.
 
         Called within a step, this does nothing: the step delivers it.
         """
@@ -260,16 +260,16 @@ class Machine:
                 self._stepping = False
 
     def _deliver(self, left: int) -> int:
-        """Deliver at most `left` things; returns how many of them were not needed."""
-        # The lowest bit first: news before interrupts, and these before more service. `device` is read anew each time,
-        # because a listener may unplug it.
+        """Deliver at most `left` things; returns how many more it could have delivered."""
+        # The lowest bit first: news, then interrupts, then queues to serve. `device` is read each time, because a
+        # listener may unplug it.
         rounds = 0
         while (device := self.device) is not None and (due := device.due) and left > 0:
             left -= 1
             flag = due & -due
             if flag < DUE_CONFIG:
                 device.due = due ^ flag
-                _TOLD[flag](self, device)
+                _NEWS_HANDLERS[flag](self, device)
             elif rounds >= MAX_ROUNDS:
                 device.storm()
             else:
@@ -288,11 +288,11 @@ class Machine:
 
     def _tell(self, device: BalloonDevice) -> None:
         """Report what must not be lost when the device is reset or removed."""
-        # Samples and interrupts are dropped: they belong to the driver that goes.
+        # Samples and interrupts are dropped, because they belong to the old driver.
         for flag in (NEWS_ACTUAL, NEWS_RULES):
             if device.due & flag and self.device is device:
                 device.due ^= flag
-                _TOLD[flag](self, device)
+                _NEWS_HANDLERS[flag](self, device)
 
     def _sample_arrived(self, device: BalloonDevice) -> None:
         sample = device.stats.sample
@@ -371,7 +371,7 @@ class Machine:
         self.vm_clock.start()
         if self.device is not None:
             self.device.stats.vm_runs()
-        if self._listeners:  # most scripts have none: they need not import what can happen
+        if self._listeners:  # most scripts have none, and do not need the import
             from device.machine.events import Resumed
 
             self.emit(Resumed())
@@ -385,7 +385,7 @@ class Machine:
 
     def _boot(self) -> None:
         self.guest.boot()
-        self.driver_changed()  # waiting requests are asked again, or end if there is no driver
+        self.driver_changed()  # asks again for the waiting requests, or ends them if there is no driver
 
     def reset(self, *, guest: bool = False) -> None:
         """Reset the machine, as a power cycle of the guest.
@@ -407,9 +407,9 @@ class Machine:
         device = self.device
         if device is not None:
             device.reset()
-            device.due &= ~NEWS_DRIVER  # requests wait for the new driver, so the end of the old one is no news
+            device.due &= ~NEWS_DRIVER  # the end of the old driver must not end requests: they wait for the new one
             self._tell(device)
-            if self.unplugging:  # the old driver did not let go; at a reset the device is removed anyway
+            if self.unplugging:  # a reset removes the device even if the old driver did not release it
                 self._unplug()
         self.emit(WasReset(guest=guest, reason=reason))
         if self.run_state == RUNNING:
@@ -457,8 +457,8 @@ class Machine:
     def replace_guest(self, guest: Guest) -> None:
         """Replace the guest and reset the machine.
 
-        Raises MisuseError if the clock cannot drive the new guest, or something that it needs is missing. The old guest
-        runs on then.
+        Raises MisuseError if the clock cannot drive the new guest, or something that it needs is missing. Then the old
+        guest keeps running.
         """
         if guest.real and self.clock.simulated:
             raise MisuseError(f"the {guest.name} guest runs in real time: --clock {self.clock.name} cannot drive it")
@@ -489,6 +489,7 @@ class Machine:
         """The QOM path of the balloon device, or None without one."""
         if self.device is None:
             return None
+        # QEMU keeps devices without an id in a container of their own, by number.
         return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
 
     def _plug(self, id: str, switches: dict[str, Any]) -> BalloonDevice:
@@ -509,7 +510,7 @@ class Machine:
             self.deliver()
 
     def device_del(self, id: str) -> None:
-        """Ask the guest to let go of the device; it is removed after that.
+        """Ask the guest to release the device, which is then removed.
 
         Raises MisuseError, in QEMU's words, if there is no such device.
         """
@@ -522,7 +523,7 @@ class Machine:
         self.deliver()
 
     def driver_released(self) -> None:
-        """The guest's driver let go of the device. Does nothing unless the device is being unplugged."""
+        """The guest's driver released the device. Does nothing unless the device is being unplugged."""
         if self.unplugging:
             self._unplug()
 
@@ -542,8 +543,9 @@ class Machine:
     def set_balloon(self, size: int) -> Task | None:
         """Ask the guest to keep `size` bytes of memory.
 
-        Raises MisuseError in QEMU's words if there is no device or no size, and in our words below what the guest
-        survives. If the guest has to be asked for that first, this returns a task, which ends with the same errors.
+        Raises MisuseError in QEMU's words if there is no device or `size` is below one byte, and in our words if the
+        guest would not survive with so little. If the guest has to be asked for that limit first, this returns a task,
+        which ends with the same errors.
         """
         if self.device is None:
             raise MisuseError(NO_BALLOON)
@@ -566,7 +568,7 @@ class Machine:
         ANSWERED (a sample arrived), TIMED_OUT, UNSUPPORTED (no driver, or one without statistics), NO_DEVICE, or
         CANCELLED by `requests.cancel`.
         """
-        # Asking comes before the checks: it says by itself whether anybody was asked, and nearly always somebody was.
+        # `ask` comes before the checks: it returns whether the guest was asked, which is so nearly always.
         device = self.device
         if device is None:
             return ENDED[NO_DEVICE]
@@ -581,8 +583,8 @@ class Machine:
             finally:
                 self._stepping = False
             if stats.sample is not before and stats.sample is not None:
-                # The guest answered within the call, as most do: no request is kept and no timer armed. That makes tens
-                # of thousands of requests a second possible.
+                # The guest answered within the call, as most guests do. No request is kept and no timer armed, so tens
+                # of thousands of requests a second are possible.
                 self.requests.answered += 1
                 return ENDED[ANSWERED]
             if self.device is not device:  # a listener unplugged it
@@ -590,13 +592,13 @@ class Machine:
         return self.requests.open(timeout)
 
     def driver_changed(self) -> None:
-        """A driver came up, or will not come up: ask for the waiting requests, or end those that get no answer."""
+        """A driver came up, or will not come up: ask it for the waiting requests, or end them."""
         if self.device is not None:
             self.device.due |= NEWS_DRIVER
             self.deliver()
 
 
-_TOLD = {
+_NEWS_HANDLERS = {
     NEWS_ACTUAL: Machine._actual_changed,
     NEWS_SAMPLE: Machine._sample_arrived,
     NEWS_RULES: Machine._rules_broken,

@@ -27,7 +27,7 @@ class StatsRequest:
     caller gets it: look at `state` first, then set `on_done`.
     """
 
-    # Defaults of the class instead of an __init__: nearly all requests end before any of these but the state is set.
+    # Class attributes instead of an __init__: nearly all requests end before anything but `state` is set.
     state: RequestState = PENDING
     deadline: int | None = None
     on_done: Callable[[StatsRequest], None] | None = None
@@ -37,7 +37,7 @@ class StatsRequest:
 class _Ended(StatsRequest):
     """A request that ended at once. All callers share it, so its attributes cannot be set."""
 
-    # Without the error, the `on_done` that one caller set on a shared request would be there for all others.
+    # Without the error, an `on_done` that one caller sets would appear in the request of every other caller.
 
     def __init__(self, state: RequestState) -> None:
         self.__dict__["state"] = state
@@ -71,7 +71,7 @@ class StatsRequests:
         """When the last KEPT requests that timed out were made (host ns), in the order of their deadlines."""
 
     def open(self, timeout: int | None) -> StatsRequest:
-        """Open a request that waits `timeout` ns, or with None until the next sample. The guest was asked before."""
+        """Open a request that waits `timeout` ns, or with None until the next sample. Ask the guest before this."""
         request = StatsRequest()
         self.pending[request] = None
         if timeout is not None:
@@ -83,9 +83,9 @@ class StatsRequests:
     def end_all(self, state: RequestState) -> None:
         """End every pending request in `state`, in the order of opening.
 
-        Requests that their callbacks open stay pending.
+        Requests that the callbacks open stay pending.
         """
-        # A callback may open a request for each that ends: ending those here too would never stop.
+        # If a callback opens a request for each one that ends, ending those here too would never stop.
         ending, self.pending = self.pending, {}
         for request in ending:
             if request.state is PENDING:  # the callback of an earlier request may have cancelled it

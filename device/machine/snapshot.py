@@ -41,7 +41,7 @@ Format 2 added what is due (`due`, `untold`, `later`). Format 1 still loads, wit
 """
 
 STATE_LIMIT = 4 << 20
-"""The largest state in bytes that is read: twice what a machine needs whose guest has every tag number pinned."""
+"""The largest state in bytes that is read: twice that of a machine whose guest has every tag number pinned."""
 
 COPY = 1 << 20
 """Bytes copied at once."""
@@ -56,7 +56,8 @@ The checksum reads the whole file: loading a sparse file of 5 GiB once took 17 s
 """
 
 _PAGES_AT_ONCE = 1 << 20
-"""Pages put into the balloon at once. A run is one number with a bit for each page: for billions it takes gigabytes."""
+"""Pages put into the balloon at once. PageSet.add makes a number with a bit for each page of the run: for billions of
+pages that would take gigabytes."""
 
 
 class Summary:
@@ -97,12 +98,12 @@ class _Reader:
         self._source.seek(size, os.SEEK_CUR)
         self.left -= size
 
-    def judge(self, length: int, ram: int) -> None:
+    def check_size(self, length: int, ram: int) -> None:
         """Raise SnapshotError if the file is too large for `ram` bytes and a state of `length`, without reading it all.
 
         Call it after reading the front. The position in the file does not change.
         """
-        # At most there is a pair for each page of RAM, and another for each page in the balloon.
+        # The largest file has a pair for each page of RAM, and another for each page in the balloon.
         here, left = self._source.tell(), self.left
         if left > length + ram + _PAIR.size * (1 + 2 * (ram >> PAGE_SHIFT)):
             raise SnapshotError(f"the file is larger than a snapshot of {_exactly(ram)} of memory can be")
@@ -117,8 +118,8 @@ class _Reader:
 
     def check(self) -> None:
         """Raise SnapshotError unless the checksum is right. The position in the file does not change."""
-        # The checksum finds damage. It is no protection against a file that was made on purpose: all members are
-        # checked.
+        # The checksum finds damage only. Whoever makes a hostile file can make its checksum too, so all members are
+        # checked as well.
         here = self._source.tell()
         self._source.seek(0)
         left = self.left + here
@@ -227,8 +228,8 @@ def _front(reader: _Reader) -> tuple[int, int]:
 
 def _state(reader: _Reader, version: int, length: int) -> Fields:
     packed = reader.read(length)
-    # The read is outside: its SnapshotError is a ValueError too, and would be taken for bad JSON. Deeply nested JSON is
-    # a RecursionError.
+    # `read` is outside the `try`: its SnapshotError is a ValueError too, and would be taken for bad JSON. Deeply nested
+    # JSON raises RecursionError.
     try:
         data = json.loads(packed)
     except (ValueError, RecursionError):
@@ -238,7 +239,7 @@ def _state(reader: _Reader, version: int, length: int) -> Fields:
 
 def summarize(source: BinaryIO) -> Summary:
     """Return what a list shows of the snapshot in `source`. Raises SnapshotError; the content is not checked."""
-    # Without the checksum, which would read the whole of each file.
+    # The checksum is not checked, because that would read the whole of each file.
     reader = _Reader(source)
     size = reader.left + _DIGEST
     fields = _state(reader, *_front(reader))
@@ -266,7 +267,7 @@ def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest])
         raise SnapshotError(machine.guest.snapshot_refusal)
     reader = _Reader(source)
     version, length = _front(reader)
-    reader.judge(length, machine.ram)
+    reader.check_size(length, machine.ram)
     reader.check()
     fields = _state(reader, version, length)
     fields.text("tag")
@@ -377,7 +378,7 @@ def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapse
         end = address + length
     fields.then = fresh.clock.now() - elapsed
     load_state(fresh, fields)
-    # The pages go in last: the device, and with it its page set, was made just now.
+    # The pages are added here, because `load_state` made the device with its page set.
     if fresh.device is not None:
         for first, length in runs:
             for at in range(first, first + length, _PAGES_AT_ONCE):

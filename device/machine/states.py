@@ -1,4 +1,4 @@
-"""The states of machines and of requests, for type checkers: nobody else imports this."""
+"""The states of machines and of requests. Only type checkers import this."""
 
 from __future__ import annotations
 

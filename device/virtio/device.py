@@ -1,13 +1,13 @@
 """What every virtio device has: status, feature negotiation, queues, interrupts, and faults that are counted.
 
-The methods a driver reaches through its transport are `write_status`, `accept_features`, `setup_queue`, `reset_queue`,
-`notify`, `read_isr`, `read_config` and `write_config`; it reads `generation` around what it reads of the configuration.
-None of them raises for what a guest does: a broken rule is counted under its name in `refused`, and after one that
-leaves the rings untrustworthy the device is broken until it is reset.
+Through its transport a driver calls `write_status`, `accept_features`, `setup_queue`, `reset_queue`, `notify`,
+`read_isr`, `read_config` and `write_config`. It reads `generation` before and after it reads the configuration. None of
+these raises an error for what a guest does: a broken rule is counted by its name in `refused`. After one of FATAL_RULES
+the rings cannot be trusted, and the device is broken until it is reset.
 
-The device calls nobody. It notes what has to be delivered as bits of `due`: first its news, then the interrupts. The
-owner of the device looks there after each call, takes the bits out, lowest first, and delivers them (Machine.step, or a
-transport with `take_due`).
+The device has no callbacks. It sets a bit of `due` for each thing to deliver: the low bits are news for the host, the
+high ones are interrupts. After each call the owner of the device takes the bits, lowest first, and delivers them
+(Machine.step, or a transport with `take_due`).
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ _WRITABLE_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATU
 
 
 NEWS_ACTUAL, NEWS_SAMPLE, NEWS_RULES, NEWS_DRIVER = 1, 2, 4, 8
-"""News of the device for its owner: the driver wrote `actual`, reported, broke rules; came up, went away, or primed
-its queue. In the order in which they are told."""
+"""News for the device's owner, in the order of delivery: the driver wrote `actual`; sent statistics; broke rules; came
+up, went away or primed the statistics queue."""
 
 DUE_CONFIG = 16
-"""The driver is to be told that configuration or status changed."""
+"""A configuration change interrupt is due, because configuration or status changed."""
 
 DUE_QUEUE = 32
-"""The driver is to be interrupted for queue 0; the queues behind it have the bits behind this one."""
+"""An interrupt for queue 0 is due; queue N has the bit N places higher."""
 
 DUE_SERVE = DUE_QUEUE << 8
-"""Queue 0 is to be served further, and so on."""
+"""Queue 0 may have buffers that were not served yet; queue N has the bit N places higher."""
 
 DUE_ASKED = DUE_SERVE << 8
-"""The host asked for this interrupt: the count of rounds starts again there."""
+"""The host asked for the interrupt, so the count of rounds (see MAX_ROUNDS) starts again."""
 
 _NEWS = DUE_CONFIG - 1
 
@@ -75,9 +75,10 @@ _KINDS: tuple[Kind, ...] = ("actual", "sample", "rules", "driver", "config")
 """The names of the lowest bits, for `take_due`."""
 
 MAX_ROUNDS = 1024
-"""How many interrupts in a row may lead to one another before the rest has to wait."""
+"""How many interrupts in a row may each cause the next one, before the rest has to wait for VM time."""
 
 _LONGEST = 128 * MS
+"""The longest wait of a driver that keeps the device busy without end (see `defer`)."""
 
 
 def _not_offered(device: VirtioDevice, features: int) -> str:
@@ -104,9 +105,9 @@ def _load_untold(device: VirtioDevice, fields: Fields) -> None:
     untold = fields.section("untold")
     for rule in RULES:
         if rule in untold:
-            told = untold.section(rule)
-            device.untold[rule] = (told.integer("times", 1), told.text("detail"))
-            told.done()
+            entry = untold.section(rule)
+            device.untold[rule] = (entry.integer("times", 1), entry.text("detail"))
+            entry.done()
     untold.done()
 
 
@@ -122,9 +123,9 @@ def _load_later(device: VirtioDevice, fields: Fields) -> None:
 
 
 class VirtioDevice:
-    """The part of a virtio device that does not depend on what it is.
+    """The part of a virtio device that is the same for every device type.
 
-    A device type says which features it offers, which queues there are, and what to do with a notified queue. `due` is
+    A subclass says which features it offers, which queues there are, and what to do with a notified queue. `due` is
     what has to be delivered. `untold` has the rules broken since the last report: how often, and the last detail.
     """
 
@@ -160,8 +161,8 @@ class VirtioDevice:
     calm: int
 
     def __init__(self, time: Timeline, memory: Memory, offered: int, queues: int, sizes: Sequence[int] = ()) -> None:
-        """Create the device with so many queues. `sizes` are the entries that each may have; those after the last of
-        them offer QUEUE_SIZE and take up to MAX_QUEUE_SIZE. Raises MisuseError for what cannot be a size.
+        """Create the device with `queues` queues. `sizes` are the entries of the first ones, which is also their limit;
+        the others offer QUEUE_SIZE and take up to MAX_QUEUE_SIZE. Raises MisuseError for what cannot be a size.
         """
         self.time, self.memory, self.offered = time, memory, offered
         self.live = False
@@ -210,7 +211,7 @@ class VirtioDevice:
             for queue in self.queues:
                 if queue.enabled:
                     self.notify(queue.index)
-            if self.live:
+            if self.live:  # a bad ring breaks the device in `notify`
                 self.due |= NEWS_DRIVER
 
     def accept_features(self, features: int) -> None:
@@ -253,20 +254,20 @@ class VirtioDevice:
         self.queues[index].clear()
 
     def park_queue(self, index: int) -> int:
-        """Take queue `index` out of service; returns the available index from which its driver has it go on."""
+        """Take queue `index` out of service; returns the available index that `setup_queue` needs to continue it."""
         queue = self.queues[index]
         queue.stop()
         return queue.last_avail
 
     def read_isr(self) -> int:
-        """Return why the driver was interrupted, 1 for queues and 2 for the configuration, and clear it (4.1.4.5)."""
+        """Return why the driver was interrupted (1: queues, 2: configuration), and clear it (virtio 1.2, 4.1.4.5)."""
         isr, self.isr = self.isr, 0
         return isr
 
     def notify(self, index: int) -> None:
         """The driver made buffers available on queue `index`.
 
-        Before DRIVER_OK nothing is looked at: the queues are served when the bit is set (virtio 1.2, 2.1.2).
+        Before DRIVER_OK this does nothing: the queues are served when the bit is set (virtio 1.2, 2.1.2).
         """
         if not self.live:
             return
@@ -281,8 +282,8 @@ class VirtioDevice:
     # The device's side.
 
     def reset(self) -> None:
-        """Forget the driver: status, features, queues and undelivered interrupts as new; counters of refusals stay."""
-        # `actual` and broken rules still have to be reported; samples and interrupts belong to the driver that goes.
+        """Forget the driver: its status, features, queues and undelivered interrupts. The counters of refusals stay."""
+        # `actual` and broken rules still have to be reported; samples and interrupts belong to the old driver.
         self.due = self.due & (NEWS_ACTUAL | NEWS_RULES) | NEWS_DRIVER
         self.forget_later()
         reset(self)
@@ -292,13 +293,13 @@ class VirtioDevice:
         self.driver_gone()
 
     def interrupt(self, index: int) -> None:
-        """Note that the driver is to be told that buffers of queue `index` came back."""
+        """Make an interrupt due for the buffers that were returned on queue `index`."""
         self.isr |= 1
         self.due |= DUE_QUEUE << index
 
     def config_interrupt(self) -> None:
-        """Note that configuration or status changed. A driver that is not up yet reads it anyway: what it reads before
-        and after the change has another `generation` (2.5.1).
+        """Make a configuration change interrupt due. Before DRIVER_OK the driver gets none, because it reads the
+        configuration anyway; it sees from `generation` that a value changed while it was reading (virtio 1.2, 2.5.1).
         """
         self.generation = (self.generation + 1) & U32
         if self.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET):
@@ -306,11 +307,11 @@ class VirtioDevice:
             self.due |= DUE_CONFIG
 
     def take_due(self) -> tuple[Kind, int] | None:
-        """Take out what is to be delivered next, or None: for a device without a machine.
+        """Take and return what has to be delivered next, or None. For a device without a machine.
 
         ("interrupt", QUEUE) and ("config", 0) are for the driver; at ("serve", QUEUE) call `notify` with the queue. The
         others are news for the host: `actual` was written, a sample arrived, rules were broken (`untold`), the driver
-        came or went. After MAX_ROUNDS in a row that lead to one another call `storm`: then the rest waits for `time`.
+        came or went. After MAX_ROUNDS in a row that each caused the next call `storm`: the rest then waits for `time`.
         """
         self.due &= ~DUE_ASKED
         if not self.due:
@@ -326,27 +327,27 @@ class VirtioDevice:
     # Drivers that keep the device busy without end.
 
     def storm(self) -> None:
-        """The driver's interrupts cause one another without end: what is due to it has to wait, and that is counted."""
+        """The driver's interrupts cause one another without end: count that, and let what is due to it wait."""
         waiting, self.due = self.due & ~_NEWS, self.due & _NEWS
         self.refuse("kick-storm", f"more than {MAX_ROUNDS} rounds")
         self.defer(waiting)
 
     def defer(self, due: int) -> None:
-        """Let `due` wait for a while of VM time, so that monitors get their turn.
+        """Let `due` wait for some VM time, so that monitors get their turn.
 
-        That is a millisecond at first, and doubles up to 128 as long as the storm goes on. So a driver that never stops
-        takes less and less of the host's time, and no monitor that waits misses its deadline.
+        That is a millisecond at first, and doubles up to 128 while the storm goes on. So a driver that never stops
+        takes less and less of the host's time, and no waiting monitor misses its deadline.
         """
         self.later |= due
         if self.later_timer is None:
             now = self.time.vm_clock.now()
-            # Before `calm` it is still the same storm.
+            # What comes before `calm` belongs to the same storm.
             self.pause = MS if now >= self.calm else min(2 * self.pause, _LONGEST)
             self.calm = now + 2 * self.pause + 1
             self.arm_later(self.pause)
 
     def arm_later(self, remaining: int) -> None:
-        """Have what waits come due in `remaining` ns of VM time."""
+        """Make what waits due in `remaining` ns of VM time."""
         self.later_timer = self.time.vm_timers.at(self.time.vm_clock.now() + remaining, self._later_is_now)
 
     def _later_is_now(self) -> None:
@@ -363,13 +364,13 @@ class VirtioDevice:
 
     @property
     def broken(self) -> bool:
-        """Whether the guest broke the device; a reset heals it."""
+        """Whether the guest broke the device; a reset ends that."""
         return bool(self.status & STATUS_NEEDS_RESET)
 
     def refuse(self, rule: str, detail: str, times: int = 1) -> None:
         """Count a broken rule `times` times and report it once; break the device if its rings cannot be trusted now.
 
-        Nothing is counted if this host lost memory of the guest.
+        Nothing is counted if this host lost memory of the guest, because the guest did not write what was read there.
         """
         if self.memory.lost:
             return

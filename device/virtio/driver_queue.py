@@ -24,7 +24,7 @@ class DriverQueue:
     """A ring in guest memory, laid out from guest address `base` (virtio 1.2, 2.7.2), with its free list.
 
     `add` makes a buffer available and returns its head, `take` fetches a returned one, `should_notify` says whether
-    the device wants to be told.
+    the device wants a notification.
     """
 
     STATE = (
@@ -87,11 +87,11 @@ class DriverQueue:
 
     def add_out(self, address: int, length: int) -> int:
         """As `add` with one piece for the device to read, the common case."""
-        # Without the lists and loops of `add`, because each request comes through here.
+        # Without the lists and loops of `add`: the answer to each request for statistics goes through here.
         head = self.free.pop()
         desc, avail, idx = self._desc, self._avail, self.avail_idx
         desc[2 * head] = address
-        desc[2 * head + 1] = length  # neither flags nor a next one
+        desc[2 * head + 1] = length  # no flags, no next descriptor
         avail[2 + (idx & (self.size - 1))] = head
         self.avail_idx = avail[1] = (idx + 1) & U16
         return head
@@ -107,7 +107,7 @@ class DriverQueue:
         self.avail_idx = self._avail[1] = (self.avail_idx + 1) & U16
 
     def set_avail_idx(self, value: int) -> None:
-        """Write the available index outright, as a broken driver might."""
+        """Write any available index, as a broken driver might."""
         self.avail_idx = self._avail[1] = value & U16
 
     def take(self) -> tuple[int, int] | None:
@@ -122,7 +122,7 @@ class DriverQueue:
         entry = (last & (size - 1)) << 1
         index = head = ring[entry]
         self._last_used = last = (last + 1) & U16
-        if self.event_idx:  # used_event: the device interrupts at the next one
+        if self.event_idx:  # used_event: the device interrupts for the next buffer
             self._avail[-1] = last
         while index < size and len(free) < size:  # a damaged ring may name anything, or go in circles
             free.append(index)
@@ -133,11 +133,12 @@ class DriverQueue:
         return head, ring[entry + 1]
 
     def should_notify(self) -> bool:
-        """Return whether the device asked to be notified of what was added since the last time (2.7.10)."""
+        """Return whether the device wants a notification of what was added since the last call (virtio 1.2, 2.7.10)."""
         if not self.event_idx:
             return not self._used[0] & USED_NO_NOTIFY
         new = self.avail_idx
         old, self._notified = self._notified, new
+        # True if avail_event lies in [old, new), modulo 2^16.
         return (new - self._used[-1] - 1) & U16 < (new - old) & U16
 
     def _load_free(self, fields: Fields) -> None:

@@ -14,7 +14,7 @@ _MAP_NORESERVE = 0x4000 if _LINUX else 0
 """Linux's flag; the mmap module names it only from Python 3.13 on, and the number means other things elsewhere."""
 
 _LARGEST_SEARCH = 1 << 30
-"""The most bytes that are read to find the pages in use, on hosts that do not tell which they are: about a second."""
+"""The most bytes that are read to find the pages in use, on hosts that cannot list them. That takes about a second."""
 
 _PIECE = 1 << 20
 
@@ -43,7 +43,7 @@ class Region:
         self.u64 = self.u8.cast("Q")
 
     def close(self) -> None:
-        """Unmap. The views are dead afterwards; a view still in use elsewhere keeps the memory mapped."""
+        """Unmap. The region's views cannot be used afterwards; a slice in use elsewhere keeps the memory mapped."""
         for view in (self.u16, self.u32, self.u64, self.u8):
             view.release()
         try:
@@ -55,6 +55,8 @@ class Region:
 class Memory:
     """Guest-physical memory made of regions. Every address a guest names goes through `find`."""
 
+    # Not MADV_DONTNEED: the pages of a shared mapping would come back from its file with their content.
+
     __slots__ = ("regions",)
     _advice = "MADV_REMOVE"
 
@@ -63,7 +65,7 @@ class Memory:
 
     @property
     def lost(self) -> bool:
-        """Whether this host lost some of the memory: what is read there must not be held against the guest."""
+        """Whether this host lost some of the memory: bad values that are read there are not the guest's fault."""
         return False
 
     def find(self, address: int, length: int) -> tuple[Region, int]:
@@ -117,7 +119,7 @@ def check_ram_size(size: int) -> int:
 
 
 class GuestMemory(Memory):
-    """RAM of `size` bytes from guest address 0, mapped once. Costs nothing until touched, where the host is able to.
+    """RAM of `size` bytes from guest address 0. A page takes memory of the host when it is first used, if possible.
 
     It is a shared memfd. Where there is none (seccomp filters, other systems than Linux) it is an anonymous private
     mapping and `fd` is -1. A temporary file was rejected: touching it on a full file system is a SIGBUS.
@@ -137,7 +139,7 @@ class GuestMemory(Memory):
                 buffer = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | _MAP_NORESERVE)
             except (AttributeError, OSError):
                 self._close_file()
-                self._advice = "MADV_DONTNEED" if _LINUX else "none"  # elsewhere that may leave what was there
+                self._advice = "MADV_DONTNEED" if _LINUX else "none"  # on other systems it may keep the content
                 buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         except (OSError, ValueError, OverflowError) as error:
             self._close_file()
@@ -151,9 +153,9 @@ class GuestMemory(Memory):
         raise GuestFault("bad-address", f"{length} bytes at {address:#x}")
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        """Yield the runs of RAM that may hold something, as (first address, address behind it), in rising order.
+        """Yield the runs of RAM that may hold something, as (first address, end address), in rising order.
 
-        Raises MisuseError where only reading all of it would tell, and that would take too long.
+        Raises MisuseError if the host cannot list them and reading all of the RAM would take too long.
         """
         if self.fd < 0:
             if self.size > _LARGEST_SEARCH:
@@ -174,7 +176,7 @@ class GuestMemory(Memory):
             yield start, end
 
     def populated(self) -> int:
-        """Return how many bytes of the RAM are backed by memory of the host right now, as far as it tells."""
+        """Return how many bytes of the RAM are backed by memory of the host now, as far as the host can say."""
         if self.fd < 0:
             return sum(end - start for start, end in self.runs())
         return os.fstat(self.fd).st_blocks * 512

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Element:
-    """A buffer that the driver made available: `head` names it, `out` is readable to us, `into` is writable.
+    """A buffer that the driver made available. `head` is its first descriptor; the device reads `out`, writes `into`.
 
     Segments are (region, offset, length), checked to lie inside guest memory.
     """
 
     __slots__ = ("head", "into", "out")
 
-    # Set by whoever makes one: an __init__ would be one more call for each buffer.
+    # The code that makes an Element sets these: an __init__ would be one more call for each buffer.
     head: int
     out: tuple[Segment, ...]
     into: tuple[Segment, ...]
@@ -94,8 +94,8 @@ class VirtQueue:
     """One queue as the device sees it.
 
     `size`, `desc`, `avail`, `used` are what the driver configured; `start` checks them and makes the queue live.
-    `pop` takes the next available buffer, `push` returns one, `wants_interrupt` says whether the driver asked to be
-    told. Faults of the driver come out as GuestFault; the caller decides what becomes of the device.
+    `pop` takes the next available buffer, `push` returns one, `wants_interrupt` says whether the driver asked for an
+    interrupt. Faults of the driver are raised as GuestFault; the caller decides whether the device is broken.
     """
 
     STATE = (
@@ -129,8 +129,8 @@ class VirtQueue:
     in_use: int
 
     def __init__(self, index: int, size: int, maximum: int = MAX_QUEUE_SIZE) -> None:
-        """Make queue number `index`, which offers `size` entries and takes up to `maximum`. Raises MisuseError where
-        one of them is no power of two, or too large.
+        """Make queue number `index`, which offers `size` entries and takes up to `maximum`. Raises MisuseError if one
+        of them is not a power of two, or too large.
         """
         for entries in (size, maximum):
             if not 0 < entries <= MAX_QUEUE_SIZE or entries & (entries - 1):
@@ -157,8 +157,9 @@ class VirtQueue:
     def _let_go(self) -> None:
         """Release the views of guest memory, so that it can be unmapped."""
         self._memory: Memory | None = None
-        # Views of the parts of the rings, counted from where each begins. Two words make a descriptor; `_avail` and
-        # `_used` are flags, index, ring and, last, event as 16 bits each, `_ring` is the used ring's as pairs of 32.
+        # Each view begins where its part of the queue begins. A descriptor is two 64-bit words of `_desc`. `_avail` and
+        # `_used` are 16-bit words: flags, index, ring, and last the event index. `_ring` has the entries of the used
+        # ring as pairs of 32-bit words.
         self._desc = self._avail = self._used = self._ring = _NO_VIEW
 
     def configure(self, size: int, desc: int, avail: int, used: int) -> None:
@@ -168,21 +169,24 @@ class VirtQueue:
         self.size, self.desc, self.avail, self.used = size, desc, avail, used
 
     def start(self, memory: Memory, *, event_idx: bool, indirect: bool, last_avail: int = 0) -> None:
-        """Check the rings and go live from `last_avail`. Raises GuestFault as `look_into` does."""
+        """Check the rings and make the queue live; `last_avail` is the index of the first buffer to take.
+
+        Raises GuestFault as `look_into` does.
+        """
         self.look_into(memory)
         self.event_idx = event_idx
         self.indirect = indirect
         self.last_avail = last_avail & U16
-        self.used_idx = self._used[1]
+        self.used_idx = self._used[1]  # not 0: a vhost-user front end may continue a queue that was in use
         self.signalled = self.used_idx
         self.signalled_valid = False
         self.in_use = 0
         self.enabled = True
 
     def look_into(self, memory: Memory) -> None:
-        """Check the rings and look into them from now on.
+        """Check the rings and make views of them, without going live.
 
-        Raises GuestFault where the size is no power of two up to `maximum`, or a ring is misaligned (virtio 1.2, 2.7:
+        Raises GuestFault if the size is not a power of two up to `maximum`, or a ring is misaligned (virtio 1.2, 2.7:
         16, 2 and 4 bytes) or not wholly inside one region of `memory`.
         """
         size = self.size
@@ -227,11 +231,12 @@ class VirtQueue:
         head = avail[2 + (last & (size - 1))]
         if head >= size:
             raise GuestFault("bad-head", f"queue {self.index}: head {head} of {size}")
+        # The driver offers descriptors again that the device still has. QEMU says "Virtqueue size exceeded".
         if self.in_use >= size:
             raise GuestFault("avail-overrun", f"queue {self.index}: {self.in_use} buffers are out already")
         desc = self._desc
         length = desc[2 * head + 1]
-        if 0 < length <= U32:  # neither flags nor a next one: one piece to read, as nearly all are
+        if 0 < length <= U32:  # no flags, no next descriptor: one readable piece, as in nearly all buffers
             region, where = memory.find(desc[2 * head], length)
             element = Element()
             element.head = head
@@ -302,21 +307,23 @@ class VirtQueue:
         ring[entry] = element.head
         ring[entry + 1] = length
         self.used_idx = used = (used + 1) & U16
-        # The entry first, then the index, in one 16 bit store: the driver may look at any moment.
+        # The entry before the index, and the index in one 16-bit store: the driver may read them at any moment.
         self._used[1] = used
         self.in_use -= 1
 
     def wants_interrupt(self) -> bool:
-        """Return whether the driver is to be interrupted for what was pushed since it was last (2.7.7)."""
+        """Return whether to interrupt the driver for what was pushed since the last call (virtio 1.2, 2.7.7)."""
         if self._memory is None:
             return False
         if not self.event_idx:
             return not self._avail[0] & AVAIL_NO_INTERRUPT
         old, self.signalled = self.signalled, self.used_idx
+        # What an earlier owner of the ring signalled is not known, so the first call says yes, as in QEMU.
         if not self.signalled_valid:
             self.signalled_valid = True
             return True
         new = self.used_idx
+        # True if used_event lies in [old, new), modulo 2^16.
         return (new - self._avail[-1] - 1) & U16 < (new - old) & U16
 
     def available(self) -> int:

@@ -12,13 +12,14 @@ TIB = 1 << 40
 
 MIN_RAM = 4 * MIB
 MAX_RAM = 16 * TIB
+"""The limits of RAM. Page numbers have 32 bits (virtio 1.2, 5.5.6), which is 16 TiB of 4 KiB pages."""
 
 U16 = 0xFFFF
 U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
 
 QUEUE_SIZE = 128
-"""Entries of a queue, unless the device has a reason for others."""
+"""Entries of a queue, unless the device type says otherwise."""
 
 MAX_QUEUE_SIZE = 1024
 """The largest ring a transport may set up (UML asks for 256); a power of two, far below the spec's 32768."""
@@ -33,7 +34,8 @@ STATUS_FAILED = 128
 
 PROBING = (0, STATUS_ACKNOWLEDGE, STATUS_ACKNOWLEDGE | STATUS_DRIVER)
 STATUS_AGREED = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
-"""What a driver writes, one after another, before it accepts features, and then (virtio 1.2, 3.1.1)."""
+"""The status values that a driver writes: those of PROBING one after another, then it accepts features and writes
+STATUS_AGREED (virtio 1.2, 3.1.1)."""
 
 # Feature bits (virtio 1.2, 6).
 F_INDIRECT_DESC = 28

@@ -1,4 +1,4 @@
-"""Clocks and timers: who moves them, in which order timers fire, what becomes of cancelled ones."""
+"""Clocks and timers: who moves them, in which order timers fire, what happens to cancelled ones."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class TestTimers:
         assert queue.next_due() is None
 
     def test_cancelled_ones_do_not_pile_up(self) -> None:
-        """A million requests answered in time leave a million cancelled deadlines behind, and no memory."""
+        """A million requests that are answered in time cancel a million deadlines, which must not take memory."""
         queue = TimerQueue()
         queue.at(1, lambda: None)
         for due in range(10_000):

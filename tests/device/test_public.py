@@ -1,4 +1,4 @@
-"""What `import device` hands out: all that is listed, when it is asked for, and nothing else."""
+"""What `import device` gives: all names that are listed, imported when used, and nothing else."""
 
 from __future__ import annotations
 

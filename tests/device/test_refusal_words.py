@@ -1,4 +1,4 @@
-"""What the device says of each broken rule: `sim` and the GUEST_FAULT event show it, so it has to be to the point."""
+"""What the device says of each broken rule: `sim` and the GUEST_FAULT event show it, so it has to be exact."""
 
 from __future__ import annotations
 

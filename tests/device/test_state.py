@@ -1,4 +1,4 @@
-"""Declared state; and plain data read with distrust: what is taken, what is refused, and in which words."""
+"""Declared state; and untrusted plain data: what is accepted, what is refused, and in which words."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ class TestDeclared:
 
 
 class Late:
-    """A part with a member that came into a format later, and one that was there."""
+    """A part with a member that was added in a later format, and one that was always there."""
 
     STATE = (Integer("old", 9), Integer("new", 9, 7, late=True))
     DERIVED = ()

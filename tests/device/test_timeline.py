@@ -53,7 +53,7 @@ def test_in_the_same_instant_the_guest_comes_first() -> None:
     ("vm_due", "order"), [(49, ["guest", "host"]), (50, ["guest", "host"]), (51, ["host", "guest"])]
 )
 def test_a_late_real_clock_keeps_the_order_of_deadlines(vm_due: int, order: list[str]) -> None:
-    """When a busy host comes late to both, the order is that of their times, not of their queues."""
+    """When a busy host fires both late, the order is that of their times, not of their queues."""
     now = [0]
     time = Stepped(Clock("real", lambda: now[0], lambda: now[0]))
     time.vm_clock.start()
@@ -154,7 +154,7 @@ def test_nothing_due_fires_nothing() -> None:
 
 
 def test_a_timer_that_rearms_itself_for_now_cannot_keep_us() -> None:
-    """One `run_due` ends whatever its callbacks arm (device.md: never loops unbounded)."""
+    """One `run_due` ends, whatever timers its callbacks arm (device.md: never loops unbounded)."""
     time, _, _ = timeline()
     count = [0]
 

@@ -47,7 +47,7 @@ _PAIR = (SCRATCH, 4, DESC_NEXT, 1)
 
 def _bad_address(driver: HostileDriver) -> None:
     ram = driver.ram
-    # Just behind RAM, across its end, wrapping around 2^64, the sign bit, and somewhere behind RAM.
+    # Just after RAM, across its end, wrapping around 2^64, the sign bit, and somewhere above RAM.
     address = (ram, ram - 4, U64 - 3, 1 << 63, ram + (driver.roll(1 << 20) << PAGE_SHIFT))[driver.roll(5)]
     driver.lay((address, 8, 0, 0))
 
@@ -98,7 +98,7 @@ def _chain_loop(driver: HostileDriver) -> None:
 
 
 def _bad_indirect(driver: HostileDriver) -> None:
-    # Empty, not whole descriptors, too long, chained behind the table, and a table in a table (virtio 1.2, 2.7.5.3.1).
+    # Empty, not whole descriptors, too long, with a next descriptor, and a table in a table (virtio 1.2, 2.7.5.3.1).
     nested = driver.table((TABLE, DESC_SIZE, DESC_INDIRECT, 0))
     length, flags = (
         (0, DESC_INDIRECT),
@@ -111,7 +111,7 @@ def _bad_indirect(driver: HostileDriver) -> None:
 
 
 def _direction(driver: HostileDriver) -> None:
-    # A buffer that the device may only write, where it has to read; or a readable piece behind a writable one.
+    # A buffer that the device may only write, where it has to read; or a readable piece after a writable one.
     kind = driver.roll(3)
     if kind == 2:
         driver.lay((SCRATCH, STAT_RECORD, DESC_WRITE, 0), role=STATS)
@@ -192,7 +192,7 @@ def _config_write(driver: HostileDriver) -> None:
 
 def _bad_actual(driver: HostileDriver) -> None:
     driver.device.write_config(CONFIG_ACTUAL, _le32(U32 - driver.roll(1 << 10)))
-    # The right size again: the host should not be left with the wrong one after the attack.
+    # Then the right size again, so that the host does not keep the wrong one after the attack.
     driver.device.write_config(CONFIG_ACTUAL, _le32(driver.ballooned & U32))
 
 

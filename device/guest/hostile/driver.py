@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Descriptor = tuple[int, int, int, int]
 
 SCRATCH = 0x10_0000
-"""Guest address of what the attacks write: behind the driver's own pages, below all that go into a balloon."""
+"""Guest address of what the attacks write: above the driver's own pages, below all that go into a balloon."""
 
 TABLE = SCRATCH + 0x1_0000
 SPARE_PAGE = (SCRATCH + 0x4_0000) >> PAGE_SHIFT
@@ -37,7 +37,7 @@ ANSWERS: dict[str, Callable[[bytes, Roll], bytes]] = {
     "unknown-tag": lambda data, roll: data + (STAT_COUNT + roll(1000)).to_bytes(2, "little") + bytes(8),
     "huge-buffer": lambda data, roll: data + bytes(WIRE_LIMIT + roll(1 << 16)),
 }
-"""Functions that spoil an answer, by the rule that it breaks then."""
+"""Functions that spoil an answer, by the rule that the answer then breaks."""
 
 
 class HostileDriver(BalloonDriver):
@@ -73,8 +73,8 @@ class HostileDriver(BalloonDriver):
 
     def interrupted(self, queue: int) -> None:
         """A page list came back: continue a storm or an ambush."""
-        # From within an interrupt: a device that called its owner while it worked once left pages of the old boot in
-        # the new balloon when it was reset here.
+        # This runs within an interrupt. A device that called its owner in the middle of its work once kept pages of the
+        # old boot in the new balloon when it was reset here.
         if self.ambush:
             self.ambush = False
             self.device.write_status(0)

@@ -28,11 +28,11 @@ RECOVERY = 2 * SECOND
 """VM time after which a guest with more than one attack starts a broken device again."""
 
 OCCASION = 4
-"""One in so many statistics requests leads to an attack, but never the first after a start."""
+"""One in this many statistics requests leads to an attack, on average, but never the first after a start."""
 
 
 class HostileGuest(ModelledGuest):
-    """As ModelledGuest, with attacks. The keys `seed` (by default the machine's) and `rule` (by default any)."""
+    """As ModelledGuest, with attacks. Its keys are `seed` (by default the machine's) and `rule` (by default any)."""
 
     STATE = (Integer("asked_for"), Integer("played", kept=True, attribute="attacks"), *ModelledGuest.STATE)
     DERIVED = (*ModelledGuest.DERIVED, "_seed", "_rule", "_attacking")
@@ -94,17 +94,17 @@ class HostileGuest(ModelledGuest):
         self.attacks += 1
         self._attacking = True
         try:
-            anew = ATTACKS[name][0](driver)
+            restart = ATTACKS[name][0](driver)
         finally:
             self._attacking = False
         if driver is not self.driver:  # a listener reset the machine or unplugged the device meanwhile
             return
-        if anew:
-            self._start_anew()
+        if restart:
+            self._restart_driver()
         elif self._broken() and not self._rule:
             self.arm("recovery", RECOVERY)
 
-    def _start_anew(self) -> None:
+    def _restart_driver(self) -> None:
         self.stop_driver()
         self.start_driver()
 
@@ -113,7 +113,7 @@ class HostileGuest(ModelledGuest):
         if not self.awake():
             self.arm("recovery", RECOVERY)
         elif self._broken():
-            self._start_anew()
+            self._restart_driver()
 
     # From the device.
 
@@ -121,7 +121,7 @@ class HostileGuest(ModelledGuest):
         """As ModelledGuest.interrupt; an attack may continue from within it."""
         if queue < 2 and self.driver is not None:
             self.driver.interrupted(queue)
-        elif not self._attacking:  # an attack collects its own buffers: with two in use they would go round for ever
+        elif not self._attacking:  # an attack collects its own buffers: answering here too would never end
             super().interrupt(queue)
 
     def _asked(self) -> None:

@@ -1,8 +1,8 @@
-"""A guest's balloon driver, which uses the device only through rings, config space and notifications; and the work of
-the balloon, which follows its target in portions, at a pace, as far as the kernel has pages.
+"""A guest's balloon driver, and `Inflation`, which moves the balloon to its target.
 
-Modelled on what Linux's virtio_balloon does on the wire: status bits in order, the statistics queue primed before
-DRIVER_OK, page lists of up to 256 entries, `actual` written once per list.
+The driver uses the device only through rings, config space and notifications. On the wire it does what Linux's
+virtio_balloon does: status bits in order, the statistics queue primed before DRIVER_OK, page lists of up to 256
+entries, `actual` written once per list. The balloon moves in portions, at a pace, as far as the kernel has pages.
 """
 
 from __future__ import annotations
@@ -69,35 +69,35 @@ if TYPE_CHECKING:
 
 
 FEATURES = sum(map(bit, (F_VERSION_1, F_EVENT_IDX, F_STATS_VQ, F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING)))
-"""What a modelled driver accepts where it is offered: Linux 6.1's, which takes PAGE_POISON only when told to poison."""
+"""What a modelled driver accepts if offered. Linux 6.1 accepts PAGE_POISON too, but only if it fills free pages."""
 
 BASE = 0x1000
 """Guest address of the driver's pages: rings first, then the two page lists, then the statistics buffer."""
 
 _PFN_LIST = Struct(f"<{MAX_PFNS_PER_BUFFER}I")
-"""Packs a full list: nearly all that are sent are full."""
+"""Packs a full list, as nearly all lists are."""
 
 TICK = 5 * MS
 """VM time between two portions."""
 
 STUCK, STUCK_LONG = 200 * MS, 10 * SECOND
-"""VM time after which a driver that got no page tries again: at first as Linux's does, then twice as long each time,
-so that years of simulated time with a stuck balloon cost nothing."""
+"""VM time after which a driver that got no page tries again: at first as Linux's driver, then twice as long each time
+up to STUCK_LONG, so that years of simulated time with a stuck balloon cost little."""
 
 OOM_PAGES = 256
-"""Pages that Linux's driver gives back for each call for help of a kernel without memory."""
+"""Pages that Linux's driver gives back each time the kernel is out of memory."""
 
 DEFLATE_SPEEDUP = 4
 """How much faster than inflating a driver deflates, because it needs no free pages: measured on Linux."""
 
 PORTION = (256 << 20) >> PAGE_SHIFT
-"""The most pages moved at once, however fast the pace: the monitor must not wait for a guest."""
+"""The most pages moved at once, at any pace: the monitor must not wait for a guest."""
 
 
 class BalloonDriver:
     """The driver of one boot. `ballooned` counts the pages it gave away: always the topmost ones of RAM.
 
-    `stats` is its end of the statistics queue, number `stats_index`; None and -1 where that was not negotiated.
+    `stats` is its end of the statistics queue, number `stats_index`; None and -1 if that was not negotiated.
     """
 
     STATE: tuple[Member, ...] = (
@@ -131,9 +131,9 @@ class BalloonDriver:
         self.stats_index = -1
 
     def probe(self, wanted: int) -> bool:
-        """Negotiate the `wanted` features as far as they are offered, set up the queues.
+        """Negotiate those of the `wanted` features that are offered, and set up the queues.
 
-        Returns whether the device agreed. Then prime the statistics queue, if that is wanted, and call `go`.
+        Returns whether the device agreed. If it did, prime the statistics queue, if that is wanted, and call `go`.
         """
         device = self.device
         for status in PROBING:
@@ -170,7 +170,7 @@ class BalloonDriver:
         return list(self._queues.values())
 
     def restore(self, fields: Fields) -> None:
-        """Remember again what a snapshot says. Raises SnapshotError naming the member that is wrong."""
+        """Restore the state from a snapshot. Raises SnapshotError naming the member that is wrong."""
         load(self, fields)
         device = self.device
         for queue, seen in zip(self._rings, device.queues, strict=False):
@@ -202,7 +202,7 @@ class BalloonDriver:
 
     @property
     def target_pages(self) -> int:
-        """The size of balloon that the device asks for, in pages: num_pages of its config space."""
+        """The balloon size that the device asks for, in pages: num_pages of its config space."""
         return int.from_bytes(self.device.read_config(CONFIG_NUM_PAGES, 4), "little")
 
     @property
@@ -219,7 +219,7 @@ class BalloonDriver:
         self._tell_size()
 
     def deflate(self, count: int) -> None:
-        """Take the `count` pages (at most 256) given last back and report the new size."""
+        """Take back the last `count` pages (at most 256) that were given, and report the new size."""
         self._take_back(count)
         self._tell_size()
 
@@ -241,7 +241,7 @@ class BalloonDriver:
                 b"".join(pfn.to_bytes(4, "little") for pfn in range(first, first + count))
             ).cast("I")
         queue = self._queues[role]
-        if queue.free:  # without one the device returns no lists: nothing can be sent
+        if queue.free:  # if the device returns no lists, all descriptors are in use and nothing can be sent
             queue.add_out(address, 4 * count)
             if queue.should_notify():
                 self.device.notify(index)
@@ -284,7 +284,7 @@ class Inflation:
         reset(self)
 
     def start(self) -> None:
-        """Start to work if the balloon has not the size that is asked for. Does nothing while it works or sleeps."""
+        """Start to work if the balloon does not have its target size. Does nothing if it works or the guest sleeps."""
         guest = self._guest
         driver = guest.driver
         if driver is not None and not self.rests and guest.awake() and driver.target_pages != driver.ballooned:
@@ -294,12 +294,12 @@ class Inflation:
                 guest.arm("work", self._tick())
 
     def told(self) -> None:
-        """The host asked for a size, perhaps the same again."""
+        """The host asked for a size, perhaps for the same one again."""
         self.rests = False
         self.unstick()
 
     def unstick(self) -> None:
-        """Something has changed: a driver that waits because it got no page tries again soon."""
+        """Memory or target changed: a driver that waits because it got no page tries again soon."""
         timer = self._guest.timers.get("work")
         if self.stuck != STUCK and timer is not None:
             timer.cancel()
@@ -324,7 +324,7 @@ class Inflation:
         due, rest = divmod((now - self.worked) * rate, SECOND << PAGE_SHIFT)
         if due > PORTION:
             due, rest = PORTION, 0
-        self.worked = now - rest // rate  # a part of a page stays due
+        self.worked = now - rest // rate  # the time for a part of a page counts for the next portion
         pause = self._tick()
         kernel.tick(now)
         while todo and due:

@@ -97,7 +97,7 @@ class Drop(Fault):
 class Stats(Fault):
     """Only the tags in `value` are reported: first those that the kernel knows, in its order, then the others.
 
-    If there are none, the driver sends its kernel's tags with "I don't know" in each.
+    If there are none, the driver sends its kernel's tags, each with the value for "not known" (2^64-1).
     """
 
     name = "stats"
@@ -127,7 +127,9 @@ class Stats(Fault):
 
 
 class Answers(Fault):
-    """After so many answers the driver is silent until it is woken or boots: `value` are left, -1 is no limit."""
+    """After a number of answers the driver is silent until it is woken or boots. `value` is how many are left, or -1
+    for no limit.
+    """
 
     name, label = "answers", "answers left"
     STATE = (Integer("answers", _MAX_COUNT, attribute="left"),)
@@ -169,7 +171,7 @@ def _load_pins(pin: Pin, fields: Fields) -> None:
 
 
 class Pin(Fault):
-    """Statistics have values that were set by hand: `value` has them by tag, None for one that is left out."""
+    """Some statistics have values that were set by hand: `value` has them by tag, None for one that is left out."""
 
     name, label = "pin", "pinned"
     STATE = (Other("pinned", lambda pin, now: [*map(list, pin.value.items())], _load_pins, attribute="value"),)
@@ -182,9 +184,9 @@ class Pin(Fault):
         return str(len(self.value))
 
     def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
-        told = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
-        # Not an empty buffer, which breaks the device: with nothing left the driver says "I don't know".
-        return told or dict.fromkeys(records, ABSENT)
+        sent = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
+        # An empty buffer would break the device (rule zero-length), so if nothing is left all values are "not known".
+        return sent or dict.fromkeys(records, ABSENT)
 
 
 FAULTS: tuple[type[Fault], ...] = (Panic, Hang, Delay, Loss, Drop, Stats, Answers, Pin, Swap, Boot, Shutdown, Service)
@@ -195,14 +197,16 @@ A notification asks them in the opposite order: if it is dropped by count, it us
 
 
 class Faults(dict[str, Fault]):
-    """The faults of one guest by name. A request asks only those `in_force`; `asleep` is whether one of them sleeps."""
+    """The faults of one guest by name. Only those `in_force` affect a request. `asleep` is whether one of them keeps
+    the driver from serving its queues.
+    """
 
     def __init__(self, guest: Owner, settings: Mapping[str, object]) -> None:
         super().__init__({fault.name: fault(guest, settings.get(fault.name)) for fault in FAULTS})
         self.arrange()
 
     def arrange(self) -> None:
-        """Work out which are in force, after a change from outside. One that ended by itself may be among them."""
+        """Work out which are in force, after a change from outside. One that ends by itself later stays among them."""
         self.in_force = [fault for fault in self.values() if fault.value != fault.off]
         self.asleep = any(fault.sleeps for fault in self.in_force)
 
@@ -227,7 +231,7 @@ class Faults(dict[str, Fault]):
         return any(fault.silent() for fault in self.in_force)
 
     def wait(self) -> int:
-        """Return by how many ns of VM time the answer is late."""
+        """Return how many ns of VM time the answer is late."""
         return sum(fault.wait() for fault in self.in_force)
 
     def sent(self) -> None:
@@ -247,7 +251,7 @@ class Faults(dict[str, Fault]):
 
 
 def parse_count(text: str, digits: int, what: str) -> int:
-    """Return a plain decimal number of at most so many digits. Raises MisuseError, which says that it is not `what`."""
+    """Return a plain decimal number of at most `digits` digits. Raises MisuseError: the text is not `what`."""
     if not (text.isascii() and text.isdigit()) or len(text) > digits:
         raise MisuseError(f"'{text}' is not {what}")
     return int(text)

@@ -70,8 +70,8 @@ def _load_timers(guest: ModelledGuest, fields: Fields) -> None:
 class ModelledGuest(Guest):
     """A guest made of traits (what its kernel and driver are like) and settings (`pace`, and how it misbehaves).
 
-    `tags` are the statistics that it reports, and `driver` is whether it has a driver. That accepts the usual features,
-    with `accepts` and without `refuses`; if it `primes`, it puts a buffer on the statistics queue. In a guest that is
+    `tags` are the statistics that it reports. `driver` is whether it has a driver, which accepts FEATURES, plus
+    `accepts` and minus `refuses`. With `primes` the driver puts a buffer on the statistics queue when it starts. With
     `whole` the balloon is not subtracted from the total memory.
     """
 
@@ -84,9 +84,9 @@ class ModelledGuest(Guest):
         Other("driver", lambda part, now: part.driver and save(part.driver, now), _load_driver),
         Other("timers", lambda part, now: _save_timers(part), _load_timers, dict),
     )
-    """What it remembers besides its faults. What came while it slept or was stopped: a notification (`latched`), a
-    request to release the device, a plugged device. Whether it is `holding` an answer back. How many random numbers it
-    has used (`draws`), and how often it booted."""
+    """Its state besides its faults. Three flags are for what came while it slept or was stopped: a notification
+    (`latched`), a request to release the device, a plugged device. `holding` is whether it holds back an answer,
+    `draws` how many random numbers it has used, and `boots` how often it booted."""
 
     DERIVED: tuple[str, ...] = (
         "name", "spec", "tags", "has_driver", "_primes", "_whole", "_features", "_faults", "inflation",
@@ -140,14 +140,14 @@ class ModelledGuest(Guest):
         self._records = b""
 
     def _make_faults(self, settings: Mapping[str, Any]) -> Faults:
-        from device.guest.model.faults import Faults  # most guests behave: a pipe's start does without these classes
+        from device.guest.model.faults import Faults  # here, because most guests have none and a pipe has to start fast
 
         self._faults = Faults(self, settings)
         return self._faults
 
     @property
     def faults(self) -> Faults:
-        """Its faults. They are made when somebody asks for them: until then none is in force."""
+        """Its faults. They are made at the first use; until then none is in force."""
         return self._faults or self._make_faults({})
 
     def set_fault(self, name: str, value: object) -> None:
@@ -163,7 +163,7 @@ class ModelledGuest(Guest):
     # Life.
 
     def boot(self) -> None:
-        """Start the kernel; its driver comes up then, or `boot` later, if there is a device and the profile has one."""
+        """Start the kernel. The driver, if the guest has one, comes up at once or after the time of the key `boot`."""
         machine, faults = self.machine, self._faults
         seed, swap = mix(machine.seed + self.boots), faults["swap"].value if faults else None
         self.kernel = Kernel(machine.ram, seed=seed, swap=swap, whole=self._whole, now=machine.vm_clock.now())
@@ -183,7 +183,7 @@ class ModelledGuest(Guest):
         self.catch_up()
 
     def boot_over(self) -> None:
-        """The driver is up, or it will not come: requests need not wait for it."""
+        """The driver is up or will not come up: requests do not wait for it any longer."""
         if self.booting:
             self.timers.pop("boot").cancel()
             self.booting = False
@@ -207,7 +207,7 @@ class ModelledGuest(Guest):
         return self.driver is not None and self.machine.running and not (self._faults and self._faults.asleep)
 
     def catch_up(self) -> None:
-        """Do what had to wait while the driver slept."""
+        """Do what had to wait while the driver slept or the VM was stopped."""
         if not self.awake():
             return
         if self.release_wanted:
@@ -267,7 +267,7 @@ class ModelledGuest(Guest):
             self.timers[name] = self.machine.vm_timers.at(self.machine.vm_clock.now() + delay, self.actions[name])
 
     def interrupt(self, queue: int) -> None:
-        """The device returned buffers. Those of page lists the driver takes back where it sends them."""
+        """The device returned buffers. Page lists need nothing here: the driver takes them back where it sends them."""
         driver = self.driver
         if driver is None or queue != driver.stats_index:
             return
@@ -286,7 +286,7 @@ class ModelledGuest(Guest):
         driver, faults = self.driver, self._faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
-        if not (faults and faults.in_force):  # nearly always: _reply, without asking faults
+        if not (faults and faults.in_force):  # nearly always: as _reply, but without the calls to the faults
             self.holding = False
             driver.report(self.records())
         elif faults.silent():
@@ -308,20 +308,21 @@ class ModelledGuest(Guest):
     def records(self) -> bytes:
         """Return what the driver reports now, as it goes into its buffer."""
         values, faults = self.statistics(), self._faults
-        if values is not self._reported or (faults and faults.in_force):  # the same object: nothing changed
-            told = {tag: values[tag] for tag in self.tags}
-            self._records = encode([*(faults.tell(told, values) if faults else told).items()])
+        # `statistics` returns the same object if nothing changed, so the records are the same too.
+        if values is not self._reported or (faults and faults.in_force):
+            sent = {tag: values[tag] for tag in self.tags}
+            self._records = encode([*(faults.tell(sent, values) if faults else sent).items()])
             self._reported = None if faults and faults.in_force else values
         return self._records
 
     def statistics(self) -> tuple[int, ...]:
-        """Return the statistics as the guest knows them now, by tag; 2^64-1 where it does not."""
+        """Return the statistics as the guest knows them now, by tag; 2^64-1 for one that it does not know."""
         if self.kernel is None:
             return (ABSENT,) * STAT_COUNT
         return self.kernel.at(self.machine.vm_clock.now())
 
     def config_changed(self) -> None:
-        """The target changed, or the device broke: look at it when awake."""
+        """The target changed or the device broke; the driver looks at it when it is awake."""
         self.inflation.told()
 
     def device_added(self) -> None:
@@ -331,7 +332,7 @@ class ModelledGuest(Guest):
             self.start_driver()
 
     def release_device(self) -> bool:
-        """Let go of the device: at once if the driver is awake, otherwise when it wakes up."""
+        """Release the device: at once if the driver is awake, otherwise when it wakes up."""
         if self.driver is None:
             self.plugged = False
             self.release_wanted = self.booting
@@ -355,18 +356,18 @@ class ModelledGuest(Guest):
         if not self.dead:
             self.machine.guest_off()
 
-    # What is known of it.
+    # For monitors and snapshots.
 
     def shown(self) -> Mapping[str, str]:
         """Return the faults in force, by name."""
         return self._faults.shown() if self._faults else {}
 
     def state(self) -> dict[str, object]:
-        """Return everything the guest remembers, as plain data."""
+        """Return the guest's whole state as plain data."""
         return save(self, 0, *self.faults.values(), self.inflation)
 
     def restore(self, state: Fields) -> None:
-        """Remember again what `state` said. Raises SnapshotError naming the member that is wrong."""
+        """Restore `state`. Raises SnapshotError naming the member that is wrong."""
         load(self, state, *self.faults.values(), self.inflation)
         self.faults.arrange()
 

@@ -66,7 +66,7 @@ def _field(data: bytes, name: bytes) -> int | None:
 
 
 def _number(data: bytes, start: int) -> int | None:
-    """The unsigned number of the line at `start`, behind its name and before a unit of kB if there is one."""
+    """The unsigned number of the line at `start`, after its name, and without the unit kB if there is one."""
     end = data.find(b"\n", start)
     if end < 0:
         return None  # the line was cut, and perhaps its number with it
@@ -87,14 +87,15 @@ def _stalls(data: bytes) -> int | None:
 
 
 def _read(path: str) -> bytes:
-    """The whole file behind a newline, so that each line has one before it; empty if it can't be read."""
+    """The whole file, with a newline before it so that one precedes each line; empty if it cannot be read."""
     try:
+        # O_NONBLOCK, because opening a FIFO would otherwise wait for a writer.
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):
         return b""
     data = b"\n"
     try:
-        # /proc hands out about a page at a time.
+        # In a loop, because /proc returns about a page for each read.
         while len(data) < _LIMIT and (piece := os.read(file, 1 << 16)):
             data += piece
     except OSError:

@@ -8,9 +8,8 @@ plays a workload, and VM time comes in as nanoseconds. The RAM of a guest is spl
 and every operation only moves whole pages between neighbours, so the parts always add up. Amounts are bytes and
 multiples of 4096, counters only rise. The sizes are those of Linux 6.1, measured on guests of 256 MiB to 4 GiB.
 
-These were chosen and not measured: swap is half of RAM unless told; of the background processes' memory a quarter
-is cold and stays in swap once it went there; there is no hugetlb pool, so nothing ever asks for a huge page of it and
-both hugetlb counters stay 0.
+These were chosen, not measured: swap is half of RAM unless `swap` is set; a quarter of the background processes' memory
+is cold and does not come back from swap; there is no hugetlb pool, so both hugetlb counters stay 0.
 """
 
 from __future__ import annotations
@@ -29,12 +28,14 @@ _SHIFT = 12  # bytes to pages
 _ALIGN = -PAGE  # x & _ALIGN rounds down to whole pages
 _SECOND = 1_000_000_000
 
-# Linux 6.1, 512 MiB: MemTotal is 481296 kB, so 42992 kB are gone; 1/64 of RAM of that are the page descriptors.
+# Linux 6.1, 512 MiB: MemTotal is 481296 kB, so 42992 kB are reserved: 1/64 of RAM for page descriptors, and this.
 _KERNEL_IMAGE = 34800 << 10
-_BOUNCE_FROM, _BOUNCE = 7 << 29, 64 << 20  # with RAM above 4 GiB: a buffer for devices with 32 bit addresses
-# What the balloon can't get: RAM outside it ends at 67, 70 and 72 MiB of 256, 384 and 512, and at 110, 132, 153 and 288
-# of 640, 1024, 2048 and 4096. That is the minimum of free memory, which khugepaged raises from 512 MiB of total on, and
-# what kernel and programs hold. A guest of terabytes does not need so much of its RAM, so the line bends at 16 GiB.
+# From 3.5 GiB on, some RAM of a PC has addresses above 4 GiB: Linux then keeps a buffer for devices with 32-bit ones.
+_BOUNCE_FROM, _BOUNCE = 7 << 29, 64 << 20
+# What the balloon cannot get. Measured: 67, 70 and 72 MiB stay outside it with 256, 384 and 512 MiB of RAM, and 110,
+# 132, 153 and 288 MiB with 640, 1024, 2048 and 4096. That is the minimum of free memory, which khugepaged raises from
+# 512 MiB of total on, plus what kernel and programs hold. A guest of terabytes does not need the same share of its RAM,
+# so the line bends at 16 GiB.
 _HUGE_FROM, _HUGE = 512 << 20, 22 << 20  # khugepaged wants this much of each zone, and at most 5 % in all
 _CORE, _CORE_HUGE, _CORE_BEND = 28 << 20, 30988 << 10, 16 << 30
 
@@ -72,7 +73,7 @@ def default_reserved(ram: int) -> int:
 def _free_min(ram: int) -> int:
     """Bytes that the kernel keeps free (vm.min_free_kbytes of Linux 6.1)."""
     total = ram - default_reserved(ram)
-    least = min(int((total >> 6) ** 0.5), 256 << 10) << 10  # the root of 16 times the KiB
+    least = min(int((total >> 6) ** 0.5), 256 << 10) << 10  # as Linux: sqrt(16 * KiB) KiB, at most 256 MiB
     if total >= _HUGE_FROM:
         least = max(least, min(_HUGE * (3 if ram >= _BOUNCE_FROM else 2), total // 20))
     return least & _ALIGN
@@ -96,7 +97,7 @@ class Kernel:
 
     The attributes are plain ints for reading: sizes in bytes (`ram`, `reserved`, `ballooned`, `free`, `cache`,
     `used`; `workload` is the part of `used` that `alloc` took and `workload_swap` its part of `swap_used`) and
-    counters since boot. `free_min`, `cache_min` and `used_min` are what nobody can take.
+    counters since boot. `free_min`, `cache_min` and `used_min` cannot be taken.
     """
 
     STATE = (
@@ -122,8 +123,8 @@ class Kernel:
         # What a small distribution uses after boot, and up to an eighth more by seed.
         self.seed = seed & U64
         chance = mix(mix(self.seed) ^ ram)
-        room = ram - reserved - core - core // 3
-        processes, files = min(room >> 5, 512 << 20), min(room // 20, 1 << 30)
+        rest = ram - reserved - core - core // 3
+        processes, files = min(rest >> 5, 512 << 20), min(rest // 20, 1 << 30)
         processes = (processes + processes * (chance & 0xFF) // 2048) & _ALIGN
         files = (files + files * (chance >> 8 & 0xFF) // 2048) & _ALIGN
         self.used = self.used_min + processes
@@ -142,7 +143,7 @@ class Kernel:
 
     @classmethod
     def restored(cls, fields: Fields) -> Kernel:
-        """Return a kernel that goes on where its state was saved. Raises SnapshotError naming what is wrong."""
+        """Return a kernel that continues from a saved state. Raises SnapshotError naming what is wrong."""
         self = cls.__new__(cls)
         load(self, fields)
         for name, right in (
@@ -213,8 +214,7 @@ class Kernel:
         part = vm_now - self._start
         if part >= _SECOND:
             second, part = divmod(vm_now - self.boot, _SECOND)
-            # Each second starts at a random number within its own forty and rises to the next forty: the sum cannot
-            # fall.
+            # Second n starts at a random number from 40n to 40n + 39 and rises to 40(n + 1), so the sum cannot fall.
             chance = mix(self._key ^ second) % _FAULTS
             self._base = _FAULTS * second + chance
             self._rise = _FAULTS - chance
@@ -226,8 +226,8 @@ class Kernel:
     def tick(self, vm_now: int) -> None:
         """Let background life go on until `vm_now` (VM nanoseconds): faults, files read, swapped memory coming back.
 
-        O(1) for any gap; a time not after the last one changes nothing. While there is room, how often this is
-        called makes no difference to what comes out.
+        O(1) for any gap; a time that is not after the last one changes nothing. While memory is free, the result does
+        not depend on how often this is called.
         """
         last = self.now
         if vm_now <= last:
@@ -236,22 +236,22 @@ class Kernel:
         before = self._life
         self._life = life = self._lived(vm_now)
         self._values = None
-        room = self.free - 2 * self.free_min  # near kswapd's marks nothing new comes in
-        if room <= 0:
+        spare = self.free - 2 * self.free_min  # near kswapd's marks nothing new comes in
+        if spare <= 0:
             return
         if self.swap_used:  # a page each 2^19 ns, about 7 MiB/s: random reads from a disk
-            room -= self._swap_in(min(room, ((vm_now >> 19) - (last >> 19)) << _SHIFT))
+            spare -= self._swap_in(min(spare, ((vm_now >> 19) - (last >> 19)) << _SHIFT))
         # Each third fault reads a page of a file, until half of the memory holds files.
         read = (life // 3 - before // 3) << _SHIFT
         if read:
             limit = ((self.ram - self.reserved - self.ballooned >> 1) & _ALIGN) - self.cache
-            if limit < read or room < read:
-                read = max(0, min(limit, room))
+            if limit < read or spare < read:
+                read = max(0, min(limit, spare))
             self.cache += read
             self.free -= read
 
     def _swap_in(self, most: int) -> int:
-        """Fault in up to `most` bytes: the workload's first, then the background's but for what is cold."""
+        """Fault in up to `most` bytes: the workload's first, then those of the background that are not cold."""
         work = min(most, self.workload_swap)
         moved = work + min(most - work, max(0, self.swap_used - self.workload_swap - self.cold))
         self.workload += work
@@ -313,7 +313,7 @@ class Kernel:
         self._values = None
         self._reclaim(size)
         need = size - self._touch(size)
-        # All else is in swap by now. As long as that has room the workload pushes out its own older pages.
+        # Everything else is in swap by now. While swap has room, the workload pushes out its own older pages.
         turn = min(need, self.swap_total - self.swap_used)
         self._swapped(turn)
         self.minflt += turn >> _SHIFT
@@ -321,10 +321,10 @@ class Kernel:
         need -= turn
         while need and relief is not None:
             before = self.free
-            if relief(need >> _SHIFT) <= 0 or self.free <= before:  # without pages this would loop for ever
+            if relief(need >> _SHIFT) <= 0 or self.free <= before:  # if no page came back this would loop forever
                 break
             need -= self._touch(need)
-        self._values = None  # `relief` may have asked for them
+        self._values = None  # again: `relief` may have read and so cached them
         if need:
             self.oom_kills += 1
             self.free_workload(self.workload + self.workload_swap)
@@ -387,7 +387,7 @@ class Kernel:
         self.alloc_stalls += 1 + (direct >> _SHIFT) // _CLUSTER
 
     def _kill(self) -> None:
-        """Kill the workload if there is one, else a background process that has half of the memory of all."""
+        """Kill the workload if there is one, else a background process that holds half of the background's memory."""
         self.oom_kills += 1
         if self.free_workload(self.workload + self.workload_swap):
             return

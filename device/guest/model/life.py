@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Fault:
-    """A fault of one guest. `value` says how much of it; with the value `off` it is not in force, and is not asked.
+    """A fault of one guest. `value` says how strong it is; with the value `off` it is not in force and affects nothing.
 
     The methods are called for a request in this order: `misses`, `silent`, `wait`, and with the answer `sent` and
     `tell`. As they are here they change nothing; a fault overrides some of them.
@@ -87,7 +87,7 @@ class Fault:
         """Return the ns of VM time until its event comes, or NEVER."""
         return int(self.value)
 
-    # What becomes of a request.
+    # What happens to a request.
 
     def misses(self) -> bool:
         """Return whether the driver misses this notification of its statistics queue."""
@@ -98,7 +98,7 @@ class Fault:
         return False
 
     def wait(self) -> int:
-        """Return by how many ns of VM time the answer is late."""
+        """Return how many ns of VM time the answer is late."""
         return 0
 
     def sent(self) -> None:
@@ -126,7 +126,7 @@ class Time(Fault):
 
 
 class Event(Time):
-    """The time of something that may also never come; None unless it is given."""
+    """The time of an event that may never come; None unless it is given."""
 
     off: ClassVar[int | None] = None
     DERIVED = (*Fault.DERIVED, "value")
@@ -158,7 +158,7 @@ class Swap(Fault):
 class Boot(Time):
     """The time from each start of the kernel until its driver is up."""
 
-    # A guest that boots in no time does not show what becomes of a request that comes before the driver is up.
+    # With this key users can try what happens to a request that comes before the driver is up.
 
     name = label = "boot"
     help = "SEC: until the driver is up, also after a reset; 0 unless told"

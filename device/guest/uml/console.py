@@ -1,7 +1,7 @@
 """Talks to the shell on a real guest's console: sends numbered commands, receives their output and status.
 
-The loop in INIT is the guest's end. Lines that begin with `@@` belong to the protocol; all other
-lines were printed by a command or by the kernel.
+The loop in INIT is the guest's end. Lines that begin with `@@` belong to the protocol; a command or the kernel printed
+all other lines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from device.errors import MisuseError
 
     Answer = Callable[[], tuple[int, str]]
-    """Returns a command's status and output, or raises MisuseError where there are none."""
+    """Returns a command's status and output, or raises MisuseError if there was no answer."""
 
 MODULE = "/virtio_balloon.ko"
 
@@ -61,7 +61,7 @@ while IFS= read -r number && IFS= read -r line; do
 done
 $B poweroff -f
 """
-"""The guest's /init. When its input ends it powers the guest off: the process at the other end has gone."""
+"""The guest's /init. When its input ends, hmp has ended, so it powers the guest off."""
 
 TAIL = 8192
 """Bytes of the console that are kept, to explain why a guest ended."""
@@ -98,11 +98,11 @@ class Console:
         """Whether the guest's output is at its end."""
 
     def send(self, command: str, answered: Callable[[Answer], object] | None = None) -> int:
-        """Have the guest run one line of shell; returns its number. `answered` gets its answer.
+        """Make the guest run one line of shell; returns its number. `answered` is called with the answer.
 
         Raises BlockingIOError if the guest does not read, BrokenPipeError if it has ended.
         """
-        # The number tells a late answer from that of the next command: a command that timed out still runs.
+        # A command that timed out still runs. The number shows that its late answer is not that of the next command.
         self._number += 1
         data = f"{self._number}\n{command}\n".encode()
         # A pipe takes a write of up to PIPE_BUF bytes whole or not at all, so a command is never cut in two.
@@ -112,7 +112,7 @@ class Console:
         return self._number
 
     def forget(self, number: int) -> None:
-        """Nobody waits for a command's answer any more."""
+        """Drop the answer of command `number` when it comes."""
         self._waiting.pop(number, None)
 
     def fail(self, error: MisuseError, *numbers: int) -> None:
@@ -126,7 +126,7 @@ class Console:
 
     def receive(self) -> None:
         """Take one piece of what the guest printed. Never blocks."""
-        # One read only: a guest that prints without end must not keep the machine from its other work.
+        # Only one read, because a guest that prints without end must not keep the machine from its other work.
         try:
             data = os.read(self.fd, _CHUNK)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The `uml` guest: a real Linux kernel, run as a process, behind the vhost-user transport (docs/real-guest.md)."""
+"""The `uml` guest: a real Linux kernel in a process of its own, which uses vhost-user (docs/real-guest.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATIENCE = 3 * SECOND
 """How long a control waits for the guest's shell."""
 
 HASTE = 300 * MS
-"""How long to wait for the shell's answer where an estimate can replace it."""
+"""How long to wait for the shell's answer if an estimate can replace it."""
 
 MARGIN = 4 * MIB
 """Memory that must stay available to the kernel. Measured with 32 to 1024 MiB of RAM: kernels panicked with 0 to 1 MiB
@@ -81,7 +81,7 @@ class UmlGuest(VhostUserGuest):
 
     def boot(self) -> None:
         """Start a kernel. If it cannot be started, that is reported as its end."""
-        # Errors are not raised: a reset boots the guest too, and has nobody to tell.
+        # Errors are not raised, because a reset boots the guest too and has no caller that could handle them.
         super().boot()
         self.ended = ""
         self._powering_down = self._met = False
@@ -101,9 +101,9 @@ class UmlGuest(VhostUserGuest):
             self._ended(f"the kernel cannot be started: {error}")
 
     def _options(self, directory: str, archive: str, path: str) -> list[str]:
-        # UML's defaults for its other consoles are xterms and ptys, hence con=null and ssl=null. loglevel=1 keeps the
-        # kernel's messages off the console that carries our protocol, except for those of a panic.
-        # No path here has a blank: make_directory sees to that.
+        # By default UML opens xterms and ptys for its other consoles, hence con=null and ssl=null. loglevel=1 keeps the
+        # kernel's messages off the console that carries our protocol, except for those of a panic. No path here has a
+        # blank, because make_directory allows none.
         options = (
             f"mem={self.machine.ram >> 10}K initrd={archive} root=/dev/ram0 con=null con0=fd:0,fd:1 ssl=null "
             f"loglevel=1 uml_dir={directory} umid=kernel virtio_uml.device={path}:{_BALLOON_DEVICE}"
@@ -111,7 +111,7 @@ class UmlGuest(VhostUserGuest):
         return options.split(" ") + [xstate.TUNABLES] * self._restricted
 
     def halt(self) -> None:
-        """Kill the kernel and remove every trace of it."""
+        """Kill the kernel, and remove its files and sockets."""
         super().halt()
         if self._listener is not None:
             self._listener.close()
@@ -135,14 +135,14 @@ class UmlGuest(VhostUserGuest):
 
     def power_down(self) -> bool:
         """Have the guest's shell power it off; the machine ends once that is done."""
-        # UML has no power button that its kernel would notice.
+        # Not by a power button: UML's kernel has none.
         self._powering_down = self._powering_down or self._order("$B poweroff -f")
         return False
 
     # What happens in the process.
 
     def descriptors(self) -> list[int]:
-        """Return what to watch: the transport's, the console and the kernel's end."""
+        """Return what to watch: the transport's descriptors, the console, and the one that shows the kernel's end."""
         watched = super().descriptors()
         return watched if self.process is None else watched + self.process.descriptors()
 
@@ -154,7 +154,7 @@ class UmlGuest(VhostUserGuest):
             return
         console = process.console
         before = console.up
-        # Before the status below: what a kernel printed last explains why it ended.
+        # Before the status below, because what a kernel printed last explains why it ended.
         if console.fd >= 0:
             console.receive()
         if before is None and console.up:
@@ -170,14 +170,14 @@ class UmlGuest(VhostUserGuest):
 
         `insmod` returns only after the driver's probe.
         """
-        super().serve()  # messages may have arrived since the last look
+        super().serve()  # messages may have arrived since the last call
         if self._backend is None:
             self._driver_missing("its kernel has no vhost-user devices (CONFIG_VIRTIO_UML)")
         elif not self.driver_loaded and self.machine.device is not None:
             self._driver_missing("its module was loaded but drives no balloon: is it a virtio_balloon.ko?")
 
     def _process_ended(self, process: UmlProcess, status: int) -> None:
-        for _ in range(64):  # what it printed last; bounded, because another process may hold the pipe open
+        for _ in range(64):  # read what it printed last; with a limit, as another process may hold the pipe open
             if process.console.ended:
                 break
             process.console.receive()
@@ -231,7 +231,7 @@ class UmlGuest(VhostUserGuest):
             self.machine.emit(WasReset(guest=True, reason="guest-reset"))
         self._met = True
 
-    # What is known of it.
+    # For monitors.
 
     def shown(self) -> Mapping[str, str]:
         """Return the kernel's process, or why it ended."""
@@ -245,12 +245,12 @@ class UmlGuest(VhostUserGuest):
         return shown
 
     def shell(self, command: str, read: Callable[[Answer], int], patience: int = PATIENCE) -> Task:
-        """Have the guest's shell run a line. `read` turns its answer into the task's result.
+        """Make the guest's shell run a line. `read` turns its answer into the task's result.
 
         The answer is a function: it returns the status and what was printed, or raises MisuseError if there was no
         answer within `patience` ns. Raises UnsupportedError if the guest is stopped, not up yet or has ended.
         """
-        # A task, not a loop that waits: waiting here once held up all other monitors for three seconds.
+        # A task instead of a loop that waits, which once held up all other monitors for three seconds.
         machine, console = self.machine, None if self.process is None else self.process.console
         if not machine.running:
             raise self._cannot("while the VM is stopped")
@@ -277,7 +277,7 @@ class UmlGuest(VhostUserGuest):
         return UnsupportedError(f"the {self.name} guest cannot do that: {why}")
 
     def release_device(self) -> bool:
-        """Have the guest's shell unload the driver; the device is removed after that."""
+        """Make the guest's shell unload the driver; the device is removed after that."""
         # Unloading stops the rings; the port reports that, and then the machine removes the device.
         self._order("$B rmmod virtio_balloon")
         return False
@@ -304,7 +304,7 @@ class UmlGuest(VhostUserGuest):
             go()
             return None
 
-        def judge(answer: Answer) -> int:
+        def check(answer: Answer) -> int:
             floor = self.floor(answer)
             if size < floor:
                 raise MisuseError(
@@ -315,9 +315,9 @@ class UmlGuest(VhostUserGuest):
             return size
 
         try:
-            return self.shell(MEMINFO, judge, HASTE)
+            return self.shell(MEMINFO, check, HASTE)
         except UnsupportedError:
-            judge(lambda: (0, ""))
+            check(lambda: (0, ""))
             return None
 
     def floor(self, meminfo: Answer) -> int:
@@ -327,8 +327,8 @@ class UmlGuest(VhostUserGuest):
         """
         ram, total = self.machine.ram, self.process.console.total if self.process is not None else 0
         used = 28 * MIB + ram // 32
-        # MemTotal falls as the balloon grows, so RAM minus today's MemTotal is no measure of what the kernel reserved.
-        # The MemTotal from before the driver was loaded is.
+        # What the kernel reserved is RAM minus the MemTotal from before the driver was loaded. MemTotal of now will not
+        # do, because it falls as the balloon grows.
         try:
             known = parse_meminfo(meminfo()[1])
             if total:

@@ -14,7 +14,7 @@ _TRAILER = "TRAILER!!!"
 _BLOCK = 512
 """The whole archive is padded to a multiple of this, as cpio programs do."""
 
-# The cpio program was no choice: it packs device nodes only from a directory, and only root can make them there.
+# The cpio program was rejected: it packs device nodes only from a directory, and only root can make them there.
 
 
 class Archive:
@@ -33,7 +33,7 @@ class Archive:
 
         `name` is relative, without a slash at either end. The `content` of a symbolic link is its target.
         """
-        # Each file has an inode of its own: the kernel takes equal numbers with several links for hard links.
+        # Each file has its own inode number: the kernel takes equal numbers with several links for one file.
         self._inode += 1
         self._entry(name, self._inode, mode, content, major, minor)
 

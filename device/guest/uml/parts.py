@@ -46,7 +46,7 @@ def find_parts(settings: Mapping[str, object]) -> Parts:
         if not _is_static(busybox):
             raise MisuseError(f"guest uml: {busybox} is not a static program: apt-get install busybox-static")
         module = _module(settings, kernel)
-        # Read now: a module that cannot be read was once found only when the machine was up.
+        # Read it now: a module that cannot be read was once reported only when the machine was up.
         with open(module, "rb") as file:
             file.read(1)
     except OSError as error:

@@ -67,7 +67,7 @@ class UmlProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._complaints = open(os.path.join(directory, "stderr"), "w+b", buffering=0)  # noqa: SIM115 - closed below
         self.console = Console(-1, -1)
-        # Started first, so that it can be told the kernel's number at once.
+        # Started before the kernel, so that it gets the kernel's process number at once.
         self._watcher = subprocess.Popen(
             ["/bin/sh", "-c", _WATCH, "sh", directory],
             stdin=subprocess.PIPE,
@@ -81,7 +81,7 @@ class UmlProcess:
         """Start the kernel. `restrict` is called in the child before exec. Raises OSError, ImportError."""
         import ctypes
 
-        # With address space randomization a random gap is left in the kernel's memory: MemTotal then varies by some
+        # Address space randomization leaves a gap of random size in the kernel's memory: MemTotal then varies by some
         # percent, and a kernel with 32 MiB may panic. `setarch -R` turns it off in the same way.
 
         library = ctypes.CDLL(None)
@@ -119,7 +119,7 @@ class UmlProcess:
         try:
             self._watcher.stdin.write(text.encode())
             self._watcher.stdin.flush()
-        except OSError:  # somebody killed the watcher
+        except OSError:  # the watcher was killed
             pass
 
     def descriptors(self) -> list[int]:
@@ -150,7 +150,7 @@ class UmlProcess:
         """Send the kernel SIGSTOP or SIGCONT. Its traced programs halt at their next trap into it."""
         # Not to the whole group: the kernel takes a signal to one of its programs for a crash and kills that program
         # with SIGSEGV. If it is init, the kernel panics (seen with SIGSTOP while a program ran).
-        # Not by Popen.send_signal: it polls, and so takes the status of a kernel that has just died from `ended`.
+        # Not with Popen.send_signal, which polls: it would reap a kernel that has just died, and `ended` would miss it.
         if self._child is not None:
             os.kill(self._child.pid, number)
 
@@ -174,6 +174,6 @@ class UmlProcess:
             self._pidfd = -1
         self._complaints.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-        # The watcher reads the group's number first; if no kernel was started, an empty line stands for it.
+        # The watcher reads the group's number first. If no kernel was started, it gets an empty line for it.
         self._tell(("" if self._child is not None else "\n") + "done\n")
         self._watcher.communicate()  # unlike close(), it does not raise for a stdin that is broken

@@ -1,4 +1,4 @@
-"""Lets User-Mode Linux run on processors with more register state than it has room for (Intel's AMX).
+"""Makes User-Mode Linux run on processors with more register state than it has room for (Intel's AMX).
 
 User-Mode Linux 6.1 saves the registers of a guest's program with ptrace, in a buffer of ROOM bytes. If the processor
 has more, restoring them fails and the guest's init dies. The way around this has two parts. A seccomp filter makes the
@@ -69,8 +69,8 @@ def state_size() -> int:
         return 0
     ptrace = ctypes.CDLL(None).ptrace
     ptrace.restype, ptrace.argtypes = ctypes.c_long, (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-    room = ctypes.create_string_buffer(_MOST)
-    vector = (ctypes.c_size_t * 2)(ctypes.addressof(room), _MOST)  # struct iovec
+    buffer = ctypes.create_string_buffer(_MOST)
+    vector = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), _MOST)  # struct iovec
     # A new program and not a fork of ours: a fork runs Python while other threads of the parent may hold locks.
     child = subprocess.Popen(["/bin/sh", "-c", "read _"], stdin=subprocess.PIPE, start_new_session=True)
     try:
@@ -89,7 +89,7 @@ def state_size() -> int:
 
 def needs_help(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether User-Mode Linux has too little room on this processor: by ptrace's answer, else by /proc/cpuinfo."""
-    # ptrace first: it gives the size itself, so it is right for processors with other extensions than AMX too.
+    # ptrace first: it gives the size itself, so it is also right for processors with extensions other than AMX.
     size = state_size()
     if size:
         return size > ROOM

@@ -1,1 +1,1 @@
-"""A vhost-user backend: the guest of another VMM behind the device."""
+"""A vhost-user backend: the guest of another VMM drives the device."""

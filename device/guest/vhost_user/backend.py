@@ -1,7 +1,7 @@
 """Serves a front end's socket: checks each message, does what it says, and answers it.
 
-A front end is never trusted and never waited for. Whatever it does wrong raises FrontEndFault, and the owner of the
-connection closes it.
+The backend never trusts a front end and never waits for one. Whatever a front end does wrong raises FrontEndFault, and
+the owner of the connection closes it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 MESSAGES_AT_ONCE = 64
 """Messages answered in one call, so that the caller can do its other work: a whole negotiation takes about forty."""
 
-_ROOM_FOR_FDS = socket.CMSG_SPACE((wire.MAX_REGIONS + 1) * 4)
+_FDS_SIZE = socket.CMSG_SPACE((wire.MAX_REGIONS + 1) * 4)
 
 
 class Backend:
-    """Talks to the front end on `socket` about the rings and the device behind `port`. Close it when that is gone.
+    """Serves one front end on `socket`: its messages change the rings and the device of `port`. Close it at the end.
 
     Call `serve` when the socket or one of `port.descriptors()` is readable, and after each change of the device; it
-    never blocks. With `barrier_ends`, GET_FEATURES while a driver is up means that the driver lets go.
+    never blocks. With `barrier_ends`, GET_FEATURES while a driver is up means that the driver releases the device.
     """
 
     # UML 6.1 sends only that GET_FEATURES when its driver is unloaded. Other front ends send it as a barrier, to wait
@@ -47,7 +47,7 @@ class Backend:
         self._decoder = Decoder()
         self._protocol = 0
         self._told = 0
-        """All features that this front end was ever offered: it may keep them when another device is plugged in."""
+        """All features that this front end was ever offered: it may keep using them with the next device."""
         self._channel: Wakeup | None = None
 
     # The socket.
@@ -76,9 +76,10 @@ class Backend:
         return True
 
     def serve(self, tell: Callable[[str], object]) -> bool:
-        """Do everything that is due, for a caller without a Machine: `talk`, take kicks, deliver what the device noted.
+        """Do everything that is due, for a caller without a Machine: `talk`, take kicks, deliver what `take_due` says.
 
-        News of the device go to `tell`, by the names of `take_due`. The caller has to fire the timers.
+        `tell` gets the device's news by the names of `take_due`. Returns False if the front end has hung up. The caller
+        has to fire the timers. Raises FrontEndFault if the front end has to be cut off.
         """
         there = self.talk()
         if there:
@@ -103,10 +104,10 @@ class Backend:
         return there
 
     def _receive(self) -> tuple[bytes, list[int]]:
-        # Only as many bytes as complete the message: so the descriptors that come with them belong to it.
-        # MSG_CMSG_CLOEXEC keeps them from programs that other guests start.
+        # Only as many bytes as complete the message, so that the descriptors that come with them belong to it.
+        # MSG_CMSG_CLOEXEC: programs that other guests start must not inherit them.
         data, ancillary, flags, _ = self.socket.recvmsg(
-            self._decoder.wanted, _ROOM_FOR_FDS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            self._decoder.wanted, _FDS_SIZE, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         )
         fds = array.array("i")
         for level, kind, body in ancillary:
@@ -119,7 +120,7 @@ class Backend:
         return data, list(fds)
 
     def _send(self, data: bytes) -> None:
-        # Replies are not queued: an honest front end reads each before it goes on, so a full socket is a fault.
+        # Replies are not queued: an honest front end reads each one before it sends more, so a full socket is a fault.
         try:
             sent = self.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) if data else 0
         except BlockingIOError:
@@ -139,7 +140,7 @@ class Backend:
 
     def close(self) -> None:
         """Release everything the front end gave us. The device is not reset."""
-        # The memory first: the device must not look into it when its descriptors are gone.
+        # The port first, because the device must not use the memory after its descriptors are closed.
         self.port.close()
         if self._channel is not None:
             self._channel.close()
@@ -169,8 +170,8 @@ class Backend:
         if self.port.up and self._barrier_ends:
             self.port.let_go()
         device = self.port.device
-        # UML asks once, when it boots. Without a device it is offered what every device has; otherwise a device that is
-        # plugged in later would stay without statistics.
+        # UML asks once, when it boots. Without a device it is offered what every device offers: otherwise a device that
+        # is plugged in later would have no statistics.
         offered = ALWAYS_OFFERED if device is None else device.offered
         self._told |= offered
         return U64.pack(offered | bit(wire.F_PROTOCOL_FEATURES))
@@ -215,7 +216,7 @@ class Backend:
         ring = self._ring(index)
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise FrontEndFault(f"ring {index} of {size} entries")
-        # The same size again is not taken for a new driver.
+        # Only another size means a new driver.
         if size != ring.size:
             self.port.reconfigure(ring)
             ring.size = size

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class VhostUserGuest(Guest):
-    """The guest of a VMM that connects as a vhost-user front end. One at a time; others wait for their turn.
+    """The guest of a VMM that connects as a vhost-user front end. One is served at a time; others wait until it leaves.
 
     A request for statistics waits, within its timeout, for a front end and its driver. When the front end leaves, the
     device keeps its state, as with a guest that died; the next front end starts with a reset device. `stop` cannot
@@ -90,7 +90,7 @@ class VhostUserGuest(Guest):
         self.serve()
 
     def release_device(self) -> bool:
-        """Return False: the protocol has no message that asks for the device. A reset takes it away."""
+        """Return False: the protocol has no message that asks for the device back. A reset removes the device."""
         return False
 
     def device_added(self) -> None:
@@ -106,7 +106,7 @@ class VhostUserGuest(Guest):
             self._backend.port.interrupt(queue)
 
     def config_changed(self) -> None:
-        """Tell the front end over the channel that it gave us."""
+        """Tell the front end, on the channel that it gave us."""
         if self._backend is not None:
             self._backend.config_changed()
 
@@ -120,7 +120,7 @@ class VhostUserGuest(Guest):
     def descriptors(self) -> list[int]:
         """Return what to watch: the listening socket, or the front end and its kicks."""
         if self._backend is not None:
-            # A stopped machine takes no kicks. Watching their descriptors would wake the front ends of hmp without end.
+            # A stopped machine takes no kicks: a watched kick descriptor would stay readable and wake us forever.
             kicks = self._backend.port.descriptors() if self.machine.running else []
             return [self._backend.socket.fileno(), *kicks]
         return [self._listener.socket.fileno()] if self._booted and self._listener is not None else []
@@ -135,7 +135,7 @@ class VhostUserGuest(Guest):
         fault: FrontEndFault | None = None
         there = True
         try:
-            there = backend.talk()  # before the kicks: these may be for rings that the messages set up
+            there = backend.talk()  # before the kicks, which may be for rings that the messages set up
             if there:
                 # Messages are answered while the VM is stopped too: a front end that gets no answer would hang.
                 (backend.port.take_kicks if self.machine.running else backend.port.check_memory)()
@@ -173,7 +173,7 @@ class VhostUserGuest(Guest):
         )
 
     def _driver_missing(self, why: str) -> None:
-        """The driver will not come up by itself: report that, once, and no longer let requests wait for it."""
+        """The driver will not come up by itself: report that once, and let no more requests wait for it."""
         self.booting = False
         if self.gone != why:
             self.gone = why
@@ -206,7 +206,7 @@ class VhostUserGuest(Guest):
             backend.close()
         self.driver_loaded = False
 
-    # What is known of it.
+    # For monitors.
 
     def shown(self) -> Mapping[str, str]:
         """Return why the front end is gone, or where one is awaited."""

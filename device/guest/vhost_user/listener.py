@@ -18,7 +18,7 @@ class UnixListener:
         self.path = path
         self._clear_stale()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # The file gets its mode by the umask: a chmod after bind() would leave a moment in which others could connect.
+        # The umask sets the mode of the file. With a chmod after bind(), others could connect in between.
         mask = os.umask(0o177)
         try:
             self.socket.bind(path)
@@ -40,8 +40,8 @@ class UnixListener:
             return  # nothing is there, or bind() will say what is wrong
         if not stat.S_ISSOCK(status.st_mode):
             raise OSError(errno.EEXIST, "the path exists and is not a socket; it is left alone")
-        # bind() fails for any file that exists, also for one that a killed process left. Only a connection tells them
-        # apart; it must not block, as it would on a server whose queue is full.
+        # bind() fails for any file that exists, even for one that a killed process left. Only a connection shows if
+        # somebody listens; it must not block, as it would on a server whose queue is full.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             try:
@@ -65,7 +65,7 @@ class UnixListener:
 
     def close(self) -> None:
         """Stop listening, and remove the file if it still is the one we made."""
-        # By then somebody else may have made another socket at the path.
+        # By then another process may have made its own socket at the path.
         self.socket.close()
         if self.at(self.path):
             try:

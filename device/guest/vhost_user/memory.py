@@ -26,14 +26,14 @@ class SharedRegion(Region):
     __slots__ = ("_guarded", "end", "fd", "user")
 
     def __init__(
-        self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int, told: Callable[[], object]
+        self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int, on_lost: Callable[[], object]
     ) -> None:
         super().__init__(base, size, buffer)
         self.user = user
         self.fd = fd
         self.end = end
         """The least size of the file, in bytes, for which every page of the region exists."""
-        self._guarded = guard(buffer, size, told)
+        self._guarded = guard(buffer, size, on_lost)
 
     @property
     def lost(self) -> bool:
@@ -42,7 +42,7 @@ class SharedRegion(Region):
 
     def close(self) -> None:
         """Unmap, and close the file."""
-        # First the guard: another mapping may get the address as soon as this one is gone.
+        # The guard first, because another mapping may get the address as soon as this one is gone.
         if self._guarded:
             release(self._guarded)
             self._guarded = 0
@@ -63,12 +63,12 @@ class SharedMemory(Memory):
 
     @property
     def lost(self) -> bool:
-        """Whether a page was not available (sigbus.py): the file was cut short, or this host has no room."""
+        """Whether a page was not available (sigbus.py): the file was cut short, or its file system is full."""
         return any(region.lost for region in self._shared)
 
     @property
     def top(self) -> int:
-        """The guest address behind the last byte."""
+        """The guest address after the last byte."""
         return max(region.base + region.size for region in self.regions)
 
     def guest_address(self, user: int) -> int:
@@ -95,17 +95,17 @@ class SharedMemory(Memory):
         return any(os.fstat(region.fd).st_size < region.end for region in self._shared)
 
     def populated(self) -> int:
-        """Return how many bytes of the host's memory the files take right now."""
+        """Return how many bytes of the host's memory the files take now."""
         # By file: several regions may be parts of one. stat(2) counts in units of 512 bytes.
         statuses = [os.fstat(region.fd) for region in self._shared]
         files = {(status.st_dev, status.st_ino): status.st_blocks for status in statuses}
         return sum(files.values()) * 512
 
 
-def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) -> SharedMemory:
+def map_table(payload: bytes, fds: list[int], on_lost: Callable[[], object] = int) -> SharedMemory:
     """Map the regions of a SET_MEM_TABLE message; takes over all descriptors in `fds`.
 
-    `told` is called when a region is lost. Bytes after the last region are ignored. Raises FrontEndFault for a table
+    `on_lost` is called when a region is lost. Bytes after the last region are ignored. Raises FrontEndFault for a table
     that contradicts itself or its files; then nothing is mapped, and `fds` is as it was.
     """
     count, _ = PAIR.unpack_from(payload)
@@ -132,7 +132,7 @@ def map_table(payload: bytes, fds: list[int], told: Callable[[], object] = int) 
     try:
         for fd, (base, size, user, offset) in zip(fds, rows, strict=True):
             buffer = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, offset=offset)
-            mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size, told))
+            mapped.append(SharedRegion(base, size, buffer, user, fd, offset + size, on_lost))
     except (OSError, ValueError, OverflowError) as error:
         for region in mapped:
             region.fd = -1  # the caller closes it
@@ -166,7 +166,7 @@ def _check_file(fd: int, end: int) -> None:
 
 
 def _file_system(device: int) -> str:
-    """Return the type of a mounted file system; "" if it is not mounted, as that of a memfd, or not known."""
+    """Return the type of the file system with that device number; "" if not known: that of a memfd is not mounted."""
     # statfs(2) would say it, but Python's os.statvfs leaves the type out.
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:

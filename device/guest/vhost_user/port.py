@@ -1,9 +1,9 @@
-"""The balloon device behind a vhost-user transport: starts and stops its rings, and writes its status for the driver.
+"""The transport between a vhost-user front end and the balloon device: starts and stops rings, and writes the status.
 
 The protocol has no message for the driver's status, so it is worked out here. Once every ring of the negotiated
 features is set up, enabled and has a kick descriptor, the device gets a reset, the features and DRIVER_OK, in that
-order. When the last ring goes, it gets a reset. UML's reset sends no message: a driver that sets up rings that are
-still in use is taken for a new one, and the device is reset.
+order. When the last ring stops, it gets a reset. UML sends no message for a reset, so a driver that sets up a ring that
+is still in use counts as a new driver, and the device is reset.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from device.guest.vhost_user.wakeup import Wakeup
 
 MIN_QUEUES = 5
-"""The least number of rings that are offered: Linux's driver asks for five, whatever features it negotiates."""
+"""The number of rings that are offered: Linux's driver asks for five, whatever features it negotiates."""
 
 
 class Ring:
@@ -54,12 +54,12 @@ class Ring:
         setattr(self, what, end)
 
 
-def _nobody() -> None:
+def _nothing() -> None:
     """Do nothing."""
 
 
 class Port:
-    """The rings of one front end, and the device behind them or None. Close it when the front end is gone.
+    """The rings of one front end, and the device that serves them, or None. Close it when the front end is gone.
 
     `changed` is called after a driver came up or went. `unusable` is called if a driver cannot come up because it keeps
     using features of an earlier device.
@@ -68,8 +68,8 @@ class Port:
     def __init__(
         self,
         device: BalloonDevice | None,
-        changed: Callable[[], object] = _nobody,
-        unusable: Callable[[], object] = _nobody,
+        changed: Callable[[], object] = _nothing,
+        unusable: Callable[[], object] = _nothing,
     ) -> None:
         self._changed = changed
         self._unusable = unusable
@@ -91,9 +91,9 @@ class Port:
         self._device = device
         self._again = None
         if device is not None:
-            self._own = device.memory, device.ram  # what it gets back when the front end's memory goes
+            self._own = device.memory, device.ram  # the device gets these back when the front end's memory is unmapped
         self.up = False
-        """Whether the device was told that a driver is up."""
+        """Whether the device was started for a driver."""
         self.start_ready()
 
     @property
@@ -111,7 +111,7 @@ class Port:
 
     def set_features(self, features: int) -> None:
         """Take the features that the driver accepted, with the transport's own bit."""
-        # Features cannot change while a driver is up, so others mean another driver.
+        # Features cannot change while a driver is up, so other features mean another driver.
         if features == self._features:
             return
         self.take_down()
@@ -125,8 +125,8 @@ class Port:
     def write_config(self, field: int, data: bytes) -> None:
         """Take a field that the driver wrote.
 
-        The driver writes poison_val before its rings are there, and the reset at their start would clear it: it is
-        kept.
+        The driver writes poison_val before its rings are set up. It is kept here, because the reset at their start
+        clears it in the device.
         """
         if field == CONFIG_POISON_VAL:
             self._poison = data
@@ -145,14 +145,14 @@ class Port:
             for ring in running:
                 self._start(ring, device, memory)
             for ring in running:
-                device.notify(ring.index)  # the device finds a buffer again that it held before
+                device.notify(ring.index)  # the device takes a buffer that it held before again
         self.start_ready()
 
-    # Rings, and the driver behind them.
+    # Rings and their driver.
 
     def start_ready(self) -> None:
         """Start the device once every ring is ready, or a single ring that was parked."""
-        # Without VERSION_1 the driver is a legacy one, which the device does not support.
+        # A driver without VERSION_1 is a legacy driver, which the device does not support.
         device, memory = self.device, self.memory
         if device is None or memory is None or not self._features & bit(F_VERSION_1):
             return
@@ -167,8 +167,8 @@ class Port:
             if features & ~device.offered:
                 self._unusable()
                 return
-            # The order of virtio 1.2, 3.1.1, as if the driver wrote the status itself. DRIVER_OK comes after `changed`,
-            # because it makes the device look at the statistics buffer.
+            # In the order of virtio 1.2, 3.1.1, as if the driver wrote the status itself. DRIVER_OK comes after
+            # `changed`, because it makes the device read the statistics buffer.
             device.write_status(0)
             device.use_memory(memory, memory.top)
             for status in PROBING[1:]:
@@ -207,21 +207,21 @@ class Port:
         return running
 
     def down_if_idle(self) -> None:
-        """Take the driver for gone once none of its rings runs."""
+        """If none of the driver's rings runs, the driver is gone: `take_down`."""
         if not self.running():
             self.take_down()
 
     def reconfigure(self, ring: Ring) -> None:
-        """A ring is set up: if it is in use, this is a new driver, and the old one is forgotten."""
+        """A message sets up `ring`. If the ring is in use, this is a new driver: forget the old one."""
         if self.up and ring in self.running():
             self.take_down()
             self._again = None
-            # The other rings still have the old driver's addresses: none may start before it is set up anew.
+            # The other rings still have the old driver's addresses: each must be set up again before it may start.
             for each in self.rings:
                 each.address = None
 
     def let_go(self) -> None:
-        """The driver lets go of the device. If it comes back, it sets everything up again."""
+        """The driver releases the device. If it comes back, it sets everything up again."""
         self.take_down()
         self._again = None
         self._close_rings()
@@ -245,11 +245,11 @@ class Port:
     # Kicks, calls and the end.
 
     def memory_lost(self) -> None:
-        """A page was not available, in the middle of an access: have the guest served as soon as that is over."""
+        """A page was not available, in the middle of an access: make the machine serve the guest right after it."""
         # This runs within the access, so nothing can be served here. A timer that is due at once makes the machine
         # step.
         if self.device is not None:
-            self.device.time.after(0, _nobody)
+            self.device.time.after(0, _nothing)
 
     def check_memory(self) -> None:
         """Raise FrontEndFault if the front end took memory away, HostFault if this host did."""
@@ -269,7 +269,7 @@ class Port:
         if self.memory is None or device is None:
             return
         self.check_memory()
-        # poll() and not select(): that refuses descriptors from 1024 up.
+        # Not select(), which refuses descriptors from 1024 up.
         poller = select.poll()
         kicks = {ring.kick.fd: (ring, ring.kick) for ring in self.running() if ring.kick is not None}
         for fd in kicks:
@@ -281,7 +281,7 @@ class Port:
                 raise FrontEndFault(f"the kick descriptor of ring {ring.index} broke")
             if self.up and ring in self.running():  # serving an earlier ring may have ended this one
                 device.notify(ring.index)
-        self.check_memory()  # again: what was read from lost memory must not be held against the guest
+        self.check_memory()  # again, because memory may have been lost while the rings were served
 
     def interrupt(self, index: int) -> None:
         """Tell the driver that buffers of ring `index` were returned."""

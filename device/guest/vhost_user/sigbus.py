@@ -1,4 +1,4 @@
-"""Survives a front end that shortens the file behind its memory while we use it, and a file system that is full.
+"""Survives a front end that shortens the file of its memory while we use it, and a file system that is full.
 
 Linux sends SIGBUS to a process that uses a mapped page beyond the end of its file. A check before the access does not
 help, because the front end can shorten the file at any moment. SIGBUS also comes for the first use of a page if the
@@ -25,7 +25,7 @@ _ADDRESS = 16
 """The offset in siginfo_t of the address that was used, on 64-bit Linux."""
 
 # Python's signal module cannot do this: its handlers run only after the interrupted C function returns, and that
-# function would take the same SIGBUS for ever.
+# function would get the same SIGBUS again and again.
 
 
 class _Guard:
@@ -64,15 +64,15 @@ class _Guard:
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(self._touched)
         return True
 
-    def add(self, buffer: mmap.mmap, size: int, told: Callable[[], object]) -> int:
+    def add(self, buffer: mmap.mmap, size: int, on_lost: Callable[[], object]) -> int:
         """Guard a mapping of `size` bytes; returns its address, or 0 if there is no guard.
 
-        `told` is called when the mapping is lost, in the middle of the access to it.
+        `on_lost` is called when the mapping is lost, in the middle of the access to it.
         """
         if not self._prepare():
             return 0
         address: int = self._ctypes.addressof(self._ctypes.c_char.from_buffer(buffer))
-        self._ranges[address] = size, told
+        self._ranges[address] = size, on_lost
         if self._before is None:
             self._before = self._action()
             ours = self._action(self._ctypes.cast(self._callback, self._ctypes.c_void_p).value, b"", _SA_SIGINFO, None)
@@ -98,12 +98,12 @@ class _Guard:
         # The whole region is replaced, not the page: more pages may be missing, and the connection is cut off anyway.
         # 0x4000 is MAP_NORESERVE: Linux reserves no memory for the zeros.
         at = self._ctypes.c_void_p.from_address(info + _ADDRESS).value or 0
-        for address, (size, told) in self._ranges.items():
+        for address, (size, on_lost) in self._ranges.items():
             if address <= at < address + size:
                 protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
                 if self._mmap(address, size, protection, flags | 0x4000, -1, 0) == address:
                     self._lost.add(address)
-                    told()
+                    on_lost()
                     return
         self._restore()  # not our memory: the access happens again, and the previous handler gets the signal
 

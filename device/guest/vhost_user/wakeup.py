@@ -1,7 +1,7 @@
-"""Descriptors that wake the other side: kicks to us, calls to the guest. A front end that may be hostile made them.
+"""Descriptors that wake the other side: kicks to us, calls to the guest. They come from a front end, perhaps hostile.
 
-The front end holds the same open file and can change its flags at any time. So nothing here relies on O_NONBLOCK where
-the kernel offers a flag for the single call, and only kinds of files are accepted that do not block otherwise.
+The front end holds the same open file and can change its flags at any time. So where the kernel has a flag against
+blocking for a single call, that is used and not O_NONBLOCK; and only eventfds, sockets and pipes are accepted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from device.guest.vhost_user.wire import FrontEndFault
 _EVENTFD = "anon_inode:[eventfd]"
 _ONE = (1).to_bytes(8, "little")
 _CHUNK = 4096
-"""Bytes taken in one read: on a socket each kick has eight."""
+"""Bytes taken in one read. On a socket each kick has eight, so this takes many at once."""
 
 
 class Wakeup:
@@ -29,8 +29,8 @@ class Wakeup:
 
     @classmethod
     def take(cls, fds: list[int], *, sockets_only: bool = False) -> Wakeup:
-        """Take over the one descriptor in `fds`. Raises FrontEndFault for another kind of file, and leaves it there."""
-        # An eventfd has no type of its own in stat(2), only this name in /proc.
+        """Take over the one descriptor in `fds`. Raises FrontEndFault for other files, and leaves it in `fds`."""
+        # stat(2) has no type for an eventfd; only its name in /proc shows it.
         fd = fds[0]
         mode = os.fstat(fd).st_mode
         try:
@@ -47,10 +47,10 @@ class Wakeup:
         raise FrontEndFault("a wake-up descriptor that is neither eventfd, socket nor pipe")
 
     def taken(self) -> bool | None:
-        """Take what was signalled. Never blocks.
+        """Take what was signalled, and return True. Never blocks.
 
-        Returns None if another reader took it, and False if the descriptor is at its end or broken: it would be
-        readable for ever.
+        Returns None if another reader took it, and False if the descriptor is at its end or broken: then it would stay
+        readable forever.
         """
         try:
             if self._socket is not None:
@@ -62,7 +62,8 @@ class Wakeup:
             return False
 
     def _read(self) -> int:
-        # RWF_NOWAIT does not block even if the front end has cleared O_NONBLOCK; os.read has no such flag.
+        # RWF_NOWAIT does not block even if the front end has cleared O_NONBLOCK; os.read has no such flag. The offset
+        # -1 is for files without a position, such as these.
         buffer = bytearray(_CHUNK)
         try:
             return os.preadv(self.fd, [buffer], -1, os.RWF_NOWAIT)
@@ -81,7 +82,7 @@ class Wakeup:
             if self._socket is not None:
                 self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             else:
-                # Each time anew, because the front end may have cleared the flag.
+                # Before each write, because the front end may have cleared the flag.
                 os.set_blocking(self.fd, False)
                 os.write(self.fd, data)
         except OSError:

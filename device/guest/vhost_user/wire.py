@@ -1,7 +1,7 @@
 """vhost-user messages as bytes: which ones a front end may send, how they are read, and how replies are made.
 
 Nothing here uses a socket or a device. Whatever a front end does wrong raises FrontEndFault; its text is the reason for
-cutting the front end off. All numbers are little-endian, and so must the host be (device.virtio.memory).
+cutting the front end off. All numbers are little-endian, and the host must be too (device.virtio.memory).
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ CONFIG_CHANGED = HEADER.pack(2, VERSION, 0)
 F_PROTOCOL_FEATURES = 30
 """The feature bit for negotiating protocol features. The transport uses it; the driver never sees it."""
 
-# UML needs BACKEND_REQ, without which no statistics arrive, and CONFIG, without which the balloon does not inflate
-# (seen).
+# UML needs two of these: without BACKEND_REQ no statistics arrived, and without CONFIG the balloon did not inflate.
 P_MQ = 0
 P_REPLY_ACK = 3
 P_BACKEND_REQ = 5
@@ -33,10 +32,10 @@ P_CONFIG = 9
 PROTOCOL_FEATURES = 1 << P_MQ | 1 << P_REPLY_ACK | 1 << P_BACKEND_REQ | 1 << P_CONFIG
 
 MAX_PAYLOAD = 4096
-"""Bytes: many times the longest message of the table. A longer one cannot come from an honest front end."""
+"""Bytes. The longest message of an honest front end has 268 (SET_CONFIG with MAX_CONFIG bytes)."""
 
 MAX_REGIONS = 8
-"""Regions of a memory table that every backend has to take. So a message has at most that many descriptors."""
+"""Regions of a memory table, as many as every backend has to take. So no message has more descriptors than that."""
 
 MAX_CONFIG = 256
 """Bytes of configuration space in one message, as in QEMU."""
@@ -154,7 +153,7 @@ class Decoder:
 
         Raises FrontEndFault for an impossible header, and for more descriptors than any message has.
         """
-        # Counted over all parts of a message: one that never becomes whole must not use up our descriptors.
+        # Counted over all parts of a message: a message that is never completed must not use up our descriptors.
         self._fds += fds
         if len(self._fds) > MAX_REGIONS:
             raise FrontEndFault(f"a message with more than {MAX_REGIONS} descriptors")

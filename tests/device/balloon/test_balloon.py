@@ -70,7 +70,7 @@ class TestFeaturesOffered:
     ],
 )
 def test_a_queue_that_was_not_negotiated_has_no_number(features: tuple[int, ...], roles: tuple[str, ...]) -> None:
-    """virtio 1.2, 5.5.2: the queues behind it move up; each is served by its role, whatever its number."""
+    """virtio 1.2, 5.5.2: the queues after it move up; each is served by its role, whatever its number."""
     accepted = VERSION_1 | sum(bit(feature) for feature in features)
     assert queue_roles(accepted) == roles
     with Rig(switches=ALL_ON) as rig:
@@ -149,7 +149,7 @@ class TestConfigurationSpace:
         rig.device.write_config(offset, b"\1" + bytes(max(0, size - 1)) if size else b"")
         if (offset, size) == (4, 4):
             assert (rig.device.actual_pages, rig.refused) == (1, {})
-        elif (offset, size) == (12, 4):  # the driver's own too, and ignored where PAGE_POISON was not negotiated
+        elif (offset, size) == (12, 4):  # the driver's field too; ignored without PAGE_POISON
             assert (rig.device.config_bytes(), rig.refused) == (before, {})
         else:
             assert (rig.device.config_bytes(), rig.refused) == (before, {"config-write": 1})
@@ -187,7 +187,7 @@ class TestTargetAndActual:
         assert rig.device.target == 8 * MIB
 
     def test_actual_is_what_the_driver_says(self, rig: Rig) -> None:
-        """Whatever the balloon holds: QEMU believes the driver."""
+        """Whatever pages the balloon has: QEMU believes the driver."""
         rig.up()
         rig.send("inflate", range(2000, 2256))
         assert rig.device.actual == 16 * MIB
@@ -228,7 +228,7 @@ class TestInflating:
     def test_gives_the_pages_back_to_the_host(self, rig: Rig) -> None:
         rig.up()
         rig.poke(4 * MIB, b"x" * (8 * MIB))
-        rig.send("deflate", [0])  # so that the pages of rings and list are there already
+        rig.send("deflate", [0])  # so that the pages of rings and list are populated already
         before = rig.machine.memory.populated()
         for first in range(1024, 3072, 256):
             rig.send("inflate", range(first, first + 256))

@@ -1,4 +1,4 @@
-"""The states of the statistics buffer: the table, what docs/design.md draws of it, and that a guest cannot leave it."""
+"""The states of the statistics buffer: the table, its drawing in docs/design.md, and that no guest can break it."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_clearing_takes_all_out() -> None:
 
 @pytest.mark.parametrize("page", [*range(17), 8 * 1024 - 1, 8 * 1024, LIMIT * 100 - 1])
 def test_a_lone_page_is_a_run_of_one_wherever_it_is(page: int) -> None:
-    """Whatever byte its bit makes, such as the one of a blank."""
+    """Also when its bit makes the byte of a blank."""
     pages = PageSet(LIMIT * 100)
     pages.add(page, 1)
     assert pages.runs() == [(page, 1)]
@@ -99,7 +99,7 @@ def test_the_last_page_of_16_tib() -> None:
 
 
 def test_a_host_without_room_for_it_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was an OSError, which the program took for one of its output."""
+    """This was an OSError once, which the program took for an error of its output."""
     monkeypatch.setattr("device.balloon.pages.mmap.mmap", refusing(12))
     with pytest.raises(MisuseError, match=r"cannot map 75 bytes for the balloon's pages: .*\(-m asks for less\)"):
         PageSet(LIMIT)

@@ -62,7 +62,7 @@ def test_a_notification_without_a_buffer_does_not_put_it_off(rig: Rig) -> None:
 
 
 def test_a_lost_notification_costs_one_interval_and_no_more() -> None:
-    """Armed by the answer alone, the timer was never armed again after a loss (`flaky`, 300 s: 3 samples)."""
+    """Only the answer armed the timer once, so a lost notification ended polling (`flaky`, 300 s: 3 samples)."""
     with Modelled("linux") as m:
         m.device.stats.set_poll_interval(1)
         m.advance(5)
@@ -107,7 +107,7 @@ def test_it_runs_on_vm_time(rig: Rig) -> None:
 
 
 def test_a_guest_that_answers_late_is_asked_an_interval_after_its_answer(rig: Rig) -> None:
-    """Re-armed when the guest answers: no storm of catching up."""
+    """The answer arms the timer again, so that missed polls are not made up for all at once."""
     rig.guest.on_interrupt = None
     rig.device.stats.set_poll_interval(1)
     rig.advance(60)

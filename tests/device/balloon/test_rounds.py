@@ -1,4 +1,4 @@
-"""How much of a queue is served at a time, and what becomes of the rest; what a reset and a fault leave behind."""
+"""How much of a queue is served at a time, what happens to the rest, and what is left after a reset and a fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rig() -> Iterator[Rig]:
 
 
 def put(rig: Rig, role: str, count: int, size: int = 4) -> None:
-    """Make `count` page lists of `size` bytes available, of pages 0, 1, 2... each, and tell nobody."""
+    """Make `count` page lists of `size` bytes available, of pages 0, 1, 2... each, without a notification."""
     rig.poke(BUFFERS, b"".join(page.to_bytes(4, "little") for page in range(size // 4)))
     for _ in range(count):
         rig.queues[role].add_out(BUFFERS, size)
@@ -56,7 +56,7 @@ class TestBuffers:
         assert (rig.guest.interrupts, rig.device.isr) == ([], 0)
 
     def test_long_lists_wait_for_their_turn(self, rig: Rig) -> None:
-        """Scattered pages cost a system call each: so many bytes of lists at a time, then the monitors."""
+        """Each scattered page costs a system call, so after a number of bytes of lists it is the turn of the monitors."""
         lists = WORK_AT_ONCE // PFN_LIMIT
         rig.up(size=1024)
         put(rig, "deflate", 2 * lists + 1, PFN_LIMIT)
@@ -307,7 +307,7 @@ def test_a_poll_of_a_guest_that_never_primed_its_queue_comes_again() -> None:
 
 
 def test_rings_may_lie_in_different_regions() -> None:
-    """As with a front end's memory table: what is read of one ring must not be read of the other."""
+    """As with a front end's memory table: one ring must not be read through the views of the other."""
     low, high = (Region(base, 0x4000, mmap.mmap(-1, 0x4000)) for base in (0, 0x10_0000))
     queue = VirtQueue(0, 8)
     queue.configure(8, 0x100, 0x200, 0x10_0300)

@@ -138,7 +138,7 @@ class TestTheBuffer:
         assert rig.device.stats.held is not None
 
     def test_asking_returns_it_with_length_0(self, rig: Rig) -> None:
-        """It is read-only to us: the seed pushed the offset, which QEMU mended in 6.2."""
+        """The device may only read it. The first implementation returned a length, which QEMU corrected in 6.2."""
         rig.up()
         rig.ask()
         assert (rig.device.stats.held, rig.device.stats.out) == (None, True)
@@ -207,7 +207,7 @@ class TestTheBuffer:
         assert rig.refused == {"unknown-tag": 1}
 
     def test_an_unsolicited_one_updates_and_the_held_one_goes_back(self, rig: Rig) -> None:
-        """Never again, 8: the held one was overwritten, and its entry of the ring lost."""
+        """Never again, 8: it replaced the held one, whose entry of the ring was lost."""
         rig.up()
         rig.report([(4, 5)])
         assert rig.refused == {"unsolicited-stats": 1}

@@ -1,4 +1,4 @@
-"""Faults and the rest of a modelled guest: all that they are is declared, and nothing of it is lost in a snapshot."""
+"""Faults and the rest of a modelled guest: all their state is declared, and a snapshot loses none of it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TestOrder:
 
 class TestSnapshots:
     def test_a_stuck_balloon_waits_as_long_as_it_did(self) -> None:
-        """Its pause was forgotten: a loaded machine tried again after 0.2 s what had long got no page."""
+        """The pause was forgotten once: a loaded machine tried again after 0.2 s although it had got no page for long."""
         with Modelled("linux,pace=1000T", ram=64 * MIB) as m, Modelled(ram=64 * MIB) as other:
             m.machine.set_balloon(MIB)
             m.advance(5)
@@ -117,7 +117,7 @@ class TestSnapshots:
     def test_every_fault_in_force_is_shown_and_comes_back(self) -> None:
         with Modelled() as m, Modelled() as other:
             for fault in m.guest.faults.values():
-                if fault.STATE:  # the others are what the words say that made the guest
+                if fault.STATE:  # the values of the others are in the guest's spec
                     m.guest.set_fault(fault.name, SOME.get(type(fault.off), 3))
             shown = m.guest.shown()
             assert list(shown) == [fault.label for fault in FAULTS if fault.label and fault.STATE]

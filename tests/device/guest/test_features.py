@@ -1,4 +1,4 @@
-"""What each modelled driver negotiates: what its kernel does, where the device offers it."""
+"""What each modelled driver negotiates: the features of its kernel that the device offers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_each_queue_is_set_up_as_the_device_offers_it() -> None:
 
 
 def test_rings_of_an_older_snapshot_stay_as_long_as_they_were_until_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They had 128 entries each; a driver keeps what it has laid out, whatever the device offers by now."""
+    """They had 128 entries each. A driver keeps the rings that it laid out, whatever the device offers now."""
     with Modelled(switches=ALL) as m:
         with monkeypatch.context() as older:
             for role in (HINT, REPORTING):

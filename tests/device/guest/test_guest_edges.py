@@ -1,4 +1,4 @@
-"""What the modelled guests do to the letter: their calls on the wire, their timers, what their overview says."""
+"""What the modelled guests do exactly: their calls on the device, their timers, and what `sim` shows of them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestOnTheWire:
                 ("write_config", 4, (300).to_bytes(4, "little")),
             ]
             assert m.device.pages.runs() == [(4096 - 300, 300)]
-            where, size = 0x4000, 4 * 256  # the list lies behind the rings; the second, shorter one over the first
+            where, size = 0x4000, 4 * 256  # the list is after the rings; the second, shorter one overwrites the first
             sent = m.machine.memory.read(where, size)
             pages = [int.from_bytes(sent[at : at + 4], "little") for at in range(0, size, 4)]
             assert pages[:44] == list(range(4096 - 300, 4096 - 256))
@@ -290,7 +290,7 @@ class TestOverview:
             assert int(controls["attacks made"]) == m.device.refused["bad-pfn"] // 4 > 0
 
     def test_the_hostile_guest_rests_for_tenths_of_a_second(self) -> None:
-        """From one to sixteen of them, by its dice."""
+        """From one to sixteen of them, by its random numbers."""
         rests = []
         for seed in range(8):
             with Modelled(f"hostile,seed={seed}") as m:

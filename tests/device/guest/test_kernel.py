@@ -278,7 +278,7 @@ class TestTime:
         assert run(-1) == run(2**64 - 1) == run(-1)
 
     def test_the_numbers_are_the_same_on_every_python(self) -> None:
-        """Golden: a change here changes every recording made with a seed, so it belongs into the changelog."""
+        """Golden: a change here changes every recording made with a seed, so the changelog has to mention it."""
         kernel = Kernel(1024 * MIB, seed=7)
         kernel.tick(5 * SECOND)
         assert kernel.values()[:8] == (0, 0, 155, 230173, 901296128, 1021329408, 859709440, 63213568)

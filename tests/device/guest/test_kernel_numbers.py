@@ -1,6 +1,6 @@
-"""The modelled kernel to the byte: what it boots with, and what a given life makes of it.
+"""The modelled kernel to the byte: what it boots with, and the numbers after a given series of operations.
 
-A change here changes every recording made with a seed, so it belongs into the changelog.
+A change here changes every recording made with a seed, so the changelog has to mention it.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ class TestService:
             assert m.info() == "timed out"
 
     def test_nobody_is_answered_who_did_not_ask(self) -> None:
-        """The driver hands over numbers where it is asked only: the age goes on over the start of the service."""
+        """The driver sends numbers only when it is asked, so the age keeps growing when the service starts."""
         with Modelled("windows") as m:
             m.advance(30)
             assert (m.age, m.info(), m.age) == (30, "answered", 0)

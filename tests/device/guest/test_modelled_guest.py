@@ -66,7 +66,7 @@ class TestInflation:
     @pytest.mark.parametrize(("ram", "stuck"), [(512, 72), (2048, 153)])
     @pytest.mark.parametrize("target", [64, 1])
     def test_stops_short_where_a_real_kernel_does(self, ram: int, stuck: int, target: int) -> None:
-        """A 512 MiB Linux guest asked for 64 stuck at 72 MiB (monitor.md, Guests)."""
+        """A 512 MiB Linux guest that was asked for 64 MiB got stuck at 72 MiB (monitor.md, Guests)."""
         with Modelled(ram=ram * MIB) as m:
             m.machine.set_balloon(target * MIB)
             m.advance(60)

@@ -13,7 +13,7 @@ from tests.support.snapshots import restore, saved
 
 @pytest.fixture
 def m() -> Iterator[Modelled]:
-    """Yield a guest of 512 MiB without swap that was left 128 MiB and then took 200 MiB."""
+    """Yield a guest of 512 MiB without swap, ballooned to 128 MiB, whose workload then took 200 MiB."""
     with Modelled("linux,swap=0", switches={"deflate-on-oom": True}) as m:
         m.machine.set_balloon(128 * MIB)
         m.advance(3)

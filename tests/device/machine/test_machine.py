@@ -132,7 +132,7 @@ class TestRunStates:
             assert first["actual"] > last["actual"] == 256 * MIB, "the new driver inflates again"
 
     def test_after_a_reset_actual_stays_as_long_as_the_new_driver_has_nothing_to_do(self) -> None:
-        """So it is under QEMU with Linux, whose driver writes `actual` only after it moved pages."""
+        """As with QEMU and Linux, whose driver writes `actual` only after it moved pages."""
         with Modelled() as m:
             m.machine.set_balloon(448 * MIB)
             m.advance(1)
@@ -145,7 +145,7 @@ class TestRunStates:
             assert m.device.actual == 500 * MIB
 
     def test_a_driver_that_is_unloaded_writes_it_though_it_has_no_page(self) -> None:
-        """As Linux's, which writes the size of its balloon in any case."""
+        """As Linux's driver, which writes the size of its balloon in any case."""
         with Modelled() as m:
             m.machine.set_balloon(448 * MIB)
             m.advance(1)
@@ -260,7 +260,7 @@ class TestHotPlug:
     def test_a_hung_driver_lets_go_when_it_wakes(self) -> None:
         with Modelled() as m:
             m.guest.controls.hang()
-            for _ in range(3):  # QEMU 7.2's pc takes it again without a word
+            for _ in range(3):  # QEMU 7.2's pc accepts it again without an error
                 m.machine.device_del("balloon0")
             assert m.machine.device is not None
             m.guest.controls.wake()

@@ -1,6 +1,6 @@
 """device.md, "Never again": what broke in the original and its successors, one test a numbered line.
 
-The number is in the test's name. Lines 6 and 10 need snapshots and part of 4 and 3 a monitor or QMP: they are held
+The number is in the test's name. Lines 6 and 10 need snapshots and part of 4 and 3 a monitor or QMP: they are tested
 elsewhere.
 """
 
@@ -36,7 +36,7 @@ def test_01_a_guest_that_stopped_or_died_hangs_nobody(how: str) -> None:
 
 
 def test_02_a_second_request_while_one_is_pending_is_answered_too(rig: Rig) -> None:
-    """It was dropped: that monitor never came back, even after a reconnect."""
+    """The request was dropped: that monitor never answered again, even after a reconnect."""
     first = rig.ask()
     rig.advance(1)
     second = rig.ask()
@@ -58,7 +58,7 @@ def test_03_a_target_of_nothing_is_an_error_and_no_request(rig: Rig) -> None:
 
 
 def test_04_an_answer_goes_to_its_asker_and_to_nobody_once_that_one_left(rig: Rig) -> None:
-    """A reply carried another command's id, or went to the next client after its asker left."""
+    """A reply carried the id of another command, or went to the next client after its own had left."""
     told: list[str] = []
     gone, stays = rig.ask(), rig.ask()
     gone.on_done = lambda request: told.append("gone")
@@ -71,7 +71,7 @@ def test_04_an_answer_goes_to_its_asker_and_to_nobody_once_that_one_left(rig: Ri
 
 
 def test_05_a_request_over_system_reset_is_asked_again_and_sees_one_boot_only(rig: Rig) -> None:
-    """It was left behind, to be completed with data mixed from two boots."""
+    """The request stayed, and was completed with data of two boots."""
     rig.ask(None).on_done = lambda _: seen.append(rig.device.stats.sample)
     request = rig.ask()
     seen: list[object] = []
@@ -108,7 +108,7 @@ def test_07_after_device_del_nothing_points_at_the_device(rig: Rig) -> None:
         rig.machine.set_balloon(8 * MIB)
     assert rig.ask().state == "no device"
     assert (len(rig.machine.vm_timers), len(rig.machine.host_timers)) == (0, 0)
-    # The old driver goes on as if nothing had happened.
+    # The old driver continues, as if nothing had happened.
     device.write_config(4, b"\1\0\0\0")
     rig.poke(BUFFERS, encode([(4, 1)]))
     rig.queues["stats"].add_out(BUFFERS, 10)
@@ -206,7 +206,7 @@ def test_11_resets_leak_no_buffers(rig: Rig, broken: bool) -> None:
     """In-flight buffers leaked at each reset until "Virtqueue size exceeded"."""
     rig.guest.on_boot = rig.up
     for turn in range(5 * 128):
-        if turn % 5 < 3:  # else the buffer is held by the device when the reset comes, which is what leaked
+        if turn % 5 < 3:  # else the device holds the buffer at the reset, which is what leaked
             rig.ask(SECOND if turn % 2 else None)
         if broken:
             rig.device.accept_features(0)
@@ -236,7 +236,7 @@ def test_12_a_newer_kernels_tags_are_counted_and_ignored(rig: Rig) -> None:
     [
         (encode([(4, 9)]) + b"\5\0", {"partial-record"}, {4: 9}),
         (encode([(4, 8), (4, 9)]), {"duplicate-tag"}, {4: 9}),
-        (encode([(4, 9)] * 200 + [(5, 1)]), {"huge-buffer", "duplicate-tag"}, {4: 9}),  # the last is out of sight
+        (encode([(4, 9)] * 200 + [(5, 1)]), {"huge-buffer", "duplicate-tag"}, {4: 9}),  # the last one is not read
         (encode([(4, 9)]) + bytes(100_000), {"huge-buffer", "duplicate-tag"}, {0: 0, 4: 9}),
     ],
 )
@@ -274,7 +274,7 @@ def test_14_a_poll_interval_above_uint32_max_is_refused(rig: Rig) -> None:
 
 
 def test_15_the_age_says_since_when_a_guest_has_not_answered() -> None:
-    """Users decoded `last-update` by hand, twice, minutes apart, to learn it."""
+    """To learn the age, users decoded `last-update` by hand, twice, minutes apart."""
     with Modelled() as m:
         m.advance(100)  # the age is that of the numbers, not of the machine
         assert m.info() == "answered"

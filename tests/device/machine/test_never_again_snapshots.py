@@ -29,7 +29,7 @@ def test_06_loadvm_while_pending_loses_no_request_and_blocks_none() -> None:
 
 
 def test_06_who_waits_at_loadvm_is_asked_for_again() -> None:
-    """Without the help of another's request."""
+    """Also without another request."""
     machine = build()
     there = monitor(machine)
     say(there, "savevm x")
@@ -77,7 +77,7 @@ def test_10_the_state_holds_no_pointers_and_no_truncated_times() -> None:
 
 @pytest.mark.parametrize("polling", [False, True])
 def test_10_statistics_go_on_after_a_restore(polling: bool) -> None:
-    """They stopped: the held buffer or the timer was not restored."""
+    """Polls and requests stopped: the held buffer or the timer was not restored."""
     with Modelled() as m, Modelled("nodriver") as other:
         m.info()
         if polling:
@@ -98,7 +98,7 @@ def test_10_statistics_go_on_after_a_restore(polling: bool) -> None:
 
 @pytest.mark.parametrize("moment", ["held", "out", "answering late"])
 def test_11_the_stats_queue_does_not_stall_after_migration(moment: str) -> None:
-    """It stalled: the indices of the ring and what the device thought of them fell apart."""
+    """It stalled: the indices of the ring and those of the device differed."""
     with Modelled("linux,delay=1" if moment == "answering late" else "linux") as m:
         if moment == "out":
             m.guest.controls.drop(1)

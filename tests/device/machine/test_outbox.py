@@ -1,4 +1,4 @@
-"""What the device notes and the machine delivers: whatever a listener does comes after the page list, never within."""
+"""What the device has in `due` and the machine delivers: a listener runs after a page list, never in the middle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.rig import Modelled, Rig
 
 
 def test_a_listener_that_resets_the_machine_leaves_no_page_of_the_old_boot() -> None:
-    """The list's second page is in the balloon already: that is told, and who hears it resets the machine."""
+    """The list's second page is in the balloon already: that is reported, and the listener resets the machine."""
     with Rig() as rig:
         rig.up()
         rig.machine.subscribe(lambda event: rig.machine.reset() if isinstance(event, RuleBroken) else None)
@@ -59,7 +59,7 @@ def test_a_step_within_a_step_does_nothing_and_a_request_only_asks() -> None:
 
 
 def test_time_that_a_listener_lets_pass_passes_in_the_step_that_told_it() -> None:
-    """It was waited for within the listener, where nothing moves: for ever."""
+    """The listener waited forever, because no time passes within it."""
     with Modelled() as m:
         at: list[int] = []
 
@@ -146,7 +146,7 @@ def test_the_runs_of_an_emptied_set_of_16_tib_are_none_at_once() -> None:
 
 
 def test_time_that_passes_within_a_step_passes_when_the_step_goes_on() -> None:
-    """It was waited for within the step for ever."""
+    """The step waited for it forever."""
     with Rig() as rig:
         rig.up(prime=[(4, 1)])
         seen: list[int] = []

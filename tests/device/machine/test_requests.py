@@ -145,7 +145,7 @@ class TestManyAtOnce:
         assert len(rig.machine.host_timers) == 0
 
     def test_a_long_chain_of_requests_is_answered_to_the_last(self, rig: Rig) -> None:
-        """Each answer's asker asks at once again, as a monitor with much typed ahead does."""
+        """Each request that is answered is followed by another at once, as from a monitor with commands typed ahead."""
         left = [5000]
         unanswered: list[str] = []
 
@@ -203,7 +203,7 @@ class TestManyAtOnce:
 
 
 class TestTimeAndAge:
-    """monitor.md: the 5 second timer, and the age that is told when it matters."""
+    """monitor.md: the 5 second timer, and the age that is shown after it."""
 
     def test_answer_and_deadline_in_the_same_instant_the_answer_wins(self) -> None:
         with Modelled("slow,delay=5") as m:
@@ -280,7 +280,7 @@ class TestOverEvents:
             ("nodriver", UNSUPPORTED),
             ("silent", TIMED_OUT),
             ("slow", ANSWERED),
-            ("windows", ANSWERED),  # its first buffer is a sample that tells nothing
+            ("windows", ANSWERED),  # its first buffer is a sample without a known value
         ],
     )
     def test_a_request_over_sim_guest_keeps_its_deadline(self, spec: str, state: str) -> None:

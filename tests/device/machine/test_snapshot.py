@@ -79,7 +79,7 @@ MOMENTS: dict[str, Callable[[Modelled], object]] = {
 
 
 def play_on(m: Modelled) -> list[object]:
-    """Let the machine live on; returns all that shows."""
+    """Let the machine continue; returns everything that can be seen of it."""
     m.events.clear()
     m.guest = m.machine.guest
     seen: list[object] = []
@@ -131,7 +131,7 @@ def test_a_machine_comes_back_as_it_was_and_lives_on_alike(spec: str, moment: st
         assert settled(saved(other.machine)) == settled(data)
         if state == "running":
             other.machine.cont()
-        for each in (m, other):  # polling is no part of it
+        for each in (m, other):  # polling is not in a snapshot
             if each.machine.device is not None:
                 each.stats.set_poll_interval(0)
                 each.stats.set_poll_interval(3)
@@ -151,7 +151,7 @@ def test_loading_into_itself_repeats_the_future(spec: str) -> None:
         state, rest = settled(saved(m.machine))
         device: Any = state["device"]
         for member, name in ((device, "age"), (device["stats"], "reset_age"), (device["stats"]["sample"], "age")):
-            member[name] -= 7 * SECOND  # which passed since
+            member[name] -= 7 * SECOND  # the time since the save
         assert (state, rest) == first
         assert m.machine.run_state == "paused"
 
@@ -225,7 +225,7 @@ def test_the_polls_are_the_machines_that_loads(rest: float) -> None:
 
 
 def test_a_poll_that_repeats_its_question_still_does_after_a_load() -> None:
-    """A request of a monitor had the buffer out when the poll was due: the poll tells a guest again that missed it."""
+    """A monitor's request had given the guest the buffer when a poll was due: the poll repeats the interrupt."""
     with Modelled() as m:
         m.device.stats.set_poll_interval(10)
         m.advance(1)

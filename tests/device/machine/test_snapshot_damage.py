@@ -1,4 +1,4 @@
-"""A snapshot is untrusted input: spoiled in any way it is refused, or makes a machine that still works."""
+"""A snapshot is untrusted input: a damaged one is refused, or makes a machine that still works."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ BASES: dict[str, Callable[[], Modelled]] = {"quiet": quiet, "rich": rich, "broke
 
 
 class Victim:
-    """A machine to load spoiled snapshots into, and what becomes of it."""
+    """A machine to load damaged snapshots into, and checks of its state."""
 
     def __init__(self, base: Callable[[], Modelled]) -> None:
         with base() as m:
@@ -200,7 +200,7 @@ def test_every_member_spoiled_one_at_a_time(victim: Victim) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_a_member_that_we_do_not_know_is_refused_wherever_it_is(base: str) -> None:
-    """It would be lost, and with it something that a newer hmp took for part of the machine."""
+    """It would be lost, and may be a part of the machine that only a newer hmp knows."""
     victim = Victim(BASES[base])
     state = state_in(victim.data)
     objects = [(), *[path for path, value in members(state) if isinstance(value, dict)]]
@@ -225,7 +225,7 @@ def test_a_member_that_we_do_not_know_is_refused_wherever_it_is(base: str) -> No
     ],
 )
 def test_what_would_be_lost_is_refused(path: tuple[str, ...], value: object) -> None:
-    """A snapshot that is accepted comes back as it is, whole."""
+    """A snapshot that is accepted is the same when it is saved again."""
     with Modelled("linux", ram=RAM) as m:
         m.info()
         m.machine.set_balloon(3 * MIB)
@@ -345,7 +345,7 @@ def test_a_balloon_of_terabytes_costs_no_gigabytes() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_rings_and_buffers_spoiled_in_memory(victim: Victim) -> None:
-    """What lies in guest memory is as hostile as ever, and the guest's own driver reads it back, too."""
+    """Guest memory in a snapshot is hostile too, and even the guest's own driver reads it back."""
     state = state_in(victim.data)
     rest = bytearray(behind_state(victim.data))
     start = 16 + 16 * int.from_bytes(rest[8:16], "little")

@@ -1,4 +1,4 @@
-"""Snapshots: ages, askers, size, what is refused, and what stays with the machine that loads."""
+"""Snapshots: ages, waiting requests, size, what is refused, and what stays with the machine that loads."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TestAges:
 
     @pytest.mark.parametrize(("passed", "age"), [(0, 4), (60, 64), (-500, 4)])
     def test_real_time_since_the_save_counts(self, passed: int, age: int) -> None:
-        """By the wall clock, for another host's monotonic clock says nothing; one set back counts as none."""
+        """By the wall clock, as another host's monotonic clock says nothing. If it was set back, no time passed."""
         now, wall = [10**12], [10**18]
         clock = Clock("real", lambda: now[0], lambda: wall[0])
         machine = Machine(clock, ram=64 * MIB, guest=make_guest("linux"))
@@ -78,7 +78,7 @@ class TestAges:
         machine.close()
 
     def test_between_real_and_simulated_clocks_nothing_passes(self) -> None:
-        """The simulated 2010 is no date to count from, or to."""
+        """The date of a simulated clock (2010) is not used to count the time since the save."""
         real = Machine(Clock("real", lambda: 5 * SECOND, lambda: 10**18), ram=512 * MIB, guest=make_guest("linux"))
         real.start()
         with Modelled() as m:
@@ -93,7 +93,7 @@ class TestAges:
 
     @pytest.mark.parametrize("member", ["age", "stats/reset_age", "stats/sample/age"])
     def test_an_age_at_its_end_grows_no_more(self, member: str) -> None:
-        """Else a snapshot of the machine that loaded it could not be loaded."""
+        """Otherwise a snapshot of the machine that loaded it could not be loaded."""
         with Modelled() as m:
             m.info()
             data = saved(m.machine)

@@ -1,4 +1,4 @@
-"""Each member of a snapshot: both ends of its range are taken, what is beyond is refused by its name."""
+"""Each member of a snapshot: both ends of its range are accepted, and values beyond are refused by its name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.support.snapshots import replaced, restore, saved, state_in, with_sta
 
 PAGES = RAM >> 12
 CENTURY = 1 << 62
-"""ns that a guest may take for something at most: 146 years."""
+"""The most ns that a guest may wait for something: 146 years."""
 
 
 def held() -> Modelled:
-    """Return a machine whose device holds the statistics buffer, and whose guest had a portion of work done."""
+    """Return a machine whose device holds the statistics buffer, and whose guest has moved a portion of pages."""
     m = Modelled("hostile,rule=huge-buffer", ram=RAM)
     m.info()
     m.machine.set_balloon(4 * MIB - 4096)
@@ -374,7 +374,7 @@ def test_a_statistic_that_became_known_since_is_known_after_the_load(m: Modelled
 
 
 SINCE_2 = ("due", "untold", "later", "later_remaining", "pause", "calm")
-"""The device's members that format 1 has not."""
+"""The device's members that format 1 does not have."""
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -382,7 +382,7 @@ SINCE_2 = ("due", "untold", "later", "later_remaining", "pause", "calm")
 def test_an_interval_in_an_older_snapshot_is_passed_over(
     m: Modelled, snapshots: dict[str, bytes], version: int, interval: int, remaining: int | None
 ) -> None:
-    """It is the host's. Formats 1 and 2 had it before that was so."""
+    """Polling belongs to the host. Older snapshots of formats 1 and 2 have it."""
     state = state_in(snapshots["held"])
     state["device"]["stats"] |= {"poll_interval": interval, "poll_remaining": remaining}
     for name in SINCE_2 if version == 1 else ():
@@ -422,7 +422,7 @@ def test_an_older_format_has_nothing_to_deliver_and_serves_what_waits(m: Modelle
 def test_an_older_snapshot_knows_only_whether_pages_are_poisoned(
     snapshots: dict[str, bytes], m: Modelled, base: str, seen: bool, value: int
 ) -> None:
-    """And that without the feature too, where it means nothing."""
+    """Older snapshots have it without the feature too, where it means nothing."""
     state = state_in(snapshots[base])
     for name in ("poison_val", "hint_id", "hints"):
         del state["device"][name]

@@ -1,4 +1,4 @@
-"""What surrounds the state in a snapshot: the front, the balloon's pages, the memory, the sum at the end."""
+"""What surrounds the state in a snapshot: the front, the balloon's pages, the memory, the checksum at the end."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ PLUGS = (
 )
 
 MOODS = ("stop", "cont", "cont", "sim hang", "sim wake", "sim delay 0", "sim delay 2.5", "sim drop", "sim drop 5")
-"""What makes a guest answer late or never, and what mends it: without requests that wait there is little to lose."""
+"""What makes a guest answer late or never, and what ends that: a request has to wait before it can be lost."""
 
 RESTARTS = ("system_reset", *(f"sim guest {spec}" for spec in GUESTS))
 
@@ -86,7 +86,7 @@ FIRST_SEED = 7
 
 
 class Asked:
-    """One question of one monitor: at most one answer comes, to that monitor, in time."""
+    """One request of one monitor: at most one answer comes, to that monitor, in time."""
 
     def __init__(self, asker: int, deadline: int | None) -> None:
         self.asker = asker
@@ -127,7 +127,7 @@ class World(RuleBasedStateMachine):
         self._type(f"balloon {size}", 0)  # else few snapshots are of a machine whose balloon holds something
         self.machine.advance(SECOND)
 
-    # A rule of its own for what matters most: all rules are as likely.
+    # What matters most has its own rule, because all rules are equally likely.
 
     @rule(line=st.sampled_from(SNAPSHOTS), asker=st.integers(0, MONITORS - 1))
     def goes_back(self, line: str, asker: int) -> None:

@@ -1,4 +1,4 @@
-"""What listeners and the history are told, to the letter: front ends and QMP's events are made of it."""
+"""What listeners and the history get, exactly: front ends and QMP's events are made of it."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_machine_without_a_store_has_no_snapshots() -> None:
 
 
 def test_while_a_guest_is_replaced_or_reset_nobody_is_told_that_there_is_none() -> None:
-    """The old driver goes before the new one comes: a request that waits must live through that."""
+    """The old driver goes before the new one comes: a waiting request must stay pending."""
     with Modelled() as m:
         m.guest.controls.hang()
         for restart in (m.machine.reset, lambda: m.machine.replace_guest(make_guest("linux"))):

@@ -1,4 +1,4 @@
-"""A machine that was saved at a random moment and its copy have the same future: whatever decides it is state."""
+"""A machine that was saved at a random moment and its copy behave the same: everything that decides it is state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _device(deed: Callable[[Any], object]) -> Deed:
 
 
 def _draw(draw: random.Random) -> Deed:
-    """Return one thing that a person, a monitor or time does to a machine."""
+    """Return one thing that a user, a monitor or time does to a machine."""
     size, some, tag = draw.randrange(8, RAM + 8) * MIB, draw.randrange(1, 64) * MIB, draw.randrange(16)
     wait = draw.choice((MS, 20 * MS, SECOND, 7 * SECOND))
     interval, count, number = draw.choice((0, 1, 3, 60)), draw.randrange(3), draw.choice((None, 5, 1 << 40))
@@ -61,7 +61,7 @@ def _draw(draw: random.Random) -> Deed:
 
 
 def _do(m: Modelled, deed: Deed) -> str:
-    """Do it; returns what the machine said against it."""
+    """Do it; returns the error, if the machine refused it."""
     try:
         deed(m)
     except MisuseError as error:
@@ -100,8 +100,8 @@ def test_a_machine_and_its_copy_have_the_same_future(name: str, seed: int) -> No
         for _ in range(draw.randrange(BEFORE)):
             _do(first, _draw(draw))
         for request in tuple(first.machine.requests.pending):
-            first.machine.requests.cancel(request)  # askers belong to monitors: a snapshot has none
-        _device(lambda device: device.stats.set_poll_interval(0))(first)  # the host's: no snapshot has it
+            first.machine.requests.cancel(request)  # waiting requests belong to monitors: a snapshot has none
+        _device(lambda device: device.stats.set_poll_interval(0))(first)  # the host's: not in snapshots
         second.machine.stop()
         second.machine.advance(first.clock.now() - second.clock.now())
         restore(second.machine, saved(first.machine))

@@ -1,4 +1,4 @@
-"""What has to wait for its turn: when it comes due again, and for how long a storm is remembered."""
+"""What has to wait in a storm: when it is due again, and for how long a storm is remembered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from device.virtio.memory import Memory
 
 
 class Waiting:
-    """A backlog on a clock of its own, and what it resumed when (ms)."""
+    """A backlog on its own clock, and what it resumed at which time (ms)."""
 
     def __init__(self) -> None:
         self.time = Timeline(SimulatedClock())

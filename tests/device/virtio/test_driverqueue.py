@@ -105,17 +105,17 @@ def test_indices_wrap_at_16_bits(memory: GuestMemory) -> None:
 def test_a_damaged_chain_frees_no_more_than_there_are(memory: GuestMemory) -> None:
     ring = queue(memory)
     ring.add([(0, 1)] * 3)
-    ring.write_desc(1, 0, 1, DESC_NEXT, SIZE)  # leads out of the table
+    ring.write_desc(1, 0, 1, DESC_NEXT, SIZE)  # points out of the table
     put_used(memory, ring, 0, 0, 0)
     assert ring.take() == (0, 0)
     assert sorted(ring.free) == [0, 1, 3]
     ring = queue(memory)
     ring.add([(0, 1)] * 2)
-    ring.write_desc(1, 0, 1, DESC_NEXT, 0)  # leads round in circles
+    ring.write_desc(1, 0, 1, DESC_NEXT, 0)  # goes in circles
     put_used(memory, ring, 0, 0, 0)
     assert ring.take() == (0, 0)
     assert len(ring.free) == SIZE
-    put_used(memory, ring, 1, 500, 9)  # names what there is not
+    put_used(memory, ring, 1, 500, 9)  # names a descriptor that does not exist
     assert ring.take() == (500, 9)
     assert len(ring.free) == SIZE
 

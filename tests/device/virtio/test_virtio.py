@@ -1,4 +1,4 @@
-"""Status, feature negotiation, queues and notifications of a virtio device, and what heals a broken one."""
+"""Status, feature negotiation, queues and notifications of a virtio device, and the reset of a broken one."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ HOSTILE: list[tuple[str, Callable[[Rig], None]]] = [
 def test_a_broken_rule_breaks_the_device_until_a_reset_heals_it(
     rig: Rig, rule: str, act: Callable[[Rig], None], heal: str
 ) -> None:
-    """device.md, Hostile guests: NEEDS_RESET, counted, told to the driver, the monitor alive; then all as new."""
+    """device.md, Hostile guests: counted, NEEDS_RESET, and an interrupt; after a reset all is as new."""
     rig.up(prime=[(4, 1)])
     act(rig)
     rig.machine.deliver()

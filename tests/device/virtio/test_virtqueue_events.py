@@ -1,4 +1,4 @@
-"""The indices of a split ring: 16 bits that wrap (virtio 1.2, 2.7.6, 2.7.8), and who wants to be told (2.7.7, 2.7.10)."""
+"""The indices of a split ring: 16 bits that wrap (virtio 1.2, 2.7.6, 2.7.8); who wants a notification (2.7.7, 2.7.10)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pair() -> Iterator[Pair]:
 
 @pytest.mark.parametrize("event_idx", [False, True])
 def test_indices_wrap_at_16_bits(event_idx: bool) -> None:
-    """Both indices run freely modulo 2^16 (2.7.6, 2.7.8): a lap without a slip."""
+    """Both indices run freely modulo 2^16 (2.7.6, 2.7.8): a whole turn without an error."""
     pair = Pair(event_idx=event_idx)
     for lap in range(65536 + 3):
         head = pair.driver.add_out(DATA, 4)
@@ -47,7 +47,7 @@ def test_a_ring_may_go_on_from_any_index(start: int) -> None:
 
 
 class TestNotifications:
-    """Who wants to be told: flags (2.7.7, 2.7.10) or the event indices of EVENT_IDX."""
+    """Who wants a notification: flags (2.7.7, 2.7.10) or the event indices of EVENT_IDX."""
 
     @staticmethod
     def _serve(pair: Pair) -> bool:

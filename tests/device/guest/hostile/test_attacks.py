@@ -1,4 +1,4 @@
-"""Each attack of the hostile guest, for each fall of its dice: which rule it breaks, and with which numbers."""
+"""Each attack of the hostile guest, for each random choice: which rule it breaks, and with which numbers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BROKEN = 79
 
 
 class Table:
-    """A hostile guest that does nothing by itself, and loaded dice for it."""
+    """A hostile guest that does nothing by itself, and whose random numbers the test chooses."""
 
     def __init__(self, m: Modelled, *dice: int) -> None:
         self.m = m
         self.dice = list(dice)
         self.sides: list[int] = []
-        m.guest._attacking = True  # what comes of a attack is no occasion for another one
+        m.guest._attacking = True  # an attack must not cause another one
         driver = m.guest.driver
         assert isinstance(driver, HostileDriver)
         self.driver = driver

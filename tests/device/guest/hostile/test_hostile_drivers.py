@@ -1,4 +1,4 @@
-"""Drivers that call back from within our interrupts, and random bytes over everything: nothing leaves the core."""
+"""Drivers that call back from within our interrupts, and random bytes everywhere: no exception leaves the core."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TestDriversThatMisuseOurInterrupts:
 
     @pytest.mark.parametrize("pfn", [0xFFFFFFFF, 0x800])
     def test_a_ring_full_of_huge_bad_lists_is_served_in_turns(self, rig: Rig, pfn: int) -> None:
-        """16 million bad pages behind one notification: counted to the last, told in few words, monitors in between."""
+        """16 million bad pages after one notification: all are counted, few events report them, monitors get a turn."""
         rig.up(size=1024)
         rig.poke(8 * MIB, pfn.to_bytes(4, "little") * (PFN_LIMIT // 4))
         for _ in range(40):
@@ -132,7 +132,7 @@ class TestDriversThatMisuseOurInterrupts:
 @settings(max_examples=60)
 @given(st.data())
 def test_random_bytes_over_rings_never_leave_the_core(data: st.DataObject) -> None:
-    """Whatever lies in guest memory: no exception, no endless loop, at worst a broken device that heals."""
+    """Whatever is in guest memory: no exception, no endless loop, at worst a broken device that a reset repairs."""
     with Rig(ram=4 * MIB) as rig:
         rig.up(
             FEATURES | bit(F_INDIRECT_DESC) | bit(data.draw(st.sampled_from([F_EVENT_IDX, F_INDIRECT_DESC]))), size=8

@@ -1,4 +1,4 @@
-"""device.md, "Hostile guests", played by `--guest hostile`: counted, told, bounded, healed by a reset."""
+"""device.md, "Hostile guests", with `--guest hostile`: attacks are counted, reported, bounded, and end with a reset."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_its_snapshots_are_loaded_at_any_moment(seed: int) -> None:
 
 
 def test_a_storm_that_never_ends_does_not_keep_a_real_clock_from_its_deadlines() -> None:
-    """A round of a storm may take longer than the pause before the next: that one has to wait all the same."""
+    """A round of a storm may take longer than the pause before the next one, which still has to wait."""
     now = [0]
 
     def ticking() -> int:
@@ -244,7 +244,7 @@ def test_odd_words_are_refused(spec: str, words: str) -> None:
 
 
 def test_a_snapshot_that_calls_an_attack_a_trick_is_loaded() -> None:
-    """Those made before the timer was renamed."""
+    """Snapshots from before the timer was renamed."""
     with Modelled("hostile") as m, Modelled("hostile") as other:
         m.advance(0.01)
         state = state_in(saved(m.machine))

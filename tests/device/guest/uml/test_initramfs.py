@@ -117,7 +117,7 @@ def elf(kind: int) -> bytes:
 
 
 class TestParts:
-    """One line for each that is missing, with the package that brings it."""
+    """One line for each missing part, with the package that has it."""
 
     def test_no_kernel(self, bare: Path) -> None:
         with pytest.raises(
@@ -149,7 +149,7 @@ class TestParts:
 
     @pytest.mark.parametrize("part", ["module", "busybox"])
     def test_a_part_that_may_not_be_read(self, bare: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-        """Named before anything starts; that of a program once was taken for an error of our own output."""
+        """Named before anything starts; an unreadable program was once taken for an error of our own output."""
         paths = {name: program(bare / name) for name in ("kernel", "module", "busybox")}
 
         def refuse(path: str, mode: str) -> BinaryIO:

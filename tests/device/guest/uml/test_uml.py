@@ -1,4 +1,4 @@
-"""The uml guest with programs in place of a kernel: what goes wrong is told in one line and leaves nothing behind.
+"""The uml guest with programs in place of a kernel: an error is reported in one line and leaves no files.
 
 The real kernel is in tests/conformance/test_real_kernel.py.
 """
@@ -58,7 +58,7 @@ def gone(real: Real) -> str:
         ("echo oops >&2; exit 3", "its kernel ended with status 3: oops"),
         ("echo out; exit 1", "its kernel ended with status 1: out"),
         ("exit 1", "its kernel ended with status 1"),
-        ("exit 0", "its kernel ended with status 0"),  # --version, or another program: none that switched itself off
+        ("exit 0", "its kernel ended with status 0"),  # --version or another program: it powered nothing off
         (
             "echo 'Checking that ptrace can change system call numbers...ptrace: Operation not permitted' >&2; exit 1",
             "it needs ptrace, which is not allowed here (",
@@ -77,7 +77,7 @@ def test_a_kernel_that_ends_says_why(place: Path, spec: str, tmp_path: Path, tex
 
 
 def test_a_request_does_not_wait_for_the_driver_of_a_kernel_that_ended(place: Path, spec: str, tmp_path: Path) -> None:
-    """It waited its whole time, and then told an age though no driver had ever been there."""
+    """The request waited for its whole timeout and then showed an age, though there had never been a driver."""
     script(tmp_path / "kernel", "sleep 0.1; exit 1")
     with Real(spec, memory=64) as real:
         request = real.machine.request_stats(10**11)
@@ -110,7 +110,7 @@ def test_a_kernel_that_aborts_while_it_powers_off_is_off_too(place: Path, spec: 
 
 
 def test_a_wedged_kernel_keeps_nobody_waiting(place: Path, spec: str, tmp_path: Path) -> None:
-    """It says nothing and reads nothing: requests end at their deadline, controls say that it is not up."""
+    """It prints nothing and reads nothing: requests end at their deadline, controls say that it is not up."""
     script(tmp_path / "kernel", "sleep 1000 & wait")
     before = open_descriptors()
     with Real(spec, memory=64) as real:
@@ -127,7 +127,7 @@ def test_a_wedged_kernel_keeps_nobody_waiting(place: Path, spec: str, tmp_path: 
         assert len(living(group)) >= 2
         real.machine.power_down()
         assert not real.machine.over
-        real.machine.set_balloon(60 * MIB)  # at once: its floor is a guess
+        real.machine.set_balloon(60 * MIB)  # at once, because its floor is an estimate
         with pytest.raises(MisuseError, match="would not survive less than"):
             real.machine.set_balloon(16 * MIB)
     assert open_descriptors() == before
@@ -199,7 +199,7 @@ while read -r number <&3 && read -r line <&3; do
     echo "@@$number $status"
 done
 """
-"""A kernel that boots and has a shell, which answers as a real one does, but for rmmod: that waits for a line in GATE."""
+"""A kernel that boots and has a shell. It answers as a real one does, except that rmmod waits for a line in GATE."""
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def shell(place: Path, spec: str, tmp_path: Path) -> Iterator[Real]:
 
 
 class TestTasks:
-    """What takes the guest's shell a while is a task: whoever asked waits for it as for anything else."""
+    """What takes the guest's shell a while is a task, and the monitor that asked waits for it."""
 
     def test_a_task_ends_with_its_result(self, shell: Real) -> None:
         task = shell.guest.controls.alloc(MIB)
@@ -279,7 +279,7 @@ class TestTasks:
 def test_a_kernel_that_died_just_before_a_stop_is_missed_all_the_same(
     place: Path, spec: str, tmp_path: Path, act: str
 ) -> None:
-    """The signal to freeze it took note of its death, which was never told then, and watched for ever after."""
+    """Sending the signal to freeze it reaped it, so its end was never reported and its descriptor stayed readable."""
     script(tmp_path / "kernel", "echo '@@total 50000'; echo '@@up 0'; read -r _")
     with Real(spec, memory=64) as real:
         real.until(lambda: real.guest.process.console.up == 0)

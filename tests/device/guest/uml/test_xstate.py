@@ -71,7 +71,7 @@ class TestFilter:
 
 
 def in_child(text: str) -> str:
-    """Run a program, for a filter stays for ever; returns what it printed."""
+    """Run a program of its own, because a filter cannot be removed; returns what it printed."""
     ended = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout.strip()
@@ -93,7 +93,7 @@ class TestProbe:
         monkeypatch.setattr(xstate.subprocess, "Popen", Noted)
         before = open_descriptors()
         size = xstate.state_size()
-        assert size >= 576  # x87, SSE and the header of all that may follow
+        assert size >= 576  # x87, SSE and the header of the rest
         assert size == xstate.state_size()
         assert [child.returncode for child in children] == [-9, -9]
         assert not any(os.path.exists(f"/proc/{child.pid}") for child in children)
@@ -109,7 +109,7 @@ class TestProbe:
         assert sizes == [xstate.state_size()] * 4
 
     def test_where_ptrace_fails_it_tells_nothing(self) -> None:
-        """Under the filter itself, which the kernel takes; a container's, which refuses ptrace whole; and no ctypes."""
+        """Under the filter itself, which the kernel accepts; under a container's, which refuses all ptrace; without ctypes."""
         start = "from device.guest.uml import xstate as x\n"
         ask = "print(x.state_size())"
         assert in_child(f"{start}x.restriction()()\n{ask}") == "0"
@@ -128,7 +128,7 @@ class TestProbe:
     [
         (11008, "", True),  # with AMX (measured)
         (2697, "", True),
-        (2696, "amx_tile", False),  # ptrace knows better
+        (2696, "amx_tile", False),  # ptrace's answer counts, not /proc/cpuinfo
         (2432, "", False),
         (0, "fpu avx512f amx_bf16 amx_tile amx_int8", True),
         (0, "fpu avx512f", False),

@@ -1,4 +1,4 @@
-"""The vhost-user backend without a Machine: a device, a socket, and whoever owns them delivers.
+"""The vhost-user backend without a Machine: the owner of device and socket delivers what is due.
 
 The driver's side is written out: what goes over the socket is in device/guest/vhost_user/wire.py.
 """

@@ -1,4 +1,4 @@
-"""A vhost-user front end's messages and memory table to the byte: what is taken, and the words of what is not."""
+"""A vhost-user front end's messages and memory table to the byte: what is accepted, and the errors for the rest."""
 
 from __future__ import annotations
 

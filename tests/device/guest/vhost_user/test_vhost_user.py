@@ -66,7 +66,7 @@ class TestMessages:
         assert front.reply() == (wire.NUMBERS["SET_OWNER"], 5, U64.pack(0))
         front.send(wire.NUMBERS["GET_QUEUE_NUM"], flags=wire.VERSION | wire.NEED_REPLY)
         assert front.reply() == (wire.NUMBERS["GET_QUEUE_NUM"], 5, U64.pack(5))
-        with pytest.raises(BlockingIOError):  # one that has a reply of its own gets no second
+        with pytest.raises(BlockingIOError):  # a message with a reply of its own gets no second one
             front.reply()
 
     def test_config_reads_echo_their_head(self, real: Real, front: FrontEnd) -> None:

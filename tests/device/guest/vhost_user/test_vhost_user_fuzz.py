@@ -120,7 +120,7 @@ def test_any_session_ends_in_peace(tmp_path: Path, up: bool, session: list[tuple
 def test_nothing_but_an_answer_makes_statistics_younger(
     tmp_path: Path, steps: list[tuple[str, list[int], int]]
 ) -> None:
-    """Whatever rings are taken back, in whatever order, as long as the driver stays."""
+    """Any rings are parked in any order, as long as the driver stays."""
     path = str(tmp_path / "s")
     with Real(f"vhost-user,path={path}", memory=16) as real, FrontEnd(real, path) as front:
         front.up(prime=[(FREE, 1)])

@@ -184,7 +184,7 @@ class TestOutrages:
         assert real.device.refused["front-end"] == 1
         assert real.named("GUEST_GONE") == [{"why": real.guest.gone}]
         assert real.named("GUEST_FAULT")[0]["rule"] == "front-end"
-        assert len(open_descriptors()) - before <= 1  # some of the outrages leave the other end of theirs open
+        assert len(open_descriptors()) - before <= 1  # some of the messages leave their other end open
         good_one_is_served(real, path)
 
     @pytest.mark.parametrize("name", ["regions that overlap", "an unknown message", "two kick descriptors"])
@@ -251,7 +251,7 @@ class TestStorms:
         assert open_descriptors() == before
 
     def test_descriptors_past_our_limit(self, real: Real, path: str) -> None:
-        """A process that may open no more loses the front end, not its head."""
+        """A process that may open no more descriptors loses the front end, and continues."""
         with FrontEnd(real, path) as front:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             lowest = os.dup(0)
@@ -291,7 +291,7 @@ class TestWakeups:
             except BlockingIOError:
                 pass
             front.send(wire.NUMBERS["SET_VRING_CALL"], U64.pack(2), [writer])
-            os.set_blocking(writer, True)  # the file is shared: so is this
+            os.set_blocking(writer, True)  # the open file is shared, and its flags with it
             assert real.ask(0.05)[0] == "timed out"
             os.close(reader)
             os.close(writer)
@@ -333,7 +333,7 @@ class TestMemoryThatChanges:
 
     @pytest.mark.parametrize("act", ["kick", "ask", "ask while stopped"])
     def test_a_full_file_system_is_told_for_what_it_is(self, tmp_path: Path, act: str) -> None:
-        """It was zeros, and a rule that the guest had broken. In a process of its own, as above."""
+        """It read as zeros, which counted as a rule broken by the guest. In a process of its own, as above."""
         mounting = 'mount -t tmpfs -o size=1m tmpfs "$1" || exit 77; shift; exec "$@"'
         (tmp_path / "full").mkdir()
         done = subprocess.run(

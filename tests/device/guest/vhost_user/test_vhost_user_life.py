@@ -84,7 +84,7 @@ class TestLife:
         front.kick(STATS)
         assert front.ask_number(wire.NUMBERS["GET_QUEUE_NUM"]) == 5
         assert request.state == "pending"
-        assert len(real.machine.wait_for()[0]) == 1  # a kick that waits must not wake us for ever
+        assert len(real.machine.wait_for()[0]) == 1  # a kick that waits must not wake us all the time
         real.machine.cont()
         assert request.state == "answered"
 
@@ -114,7 +114,7 @@ class TestLife:
         assert real.device.live
 
     def test_a_driver_that_came_before_the_device_has_statistics_too(self, real: Real, path: str) -> None:
-        """UML asks for the features once, when it boots: nothing but VERSION_1 left it without for good."""
+        """UML asks for the features once, when it boots: with only VERSION_1 offered it never had statistics."""
         real.machine.device_del("balloon0")
         real.machine.reset()
         with FrontEnd(real, path) as front:
@@ -127,7 +127,7 @@ class TestLife:
             assert real.sample == {FREE: 4711}
 
     def test_a_device_with_fewer_features_than_the_one_before_is_told_of(self, path: str) -> None:
-        """The front end is honest, and was cut off: UML keeps to the features it got at its boot."""
+        """The front end is honest, but was cut off: UML keeps the features that it got at its boot."""
         with Real(f"vhost-user,path={path}", memory=16, deflate_on_oom=True) as real, FrontEnd(real, path) as front:
             features = FEATURES | bit(F_DEFLATE_ON_OOM)
             assert front.ask_number(wire.NUMBERS["GET_FEATURES"]) & features == features
@@ -202,7 +202,7 @@ PARKED: dict[str, Callable[[FrontEnd], None]] = {
 
 
 class TestASampleThatIsSeenAgain:
-    """Its age counts from when it came first: it never gets younger without a new answer."""
+    """Its age counts from its first arrival: it does not fall without a new answer."""
 
     @pytest.mark.parametrize("asked", [False, True])
     @pytest.mark.parametrize("how", PARKED)
@@ -298,7 +298,7 @@ class TestASampleThatIsSeenAgain:
 
 
 class TestPath:
-    """The socket's path: never at the cost of another file."""
+    """The socket's path: no other file is ever replaced."""
 
     def start(self, path: str) -> None:
         with Real(f"vhost-user,path={path}", memory=16):
@@ -374,7 +374,7 @@ class TestPath:
     def test_a_guest_can_be_replaced_by_another_on_the_same_socket(
         self, path: str, tmp_path: Path, spelled: str
     ) -> None:
-        """It was refused: something listens there. That was the guest to be replaced."""
+        """This was refused once, because a server listened there: the guest to be replaced."""
         again = spelled.format(path=path, directory=tmp_path, name=tmp_path.name)
         before = open_descriptors()
         with Real(f"vhost-user,path={path}", memory=16) as real:
