@@ -37,7 +37,7 @@ RULES: dict[str, str] = {
     "bad-head": "a descriptor index beyond the queue's size",
     "chain-loop": "a descriptor chain longer than the queue",
     "bad-indirect": "an indirect table that is empty, ragged, too long, chained or nested",
-    "direction": "a readable descriptor behind a writable one, or the wrong direction for the queue",
+    "direction": "a readable descriptor after a writable one, or the wrong direction for the queue",
     "zero-length": "a buffer without a single byte",
     "huge-buffer": "a buffer larger than the device looks at",
     "bad-pfn": "a page frame number beyond the guest's memory",

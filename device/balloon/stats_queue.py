@@ -49,7 +49,7 @@ and polls ask. A transport parks the queue. A reset or another driver forgets th
 
 def _check_queue(stats: StatsQueue, fields: Fields) -> VirtQueue:
     if stats.index < 0 or not stats._device.queues[stats.index].enabled:
-        raise fields.refuse("held", "needs a statistics queue, which there is not")
+        raise fields.refuse("held", "needs a statistics queue, and there is none")
     return stats._device.queues[stats.index]
 
 

@@ -40,7 +40,7 @@ KEYS: dict[str, tuple[Callable[[str], object], str]] = {
     "pace": (_parse_pace, "SIZE: inflation per second of VM time"),
     "seed": (
         lambda text: parse_count(text, 19, "a whole number below 10^19"),  # it fits into 64 bits
-        "N: of the dice; the machine's unless given",
+        "N: seeds what is random in the guest; by default the seed of the machine",
     ),
     "rule": (_parse_rule, "NAME: the one rule to break (TAB lists them)"),
     "mem": (lambda text: check_ram_size(parse_size(text)), "SIZE: the guest's memory, the same as -m"),

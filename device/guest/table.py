@@ -66,7 +66,7 @@ PROFILES: dict[str, Profile] = {profile.name: profile for profile in (
     Profile("linux-2.6.34", "a Linux of 2010: the first six statistics",
             tags=SEED_STATS, accepts=bit(F_INDIRECT_DESC), refuses=SINCE | bit(F_DEFLATE_ON_OOM)),
     Profile("linux-6.12", "a newer kernel: sixteen statistics in its order", tags=SIXTEEN),
-    Profile("windows", "as virtio-win: tells nothing until its service is up after 20 s, then ten statistics",
+    Profile("windows", "as virtio-win: reports nothing before its service runs, after 20 s, then ten statistics",
             settings={"service": 20 * SECOND}, keys=("service",), tags=tuple(range(10)), whole=True,
             refuses=SINCE & ~bit(F_REPORTING) | bit(F_DEFLATE_ON_OOM)),
     Profile("nostats", "never negotiates the statistics queue", refuses=bit(F_STATS_VQ)),

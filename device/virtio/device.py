@@ -87,7 +87,7 @@ def _not_offered(device: VirtioDevice, features: int) -> str:
 
 def _no_queue(device: VirtioDevice, due: int) -> str:
     absent = DUE_SERVE // DUE_QUEUE - (1 << len(device.queues))
-    return "names a queue that there is not" if due & absent * (DUE_QUEUE | DUE_SERVE) else ""
+    return "names a queue that does not exist" if due & absent * (DUE_QUEUE | DUE_SERVE) else ""
 
 
 def _load_refused(device: VirtioDevice, fields: Fields) -> None:

@@ -53,7 +53,7 @@ class Element:
             found: list[Segment] = []
             for address, length in fields.pairs(name, size):
                 if not length:
-                    raise fields.refuse(name, "holds a piece without a byte")
+                    raise fields.refuse(name, "holds a piece of no bytes")
                 try:
                     found.append((*memory.find(address, length), length))
                 except GuestFault as fault:
@@ -283,7 +283,7 @@ class VirtQueue:
             if flags & DESC_WRITE:
                 into.append((region, where, length))
             elif into:
-                raise GuestFault("direction", f"queue {self.index}: descriptor {index} is readable behind a writable")
+                raise GuestFault("direction", f"queue {self.index}: descriptor {index} is readable after a writable")
             else:
                 out.append((region, where, length))
             steps += 1

@@ -107,7 +107,7 @@ REFUSALS: list[tuple[str, Callable[[Rig], object]]] = [
     ("bad-indirect: queue 0: descriptor 0 flags 0x5", lay((TABLE, 16, DESC_INDIRECT | DESC_NEXT, 0))),
     ("bad-indirect: queue 0: descriptor 0 flags 0x4", nested),
     (
-        "direction: queue 0: descriptor 1 is readable behind a writable",
+        "direction: queue 0: descriptor 1 is readable after a writable",
         lay((BUFFERS, 4, DESC_WRITE | DESC_NEXT, 1), (BUFFERS, 4, 0, 0)),
     ),
     ("chain-loop: queue 0: more than 128 descriptors from 0", lay((BUFFERS, 4, DESC_NEXT, 0))),

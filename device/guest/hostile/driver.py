@@ -50,7 +50,9 @@ class HostileDriver(BalloonDriver):
 
     STATE = (
         Text(
-            "odd", attribute="spoil", check=lambda part, rule: "is no way to answer" if {rule} - {"", *ANSWERS} else ""
+            "odd",
+            attribute="spoil",
+            check=lambda part, rule: "is not a known answer" if {rule} - {"", *ANSWERS} else "",
         ),
         Integer("storm", 2 * MAX_ROUNDS),
         Flag("ambush", late=True),

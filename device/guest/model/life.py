@@ -140,7 +140,7 @@ class Swap(Fault):
     """The guest's swap space in bytes; None is half of its RAM."""
 
     name = label = "swap"
-    help = "SIZE: of the swap space, 0 for none; half of RAM unless told"
+    help = "SIZE: of the swap space, 0 for none; by default half of RAM"
     off = None
     DERIVED = (*Fault.DERIVED, "value")
 
@@ -161,7 +161,7 @@ class Boot(Time):
     # With this key users can try what happens to a request that comes before the driver is up.
 
     name = label = "boot"
-    help = "SEC: until the driver is up, also after a reset; 0 unless told"
+    help = "SEC: until the driver is up, also after a reset; by default 0"
     DERIVED = (*Fault.DERIVED, "value")
 
 
@@ -171,7 +171,7 @@ class Shutdown(Event):
     # A second, because a machine that ended at once would not send the reply and the next prompt.
 
     name = label = "shutdown"
-    help = "SEC or never: from the power button to the end; 1 unless told, 0 on simulated clocks"
+    help = "SEC or never: from the power button to the end; by default 1, on simulated clocks 0"
 
     def time(self) -> int:
         if self.value is None:  # a simulated clock may have nothing else that moves it

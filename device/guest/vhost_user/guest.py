@@ -169,7 +169,7 @@ class VhostUserGuest(Guest):
 
     def _driver_unusable(self) -> None:
         self._driver_missing(
-            "it keeps using features of its first device that this one does not have; a reset starts it anew"
+            "it keeps using features of its first device that this one does not have; a reset restarts it"
         )
 
     def _driver_missing(self, why: str) -> None:

@@ -82,7 +82,7 @@ ONE: list[tuple[str, list[int], list[int], str]] = [
     ("bad-indirect", [3], [5], "queue 0: descriptor 0 flags 0x5"),
     ("bad-indirect", [4], [5], "queue 0: descriptor 0 flags 0x4"),
     ("direction", [0], [3], "a page list must be readable only"),
-    ("direction", [1], [3], "queue 0: descriptor 1 is readable behind a writable"),
+    ("direction", [1], [3], "queue 0: descriptor 1 is readable after a writable"),
     ("direction", [2], [3], "a statistics buffer must be readable only"),
     ("zero-length", [0], [2], "queue 0: descriptor 1"),
     ("zero-length", [1], [2], "queue 0: descriptor 0"),
