@@ -49,7 +49,7 @@ class Answer(QmpCommand):
         if self._code is not None:
             return self._code(monitor, arguments)
         for each in self._replies.qmp[self.name]:
-            # An answer without arguments fits any.
+            # An answer that lists no arguments fits any.
             if each.get("arguments", arguments) == arguments:
                 if "error" in each:
                     raise CommandError(each["error"]["desc"], each["error"]["class"])
@@ -145,7 +145,7 @@ def find(machine: Machine, name: str) -> QmpCommand | None:
 def whole_schema(machine: Machine) -> list[dict[str, object]]:
     """Return the SchemaInfo list of all commands.
 
-    Entries of --replies go before recorded ones, and these before ours.
+    An entry of --replies replaces a recorded one, and a recorded one replaces ours.
     """
     found = {str(each["name"]): each for each in schema(COMMANDS.values())}
     replies = emulated(machine).replies
