@@ -21,8 +21,8 @@ NEGOTIATE = "qmp_capabilities"
 
 def version(machine: Machine) -> dict[str, object]:
     """Return the version in the form of the greeting and of query-version."""
-    passed_for = emulated(machine)
-    return {"qemu": passed_for.numbers, "package": passed_for.package}
+    front = emulated(machine)
+    return {"qemu": front.numbers, "package": front.package}
 
 
 def _negotiate(monitor: Monitor, arguments: Arguments) -> object:

@@ -446,7 +446,7 @@ class TestProgram:
         [
             (["--speed", "0"], "--speed: '0' is not a number from 0.01 to 100"),
             (["--speed", "fast"], "--speed: 'fast' is not a number from 0.01 to 100"),
-            (["--from", "2", "--to", "1"], "--from: is behind --to"),
+            (["--from", "2", "--to", "1"], "--from: is after --to"),
             (
                 ["--at", "1", "--once"],
                 "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",

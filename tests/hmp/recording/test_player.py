@@ -229,7 +229,7 @@ class TestDirections:
         [
             ("#! chapte X", f"#! chapte: is not {WORDS}"),
             ("#! chapter", "#! chapter: needs a text"),
-            ("#!", "#!: needs a word behind it"),
+            ("#!", "#!: needs a word after it"),
             ("#! pause", "#! pause: needs a number of seconds"),
             ("#! pause soon", "#! pause: 'soon' is not a number of seconds"),
             ("#! pause 4000", "#! pause: '4000' is more than 3600 seconds"),

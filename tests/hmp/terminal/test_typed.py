@@ -227,7 +227,7 @@ class TestHelpOn:
         monkeypatch.setattr(DummyOutput, "get_size", lambda self: Size(rows=40, columns=columns))
 
         def script(person):
-            person.type("sim delay ").does(lambda: seen.append(person.prompt._behind()), 1).type("\x03\x04", 2)
+            person.type("sim delay ").does(lambda: seen.append(person.prompt._after_cursor()), 1).type("\x03\x04", 2)
 
         sitting(script)
         assert seen[0].startswith(shown)
