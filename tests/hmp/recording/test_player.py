@@ -166,7 +166,7 @@ class TestWaiting:
 
     def test_a_key_draws_the_prompt_once(self, play):
         player = play(build("silent"), *["info status"] * 5)
-        assert 60 < player._prompt._session.app.render_counter < 90  # once a second it is drawn without a key
+        assert 60 < player._prompt._session.app.render_counter < 90  # it is drawn again once a second, without a key
 
     def test_sim_sleep_takes_its_time(self, script, cast):
         record(script("sim sleep 30\n"), cast)
