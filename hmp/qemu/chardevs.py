@@ -209,6 +209,7 @@ class Chardev:
 
     def _address(self, spec: str) -> Address:
         address = Address(self.kind, spec, self.spelled)
+        # With mux QEMU makes two devices: the mux has the label, and the stream below it has LABEL-base.
         address.label = f"{self.label}-base" if self.on("mux") else self.label
         address.pretty = self.on("pretty")
         address.service = self.options.get("port", "")

@@ -40,7 +40,8 @@ class Answer(QmpCommand):
             try:
                 check(self._replies.schema, entry.get("arg-type", ""), dict(given))
             except CommandError as error:
-                # QEMU's error names the type uint64 here. The schema has one type for all integers.
+                # QEMU's error names the type uint64 here. The schema has one type for all integers. The fifth word of
+                # our error is the quoted name and a comma.
                 if self.name in UNSIGNED and error.desc.endswith("integer"):
                     raise CommandError(f"Parameter {error.desc.split()[4][:-1]} expects uint64") from None
                 raise

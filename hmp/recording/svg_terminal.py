@@ -489,6 +489,7 @@ class Terminal(pyte.Screen):
                 cells += self._cells(group[-1])[: _text(group[-1], self.columns)]
                 first = True
                 while cells or first:
+                    # A wide character that would be cut at the edge goes to the next row.
                     size = columns - (len(cells) > columns > 1 and not cells[columns].data)
                     flown.append(Line(group[-1].default, cells[:size], wrapped=not first))
                     cells, first = cells[size:], False
