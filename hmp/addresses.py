@@ -25,7 +25,7 @@ SWITCHES = {
     "ipv6": ("tcp", "telnet"),
 }  # fmt: skip
 """QEMU's options that are on or off, and the schemes that take each. `nodelay` and `tight` have no effect, because hmp
-always works like that. `mux` puts the monitor behind Ctrl-A c."""
+always works like that. With `mux` a serial port shares the stream, and Ctrl-A c switches to the monitor."""
 
 LONGEST_PAUSE = 3600
 """The most seconds between two tries to connect; a larger number is most likely a typing error."""
@@ -50,7 +50,7 @@ class Address:
     the output of QMP. For stdio, `ends` are the descriptors to read (-1: none) and to write.
 
     On QEMU's command line `ends` can be a terminal, a file or a pipe, and `shown` is its name in query-chardev; `used`
-    is false for a device that no monitor and no serial port has; `service` is the port as it was written.
+    is false for a device that no monitor and no serial port uses; `service` is the port as it was written.
     """
 
     def __init__(self, kind: str, spec: str, spelled: str = "") -> None:
@@ -102,7 +102,7 @@ class Address:
         if self.scheme == "unix":
             self._check_path()
         if not any(self.families):
-            # The words with an option of QEMU are QEMU's.
+            # For an option of QEMU's command line the error has QEMU's words.
             nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave nothing"
             raise self.refuse(nothing[not spelled])
 

@@ -173,5 +173,5 @@ async def _work(front: Front, driver: MachineDriver, server: Server | None, wait
     driver.reschedule()
     await out.drain()
     if server is not None:
-        # A monitor on stdin and stdout takes the place of lines: its end is the end.
+        # A monitor on stdin and stdout takes the place of lines, so hmp ends with it.
         await server.stdio_ended()

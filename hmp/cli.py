@@ -71,7 +71,7 @@ def choose(config: Config) -> Front:
         from hmp.sockets.fleet import Fleet
 
         return Fleet(config)
-    # Both: output in a file or input from a pipe has no person to edit lines.
+    # Both have to be terminals: if input or output is a pipe or a file, no person edits lines.
     terminal = os.isatty(0) and os.isatty(1)
     given = config.scripted or config.headless or config.stdio
     # With -i a person types after the scripts; with no script at once.

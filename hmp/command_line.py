@@ -18,10 +18,11 @@ from hmp.monitor import UsageError
 from hmp.streams import STDOUT, naming_stdout
 
 FILE = click.Path(readable=False)
-"""The type of file names. Whether a file can be read is seen when it is opened; click's own check has other words."""
+"""The type of file names. Opening a file shows whether it can be read; click's own check would word the error
+differently."""
 
 LIKE = 0.75
-"""How like (0 to 1) an option must be to what was typed to be suggested; click takes --seed for --nonsense."""
+"""How similar (0 to 1) an option must be to what was typed, to be suggested. click suggests --seed for --nonsense."""
 
 
 def value(
@@ -67,8 +68,8 @@ def choice(flag: str, choices: Mapping[str, str], default: str) -> click.Option:
             raise MisuseError(f"'{text}' is not one of {', '.join(choices)}")
         return text
 
-    told = "; ".join(f"{name}: {help}" for name, help in choices.items())
-    return value([flag], "NAME", read, f"{told}.", default, offers=choices)
+    listed = "; ".join(f"{name}: {help}" for name, help in choices.items())
+    return value([flag], "NAME", read, f"{listed}.", default, offers=choices)
 
 
 def switch(flags: list[str], help: str) -> click.Option:

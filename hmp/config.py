@@ -66,7 +66,7 @@ class Config:
         self.log: str | None = None
         self.qemu_version: str | None = None
         self.count: int | None = None
-        """The number of machines; None means one that is not limited to what --count allows."""
+        """The number of machines; None means one machine without the restrictions of --count."""
         self.record: str | None = None
         self.size: tuple[int, int] | None = None
 

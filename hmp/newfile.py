@@ -31,8 +31,9 @@ def named_again(path: str, others: Iterable[tuple[str, int | str]]) -> str:
 class NewFile:
     """A file to write through `descriptor`, which the caller closes. Then call `settle`.
 
-    If a regular file is overwritten, the new one is made beside it and takes its place in `settle`; links stay. FIFOs
-    and devices are written to directly. If the path is stdout, the text goes to its present position.
+    If a regular file is overwritten, the new one is made beside it and takes its place in `settle`; symbolic links
+    stay. FIFOs and devices are written to directly. If the path is the file of stdout, the text goes to the present
+    position of stdout.
     """
 
     def __init__(self, path: str, *, overwrite: bool, private: bool = False) -> None:
@@ -80,7 +81,7 @@ class NewFile:
             raise
         finally:
             if not good and self._made:
-                # Nothing that is not complete stays behind.
+                # An incomplete file must not stay.
                 os.unlink(self._made)
 
 

@@ -89,7 +89,7 @@ def _device(text: str) -> tuple[str, str, dict[str, Any]]:
 def _only_device(devices: Sequence[tuple[str, str, dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
     """Return id and options of the one device.
 
-    For several raise UsageError in QEMU's words; the first error is QEMU's.
+    Raises UsageError for several devices, with the error that QEMU reports first.
     """
     # QEMU makes the devices in JSON last.
     (_, id, options), *others = sorted(devices, key=lambda device: device[0].startswith("{"))
@@ -200,7 +200,7 @@ def command() -> click.Command:
 
 
 def _values(**values: Any) -> dict[str, Any]:
-    """Return the options; `given` has the names of those on the command line, also if they have their default
+    """Return the options; `given` has the names of those on the command line, even if they have their default
     values."""
     source = click.get_current_context().get_parameter_source
     return {**values, "given": {name for name in values if source(name) is not click.core.ParameterSource.DEFAULT}}
@@ -265,7 +265,7 @@ def _check_places(config: Config) -> None:
         if scheme in ("stdio", "fd"):
             host = ""
         elif not address.server or (scheme != "unix" and not port):
-            continue  # who listens there, or the system, tells them apart
+            continue  # one server may take many connections, and the kernel chooses a new port for each port 0
         if scheme == "unix":
             host = os.path.abspath(host)
         place = scheme.replace("telnet", "tcp"), host, port
@@ -307,7 +307,7 @@ def _open(name: str) -> tuple[str, int]:
     if name == "-":
         return "<stdin>", 0
     try:
-        # The descriptor stays open: a script that is replaced meanwhile still runs as it was checked.
+        # The descriptor stays open: if the file is replaced before the script runs, the old script still runs.
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise UsageError(f"SCRIPT '{name}': is a directory")

@@ -101,7 +101,7 @@ def poll_once(descriptors: list[int], due: int | None, machine: Machine) -> bool
     for descriptor in descriptors:
         if descriptor >= 0:
             poller.register(descriptor, select.POLLIN)
-    # Rounded up to whole milliseconds: earlier than `due` nothing would be done, and the loop would spin.
+    # Rounded up to whole milliseconds: if poll() ended before `due`, the caller would poll again and again until then.
     left = None if due is None else first_wait(due - machine.clock.now())
     timeout = None if left is None else min(-(-left // MS), _LONGEST_POLL)
     ready = [descriptor for descriptor, _ in poller.poll(timeout)]
@@ -256,8 +256,8 @@ class Front:
         """Make the machine and its monitor. Raises UsageError."""
         try:
             guest = make_guest(self.config.guest)
-            # Only these leave something behind, a socket or a process. Without them the signals may end hmp as they
-            # do by default.
+            # Sockets and the processes of real guests have to be cleaned up. Without them the signals may end hmp as
+            # they do by default.
             end = clean_end() if self.serving is not None or guest.real else None
             self.machine = make_machine(self.config, guest)
         except MisuseError as error:

@@ -23,7 +23,7 @@ class Whole(shells.ShellComplete):
         return args, begun
 
     def format_completion(self, item: shells.CompletionItem) -> str:
-        """As click's; also remember the `--option=`."""
+        """As click's, with the `--option=` before the value."""
         item.value = self.before + item.value
         return super().format_completion(item)
 

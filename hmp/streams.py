@@ -37,15 +37,15 @@ _BYTE_ORDER_MARK, _UTF16 = "\ufeff", ("\udcff\udcfe", "\udcfe\udcff")
 def fill_standard_descriptors() -> None:
     """Open /dev/null in place of a closed stdin, stdout or stderr.
 
-    Else the next file opened, such as the guest's memory, would become one of them. stdout is opened for reading: who
-    closes it and has something printed shall get an error, as from other programs, and not silence.
+    Else the next file opened, such as the guest's memory, would become one of them. stdout is opened for reading, so
+    that printing to a closed stdout is an error, as in other programs: with writing the output would be lost silently.
     """
     for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, mode)  # the lowest free number, which is this one
-    if sys.stdout is None:  # as Python leaves it then, and click would print nothing
+    if sys.stdout is None:  # Python sets it to None if it was closed, and click would then print nothing
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
 
 
@@ -153,8 +153,8 @@ class Source:
     """A source of commands: a descriptor to read, or a list of lines. `name` is for messages.
 
     All lines are read here: it decodes them, and skips a byte order mark, blank lines and comments, but not comments
-    that begin with `kept`. It keeps at most one line, whatever comes. `over` says whether the end was reached, `size`
-    is the number of bytes that were read.
+    that begin with `kept`. It keeps at most one line in memory. `over` says whether the end was reached, `size` is the
+    number of bytes that were read.
     """
 
     def __init__(self, name: str, origin: int | list[str], *, kept: str = "") -> None:
@@ -178,7 +178,7 @@ class Source:
         reading fails. In both cases half a line is dropped, because its rest is not known.
         """
         if self.descriptor is None:
-            from itertools import islice  # where lines are given, which pipes do not
+            from itertools import islice  # only lines of -c need it, and pipes should not pay for the import
 
             lines = _measured(list(islice(self._given, LINES_AT_ONCE)))
             self.over = not lines

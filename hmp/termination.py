@@ -25,7 +25,7 @@ class CleanEnd:
         self._allowed = False
         self._came = 0
         for number in _NUMBERS:
-            # A handler of somebody else stays, and a signal that is ignored too.
+            # A handler that other code has set stays, and so does a signal that is ignored.
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, self._end)
 

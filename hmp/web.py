@@ -122,16 +122,16 @@ class _Session(HmpSession):
         self._monitor.columns = columns
 
     def interrupt(self) -> None:
-        """Forget the line, and wait for no command; it may still have its effect."""
+        """Clear the line, and end the wait for a command, which may still have its effect."""
         self._editor.clear()
         if self.suspended:
             self._stop_counting()
             self._stop_waiting()
-            # Between the pieces of an answer the editor is at the prompt already, which is in the last piece.
+            # While an answer is sent in pieces the editor is at its prompt already, but only the last piece has it.
             self.send(self._editor.show_prompt() if self._editor.waiting else b"\r\n" + PROMPT)
 
     def step(self) -> bool:
-        """As Session. Events of the own command are not shown: its output says it already."""
+        """As Session. Events that the command itself causes are not shown, because its output tells about them."""
         self._announcer.own = True
         try:
             stepped = super().step()
@@ -190,7 +190,7 @@ class Terminal(Connection):
         self.connection_made(self._wire)
 
     def feed(self, data: bytes) -> str:
-        """Take what was typed. Returns "", or one line that says that it was too much; then nothing of it is kept."""
+        """Take what was typed. Returns "", or if it was too much one line that says so; then none of it is kept."""
         if len(self._received) + len(data) > TYPED_LIMIT:
             return f"too much at once: {len(data):,} bytes; {TYPED_LIMIT:,} may wait to be read, paste it in parts"
         self.host.buffer[: len(data)] = data

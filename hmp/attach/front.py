@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from hmp.monitor.monitor import History
 
 ATTACH_LIMIT = 10 * SECOND
-"""The most time (ns) for all questions at the start."""
+"""The most time (ns) for all queries at the start."""
 
 
 def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
-    """Connect to the machine of --attach. Returns it and a monitor for it.
+    """Connect to the machine of --attach. Returns the machine and a monitor for it.
 
     Raises ConnectError with one line that gives the reason.
     """
@@ -33,11 +33,11 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     assert place is not None  # noqa: S101
     clock = Clock("real", time.monotonic_ns, time.time_ns)
     prompt = config.typed or config.record is not None  # a recorded script is typed at a prompt too
-    # Events have a reader: a person at the prompt, or clients on sockets.
+    # Events are wanted only if someone gets them: a person at the prompt, or clients on sockets.
     wanted = prompt or bool(config.addresses)
     link: Link
     if place.scheme == "libvirt":
-        # Imported here, because of subprocess and the XML parser, which only libvirt needs.
+        # Imported here, because it imports subprocess and an XML parser, which only libvirt needs.
         from hmp.attach.virsh import VirshLink
 
         link = VirshLink(clock, place, events=wanted)

@@ -1,8 +1,8 @@
 """A QMP client without a loop: it takes commands, and calls functions with answers and events.
 
-qemu.qmp was tried first. It needs asyncio, and importing it takes 120 ms longer than this module, in every check that
-cron runs; a whole check takes 200. Only one command is under way at a time, so nothing here has to wait for room to
-write.
+The qemu.qmp library was tried first. It needs asyncio, and its import takes 120 ms longer than that of this module; a
+whole check by a cron job takes 200 ms. Only one command is under way at a time, so nothing here has to wait until the
+socket can be written.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ class LinkError(Exception):
 
 
 class BusyError(LinkError):
-    """There is no answer now, but there may be later: another client has the socket, or QEMU stands still."""
+    """There is no answer now, but there may be later: another client has the socket, or QEMU hangs."""
 
 
 class Link:
     """The connection of an attached machine. SocketLink is QMP on a socket; virsh.py has the one for libvirt.
 
-    `order` sends a command, and calls `done` with its value or an error, from `serve` or at once. The error comes at
-    the latest when the limit has passed since the command was sent. The owner waits for `descriptors` and until `due`,
-    then it calls `serve`. After a loss the next order connects again.
+    `order` sends a command, and calls `done` with its value or an error, from `serve` or at once. After the limit from
+    when the command was sent, the error comes. The owner calls `serve` when one of `descriptors` can be read, or at
+    `due` (ns). After the connection is lost, the next order connects again.
     """
 
     def __init__(self, clock: Clock, place: Place) -> None:
@@ -84,7 +84,7 @@ class Link:
         """QEMU's greeting, which has its version."""
         self.on_event: Callable[[Mapping[str, Any]], object] = lambda event: None
         self.on_lost: Callable[[LinkError], object] = lambda error: None
-        """Called for a loss while no command is under way."""
+        """Called when the connection is lost while no command is under way."""
         self.due: int | None = None
         self.asked = ""
         """The command that was sent last."""
@@ -103,7 +103,7 @@ class Link:
         raise NotImplementedError
 
     def order(self, name: str, arguments: Mapping[str, object] | None, done: Done, limit: int = ANSWER_LIMIT) -> None:
-        """Send a command after those before it are answered. From then on the answer may take `limit` (ns)."""
+        """Send a command once those before it are answered. Then the answer may take `limit` (ns)."""
         self._waiting.append((name, arguments, done, limit))
         self._go_on()
 
@@ -129,7 +129,7 @@ class Link:
         raise NotImplementedError
 
     def _no_answer(self) -> BusyError:
-        # Busy and not lost: QEMU may only stand still, and its late answer is recognized by its id.
+        # Busy and not lost: QEMU may only hang for a while, and its late answer is recognized by its id.
         return BusyError(f"{self.name}: no answer within {self._limit // SECOND} s")
 
     def release(self) -> None:
@@ -150,10 +150,10 @@ class Link:
         current, self._current, self.due = self._current, None, None
         waiting, self._waiting = list(self._waiting), deque()
         # First forget the commands, then call: a function may order the next one.
-        told = ([current] if current is not None else []) + [each[2] for each in waiting]
-        for done in told:
+        calls = ([current] if current is not None else []) + [each[2] for each in waiting]
+        for done in calls:
             done(None, error)
-        if not told:
+        if not calls:
             self.on_lost(error)
 
 
@@ -205,7 +205,7 @@ class SocketLink(Link):
             why = "the host does not answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
             if error.errno == errno.ECONNREFUSED and place.scheme == "unix" and not _is_socket(place.host):
                 why = "not a socket; name the one of the VM's -qmp option"
-            # Nobody listens, so there is no QEMU any more whose interval could be put back.
+            # Nothing listens: QEMU is gone, so there is no polling interval to restore.
             gone = error.errno in (errno.ECONNREFUSED, errno.ENOENT)
             raise LinkError(f"{place.name}: {why}", gone=gone) from None
         self.due = self.clock.now() + GREETING_LIMIT
@@ -243,7 +243,7 @@ class SocketLink(Link):
     def _late(self) -> None:
         if self._ready:
             self._answered(None, self._no_answer())  # a late answer has another id and is ignored
-        # A socket that greets and then is silent: QEMU may be stopped by a signal.
+        # The socket greeted and then was silent: QEMU may be stopped by a signal.
         elif self._greeted:
             self._lose(BusyError(f"{self.name}: it greets, and then does not answer"))
         elif self._data:
@@ -298,8 +298,8 @@ class SocketLink(Link):
         elif message.get("id") == self._serial and (self._current is not None or not self._ready):
             error = message.get("error")
             if error is not None:
-                told = error if isinstance(error, dict) else {}
-                error = QmpError(str(told.get("desc")), str(told.get("class")))
+                members = error if isinstance(error, dict) else {}
+                error = QmpError(str(members.get("desc")), str(members.get("class")))
             if self._ready:
                 self._answered(message.get("return"), error)
             elif error is not None:
@@ -316,7 +316,7 @@ class SocketLink(Link):
             raise LinkError(f"{self.name}: {NO_QMP}: no greeting came")
         self._greeted = True
         version = greeting.get("version")
-        # The rest of hmp expects a version; a greeting without one still is QMP.
+        # The rest of hmp expects a version, but a greeting without one is QMP too.
         self.greeting = greeting if isinstance(version, dict) else {}
         self.due = self.clock.now() + GREETING_LIMIT
         self._send("qmp_capabilities", None)

@@ -1,8 +1,8 @@
 """A running virtual machine in place of the simulated one: it has the methods that front ends and the monitor call.
 
-It uses the clock, the timers and the requests of the simulated machine. Here `wait_for` and `step` drive a connection,
-as they drive a guest there. The talk with QEMU is written as generators. They yield a command (its name, its arguments,
-and a limit if it may take long) and receive its result, or they yield a time to sleep (ns).
+It uses the clock, the timers and the requests of the simulated machine. Here `wait_for` and `step` drive a connection
+instead of a guest. The exchanges with QEMU are written as generators. They yield a command (its name, its arguments,
+and a limit in ns if it may take long) and receive its result, or they yield a time to sleep (ns).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Vm(Guest):
 
 
 class unbroken:
-    """A context in which signals wait.
+    """A context in which signals are blocked.
 
     A command that is half sent would spoil the connection, which the clean-up needs.
     """
@@ -81,7 +81,7 @@ class unbroken:
 
 
 class Attached:
-    """A machine that runs elsewhere. Listeners get its events as those of the simulated machine, and as Relayed."""
+    """A machine that runs elsewhere. Listeners get its events as Relayed, and many also in hmp's own classes."""
 
     def __init__(self, link: Link, clock: Clock, *, name: str, timeout: int, hold: bool) -> None:
         self.clock = clock
@@ -94,9 +94,8 @@ class Attached:
         self.device: Balloon | None = None
         self.run_state = RUNNING
         self.over = False
-        # After SHUTDOWN QEMU was expected to end; that is no failure.
         self.failure = ""
-        """A text for stderr at the end; if it is set, hmp fails."""
+        """A text for stderr at the end; if it is set, hmp fails. If QEMU ends after SHUTDOWN, that is no failure."""
         self.ram = 0
         self.store = None
         self.front = Emulated()
@@ -117,7 +116,7 @@ class Attached:
 
     @property
     def running(self) -> bool:
-        """Whether the VM runs, by the last that QEMU said."""
+        """Whether the VM runs, according to QEMU's last event or answer."""
         return self.run_state == RUNNING
 
     def start(self, *, paused: bool = False) -> None:
@@ -145,7 +144,7 @@ class Attached:
             now, fired = self.clock.now(), False
             while self.time.fire_due(now):
                 fired = True
-            # QEMU serves one client at a time: between two questions another one may have its turn.
+            # QEMU serves one client at a time, so let another one connect while nothing is asked.
             if not self._flows and not self.hold:
                 self.link.release()
         return fired
@@ -160,7 +159,7 @@ class Attached:
     def close(self) -> None:
         """Put the polling interval back, and close the connection."""
         with unbroken():
-            # Without pending requests the question ends by itself, and puts the interval back.
+            # Without pending requests the question ends, and puts the interval back.
             for request in tuple(self.requests.pending):
                 self.requests.cancel(request)
             self.wait_until(lambda: not self.question.asking, PUT_BACK_LIMIT)
@@ -180,7 +179,7 @@ class Attached:
 
     def run(self, steps: Steps, done: Callable[[Any, Exception | None], object] = lambda value, error: None) -> None:
         """Run a generator. `done` is called with its result, or with the QmpError or LinkError that it raised."""
-        # Counts the generators that run: while there is one, the connection is in use.
+        # The connection is in use while any generator runs.
         self._flows += 1
 
         def go(value: object = None, error: Exception | None = None) -> None:
@@ -194,7 +193,7 @@ class Attached:
                 done(None, why)
             except SENSELESS:
                 self._flows -= 1
-                # An answer of the wrong type raised in the middle of the generator.
+                # The generator raised it for an answer of the wrong form.
                 done(None, self.senseless())
             else:
                 if isinstance(wanted, int):
@@ -218,7 +217,7 @@ class Attached:
         return value
 
     def senseless(self) -> LinkError:
-        """Return the error for an answer that QEMU would never give. The last answer is the one that is meant."""
+        """Return the error for an answer that QEMU would never give. It names the command that was sent last."""
         return LinkError(f"{self.link.name}: an answer to {self.link.asked} that makes no sense")
 
     def _lost_idle(self, error: LinkError) -> None:
@@ -258,8 +257,8 @@ class Attached:
             event = self._changed(data.get("actual"))
         self._ending = self._ending or name == "SHUTDOWN"
         # Events that have a class are shown in hmp's words, all others in QEMU's.
-        told = " ".join([name, *[f"{key}={value}" for key, value in data.items()]])
-        self.emit(Relayed(raw, "" if event is not None else told))
+        text = " ".join([name, *[f"{key}={value}" for key, value in data.items()]])
+        self.emit(Relayed(raw, "" if event is not None else text))
         if event is not None:
             self.emit(event)
 
@@ -272,11 +271,11 @@ class Attached:
         if not device.awaited:  # another client set the target
             device.target = actual
             return None
-        # TargetReached is for the one who set the target here.
+        # TargetReached is only sent for a target that was set in this hmp.
         device.awaited = actual != device.target
         return ActualChanged(actual) if device.awaited else TargetReached(actual)
 
-    # Questions at the start.
+    # Queries at the start.
 
     def look_around(self, *, whole: bool) -> Steps:
         """Ask for the VM's name; with `whole`, for a toolbar, also for its run state and its balloon."""

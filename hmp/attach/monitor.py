@@ -34,7 +34,7 @@ QUESTION = "{} may change or stop this VM. Run it? [y/N] "
 
 
 def failed(text: str) -> bool:
-    """Return whether a command of QEMU's failed. Only the words of its text can tell that."""
+    """Return whether a command of QEMU's failed. human-monitor-command returns no status, so its text is examined."""
     last = text.rstrip("\n").rpartition("\n")[2]
     return text.startswith(("Error: ", "unknown command: ")) or last.startswith('Try "help ')
 
@@ -50,9 +50,9 @@ def first_word(line: str) -> str:
 class AttachedMonitor(Monitor):
     """One monitor of a running VM.
 
-    `asks` says that a person can be asked before a command that may stop the VM. Without one such a command is refused,
-    unless it is `allowed`. `tells` says to print on stderr why an answer was not new. `told` says that the end of QEMU
-    was reported already.
+    With `asks` a person is asked before a command that may stop the VM. Without it such a command is refused, unless
+    `allowed` is true. With `tells` the reason is printed on stderr if an answer was not new. `told` is true once a
+    reply has reported the end of QEMU.
     """
 
     def __init__(self, machine: Attached, dialect: Dialect, history: History | None = None) -> None:
@@ -76,8 +76,8 @@ class AttachedMonitor(Monitor):
         reply = Reply()
         if words[0] == "sim":
             reply.text, reply.failed = f"Error: {NOTHING_SIMULATED}\n", True
-        # At QEMU's monitor `quit` ends the VM. Nobody who only leaves a monitor wants that, so `quit vm` is needed
-        # for it.
+        # In QEMU's monitor `quit` ends the VM. A person who only wants to leave the monitor would lose the VM, so here
+        # `quit vm` does that.
         elif line.strip() in ("quit", "q"):
             self.attached.quit()
             reply.text = f"left {self.attached.guest.name} running\n"
@@ -87,7 +87,7 @@ class AttachedMonitor(Monitor):
             self._may_run(line, reply)
         return reply
 
-    # The command that hmp exists for.
+    # Statistics.
 
     def _info_balloon(self) -> Reply:
         machine, reply = self.attached, Reply()
@@ -135,7 +135,7 @@ class AttachedMonitor(Monitor):
             reply.text, reply.failed = f"Error: {text}\n", True
 
     def _send(self, line: str, reply: Reply) -> None:
-        # The command goes on in QEMU after Ctrl-C: nothing can take it back.
+        # Ctrl-C only ends the wait: QEMU has no way to cancel a command that it got.
         reply.suspend(lambda: None)
         if first_word(line) == "balloon" and self.attached.device is not None:
             self._targeted(line)  # before the reply, because QEMU may send its BALLOON_CHANGE first
@@ -145,7 +145,7 @@ class AttachedMonitor(Monitor):
         arguments: dict[str, object] = {"command-line": line}
         if self.cpu is not None:
             arguments["cpu-index"] = self.cpu
-        # savevm or migrate may take minutes; a question does not.
+        # savevm or migrate may take minutes, a query does not.
         limit = ANSWER_LIMIT if first_word(line) in FREE else LONG_LIMIT
         return (yield "human-monitor-command", arguments, limit).replace("\r\n", "\n")
 
@@ -153,7 +153,7 @@ class AttachedMonitor(Monitor):
         words = line.split()
         later = isinstance(error, BusyError) and self.asks  # a person can wait until QEMU answers again
         if isinstance(error, LinkError) and not later:
-            # QEMU ends before it can answer.
+            # QEMU ends before it can answer `quit`.
             if words[0] in ("quit", "q"):
                 self.attached.quit()
                 reply.finish("")

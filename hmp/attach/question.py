@@ -22,24 +22,25 @@ if TYPE_CHECKING:
     from hmp.attach.machine import Attached, Steps
 
 EAGER_LOOKS = 8
-"""How many looks for the answer follow each other at once. Most guests answer within 4 ms."""
+"""How many times to look for the answer without pauses at first. Most guests answer within 4 ms."""
 
 FIRST_LOOK, LONGEST_LOOK = MS, 50 * MS
-"""The first and the longest pause (ns) between later looks. poll() has no pauses below 1 ms, and for a guest that takes
-longer looking more often does not help."""
+"""The first and the longest pause (ns) between later looks. poll() has no pauses below 1 ms, and a guest that is slower
+does not answer earlier if it is looked at more often."""
 
 KEPT_OPEN = 20 * MS
-"""During a pause of this length (ns) or more, close a connection that is not kept, so that other clients get a turn."""
+"""During a pause of this length (ns) or more, a connection that is not kept is closed, so that other clients can
+connect."""
 
 PUT_BACK_TRIES = 3
-"""How often to try to put the interval back while another client has the socket, or QEMU stands still."""
+"""How often to try to put the interval back while another client has the socket, or QEMU hangs."""
 
 STATS = "guest-stats"
 
 INTERVAL = "guest-stats-polling-interval"
 
 SENSELESS = KeyError, TypeError, ValueError, AttributeError
-"""The exceptions that an answer raises if it has another form than QEMU's."""
+"""The exceptions that reading an answer raises if it does not have the form of QEMU's."""
 
 TAGS = {stat.qom: tag for tag, stat in enumerate(STATS_TABLE)}
 
@@ -119,7 +120,7 @@ class Question:
             if not self.machine.requests.pending and (self.lent is None or self._tries > PUT_BACK_TRIES):
                 self.left_behind(self.why)
                 return
-            self._ask(LONGEST_LOOK)  # each request has its own deadline: try while one is pending
+            self._ask(LONGEST_LOOK)  # each request has its own deadline, so try again while one is pending
         elif error is not None:
             # If QEMU is gone, its interval is gone too, and there is nothing to report.
             if not getattr(error, "gone", False):
@@ -134,7 +135,7 @@ class Question:
         self.machine.run(self._steps(delay), self._question_ended)
 
     def left_behind(self, why: str) -> None:
-        """End: if the interval is still changed, report that it could not be put back."""
+        """Report an interval that is still changed, because it could not be put back."""
         if self.lent is not None:
             name = self.machine.device.id if self.machine.device is not None else "the balloon"
             complain(f"the polling interval of {name} was left at 1 (it was {self.lent}): {why}")
@@ -170,8 +171,8 @@ class Question:
     def _mark(self, device: Balloon) -> Steps:
         """Return a value that changes when the guest answers, and whether there is a queue that it can answer on.
 
-        The index of the statistics queue changes with each answer. guest-stats is not enough where the queue can be
-        seen: its last-update counts in seconds.
+        The index of the statistics queue changes with each answer. guest-stats is used only if QEMU cannot show the
+        queue, because its last-update counts in seconds.
         """
         if self._marked:
             try:
@@ -195,8 +196,8 @@ class Question:
     def read(self, device: Balloon) -> Steps:
         """Read `actual` and the statistics, with the age that QEMU's last-update gives."""
         yield from self._measure(device)
-        told = yield from self._get(device.path, STATS)
-        stats, update = told["stats"], whole(told["last-update"])
+        answer = yield from self._get(device.path, STATS)
+        stats, update = answer["stats"], whole(answer["last-update"])
         values = {TAGS[name]: ABSENT if value == -1 else whole(value) for name, value in stats.items() if name in TAGS}
         # 2^64-1 (which QEMU may send as -1) stands for a statistic that the guest did not report.
         known = {tag: value for tag, value in sorted(values.items()) if value != ABSENT}
@@ -252,8 +253,8 @@ class Question:
             return
         asked = self.machine.clock.now()
         before, there = yield from self._mark(device)
-        # A ring that has answered once has a driver that reports. Its features are a long answer,
-        # so they are not asked for again.
+        # If an answer came on this ring before, its driver reports statistics. Then do not ask for the features again,
+        # because that answer is long.
         if not there or not ((self._marked and before[0] == device.answered) or (yield from self._reports(device))):
             yield from self._measure(device)
             device.stats.sample, device.can_report = None, False
@@ -266,6 +267,7 @@ class Question:
         pause, looks = FIRST_LOOK, 0
         while self.machine.requests.pending:
             mark, there = yield from self._mark(device)
+            # On a new ring (the driver was loaded again) only an index above 0 is an answer.
             if there and mark != before and (not self._marked or mark[0] == before[0] or mark[1]):
                 yield from self.read(device)
                 device.stats.since = self.machine.clock.now()
@@ -281,6 +283,7 @@ class Question:
             looks += 1
             if looks < EAGER_LOOKS:
                 continue
+            # Only once the pauses have begun: most guests have answered by then, and each of these queries takes time.
             if looks > EAGER_LOOKS:
                 yield from self._borrow(device)
                 yield from self._measure(device) if looks > EAGER_LOOKS + 1 else self.read(device)
@@ -289,6 +292,7 @@ class Question:
             yield pause
             # Look less often the longer it takes.
             pause = min(pause * 3 // 2, LONGEST_LOOK)
+            # last-update has whole seconds. Without an answer the numbers are at least as old as the request.
             device.stats.since = min(device.stats.since, asked)
         yield from self._put_back()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hmp.qmp.events import EventHub
 
 FREE_COMMANDS = ("query-", "x-query-", "qom-list", "qom-get", "balloon", "device-list-properties")
-"""The beginnings of the names of commands that change nothing permanently."""
+"""Prefixes of the names of commands that change nothing permanently."""
 
 
 class RelaySession(QmpSession):
@@ -34,14 +34,14 @@ class RelaySession(QmpSession):
         self._allowed = allowed
 
     def greeting(self) -> bytes:
-        """Return QEMU's version in a greeting of ours: commands go to QEMU one by one, so there is no oob."""
+        """Return a greeting with QEMU's version. It offers no oob, because commands go to QEMU one at a time."""
         version = dict(self._attached.link.greeting.get("version", {}))
         return codec.encode({"QMP": {"version": version, "capabilities": []}})
 
     def _find(self, name: str) -> QmpCommand:
         if name == NEGOTIATE or not self._in_command_mode:
             return super()._find(name)
-        # hmp does not check names or arguments of commands; QEMU does, and its errors are passed on.
+        # QEMU checks the names and arguments of commands, and its errors are passed on.
         return QmpCommand(name, open=True)
 
     def _run(self, command: QmpCommand, arguments: Mapping[str, object]) -> Work:

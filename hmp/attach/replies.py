@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hmp.attach.machine import Attached, Steps
 
 LIMIT = 60 * SECOND
-"""The most time (ns) for all questions."""
+"""The most time (ns) for all queries."""
 
 ENDLESS = {"tlb", "trace-events", "mtree"}
 """Topics of `info` that print too much for a file."""
@@ -62,7 +62,7 @@ def topics(help: str) -> list[str]:
 
 
 def collect(machine: Attached) -> Steps:
-    """Ask a machine all questions. Returns the contents of the file."""
+    """Send all queries to a machine. Returns the contents of the file."""
     schema = yield "query-qmp-schema", None
     version = machine.link.greeting.get("version") or (yield "query-version", None)
     number = ".".join(str(version["qemu"][part]) for part in ("major", "minor", "micro"))
@@ -71,9 +71,9 @@ def collect(machine: Attached) -> Steps:
         qmp[name] = [(yield from _ask(name))]
     hmp = {}
     for topic in topics((yield "human-monitor-command", {"command-line": "help info"})):
-        told = yield from _ask("human-monitor-command", {"command-line": f"info {topic}"})
-        if "return" in told:
-            hmp[f"info {topic}"] = told["return"].replace("\r\n", "\n")
+        answer = yield from _ask("human-monitor-command", {"command-line": f"info {topic}"})
+        if "return" in answer:
+            hmp[f"info {topic}"] = answer["return"].replace("\r\n", "\n")
     return {"version": 1, "qemu": number, "schema": schema, "qmp": qmp, "hmp": hmp}
 
 

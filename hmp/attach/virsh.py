@@ -1,4 +1,4 @@
-"""A libvirt domain, through one virsh process that is kept and fed lines.
+"""A libvirt domain, through one virsh process that runs all the time and reads commands from a pipe.
 
 A command takes 2 ms this way; a new virsh for each takes 120. `info balloon` uses dommemstat and the domain's XML,
 which do not change the domain. All other commands go to QEMU through qemu-monitor-command, after which libvirt marks
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hmp.attach.address import Place
 
 BALLOON = "/machine/peripheral/balloon0"
-"""A path for the device, because question.py needs one; libvirt's commands do not."""
+"""A path for the device. question.py needs one; libvirt's commands do not."""
 
 INTERVAL = "guest-stats-polling-interval"
 
@@ -173,7 +173,7 @@ class VirshLink(Link):
             return f"dommemstat {domain}"
         if name in ("query-status", "query-name"):
             return f"domstate {domain}"
-        # They would taint the domain; without them question.py uses last-update.
+        # These commands would taint the domain. Without them question.py uses last-update.
         if name.startswith("x-query-virtio-"):
             return ""
         if not self._tainted:
@@ -184,7 +184,7 @@ class VirshLink(Link):
         return f"qemu-monitor-command {domain} '{command}'"
 
     def _late(self) -> None:
-        # virsh takes no other command until it has answered: the next order starts a new one.
+        # virsh takes no other command until it has answered, so the next order starts a new virsh.
         self._lose(self._no_answer())
 
     def _read(self) -> None:
@@ -201,8 +201,8 @@ class VirshLink(Link):
                     elif "echo hmp-" not in line:  # the echo of the command: everything before it is the banner
                         self._said = []
         except LinkError as error:
-            told = _errors(self._said)
-            self._lose(LinkError(f"{self.name}: {told or error}", gone=bool(told)))
+            errors = _errors(self._said)
+            self._lose(LinkError(f"{self.name}: {errors or error}", gone=bool(errors)))
             return
         try:
             for line in self._events.lines() if self._events is not None else ():
@@ -213,8 +213,8 @@ class VirshLink(Link):
                 self._events = None
 
     def _event(self, line: str) -> None:
-        when, _, told = line.partition(": event ")
-        name, _, rest = told.partition(" for domain ")
+        when, _, event_text = line.partition(": event ")
+        name, _, rest = event_text.partition(" for domain ")
         data = rest.partition(": {")[2]
         try:
             stamp = int(datetime.fromisoformat(when).timestamp() * 1e6)
@@ -229,7 +229,7 @@ class VirshLink(Link):
         said = [line for line in self._said if line]
         if why := _errors(said):
             gone = any(words in why for words in ("not running", "failed to get domain", "Domain not found"))
-            # The words of libvirt are all that tells a lost domain from a failed command.
+            # Only libvirt's words distinguish a lost domain from a failed command.
             if gone or "connect" in why:
                 self._lose(LinkError(f"{self.name}: {why}", gone=gone))
             else:
@@ -280,12 +280,12 @@ class VirshLink(Link):
         return 0 if stats is None else int(stats.get("period", "0"))
 
     @staticmethod
-    def _statistics(name: str, told: Mapping[str, str]) -> object:
+    def _statistics(name: str, values: Mapping[str, str]) -> object:
         if name == "query-balloon":
-            return {"actual": int(told["actual"]) << 10}
-        stats = {qom: int(told[each]) << 10 if each in told else ABSENT for qom, each in KIB.items()}
-        stats |= {qom: int(told[each]) if each in told else ABSENT for qom, each in COUNTS.items()}
-        return {"stats": stats, "last-update": int(told.get("last_update", "0"))}
+            return {"actual": int(values["actual"]) << 10}
+        stats = {qom: int(values[each]) << 10 if each in values else ABSENT for qom, each in KIB.items()}
+        stats |= {qom: int(values[each]) if each in values else ABSENT for qom, each in COUNTS.items()}
+        return {"stats": stats, "last-update": int(values.get("last_update", "0"))}
 
     def close(self) -> None:
         """End virsh, and call no function of the commands under way."""

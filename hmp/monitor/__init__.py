@@ -22,7 +22,7 @@ BLANKS = " \t\n\v\f\r"
 
 
 def skip_blanks(text: str, at: int) -> int:
-    """Return the first position from `at` on that does not have a blank."""
+    """Return the first position from `at` on that is not a blank, or the length of `text`."""
     end = len(text)
     while at < end and text[at] in BLANKS:
         at += 1
@@ -52,7 +52,7 @@ class SyntaxRefused(Exception):
 
 
 class UnreadableError(Exception):
-    """A script or stdin turned out not to be readable; the message says why."""
+    """A script or stdin cannot be read; the message says why."""
 
 
 class UsageError(Exception):

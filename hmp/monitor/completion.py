@@ -1,8 +1,7 @@
 """What can be typed next: candidates from the command table and the machine, for every front end.
 
 The command table says how each argument is completed (Command.complete). An entry has alternatives joined by `|`. Each
-alternative is the name of a provider below, or a word that is offered itself. A `*` at the end means that the argument
-repeats.
+alternative is the name of a provider below, or else a word to offer. A `*` at the end means that the argument repeats.
 """
 
 from __future__ import annotations
@@ -80,14 +79,13 @@ class _Arguments:
         self.word = line[self.start :]
         self.words = line[at : self.start].split()
         self.flags = {f"-{kind[1]}" for _, kind, _ in command.parameters if kind[0] == "-"}
-        # Flags come before the other arguments and take no place among them. A flag that was given is not offered
-        # again.
+        # Flags come before the other arguments and do not count among them. A flag that was given is not offered again.
         while self.words and self.words[0] in self.flags:
             self.flags.discard(self.words.pop(0))
 
     def candidates(self) -> list[Candidate]:
         """Return the candidates for the word at the end of the line."""
-        # Inside quotes a blank does not end a word, and this class splits at blanks: it offers nothing instead of
+        # This class splits at blanks, but inside quotes a blank does not end a word: offer nothing rather than
         # something wrong. In `info/` the name has ended, but no argument has begun.
         if '"' in self.line or self.start < self.at:
             return []
@@ -98,7 +96,7 @@ class _Arguments:
         place = len(self.words)
         if not kinds:
             return []
-        # `help` has as many words as the name of the command.
+        # `help` takes as many words as the name of a command has.
         repeats = kinds[-1].endswith("*") or kinds[-1] == "help"
         if place >= len(kinds) and not repeats:
             return []
@@ -117,9 +115,9 @@ class _Arguments:
     def cut(self, separators: str) -> str:
         """Let the candidates begin after the last of `separators` in the word; return the part of the word before
         it."""
-        behind = max(self.word.rfind(separator) for separator in separators) + 1
-        before, self.word = self.word[:behind], self.word[behind:]
-        self.start += behind
+        end = max(self.word.rfind(separator) for separator in separators) + 1
+        before, self.word = self.word[:end], self.word[end:]
+        self.start += end
         return before
 
 
@@ -177,18 +175,18 @@ def _examples(*each: tuple[str, str]) -> Callable[[_Arguments], Iterable[Offer]]
 
 
 _VALUES = {
-    "delay": "0.5 seconds: half of one, 2 within the timeout, 10 behind it",
+    "delay": "0.5 seconds: half of one, 2 within the timeout, 10 after it",
     "loss": "0.3 three notifications of ten, 1 all of them",
     "answers": "1 then nothing more, 3 then nothing more",
     "swap": "0 none, 512M of swap space",
-    "boot": "1 second until the driver is up, 20 behind the timeout",
+    "boot": "1 second until the driver is up, 20 after the timeout",
     "shutdown": "0 at once, 5 seconds, never until quit",
     "service": "0 at once, 20 seconds as virtio-win, never no statistics at all",
     "pace": "64M a second, 1G a second",
     "seed": "1 the same dice in each run",
     "mem": "32M the least, 128M of memory, 1G of memory",
 }
-"""For a key of a guest: values to go on from, each with what it means."""
+"""For a key of a guest: example values, each with its meaning."""
 
 
 def _guests(arguments: _Arguments) -> Iterator[Offer]:
@@ -210,7 +208,7 @@ def _guests(arguments: _Arguments) -> Iterator[Offer]:
         yield from ((stat.name, stat.help, False) for stat in STATS_TABLE if stat.name not in listed)
         return
     if last.startswith("rule=") and "rule" in profile.keys:
-        # Imported here: only somebody who completes `hostile,rule=` needs the table of attacks.
+        # Imported here: only completion after `hostile,rule=` needs the table of attacks.
         from device.guest.hostile.attacks import ATTACKS
 
         arguments.cut("=")

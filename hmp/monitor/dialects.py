@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _operator import itemgetter  # operator has 50 functions more, in Python, and takes a millisecond
+from _operator import itemgetter  # the import of `operator` takes a millisecond: it defines 50 functions in Python
 
 from device.balloon.spec import FREE, MAJOR_FAULTS, MINOR_FAULTS, SEED_STATS, STATS_TABLE, SWAP_IN, SWAP_OUT, TOTAL
 from device.clock import MS, SECOND
@@ -44,8 +44,8 @@ def layout(tags: tuple[int, ...]) -> tuple[str, Picker]:
 
 
 def seed_line(device: BalloonDevice, timeout: int) -> str:
-    """Return the line of the seed dialect: `actual` in MiB, those of the six statistics that the guest reported,
-    and the age.
+    """Return the line of the seed dialect: `actual` in MiB, the statistics of the six that the guest reported, and the
+    age.
 
     The age (ms) is only there if it is at least the timeout (ns): a line with an age shows old numbers.
     """
@@ -62,8 +62,8 @@ def seed_line(device: BalloonDevice, timeout: int) -> str:
             _LAST[:] = shown, line
     else:
         line = qemu_line(device, timeout)
-    # Compared by identity, and before the age is read: the usual answer came just now, and a look at the clock costs
-    # time on each line of a pipe.
+    # Compared by identity, and before the age is read: the usual answer came just now, and reading the clock costs time
+    # on each line of a pipe.
     if timeout is AGELESS or (age := stats.age) < timeout:
         return line
     return f"{line[:-1]},age={age // MS}\n"

@@ -11,7 +11,7 @@ Cell = str | tuple[str, str]
 
 
 class Drawn(str):
-    """What a command prints. `rows` has the cells of the table, `right` the numbers of the columns that align right.
+    """What a command prints. `rows` has the cells of the table, `right` the indices of the columns that align right.
 
     `heading` is the text above the table. Pipes and sockets use the text itself and ignore the rest.
     """

@@ -98,7 +98,7 @@ class Words:
             return None
         if not self.option("self"):
             return self.number("client")
-        # Lines of a script, of a pipe or of the prompt go over no wire.
+        # Lines of a script, a pipe or the prompt come from no client.
         if not own:
             raise CommandError("client self: this line is not from a client; faults only affect clients")
         return own
@@ -189,7 +189,7 @@ class Fault:
 
     def befalls(self, client: int) -> bool:
         """Whether it affects that client."""
-        # The client that sets a fault is usually a helper of the test; it must be able to take the fault back.
+        # The client that sets a fault usually belongs to the test, and must be able to remove the fault again.
         return client != self.by if self.client is None else client == self.client
 
     def fits(self, name: str, line: str | None) -> bool:
@@ -239,7 +239,7 @@ class Faults:
     def find(self, client: int, name: str, line: str | None = None) -> Fault | None:
         """Return the fault of the reply to command `name` or to the human monitor's `line`, and count it as used.
 
-        A fault for this command goes before `*`, and one for this client before one for all clients.
+        A fault for this command is preferred to `*`, and one for this client to one for all clients.
         """
         if not self.set:
             return None
@@ -257,7 +257,7 @@ class Faults:
 
 def find_fault(machine: Machine, client: int, name: str, line: str | None = None) -> Fault | None:
     """As Faults.find for the faults of `machine`; None if none was ever set."""
-    # Not emulated(machine): that would make the object for each machine that never has a fault.
+    # Not emulated(machine), which makes the object: most machines never have a fault.
     front = machine.front
     if front is None or front.faults is None:
         return None

@@ -1,6 +1,6 @@
 """How a command's arguments are read: QEMU's argument types, strings and integer expressions.
 
-A command's argument types are written as QEMU writes them, `name:type` joined by commas, with a `?` behind an optional
+A command's argument types are written as QEMU writes them, `name:type` joined by commas, with a `?` after an optional
 one: s a string, S the rest of the line, i a 32 bit integer, l a 64 bit integer, M an amount in MiB, O the key=value
 list of device_add, and `-x` a flag. Types of this project's own: Z a size with suffix, T a duration in seconds.
 """
@@ -55,7 +55,7 @@ _OPERATORS: dict[str, tuple[int, Callable[[int, int], int]]] = {
 
 
 def expression(text: str, at: int = 0) -> tuple[int, int]:
-    """Read an integer expression at `at`: (its value as a signed 64 bit integer, the position behind it).
+    """Read an integer expression at `at`: (its value as a signed 64 bit integer, the position after it).
 
     Raises SyntaxRefused with QEMU's words for the first error. Open parentheses are kept on a list and not on Python's
     stack, so that a line of 4,000 parentheses raises no RecursionError.
@@ -141,7 +141,7 @@ _MAX_DIGITS = 22
 
 
 def natural(text: str, at: int) -> tuple[int, int]:
-    """Read a number as C's strtoull(…, 0): decimal, octal after 0, hexadecimal after 0x. What is too large gives 2^64.
+    """Read a number as C's strtoull(…, 0): decimal, octal after 0, hexadecimal after 0x. If too large, it gives 2^64.
 
     Returns the number and the position after it; if that is still `at`, there was no number.
     """
@@ -301,8 +301,8 @@ def arguments(types: list[Parameter], name: str, text: str, at: int) -> dict[str
             found[key] = False
             if at < len(text) and text[at] == "-":
                 letter = text[at + 1 : at + 2]
-                # Flags are read in the order of the table. A letter that is another flag's is left for that one; only
-                # a letter of no flag is an error.
+                # Flags are read in the order of the table. A letter of another flag is left for that flag; a letter
+                # that no flag has is an error.
                 if letter == kind[1]:
                     found[key] = True
                     at += 2

@@ -1,4 +1,4 @@
-"""The human monitor: it takes a line and returns text or a wait. It knows no terminal, socket or clock."""
+"""The human monitor: it takes a line and returns a reply, which may be pending. It uses no terminal and no socket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME_LIMIT = 255
 """The most characters of a command's name that are compared, as in QEMU's buffer of 256 bytes."""
 
 COLUMNS = 80
-"""The default width, which is also that of pipes: nearly every screen has so many columns."""
+"""The default width, also for pipes: nearly every screen has at least so many columns."""
 
 _PARSED_KEPT, _PARSED_LENGTH = 256, 80
 """How many parsed lines are kept, and the most characters of one. Without the second limit a client could fill a
@@ -120,8 +120,8 @@ class History:
     def add(self, line: str, owner: object = None) -> bool:
         """Add `line`, typed by `owner`, as the newest; drop the oldest if there are too many.
 
-        Returns whether an editor goes to the end of its history then. QEMU's stays where it is after an empty line, and
-        after a repeated line in a full history.
+        Returns whether an editor goes to the end of its history afterwards. QEMU's stays where it is after an empty
+        line, and after a repeated line in a full history.
 
         The number of lines never falls, so an editor's place in the history stays valid while other clients add lines.
         """
@@ -146,7 +146,7 @@ class History:
 
 
 class Monitor:
-    """One monitor of a machine. `execute` raises nothing, whatever was typed.
+    """One monitor of a machine. `execute` raises nothing for any line.
 
     `dialect` says how `info balloon` answers. `history` has what `info history` shows; the front end adds the lines to
     it. For human-monitor-command it stays empty, as in QEMU.
@@ -161,14 +161,16 @@ class Monitor:
         self.alone = True
         """Whether there is no other monitor, which could move a manual clock while this one waits."""
         self.host_files = False
-        """Whether commands may run that start programs or name files of this host: not for clients of sockets."""
+        """Whether commands that start programs or name files of this host may run. For clients of sockets it is off by
+        default."""
         self.client = 0
         """The number of its client, or 0 if the monitor is not on a socket."""
         self.before_real_guest: Callable[[], Callable[[], object]] | None = None
-        """Called before this monitor reboots the machine into a guest of another process. The function that it
-        returns is called after that."""
+        """Called before this monitor reboots the machine into a guest of another process. The function that it returns
+        is called after the reboot."""
         self.live: Callable[[Callable[[], str]], None] | None = None
-        """On a terminal: shows a text in place of the last one, and asks for it again during the wait."""
+        """On a terminal: shows the text that a function returns in place of the last text, and calls the function again
+        during the wait."""
         self.say: Callable[[Reply], None] | None = None
         """On a terminal: shows the reply to a line of a script at once."""
         self.typed: list[tuple[str, bool]] = []
@@ -224,7 +226,7 @@ class Monitor:
 
 def _arguments(command: Command, line: str, at: int) -> Arguments:
     """Read the arguments at `at`. Raises SyntaxRefused."""
-    if at == len(line) and not command.types:  # as with most lines: what reads arguments is not even imported
+    if at == len(line) and not command.types:  # most lines have no arguments, and need not import the grammar
         return {}
     from hmp.monitor import grammar
 

@@ -1,4 +1,4 @@
-"""The object tree behind `qom-list`, `qom-get` and `qom-set`, for HMP and QMP.
+"""The object tree of `qom-list`, `qom-get` and `qom-set`, for HMP and QMP.
 
 The operations return data and raise CommandError in QEMU's words, with kind DeviceNotFound if no object has the path.
 Each call makes the tree from the machine, so that hot-plugging does not have to update it.
@@ -303,8 +303,8 @@ def device_to_unplug(machine: Machine, id: str) -> str:
     Raises CommandError for anything that cannot be unplugged.
     """
     root = tree(machine)
-    # As QEMU: resolve the path first, then say what is wrong with the object. So a backend or a container is not "not
-    # found".
+    # As in QEMU: resolve the path first, then say what is wrong with the object. So the error for a backend or a
+    # container is not "not found".
     start = root if id.startswith("/") else root.descend(["machine", "peripheral"])
     node = None if start is None else start.descend(id.split("/"))
     if node is None:
@@ -319,7 +319,7 @@ def device_to_unplug(machine: Machine, id: str) -> str:
 def property_names(machine: Machine, path: str, *, writable_only: bool = False) -> list[tuple[str, str]]:
     """Return (name, type) of the properties of an object, for completion; an empty list if the path is wrong.
 
-    With `writable_only` only those that can be set: the switches of a device cannot once it is realized.
+    With `writable_only` only those that can be set. The switches of a device that is in use cannot.
     """
     found = _resolve(machine, path)
     if len(found) != 1:

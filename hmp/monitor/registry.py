@@ -4,9 +4,9 @@ The path of a handler has one of three forms:
 
 `module:function` names a function in hmp.monitor.commands (`:function` in the package itself). It is imported when its
 command first runs, so a script pays only for what it uses. It is called with (monitor, arguments, reply) and returns
-the text to print, or None if there is none, or after it has suspended the reply. `machine.stop` names a method of the
-machine or its guest, if calling that is all the command does. `=LINE` names a recorded line, which always has the same
-answer (replies.py).
+the text to print. It returns None if there is no text, or if it has suspended the reply. `machine.stop` names a method
+of the machine or its guest, if calling that is all the command does. `=LINE` names a recorded line, which always has
+the same answer (replies.py).
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ SIM = (
             "list the clients, or hang up on them", "wire:wire"),
 )  # fmt: skip
 
-# QEMU's commands in the order of their names; `sim` is last, under its own heading, so that nobody takes it for a
-# command of QEMU.
+# QEMU's commands in the order of their names. `sim` is last, under its own heading, because it is not a command of
+# QEMU.
 COMMANDS = (
     Command("balloon", "value:M", "target", "ask the guest to keep that many MiB", ":balloon", complete="target"),
     Command("chardev-remove", "id:s", "id", "remove a character device: none can go", "inventory:no_chardev"),
@@ -166,7 +166,7 @@ COMMANDS = (
     Command("hostfwd_add", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port-address:port",
             "forward a port: there is no network", "inventory:no_network"),
     Command("hostfwd_remove", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port",
-            "forward a port no more: there is no network", "inventory:no_network"),
+            "stop forwarding a port: there is no network", "inventory:no_network"),
     Command("info", "item:s?", "[topic]", "show something about the machine", "help:info", topics=INFO),
     Command("loadvm", "name:s", "tag", "go back to a snapshot", "snapshot:loadvm", complete="snapshot"),
     Command("mouse_button", "state:i", "state", "press the mouse's buttons", "inventory:nothing"),

@@ -45,7 +45,7 @@ class Replies:
         if not isinstance(found.get("qemu", ""), str):
             raise ValueError("qemu is not a text such as '7.2.22'")
         self.qemu: str | None = None if "qemu" not in found else version(found["qemu"])
-        # All is checked now, so that a mistake in the file is an error at the start and not in the middle of a test.
+        # Everything is checked now, so that a mistake in the file is an error at the start and not during a test.
         schema, qmp, hmp = found.get("schema", []), found.get("qmp", {}), found.get("hmp", {})
         if not isinstance(schema, list) or not all(isinstance(each, dict) and _sound(each) for each in schema):
             raise ValueError("schema is not a list as query-qmp-schema returns it")
@@ -154,9 +154,8 @@ def load(path: str) -> Replies:
     import json
 
     try:
-        # The file may be a pipe from the shell, as in <(...). Opening a FIFO that has no writer would block for ever
-        # without O_NONBLOCK. With it the FIFO reads as empty, and reads from a pipe that has a writer block again
-        # afterwards.
+        # The file may be a pipe from the shell, as in <(...). Without O_NONBLOCK, opening a FIFO that has no writer
+        # would block for ever; with it, the FIFO reads as empty. Reading must block, because a writer may be slow.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(descriptor, True)
         with open(descriptor, "rb") as file:

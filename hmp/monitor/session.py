@@ -1,4 +1,4 @@
-"""The base class of both monitors' sessions: the conversation of one client, bytes in and bytes out, with waits."""
+"""The base class of the sessions of HMP and QMP clients: bytes in and bytes out, and commands that wait for a guest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def drop(data: bytes) -> None:
 
 
 class Session:
-    """The conversation of one client. Subclasses cut the input into commands and run them.
+    """The session of one client. Subclasses cut the input into commands and run them.
 
     How a server drives one session per client:
 
@@ -34,9 +34,9 @@ class Session:
     """
 
     ahead = False
-    """Whether it takes input that follows a command that waits."""
+    """Whether it takes further input while a command waits."""
     lingers = False
-    """Whether the client gets a moment to hang up first after its command ended the machine."""
+    """Whether the client gets a moment to hang up before we do, after its command ended the machine."""
 
     def __init__(
         self, monitor: Monitor, send: Callable[[bytes], None], *, host_files: bool = False, client: int = 0
@@ -54,7 +54,7 @@ class Session:
         self.on_resume: Callable[[], None] | None = None
         """Called when a command that waited has been answered."""
         self.on_command: Callable[[bytes], None] | None = None
-        """Called with the bytes of each command before it is handled, also if they could not be read."""
+        """Called with the bytes of each command before it is handled, even if they do not parse."""
         self._work: Work | None = None
         self._waits_for: Reply | None = None
 
@@ -122,8 +122,8 @@ class Session:
 
     def close(self) -> None:
         """Forget the client, which is gone: send nothing any more, and cancel what it waits for."""
-        # Break the cycle with the connection, whose methods these are: the collector of cycles runs rarely, and gone
-        # clients had taken gigabytes.
+        # These are methods of the connection, so they make a reference cycle. The collector runs rarely, and without
+        # this the sessions of clients that had left took gigabytes.
         self.send = self._write = drop
         self.on_resume, self.on_command, self.on_cut = None, None, lambda: None
         self._stop_waiting()
@@ -138,7 +138,7 @@ class Session:
         self._go_on()
 
     def _go_on(self) -> None:
-        # A for loop over the same generator again goes on where it stopped.
+        # After a wait, a new for loop over the same generator goes on where the last one stopped.
         for each in self._work or ():
             if not isinstance(each, Reply):
                 self.send(each)
@@ -166,9 +166,9 @@ class Session:
         for event in fault.events:
             self._tell(*event)
         pieces: list[bytes] = []
-        held: list[bytes] = []  # events that come while the answer goes out in pieces: in one they would break it
+        held: list[bytes] = []  # events that come between two pieces of the answer: sent there, they would break it
         if fault.answer != "usual":
-            # The command does not run then: a test that wants an error for `stop` does not want a stopped VM.
+            # Then the command does not run: a test that wants an error for `stop` does not want a stopped VM.
             usual = iter((self._otherwise(fault),))
         try:
             for each in usual:
@@ -183,7 +183,7 @@ class Session:
             while pieces:
                 yield self._pause(fault.pause)
                 self._write(pieces.pop(0))
-        finally:  # the client may also stop waiting between two pieces
+        finally:  # also if the client leaves between two pieces
             self.send = self._write
             for data in held:
                 self.send(data)

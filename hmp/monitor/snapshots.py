@@ -62,7 +62,7 @@ def automatic_tag(machine: Machine) -> str:
 def date(nanoseconds: int, *, simulated: bool) -> str:
     """Return a date for people, in local time; simulated ones in UTC, so that every run prints the same.
 
-    A clock or a file can have any date. If the year does not have four digits, say that it is before or after those.
+    A clock or a file can have any date. For a year outside 1 to 9999 the text only says before or after.
     """
     try:
         seconds = nanoseconds // 1_000_000_000
@@ -95,7 +95,7 @@ class MemoryStore:
     """Snapshots in the memory of this process, which end with it. Their number and total size are limited."""
 
     rests_until = 0
-    """Host time (ns) before which no command writes if there are other monitors. The commands set it (_in_turn)."""
+    """If there are other monitors, no command writes before this host time (ns). The commands set it (_in_turn)."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Summary, bytes]] = {}
@@ -147,10 +147,10 @@ class MemoryStore:
 class DirectoryStore:
     """Snapshots as files of mode 0600 in a directory, shared with other processes.
 
-    A snapshot is written to a temporary file, synced, and renamed. So the old file or the new one is complete, whenever
-    the process is killed. A writer holds a lock on its temporary file. If nobody holds that lock, its writer was killed
-    and the file is removed. No writer waits for another. A lock on the whole directory was rejected: all monitors stood
-    still, up to two seconds, while another process had it.
+    A snapshot is written to a temporary file, synced, and renamed. So there is always a complete file, the old one or
+    the new one, even if the process is killed. A writer holds a lock on its temporary file. If nobody holds that lock,
+    its writer was killed and the file is removed. No writer waits for another. A lock on the whole directory was
+    rejected: all monitors hung for up to two seconds while another process had it.
     """
 
     rests_until = 0
@@ -306,7 +306,7 @@ def _unfinished(path: str) -> tuple[str, int]:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
             return name, descriptor
-        os.close(descriptor)  # another process took it for a left file, between open and lock
+        os.close(descriptor)  # between open and lock another process swept it, because it looked abandoned
 
 
 def _lock(descriptor: int) -> bool | None:
@@ -324,13 +324,11 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _open(path: str, flags: int = os.O_RDONLY) -> BinaryIO:
-    """Open a snapshot's file. Raises OSError, and SnapshotError if it is not a regular file.
-
-    This is checked before the file is opened too, because opening a device or a FIFO can have effects.
-    """
+    """Open a snapshot's file. Raises OSError, and SnapshotError if it is not a regular file."""
+    # Checked before the open, because opening a device or a FIFO can have effects.
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise SnapshotError("it is not a regular file")
-    # Checked again below, because the file may have been replaced in between.
+    # Checked again after the open, because the file may have been replaced in between.
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -347,7 +345,10 @@ def store_of(machine: Machine) -> Store:
 
 
 def _load(tag: str, machine: Machine, opened: Callable[[], BinaryIO]) -> None:
-    """Put the machine back to the snapshot that `opened` returns. Raises SnapshotError, and nothing has changed."""
+    """Put the machine back to the snapshot that `opened` returns.
+
+    Raises SnapshotError, and then nothing has changed.
+    """
     try:
         with opened() as source:
             load(machine, source, make_guest)

@@ -17,7 +17,7 @@ from hmp.monitor.qom import valid_id
 from hmp.qemu.values import Parameters, size_of, whole
 
 SILENT = ("null", "vc", "ringbuf", "msmouse", "wctablet", "qemu-vdagent")
-"""Backends that swallow what is written to them. Others that hmp only accepts cannot have a monitor."""
+"""Backends that drop what is written to them. A monitor may use these, but not the others that hmp cannot serve."""
 
 _BACKENDS = ("socket", "stdio", "file", "pty", "pipe", "serial", *SILENT, "testdev", "udp", "parallel", "mux",
              "spicevmc", "spiceport", "dbus", "braille")  # fmt: skip
@@ -33,7 +33,7 @@ _NEEDS = {
     "spiceport": ("name", "chardev: spice port: no name given"),
     "dbus": ("name", "chardev: dbus: no name given"),
 }
-"""What a backend cannot do without, and QEMU's error."""
+"""The option that a backend needs, and QEMU's error without it."""
 
 _NEVER = {
     "mux": "mux: base chardev {chardev} not found",
@@ -42,7 +42,7 @@ _NEVER = {
     "braille": "brlapi__openConnection: connect: No such file or directory",
     "parallel": "not a parallel port: Inappropriate ioctl for device",
 }
-"""Backends that need what is not here, and QEMU's error then."""
+"""Backends that never work in hmp, and the error that QEMU gives where they do not work."""
 
 _ALIASES = {"memory": "ringbuf", "parport": "parallel", "tty": "serial"}
 
@@ -57,7 +57,7 @@ PARAMETERS = Parameters(
 TAKEN = {"serial": "could not connect serial device to character backend '{}'",
           "parallel": "could not connect parallel device to character backend '{}'",
           "debugcon": "invalid character backend '{}'"}  # fmt: skip
-"""QEMU's errors for a short form that it cannot read; of monitors it is a parse error."""
+"""QEMU's errors for a short form that it cannot read. For the monitor options it is "parse error" instead."""
 
 # As C's scanf reads them.
 _PLACE = r"(?:([^:]{1,64}):|:)([^,%s]{1,32})"
@@ -69,7 +69,7 @@ _VC = re.compile(r"vc(?::([0-9]{1,7})(?:x([0-9]{1,7})|Cx([0-9]{1,7}))|(?!:))")
 class Chardev:
     """One device. `kind` is monitor, qmp or serial. `spelled` is the option with its value, for errors.
 
-    `options` has its options by QEMU's names; of one that is given twice it has the last value.
+    `options` has its options by QEMU's names. If one is given twice, the last value counts.
     """
 
     def __init__(self, spelled: str, kind: str, label: str, options: dict[str, str]) -> None:
@@ -80,7 +80,7 @@ class Chardev:
         self.backend = named and _ALIASES.get(named, named)
         self.options = options
         self.users = 0
-        """How many monitors and serial ports have it."""
+        """How many monitors and serial ports use it."""
 
     def refuse(self, why: str) -> UsageError:
         """Return an error about the device."""
@@ -91,7 +91,10 @@ class Chardev:
         return SWITCH[self.options.get(name, "off")]
 
     def check(self) -> None:
-        """Check what QEMU checks when it makes the device, in its order. Raises UsageError in QEMU's words."""
+        """Make the checks that QEMU makes when it creates the device, in QEMU's order.
+
+        Raises UsageError in QEMU's words.
+        """
         given, backend = self.options, self.backend
         if not self.label:
             raise self.refuse("chardev: no id specified")
@@ -99,9 +102,9 @@ class Chardev:
             raise self.refuse(f'chardev: "{self.label}" missing backend')
         if backend not in _BACKENDS:
             raise self.refuse(f"'{backend}' is not a valid char driver name")
-        needed, told = _NEEDS.get(backend, ("backend", ""))
+        needed, missing = _NEEDS.get(backend, ("backend", ""))
         if needed not in given or (backend == "udp" and not given[needed]):
-            raise self.refuse(told)
+            raise self.refuse(missing)
         if "logfile" in given:
             end = os.O_APPEND if self.on("logappend") else os.O_TRUNC
             os.close(self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create"))
@@ -134,7 +137,7 @@ class Chardev:
             raise self.refuse("Websocket client is not implemented")
         if "tls-creds" in given:
             raise self.refuse(f"No TLS credentials with id '{given['tls-creds']}'")
-        # A socket needs a path, a host or a descriptor. QEMU takes a missing descriptor for one without a number.
+        # With neither path nor host QEMU reads `fd`. If that is missing too, its error is about an empty number.
         if not given.keys() & {"path", "host"}:
             fd = given.get("fd", "")
             if not re.fullmatch(r"[-+]?[0-9]+", fd, re.ASCII):
@@ -148,7 +151,10 @@ class Chardev:
             self._port("host", "port")
 
     def _port(self, host: str, name: str) -> int:
-        """Return the number of a port, as the C library reads it. One with too many bits loses the higher ones."""
+        """Return a port's number as the C library reads it: a service name is looked up, and only 16 bits are kept.
+
+        Raises UsageError.
+        """
         place, port = self.options.get(host, "(null)"), self.options.get(name) or "0"
         try:
             found = socket.getaddrinfo(None, port, type=socket.SOCK_STREAM)
@@ -163,7 +169,7 @@ class Chardev:
             raise self.refuse(f"Could not {verb} '{path}': {error.strerror}") from None
 
     def open(self) -> Address | None:
-        """Return the address to serve, or None if nobody can be there. What is not a socket is opened here.
+        """Return the address to serve, or None if no client can reach it. Files, pipes and terminals are opened here.
 
         Raises UsageError.
         """
@@ -174,7 +180,7 @@ class Chardev:
             near, terminal = os.openpty()
             tty.setraw(terminal)
             name = os.ttyname(terminal)
-            # Its name alone makes it one; a client opens it.
+            # The client opens the terminal by its name.
             os.close(terminal)
             os.set_blocking(near, False)
             sys.stdout.write(f"char device redirected to {name} (label {self.label})\n")
@@ -203,6 +209,7 @@ class Chardev:
 
     def _address(self, spec: str) -> Address:
         address = Address(self.kind, spec, self.spelled)
+        # With mux QEMU makes two devices: the mux has the label, and the stream below it has LABEL-base.
         address.label = f"{self.label}-base" if self.on("mux") else self.label
         address.pretty = self.on("pretty")
         address.service = self.options.get("port", "")
@@ -228,13 +235,13 @@ class Chardev:
         if "host" in given and not SWITCH[given.get("delay", "on")]:  # QEMU reads a bare nodelay as delay=off
             words.append("nodelay=on")
         if self.on("server"):
-            # QEMU waits for the first client unless it is told not to; hmp's own options do not.
+            # QEMU waits for the first client unless wait=off is given; hmp's own options do not wait by default.
             words.append(f"wait={given.get('wait', 'on')}")
         else:
             words.append("server=off")
             if "reconnect" in given:
                 pause = whole(given["reconnect"], "reconnect", self.spelled)
-                # A negative number is as good as none. Nobody waits longer than hmp's longest pause.
+                # A number that is negative in 64 bits means the same as 0. A pause longer than hmp's longest is cut.
                 words.append(f"reconnect={0 if pause >> 63 else min(pause, LONGEST_PAUSE)}")
         return ",".join([place, *words])
 
@@ -246,7 +253,7 @@ def from_chardev(text: str) -> Chardev:
     if label is not None and not valid_id(label):
         raise UsageError(f"{spelled}: Parameter 'id' expects an identifier")
     PARAMETERS.check(given, spelled)
-    # A serial port until -mon makes a monitor of it.
+    # It counts as a serial port until -mon makes it a monitor.
     return Chardev(spelled, "serial", label or "", dict(given))
 
 
@@ -257,7 +264,7 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     place, mux = (text[4:], {"mux": "on"}) if text.startswith("mon:") else (text, {})
     backend, colon, rest = place.partition(":")
     given: dict[str, str] = {}
-    if text.startswith("chardev:"):  # -debugcon does not know it
+    if text.startswith("chardev:"):  # only -debugcon gets here: for the other options the caller handles chardev:
         raise wrong
     if place in ("stdio", "null", "pty", "msmouse", "braille", "testdev", "wctablet"):
         given = {"backend": place}

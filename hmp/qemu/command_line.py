@@ -43,7 +43,7 @@ _ACTIONS = {"reboot": ("reset", "shutdown"), "shutdown": ("poweroff", "pause"),
             "panic": ("pause", "shutdown", "exit-failure", "none"),
             "watchdog": ("reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi")}  # fmt: skip
 _SERIAL = ("serial", "parallel", "debugcon")
-"""The options that make devices of the guest, in the order in which QEMU makes them."""
+"""The options that make guest devices, in the order in which QEMU makes them."""
 
 _ADDRESS = re.compile(r"\s*\+?(?:0x)?0*[01]?[0-9a-f](?:\.[0-7])?", re.ASCII | re.IGNORECASE)
 
@@ -51,9 +51,9 @@ _ADDRESS = re.compile(r"\s*\+?(?:0x)?0*[01]?[0-9a-f](?:\.[0-7])?", re.ASCII | re
 class CommandLine:
     """Reads QEMU's options. `hmp` has the options for hmp, `ignored` those that have no effect.
 
-    Some thousand command lines were compared with QEMU 7.2: the exit status, and the error after the program's name.
+    3,400 generated command lines were compared with QEMU 7.2: the exit status, and the error after the program's name.
     QEMU first reads all options, and then makes character devices, memory, monitors, serial ports and devices, in this
-    order. So does this class, because of two errors QEMU reports the one that it finds first.
+    order. This class does the same, so that of two errors it reports the one that QEMU reports.
     """
 
     def __init__(self) -> None:
@@ -64,14 +64,14 @@ class CommandLine:
         self.made: list[Chardev] = []
         """The devices of -chardev, -monitor and -qmp, in the order in which QEMU makes them."""
         self.serial: list[tuple[str, str]] = []
-        """Option and value of each serial port and the like."""
-        # QEMU keeps an id once for each kind of object; the same id may name a device and a monitor.
+        """Option and value of each -serial, -parallel and -debugcon; the option is "" for the port of -nographic."""
+        # In QEMU an id is unique within one kind of object: a device and a monitor may have the same id.
         self.ids: dict[str, set[str]] = {"device": set(), "mon": set()}
         self.devices: list[tuple[str, str, Any, list[tuple[str, Any]]]] = []
         self.unknown: UsageError | None = None
         """The error for a device that QEMU 7.2 does not have. A newer QEMU may have it (--qemu-version in HMP_ARGS)."""
         self.serials: list[Chardev] = []
-        """The devices that no monitor has."""
+        """The character devices that no monitor uses."""
         self.mons: list[tuple[str, dict[str, str]]] = []
         self.nographic = self.defaults = False
         self.daemonize = False
@@ -79,7 +79,7 @@ class CommandLine:
         self.actions = {"reboot": "reset", "shutdown": "poweroff"}
         self.ignored: list[str] = []
         self.foreign_bus = "pcie.0"
-        """The first bus of the other machine type. Further buses may be those of bridges."""
+        """The root bus of the other machine type (pc or q35): an error here. Other names may be buses of bridges."""
         self.printed: str | None = None
 
     def read(self, argv: list[str]) -> None:
@@ -113,7 +113,7 @@ class CommandLine:
             self._finish()
 
     def _print(self, text: str) -> None:
-        """Print `text` in place of a machine, once all options were read without an error."""
+        """Print `text` instead of starting a machine, after all options were read without an error. The first wins."""
         self.printed = text if self.printed is None else self.printed
 
     def _switch(self, name: str, spelled: str) -> None:
@@ -197,14 +197,18 @@ class CommandLine:
         self.memory |= {**dict(pairs), "": spelled}
 
     def _ram(self) -> int:
-        """Return the bytes of memory. hmp cannot plug memory, but all is checked, as a wrong value is an error."""
+        """Return the memory size in bytes. hmp cannot hot-plug memory, but wrong slots or maxmem are errors as in QEMU.
+
+        Raises UsageError.
+        """
         given, spelled = self.memory, self.memory.get("", "")
         text = given.get("size", "0")
         size = size_of(text, "size", spelled)
-        # As QEMU: MiB if the last character is a digit.
+        # As in QEMU, a size whose last character is a digit is in MiB.
         size = (size << 20 if text[-1:].isdigit() else size) or DEFAULT_MEMORY
         if size >= 1 << 64:
             raise UsageError("too large 'size' option value")
+        # QEMU rounds up to a multiple of 8 KiB: 4097K becomes 4104K (seen with 7.2).
         size = -(-size // 8192) * 8192
         if not 4 << 20 <= size <= 16 << 40:
             raise UsageError(f"{spelled}: hmp has machines from 4M to 16T, not of {size} bytes")
@@ -255,6 +259,7 @@ class CommandLine:
                 raise UsageError(f"{spelled}: {error.desc}") from None
         else:
             pairs = split_options(value, "driver")
+            # Of several ids QEMU uses the first; of all other options the last.
             for word in [word for key, word in reversed(pairs) if key == "id"][-1:]:
                 self._id("device", word, spelled)
         driver = dict(pairs).get("driver")
@@ -294,7 +299,7 @@ class CommandLine:
             for key, word in pairs:
                 if key in PCI:
                     self._check_pci(DRIVERS[driver], key, word, json=json)
-            # hmp's own option checks the other properties; its error gets QEMU's beginning.
+            # hmp's own --device checks the other properties. Its error then gets the prefix that QEMU's would have.
             parse(["--device", self.device])
         except CommandError as error:
             raise UsageError(f"{spelled}: {error.desc}") from None
@@ -330,7 +335,8 @@ class CommandLine:
             raise CommandError(wrong)
 
     def _finish(self) -> None:
-        """Check what QEMU checks when it makes its objects, in its order, and connect monitors with their devices."""
+        """Make the checks that QEMU makes when it creates its objects, in QEMU's order, and connect monitors with their
+        devices. Raises UsageError."""
         # A daemon has no terminal, so nobody could reach its monitor.
         if self.daemonize and self.nographic:
             raise UsageError("-nographic cannot be used with -daemonize")
@@ -340,7 +346,8 @@ class CommandLine:
         self.hmp.append(f"--memory={self._ram()}B")
         for spelled, given in self.mons:
             self._connect(spelled, given, free)
-        # QEMU gives the terminal to a serial port then, with the monitor behind Ctrl-A c unless there is another one.
+        # With -nographic QEMU gives the terminal to a serial port. Ctrl-A c switches it to the monitor, unless another
+        # monitor was given.
         if self.nographic and not self.defaults and not any(option == "serial" for option, _ in self.serial):
             own = any(each.kind == "monitor" for each in self.monitors)
             self.serial.append(("", "stdio" if own else "mon:stdio"))
@@ -371,7 +378,10 @@ class CommandLine:
                 raise made.refuse(f"cannot use stdio {how}")
 
     def _connect(self, spelled: str, given: dict[str, str], free: list[Chardev]) -> None:
-        """Connect a monitor or a serial port with its device. `free` has the devices that nobody uses yet."""
+        """Connect a monitor or a serial port with its device. `free` has the devices that are not used yet.
+
+        Raises UsageError.
+        """
         mode = given.get("mode", "readline")
         if "chardev" not in given:
             raise UsageError(f"{spelled}: Parameter 'chardev' is missing")
@@ -385,7 +395,7 @@ class CommandLine:
         if mode == "readline" and "pretty" in given:
             raise UsageError(f"{spelled}: 'pretty' is not compatible with HMP monitors")
         found.users += 1
-        # With mux four can have one device. The first monitor has it; hmp does not switch to further ones.
+        # With mux QEMU lets four share one device. hmp gives it to the first monitor and cannot switch to the others.
         if found.users > (4 if found.on("mux") else 1):
             raise UsageError(f"{spelled}: Device '{found.label}' is in use")
         if found not in free:
@@ -435,26 +445,29 @@ class CommandLine:
         return config
 
     def _detach(self) -> Callable[[], None]:
-        """Become a daemon and write the pid file, if wanted. Returns a function that removes the file."""
-        told = -1
+        """Become a daemon and write the pid file, if wanted. Returns a function that removes the file.
+
+        Raises UsageError.
+        """
+        ready = -1
         if self.daemonize:
-            heard, told = os.pipe()
+            parent_end, ready = os.pipe()
             if os.fork():
-                os.close(told)
+                os.close(ready)
                 # The parent ends only when the sockets listen and the pid file is written: a program that started us
                 # can connect at once.
-                os._exit(0 if os.read(heard, 1) else FAILED)
-            os.close(heard)
+                os._exit(0 if os.read(parent_end, 1) else FAILED)
+            os.close(parent_end)
             os.setsid()
         clean = (lambda: None) if self.pidfile is None else _write_pid(self.pidfile)
-        if told >= 0:
+        if ready >= 0:
             # Only now, so that errors before this point reach the terminal.
             null = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             os.close(null)
-            os.write(told, b".")
-            os.close(told)
+            os.write(ready, b".")
+            os.close(ready)
         return clean
 
 

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import click
 
-# All of QEMU's options have to be known: without knowing whether a value follows, the rest could not be read.
+# All of QEMU's options are listed, because an unknown one may or may not take the next word as its value.
 _WITH_VALUE_NAMES = (
     "D L accel acpitable action add-fd append audio audiodev bios blockdev boot cdrom chardev chroot compat cpu d "
     "debugcon device dfilter display drive dtb dump-vmstate echr fda fdb fsdev fw_cfg g gdb global hda hdb hdc "

@@ -50,22 +50,22 @@ def whole(text: str, name: str, spelled: str) -> int:
     value = int(octal, 8) if octal else int(hexadecimal, 16) if hexadecimal else int(decimal[: _LONGEST + 1])
     if value >= 1 << 64:
         raise UsageError(f"{spelled}: Value '{text}' is too large for parameter '{name}'")
-    # It takes a minus for the number below 2^64.
+    # As strtoull does, read -N as 2^64 - N.
     return -value % (1 << 64) if sign == "-" else value
 
 
 def size_of(text: str, name: str, spelled: str) -> int:
-    """Return the bytes of a size. Raises UsageError."""
+    """Return a size such as 1.5G in bytes; without a unit the number is in bytes. Raises UsageError."""
     found = _SIZE.fullmatch(text)
     number, fraction, hexadecimal, suffix = found.groups() if found is not None else ("", "", "", "")
     unit = 1 << 10 * "BKMGTPE".index(suffix.upper() or "B")
     size = int(hexadecimal or number[: _LONGEST + 1] or "0", 16 if hexadecimal else 10)
-    # A fraction of a byte is an error. So is a unit behind a number that is too large itself.
+    # A fraction of a byte is an error. So is a unit after a number that is too large by itself.
     if found is None or ((fraction or "").strip("0") and unit == 1) or (size >= 1 << 64 and suffix):
         raise UsageError(f"{spelled}: Parameter '{name}' expects a non-negative number below 2^64")
     size *= unit
     if fraction:
-        # With integers, so that large sizes lose no digits; further digits are less than a byte.
+        # In integers, because a float would lose digits of large sizes. The digits cut off are worth less than a byte.
         fraction = fraction[:_LONGEST]
         size += int(fraction) * unit // 10 ** len(fraction)
     if size >= 1 << 64:

@@ -21,7 +21,7 @@ from hmp.qjson.lexer import Lexer
 MAX_MESSAGE_BYTES = 128 << 10
 """The most bytes of tokens in one message; blanks do not count. QEMU allows 64 MiB. An emulator with a thousand
 clients cannot keep so much for each, and the longest command that clients send is a monitor line of 4 KiB. All
-clients wait while a message is answered: one of this size, if it is an id that has to be escaped, takes 80 ms."""
+clients wait while a message is answered. A message of this size takes 80 ms if it is an id that has to be escaped."""
 
 MAX_TOKENS = 32 << 10
 """The most tokens in one message. QEMU allows 2 Mi. A token can take 90 bytes as Python objects (a list of small
@@ -45,7 +45,7 @@ class ParseFailure(namedtuple("ParseFailure", "desc")):
 
 
 _TOP, _FIRST_ITEM, _ITEM, _FIRST_KEY, _KEY, _MEMBER, _AFTER_ITEM, _AFTER_KEY, _AFTER_MEMBER = range(9)
-"""The place in a message where the assembler is. In the places up to MEMBER a value may come next."""
+"""The places in a message where the assembler can be. In those up to _MEMBER a value may come next."""
 
 _CLOSE = -1
 _STEPS = {
@@ -158,7 +158,7 @@ class _Assembler:
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # Refused here, the message goes to the other decoder, which names the error in QEMU's words.
+    # After this error the other decoder reads the message and names the error in QEMU's words.
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("duplicate key")
@@ -166,7 +166,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _real(text: str) -> float:
-    if text.lstrip("-")[:2] in ("0e", "0E"):  # not a number in QEMU
+    if text.lstrip("-")[:2] in ("0e", "0E"):  # in QEMU not one number, see lexer.ZERO
         raise ValueError(text)
     return float(text)
 
@@ -183,7 +183,7 @@ _decode_one = json.JSONDecoder(
 class Decoder:
     """Turns the bytes of a client into messages, in order, with QEMU 7.2's error recovery.
 
-    The limits bound what it keeps between calls, whatever comes: `max_bytes` of tokens for each message, `max_tokens`
+    The limits bound what it keeps between calls for any input: for each message `max_bytes` of tokens, `max_tokens`
     tokens, and `max_depth` open brackets. A message over a limit gives one failure. Reading goes on after that point,
     inside the client's message, so more failures follow, as in QEMU.
     """
@@ -245,12 +245,12 @@ class Decoder:
                 self._assembler = _Assembler(self._limits)
 
     def _read_ordinary(self, text: str, pos: int, items: list[object]) -> int:
-        """Read whole objects while the C decoder and QEMU agree. Returns the position of the first other text."""
+        """Read whole objects for which the C decoder and QEMU agree. Returns the position of the first other text."""
         size = len(text)
         while pos < size:
             char = text[pos]
             if char == "{":
-                # Without a closing bracket the C decoder would read to the end and fail, each time more bytes come.
+                # Without a closing bracket the C decoder would read to the end and fail, again for every piece.
                 if text.find("}", pos) < 0:
                     break
                 try:
@@ -261,7 +261,7 @@ class Decoder:
                     break
                 max_depth = self._limits[2]
                 if end - pos > max_depth and text.count("{", pos, end) + text.count("[", pos, end) > max_depth:
-                    break  # too deep, or brackets in strings; the other decoder knows
+                    break  # too deep, or the brackets are in strings: the other decoder finds out
                 items.append(value)
                 pos = end
             elif char in " \t\r\n":
@@ -297,13 +297,13 @@ def as_qemu(text: str) -> str:
 
 
 def encode(message: Mapping[str, object]) -> bytes:
-    r"""The line that QEMU 7.2 would send for `message` (a dict with string keys), `\r\n` included.
+    r"""Return the line that QEMU 7.2 would send for `message` (a dict with string keys), `\r\n` included.
 
     Members keep their order; QEMU's order is that of a hash table. Floats have 17 digits and no ".0", infinity is
     `inf`. Raises TypeError for a value that JSON does not have, and ValueError for a value that contains itself.
     """
     try:
-        # The C encoder handles nearly all messages. It writes floats in another way than QEMU, and refuses infinity.
+        # The C encoder handles nearly all messages. But it writes floats differently from QEMU, and refuses infinity.
         text = _encode_plain(message)
         if ("." in text or "e-" in text or "e+" in text) and _FLOAT(text):
             text = _encode_by_steps(message)
@@ -318,7 +318,8 @@ _EMPTY = re.compile(rb"([{\[])\r\n *(\r\n *[}\]])")
 
 
 def indented(message: bytes) -> bytes:
-    """Return what `encode` made as QEMU's -qmp-pretty writes it: a line for each member, four spaces for each level."""
+    """Return a message from `encode` in the form of QEMU's -qmp-pretty: a line for each member, indented by four spaces
+    for each level."""
     parts, depth = [], 0
     for token in _TOKENS.findall(message):
         depth += (token in b"{[") - (token in b"}]")

@@ -1,8 +1,8 @@
 """The tokens of QMP's JSON: how bytes become tokens, and how the text of a token becomes a value.
 
 QEMU 7.2's dialect is JSON with single-quoted strings, and the stream is usable after an error. The automaton never goes
-back in its input. It is data: `TABLE` has the next state for every state and byte. Nothing here knows about objects or
-messages; see `codec.py`.
+back in its input. It is a table: `TABLE` has the next state for every state and byte. Objects and messages are built in
+`codec.py`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ERROR means that the byte cannot follow in this state; it belongs to the stray t
 """
 
 FIRST_KIND = ERROR
-"""Numbers below it are states, from it on they are kinds: one comparison tells them apart."""
+"""Numbers below this are states, the others are kinds: one comparison tells them apart."""
 
 PUT_BACK = 0x80
-"""A flag beside a state or kind: the byte only ended the token before it, so it is read again in the new state."""
+"""A flag on a state or kind: the byte only ended the token before it, so it is read again in the new state."""
 
 _BLANK = b" \t\r\n"
 _DIGIT = b"0123456789"
@@ -81,7 +81,7 @@ TABLE = tuple(_row(state) for state in range(len(_RULES)))
 
 
 class Lexer:
-    """Cuts a byte stream into tokens, whatever the sizes of the pieces in which it arrives.
+    """Cuts a byte stream, which may arrive in pieces of any size, into tokens.
 
     `longest` is the most bytes of an unfinished token. A longer token is dropped.
     """
@@ -120,7 +120,7 @@ class Lexer:
             if target >= FIRST_KIND:
                 word = bytes(self._held) + data[begin:pos]
                 state = RECOVERY if target == ERROR else START
-            # Only a state inside a token keeps bytes; blanks and skipped input may be as long as they like.
+            # Only a state inside a token keeps bytes, so blanks and skipped input may have any length.
             elif target > RECOVERY and pos - begin > room:
                 target, state, word = RECOVERY, START, b""
             else:
@@ -148,8 +148,8 @@ _HEX4 = re.compile(rb"[0-9A-Fa-f]{4}").match
 _NONCHARACTER = re.compile(
     rb"\xef(?:\xb7[\x90-\xaf]|\xbf[\xbe\xbf])|[\xf0-\xf4][\x8f\x9f\xaf\xbf]\xbf[\xbe\xbf]"
 ).search
-"""UTF-8 of characters that QEMU refuses and Python accepts: U+FDD0 to U+FDEF, and the last two code points of each
-plane."""
+"""Finds the UTF-8 of characters that QEMU refuses and Python accepts: U+FDD0 to U+FDEF, and the last two code points of
+each plane."""
 
 _SEQUENCE = (
     rb"[\x00-\x7f]+|[\xc0-\xdf][\x80-\xbf]?|[\xe0-\xef][\x80-\xbf]{0,2}|[\xf0-\xf7][\x80-\xbf]{0,3}"

@@ -1,7 +1,7 @@
 """QMP's command table. Dispatch, query-commands and the schema all read it.
 
-Handlers return a value or a reply and never use the session; the table says what the session does besides. See
-QmpCommand.
+Handlers return a value or a reply and never use the session. What else the session does for a command is in the table;
+see QmpCommand.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NEGOTIATE = "qmp_capabilities"
 
 def version(machine: Machine) -> dict[str, object]:
     """Return the version in the form of the greeting and of query-version."""
-    passed_for = emulated(machine)
-    return {"qemu": passed_for.numbers, "package": passed_for.package}
+    front = emulated(machine)
+    return {"qemu": front.numbers, "package": front.package}
 
 
 def _negotiate(monitor: Monitor, arguments: Arguments) -> object:
     for capability in arguments.get("enable", ()):
         if not isinstance(capability, str):
-            # QEMU names no member of a list: `null` is the text of its missing name.
+            # An item of a list has no name in QEMU, which prints `null` in its place.
             raise CommandError("Invalid parameter type for 'null', expected: string")
         if capability != "oob":
             raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
@@ -78,12 +78,12 @@ def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
     if arguments.get("cpu-index", 0) != 0:
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
     line = arguments["command-line"]
-    # A sum of many numbers as long as a message would hold up all clients.
+    # A message may be longer than a typed line. An expression of that length would hold up all clients.
     if len(line) > MAX_LINE:
         return f"{TOO_LONG}\r\n"
     reply = monitor.execute(line)
-    # QEMU returns all errors of the human monitor as text. This one is hmp's own, and a program should not have to
-    # read text to notice it.
+    # QEMU returns all errors of the human monitor as text. This error exists only in hmp, so it is a QMP error: a
+    # program should not have to read text to notice it.
     if reply.refused is not None:
         raise reply.refused
     return reply

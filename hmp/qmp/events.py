@@ -36,7 +36,7 @@ CHANGE_INTERVAL = SECOND
 
 
 class Latest(bytes):
-    """An event (BALLOON) that replaces an older one if that was not sent yet.
+    """An event (BALLOON) that replaces an older one which was not sent yet.
 
     A client that reads slowly gets the newest numbers, and not a queue of old ones.
     """
@@ -57,8 +57,8 @@ def _balloon(tags: tuple[int, ...]) -> tuple[bytes, Picker]:
 class EventHub:
     """Sends events to the clients of one machine that have finished their negotiation. `close` it at the end.
 
-    `later` calls a function after the present work, as an event loop's call_soon. With it, if many clients ask at the
-    same time, each gets one BALLOON, with the last answer. Without it every BALLOON is sent at once.
+    `later` calls a function after the present work, as an event loop's call_soon does. With it, if many clients ask at
+    the same time, each gets one BALLOON, with the last answer. Without it every BALLOON is sent at once.
     """
 
     def __init__(self, machine: Machine, later: Callable[[Callable[[], None]], object] | None = None) -> None:
@@ -123,13 +123,13 @@ class EventHub:
         if self._held:
             self._held.append(message)
             return
-        # The BALLOON that waits happened before this event.
+        # A BALLOON that still waits is older than this event, so it goes first.
         self._tell_answer()
         for session in tuple(self._sessions):
             session.send(message)
 
     def _machine_event(self, event: Event) -> None:
-        if isinstance(event, SampleArrived):  # comes with each answer, so it goes first
+        if isinstance(event, SampleArrived):  # the most frequent event, so it is tested first
             return
         if isinstance(event, Relayed):  # an event of a running QEMU, sent unchanged
             self._broadcast(codec.encode(event.raw))
@@ -192,7 +192,7 @@ class EventHub:
         waits, self._answer, self._asker = self._answer is not None, message, asker
         if asker is not None:
             asker.send(message)
-            if self._sessions == [asker]:  # nobody else is there to be told
+            if self._sessions == [asker]:  # no other client to send it to
                 self._answer = self._asker = None
                 return
         if self._later is None:

@@ -40,7 +40,8 @@ class Answer(QmpCommand):
             try:
                 check(self._replies.schema, entry.get("arg-type", ""), dict(given))
             except CommandError as error:
-                # QEMU's error names the type uint64 here. The schema has one type for all integers.
+                # QEMU's error names the type uint64 here. The schema has one type for all integers. The fifth word of
+                # our error is the quoted name and a comma.
                 if self.name in UNSIGNED and error.desc.endswith("integer"):
                     raise CommandError(f"Parameter {error.desc.split()[4][:-1]} expects uint64") from None
                 raise
@@ -49,7 +50,7 @@ class Answer(QmpCommand):
         if self._code is not None:
             return self._code(monitor, arguments)
         for each in self._replies.qmp[self.name]:
-            # An answer without arguments fits any.
+            # An answer that lists no arguments fits any.
             if each.get("arguments", arguments) == arguments:
                 if "error" in each:
                     raise CommandError(each["error"]["desc"], each["error"]["class"])
@@ -145,7 +146,7 @@ def find(machine: Machine, name: str) -> QmpCommand | None:
 def whole_schema(machine: Machine) -> list[dict[str, object]]:
     """Return the SchemaInfo list of all commands.
 
-    Entries of --replies go before recorded ones, and these before ours.
+    An entry of --replies replaces a recorded one, and a recorded one replaces ours.
     """
     found = {str(each["name"]): each for each in schema(COMMANDS.values())}
     replies = emulated(machine).replies

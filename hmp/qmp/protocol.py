@@ -1,4 +1,4 @@
-"""The conversation of one QMP client: bytes in, bytes out. It knows no socket."""
+"""The session of one QMP client: bytes in, bytes out, without a socket."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class QmpSession(Session):
         return codec.encode({"QMP": {"version": version(self.machine), "capabilities": ["oob"]}})
 
     def room(self, data: bytes) -> int:
-        """Return how many bytes to feed: up to the end of a message if possible, so that the quick decoder reads it."""
+        """Return how many bytes to feed: up to the end of a message if possible, so that the fast decoder reads it."""
         end = data.rfind(b"}", 0, SLICE) + 1 or SLICE
-        # The newline behind it goes along, or it would take a turn of its own.
+        # The newline after it is fed with it, because it would take a turn of its own.
         return end + (data[end : end + 1] == b"\n")
 
     def feed(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class QmpSession(Session):
             return None
         message = self._messages.popleft()
         if self.on_command is not None:
-            # The text of a message that could not be read is gone by now, so the log gets the piece that it was in.
+            # The decoder does not keep the text of a message that it cannot read, so the log gets the bytes fed last.
             self.on_command(self._fed if isinstance(message, ParseFailure) else json.dumps(message).encode())
         self._id, self._fault = {}, None
         try:
@@ -110,7 +110,7 @@ class QmpSession(Session):
             name, arguments, oob = self._members(message)
         except CommandError as error:
             return iter((self._error(error),)), None
-        # A fault may be set for a line of the human monitor, also if it comes this way.
+        # A fault that is set for a line of the human monitor also applies when the line comes through QMP.
         line = arguments.get("command-line") if name == "human-monitor-command" else None
         self._fault = find_fault(self.machine, self._monitor.client, name, line if isinstance(line, str) else None)
         return self._execute(name, arguments, oob=oob), self._fault
@@ -201,7 +201,7 @@ class QmpSession(Session):
         return command
 
     def _negotiated(self, *, oob: bool) -> None:
-        """Enter command mode; events are sent from now on. The second time raise CommandError in QEMU's words."""
+        """Enter command mode; events are sent from now on. Raises CommandError in QEMU's words the second time."""
         if self._in_command_mode:
             raise CommandError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
         self._in_command_mode = True
@@ -211,7 +211,7 @@ class QmpSession(Session):
     def close(self) -> None:
         """As Session.close, and get no more events."""
         self.hub.leave(self)
-        # What was read and not handled is dropped, and its memory is freed at once.
+        # Drop the messages that were not handled, so that their memory is freed at once.
         self._messages.clear()
         self._decoder = Decoder()
         super().close()

@@ -97,7 +97,7 @@ def _object(name: str, members: Iterable[tuple[str, str]]) -> dict[str, object]:
 def schema(commands: Iterable[QmpCommand], *, events: bool = True) -> list[dict[str, object]]:
     """Return the SchemaInfo list of the commands, the events, and all types that they use."""
     entries: list[dict[str, object]] = []
-    # An array needs an entry of its own, as all types do. That of strings is an argument of qmp_capabilities.
+    # An array needs an entry of its own, as all types do. qmp_capabilities has an array of strings as its argument.
     arrays = {"[str]"}
     for command in commands:
         taken = "empty"

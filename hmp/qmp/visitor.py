@@ -1,7 +1,7 @@
 """Checks arguments against a schema, in the order and words of QEMU's input visitor.
 
-Without it, clients could send wrong arguments to commands that hmp only answers with recorded data, and learn of the
-mistake when they meet a real QEMU.
+Without it, a client could send wrong arguments to a command that hmp answers with recorded data, and its author would
+notice the mistake only with a real QEMU.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _EXPECTED = {"string": "string", "int": "integer", "number": "number", "boolean"
 
 
 _JSON = {"object": "dict", "array": "list", "enum": "string"}
-"""What the value of an alternative is, by its meta-type; a builtin type says it itself."""
+"""The JSON type of a value of an alternative, by its meta-type. A builtin type names its JSON type itself."""
 
 
 def _is(json_type: str, value: object) -> bool:
-    # The schema has one type for all integers; this range takes signed and unsigned ones of 64 bits.
+    # The schema has one type for all integers, so accept the ranges of int64 and uint64.
     if json_type == "int":
         return type(value) is int and -(1 << 63) <= value < 1 << 64
     if json_type == "number":
@@ -33,10 +33,10 @@ def _is(json_type: str, value: object) -> bool:
 def check(types: Types, kind: str, value: object, path: str = "", name: str = "null") -> None:
     """Raise CommandError if `value` is not of the type `kind`.
 
-    `path` is its full name in errors, `name` the last part.
+    `path` is the full name of the value in errors, `name` the last part of it.
     """
     entry = types.get(kind)
-    # A file of --replies may have a part of a schema: accept what it does not describe.
+    # A file of --replies may have only a part of a schema: accept what it does not describe.
     if entry is None:
         return
     meta = entry["meta-type"]
@@ -46,7 +46,7 @@ def check(types: Types, kind: str, value: object, path: str = "", name: str = "n
     elif meta == "enum":
         if not isinstance(value, str):
             raise _expected(path, "string")
-        # Both spellings of the members of an enum exist; newer schemas describe each member as an object.
+        # Older schemas have the members of an enum as strings, newer ones have an object for each.
         known = entry.get("values") or [each["name"] for each in entry["members"]]
         if value not in known:
             raise CommandError(f"Parameter '{name}' does not accept value '{value}'")
@@ -68,15 +68,15 @@ def _expected(path: str, what: str) -> CommandError:
 
 
 def _alternate(types: Types, entry: dict[str, Any], value: object, path: str, name: str) -> None:
-    told = []
+    names = []
     for each in entry["members"]:
         # The JSON type of the value decides which alternative is meant, as in QAPI.
         kind = types.get(each["type"], {})
-        told.append(each["type"])
+        names.append(each["type"])
         json_type = _JSON.get(kind.get("meta-type", ""), kind.get("json-type"))
         if json_type is not None and _is(json_type, value):
             return check(types, each["type"], value, path, name)
-    raise _expected(path, "StrOrNull" if set(told) == {"str", "null"} else "alternate")
+    raise _expected(path, "StrOrNull" if set(names) == {"str", "null"} else "alternate")
 
 
 def _object(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> None:

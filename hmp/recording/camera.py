@@ -23,7 +23,7 @@ _SURROGATES, _UNSEEN = re.compile("[\ud800-\udfff]"), "\ufffd"
 
 
 def _color(name: str, base: int) -> list[int]:
-    """Return the numbers of a colour as pyte names it; `base` is 30 for text, 40 for what is behind it."""
+    """Return the SGR numbers of a colour that pyte names; `base` is 30 for text, 40 for its background."""
     name = name.replace("bf", "br")  # pyte spells one of its colours wrong
     if name == "default":
         return []
@@ -45,7 +45,7 @@ def _look(char: Char) -> str:
 
 
 class Camera:
-    """A screen that is fed with what is drawn; `changes` returns what is new on it since the last call."""
+    """A screen that is fed with output; `changes` returns what is new on it since the last call."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.screen = Terminal(columns, rows)

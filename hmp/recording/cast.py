@@ -39,10 +39,10 @@ def create(
 ) -> NewFile:
     """Open a new file for a cast. `private` lets only its owner read it.
 
-    `spared` are files that the run uses, as for `named_again`. Raises UsageError for one of those, for a
-    file that exists (unless `overwrite`) and for one that cannot be created. What is there is left alone.
+    `spared` are files that the run uses, as for `named_again`. Raises UsageError for one of those, for a file that
+    exists (unless `overwrite`) and for one that cannot be created. An existing file is not changed then.
     """
-    if path == "-":  # in other options this means stdout, so nobody wants a file of this name
+    if path == "-":  # in other options this means stdout, so a file of this name is not meant
         raise UsageError("--record: '-': a recording needs a file, stdout has the session")
     try:
         other = named_again(path, spared)
@@ -135,11 +135,11 @@ class Cast:
 
 
 _WHERE = "\x1b[6n"
-"""Asks the terminal where its cursor is. When the cast is played, a terminal would answer as if that was typed."""
+"""Asks the terminal where its cursor is. When the cast is played, the terminal's answer would look like typed keys."""
 
 
 class Tape:
-    """A cast on `descriptor` of what a terminal is sent, at the time it is; `size` is its columns and rows."""
+    """A cast on `descriptor` of the output for a terminal, with its times; `size` is (columns, rows)."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from hmp.streams import guarded, naming_stdout, write_all
 PROGRAM = "hmp-cast2svg"
 
 HOLD = 1000
-"""ms that the last screen stands, at least, before the picture begins anew."""
+"""The least ms for which the last screen is shown before the picture starts again."""
 
 
 _NAMED = 5
@@ -140,7 +140,7 @@ def _convert(
     if at is not None and (once or any(given is not None for given in (start, end, idle, speed))):
         raise UsageError("--at: a still has no pace: not together with --from, --to, --idle, --speed or --once")
     if start is not None and end is not None and start > end:
-        raise UsageError("--from: is behind --to")
+        raise UsageError("--from: is after --to")
     said = "stdin" if cast == "-" else cast
     try:
         recording = read_cast(cast)

@@ -47,7 +47,7 @@ class Pace(asyncio.SelectorEventLoop):
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: object, context: Any = None
     ) -> asyncio.Handle:
-        """As `call_soon`. A loop with a simulated clock never sleeps, so nobody has to wake it for each drawing."""
+        """As `call_soon`. A loop with a simulated clock never sleeps, so it need not be woken for each drawing."""
         call = super().call_soon_threadsafe if self._follow is None else self.call_soon
         return call(callback, *args, context=context)
 
@@ -101,7 +101,7 @@ class FollowingDriver(MachineDriver):
 
     @property
     def stuck(self) -> bool:
-        """Whether nothing more will happen on the machine, however long one waits."""
+        """Whether nothing more will happen on the machine, however long the wait."""
         time = self._machine.time
         return time.next_deadline() is None if self._machine.clock.warps else not time.asleep
 

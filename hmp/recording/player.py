@@ -103,7 +103,7 @@ class Player(Runner):
         self._started = self._hidden_since = 0
         self._hidden = False
         self._printed = 0
-        """Characters that were printed since the person last began to type; they have to be read."""
+        """How many characters were printed since the person last began to type. Reading them takes time."""
         self._state = ASKED
         self._entered = 0
         """When the command that waits was entered, in the loop's time (ns)."""
@@ -368,7 +368,7 @@ class Player(Runner):
         script.SHOW: _unhide,
     }  # fmt: skip
 
-    # What came of it.
+    # Replies.
 
     def _show_live(self, draw: Callable[[], str]) -> None:
         """Show text that replaces the last one on the screen; stdout gets every one."""

@@ -46,7 +46,7 @@ def read_terminal_size(text: str) -> tuple[int, int]:
 
 
 def check_options(config: Config) -> None:
-    """Refuse options that do not fit together, whatever else the run is. Raises UsageError."""
+    """Refuse options that do not fit together in any kind of run. Raises UsageError."""
     if config.record is None:
         for name, given in (("--size", config.size), ("--overwrite", config.overwrite)):
             if given:
@@ -85,7 +85,7 @@ def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:
 def begin(
     config: Config, make: Callable[[int], T], *, spared: Sequence[tuple[str, int | str]], private: bool = False
 ) -> T:
-    """Open the file for a recording, `make` it on the descriptor, and let it take its place.
+    """Open the file for a recording, call `make` with its descriptor, and move the file to its path.
 
     From then on the path is a valid cast, however the run ends. For `spared` and `private` see `create`. Raises
     UsageError.

@@ -107,7 +107,7 @@ def _direct(step: Step, text: str, *, hidden: bool) -> None:
     step.direction, step.text = word, rest.strip()
     if word not in _READERS:
         *others, last = _READERS
-        raise _refused(step, f"is not {', '.join(others)} or {last}" if word else "needs a word behind it")
+        raise _refused(step, f"is not {', '.join(others)} or {last}" if word else "needs a word after it")
     if hidden and word in (KEY, AFTER, TYPE, WAIT):
         raise _refused(step, "nobody sees it between hide and show")
     needs, read = _READERS[word]

@@ -1,4 +1,4 @@
-"""Reading an asciicast, distrusting it: a header and events, or one clear error."""
+"""Reads an asciicast that may be damaged or hostile: the result is a header and events, or one clear error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hmp.recording.cast import MARKER, OUTPUT, RESIZE
 
 MAX_SIDE = 1000
-"""Columns or rows of a terminal that can still be drawn."""
+"""The most columns or rows of a terminal that can be drawn."""
 
 MAX_SECONDS = 24 * 3600
 MAX_BYTES = 64 << 20
@@ -54,7 +54,7 @@ def paced(
 ) -> Recording:
     """Return a recording from `start` to `end` (ms) alone, with no pause longer than `idle`, `speed` times as fast.
 
-    What was on the screen before `start` is there at once. The header's limit holds where `idle` is None.
+    What was on the screen before `start` is there at once. If `idle` is None, the limit in the header is used.
     """
     limit = recording.idle if idle is None else idle
     events: list[Event] = []

@@ -1,8 +1,9 @@
 """A playback drawn as an SVG: text in the reader's own fixed-width font, moved by CSS animations alone.
 
-Each line of the session is a slit behind which a strip with its versions steps up and down; a window steps over the
-lines as the screen scrolls. Without animations, because the reader wants none or the viewer knows none, all stand
-where the session ended.
+Each line of the session is a nested svg element, one line high. It clips a strip that has all versions of the line, and
+an animation moves the strip in steps, so that one version shows. In the same way a window moves over the lines as the
+screen scrolls. Without animations (the reader turned them off, or the viewer cannot show them) the picture shows the
+end of the session.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CELL, LINE = 9, 20
 """Width and height of a character, in units of the picture."""
 
 _APART = LINE + 4
-"""From one state of a line to the next, of which only one shows: without a gap the edge of the other did too."""
+"""The distance between two versions of a line in its strip. Without a gap the edge of the next version showed too."""
 
 BASE, BAR, MARGIN = 15, 32, 14
 """Baseline of a line, height of the bar with the title, space around the text."""
@@ -57,7 +58,7 @@ _COLORS = {
     "brightcyan": ("C", "#0b5567", "#b3f0ff", "#c6f1f8", "#0e3d49"),
     "brightwhite": ("W", "#24292f", "#ffffff", "#f1f3f5", "#323941"),
 }
-"""Text is dark and what lies behind it is pale, or the other way round: each can be read on each, at 4.5:1 at least."""
+"""Text is dark and backgrounds are pale, or the other way round: every pair has a contrast of at least 4.5:1."""
 
 _PALETTE |= {name: entry[:3] for name, entry in _COLORS.items()}
 _PALETTE |= {f"on {name}": (f"o{entry[0]}", *entry[3:]) for name, entry in _COLORS.items()}
@@ -94,12 +95,12 @@ class Picture:
         self._styles: set[str] = set()
 
     def draw(self, title: str, description: str, chapters: Sequence[tuple[int, str]]) -> str:
-        """Return the picture. `chapters` are (ms, text): the bar shows the one that is on."""
+        """Return the picture. `chapters` are (ms, text): the bar shows the current one."""
         playback = self._playback
         inner, height = playback.columns * CELL, playback.rows * LINE
         width, total = inner + 2 * MARGIN, height + BAR + 2 * MARGIN
         place = f'x="{MARGIN}" y="{BAR + MARGIN}" width="{inner}" height="{height}"'
-        # Crisp: made smaller, two backgrounds that touch would show a line between them.
+        # crispEdges: if the picture is made smaller, a line would show between two backgrounds that touch.
         window = f'<svg {place} shape-rendering="crispEdges">{self._window()}</svg>'
         bar = self._bar(width, title, chapters)
         return (
@@ -133,11 +134,11 @@ class Picture:
         lines = "".join([self._line(number, versions) for number, versions in sorted(playback.lines.items())])
         block = f'<rect class="f" width="{CELL}" height="{LINE}" opacity=".3"/>'
         cursor = self._moved(playback.cursor, _cursor_place, block)
-        # The cursor lies below: the first letter of a countdown can be read on it.
+        # The cursor is drawn below the text, so that the first letter of a countdown can be read on it.
         return self._moved(playback.top, lambda top: (0, -top * LINE), f"{cursor}\n{lines}")
 
     def _line(self, number: int, versions: Sequence[tuple[int, Row]]) -> str:
-        """Return the slit of a line with what is behind it."""
+        """Return the element of a line, with the strip of its versions."""
         if not self._animate:
             top = self._playback.top[-1][1]
             versions = versions[-1:] if top <= number < top + self._playback.rows else []
@@ -161,7 +162,7 @@ class Picture:
         return "".join(parts)
 
     def _block(self, run: Run, y: int) -> str:
-        """Draw bars as what they are: those of a font leave gaps between the lines."""
+        """Draw a block character as a rectangle: those of a font leave gaps between the lines."""
         height = LINE * (BLOCKS.index(run.text[0]) + 1) // len(BLOCKS)
         color = run.style.fg if run.style.fg != "default" else "foreground"
         return self._rect(run, color, y + LINE - height, height)
@@ -174,7 +175,7 @@ class Picture:
         style = run.style
         classes = [name for look, (name, _) in _LOOKS.items() if getattr(style, look)]
         self._styles.update(classes)
-        # The length that the text shall have keeps columns in line whatever font the reader has.
+        # textLength keeps the columns aligned in every font of a reader.
         fill = self._fill(style.fg if style.fg != "default" else "", classes)
         return f'<text{fill} x="{run.x * CELL}" y="{y}" textLength="{run.cells * CELL}">{escape(run.text)}</text>'
 
@@ -194,7 +195,7 @@ class Picture:
     def _moved(
         self, track: Sequence[tuple[int, Value]], place: Callable[[Value], tuple[int, int]], content: str
     ) -> str:
-        """Return content that stands at `place` of each value in its time, and of the last one without animations."""
+        """Return `content`, moved to `place(value)` at the time of each value; without animations to the last place."""
         if not content:
             return ""
         last = place(track[-1][1])
@@ -213,7 +214,7 @@ class Picture:
 
     def _css(self) -> str:
         used = [entry for name, entry in _PALETTE.items() if name in self._used]
-        # No variables: CairoSVG, ImageMagick and others know none, and draw what has one in black.
+        # No CSS variables: CairoSVG, ImageMagick and others do not support them and draw black instead.
         light, dark = ["".join([_color_rule(name, shades[shade]) for name, *shades in used]) for shade in (0, 1)]
         rules = [
             f":root{{color-scheme:light dark}}text{{font:{SIZE}px {FONTS};white-space:pre}}.n{{fill:none}}",

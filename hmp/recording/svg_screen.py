@@ -1,7 +1,7 @@
-"""A recording played on pyte's screen: which line showed what, when.
+"""A recording played on pyte's screen: what each line showed, and when.
 
-Lines are numbered from the first of the session on, and keep their number when the screen scrolls: so a scrolled
-screen is no new picture of every line, but one more step of the window that looks at them.
+Lines are numbered from the start of the session, and keep their number when the screen scrolls. So scrolling does not
+draw every line again: it only moves the window one more step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hmp.recording.svg_terminal import Terminal
 _HEX = re.compile("[0-9a-f]{6}")
 
 FRAME = 30
-"""Changes less than so many ms after one another are one change: nobody sees them apart."""
+"""Changes less than so many ms after the first are one change: nobody can see them separately."""
 
 
 class Style(NamedTuple):
@@ -48,7 +48,8 @@ Cursor = tuple[int, int] | None
 
 
 class Playback:
-    """What was to be seen: for each line, the window's first line and the cursor, the (ms, value) of each change."""
+    """What the screen showed: the (ms, value) of each change of each line, of the window's first line, and of the
+    cursor."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.columns = columns

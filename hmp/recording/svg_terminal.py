@@ -1,7 +1,7 @@
-"""pyte's screen as a terminal of today: what xterm does that pyte does not, as far as a picture shows it.
+"""pyte's screen with what xterm does and pyte does not, as far as a picture shows it.
 
-pyte's own parser is not used, only its tables: it prints what follows a sequence that it does not know. Of its screen
-this replaces widths, erasing in the current background, the alternate screen and changes of the size.
+pyte's own parser is not used, because it prints the rest of a sequence that it does not know; its tables are. Of its
+screen this replaces the widths of characters, erasing (in the current background), the alternate screen and resizing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wcwidth import wcwidth
 
 _FAINT, _NORMAL, _GRAY, _DEFAULT = 2, 22, 90, 39
 _COLORS, _UNDERLINE = {38: (30, 90), 48: (40, 100)}, 58
-"""By what has the colour (text, background), the numbers of its first plain and its first bright colour."""
+"""By the SGR number that sets any colour (text, background): the numbers of its first plain and first bright colour."""
 
 _TOKEN = re.compile(
     r"(?P<text>[^\x00-\x1f\x7f-\x9f]+)"
@@ -36,7 +36,7 @@ _STRING_END = re.compile(r"[\x07\x18\x1a\x9c]|\x1b\\?")
 _PICTURE = re.compile(r"(?:\x1bP|\x90)[0-9;]*q|(?:\x1b_|\x9f)G|(?:\x1b\]|\x9d)1337;File")
 _C0 = re.compile(r"[\x00-\x1f]")
 _MAX_SEQUENCE = 4096
-"""Characters of a sequence without an end, after which it is none."""
+"""The most characters of an unfinished sequence; a longer one is not a sequence."""
 
 _HISTORY = 1000
 """Lines above the screen that come back when it grows, as in xterm.js."""
@@ -47,21 +47,21 @@ _SEQUENCES = pyte.Stream.csi | {"b": "repeat", "S": "scroll_up", "T": "scroll_do
 _SEQUENCES |= {"`": "cursor_to_column", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
 _SEQUENCES |= {"?J": "erase_in_display", "?K": "erase_in_line", "?h": "set_mode", "?l": "reset_mode"}
 _UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?$p", "%m"))
-"""Sequences that ask the terminal something or set what no picture shows; so do all that begin with <, = or >."""
+"""Sequences that ask the terminal something or set what no picture shows, as do all that begin with <, = or >."""
 
 _NOT_DRAWN = {5: "blinking text", 6: "blinking text", 8: "hidden text"}
 _ALTERNATE, _CURSOR_TOO, _COLUMNS_132 = {47, 1047, 1049}, {1048, 1049}, 3
 _SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132}
 _INSERT, _NEW_LINE = 4, 20
 _MAX_JOINED = 32
-"""Characters of one cell; there is no end to accents."""
+"""The most characters in one cell: a program may print any number of accents."""
 
 _GRAPHICS = "".join([*map(chr, range(0x60)), *VT100_MAP[0x60:0x7F]])
 """Lines and corners in place of small letters; pyte's table replaces digits too."""
 
 
 class Line(StaticDefaultDict[int, Char]):
-    """Cells by column, the others being `default`; `wrapped` if it goes on with the line before."""
+    """Cells by column; a missing one is `default`. `wrapped` is true if the line continues the one before."""
 
     def __init__(self, default: Char, cells: Iterable[Char] = (), *, wrapped: bool = False) -> None:
         super().__init__(default)
@@ -150,13 +150,13 @@ class Terminal(pyte.Screen):
                 self._call(_SEQUENCES, key, *numbers, private=parts[1] == "?")
                 return
             if final not in "bJKZ":
-                self.cursor.x = min(self.cursor.x, self.columns - 1)  # it may wait behind the edge for a character
+                self.cursor.x = min(self.cursor.x, self.columns - 1)  # it may be after the last column
             self._call(_SEQUENCES, key, *numbers[: 2 if final in "Hfr" else 0 if final in "su" or key == "!p" else 1])
         else:
             self.unsupported[f"ESC[{key}"] = None
 
     def _style(self, text: str) -> None:
-        """Set colours and looks as SGR gives them, with colons or without."""
+        """Set colours and styles from the numbers of SGR, with colons or without."""
         given: list[list[int]] = [[int(n or 0) for n in number.split(":")] for number in text.split(";")]
         found: list[int] = []
         while given:
@@ -197,7 +197,7 @@ class Terminal(pyte.Screen):
         return self.default_char._replace(bg=self.cursor.attrs.bg)
 
     def draw(self, data: str) -> None:
-        """Print characters; one without a width belongs to the one before."""
+        """Print characters; one without a width joins the one before it."""
         cursor = self.cursor
         for char in data.translate(self.g1_charset if self.charset else self.g0_charset):
             width = min(wcwidth(char), self.columns)
@@ -218,7 +218,7 @@ class Terminal(pyte.Screen):
             if modes.IRM in self.mode:
                 self.insert_characters(width)
                 line = self.buffer[cursor.y]
-            if not line[cursor.x].data and cursor.x:  # half of a wide character is none
+            if not line[cursor.x].data and cursor.x:  # blank the other half of a wide character that is overwritten
                 line[cursor.x - 1] = line[cursor.x - 1]._replace(data=" ")
             if not line[cursor.x + width].data:
                 line[cursor.x + width] = line[cursor.x + width]._replace(data=" ")
@@ -238,7 +238,7 @@ class Terminal(pyte.Screen):
         self.carriage_return()
 
     def tab(self, count: int = 1) -> None:
-        """Go to the next tab stop, but not from behind the edge."""
+        """Go to the next tab stop, but not from after the last column."""
         for _ in range(min(count or 1, self.columns)):
             if self.cursor.x < self.columns:
                 super().tab()
@@ -248,7 +248,7 @@ class Terminal(pyte.Screen):
         before = sorted([0, *[stop for stop in self.tabstops if stop < self.cursor.x]])
         self.cursor.x = before[-min(count or 1, len(before))]
 
-    # Erasing and moving: in the background that is set, and with no half of a wide character.
+    # Erasing and moving: blanks get the current background, and no half of a wide character is left.
 
     def _edit(self, y: int, cells: list[Char]) -> None:
         line = self.buffer[y]
@@ -293,7 +293,7 @@ class Terminal(pyte.Screen):
             self.buffer[self.cursor.y].wrapped = False
 
     def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
-        """Blank what is behind the cursor (0), before it (1) or everything (2)."""
+        """Blank what is after the cursor (0), before it (1) or everything (2)."""
         y = self.cursor.y
         rows = {0: range(y + 1, self.lines), 1: range(y), 2: range(self.lines)}.get(how, range(0))
         blank = self._blank
@@ -374,7 +374,7 @@ class Terminal(pyte.Screen):
     # States.
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Return to the initial state."""
         super().reset()
         self.g1_charset = LAT1_MAP
         self.savepoints = []
@@ -382,7 +382,7 @@ class Terminal(pyte.Screen):
         self._fill()
 
     def soft_reset(self) -> None:
-        """Take back looks, margins and modes; the text stays."""
+        """Reset styles, margins and modes; the text stays."""
         self.margins = None
         self.select_graphic_rendition(0)
         self.reset_mode(_INSERT)
@@ -390,12 +390,12 @@ class Terminal(pyte.Screen):
         self.charset, self.g0_charset, self.g1_charset, self.savepoints = 0, LAT1_MAP, LAT1_MAP, []
 
     def save_cursor(self) -> None:
-        """Keep the place of the cursor; there is one such place."""
+        """Save the place of the cursor; only one place is kept."""
         self.savepoints.clear()
         super().save_cursor()
 
     def restore_cursor(self) -> None:
-        """Go to the place that was kept, which stays so."""
+        """Go to the saved place, which stays saved."""
         saved, hidden = self.savepoints[:], self.cursor.hidden
         super().restore_cursor()
         self.cursor, self.savepoints = copy(self.cursor), saved
@@ -435,7 +435,7 @@ class Terminal(pyte.Screen):
     # Size.
 
     def resize(self, lines: int | None = None, columns: int | None = None) -> None:
-        """Take another size: text flows anew, and lines come from and go to those that scrolled away."""
+        """Change the size: text is wrapped again, and lines move between the screen and those that scrolled away."""
         lines, columns = lines or self.lines, columns or self.columns
         if (lines, columns) == (self.lines, self.columns):
             return
@@ -472,7 +472,8 @@ class Terminal(pyte.Screen):
         cursor.x, cursor.y = min(cursor.x, columns - 1), max(0, min(at - base, lines - 1))
 
     def _flow(self, rows: list[Line], at: int, columns: int) -> tuple[list[Line], int]:
-        """Return the rows broken anew, and where row `at` is then. Its own text stays: whoever prints it redraws it."""
+        """Return the rows wrapped for `columns`, and the new index of row `at`. The text around that row is not wrapped
+        again, because the program that prints it will redraw it."""
         flown: list[Line] = []
         place = number = 0
         while number < len(rows):
@@ -488,6 +489,7 @@ class Terminal(pyte.Screen):
                 cells += self._cells(group[-1])[: _text(group[-1], self.columns)]
                 first = True
                 while cells or first:
+                    # A wide character that would be cut at the edge goes to the next row.
                     size = columns - (len(cells) > columns > 1 and not cells[columns].data)
                     flown.append(Line(group[-1].default, cells[:size], wrapped=not first))
                     cells, first = cells[size:], False
@@ -495,7 +497,7 @@ class Terminal(pyte.Screen):
         return flown, place
 
 
-@lru_cache(1024)  # making a tuple by its names takes longer than all else that a character needs
+@lru_cache(1024)  # _replace takes longer than all other work for a character
 def _drawn(look: Char, data: str) -> Char:
     return look._replace(data=data)
 

@@ -45,11 +45,11 @@ class HmpSession(Session):
         monitor = (emulated(machine).make_monitor or Monitor)(machine, dialect, history)
         super().__init__(monitor, send, host_files=host_files, client=client)
         self._mux = Mux(send, self._focus) if mux else None
-        self._unfed = 0  # bytes that the filter let through, and that wait for room
+        self._unfed = 0  # bytes that passed the filter and wait for room in the editor
         self._editor = self.editor(PROMPT, history, lambda line: _complete(machine, line))
 
     def greeting(self) -> bytes:
-        """Return the banner and a prompt; with a serial port on the same stream nothing, because that comes first."""
+        """Return the banner and a prompt, or nothing if a serial port shares the stream: it has the focus first."""
         if self._mux is not None:
             return b""
         return banner(self.machine) + self._editor.show_prompt()
@@ -84,7 +84,7 @@ class HmpSession(Session):
     def _next(self) -> tuple[Work, Fault | None] | None:
         event = self._editor.next_event()
         if event is None:
-            # C-a x ends the machine behind the lines that were typed before it, as in QEMU.
+            # C-a x ends the machine after the lines that were typed before it have run, as in QEMU.
             if self._mux is not None and self._mux.ended and not self._unfed:
                 self._terminate()
             return None
@@ -110,7 +110,7 @@ class HmpSession(Session):
 
     def _otherwise(self, fault: Fault) -> bytes:
         value = fault.value
-        # Even a reply that is never sent ends the command: the next line runs.
+        # Even if no reply is sent, the command is over, and the next line runs.
         prompt = self._editor.show_prompt() if self._editor.waiting else b""
         if fault.answer not in ("return", "error"):
             raw: bytes = (value or "").encode(*CODEC)

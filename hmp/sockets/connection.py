@@ -1,4 +1,4 @@
-"""What all clients on sockets share: flow control in both directions, fair turns, half-close, hang-up, and the end."""
+"""The connection of a client: flow control in both directions, fair turns, half-close, hang-up, and the end."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class Host(Protocol):
 
 
 UNFINISHED_LIMIT = 60.0
-"""Seconds of silence after which an unfinished QMP message is dropped. Else its bytes, up to MAX_MESSAGE_BYTES,
-would be kept for ever. A client that forgot a bracket learns of it."""
+"""Seconds of silence after which an unfinished QMP message is dropped and answered with an error. Else its bytes, up to
+MAX_MESSAGE_BYTES, would be kept for ever, and a client that forgot a bracket would get no reply."""
 
 UNSENT_LIMIT = 1 << 20
-"""The most bytes that may wait for a client that does not read; one with more is cut off. Replies alone never grow so
-large, because no more commands of a client are handled while its output waits. Events can: these are some 4,000."""
+"""The most bytes that may wait for a client that does not read; beyond that it is cut off. Replies alone never reach
+the limit, because no more commands of a client are handled while its output waits. Events can: about 4,000 of them."""
 
 STALL_LIMIT = 60.0
-"""Seconds within which a client must read some of the output that waits for it, if it has sent something that waits.
-So a client that sends and never reads, or that vanished, does not keep its place for ever. A client that only listens
-may read as late as it likes."""
+"""Seconds within which a client must read some of its waiting output, if it also has sent input that waits. So a client
+that sends and never reads, or that vanished, does not keep its place for ever. For a client that only listens there is
+no limit."""
 
 RECEIVE_SIZE = 16 << 10
 """The most bytes read at once. Together with as many in the line editor, this is all that is kept of type-ahead."""
@@ -73,21 +73,22 @@ SEND_SIZE = 64 << 10
 """The most bytes of replies that are collected before they are sent: one system call for all replies of a turn."""
 
 TURN = 0.002
-"""Seconds for which one client's messages or lines are handled before other clients get their turn. A turn of a number
-of commands was rejected: one completion can take as long as many commands. A command that has begun is finished. That
-takes less than a millisecond, or up to 80 ms for a message of the greatest size."""
+"""Seconds for which one client's messages or lines are handled before other clients get their turn. A turn of N
+commands was rejected, because one completion can take as long as many commands. A command that has begun is finished:
+that takes less than a millisecond, or up to 80 ms for a message of the greatest size."""
 
 REST = 20
-"""While others wait, a client gets no further turn at once until this many times the length of its last turn has
-passed. So a client that asks little goes ahead of those that ask all the time, however many these are."""
+"""While others wait, a client must queue until this many times the length of its last turn has passed. So a client that
+asks rarely goes ahead of those that ask all the time, however many there are."""
 
 LITTLE = 512
-"""The most bytes that a client may send at once to go ahead. Without this limit a client could connect anew each time
-and go ahead with all it has."""
+"""The most bytes that a client may send at once and still go ahead. Without this limit a client could connect anew for
+each large request and never queue."""
 
 UNHEARD_LIMIT = 0.1
 """Seconds for which the server works for a client that is gone; that is hundreds of lines. Without a limit, clients
-that send much and leave came faster than the server finished with them: 1.4 GB after three minutes of tests.soak."""
+that send much and leave came faster than the server could finish their input: 1.4 GB after three minutes of
+tests.soak."""
 
 UNHEARD_CLIENTS = 64
 """The most clients that are gone and have more to run than one turn takes; any more of them get one turn only."""
@@ -97,7 +98,7 @@ IDLE, QUEUED, TURNING, WAITING, CLOSING, CUT, UNHEARD, ENDED = (
 )  # fmt: skip
 """The states of a connection, in this order: all input is handled; it is in the queue for its turn; it has its turn; it
 waits for a guest, or for the client to read; the rest of the output is sent; nothing is sent any more; the client has
-left, and what it sent still runs; over. Eight flags were rejected: most of their combinations could not be."""
+left, and what it sent still runs; over. Eight flags were rejected, because most of their combinations make no sense."""
 
 OPEN = frozenset((IDLE, QUEUED, TURNING, WAITING))
 """The states in which the client is served."""
@@ -118,7 +119,7 @@ MOVES: dict[str, dict[str, str]] = {
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client. Its session knows what to do with the input, and the connection decides when."""
+    """One client. Its session decides what to do with the input, and the connection decides when."""
 
     transport: asyncio.Transport
 
@@ -131,8 +132,8 @@ class Connection(asyncio.BufferedProtocol):
         self.state = IDLE
         self._eof = False
         self._rested = self._unheard = 0.0
-        # During a turn output is collected here. So no call comes back into this object from the session or an event,
-        # and the output of a turn is one packet.
+        # During a turn output is collected here. So neither the session nor an event calls this object again during its
+        # turn, and the output of a turn is one packet.
         self._out = Outbox(self.write)
         self._written = 0
         self._stall: asyncio.TimerHandle | None = None
@@ -166,10 +167,10 @@ class Connection(asyncio.BufferedProtocol):
         self.transport = transport
         client = transport.get_extra_info("socket")
         self._descriptor: int = -1 if client is None else client.fileno()  # the page's bridge has no socket
-        # A host and a port. A browser cannot open unix sockets.
+        # A tuple is a host and a port. On unix sockets there is nothing to detect: a browser cannot open them.
         if isinstance(transport.get_extra_info("sockname"), tuple):
             self._opening = Opening()
-        # With the limit 0 asyncio tells at once that the client does not read, and we stop handling its commands.
+        # With the limit 0 asyncio reports at once that the client does not read, and we stop handling its commands.
         transport.set_write_buffer_limits(0)
         self.host.connections.add(self)
         self.log("connect")
@@ -210,7 +211,7 @@ class Connection(asyncio.BufferedProtocol):
         # Queue behind the others, unless this client has sent little and rested long enough.
         if self.host.crowded and (nbytes > LITTLE or self.host.now() < self._rested):
             self._turn_soon()
-            self._flow()  # do not read before its turn: what came meanwhile piled up by the megabyte
+            self._flow()  # read no more before its turn: otherwise megabytes of input pile up
         elif self.state != QUEUED:
             self._turn()
 
@@ -315,15 +316,15 @@ class Connection(asyncio.BufferedProtocol):
     def _delivered(self) -> int:
         """A number of bytes that grows whenever the client reads.
 
-        TIOCOUTQ tells what the kernel still has. Waiting for resume_writing is not enough: the kernel reports free room
-        late, so a slow reader would look like one that does not read.
+        TIOCOUTQ returns how many bytes the kernel still has. Waiting for resume_writing is not enough: the kernel
+        reports free space late, so a slow reader would look like one that does not read.
         """
         unread = ioctl(self._descriptor, TIOCOUTQ, bytes(4))
         return self._written - self.transport.get_write_buffer_size() - int.from_bytes(unread, "little")
 
     def _check_stall(self, before: int) -> None:
         self._stall = None
-        # It took nothing, and it wants something: its input or its half-close waits.
+        # It read nothing, although its own input or its half-close waits for that.
         if self._delivered == before and (self._received or self._eof):
             self.cut_off()
         else:
@@ -417,11 +418,11 @@ class Connection(asyncio.BufferedProtocol):
         while True:
             if session.suspended and not self._waiting:
                 self._waiting = True
-                # The driver has to know that somebody waits: only then does the warp clock jump.
+                # The driver must know that a client waits, because only then the warp clock jumps.
                 self.host.driver.suspend()
             if self._full or self.state == CUT or self._waiting:
                 if session.ahead:
-                    self._feed()  # type-ahead goes to the editor, so that we read on and notice a hang-up after it
+                    self._feed()  # give type-ahead to the editor: then we can read on and notice a hang-up after it
                 return "blocked"
             if session.step():
                 # With a log send at once, so that the log has each reply after its command.
@@ -433,14 +434,14 @@ class Connection(asyncio.BufferedProtocol):
                 return "blocked"
             elif not self._received:
                 return "done"
-            # The session has no room, though it has nothing to do: it waits for its client or its guest.
+            # The session takes no input although it has nothing to do, so it waits for its client or its guest.
             elif not self._feed():
                 return "blocked"
             if now() >= end:
                 return "more"
 
     def _feed(self) -> bool:
-        """Give the session as much input as it has room for. Returns whether that was anything."""
+        """Give the session as much input as it has room for. Returns whether it took any."""
         room = self.session.room(self._received)
         data, self._received = self._received[:room], self._received[room:]
         if data:
@@ -471,20 +472,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def _give_up(self) -> None:
         self._unfinished = None
-        if self.state != IDLE or self._received:  # the rest may be here, and wait behind other input
+        if self.state != IDLE or self._received:  # the rest may have come, and may only not be fed yet
             self._watch_unfinished()
         else:
             self.session.give_up(f"the rest of the message did not come within {UNFINISHED_LIMIT:.0f} seconds")
 
     def _turn_soon(self) -> None:
-        """Go on later: the callback of a timer or the command of another client may be under way, and has to end
-        first."""
+        """Queue a turn instead of taking one now: a timer's callback or another client's command may be running."""
         if self.state in OPEN and self.state != QUEUED:
             self.move("queue")
             self.host.queue(self._turn)
 
     def _flow(self) -> None:
-        """Decide whether to read on; after the last answer close."""
+        """Pause or resume reading. After a half-close, close once the last answer is sent."""
         transport = self.transport
         if transport.is_closing():
             return
@@ -492,7 +492,7 @@ class Connection(asyncio.BufferedProtocol):
             if self.state == IDLE and not self._stalled:
                 self.finish()
                 return
-        # Not everything is handled yet. TCP then makes the client wait, and its data stays in the kernel.
+        # Not all input is handled yet. If we do not read, its data stays in the kernel and TCP makes the client wait.
         elif self._received:
             transport.pause_reading()
         else:

@@ -28,9 +28,10 @@ _PER_MACHINE = 2
 
 
 def check_descriptors(machines: int, addresses: int, *, files: int = 0) -> None:
-    """Raise UsageError if this process may not open enough files for so many machines, each with `files` more.
+    """Raise UsageError if this process may not open enough files for so many machines. Each has `addresses` sockets and
+    `files` log files.
 
-    It is called before any machine is made, so that nothing has to be taken back.
+    Call it before any machine is made, so that nothing has to be undone.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
@@ -73,7 +74,7 @@ class Member:
     _closed = False
 
     def __init__(self, config: Config) -> None:
-        """Make the machine and its sockets, or nothing. Raises UsageError, which says what is not possible."""
+        """Make the machine and its sockets, or neither. Raises UsageError, which says what is not possible."""
         self.config = config
         self.listeners: list[Listener] = []
         try:

@@ -11,7 +11,7 @@ INTERVAL = 0.5
 
 
 class HangUps:
-    """Watches sockets only for their end."""
+    """Watches sockets for a hang-up, and for nothing else."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -23,7 +23,7 @@ class HangUps:
     def _open(self) -> select.epoll | select.poll:
         """Make the poller.
 
-        This is done when there is something to watch, because few of a thousand machines ever need it.
+        It is made when there is something to watch, because of a thousand machines few ever need it.
         """
         try:
             self._epoll = select.epoll()

@@ -1,4 +1,5 @@
-"""Listening sockets. All are made or none; no file and no live server is lost; the sockets' files are removed."""
+"""Listening sockets. All are made or none. No other file and no live server's socket is replaced. At the end the files
+of unix sockets are removed."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ CONNECT_PATIENCE = 5.0
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a stream: a terminal or a pipe becomes a socket too, so that all clients are of one kind."""
+    """Return (far, near), the ends of a socket pair that carries a terminal or a pipe: so every client has a socket."""
     far, near = socket.socketpair()
     near.setblocking(False)
     far.setblocking(False)
@@ -50,9 +51,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
 class Listener:
     """An address and its socket. If `listens` is false, the socket is the connection to the only client.
 
-    With reconnect the socket is None: that connection is made later, when clients are served, and made again after it
-    ends. For stdio, `socket` is one end of a pair and `near` the other, to which stdin and stdout are carried. A
-    terminal of hmp's own (pty) gets such a pair for each client.
+    With reconnect `socket` is None: the connection is made when clients are served, and again each time it ends. For
+    stdio, `socket` is one end of a pair and `near` the other, which carries stdin and stdout. A terminal of hmp's own
+    (pty) gets such a pair for each client.
     """
 
     def __init__(self, address: Address) -> None:
@@ -81,8 +82,8 @@ class Listener:
             else:
                 self.socket = self._make_unix() if address.scheme == "unix" else self._make_tcp()
         except socket.gaierror as error:
-            told = f"address resolution failed for {address.host}:{address.service}: {error.strerror}"
-            raise address.refuse(told if address.spelled else "unknown host") from None
+            why = f"address resolution failed for {address.host}:{address.service}: {error.strerror}"
+            raise address.refuse(why if address.spelled else "unknown host") from None
         except UnicodeError:  # from the encoding of international names
             raise address.refuse("not a host name") from None
         except OSError as error:
@@ -114,8 +115,8 @@ class Listener:
             made.listen(BACKLOG)
             return made
         try:
-            # Without the lock another hmp could put a live socket in the place of a stale one, after we found that
-            # and before we remove it.
+            # Without the lock another hmp could replace a stale socket file with a live one between our check of the
+            # file and its removal.
             lock = _lock(os.path.dirname(path) or ".")
         except FileNotFoundError:
             raise OSError(
@@ -129,7 +130,10 @@ class Listener:
         return self._unix.socket
 
     def _make_tcp(self) -> socket.socket:
-        """Listen on the first address of the host that can be bound: one of localhost's may have no network."""
+        """Listen on the first address of the host that can be bound: localhost may have ::1 where IPv6 is off.
+
+        Raises OSError.
+        """
         host, port = self.address.host, self.address.port
         failure = OSError("no address")
         families = {(True, False): socket.AF_INET, (False, True): socket.AF_INET6}
@@ -143,7 +147,7 @@ class Listener:
                 failure = error
                 continue
             try:
-                # Else a port could not be used again for a minute after its clients left.
+                # Without it the port could not be used again for a minute after its clients left.
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 made.bind(where)
                 made.listen(BACKLOG)
@@ -194,14 +198,15 @@ def _unix(use: Callable[[socket.socket, str], object], path: str) -> socket.sock
 def _lock(directory: str) -> int:
     """Lock a directory against other hmp processes. Returns the descriptor to close, or -1 if it cannot be opened.
 
-    A process that holds the lock for long is not hmp, so go on without the lock then. Raises FileNotFoundError.
+    After LOCK_PATIENCE it goes on without the lock: the process that holds it so long is not hmp. Raises
+    FileNotFoundError.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except OSError:
-        return -1  # not readable; bind() will tell whether a socket can be made
+        return -1  # not readable: bind() will show whether a socket can be made
     end = time.monotonic() + LOCK_PATIENCE
     while True:
         try:

@@ -12,11 +12,10 @@ TERMINATED = b"QEMU: Terminated\n\r"
 
 
 class Mux:
-    """Takes the keys for the monitor out of one client's stream. All other keys go to a serial port, which ignores
-    them.
+    """Finds the keys for the monitor in one client's stream. All other keys go to a serial port, which ignores them.
 
-    `write` sends to the client. `focus` is called when the client turns to the monitor; its argument says whether that
-    is the first time. `ended` is true behind C-a x, and keys are lost from then on.
+    `write` sends to the client. `focus` is called when the client switches to the monitor; its argument is true the
+    first time. `ended` is true after C-a x, and later keys are dropped.
     """
 
     __slots__ = ("_came", "_escaped", "_focus", "_inside", "_write", "ended")

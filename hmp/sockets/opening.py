@@ -1,6 +1,6 @@
 """Recognizes HTTP, TLS and STUN at the start of a connection. A web page can make a browser send these to any port.
 
-Bytes in, a verdict out; no I/O.
+Bytes in, a verdict out, no I/O.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ was made to resolve to this machine (DNS rebinding) can use any word as its meth
 
 _TLS = b"\x16\x03"
 _STUN, _STUN_BEGINS = b"\x21\x12\xa4\x42", (b"\0", b"\1", b"\2")
-"""The cookie of STUN (WebRTC), which is in the first ten bytes, and the first bytes of a message. A message ends in a
-hash that is new in each try. About one in 80,000 (counted, not seen) has `q`, `s` or `c` between two line ends, which
-the monitor would run as a command; and a page can try for as long as it is open."""
+"""The cookie of STUN (WebRTC), which is in the first ten bytes, and the possible first bytes of a message. A message
+ends in a hash that is new in each try. About one in 80,000 (calculated, not seen) has `q`, `s` or `c` between two line
+ends, which the monitor would run as a command. A page can try for as long as it is open."""
 
 _LINE_END = re.compile(rb"[\r\n]")
 _BEGINS = re.compile(rb"[\x16!#$%&'*+.^_`|~0-9A-Za-z-]")
-"""The first bytes of TLS, and of words that can be methods. QMP's brace is not among them, so a QMP client need not
-send a line end before it is served; most send none."""
+"""The first byte of TLS, and those of words that can be methods. QMP's brace is not among them, so a QMP client gets
+its verdict without a line end; most clients send none."""
 
 _KEPT = 16
 """How many bytes are kept of each end of the first line."""
@@ -30,7 +30,7 @@ _KEPT = 16
 class Opening:
     """Judges the first line of one client.
 
-    It does not hold back input: before a verdict no line end has come, so no command can have run, and a person who
+    It does not hold back input. Before a verdict no line end has come, so no command can have run; and a person who
     types `P` sees it echoed at once.
     """
 
@@ -54,6 +54,6 @@ class Opening:
             return "HTTP"
         if rest or (line and not _BEGINS.match(line)):
             return ""
-        # Only both ends matter for the verdict, so a line without end takes no memory.
+        # Only the ends of the line matter for the verdict, so an endless line takes no memory.
         self._line = line if len(line) <= 2 * _KEPT else line[:_KEPT] + line[-_KEPT:]
         return None

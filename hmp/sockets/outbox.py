@@ -10,8 +10,8 @@ from hmp.qmp.events import Latest
 class Outbox:
     """Keeps output in order. `size` is its number of bytes.
 
-    While a turn is on, `wake` is None: output stays here, and the connection takes it at the end of the turn. At all
-    other times `wake` is called with the output.
+    During the client's turn `wake` is None: output stays here, and the connection takes it at the end of the turn. At
+    all other times `wake` is called with the output.
     """
 
     def __init__(self, wake: Callable[[bytes], None]) -> None:

@@ -35,10 +35,10 @@ TOO_MANY = "too many clients"
 
 
 def _pretty(send: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    """Return a function that sends whole messages with line breaks, as -qmp-pretty, and all other bytes unchanged."""
+    """Return a function that sends whole messages in the form of -qmp-pretty, and all other bytes unchanged."""
 
     def indent(data: bytes) -> None:
-        # Pieces and garbage that a fault sends are no whole messages.
+        # A fault may send pieces of messages, or garbage.
         whole = data.startswith(b"{") and data.endswith(b"}\r\n")
         send(type(data)(indented(data)) if whole else data)
 
@@ -48,7 +48,8 @@ def _pretty(send: Callable[[bytes], None]) -> Callable[[bytes], None]:
 class Port:
     """One address: accepts its clients and makes their sessions.
 
-    asyncio's own server was rejected: without descriptors it tries a thousand more times and reports each failure.
+    asyncio's own server was rejected: when no descriptor is left, it tries a thousand more times and reports each
+    failure.
     """
 
     def __init__(self, server: Server, listener: Listener, dialect: Dialect) -> None:
@@ -72,7 +73,7 @@ class Port:
             self._take(socket)
 
     def meet(self) -> socket.socket:
-        """Make a client of which the caller carries the other end. Returns that end."""
+        """Make a client on a socket pair, and return the other end for the caller to serve."""
         far, near = pair()
         self._take(far)
         return near
@@ -88,11 +89,11 @@ class Port:
 
     async def _stay_connected(self, pause: float) -> None:
         """Connect, and again `pause` seconds after a failure or after the connection ended."""
-        address, loop, told = self.listener.address, self._loop, False
+        address, loop, reported = self.listener.address, self._loop, False
         while True:
             self._server.came(self)
             try:
-                # An address that drops packets would hold the attempt for minutes.
+                # Without it an attempt takes minutes if the address drops packets.
                 async with asyncio.timeout(CONNECT_PATIENCE):
                     if address.scheme == "unix":
                         _, client = await loop.create_unix_connection(self._make, address.path)
@@ -100,9 +101,9 @@ class Port:
                         _, client = await loop.create_connection(self._make, address.host or "localhost", address.port)
             except (OSError, TimeoutError) as error:
                 self._server.left()
-                if address.spelled and not told:
+                if address.spelled and not reported:
                     complain(f"Unable to connect character device {address.label}: {self.listener.told(error)}")
-                told = True
+                reported = True
             else:
                 client.ended = loop.create_future()
                 await client.ended

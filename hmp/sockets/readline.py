@@ -2,7 +2,7 @@
 
 A state machine without sockets, clocks or an event loop. It emits the same bytes as QEMU 7.2's monitor for the same
 keys (echo, completion lists, history), so that programs and people who talk to QEMU over a socket see no difference.
-The source is what QEMU 7.2 was seen to do; tests/conformance feeds both the same keys.
+It was written from the observed output of QEMU 7.2; tests/conformance feeds the same keys to both.
 
 How a server drives one editor per client:
 
@@ -62,7 +62,7 @@ _CLEAR = b"\x1b[2J\x1b[1;1H"
 _NEWLINE = b"\r\n"
 
 _LITERAL = bytes(byte for byte in range(0x20, 0x100) if byte not in (0x7F, 0x9B))
-"""Bytes that are typed as they are. 0x9B is CSI in one byte, and QEMU treats it so even inside UTF-8 text."""
+"""Bytes that are inserted as they are. 0x9B is CSI in one byte; QEMU treats it as that even inside UTF-8 text."""
 
 _ONE = tuple(bytes((byte,)) for byte in range(0x100))
 
@@ -91,8 +91,8 @@ class LineEditor:
     def __init__(self, prompt: bytes, history: History, complete: Completer) -> None:
         self._prompt = prompt
         self._history = history
-        # Names this client in the history. Not the editor itself: the history would keep it alive after the client
-        # left.
+        # Identifies this client in the history. The editor itself was rejected: the history would keep it alive after
+        # the client left.
         self._me = object()
         self._complete = complete
         self._keys = bytearray()  # keys that are not handled yet
@@ -213,7 +213,7 @@ class LineEditor:
 
     def _enter(self, key: int) -> None:
         line = self._line
-        # If it returns false, QEMU too keeps its place in the history.
+        # When add() returns false, QEMU's editor keeps its place in the history.
         if self._history.add(line.decode(*CODEC), self._me):
             self._place = -1
         self._entered = line
@@ -268,7 +268,7 @@ class LineEditor:
             # After a directory and its slash the word goes on; after anything else comes the next word.
             self._insert(first[len(word) :] + (b"" if first[-1:] in (b"", b"/") else b" "))
             return
-        # The candidates are sorted, so what the first and the last have in common is common to all.
+        # The candidates are sorted, so a common prefix of the first and the last is common to all.
         common = 0
         while first[common : common + 1] == last[common : common + 1] != b"":
             common += 1

@@ -45,11 +45,11 @@ STDOUT_GRACE = 5.0
 """The same for the reader of stdout: the program at the other end of a pipe may be busy."""
 
 FAREWELL = 0.05
-"""Seconds that a client has to hang up first after its command ended the machine. qmp-shell reports an error if it
-cannot; with QEMU, which closes at once, it usually does."""
+"""Seconds that a client has to hang up before we do, after its command ended the machine. Otherwise qmp-shell reports
+an error; with QEMU, which closes at once, it usually does."""
 
 FOREIGN_SPACING = 10.0
-"""Seconds between two lines about clients that speak HTTP and the like: a web page can try as fast as it likes."""
+"""Seconds between two lines about clients that speak HTTP, TLS or STUN: a web page can try without a pause."""
 
 
 def leaves_enough(descriptor: int) -> bool:
@@ -93,7 +93,7 @@ class Server:
         emulated(machine).wire = self
         self._carried: asyncio.Task[None] | None = None
         self._carrying: set[asyncio.Task[None]] = set()
-        """Carries stdin and stdout, and what carries terminals, pipes and files too."""
+        """The tasks that carry terminals, pipes, files and stdio to a socket; `_carried` is the one of stdio."""
 
     def _chardevs(self) -> list[dict[str, object]]:
         others = [{"frontend-open": used, "filename": name, "label": label} for label, name, used in self.others]
@@ -179,7 +179,7 @@ class Server:
         return sorted((each.number, f"{each.address.kind} {each.name}") for each in self.connections if each.address)
 
     def disturb(self, client: int | None, by: int, garbage: str | None) -> bool:
-        """Hang up on a client, or send it `garbage`; on all but `by` if it is None. Returns whether there was one."""
+        """Hang up on `client`, or send it `garbage`; if it is None, on all but `by`. Returns whether there was any."""
         found = [each for each in self.connections if (each.number != by if client is None else each.number == client)]
         for each in found:
             if garbage is None:
@@ -189,7 +189,7 @@ class Server:
         return bool(found)
 
     def send_events(self, name: str, data: dict[str, object], count: int, every: int) -> None:
-        """Send an event `count` times to every client of QMP, with `every` ns of host time between two."""
+        """Send an event `count` times to every QMP client, with `every` ns of host time between two."""
         # A million events at once would hold up all clients.
         at_once = min(count, 1 if every else EVENTS_AT_ONCE)
         for _ in range(at_once):
@@ -202,7 +202,7 @@ class Server:
                 self._loop.call_soon(self.send_events, name, data, left, every)
 
     def accept_again(self) -> None:
-        """Accept clients again on addresses that had to wait and need not any more."""
+        """Accept clients again on the addresses whose only client is gone."""
         for port in self._ports:
             port.accept_again()
 
@@ -240,7 +240,7 @@ class Server:
     def _take_turns(self) -> None:
         start = self.now()
         # The queue gets as much time as everything else took since the last round. So new clients, which go first,
-        # cannot keep those in the queue from their turns.
+        # cannot delay the clients in the queue without limit.
         end = start + min(max(TURN, start - self._turned), LONGEST_ROUND)
         try:
             for _ in range(len(self._turns)):

@@ -59,7 +59,7 @@ class Serving:
         from hmp.sockets.server import Server  # this imports asyncio
 
         # Each transport of asyncio is a reference cycle, and main() made the collector run rarely. So let it run more
-        # often, but not over the objects of the start, which stay.
+        # often, but not over the objects made at the start: freeze() exempts them, because they stay.
         gc.freeze()
         gc.set_threshold(5_000, 10, 10)
         server = Server(machine, driver, self._listeners, self._config.dialect)

@@ -17,15 +17,15 @@ SIZE = 1 << 16
 
 
 PAUSE = 0.1
-"""Seconds between two looks whether a client has opened our terminal; the kernel does not report that. QEMU's is 1."""
+"""Seconds between two checks whether a client has opened our terminal; the kernel does not report that. QEMU's is 1."""
 
 
 async def carry(near: socket.socket, ends: tuple[int, int] = (0, 1)) -> None:
-    """Carry what can be read from `ends` to `near`, and the output of `near` back, until the far end is closed.
+    """Carry input from `ends` (the descriptors to read and to write) to `near`, and the output of `near` back.
 
-    The end of the input is a half-close: all of it is answered. A terminal on stdin is set to deliver each key without
-    echo, because the line editor behind the socket echoes; afterwards it is set back. Raises OSError if the output
-    fails.
+    It ends when the far end is closed. The end of the input is a half-close, so all input is answered. A terminal on
+    stdin is set to deliver each key without echo, because the line editor of the session echoes; it is restored at the
+    end. Raises OSError if the output fails.
     """
     source, target = ends
     before = _quiet(source) if source == 0 else None
@@ -39,20 +39,20 @@ async def carry(near: socket.socket, ends: tuple[int, int] = (0, 1)) -> None:
         if inward is not None:
             inward.cancel()
             await asyncio.gather(inward, return_exceptions=True)
-        near.close()  # if the output is gone, this tells the far end
+        near.close()  # if the output failed, the far end sees a hang-up
         if before is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 async def carry_all(terminal: int, meet: Callable[[], socket.socket], over: Callable[[], bool]) -> None:
-    """Carry for each program that opens our pseudoterminal, one after the other, until `over` says that it is over.
+    """Serve each program that opens our pseudoterminal, one after the other, until `over` returns true.
 
-    `meet` makes a client and returns `near`.
+    `meet` makes a client and returns the `near` end of its socket pair.
     """
     poller = select.poll()
     poller.register(terminal, select.POLLIN)
     while not over():
-        # After the last program closed it, it hangs up until the next one opens it.
+        # From the close by one program to the open by the next, poll reports a hang-up.
         if [state for _, state in poller.poll(0)] == [select.POLLHUP]:
             await asyncio.sleep(PAUSE)
             continue

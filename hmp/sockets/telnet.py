@@ -1,4 +1,4 @@
-"""The server's side of telnet for a monitor: it takes the negotiation out and leaves the keys.
+"""The server's side of telnet for a monitor: it removes the negotiation and leaves the keys.
 
 Bytes in, bytes out. The monitor's output is sent unchanged: QEMU 7.2 does not double 0xFF on the way out. It also
 passes on \\r\\0 and \\r\\n as they come (the line editor ignores the NUL, and \\r\\n enters an empty line after the
@@ -26,9 +26,9 @@ _LONGER = dict.fromkeys((WILL, WONT, DO, DONT), _OPTION) | {SB: _INSIDE}
 
 
 class TelnetFilter:
-    """Takes telnet commands out of one client's input. Write OPENING to the client first.
+    """Removes telnet commands from one client's input. Write OPENING to the client first.
 
-    The client's options get no answer, because the monitor works in the same way with any of them. Commands of two
+    The client's options get no answer, because the monitor works the same way with any of them. Commands of two
     bytes (BRK, AYT, IP and so on) are ignored. IAC IAC is one byte 0xFF. The lengths of commands follow RFC 854. QEMU
     7.2 takes three bytes for each command but BRK, and so it loses a key or keeps parts of a subnegotiation.
     """

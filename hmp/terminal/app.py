@@ -34,7 +34,7 @@ BANNER = f"hmp {__version__} monitor - type 'help' for more information"
 
 def _has_history() -> bool:
     try:
-        # Who has a history has used hmp before and needs no first hint.
+        # A person with a history has used hmp before and needs no first hint.
         return os.path.getsize(history_path() or "") > 0
     except OSError:
         return False
@@ -62,7 +62,7 @@ class Typed(Front):
         stdout = self._stdout = sys.stdout if self.recorder is None else self.recorder.stdout
         self._screen = standard_screen(stdout)
         try:
-            # Before all else, so that a signal or an error from here on leaves the terminal as it was.
+            # First of all, so that a signal or an error from here on leaves the terminal as it was.
             with Tty(sys.stdin.fileno()) as self._tty:
                 origins = [origin for _, origin in self.config.sources]
                 if not origins:
@@ -71,7 +71,7 @@ class Typed(Front):
                         # Show the prompt before the editor is loaded, which takes three times as long as all the rest.
                         # Keys are kept meanwhile. Not with sockets: there hmp may first have to wait for a client.
                         self._screen.foretell(PROMPT)
-                elif 0 not in origins:  # keys are for the prompt, also while scripts run
+                elif 0 not in origins:  # no script comes from stdin, so keys typed while scripts run are for the prompt
                     self._tty.quiet()
                 from asyncio import Runner
 
@@ -150,12 +150,12 @@ class Typed(Front):
         from hmp.terminal.prompt import LinePrompt
 
         input, output = Vt100Input(sys.stdin), create_output(self._stdout)
-        # The default dialect is not shown: the toolbar has room for what is unusual only.
+        # The default dialect is not shown: the toolbar only has room for what is unusual.
         dialect = self.config.dialect.replace("seed", "")
         return LinePrompt(self.machine, self._screen, input, output, suspend=self._suspend, dialect=dialect)
 
     def _show_failure(self, prompt: Prompt, reason: str) -> None:
-        # Not at once: the recording failed in the middle of a drawing, and this is drawn too.
+        # Not at once: the recording failed while something was drawn, and this text is drawn too.
         self._loop.call_soon(prompt.show, f"[{reason}]\n", "error")
 
     def _interrupt_scripts(self, stop: Event) -> None:

@@ -41,7 +41,7 @@ class Countdown:
         number = f"{tenths // 10}.{tenths % 10} s"
         self.due = now + (STEP if tenths < 600 else SECOND)  # nobody reads tenths of hours
         lines = [f"{words} ... {number}" for words in _WORDS[not self._guest :]]
-        # At 20 columns the countdown once lost its number, which is what matters.
+        # Without the words if they do not fit: a line that was only cut lost its number at 20 columns.
         return next((line for line in lines if len(line) < columns), number)
 
     def once(self) -> str:

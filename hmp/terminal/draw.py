@@ -100,7 +100,7 @@ def live(write: Callable[[str], None], width: int, rows: int | None, *, color: b
             write(text)
             return len(text)
 
-    # No refresh by itself: that would need a thread. Session asks for a new drawing during a wait.
+    # No automatic refresh, which would need a thread. Session asks for a new drawing during a wait.
     return Live(console=_console(Writer(), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
                 redirect_stderr=False)  # fmt: skip
 

@@ -34,7 +34,7 @@ class DumbPrompt:
     async def read(self) -> str | None:
         """As LinePrompt.read, but also returns None after Ctrl-C."""
         self._screen.write(PROMPT)
-        # Take what was typed ahead: with the terminal quiet, nobody has echoed or edited it.
+        # Read the type-ahead. The terminal was quiet, so it was neither echoed nor edited.
         while select.select([self._tty.fd], [], [], 0)[0]:
             if not self._take():
                 break

@@ -26,7 +26,7 @@ ALWAYS: dict[type[events.Event], Callable[[Any], str]] = {
     events.DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
     events.SnapshotDone: lambda event: f"snapshot {event.tag} is done",
 }
-"""Shown whatever the cause: these events come after the command that caused them, or say more than its output."""
+"""Shown for every cause: these events come after the command that caused them, or say more than its output."""
 
 FROM_ELSEWHERE: dict[type[events.Event], Callable[[Any], str]] = {
     events.DeviceDeleted: lambda event: f"the guest released device {event.device or event.path}",
@@ -63,7 +63,7 @@ class Announcer:
             self._say(f"the guest broke a rule{more}: {event.rule} ({event.detail[:_DETAIL]})")
             return
         words = ALWAYS.get(kind)
-        # The person knows what the own command did; the same event from a client is news.
+        # The person knows what their own command did; the same event from a client is news.
         if words is None and not self.own:
             words = FROM_ELSEWHERE.get(kind)
         line = "" if words is None else words(event)

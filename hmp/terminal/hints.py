@@ -21,8 +21,8 @@ def first(columns: int) -> str:
 def unkept(columns: int) -> str:
     """Return the line below the banner where no history file can be written."""
     path = escape(history_path() or "~/.local/state")
-    told = f"what you type is not kept for the next session: cannot write {path}"
-    return _fitting((told, "no history is kept"), columns)
+    long = f"what you type is not kept for the next session: cannot write {path}"
+    return _fitting((long, "no history is kept"), columns)
 
 
 def _fitting(lines: tuple[str, ...], columns: int) -> str:
@@ -43,7 +43,8 @@ KEYS = (
 """The keys and what they do, for F1 and the docs."""
 
 TIPS = {"sim": "try: help sim, sim hang, sim wake"}
-"""Tips that are shown once, after a command that succeeded: somebody who types only `sim` looks for what to do next."""
+"""Tips that are shown once, after a command that succeeded: a person who types only `sim` wants to know what to type
+next."""
 
 _ELSEWHERE = {
     "exit": "quit", "bye": "quit", "logout": "quit", "x": "quit", "history": "info history", "ls": "qom-list",
@@ -73,7 +74,7 @@ def advice(line: str, text: str) -> str:
     import re
 
     found = re.search(r"'([^']*)' .*\((?:one of|takes) (.*)\)$", text.strip())
-    # The errors of sim end in the list of what they take, so the nearest word of that list is the suggestion.
+    # The errors of sim end in the list of accepted words, so the nearest word of that list is the suggestion.
     return _meant(found[1], {name: name for name in found[2].split(", ")}) if found else ""
 
 
@@ -82,11 +83,11 @@ _UNFINISHED = ("expected", "unexpected end of expression", "unterminated string"
 
 
 def wrong(line: str) -> int:
-    """Return the position from which the line is wrong, whatever follows; its length if it may still become right."""
+    """Return the position from which the line is wrong, whatever is typed next; its length if it may become right."""
     try:
         command, at = find_command(line)
     except SyntaxRefused as error:
-        # The name is the last word of the line: more letters may still make it a command.
+        # If the name is the last word of the line, more letters may still make it a command.
         typed = len(str(error)) - len(f"{_UNKNOWN}'")
         return len(line) if typed == len(line) and _may_go_on(line.split()) else 0
     if command is not None:
@@ -131,7 +132,7 @@ def _unknown(words: list[str]) -> str:
                 topics = {
                     topic: f"{each} {topic} {rest}".strip() for each in ("info", "sim") for topic in _topics(each)
                 }
-                # Later tables go before earlier ones: a command of the same name is the most likely.
+                # Of equal names the last table's is used: a command is the most likely.
                 names = topics | _ELSEWHERE | names
             return _meant(word, names)
         if command.topics is None:
@@ -149,7 +150,7 @@ def _meant(word: str, names: dict[str, str]) -> str:
     from difflib import get_close_matches
 
     word = word.lower()
-    # Two letters that changed places are the commonest slip; difflib holds another name for nearer.
+    # Swapped letters are the most common typing error, but difflib may rate another name as nearer.
     swapped = [name for name in names if sorted(name) == sorted(word)]
     near = [word] if word in names else swapped or get_close_matches(word, names, 1)
     return f"did you mean: {names[near[0]]}" if near else ""

@@ -73,7 +73,7 @@ class FileHistory(History):
         if not string.strip() or "\n" in string or self._path is None:
             return
         try:
-            # At the first line and not at the start: who types nothing gets no directory.
+            # At the first line and not at the start: a person who types nothing gets no directory.
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             descriptor = self._open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:

@@ -22,5 +22,5 @@ KEYS = (
 
 
 def typed(char: str) -> str:
-    """Return what a terminal sends for a character of text: what is no text comes as if it were pasted."""
+    """Return what a terminal sends for a character of text; an unprintable one is sent as if it were pasted."""
     return char if char.isprintable() else f"\x1b[200~{char}\x1b[201~"

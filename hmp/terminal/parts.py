@@ -103,7 +103,7 @@ class Line(Buffer):
     """prompt_toolkit's line, with a history that is loaded before the first key is handled.
 
     The original loads it in a task of the loop, after the keys that came in the same packet as the last line. Then Up
-    in that packet found no history, and another line ran than when the same keys were typed slowly.
+    in that packet found no history, and a different line ran than when the same keys were typed slowly.
     """
 
     def reset(self, document: Document | None = None, append_to_history: bool = False) -> None:
@@ -128,7 +128,7 @@ class Rows(Container):
     """The line, and while `shown` a toolbar in the last row: what is drawn at each key.
 
     A split window of prompt_toolkit looks the same, but asks each part several times how high it wants to be. `line`
-    shows one of `windows`; the focus moves only to what a layout names, so all are its children.
+    shows one of `windows`. All are returned as children, because the focus can only move to a window of the layout.
     """
 
     def __init__(

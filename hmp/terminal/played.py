@@ -1,4 +1,4 @@
-"""The prompt for somebody who plays a script: keys come from the program, and what it draws goes to a function."""
+"""The prompt of a script that is played: keys come from the program, and what it draws goes to a function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hmp.terminal.screen import Screen
 
 
 class Keyboard(Input):
-    """Keys that `press` sends. Those that come while there is no prompt wait for the next."""
+    """Keys that `press` sends. Those that come while there is no prompt are kept for the next one."""
 
     def __init__(self) -> None:
         self._keys: list[KeyPress] = []
@@ -36,7 +36,7 @@ class Keyboard(Input):
         self._tell()
 
     def clear(self) -> None:
-        """Forget what nobody has read yet."""
+        """Drop the keys that were not read yet."""
         self._keys.clear()
 
     def read_keys(self) -> list[KeyPress]:
@@ -115,7 +115,7 @@ class _Output(Vt100_Output):
 class PlayedPrompt(LinePrompt):
     """The prompt on a screen of `columns` and `rows`; `below` counts the rows from the cursor's on.
 
-    Nothing of the person's is in it: no history file, no inputrc. While `hidden` nothing is shown above it.
+    It uses no files of the user: no history, no inputrc. While `hidden` is true nothing is shown above it.
     """
 
     shows_clock = False  # waits are seen to take their time

@@ -99,7 +99,7 @@ class LinePrompt:
             reserve_space_for_menu=MENU_ROWS, refresh_interval=_REFRESH,
             search_ignore_case=True, editing_mode=mode or editing_mode(), key_bindings=self._bindings(),
             lexer=LineLexer() if screen.color and self._ours else None,
-            input_processors=[AfterInput(self._behind, "class:usage")] if screen.color else None,
+            input_processors=[AfterInput(self._after_cursor, "class:usage")] if screen.color else None,
             style=Style.from_dict(colors if screen.color else NO_COLORS),
             color_depth=None if screen.color else ColorDepth.DEPTH_1_BIT,
         )  # fmt: skip
@@ -149,7 +149,7 @@ class LinePrompt:
             # prompt_toolkit does this for typed lines only.
             self._session.history.append_string(line)
             return line
-        self.interrupted()  # a Ctrl-C behind lines that came with it is for them: a paste without brackets ends
+        self.interrupted()  # a Ctrl-C drops the keys before it, so that it ends a paste without brackets
         rest, self._rest = self._rest, ""
         self._screen.clear()
         return await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)
@@ -221,7 +221,7 @@ class LinePrompt:
             return [("plain", f" {usage}")]
         return toolbar.segments(self._machine, columns, self._signs, self._dialect, clock=self.shows_clock)
 
-    def _behind(self) -> str:
+    def _after_cursor(self) -> str:
         """Return the dim text after the cursor."""
         typed = len(self._session.default_buffer.text)
         return self._usage(self._session.app.output.get_size().columns - len(PROMPT) - typed - 1)
@@ -243,7 +243,7 @@ class LinePrompt:
         keys.add("<sigint>")(lambda event: self.interrupt())
         keys.add("tab", filter=at_line)(self._tab)
         # In vi mode prompt_toolkit completes with these keys, in a task that comes after an Enter of the same packet.
-        # Then another line ran than when the keys were typed slowly.
+        # Then a different line ran than when the keys were typed slowly.
         keys.add("c-p", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_up())
         keys.add("c-n", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_down())
         # Enter takes an entry of the menu and runs nothing: `quit` in a menu ended a machine.
@@ -282,7 +282,7 @@ class LinePrompt:
             self._typed = get_running_loop().time()
 
     def _by_prefix(self, buffer: Buffer) -> bool:
-        """Whether Up looks for lines that begin with what is typed: only after a pause, as a person makes it.
+        """Whether Up looks for lines that begin with what is typed: only after a pause, as a person makes.
 
         Keys that come at once, from a program or as type-ahead, get the last line, as at QEMU's prompt.
         """
@@ -317,7 +317,7 @@ class LinePrompt:
         # A longer line is refused anyway, and one character too many is enough for that.
         lines = [line[: MAX_LINE + 1] for line in text.split("\n")]
         if len(lines) > 1:
-            # Comments of a pasted script are comments; a typed # is an unknown command, as in QEMU.
+            # In a pasted script a line with # is a comment. A typed # is an unknown command, as in QEMU.
             lines = [line for line in lines[:-1] if line.strip() and not line.lstrip().startswith("#")] + lines[-1:]
         buffer = event.current_buffer
         buffer.insert_text(lines[0])

@@ -17,7 +17,7 @@ async def agreed(
 ) -> bool:
     """Show `question` and return whether the answer from `descriptor` is the one key `y`.
 
-    False if `wait` ends before.
+    False if `wait` ends before a key comes.
     """
     loop, yes = get_running_loop(), False
 

@@ -104,7 +104,7 @@ class Screen:
             self._transient = True
 
     def foretell(self, text: str) -> None:
-        """Show text that somebody else will draw in the same place soon; call `clear` before that."""
+        """Show text that other code will soon draw in the same place; call `clear` before that."""
         if self.ansi:
             self.write(f"\x1b[0;32m{text}\x1b[0m" if self.color else text)
             self._transient = True

@@ -54,7 +54,7 @@ _REMEMBERED = 10_000
 
 
 class _Ticker:
-    """Shows the countdown of a wait; on simulated clocks nothing, because a wait takes no real time there."""
+    """Shows the countdown of a wait."""
 
     def __init__(self, machine: Machine, screen: Screen, loop: asyncio.AbstractEventLoop, reply: Reply) -> None:
         self._machine, self._screen, self._loop, self._reply = machine, screen, loop, reply
@@ -165,7 +165,7 @@ class Session:
         # A command should see the machine as it is now, with all timers that are due.
         if self._catch_up is not None:
             self._catch_up()
-        if self._machine.over:  # since the line was entered: nothing would ever answer it
+        if self._machine.over:  # it ended after the line was entered, and nothing would answer the line
             return
         self._monitor.columns = self._screen.width()
         self._announcer.own = True

@@ -54,7 +54,8 @@ def segments(
 ) -> list[Segment]:
     """Return the toolbar as pairs (meaning, text) that have at most `columns` characters together.
 
-    `dialect` is the monitor's, if that is to be said, and `clock` whether a simulated one is.
+    `dialect` is the name of the monitor's dialect, or "" to leave it out. `clock` says whether to name a simulated
+    clock.
     """
     found: list[Segment] = []
     for style in _STYLES:

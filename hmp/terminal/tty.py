@@ -37,7 +37,7 @@ class Tty:
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
         try:
             self.hold()
-        except BaseException:  # a signal came in this very moment
+        except BaseException:  # a signal's handler raised just before the signals were blocked
             self.release()
             raise
         return self
@@ -94,7 +94,7 @@ class Tty:
         self._set(attributes)
 
     def restore(self) -> None:
-        """Set the settings back that the terminal had at the start."""
+        """Restore the settings that the terminal had at the start."""
         self._set(self._before)
 
     def flush(self) -> None:

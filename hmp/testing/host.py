@@ -34,22 +34,22 @@ LONGEST_BASE = 60
 
 class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
-        # Libraries that freeze time in tests replace time.monotonic. The loop has to go on, so it asks the clock
-        # itself.
+        # Libraries that freeze time in tests replace time.monotonic. The loop has to go on, so it reads the system's
+        # clock.
         return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class Folder:
     """A private directory with a short name.
 
-    `close` removes it, or `sweep` of another process after this one is gone.
+    `close` removes it. If this process is killed, the `sweep` of another process does.
     """
 
     def __init__(self) -> None:
         base = tempfile.gettempdir()
         if len(os.fsencode(base)) > LONGEST_BASE:
             base = "/tmp"  # noqa: S108 - the folder is private
-        # Folders of processes that were killed go now, when the next one needs a folder.
+        # Remove the folders of processes that were killed.
         sweep(base)
         while True:
             self.path = tempfile.mkdtemp(prefix=PREFIX, dir=base)
@@ -89,7 +89,7 @@ def sweep(base: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove a folder with its sockets. If anything else is in it, somebody put it there, and the folder stays."""
+    """Remove a folder with its sockets. If it has anything else in it, that is not ours, and the folder stays."""
     try:
         for entry in os.scandir(path):
             if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
@@ -152,7 +152,7 @@ class Host:
     def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run a coroutine in the thread and return its result. Raises what it raises, and TimeoutError."""
         loop = self._loop
-        # In its own thread the wait below would never end.
+        # In the thread of the loop the wait below would never end.
         if loop is None or threading.current_thread() is self._thread:
             work.close()
             raise MisuseError("the machine is gone" if loop is None else "not from the thread that serves the machines")

@@ -106,7 +106,7 @@ class FakeQemu:
         self._served: asyncio.Future[None] | None = None
         self._entered = self._closed = False
         try:
-            # Not raise_file_limit(): the limit belongs to the process of somebody else's tests.
+            # Not raise_file_limit(): the process and its limit belong to the user's tests.
             check_descriptors(1, 2)
             begin = _host.enter().replace(",", ",,")
             self._entered = True
@@ -228,7 +228,7 @@ class FakeQemu:
                 "the real clock cannot be moved: have the client wait less (a shorter timeout), or make the machine "
                 f'with clock="warp" and {_GIVE}'
             )
-        # As the command does it: in steps, so that clients get their turn in between.
+        # By the command `sim sleep`, because it goes in steps, so that clients get their turn in between.
         self.sim(f"sleep {_seconds('advance', seconds):.9f}", timeout=timeout)
 
     def time(self) -> float:
@@ -254,8 +254,8 @@ class FakeQemu:
     def wait_for(self, command: str, count: int = 1, *, timeout: float = PATIENCE) -> None:
         """Wait until clients have sent the QMP command `count` times in all. Use it before you move a clock.
 
-        A command counts when it begins. If it waits behind a command that waits for the guest, it counts after that one
-        is answered. Raises TimeoutError after `timeout` seconds of real time.
+        A command counts when it begins. If an earlier command of its client still waits for the guest, it counts after
+        that one is answered. Raises TimeoutError after `timeout` seconds of real time.
         """
         self._run(self._until(command, count), f"no client sent '{command}'" + f" {count} times" * (count > 1), timeout)
 
@@ -286,7 +286,7 @@ class FakeQemu:
             if self._entered:
                 _host.leave()
         if member is not None and self._standstill:
-            # Not when it is seen: that is in the thread that serves, which a warning made an error would stop.
+            # Not where it is noticed: that is in the serving thread, and a warning that is made an error would end it.
             warnings.warn(self._standstill, StandstillWarning, stacklevel=2)
 
     async def _stop(self, member: Member) -> None:
@@ -334,7 +334,7 @@ def _folded(entries: list[Entry]) -> Iterator[str]:
     ]
     begin = 0
     while begin < len(same):
-        # A pair begins with a command: not with the reply to the one before, if that is the same too.
+        # A pair begins with a command. A reply and the next command would repeat too, but belong to two pairs.
         for size in (1, 2) if entries[begin]["what"] == "in" else (1,):
             end = begin + size
             while same[end : end + size] == same[begin : begin + size]:

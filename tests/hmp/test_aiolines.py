@@ -1,4 +1,4 @@
-"""Lines run inside an event loop: stdout that holds nobody up, and what is written before a wait."""
+"""Lines run inside an event loop: stdout does not block the loop, and text is written before a wait."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def front(monkeypatch: pytest.MonkeyPatch, descriptor: int, *lines: str) -> Fron
 
 
 def run_inside(front: Front, inside: Callable[[], object]) -> None:
-    """Let the lines run in a loop, and call `inside` behind the last."""
+    """Let the lines run in a loop, and call `inside` after the last."""
 
     async def scene() -> None:
         driver = MachineDriver(front.machine, asyncio.get_running_loop())

@@ -1,4 +1,4 @@
-"""A real guest that is dead: `info balloon` fails with the reason, and whoever only looks on still gets an answer."""
+"""A real guest that is dead: `info balloon` fails with the reason, and commands that only show something still work."""
 
 from __future__ import annotations
 

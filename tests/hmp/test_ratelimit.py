@@ -1,4 +1,4 @@
-"""A guest can end, and break rules, as often as it likes; who is told of it is not to drown."""
+"""A guest can end, and break rules, at any rate; the messages about it are limited."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ TOO_FEW = [
     for name, command in LEAVES.items()
     for needed in [[each for each in command.parameters if not each[2] and each[1][0] != "-"]]
     for count in range(len(needed))
-    if not command.host  # which is refused here before its arguments are looked at
+    if not command.host  # this command is refused here before its arguments are read
 ]
 
 

@@ -58,7 +58,7 @@ def test_a_vhost_user_socket_goes_with_a_piped_hmp(tmp_path: Path, number: int, 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_monitors_socket_goes_with_an_hmp_that_was_still_starting(tmp_path: Path, number: int) -> None:
-    """It used to stay: between listening and the loop's own handlers lies the import of asyncio."""
+    """The file used to stay: asyncio is imported between listening and the loop's own handlers."""
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "asyncio.py").write_text("import time\ntime.sleep(60)\n")
     program = start("--headless", "--monitor", f"unix:{tmp_path}/socket", PYTHONPATH=f"{tmp_path}/slow:{os.getcwd()}")

@@ -1,7 +1,7 @@
 """The modelled guest beside a real one, both through hmp: the same steps, then `info balloon` and the events of each.
 
 The real one is QEMU with an hmp attached to it, which serves a monitor and QMP; the modelled one is an hmp that serves
-the same. `python -m tests.support.beside` prints the tables that docs/attach.md has the figures of.
+the same. `python -m tests.support.beside` prints the tables whose figures are in docs/attach.md.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ OOM = (
 
 
 class Row:
-    """What one side said behind a step: the line, its statistics by name, and the events since the step before."""
+    """What one side said after a step: the line, its statistics by name, and the events since the step before."""
 
     def __init__(self, name: str, line: str, stats: dict[str, int], events: list[str]) -> None:
         self.name = name
@@ -81,7 +81,7 @@ class Watched:
         self.qmp.socket.close()
 
     def say(self, line: str) -> str:
-        """Return what its monitor prints to a line."""
+        """Return what its monitor prints for a line."""
         self.monitor.send(f"{line}\n")
         return render(self.monitor.read(b"(qemu) ")).partition("\n")[2].removesuffix("(qemu) ").rstrip("\n")
 
@@ -97,7 +97,7 @@ class Watched:
         return [name for at, name in enumerate(names) if name != CHANGE or names[at - 1 : at] != [name]]
 
     def settled(self, wanted: str, before: list[str]) -> str:
-        """Ask until the line is as wanted; events of the meantime are added to `before`."""
+        """Ask until the line is as wanted; events that come until then are added to `before`."""
         end = time.monotonic() + PATIENCE
         last = ""
         kind, _, value = wanted.partition(" ")
@@ -114,7 +114,7 @@ class Watched:
                 "booted": fresh,
                 "old": ",age=" in line,
             }[kind]
-            # Twice the same, for the kernel tells what it had amid a change.
+            # Wait for the same value twice: during a change the kernel reports values in between.
             total = line.partition("total_mem=")[2].partition(",")[0]
             if done and total == last:
                 return line
@@ -146,7 +146,7 @@ class Watched:
 
 @contextlib.contextmanager
 def both(folder: Path, memory: int, device: str = DEVICE) -> Iterator[tuple[Watched, Watched]]:
-    """The real one and ours, both up."""
+    """The real machine and ours, both running."""
     real, ours = folder / "real", folder / "ours"
     real.mkdir()
     ours.mkdir()
@@ -170,7 +170,7 @@ def both(folder: Path, memory: int, device: str = DEVICE) -> Iterator[tuple[Watc
 
 
 def compared(memory: int, steps: tuple[tuple[str, ...], ...], device: str = DEVICE) -> list[tuple[Row, Row]]:
-    """Return what both said behind each step."""
+    """Return what both said after each step."""
     words = {"ram": memory, "low": memory * 5 // 8, "some": memory // 8, "much": memory * 3 // 8}
     with tempfile.TemporaryDirectory(prefix="hmp-") as folder, both(Path(folder), memory, device) as sides:
         played = [side.play(steps, **words) for side in sides]

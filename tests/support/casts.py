@@ -17,7 +17,7 @@ DEMOS = ROOT / "docs" / "demos"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return an environment without what would colour or slow a run."""
+    """Return an environment without variables that would colour or slow a run."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "VIRTUAL_ENV")}
     return {**kept, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **more}
 
@@ -70,7 +70,7 @@ def screen(cast: Path, at: float = float("inf")) -> list[str]:
 
 
 def session(cast: Path, at: float = float("inf")) -> list[str]:
-    """The same without the toolbar, which stands in the last row while there is a prompt."""
+    """The same without the toolbar, which is in the last row while there is a prompt."""
     lines = screen(cast, at)
     if len(lines) == read(cast)[0]["height"] and lines[-1].startswith(" "):
         lines[-1] = ""

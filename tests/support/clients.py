@@ -26,7 +26,7 @@ PACKAGES = {
     "qemu.qmp": "qemu.qmp==0.0.6",
     "transient": "transient==0.25 setuptools<80",
     "mcqemu": "mcqemu==2026.8.18",
-    # fc.qemu's own agent needs a client of Consul that the index does not have; what talks to QEMU does not.
+    # fc.qemu's agent needs a Consul client that the index does not have; the part that talks to QEMU does not.
     "fc.qemu": "--no-deps fc.qemu==1.4.0 six structlog psutil PyYAML colorama",
     "exec-sandbox": "exec-sandbox==0.22.0",
 }
@@ -63,7 +63,7 @@ def python(client: str, source: str, *arguments: str, under: str = "", cwd: Path
 
 if __name__ == "__main__":
     for name, told in PACKAGES.items():
-        # Where there is no network, no such Python, or the client is not in the index any more.
+        # This fails without a network or such a Python, or if the index has no such client any more.
         pip = [
             interpreter(name) or "false",
             "-m",

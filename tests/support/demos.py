@@ -1,9 +1,9 @@
-"""The demos made anew, and compared with those that are committed: python -m tests.support.demos [PYTHON].
+"""Makes the demos again and compares them with the committed ones: python -m tests.support.demos [PYTHON].
 
 PYTHON is that of the environment whose hmp makes them; otherwise this one does.
 
 With the libraries that docs/demos/requirements.txt names the bytes have to be the same. With others the screens are
-compared: what differs is printed, and is no failure, for it may be a library's own doing.
+compared: differences are printed and are no failure, because the libraries may cause them.
 """
 
 from __future__ import annotations

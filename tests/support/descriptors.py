@@ -1,4 +1,4 @@
-"""What this process holds open, to see that none stays."""
+"""The descriptors that this process has open, to check that none is left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 def open_descriptors() -> dict[int, str]:
     """Return this process's descriptors and what they are.
 
-    Machines that other tests left to the garbage collector are gone first, or they would go at any moment.
+    Garbage is collected first: machines that other tests left would close theirs at any moment.
     """
     gc.collect()
     found = {}
@@ -17,5 +17,5 @@ def open_descriptors() -> dict[int, str]:
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
-            continue  # the one of the listing itself
+            continue  # the descriptor of the listing itself
     return found

@@ -66,7 +66,7 @@ class FrontEnd:
             self.region.close()
 
     def serve(self) -> None:
-        """Let the machine do what there is to do."""
+        """Let the machine do all that is due."""
         for _ in range(3):
             self.real.machine.step()
 
@@ -112,7 +112,7 @@ class FrontEnd:
 
     @property
     def why(self) -> str:
-        """Why the machine holds this front end for gone."""
+        """Why the machine considers this front end gone."""
         return str(self.real.guest.gone)
 
     # A good front end.
@@ -157,7 +157,7 @@ class FrontEnd:
         return self
 
     def lay_out(self, features: int = FEATURES, *, size: int = 128, prime: list[tuple[int, int]] | None = None) -> None:
-        """Make the rings in memory, as a driver does before it tells of them."""
+        """Make the rings in memory, as a driver does before it announces them."""
         at = RINGS
         for role in queue_roles(features):
             self.region.buffer[at : at + ring_bytes(size)] = bytes(ring_bytes(size))
@@ -187,7 +187,7 @@ class FrontEnd:
             return 0
 
     def pages(self, role: str, pfns: list[int]) -> Any:
-        """Send a page list; returns what came back of it."""
+        """Send a page list; returns (head, bytes written) of the buffer if it came back."""
         data = b"".join(pfn.to_bytes(4, "little") for pfn in pfns)
         self.region.buffer[BUFFERS + 4096 : BUFFERS + 4096 + len(data)] = data
         self.queues[role].add_out(BUFFERS + 4096, len(data))

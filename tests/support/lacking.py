@@ -1,6 +1,6 @@
 """hmp on a host that lacks something that Linux has: `python -m tests.support.lacking WHAT,WHAT [ARGUMENT]...`.
 
-Each thing is taken away before anything of ours is imported, so the program meets what it would meet there.
+Each thing is removed before our modules are imported, so the program sees what it would see there.
 """
 
 from __future__ import annotations

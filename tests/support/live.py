@@ -1,4 +1,4 @@
-"""A real Linux under the real QEMU, and hmp beside it: the same steps to both, and what each of them said.
+"""A real Linux under the real QEMU, and hmp: both get the same steps, and their output is compared.
 
 The guest is Debian's cloud kernel with its balloon modules and a busybox, built once and kept in the user's cache. What
 it takes on Debian: apt-get install qemu-system-x86 qemu-utils busybox-static; `python -m tests.support.live` builds it.
@@ -210,7 +210,7 @@ class Side:
         return self.talks[dialect]
 
     def line(self, text: str) -> str:
-        """Return what the human monitor says to a line, without a trace in the transcript."""
+        """Return what the human monitor prints for a line, without an entry in the transcript."""
         return str(self.aside.ask("human-monitor-command", **{"command-line": text}))
 
     def guest(self, name: str, *words: str) -> None:
@@ -258,7 +258,7 @@ class Qemu(Side):
         if name == "panic":
             self.shell.send(f"{line}\n")
             with contextlib.suppress(EOFError):
-                self.shell.read(b"end Kernel panic")  # it stands still while nobody reads what it says
+                self.shell.read(b"end Kernel panic")  # its pipe has to be read, or QEMU stops
             return
         self.shell.send(f"{line}\necho '<'$?'>'\n")
         said = self.shell.read(b">\n")
@@ -287,7 +287,7 @@ class Hmp(Side):
             "-m",
             str(memory),
             "--guest",
-            "linux,swap=0,boot=1",  # a real one takes its time after a reset, too
+            "linux,swap=0,boot=1",  # a real guest also needs time after a reset
             "--device",
             device,
         ]
@@ -340,7 +340,7 @@ class Play:
             if word in ("hmp", "qmp", "guest"):
                 self.since.clear()
             getattr(self, f"step_{word}")(rest)
-        if steps[-1] != "end":  # what came behind the last reply belongs to the row as well
+        if steps[-1] != "end":  # what came after the last reply belongs to the row too
             self.qmp.order("query-name", id="end")
             self.read(lambda message: message.get("id") == "end", hide=True)
         return self.last_changes()

@@ -10,7 +10,7 @@ from tests.support.timing import PATIENCE
 
 
 class _Selector(selectors.DefaultSelector):
-    """Returns what is ready; if nothing is, the time it was to wait for has passed."""
+    """Returns what is ready; if nothing is, it moves the time by the timeout."""
 
     loop: VirtualLoop
 

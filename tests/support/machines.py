@@ -53,7 +53,7 @@ def monitor_on(guest: str = "linux", *, dialect: str = "seed", **options: object
 
 
 def complete(monitor: Monitor, reply: Reply) -> Reply:
-    """Let the warp clock jump until `reply` is complete; fails where nothing could complete it any more."""
+    """Let the warp clock jump until `reply` is complete; fails if nothing is left that could complete it."""
     while reply.pending:
         assert monitor.machine.step(jump=True), "suspended for ever: no timer is left"
     return reply
@@ -77,7 +77,7 @@ def device_of(monitor: Monitor) -> BalloonDevice:
 
 
 def state_of(machine: Machine) -> dict[str, object]:
-    """Return what a refused command must not change."""
+    """Return the state that a refused command must not change."""
     device, guest = machine.device, machine.guest
     return {
         "run state": machine.run_state,

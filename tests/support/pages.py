@@ -1,6 +1,6 @@
-"""Rewrites what README and docs show as printed, after a change that was meant: python -m tests.support.pages.
+"""Rewrites the output shown in README and docs, after an intended change: python -m tests.support.pages.
 
-It runs each command as tests/test_readme.py does and puts down what came out. Look at the difference before you keep it.
+It runs each command as tests/test_readme.py does and writes its output into the page. Look at the difference before you keep it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.test_readme import BLOCK, FILE, PAGES, PROMPT, commands
 
 
 def rewritten(text: str) -> str:
-    """Return a page with the output of its commands anew."""
+    """Return a page with new output of its commands."""
     files = FILE.findall(text)
 
     def run(block: str) -> str:

@@ -19,7 +19,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 class Program:
-    """A running hmp. As a context manager it waits for the ready line and ends with SIGTERM what still runs."""
+    """A running hmp. As a context manager it waits for the ready line and sends SIGTERM at the end if hmp still runs."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Program:
         return talker
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
-        """Send a signal (0 for none), wait; return exit status, stdout and what stderr had behind the ready line."""
+        """Send a signal (0 for none), wait; return exit status, stdout, and what stderr had after the ready line."""
         if number:
             self.process.send_signal(number)
         out, complaints = self.process.communicate(timeout=PATIENCE)
@@ -115,7 +115,7 @@ class Talker:
         return message
 
     def ask(self, name: str, **arguments: object) -> dict[str, Any]:
-        """Run a command; return its reply, passing over events."""
+        """Run a command; return its reply and skip events."""
         command = {"execute": name, "arguments": {key.replace("_", "-"): each for key, each in arguments.items()}}
         self.socket.sendall(json.dumps(command).encode())
         while "event" in (message := self.message()):

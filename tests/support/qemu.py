@@ -1,4 +1,4 @@
-"""The real QEMU as an oracle: HMP lines asked through QMP, so that no line editing gets in between."""
+"""The real QEMU as an oracle: HMP lines go through QMP, so that no line editing is involved."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def oracle(*, memory: int = 512, balloon: bool = True) -> Iterator[Oracle]:
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # where reasons go that the monitor does not show
+        stderr=subprocess.DEVNULL,  # QEMU prints reasons here that the monitor does not show
         encoding="utf-8",
     )
     asked = Oracle(process)

@@ -62,7 +62,7 @@ class Real:
         return dict(self.device.stats.sample.values)
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Wait that long at the most for the guest or a timer, and serve it."""
+        """Wait at most that long for the guest or a timer, and serve it."""
         machine = self.machine
         watched, due = machine.wait_for()
         if due is not None:

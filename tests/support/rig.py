@@ -88,7 +88,7 @@ class Pair:
         return element
 
     def fault(self) -> str:
-        """Pop a buffer that must be refused; returns the rule."""
+        """Pop a buffer that must be refused; returns the rule that it broke."""
         with pytest.raises(GuestFault) as caught:
             self.queue.pop()
         return caught.value.rule
@@ -185,7 +185,7 @@ class Rig:
     def up(
         self, features: int = FEATURES, *, size: int = QUEUE_SIZE, prime: Iterable[tuple[int, int]] | None = ()
     ) -> Rig:
-        """Bring a driver up whole; `prime` are the records of the first statistics buffer, () a buffer of one stray
+        """Bring a driver up completely; `prime` are the records of the first statistics buffer, () a buffer of one stray
         byte (so no sample), None no buffer."""
         self.negotiate(features)
         self.set_up(size=size)
@@ -222,7 +222,7 @@ class Rig:
         self.guest.on_interrupt = answer
 
     def send(self, role: str, pfns: Iterable[int] | bytes, *, at: int = BUFFERS + PAGE_SIZE) -> tuple[int, int] | None:
-        """Send a page list (numbers or raw bytes) and return what came back of it."""
+        """Send a page list (numbers or raw bytes) and return (head, bytes written) of the buffer if it came back."""
         data = pfns if isinstance(pfns, bytes) else b"".join(pfn.to_bytes(4, "little") for pfn in pfns)
         self.poke(at, data)
         self.queues[role].add_out(at, len(data))
@@ -302,7 +302,7 @@ class Modelled:
         return self.device.stats
 
     def ask(self, timeout: int | None = 5 * SECOND) -> StatsRequest:
-        """Open a request and leave it."""
+        """Open a request and do not wait for it."""
         return self.machine.request_stats(timeout)
 
     def info(self, timeout: int = 5 * SECOND) -> str:

@@ -1,4 +1,4 @@
-"""Random monitor scripts, the same for the same seed: what two versions of hmp are compared with."""
+"""Random monitor scripts, the same for the same seed. Two versions of hmp are compared with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hmp as users meet it: a program in a process of its own. It costs about 50 ms a time, so ask for it sparingly."""
+"""hmp as users run it: a program in a process of its own. It costs about 50 ms a time, so ask for it sparingly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ended(NamedTuple):
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """The environment of a user who has hmp on the PATH, and nothing of ours."""
+    """The environment of a user who has hmp on the PATH, without our variables."""
     folder = tempfile.mkdtemp(prefix="hmp-path-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     program = Path(folder, "hmp")

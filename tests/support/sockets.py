@@ -34,7 +34,7 @@ C = TypeVar("C", bound="Client")
 
 
 class Client:
-    """A raw client. Everything it is told is waited for; what it never reads stays in its socket."""
+    """A raw client. It waits for what it is asked to read; what it never reads stays in its socket."""
 
     def __init__(self, socket: socket.socket) -> None:
         self.socket = socket
@@ -89,11 +89,11 @@ class Client:
         self.socket.shutdown(socket.SHUT_WR)
 
     def hang_up(self) -> None:
-        """Be gone."""
+        """Hang up."""
         self.socket.close()
 
     def reset(self) -> None:
-        """Be gone rudely: over TCP, a reset."""
+        """Hang up without reading the rest: over TCP this is a reset."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.socket.close()
 
@@ -212,7 +212,7 @@ class Served:
         return client
 
     async def settle(self, seconds: float = 0.0) -> None:
-        """Let the server see what happened, and so much virtual time pass."""
+        """Let the server handle what happened, and let so much virtual time pass."""
         for _ in range(10):
             await asyncio.sleep(0)
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Finds attributes that a class of the core declares neither as state nor as derived."""
+"""Finds attributes that a class of the core lists neither in STATE nor in DERIVED."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def attributes(part: object) -> Iterator[str]:
 
 def undeclared(part: Any) -> list[str]:
     """Return the attributes that are neither in the part's STATE nor in its DERIVED. The tests want none."""
-    # An attribute that nobody declared would be lost in a snapshot, without any error.
+    # An attribute in neither list would be lost in a snapshot, without any error.
     known = {member.attribute for member in part.STATE}.union(part.DERIVED)
     return sorted(set(attributes(part)) - known)

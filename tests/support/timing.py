@@ -1,7 +1,7 @@
 """Real time in tests, for machines that are slow or busy with other things.
 
-A wait is for something to happen, and long only when it does not. How long something takes is judged by the best of
-several tries: a busy machine makes a try slower and never faster, while what is slow by itself is slow each time.
+A wait ends when something happens, so it is only long in a failure. How long something takes is judged by the best of
+several tries: a busy machine makes a try slower and never faster, while code that is slow is slow in each try.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def torn(data: bytes) -> int:
     page = mmap.PAGESIZE
     memory = mmap.mmap(-1, 2 * page)
     memory[page - len(data) : page] = data
-    memory.resize(page)  # in place: behind the page there is nothing now
+    memory.resize(page)  # in place: after the page there is no memory now
     _KEEP.append(memory)
     descriptor = os.open("/proc/self/mem", os.O_RDONLY)
     os.lseek(descriptor, ctypes.addressof(ctypes.c_char.from_buffer(memory)) + page - len(data), os.SEEK_SET)

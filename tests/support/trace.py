@@ -1,4 +1,4 @@
-"""One `info balloon` through the modules, traced and drawn: python -m tests.support.trace makes the drawing anew."""
+"""One `info balloon` through the modules, traced and drawn: python -m tests.support.trace makes the drawing again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Stack = list[tuple[str, str]]
 
 
 class Tracer:
-    """Notes the stack of ours at each call between the beginning and the end of a command; the last command's stay."""
+    """Records the stack of our functions at each call within a command; those of the last command are kept."""
 
     def __init__(self, module: str, begin: str, end: str) -> None:
         self.stacks: list[Stack] = []
@@ -72,7 +72,7 @@ def _child(way: str) -> None:
     said = [""]
 
     async def scene(served: Served) -> None:
-        served.server.now = lambda: 0.0  # however slow it is when it is traced, all is one turn
+        served.server.now = lambda: 0.0  # tracing is slow, but everything has to be one turn
         said[0] = await {"hmp": _hmp, "qmp": _qmp, "query": _query}[way](served)
 
     sys.setprofile(tracer)
@@ -90,7 +90,7 @@ def _child(way: str) -> None:
 
 @cache
 def traced(way: str) -> list[Stack]:
-    """Return the stack at each call of one `info balloon`. Another came before it: nothing is imported any more."""
+    """Return the stack at each call of one `info balloon`. Another one runs before it, so that nothing is imported during the trace."""
     command = [sys.executable, "-m", "tests.support.trace", way]
     done = subprocess.run(command, input="".join(LINES), capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def traced(way: str) -> list[Stack]:
 
 
 def modules(stack: Stack) -> list[str]:
-    """Return the modules of a stack; calls within one are none."""
+    """Return the modules of a stack; calls within a module do not count."""
     return [module for at, (module, _) in enumerate(stack) if not at or stack[at - 1][0] != module]
 
 

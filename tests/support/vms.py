@@ -88,7 +88,7 @@ class Peer:
         if self.client is None:
             try:
                 self.client, _ = self.listener.accept()
-            except OSError:  # nobody comes, or it is closed
+            except OSError:  # no client connects, or the socket is closed
                 return
             self.client.setblocking(False)
             if self.greets:
@@ -127,7 +127,7 @@ class Peer:
         self.path.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        """Return the commands that came."""
+        """Return the commands that it has received."""
         return [name for name, _ in self.said]
 
 
@@ -163,7 +163,7 @@ class Pair:
             self.machine.step()
 
     def say(self, line: str, seconds: float = 10.0) -> str:
-        """Return what the monitor prints to a line."""
+        """Return what the monitor prints for a line."""
         reply = self.monitor.execute(line)
         self.settle(lambda: not reply.pending, seconds)
         assert not reply.pending, "suspended for ever"

@@ -32,7 +32,7 @@ def info_balloon(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | 
     machine = monitor.machine
     timeout = machine.timeout
     if monitor.dialect.waits:
-        # A script must not take old numbers for an answer: the process of this guest is over, so no answer can come.
+        # The process of this guest has ended, so no answer can come. Old numbers would look like an answer to a script.
         if machine.guest.ended and machine.device is not None:
             raise CommandError(GONE + machine.guest.ended)
         request = machine.request_stats(timeout)

@@ -2,9 +2,9 @@
 
 All columns stand for the same length of time. While the guest owes an answer, the plot has a gap. The scale is fixed:
 sizes go from 0 to RAM, counters from 0 to the largest value shown. A scale that began at the lowest value would make a
-change of one page look like a collapse. The exception are numbers of a machine that is larger than this one (guest
-`host`): there sizes go up to the largest value, and counters begin at their lowest. With the usual scale all rows
-would be full.
+change of one page look like a collapse. The exception is the guest `host` on a host that is larger than the machine:
+there sizes go up to the largest value, and counters begin at their lowest, because with the usual scale all rows would
+be full.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ WAITED = "·"
 """Marks a column in which the guest owed an answer."""
 
 LEGEND = f"{WAITED} an answer was due\n"
-"""Behind a chart that has such cells; it fits 20 columns."""
+"""Printed after a chart that has such cells; it fits 20 columns."""
 
 SPARK_MARGIN = 42
 PLOT_HEIGHT = 8
-"""Columns beside a row of one line, and rows of a plot: with the longest names and values a line fits 80 columns."""
+"""The columns for the name and the value beside a plot of one row, and the rows of a larger plot. With the longest
+names and values a line fits 80 columns."""
 
 MIN_COLUMNS = 8
 """The fewest columns of a plot. With the usual names and values it fits a screen of 40 columns."""
@@ -75,8 +76,8 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
     for column, when in enumerate(times):
         while position + 1 < len(entries) and entries[position + 1][0] <= when:
             position += 1
-        # A sample between two columns is drawn in the right one. Else a last sample there would not be drawn.
-        # A statistic after its last sample is not known, so nothing is drawn there.
+        # A sample between the times of two columns is drawn in the later column; otherwise a last sample there would
+        # not be drawn. After its last sample a statistic is not known, so nothing is drawn.
         fresh = not column or times[column - 1] < known_until
         sample = entries[position][2]
         if tag is not None and sample is not None and any(sample.collected <= asked < when for asked in unanswered):

@@ -30,7 +30,7 @@ def _topics(command: Command) -> list[Line]:
 
 
 def _drawn(lines: Sequence[Line | str]) -> Drawn:
-    """Return help lines and headings as text that has its rows."""
+    """Return help lines and headings as text with its rows (Drawn)."""
     text: list[str] = []
     rows: list[Sequence[Cell]] = []
     for line in lines:

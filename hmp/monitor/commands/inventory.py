@@ -13,8 +13,8 @@ from hmp.monitor.monitor import Arguments, Monitor, Reply
 from hmp.monitor.pci import text
 from hmp.monitor.replies import shipped
 
-# Clients and management layers ask for disks, processors and migration before they come to the balloon. An answer is
-# recorded data; only what depends on the machine is worked out here.
+# Clients and management layers ask for disks, processors and migration before they use the balloon. The answers are
+# recorded data, except for what depends on the machine.
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def screendump(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 
 def no_network(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
-    """Say so: there is no network."""
+    """Print that there is no network."""
     return "user mode network stack not in use\n"
 
 
@@ -140,6 +140,6 @@ def nothing(monitor: Monitor, arguments: Arguments, reply: Reply) -> None:
 def print_value(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Print the value of an expression."""
     kept = emulated(monitor.machine)
-    # As QEMU, `print` without a format uses the last one.
+    # As in QEMU, `print` without a format uses the last one.
     kept.format = arguments["fmt"] or kept.format
     return FORMATS[kept.format](arguments["val"]) + "\n"

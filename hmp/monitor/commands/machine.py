@@ -58,7 +58,7 @@ def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
         else:
             at = end + 1
             value = "on"
-            # QEMU reads any key that begins with `no` in this way, also one that is a name of its own.
+            # QEMU reads every key that begins with `no` this way, even if the whole key is the name of an option.
             if key.startswith("no"):
                 key, value = key[2:], "off"
         pairs.append((key, value))
@@ -66,7 +66,7 @@ def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
 
 
 def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str]]]:
-    """Return (driver, id, other pairs) of `driver[,key=value...]`; None is missing.
+    """Return (driver, id, other pairs) of `driver[,key=value...]`. A missing driver or id is None.
 
     If they are given twice, the last driver and the first id are used, as in QEMU.
     """
@@ -78,10 +78,10 @@ def split_device(spec: str) -> tuple[str | None, str | None, list[tuple[str, str
 def _option_lines(model: str) -> str:
     lines = []
     for name, kind in sorted(OPTIONS.items()):
-        told = f"{name}=<{kind}>"
+        text = f"{name}=<{kind}>"
         if name in PROPERTIES:
-            told = f"{told:22} - on/off (default: {'on' if PROPERTIES[name][1] else 'off'})"
-        lines.append(f"  {told}\n")
+            text = f"{text:22} - on/off (default: {'on' if PROPERTIES[name][1] else 'off'})"
+        lines.append(f"  {text}\n")
     return f"{model} options:\n" + "".join(lines)
 
 
@@ -109,9 +109,9 @@ def check_iothread(options: Mapping[str, object]) -> None:
 def plug(machine: Machine, id: str, options: Mapping[str, Any]) -> None:
     """Plug in a device with `options`.
 
-    Raises CommandError and MisuseError in QEMU's words; the first error is QEMU's.
+    Raises CommandError and MisuseError in QEMU's words. Of several errors it raises the one that QEMU reports.
     """
-    # With a device there, QEMU's error is that there can be only one; device_add raises that.
+    # If there is a device already, QEMU's error is that there can be only one; Machine.device_add raises that.
     if machine.device is None:
         check_iothread(options)
     machine.device_add(id, options)

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 def pretty(value: object) -> str:
     """Return a property's value as QEMU prints JSON: four blanks a level, one member on a line."""
-    import json  # the values of the processor were read with it
+    import json  # it is imported already: the tree reads the CPU from a JSON file
 
     text = json.dumps(value, indent=4)
     if "\\" not in text and "\x7f" not in text:
         return text
-    from hmp.qjson.codec import as_qemu  # takes milliseconds, and hardly any value needs it
+    from hmp.qjson.codec import as_qemu  # the import takes milliseconds, and hardly any value needs it
 
     return as_qemu(text)
 

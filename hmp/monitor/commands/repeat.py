@@ -53,7 +53,7 @@ class _Lines:
             if self._monitor.machine.over:
                 break
             self._reply.until = None
-            # A timer stands for a pause between two rounds; whoever made it calls go_on.
+            # A timer stands for a pause between two rounds. It calls go_on when it fires (see watch).
             if not isinstance(line, str):
                 self._reply.suspend(partial(self._cancel, line.cancel))
                 return None
@@ -158,13 +158,13 @@ def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[
     machine = monitor.machine
     balloon = balloon_device(machine)
     sample = balloon.stats.sample
-    told = [] if sample is None else sorted({**sample.values, **sample.unknown}.items())
+    reported = [] if sample is None else sorted({**sample.values, **sample.unknown}.items())
     # The size is no statistic of the guest's, but it is what `balloon` changes, and the toolbar is hidden meanwhile.
-    known = {_ACTUAL: balloon.actual, **dict(told)}
+    known = {_ACTUAL: balloon.actual, **dict(reported)}
     past[:] = [*past, known][-TREND:]
     rows: list[list[Cell]] = []
     sizes: list[list[Cell]] = [["actual", format_size(balloon.actual)]]
-    for (tag, value), cells in zip(known.items(), sizes + stat_cells(told), strict=True):
+    for (tag, value), cells in zip(known.items(), sizes + stat_cells(reported), strict=True):
         values = [each[tag] for each in past if tag in each]
         change = value - (values[-2] if len(values) > 1 else value)
         # Between the lowest and the highest value of these rounds, unlike sim chart: a trend shows direction, not
@@ -174,7 +174,7 @@ def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[
         rows.append([*cells[:2], (("notice" if change else "dim"), f"{change:+,}" if change else "="), ("plot", trend)])
     names = ("statistic", "", "change", "trend")
 
-    # A function, because the terminal calls it between the rounds too: the age in the heading goes on.
+    # A function, because the terminal also calls it between the rounds, so that the age in the heading stays current.
     def drawn() -> str:
         device = machine.device
         heading = "" if device is None else (standing(machine), answering(machine, device))
@@ -239,8 +239,7 @@ def save(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         raise CommandError("sim save: nothing was typed here yet")
     text = "".join([f"{line if worked else f'# {line}'}\n" for line, worked in typed])
     try:
-        # x: never overwrite a file. The name may be a slip, and the script of an earlier day is not typed again
-        # easily.
+        # x: never overwrite a file. The name may be a mistake, and an earlier script would be lost.
         with open(path, "xb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
     except FileExistsError:

@@ -82,7 +82,7 @@ def answering(machine: Machine, device: BalloonDevice) -> str:
         parts = [f"none: the guest's driver {reason}"]
     else:
         parts = [f"no answer since the device was reset {age} ago"]
-    # The guest has the buffer and has not returned it, or somebody waits for a driver that has not yet filled one.
+    # The guest has the buffer and has not returned it, or a request waits for a driver that has not filled one yet.
     if stats.out or (device.can_report and stats.held is None and requests.pending):
         parts[0] += ", asked again since without an answer"
     if device.broken:
@@ -335,8 +335,8 @@ def sleep(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     duration = _duration("sleep", arguments["duration"], MAX_SLEEP)
     if not duration:
         return ""
-    # Only the manual clock is moved by a sleeper. In steps, and not at once, so that Ctrl-C and other clients get
-    # their turn.
+    # Only on the manual clock does a sleep move the time. It moves in steps, so that Ctrl-C and other clients get their
+    # turn.
     end = machine.time.sleep(duration) if machine.clock.simulated and not machine.clock.warps else None
     timer = machine.time.after(duration, lambda: reply.finish(""))
 

@@ -15,8 +15,8 @@ def info_status(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 def info_version(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Show the version of QEMU that is emulated, and that of hmp."""
-    passed_for = emulated(monitor.machine)
-    return f"{passed_for.version} ({passed_for.package})\n"
+    front = emulated(monitor.machine)
+    return f"{front.version} ({front.package})\n"
 
 
 def info_name(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:

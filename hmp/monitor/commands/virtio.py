@@ -118,7 +118,7 @@ def info_virtio_queue_status(monitor: Monitor, arguments: Arguments, reply: Repl
         ("device_name", NAME), ("queue_index", queue.index), ("inuse", queue.in_use), ("used_idx", queue.used_idx),
         ("signalled_used", queue.signalled), ("signalled_used_valid", _truth(queue.signalled_valid)),
         ("last_avail_idx", queue.last_avail),
-        # QEMU keeps the index that it read last. hmp keeps none, so it takes what the ring says now.
+        # QEMU shows the index that it read last. hmp does not keep that, so it reads the ring now.
         ("shadow_avail_idx", (queue.last_avail + queue.available()) & U16),
     )  # fmt: skip
     ring = (("num", queue.size), ("num_default", queue.offered), ("align", ALIGN), ("desc", f"0x{queue.desc:016x}"),

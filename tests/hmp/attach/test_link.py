@@ -24,7 +24,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 class Told:
-    """What came of a command."""
+    """The result of a command."""
 
     def __init__(self, pair: Pair, name: str = "query-name", **arguments: Any) -> None:
         self.ended: list[tuple[Any, Exception | None]] = []
@@ -209,7 +209,7 @@ def test_a_host_that_does_not_answer_is_told(pair: Pair, monkeypatch: pytest.Mon
 
 
 class TestSilence:
-    """A QEMU that stops answering: stopped by a signal, in a savevm that somebody else typed, or no QEMU at all."""
+    """A QEMU that stops answering: stopped by a signal, in a savevm of another client, or no QEMU at all."""
 
     def test_behind_the_greeting(self, pair: Pair) -> None:
         pair.peer.answering = False

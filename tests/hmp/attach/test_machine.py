@@ -1,4 +1,4 @@
-"""What an attached machine knows of its VM by events, and how it lets go of it."""
+"""What an attached machine learns of its VM from events, and how it detaches."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ EXPECTED = {
     "nostats": STALE,
     "nodriver": STALE,
     "silent": STALE,
-    "hung": None,  # it answers once, perhaps within the second in which it first told the same
+    "hung": None,  # it answers once, perhaps within the same second as its first answer
     "slow": STALE,  # after 2 s, and a check that waits for 1
     "flaky": FRESH,  # polled again each second
     "partial": FRESH,

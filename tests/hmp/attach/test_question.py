@@ -39,7 +39,7 @@ def sets(pair: Pair) -> list[int]:
 
 
 def ask_in_vain(pair: Pair, seconds: float) -> Reply:
-    """Ask, and let so much time pass in which the guest answers nothing."""
+    """Ask, and let so much time pass without an answer of the guest."""
     pair.peer.wakes = False
     reply = pair.monitor.execute("info balloon")
     pair.settle(seconds=seconds)
@@ -66,14 +66,14 @@ class TestFresh:
 
     @pytest.mark.parametrize("interval", [5, 10, 600])
     def test_a_long_interval_is_made_1_and_put_back(self, pair: Pair, interval: int) -> None:
-        """5 is as long as we wait: its next sample could come a moment too late."""
+        """An interval of 5 s is as long as we wait, so the next sample could come a moment too late."""
         pair.peer.interval = interval
         assert pair.say("info balloon") == FRESH
         assert sets(pair) == [1, interval]
 
     def test_where_another_asker_put_0_it_is_set_again(self, pair: Pair) -> None:
         pair.peer.wakes = False
-        pair.peer.interval = 1  # another asker's
+        pair.peer.interval = 1  # set by another client that asks
         reply = pair.monitor.execute("info balloon")
         pair.settle(seconds=0.2)
         pair.peer.interval = 0
@@ -86,7 +86,7 @@ class TestFresh:
 
     def test_it_is_put_back_only_where_it_still_reads_1(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 0.2)
-        pair.peer.interval = 3  # somebody set it meanwhile
+        pair.peer.interval = 3  # another client set it in the meantime
         pair.peer.answer()
         pair.settle(lambda: not reply.pending, 1)
         assert reply.text == FRESH
@@ -102,7 +102,7 @@ class TestFresh:
         assert reply.text == "balloon: actual=256,free_mem=1001\n"
 
     def test_a_guest_that_answers_at_the_fourth_look_is_not_slept_on(self, make: Callable[..., Pair]) -> None:
-        """A pause, and what a pause asks for, would take as long as the answer; nor is a trip to QEMU made in vain."""
+        """A pause, and the queries that come with it, would take as long as the answer. No query is sent for nothing."""
 
         def look(given: object) -> object:
             if pair.peer.names().count("x-query-virtio-queue-status") == 5:
@@ -258,7 +258,7 @@ class TestHolding:
         reply = pair.monitor.execute("info balloon")
         pair.settle(seconds=3)
         pair.peer.greets = True
-        pair.peer.send(GREETING)  # the other one has left, and we are served
+        pair.peer.send(GREETING)  # the other client has left, and we are served
         pair.settle(lambda: not reply.pending, 1)
         assert reply.text == FRESH
 

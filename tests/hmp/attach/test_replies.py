@@ -1,4 +1,4 @@
-"""--save-replies: what is asked of a VM, and the file that comes of it."""
+"""--save-replies: what a VM is asked, and the file that results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What front ends ask of a machine, an attached one can answer: nothing else would tell before somebody types it."""
+"""An attached machine has everything that front ends use of a machine. Without this test only a user would notice."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class TestArguments:
 
 
 class TestExamples:
-    """What a person can go on from, where a number or a size is wanted: at the typed prompt only."""
+    """Example numbers and sizes for a person to change: at the typed prompt only."""
 
     @pytest.mark.parametrize("line", ["balloon ", "sim alloc ", "sim free ", "sim delay ", "sim drop ", "sim sleep "])
     def test_numbers_and_sizes_are_offered_that_the_command_takes(self, machine, line):

@@ -87,7 +87,7 @@ def test_the_shape_as_text() -> None:
 def test_an_age_is_shown_from_the_timeout_on_and_rounded_down(guest: str, asleep: str, age: int | None) -> None:
     subject = monitor_on(guest)
     device = device_of(subject)
-    subject.machine.stop()  # else the guest would be asked
+    subject.machine.stop()  # otherwise the guest would be asked
     run(subject, f"sim sleep {asleep}")
     line = DIALECTS["seed"].line(device, subject.machine.timeout)
     assert fields(line).get("age") == age

@@ -24,7 +24,7 @@ def value(text: str) -> int:
 
 
 def refusal(types: str, text: str) -> str:
-    """The words in which `text` is refused as the arguments of a command called `cmd`."""
+    """The error for `text` as the arguments of a command called `cmd`."""
     with pytest.raises(SyntaxRefused) as caught:
         grammar.arguments(grammar.parameters(types), "cmd", text, 0)
     return str(caught.value)
@@ -111,7 +111,7 @@ REFUSALS = [
     ("'€'", "missing terminating ' character"),
     ("1/0", "division by zero"),
     ("1%(2-2)", "division by zero"),
-    ("1/0+(", "division by zero"),  # what comes first is told
+    ("1/0+(", "division by zero"),  # the first error is reported
     ("(1/0", "division by zero"),
     ("18446744073709551616", "number too large"),
     ("0x10000000000000000", "number too large"),
@@ -167,7 +167,7 @@ ARGUMENTS = [
     ("a:s", r'"\"\\\'\r"', {"a": "\"\\'\r"}),
     ("a:s", 'a"b', {"a": 'a"b'}),
     ("a:s", '""', {"a": ""}),
-    ("a:s,b:s", '"one"two', {"a": "one", "b": "two"}),  # QEMU asks for no blank behind a quote
+    ("a:s,b:s", '"one"two', {"a": "one", "b": "two"}),  # QEMU needs no blank after a quote
     ("a:s", "x" * 2000, {"a": "x" * 1023}),  # as much as QEMU's buffer holds
     ("a:s", f'"{"x" * 2000}"', {"a": "x" * 1023}),
     ("a:s?", "", {}),
@@ -253,7 +253,7 @@ TEXTS = st.one_of(
     st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=5000),
     st.text(max_size=5000),
     st.text("()+-*/%&|^~'\"\\$0129xXabe ", max_size=5000),
-    st.text(st.characters(codec=None), max_size=50),  # surrogates too: bytes that are no UTF-8
+    st.text(st.characters(codec=None), max_size=50),  # surrogates too, which stand for bytes that are not UTF-8
 )
 
 

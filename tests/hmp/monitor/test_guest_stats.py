@@ -1,4 +1,4 @@
-"""guest-stats as the host keeps them, whatever becomes of the driver; the rules were measured on QEMU 7.2 with Linux."""
+"""guest-stats as the host keeps them, whatever happens to the driver; the rules were measured on QEMU 7.2 with Linux."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class TestOverLoadvm:
 
 
 class TestTheInterval:
-    """It is the host's: QEMU has no place for it in a snapshot."""
+    """The value belongs to the host: QEMU does not save it in a snapshot."""
 
     @pytest.mark.parametrize(("saved", "then"), [(0, 2), (2, 0), (300, 200), (0, 0)])
     def test_loadvm_leaves_it_alone(self, subject: Monitor, saved: int, then: int) -> None:

@@ -14,7 +14,7 @@ FRESH = "balloon: actual=512,mem_swapped_in="
 
 
 def collected(reply: Reply) -> list[str]:
-    """Where the texts land with which the reply ends; more than one would be an error."""
+    """Collects the text with which the reply ends; more than one would be an error."""
     texts: list[str] = []
     reply.on_done = lambda done: texts.append(done.text)
     return texts
@@ -184,7 +184,7 @@ def test_what_a_reply_shows_is_fixed_when_it_ends() -> None:
     assert reply.text == before
 
 
-# Never again: each of these was a real bug or a real outage.
+# Each of these was a real bug or a real outage.
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_never_again_3_balloon_0_is_no_request_for_statistics() -> None:
 
 
 def crowd(guest: str, count: int, dialect: str = "seed") -> list[Monitor]:
-    """That many monitors on one machine."""
+    """So many monitors on one machine."""
     machine = build(guest)
     return [monitor(machine, dialect) for _ in range(count)]
 

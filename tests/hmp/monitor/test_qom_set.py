@@ -105,7 +105,7 @@ class TestSetting:
 
     @pytest.mark.parametrize("line", ["balloon0 realized off", "-j balloon0 realized false"])
     def test_a_device_in_use_cannot_be_unrealized(self, line: str) -> None:
-        # QEMU lets it happen and aborts at the next `realized on`.
+        # QEMU accepts this, and aborts at the next `realized on`.
         subject = monitor_on()
         assert (
             say(subject, f"qom-set {line}") == "Error: A device that is in use cannot be unrealized: use device_del\n"

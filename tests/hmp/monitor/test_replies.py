@@ -208,7 +208,7 @@ def test_no_more_is_read_than_a_file_may_have(monkeypatch: pytest.MonkeyPatch) -
     reading, writing = os.pipe()
     os.write(writing, b" " * 11)
     with pytest.raises(UsageError, match="is larger than"):
-        load(f"/dev/fd/{reading}")  # the writer goes on, and nobody waits for its end
+        load(f"/dev/fd/{reading}")  # the writer goes on, and load does not wait for its end
     os.close(reading)
     os.close(writing)
 

@@ -45,7 +45,7 @@ class TestDirectory:
     def test_file_and_directory_are_synced_around_the_rename(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Against a power cut, which no test can make: what is renamed is on the disk, and then the name is."""
+        """For power cuts, which a test cannot make: the data is synced before the rename, and the name after it."""
         calls: list[str] = []
         sync, rename = os.fsync, os.rename
 
@@ -268,7 +268,7 @@ class TestDirectory:
             DirectoryStore(str(tmp_path)).save("a", build())
 
     def test_a_huge_sparse_file_is_refused_unread(self, tmp_path: Path) -> None:
-        """As `truncate -s 5G` leaves it behind a snapshot: it took 17 s, in which nobody was served."""
+        """As after `truncate -s 5G` of a snapshot: reading it took 17 s, in which no client was served."""
         store = DirectoryStore(str(tmp_path))
         small, large = build(memory=64), build(memory=8192)
         for tag, machine in (("small", small), ("large", large)):

@@ -83,7 +83,7 @@ def test_a_file_that_may_not_grow_keeps_the_old_snapshot(tmp_path: Path) -> None
 
 
 def every_tag_loads(directory: Path, versions: list[bytes], machine: Machine | None = None) -> None:
-    """Assert that there is nothing half: each snapshot loads, and is one of the versions that were saved."""
+    """Assert that nothing is incomplete: each snapshot loads, and is one of the versions that were saved."""
     store, machine = DirectoryStore(str(directory)), machine or build(memory=4, paused=True)
     for tag in store.tags():
         store.load(tag, machine)
@@ -128,7 +128,7 @@ def kill_at_random(directory: Path, times: int) -> None:
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         os.close(reader)
         os.close(writer)
-        every_tag_loads(directory, versions, loader)  # a new machine each time would close those that are saved
+        every_tag_loads(directory, versions, loader)  # building new machines would close those that are saved
     store.save("a", build(memory=4, paused=True))
     assert {name for name in os.listdir(directory) if not name.endswith(SUFFIX)} == set(), "leftovers were swept"
 
@@ -200,7 +200,7 @@ def test_a_kill_in_the_midst_of_writing_leaves_the_old(tmp_path: Path, monkeypat
 
 
 def test_two_processes_on_one_directory(tmp_path: Path) -> None:
-    """Both save, load, list and delete the same tags; none ever finds half a file, or fails but for a missing one."""
+    """Both save, load, list and delete the same tags; none ever finds an incomplete file, or fails except for a missing one."""
     small, large = build(memory=4, paused=True), build(memory=4, paused=True)
     large.memory.write(1 << 21, b"x" * (1 << 18))
 

@@ -295,7 +295,7 @@ def test_a_daemon_serves_when_its_parent_ends_and_leaves_nothing(tmp_path: Path)
 ])  # fmt: skip
 def test_no_daemon_on_stdio(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
     assert qemu(*arguments, "-daemonize", "-pidfile", "pid", cwd=tmp_path) == (1, "", f"hmp-qemu: {told}\n")
-    assert list(tmp_path.iterdir()) == []  # a daemon would have written its number
+    assert list(tmp_path.iterdir()) == []  # a daemon would have written its pid
 
 
 def test_qmp_pretty() -> None:
@@ -393,7 +393,7 @@ def test_the_key_that_ends_the_machine_does_not_wait_for_a_guest() -> None:
         assert started.stdout is not None
         started.stdin.write(b"\1cinfo balloon\r")
         said = b""
-        while said.count(b"\r\n") < 2:  # behind the banner, and behind the command
+        while said.count(b"\r\n") < 2:  # after the banner, and after the command
             came = started.stdout.read(1)
             said += came
             assert came, said

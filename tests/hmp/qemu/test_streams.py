@@ -1,4 +1,4 @@
-"""Monitors on terminals, pipes and files, as QEMU's command line makes them; with the real QEMU beside where it is there."""
+"""Monitors on terminals, pipes and files, as QEMU's command line makes them; compared with the real QEMU where it is installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROGRAMS = [
 def plain(data: bytes) -> bytes:
     """Leave out the version's last number and package."""
     data = re.sub(rb'("version": )\{"qemu": \{[^}]*\}, "package": "[^"]*"\}', rb"\1{}", data)
-    # The real one greets twice if a program opened the terminal before it first looked.
+    # The real QEMU greets twice if a program opened the terminal before its first check.
     return re.sub(rb"QEMU 7\.2\.\d+", b"QEMU 7.2", data).replace(BANNER * 2, BANNER).replace(GREETING * 2, GREETING)
 
 
@@ -101,8 +101,8 @@ class TestStreams:
                     assert plain(heard(machine, b"\n")) == GREETING
                     os.write(machine, NEGOTIATE)
                     heard(machine, b'{"return": {}}\r\n' * 2)
-                # Both learn in their loop that a program left, and that takes a few turns. If the next one came before,
-                # they would go on as if it was the same.
+                # Both notice in their loop that a program left, which takes a few turns. If the next one came before that,
+                # they would continue as if it was the same program.
                 for _ in range(3):
                     found.ask("query-name")
 

@@ -32,7 +32,7 @@ ESCAPE = "invalid escape sequence in string"
 KEY = "key is not a string in object"
 DEPTH = ParseFailure("JSON nesting depth limit exceeded")
 
-#: Malformed input and all that comes back for it. Recorded from QEMU 7.2; tests/conformance asks a live one again.
+#: Malformed input and all output for it. Recorded from QEMU 7.2; tests/conformance asks a live one again.
 MALFORMED: dict[bytes, list[object]] = {
     # structure
     b"{x}": parse_error("invalid keyword 'x'"),

@@ -33,7 +33,7 @@ SIX = (
 
 
 class Ear:
-    """A negotiated client, and what it heard."""
+    """A negotiated client, and what it received."""
 
     def __init__(self, hub: EventHub, machine: Machine, dialect: str = "seed", *, negotiate: bool = True) -> None:
         self.heard: list[dict[str, Any]] = []
@@ -45,14 +45,14 @@ class Ear:
         self.heard += [json.loads(line) for line in data.split(b"\r\n") if line]
 
     def run(self, name: str, **arguments: object) -> None:
-        """Run a command, and forget its reply."""
+        """Run a command, and drop its reply."""
         self.session.feed(json.dumps({"execute": name, "arguments": arguments}).encode())
         while self.session.step():
             pass
         self.heard = [each for each in self.heard if "event" in each]
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
-        """Return what was heard (of one kind), and forget it."""
+        """Return what was received (of one kind), and clear it."""
         found = [each for each in self.heard if name in ("", each["event"])]
         self.heard = [each for each in self.heard if each not in found]
         return found

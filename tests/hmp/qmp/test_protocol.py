@@ -36,7 +36,7 @@ class Talk:
         self.sent += data
 
     def send(self, data: bytes | str) -> list[dict[str, Any]]:
-        """Feed bytes, handle all that came of them, and return everything sent since the last time."""
+        """Feed bytes, handle all messages in them, and return everything sent since the last call."""
         self.session.feed(data.encode() if isinstance(data, str) else data)
         while self.session.step():
             pass
@@ -202,7 +202,7 @@ class TestStream:
     def test_after_anything_malformed_a_good_message_is_answered(self, sent: bytes) -> None:
         talk = Talk(build())
         talk.send(sent)
-        talk.send(b"\xff\xff")  # what a client sends to be understood again, whatever came before
+        talk.send(b"\xff\xff")  # what a client can send after any garbage to be understood again
         talk.send(b"\n")
         assert talk.send(self.QUERY) == [self.reply()]
 
@@ -361,7 +361,7 @@ def commands() -> list[str]:
 
 
 class TestDeviceAdd:
-    """What a real QEMU 7.2 said to the same."""
+    """The answers of a real QEMU 7.2 to the same input."""
 
     @pytest.mark.parametrize(
         ("given", "words"),

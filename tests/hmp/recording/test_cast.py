@@ -108,7 +108,7 @@ class TestFile:
 
 
 class Terminal(io.TextIOWrapper):
-    """Something to write to that says it is a terminal of a size."""
+    """A stream that reports to be a terminal of a given size."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(os.fdopen(descriptor, "wb", buffering=0), "utf-8", write_through=True)
@@ -183,10 +183,10 @@ class Seat:
         )
 
     def wait(self, text: str) -> None:
-        """Wait until the recording shows a text, or has shown it: a countdown ends before a busy machine looks."""
+        """Wait until the recording shows a text or has shown it: a countdown may be over before a busy machine checks."""
 
         def shown() -> bool:
-            # What was only begun is looked at the next time.
+            # A line that is not complete is read again the next time.
             lines = self.path.read_text().rpartition("\n")[0].splitlines() if self.path.exists() else []
             return text in "".join(json.loads(line)[2] for line in lines[1:])
 

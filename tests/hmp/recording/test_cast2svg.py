@@ -55,7 +55,7 @@ def render(path, **options) -> str:
 
 
 class Viewer:
-    """Looks at a picture as a browser does: what its animations show at a time, or all at rest."""
+    """Evaluates a picture as a browser does: what its animations show at a time, or the picture without animations."""
 
     def __init__(self, svg: str) -> None:
         self.root = ElementTree.fromstring(svg)
@@ -135,7 +135,7 @@ class TestDemoScripts:
 
     @pytest.mark.parametrize("script", [*DEMOS.glob("*.typed")], ids=named)
     def test_what_is_typed_in_real_time_is_what_the_script_says(self, script):
-        # Nothing else can be compared: run `make demo-kernel` or `make demo-vm` if this fails.
+        # Real time differs in each run, so only the text is compared. Run `make demo-kernel` or `make demo-vm` if it fails.
         lines = script.read_text().splitlines()
         committed = script.with_suffix(".cast")
         shown = [line.removeprefix("(qemu)").strip() for line in screen(committed) if line.startswith("(qemu)")]
@@ -210,9 +210,9 @@ class TestDemoPictures:
         viewer = Viewer(cast.with_suffix(".svg").read_text())
         times = [at for at, _, _ in read(cast)[1]]
         for at in (half / 2 for half in range(int(times[-1] * 2))):
-            if not any(at - 0.035 < time < at + 0.035 for time in times):  # changes that close are one
+            if not any(at - 0.035 < time < at + 0.035 for time in times):  # changes so close together are one
                 assert bars(viewer.lines(at)) == bars(screen(cast, at)), at
-        assert bars(viewer.lines()) == bars(screen(cast))  # without motion: the last
+        assert bars(viewer.lines()) == bars(screen(cast))  # without animations: the last screen
 
     def test_it_is_told_to_those_who_cannot_see(self, cast):
         root = ElementTree.fromstring(cast.with_suffix(".svg").read_text())
@@ -446,7 +446,7 @@ class TestProgram:
         [
             (["--speed", "0"], "--speed: '0' is not a number from 0.01 to 100"),
             (["--speed", "fast"], "--speed: 'fast' is not a number from 0.01 to 100"),
-            (["--from", "2", "--to", "1"], "--from: is behind --to"),
+            (["--from", "2", "--to", "1"], "--from: is after --to"),
             (
                 ["--at", "1", "--once"],
                 "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",

@@ -58,7 +58,7 @@ def play(tmp_path):
 
 
 def moments(cast, text: str) -> list[float]:
-    """When the screen showed a text."""
+    """The time at which the screen showed a text."""
     return [at for at, kind, _ in read(cast)[1] if kind == "o" and any(text in line for line in screen(cast, at))]
 
 

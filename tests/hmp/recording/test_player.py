@@ -166,7 +166,7 @@ class TestWaiting:
 
     def test_a_key_draws_the_prompt_once(self, play):
         player = play(build("silent"), *["info status"] * 5)
-        assert 60 < player._prompt._session.app.render_counter < 90  # once a second it is drawn without a key
+        assert 60 < player._prompt._session.app.render_counter < 90  # it is drawn again once a second, without a key
 
     def test_sim_sleep_takes_its_time(self, script, cast):
         record(script("sim sleep 30\n"), cast)
@@ -229,7 +229,7 @@ class TestDirections:
         [
             ("#! chapte X", f"#! chapte: is not {WORDS}"),
             ("#! chapter", "#! chapter: needs a text"),
-            ("#!", "#!: needs a word behind it"),
+            ("#!", "#!: needs a word after it"),
             ("#! pause", "#! pause: needs a number of seconds"),
             ("#! pause soon", "#! pause: 'soon' is not a number of seconds"),
             ("#! pause 4000", "#! pause: '4000' is more than 3600 seconds"),

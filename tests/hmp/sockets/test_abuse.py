@@ -1,4 +1,4 @@
-"""Clients as nobody wants them: each gets a clear error or is cut off, and the next one is served."""
+"""Hostile and broken clients: each gets a clear error or is cut off, and the next one is served."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ORDINARY_MEMORY = 80 * MIB
 
 
 async def served_next(served: Served) -> None:
-    """The next client, of either kind, finds nothing odd."""
+    """The next client, of either kind, is served as usual."""
     client = await served.qmp()
     assert await client.ask("query-status", 1) == {
         "return": {"status": "running", "singlestep": False, "running": True},
@@ -222,7 +222,7 @@ class TestComingAndGoing:
                 client.reset()
             await served.settle(0.1)
             assert not served.server.connections
-            assert len(served.machine.requests.pending) <= 1  # what QMP asked for, for all
+            assert len(served.machine.requests.pending) <= 1  # the one of QMP, which serves all clients
             await served_next(served)
 
         play(scene, "silent", "monitor=tcp:127.0.0.1:0", "qmp=tcp:127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""A real browser and a page that wants to command the monitors of this machine."""
+"""A real browser, and a page that tries to run commands on the monitors of this machine."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ Promise.all(ports.map(attack)).then(async found => {
 
 
 class _Bait:
-    """A port that takes what comes and answers nothing: shows what the page really sends to such a port."""
+    """A port that reads everything and answers nothing: it shows what the page really sends to such a port."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -98,7 +98,7 @@ class _Bait:
 
 
 def visit(ports: list[int], profile: Path) -> dict[str, dict[str, str]]:
-    """Let the browser open the page; return what the page says became of its tries, by port."""
+    """Let the browser open the page; return the results that the page reports, by port."""
     found: list[dict[str, dict[str, str]]] = []
     done = threading.Event()
 
@@ -167,7 +167,7 @@ def test_a_page_cannot_change_the_machine(tmp_path: Path) -> None:
     assert histories == [b"0: 'info history'\r\n"] * 2  # no line of the page's was entered
     assert status == 0
     assert complaints.startswith("hmp: hung up on a client: it spoke ")
-    # The page did try: where nobody hangs up it sends commands as lines of their own, in plain HTTP and in forms.
+    # The page did try: to a port that does not hang up it sends commands as separate lines, in plain HTTP and in forms.
     assert len([data for data in bait.taken if b"\nballoon 32\n" in data]) >= 2
     assert any(data.startswith(b"\x16\x03") for data in bait.taken)
     assert {data.partition(b" ")[0] for data in bait.taken} >= {b"GET", b"POST", b"OPTIONS"}

@@ -62,7 +62,7 @@ def test_a_move_that_is_not_drawn_raises_and_changes_nothing(state: str, move: s
 
 
 def test_a_fault_of_ours_in_a_turn_cuts_off_that_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only moves that no client brings about: an error within a turn, and a second cut in the same round."""
+    """The only moves that no client can cause: an error within a turn, and a second cut in the same round."""
     met: list[tuple[str, str]] = []
     move = Connection.move
 

@@ -1,4 +1,4 @@
-"""Clients beside others: what one does costs the rest little, and what it leaves behind nothing."""
+"""Many clients: what one does costs the others little, and after it has left nothing."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class TestBalloonEvents:
             while names[-1:] != ["STOP"]:
                 message = await client.message()
                 names.append(message.get("event", "return"))
-            assert names.count("return") == 20  # stop's comes behind its event
+            assert names.count("return") == 20  # the reply to `stop` comes after its event
             assert names[-2] == "BALLOON"
             assert 1 <= names.count("BALLOON") < 20
 
@@ -151,7 +151,7 @@ class TestBalloonEvents:
 
 
 class Ticking:
-    """A clock on which everything takes half a millisecond: each look at it is so much later."""
+    """A clock on which everything takes half a millisecond: each reading is so much later than the last."""
 
     def __init__(self) -> None:
         self.looks = 0

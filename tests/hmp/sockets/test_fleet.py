@@ -1,4 +1,4 @@
-"""--count N: many machines in one process, each alone; and what is told where they cannot be had."""
+"""--count N: many independent machines in one process, and the errors if they cannot be made."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class TestAThousand:
         options = ["--count", "1000", "--qmp", f"unix:{tmp_path}/q%d", "--monitor", f"unix:{tmp_path}/m%d"]
 
         def start() -> float:
-            """The time that the processor spends until all are up: what else runs here counts for less in that."""
+            """The processor time until all are up: other programs influence it less than real time."""
             with Program(*options) as program:
                 spent = Path(f"/proc/{program.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
                 talker = qmp(tmp_path / "q999")

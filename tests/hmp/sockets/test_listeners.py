@@ -1,4 +1,4 @@
-"""Listening sockets: all or none, and nothing of anybody else's is lost."""
+"""Listening sockets: all or none, and no file or socket of another program is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A web page can make a browser speak HTTP, TLS or STUN to a monitor's port: such a client is hung up on, nothing is run."""
+"""A web page can make a browser speak HTTP, TLS or STUN to a monitor's port: hmp hangs up on such a client and runs nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ UNTOLD = {
 
 
 def judge(*pieces: bytes) -> str | None:
-    """What an opening says to the first piece at which it says anything."""
+    """The first verdict of an Opening that is fed piece by piece."""
     opening = Opening()
     return next((said for piece in pieces if (said := opening.feed(piece)) is not None), None)
 
@@ -152,7 +152,7 @@ class TestServed:
             await served.settle(100)
             await client.send(b"OST\x08\x08\x08\x08info kvm\n")
             assert await client.reply() == "kvm support: disabled\n"
-            await client.send(b"GET / HTTP/1.1\n")  # the second line: this client has shown what it is
+            await client.send(b"GET / HTTP/1.1\n")  # the second line: there was a verdict already
             assert await client.reply() == "unknown command: 'GET'\n"
 
         play(scene, "linux", address)

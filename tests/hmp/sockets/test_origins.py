@@ -1,4 +1,4 @@
-"""Text that other clients, names and guests brought does not drive a client's terminal; what it typed itself comes back."""
+"""Text from other clients, names and guests cannot control a client's terminal; a client gets back what it typed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TestOthers:
             listed = await heard(client, "info history")
             assert "'stop \\x8541m\\u061c" in listed
             assert "\\x90" in listed
-            await client.send(b"\x1b[A\x1b[A")  # the other's last line, then a prompt anew
+            await client.send(b"\x1b[A\x1b[A")  # the other client's last line, then a new prompt
             recalled = (await client.until(b"title")).decode(errors="surrogateescape")
             await client.send(b"\x17\x17\n")
             recalled += (await client.until(b"(qemu) ")).decode(errors="surrogateescape")

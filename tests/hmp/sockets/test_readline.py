@@ -24,7 +24,7 @@ WORDS = (b"balloon", b"info", b"stop", b"snapshot_a", b"snapshot_b", b"dir/", b"
 
 
 def complete(head: bytes) -> tuple[bytes, Iterable[bytes]]:
-    """A stand-in for the command table: every word is one of WORDS, except behind `balloon `."""
+    """A stand-in for the command table: every word is one of WORDS, except after `balloon `."""
     word = head.rpartition(b" ")[2]
     return word, [each for each in WORDS if each.startswith(word) and not head.startswith(b"balloon ")]
 

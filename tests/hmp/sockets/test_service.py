@@ -158,7 +158,7 @@ def test_a_wrong_use_is_one_line_and_exit_2_and_nothing_is_created(words: str, t
 
 
 def test_ctrl_c_ends_it_also_where_it_was_ignored(tmp_path: Path) -> None:
-    """As behind `&` in a script, which has no job control."""
+    """As with `&` in a script, which has no job control."""
     ignore: Callable[[], object] = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
     with Program("--headless", *addresses(tmp_path), preexec_fn=ignore) as program:
         program.process.send_signal(signal.SIGINT)

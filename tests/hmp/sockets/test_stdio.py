@@ -153,7 +153,7 @@ def test_a_client_that_we_are_connects_once_at_the_start(scheme: str, tmp_path: 
 def test_and_with_a_pause_it_connects_again_and_again(tmp_path: Path) -> None:
     async def scene(served: Served) -> None:
         path = served.name("qmp").removeprefix("unix:")
-        await served.settle(25)  # nobody is there: it tries on
+        await served.settle(25)  # nothing listens there, so it tries again
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
             server.listen()

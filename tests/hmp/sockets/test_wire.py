@@ -1,4 +1,4 @@
-"""What goes wrong on the wire when a test says so, as a client notices it."""
+"""Faults of the wire that a test sets, as a client sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Scene = Callable[[Served, Qmp, Hmp], Awaitable[None]]
 
 
 def staged(scene: Scene, **options: object) -> None:
-    """Play `scene` with client 1, of QMP, and client 2, at the human monitor, who pulls the strings."""
+    """Play `scene` with client 1, of QMP, and client 2, at the human monitor, which sets the faults."""
 
     async def run(served: Served) -> None:
         client = await served.qmp()
@@ -70,7 +70,7 @@ def test_an_unfinished_frame() -> None:
         await client.order("query-status")
         await client.order("quit")
         assert await client.rest() == b'{"return": {'
-        assert not served.machine.over  # what came behind it did not run
+        assert not served.machine.over  # the command after it did not run
 
     staged(scene)
 
@@ -193,7 +193,7 @@ def test_lines_of_the_human_monitor() -> None:
         other = await served.hmp()
         await sim(strings, 'reply "info  status" return "VM status: on fire\\n"')
         assert await other.say("info status") == "VM status: on fire\n"
-        assert await strings.say("info status") == "VM status: running\n"  # not for the one who set it
+        assert await strings.say("info status") == "VM status: running\n"  # not for the client that set it
         assert await client.line("info status") == {"return": "VM status: on fire\n"}
         await sim(strings, 'reply "info status" error GenericError "no"')
         assert await other.say("info status") == "Error: no\n"
@@ -391,7 +391,7 @@ def test_without_a_server_there_is_no_wire() -> None:
 
     assert run(monitor_on(), "sim wire").text == "Error: no client can connect: start hmp with --qmp or --monitor\n"
     assert run(monitor_on(), "sim event X").failed
-    # The log calls what a script or a prompt runs client 0; those that come in are counted from 1.
+    # In the log client 0 is the script or the prompt; clients on sockets are numbered from 1.
     told = "Error: client self: this line is not from a client; faults only affect clients\n"
     assert run(monitor_on(), 'sim reply "info kvm" client self return 1').text == told
     assert run(monitor_on(), "sim reply x client 0 never").text.startswith("Error: client takes a number from 1")

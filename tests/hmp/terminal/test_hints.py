@@ -1,4 +1,4 @@
-"""What is said behind a command that failed: whatever slip a name is mistyped by, it is that name."""
+"""The hint after a command that failed: it names the command that was mistyped, for every kind of typing error."""
 
 from __future__ import annotations
 

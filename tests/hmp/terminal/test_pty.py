@@ -24,7 +24,7 @@ COUNTED = r"waiting[^\n]*"
 
 
 class TooLate(Exception):
-    """The guest's time was up before the person could do anything."""
+    """The wait was over before the person could do anything."""
 
 
 def in_time(scene: Callable[[tuple[str, ...]], None]) -> None:
@@ -52,7 +52,7 @@ class Seat:
             encoding="utf-8",
             timeout=PATIENCE,
         )
-        # What a program puts back at the end is what was there at its start: read through the master side.
+        # The settings before the program, which it has to restore; read through the master side.
         self.settings = termios.tcgetattr(self.child.child_fd)
         self.child.logfile_read = self
         self.screen.write_process_input = self.child.send  # the terminal's own answers: where its cursor is
@@ -81,7 +81,7 @@ class Seat:
             raise TooLate
 
     def prompt(self) -> None:
-        """Wait for a prompt that takes keys: the cursor is behind it, and the toolbar below."""
+        """Wait for a prompt that takes keys: the cursor is after it, and the toolbar below."""
         self.see(r"\(qemu\)[^\n]*\n (running|paused)[^\n]*$")
 
     @property

@@ -91,7 +91,7 @@ class Job:
             for ready in select.select(self._watched, [], [], left)[0]:
                 try:
                     data = os.read(ready, 65536)
-                except OSError:  # nobody has the terminal open any more
+                except OSError:  # no process has the terminal open any more
                     data = b""
                 if not data:
                     self._watched.remove(ready)

@@ -26,7 +26,7 @@ class TestLines:
         sitting(lambda person: person.does(person.pipe.close, 1))
 
     def test_a_line_entered_in_the_moment_of_the_end_does_not_run(self, sitting):
-        """SIGTERM between Enter and the command: it would wait for a guest that nothing drives any more."""
+        """SIGTERM between Enter and the command, which would wait for a guest although nothing runs the machine any more."""
 
         def script(person):
             async def read() -> str:
@@ -163,7 +163,7 @@ def test_escape_closes_the_menu(sitting):
 
 
 class TestHelpOn:
-    """What is said to a person who is stuck, and to nobody else."""
+    """Hints for a person who is stuck. Others do not get them."""
 
     @pytest.mark.parametrize(
         ("line", "hint"),
@@ -193,7 +193,7 @@ class TestHelpOn:
     def test_did_you_mean(self, sitting, line, hint):
         person = sitting(lambda person: person.type(f"{line}\r\x04"))
         reply = person.replies[0]
-        if line.startswith("sim"):  # an error of ours breaks between its words
+        if line.startswith("sim"):  # an error of our own is wrapped between words
             assert max(map(len, person.shown.splitlines())) <= 80
             assert person.shown.split() == f"{reply}{hint}".split()
             assert not hint or person.shown.endswith(f"\n{hint}\n")
@@ -227,7 +227,7 @@ class TestHelpOn:
         monkeypatch.setattr(DummyOutput, "get_size", lambda self: Size(rows=40, columns=columns))
 
         def script(person):
-            person.type("sim delay ").does(lambda: seen.append(person.prompt._behind()), 1).type("\x03\x04", 2)
+            person.type("sim delay ").does(lambda: seen.append(person.prompt._after_cursor()), 1).type("\x03\x04", 2)
 
         sitting(script)
         assert seen[0].startswith(shown)

@@ -1,4 +1,4 @@
-"""Machines for other projects' tests: what a test pulls and sees, and that nothing is left."""
+"""Machines for other projects' tests: what a test controls and sees, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BALLOON = "/machine/peripheral/balloon0"
 
 
 def left() -> tuple[list[str], list[str], int]:
-    """What a machine could leave: threads, files, descriptors."""
+    """What a machine could leave behind: threads, files, descriptors."""
     threads = [thread.name for thread in threading.enumerate() if thread.name == "hmp.testing"]
     files = [path.name for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if os.access(path, os.W_OK)]
     return threads, files, len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""`info virtio` and its relatives. The rings below were played to a real QEMU 7.2 over qtest; these are its replies."""
+"""`info virtio` and its relatives. The rings below were given to a real QEMU 7.2 over qtest; the expected texts are its replies."""
 
 from __future__ import annotations
 
