@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 
+from device.balloon.spec import MAX_PFNS_PER_BUFFER
 from device.errors import GuestFault, MisuseError
 
 TYPE_CHECKING = False
@@ -24,6 +25,21 @@ PFN_LIMIT = 1 << 14
 """Bytes of one page list that are read: 4096 pages, 16 times as many as Linux sends."""
 
 
+# As one number, a list of neighbours is its first page in each place, plus 0, 1, 2 ...
+_ONES, _STEPS = (
+    int.from_bytes(b"".join(n.to_bytes(4, "little") for n in numbers), "little")
+    for numbers in ([1] * MAX_PFNS_PER_BUFFER, range(MAX_PFNS_PER_BUFFER))
+)
+
+
+def full_list(first: int) -> bytes:
+    """Return the page list of as many neighbours as Linux sends at once, from `first` on.
+
+    Arithmetic on one long number takes a fifth of the time of 256 small ones, and nearly all lists are of this kind.
+    """
+    return (first * _ONES + _STEPS).to_bytes(4 * MAX_PFNS_PER_BUFFER, "little")
+
+
 def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], None]) -> list[tuple[int, int]]:
     """Return the page numbers below `limit` in a page list as (first, length) runs of neighbours; `refuse` the others.
 
@@ -39,12 +55,14 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
     if len(data) % 4:
         refuse("ragged-pfns", f"a page list of {len(data)} bytes", 1)
         data = data[: len(data) & ~3]
+    first = int.from_bytes(data[:4], "little")
+    if len(data) == 4 * MAX_PFNS_PER_BUFFER and first + MAX_PFNS_PER_BUFFER <= limit and data == full_list(first):
+        return [(first, MAX_PFNS_PER_BUFFER)]
     pfns: list[int] = memoryview(data).cast("I").tolist()
     count = len(pfns)
     if not count:
         return []
     # Nearly every list is a single run, rising by one, and needs no sorting. The cheap tests come first.
-    first = pfns[0]
     if first + count <= limit and pfns[-1] == first + count - 1 and pfns == list(range(first, first + count)):
         return [(first, count)]
     # Drivers may list pages in any order (Linux: as they were allocated). Duplicates stay, and are counted by the

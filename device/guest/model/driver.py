@@ -7,8 +7,7 @@ entries, `actual` written once per list. The balloon moves in portions, at a pac
 
 from __future__ import annotations
 
-from _struct import Struct  # as in struct, which is one file more to open
-
+from device.balloon.pages import full_list
 from device.balloon.spec import (
     CONFIG_ACTUAL,
     CONFIG_NUM_PAGES,
@@ -73,9 +72,6 @@ FEATURES = sum(map(bit, (F_VERSION_1, F_EVENT_IDX, F_STATS_VQ, F_DEFLATE_ON_OOM,
 
 BASE = 0x1000
 """Guest address of the driver's pages: rings first, then the two page lists, then the statistics buffer."""
-
-_PFN_LIST = Struct(f"<{MAX_PFNS_PER_BUFFER}I")
-"""Packs a full list, as nearly all lists are."""
 
 TICK = 5 * MS
 """VM time between two portions."""
@@ -235,7 +231,7 @@ class BalloonDriver:
         index, address = self._lists[role]
         offset = address - self._region.base
         if count == MAX_PFNS_PER_BUFFER:
-            _PFN_LIST.pack_into(self._region.buffer, offset, *range(first, first + count))
+            self._region.buffer[offset : offset + 4 * count] = full_list(first)
         else:
             self._region.u32[offset >> 2 : (offset >> 2) + count] = memoryview(
                 b"".join(pfn.to_bytes(4, "little") for pfn in range(first, first + count))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 from itertools import pairwise
+from struct import pack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.balloon.pages import PageSet
+from device.balloon.pages import PageSet, full_list, page_runs
+from device.balloon.spec import MAX_PFNS_PER_BUFFER
 from device.errors import MisuseError
+from device.virtio.memory import Region
+from device.virtio.queue import Element
 from tests.support.lacking import refusing
 
 LIMIT = 600
@@ -103,3 +108,38 @@ def test_a_host_without_room_for_it_is_told_with_what_helps(monkeypatch: pytest.
     monkeypatch.setattr("device.balloon.pages.mmap.mmap", refusing(12))
     with pytest.raises(MisuseError, match=r"cannot map 75 bytes for the balloon's pages: .*\(-m asks for less\)"):
         PageSet(LIMIT)
+
+
+TOP = (1 << 32) - MAX_PFNS_PER_BUFFER
+"""The last page number that a full list of neighbours can begin with."""
+
+
+def read_list(pfns: list[int], limit: int) -> tuple[list[int], int]:
+    """Return the pages that the device reads from a list, and how many it refused."""
+    size = 4 * len(pfns)
+    region = Region(0, size, mmap.mmap(-1, size))
+    region.u8[:] = pack(f"<{len(pfns)}I", *pfns)
+    element = Element()
+    element.out, element.into = ((region, 0, size),), ()
+    refused: list[int] = []
+    runs = page_runs(element, limit, lambda rule, detail, count: refused.append(count))
+    region.close()
+    return [page for first, length in runs for page in range(first, first + length)], sum(refused)
+
+
+@given(
+    st.one_of(st.integers(0, 2000), st.integers(TOP - 5, TOP)),
+    st.lists(
+        st.tuples(st.integers(0, 255), st.one_of(st.integers(0, 3000), st.integers(0, (1 << 32) - 1))), max_size=2
+    ),
+    st.sampled_from([600, 2048, 1 << 32]),
+)
+def test_a_full_list_is_read_entry_by_entry(first: int, changes: list[tuple[int, int]], limit: int) -> None:
+    """Nearly all lists are neighbours and are compared as one number; one other entry is enough to make a difference."""
+    pfns = list(range(first, first + MAX_PFNS_PER_BUFFER))
+    assert full_list(first) == pack(f"<{MAX_PFNS_PER_BUFFER}I", *pfns)
+    for place, page in changes:
+        pfns[place] = page
+    pages, refused = read_list(pfns, limit)
+    assert sorted(pages) == sorted(page for page in pfns if page < limit)
+    assert refused == sum(page >= limit for page in pfns)
