@@ -163,7 +163,7 @@ class Attached:
             for request in tuple(self.requests.pending):
                 self.requests.cancel(request)
             self.wait_until(lambda: not self.question.asking, PUT_BACK_LIMIT)
-            self.question.left_behind("no answer")
+            self.question.not_put_back("no answer")
             self.link.close()
 
     def wait_until(self, done: Callable[[], bool], limit: int) -> None:

@@ -118,13 +118,13 @@ class Question:
             self.why = str(error)
             self._tries += 1
             if not self.machine.requests.pending and (self.lent is None or self._tries > PUT_BACK_TRIES):
-                self.left_behind(self.why)
+                self.not_put_back(self.why)
                 return
             self._ask(LONGEST_LOOK)  # each request has its own deadline, so try again while one is pending
         elif error is not None:
             # If QEMU is gone, its interval is gone too, and there is nothing to report.
             if not getattr(error, "gone", False):
-                self.left_behind(str(error))
+                self.not_put_back(str(error))
             self.lent = None
             self.machine.lost(str(error))
         elif self.machine.requests.pending:  # a request came while the last one ended
@@ -134,7 +134,7 @@ class Question:
         self.asking = True
         self.machine.run(self._steps(delay), self._question_ended)
 
-    def left_behind(self, why: str) -> None:
+    def not_put_back(self, why: str) -> None:
         """Report an interval that is still changed, because it could not be put back."""
         if self.lent is not None:
             name = self.machine.device.id if self.machine.device is not None else "the balloon"

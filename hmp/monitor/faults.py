@@ -187,7 +187,7 @@ class Fault:
         parts += [f"cut-after {self.cut_after}"] * (self.cut_after is not None)
         return " ".join(parts)
 
-    def befalls(self, client: int) -> bool:
+    def concerns(self, client: int) -> bool:
         """Whether it affects that client."""
         # The client that sets a fault usually belongs to the test, and must be able to remove the fault again.
         return client != self.by if self.client is None else client == self.client
@@ -244,7 +244,7 @@ class Faults:
         if not self.set:
             return None
         text = None if line is None else " ".join(line.split())
-        fits = [each for each in self.set if each.befalls(client) and each.fits(name, text)]
+        fits = [each for each in self.set if each.concerns(client) and each.fits(name, text)]
         if not fits:
             return None
         found = max(fits, key=lambda each: (each.what != "*", each.client is not None))

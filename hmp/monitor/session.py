@@ -87,7 +87,7 @@ class Session:
         """Return the work of the next command and the fault of its answer, or None if there is no command."""
         return None
 
-    def _otherwise(self, fault: Fault) -> bytes:
+    def _faulty_answer(self, fault: Fault) -> bytes:
         """Return the bytes that a fault sends in place of the answer; empty for never and cut."""
         return b""
 
@@ -169,7 +169,7 @@ class Session:
         held: list[bytes] = []  # events that come between two pieces of the answer: sent there, they would break it
         if fault.answer != "usual":
             # Then the command does not run: a test that wants an error for `stop` does not want a stopped VM.
-            usual = iter((self._otherwise(fault),))
+            usual = iter((self._faulty_answer(fault),))
         try:
             for each in usual:
                 if isinstance(each, Reply):

@@ -30,9 +30,9 @@ DEFAULT_MEMORY = 128 << 20
 HELP_TEXT = """\
 usage: hmp-qemu [QEMU's options]
 
-hmp behind QEMU's command line: -qmp, -monitor, -chardev, -mon, -serial, -m, -name, -uuid, -S, -device
+hmp with QEMU's command line. -qmp, -monitor, -chardev, -mon, -serial, -m, -name, -uuid, -S, -device
 virtio-balloon-pci, -daemonize, -pidfile, -nographic, -no-shutdown, -no-reboot, -action and -version do what they do
-in QEMU; its other options are ignored (HMP_QEMU_VERBOSE=1 tells which). HMP_ARGS has options of hmp's own.
+in QEMU; its other options are ignored (HMP_QEMU_VERBOSE=1 names them). HMP_ARGS adds options of hmp's own.
 """
 
 

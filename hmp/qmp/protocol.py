@@ -74,7 +74,7 @@ class QmpSession(Session):
     def _tell(self, name: str, data: dict[str, object]) -> None:
         self.send(self.hub.encode(name, data))
 
-    def _otherwise(self, fault: Fault) -> bytes:
+    def _faulty_answer(self, fault: Fault) -> bytes:
         if fault.answer == "return":
             return self._return(fault.value)
         if fault.answer == "error":

@@ -108,7 +108,7 @@ class HmpSession(Session):
     def _rendered(self, reply: Reply, typed: Set[str]) -> bytes:
         return escape(reply.text, typed).replace("\n", "\r\n").encode(*CODEC)
 
-    def _otherwise(self, fault: Fault) -> bytes:
+    def _faulty_answer(self, fault: Fault) -> bytes:
         value = fault.value
         # Even if no reply is sent, the command is over, and the next line runs.
         prompt = self._editor.show_prompt() if self._editor.waiting else b""
