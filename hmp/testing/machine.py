@@ -179,7 +179,7 @@ class FakeQemu:
             self._read_at = now
             if self._reads == STANDSTILL:
                 self._standstill = (
-                    f"guest statistics were read {STANDSTILL} times while the {machine.clock.name} clock stood still "
+                    f"guest statistics were read at least {STANDSTILL} times while the {machine.clock.name} clock stood still "
                     f"at {now:.3f} s, so the guest had no time to report: {_GIVE}, or make the machine with "
                     'clock="real"'
                 )

@@ -98,7 +98,10 @@ def test_it(fake_qemu):
     ended = session.run(tests)
     assert ended.returncode == 0, ended.stdout
     assert "1 passed, 1 warning" in ended.stdout
-    assert "StandstillWarning: guest statistics were read 10 times while the warp clock stood still" in ended.stdout
+    assert (
+        "StandstillWarning: guest statistics were read at least 10 times while the warp clock stood still"
+        in ended.stdout
+    )
     ended = session.run(tests, "-W", "error")
     assert ended.returncode == 1, ended.stdout
     assert "1 passed, 1 error" in ended.stdout
