@@ -179,8 +179,8 @@ class FakeQemu:
             self._read_at = now
             if self._reads == STANDSTILL:
                 self._standstill = (
-                    f"guest statistics were read at least {STANDSTILL} times while the {machine.clock.name} clock stood still "
-                    f"at {now:.3f} s, so the guest had no time to report: {_GIVE}, or make the machine with "
+                    f"guest statistics were read at least {STANDSTILL} times while the {machine.clock.name} clock "
+                    f"stood still at {now:.3f} s, so the guest had no time to report: {_GIVE}, or make the machine with "
                     'clock="real"'
                 )
 
