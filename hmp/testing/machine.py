@@ -180,8 +180,8 @@ class FakeQemu:
             if self._reads == STANDSTILL:
                 self._standstill = (
                     f"guest statistics were read at least {STANDSTILL} times while the {machine.clock.name} clock "
-                    f"stood still at {now:.3f} s, so the guest had no time to report: {_GIVE}, or make the machine with "
-                    'clock="real"'
+                    f"stood still at {now:.3f} s, so the guest had no time to report: {_GIVE}, or make the machine "
+                    'with clock="real"'
                 )
 
     # Control.

@@ -271,7 +271,9 @@ class TestTime:
             client.ask("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=1)
             poll(client, 25)
         assert f"the {clock} clock stood still at 0.000 s" in vm.transcript().splitlines()[-1]
-        with pytest.warns(UserWarning, match=r"read at least 10 times .* vm\.time and vm\.advance .* clock=\"real\"") as warned:
+        with pytest.warns(
+            UserWarning, match=r"read at least 10 times .* vm\.time and vm\.advance .* clock=\"real\""
+        ) as warned:
             vm.close()
         vm.close()
         assert [each.category.__name__ for each in warned] == ["StandstillWarning"]
