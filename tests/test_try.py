@@ -29,7 +29,7 @@ DOCS = ROOT / "docs"
 CTRL_C, TAB, UP, ENTER = "\x03", "\ue004", "\ue013", "\ue007"
 TOLD = re.compile(r"^\[(?:balloon target reached: \d+ MiB|snapshot good is done|guest panic: .*)\]\n", re.MULTILINE)
 """What a person is told above the prompt, and --echo does not show."""
-WIDE, PHONE = (1200, 900), (390, 800)
+WIDE, PHONE = (1200, 900), (360, 800)
 
 
 class Site(SimpleHTTPRequestHandler):
@@ -496,7 +496,7 @@ const wide = (each) => each.scrollWidth > each.clientWidth + 1;
 const of = (selector) => [...document.querySelectorAll('article ' + selector)];
 return {
     page: wide(document.documentElement),
-    tables: of('.table-wrapper').filter(wide).length,
+    tables: of('.table-wrapper').filter(wide).map((each) => each.innerText.slice(0, 80)),
     programs: of('pre').filter(wide).length,
     uncopied: of('pre').filter((each) => !each.parentElement.querySelector('.copybtn')).length,
     pictures: of('img').filter((each) => !each.naturalWidth && each.checkVisibility()).length,

@@ -50,15 +50,20 @@ class HmpTable(SphinxDirective):
 
 
 NARROW = 4, 60
-"""A table with two columns, or with at most so many and so many characters in a row, fits a phone as it is."""
+"""A table with two columns, or with at most so many and so many characters in a row, fits a phone as it is..."""
+LONG = 18
+"""...if code with a word of more characters may break there: two such words side by side are wider than a phone."""
 
 
 def stack(app: Sphinx, doctree: nodes.document) -> None:
-    """Put the headings into the cells of wide tables. Only phones show them: there a row is a paragraph (hmp.css)."""
+    """Make tables fit a phone: a wide one's rows become paragraphs, with headings; in others long code may break."""
     for table in doctree.findall(nodes.table):
         head, *rows = table.findall(nodes.row)
         widest = max(len(row.astext()) for row in rows)
         if len(head) < 3 or (len(head) <= NARROW[0] and widest <= NARROW[1]):
+            for code in table.findall(nodes.literal):
+                if max(map(len, code.astext().split()), default=0) > LONG:
+                    code["classes"].append("long")
             continue
         table["classes"].append("stacked")
         for row in rows:
