@@ -69,6 +69,8 @@ class DumbPrompt:
             finally:
                 self._loop.remove_reader(self._tty.fd)
                 self._asked = None
+            if not select.select([self._tty.fd], [], [], 0)[0]:  # a Ctrl-C has just dropped what was there to read
+                continue
             if not self._take() and not self._ahead:
                 self._screen.write("\n")
                 raise EOFError

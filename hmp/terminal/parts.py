@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from select import select
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -85,6 +86,11 @@ class LineLexer(Lexer):
 
 class Reader(PosixStdinReader):
     """prompt_toolkit's reader, but a terminal that has hung up is closed. The original would read it again for ever."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read, or the terminal has hung up."""
+        return bool(select([self.stdin_fd], [], [], 0)[0])
 
     def read(self, count: int = 1024) -> str:
         try:

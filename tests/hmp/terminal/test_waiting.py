@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 
 import pytest
 
 from device.clock import SECOND, SimulatedClock
 from device.machine.events import RuleBroken
+from hmp.terminal.dumb import DumbPrompt
 from hmp.terminal.events import FAULT_SPACING, Announcer
+from hmp.terminal.screen import Screen
 from hmp.terminal.session import CANCELLED
+from hmp.terminal.tty import Tty
 
 
 class TestWaiting:
@@ -48,6 +53,47 @@ class TestWaiting:
         person = sitting(lambda person: person.type("info balloon\rinfo status\r\x03info uuid\rquit\r"), guest="silent")
         assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
         assert person.loop.time() < 1
+
+    @pytest.mark.parametrize("as_key", [True, False], ids=["a key", "a signal"])
+    def test_a_ctrl_c_between_a_line_and_its_wait_is_not_lost(self, sitting, as_key):
+        """As a key while the terminal is not quiet yet, so that it was not read; then as a signal of the kernel."""
+
+        def script(person):
+            execute = person.session._begin
+
+            def begin(line: str):
+                if line == "info balloon":
+                    person.pipe.send_text("info status\r\x03") if as_key else person.session.interrupt()
+                return execute(line)
+
+            person.session._begin = begin
+            person.type("info balloon\r").type("info uuid\rquit\r", 3)
+
+        person = sitting(script, guest="silent")
+        assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
+
+    def test_a_ctrl_c_before_the_prompt_does_not_end_a_later_wait(self, sitting):
+        def script(person):
+            person.session.interrupt()
+            person.type("info balloon\rquit\r", 1)
+
+        assert sitting(script, guest="silent").shown == "balloon: actual=64,age=6000\n"
+
+    def test_on_a_dumb_terminal_a_line_that_a_ctrl_c_drops_before_it_is_read_does_not_block_the_loop(self):
+        async def ask(terminal: int) -> str | None:
+            prompt = DumbPrompt(Screen(lambda text: None, ansi=False), Tty(terminal), asyncio.get_running_loop())
+            asking = asyncio.create_task(prompt.read())
+            await asyncio.sleep(0)
+            prompt._tell(True)  # as for a line that the kernel has dropped since
+            asyncio.get_running_loop().call_later(0.01, prompt.interrupt)
+            return await asking
+
+        person, terminal = os.openpty()
+        try:
+            assert asyncio.run(ask(terminal)) is None
+        finally:
+            os.close(person)
+            os.close(terminal)
 
     def test_a_late_answer_lands_behind_a_ctrl_c(self, sitting):
         def script(person):
