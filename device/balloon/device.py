@@ -68,7 +68,7 @@ def _load_stats(device: BalloonDevice, fields: Fields) -> None:
     for queue in device.queues:
         if queue.enabled:
             try:
-                queue.look_into(device.memory)
+                queue.map_rings(device.memory)
             except GuestFault as fault:
                 raise fields.refuse(f"queues[{queue.index}].desc", f"does not describe a queue ({fault})") from None
     device.restore_roles()

@@ -171,9 +171,9 @@ class VirtQueue:
     def start(self, memory: Memory, *, event_idx: bool, indirect: bool, last_avail: int = 0) -> None:
         """Check the rings and make the queue live; `last_avail` is the index of the first buffer to take.
 
-        Raises GuestFault as `look_into` does.
+        Raises GuestFault as `map_rings` does.
         """
-        self.look_into(memory)
+        self.map_rings(memory)
         self.event_idx = event_idx
         self.indirect = indirect
         self.last_avail = last_avail & U16
@@ -183,7 +183,7 @@ class VirtQueue:
         self.in_use = 0
         self.enabled = True
 
-    def look_into(self, memory: Memory) -> None:
+    def map_rings(self, memory: Memory) -> None:
         """Check the rings and make views of them, without going live.
 
         Raises GuestFault if the size is not a power of two up to `maximum`, or a ring is misaligned (virtio 1.2, 2.7:

@@ -21,7 +21,7 @@ ALWAYS: dict[type[events.Event], Callable[[Any], str]] = {
     events.TargetReached: lambda event: f"balloon target reached: {event.actual // MIB} MiB",
     events.ClientRefused: lambda event: f"hung up on a client: {event.why}",
     events.Panicked: lambda event: "guest panic: nothing answers until system_reset",
-    events.Relayed: lambda event: event.told,
+    events.Relayed: lambda event: event.text,
     events.GuestGone: lambda event: f"the guest is gone: {event.why}",
     events.DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
     events.SnapshotDone: lambda event: f"snapshot {event.tag} is done",

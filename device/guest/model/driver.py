@@ -193,7 +193,7 @@ class BalloonDriver:
         while self.ballooned and self.device.live:
             self._take_back(min(self.ballooned, MAX_PFNS_PER_BUFFER))
         self.ballooned = 0
-        self._tell_size()
+        self._write_actual()
         self.device.write_status(0)
 
     @property
@@ -212,19 +212,19 @@ class BalloonDriver:
         """Give the device the next `count` pages (at most 256) and report the new size."""
         self.ballooned += count
         self._send(INFLATE, self._top - self.ballooned, count)
-        self._tell_size()
+        self._write_actual()
 
     def deflate(self, count: int) -> None:
         """Take back the last `count` pages (at most 256) that were given, and report the new size."""
         self._take_back(count)
-        self._tell_size()
+        self._write_actual()
 
     def _take_back(self, count: int) -> None:
         first = self._top - self.ballooned
         self.ballooned -= count
         self._send(DEFLATE, first, count)
 
-    def _tell_size(self) -> None:
+    def _write_actual(self) -> None:
         self.device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
 
     def _send(self, role: str, first: int, count: int) -> None:
@@ -289,7 +289,7 @@ class Inflation:
                 self.worked = guest.machine.vm_clock.now()
                 guest.arm("work", self._tick())
 
-    def told(self) -> None:
+    def target_set(self) -> None:
         """The host asked for a size, perhaps for the same one again."""
         self.rests = False
         self.unstick()

@@ -118,7 +118,7 @@ class Stats(Fault):
             tags[tag] = None
         return tuple(tags)
 
-    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+    def reported(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
         chosen = self.value
         if not chosen:
             return dict.fromkeys(records, ABSENT)
@@ -183,7 +183,7 @@ class Pin(Fault):
     def shown(self) -> str:
         return str(len(self.value))
 
-    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+    def reported(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
         sent = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
         # An empty buffer would break the device (rule zero-length), so if nothing is left all values are "not known".
         return sent or dict.fromkeys(records, ABSENT)
@@ -239,10 +239,10 @@ class Faults(dict[str, Fault]):
         for fault in self.in_force:
             fault.sent()
 
-    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
-        """Return what is sent instead of `records`, as Fault.tell."""
+    def reported(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+        """Return what is sent instead of `records`, as Fault.reported."""
         for fault in self.in_force:
-            records = fault.tell(records, values)
+            records = fault.reported(records, values)
         return records
 
     def shown(self) -> dict[str, str]:

@@ -219,7 +219,7 @@ class ModelledGuest(Guest):
             self._reply()
         if self.latched:
             self.latched = False
-            self._asked()
+            self._requested()
         self.inflation.start()
 
     def make_driver(self, device: BalloonDevice) -> BalloonDriver:
@@ -275,14 +275,14 @@ class ModelledGuest(Guest):
         if not self.machine.vm_clock.running or (faults and faults.asleep):
             self.latched = True
         elif not (faults and faults.in_force and faults.miss()):
-            self._asked()
+            self._requested()
 
     def chance(self) -> int:
         """Return the next random number below a million; the machine's seed decides."""
         self.draws += 1
         return mix(self.machine.seed * 0x1_0000_0001 + self.draws) % 1_000_000
 
-    def _asked(self) -> None:
+    def _requested(self) -> None:
         driver, faults = self.driver, self._faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
@@ -311,7 +311,7 @@ class ModelledGuest(Guest):
         # `statistics` returns the same object if nothing changed, so the records are the same too.
         if values is not self._reported or (faults and faults.in_force):
             sent = {tag: values[tag] for tag in self.tags}
-            self._records = encode([*(faults.tell(sent, values) if faults else sent).items()])
+            self._records = encode([*(faults.reported(sent, values) if faults else sent).items()])
             self._reported = None if faults and faults.in_force else values
         return self._records
 
@@ -323,7 +323,7 @@ class ModelledGuest(Guest):
 
     def config_changed(self) -> None:
         """The target changed or the device broke; the driver looks at it when it is awake."""
-        self.inflation.told()
+        self.inflation.target_set()
 
     def device_added(self) -> None:
         """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""

@@ -79,7 +79,7 @@ class TestWireFormat:
         for seed in range(500):
             order = Random(seed).sample(range(STAT_COUNT), STAT_COUNT)
             assert read([(tag, tag) for tag in order])[1] == {tag: tag for tag in range(STAT_COUNT)}
-        assert len(stats._PLAIN) <= 64
+        assert len(stats._VALID_TAGS) <= 64
         assert len(stats.RECORDS) < 200
 
     @given(

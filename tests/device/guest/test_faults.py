@@ -53,7 +53,12 @@ class TestTable:
     def test_what_a_fault_does_not_decide_it_leaves(self) -> None:
         with Modelled() as m:
             fault = Fault(m.guest)
-            assert (fault.misses(), fault.silent(), fault.wait(), fault.tell({1: 2}, ())) == (False, False, 0, {1: 2})
+            assert (fault.misses(), fault.silent(), fault.wait(), fault.reported({1: 2}, ())) == (
+                False,
+                False,
+                0,
+                {1: 2},
+            )
             assert (fault.value, fault.shown()) == (0, "0")
             fault.boot(), fault.wake(), fault.sent()
             assert fault.value == 0

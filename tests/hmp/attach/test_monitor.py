@@ -215,7 +215,7 @@ class TestEvents:
         pair.settle()
         (event,) = pair.events
         assert isinstance(event, Relayed)
-        assert event.told == "JOB_STATUS_CHANGE id=x"
+        assert event.text == "JOB_STATUS_CHANGE id=x"
 
     def test_a_target_that_was_asked_for_here_is_told_once_it_is_reached(self, pair: Pair) -> None:
         pair.say("info balloon")
@@ -230,7 +230,7 @@ class TestEvents:
             "BALLOON_CHANGE",
             "BALLOON_TARGET",
         ]
-        assert not any(each.told for each in pair.events if isinstance(each, Relayed))
+        assert not any(each.text for each in pair.events if isinstance(each, Relayed))
 
 
 class TestCompletion:

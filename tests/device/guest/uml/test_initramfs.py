@@ -302,12 +302,12 @@ class TestConsole:
             os.close(fd)
         console.close()
 
-    def test_last_words(self) -> None:
+    def test_the_reason_of_a_guests_end_is_its_panic_or_its_last_line(self) -> None:
         console, guest_in, guest_out = self.pair()
         os.write(guest_out, b"[1] Kernel panic - not syncing: out\nRebooting\n")
         console.receive()
         assert console.panicked
-        assert console.last_words() == "Kernel panic - not syncing: out"
+        assert console.end_reason() == "Kernel panic - not syncing: out"
         for fd in (guest_in, guest_out):
             os.close(fd)
         console.close()

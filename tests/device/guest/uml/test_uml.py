@@ -141,16 +141,16 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
         real.until(lambda: "CONFIG_VIRTIO_UML" in real.guest.shown().get("gone", ""))
         assert real.ask()[0] == "unsupported"
 
-        def order() -> float:
+        def unanswered() -> float:
             start = time.monotonic()
             with pytest.raises(MisuseError, match="is not done after"):
                 real.done(real.guest.shell("true", lambda answer: answer()[0], 100_000_000))
             return time.monotonic() - start
 
-        takes_less_than(1, order)
+        takes_less_than(1, unanswered)
         for size in (4000, 1):
             for _ in range(5000):
-                real.guest._order("x" * size)  # as far as the pipe holds it
+                real.guest._send("x" * size)  # as far as the pipe holds it
         with pytest.raises(MisuseError, match="its console does not read"):
             real.shell("true")
         assert real.machine.running

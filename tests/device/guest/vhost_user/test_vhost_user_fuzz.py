@@ -151,5 +151,5 @@ def test_nothing_but_an_answer_makes_statistics_younger(
                     assert stats.sample in (last, None)
             assert real.device.live
             assert stats.sample is last
-            assert stats.told is last
+            assert stats.qom_sample is last
         assert real.device.refused == {}

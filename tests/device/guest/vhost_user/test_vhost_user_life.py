@@ -221,7 +221,7 @@ class TestASampleThatIsSeenAgain:
         assert real.device.live
         assert real.sample == {FREE: 8 if asked else 7}
         assert real.device.stats.sample is sample
-        assert real.device.stats.told is sample
+        assert real.device.stats.qom_sample is sample
         assert (sample.collected, sample.wall) == when
         assert len(real.named("BALLOON")) == came
         assert real.device.stats.held is not None
