@@ -73,5 +73,5 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
         machine.front.make_session = session
     monitor = make(machine, DIALECTS[config.dialect])
     # Only a person can be asked; --fail-stale is for scripts, which need the reason on stderr.
-    monitor.asks, monitor.tells = config.typed, config.fail_stale
+    monitor.asks, monitor.reports_stale = config.typed, config.fail_stale
     return machine, monitor

@@ -23,7 +23,7 @@ from hmp.recording import script
 from hmp.recording.camera import Camera
 from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.pace import FollowingDriver, Pace
-from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
+from hmp.recording.record import DEFAULT_SIZE, begin, report_failure, title
 from hmp.recording.rhythm import (
     END,
     FIND_MAX,
@@ -67,7 +67,7 @@ class Played(Front):
         config = self.config
         steps = read_steps(config.sources)
         columns, rows = config.size or DEFAULT_SIZE
-        on_failure = partial(tell_failure, config)
+        on_failure = partial(report_failure, config)
 
         def make(descriptor: int) -> Cast:
             name = title(config.sources)
@@ -142,8 +142,8 @@ class Player(Runner):
             machine, self._monitor, driver, self._screen, self._prompt,
             begin=self.begin, on_reply=self._answer, flush=self._keyboard.clear, counts=True,
         )  # fmt: skip
-        self._say = self._monitor.say
-        self._monitor.live, self._monitor.say = self._show_live, self._show_reply
+        self._show_above = self._monitor.show_reply
+        self._monitor.live, self._monitor.show_reply = self._show_live, self._show_reply
         self._screen.write(f"{BANNER}\n")
         machine.start(paused=self._config.paused)
         driver.start()
@@ -237,7 +237,7 @@ class Player(Runner):
     async def _run(self, step: Step) -> None:
         """Run a line without typing it, as in a pipe."""
         machine, monitor = self.machine, self._monitor
-        shown, monitor.live, monitor.say = (monitor.live, monitor.say), None, None
+        shown, monitor.live, monitor.show_reply = (monitor.live, monitor.show_reply), None, None
         if not machine.clock.simulated:
             machine.step()
         reply = self.begin(step.line)
@@ -254,7 +254,7 @@ class Player(Runner):
             await self._driver.wait(reply, released)
         while reply.pending and not machine.over and machine.step(jump=machine.clock.warps):
             pass
-        monitor.live, monitor.say = shown
+        monitor.live, monitor.show_reply = shown
         self.end(step.name, step.number, reply)
         self._driver.reschedule()
         if step.line is None:
@@ -378,8 +378,8 @@ class Player(Runner):
     def _show_reply(self, reply: Reply) -> None:
         """Show the reply of a command that `sim source` ran."""
         self._live.append(reply.text)
-        if self._say is not None:
-            self._say(reply)
+        if self._show_above is not None:
+            self._show_above(reply)
 
     def _answer(self, reply: Reply) -> None:
         """Print the text of a reply."""

@@ -102,6 +102,6 @@ def begin(
     return made
 
 
-def tell_failure(config: Config, reason: str) -> None:
+def report_failure(config: Config, reason: str) -> None:
     """Say that the recording ended."""
     complain(f"--record: '{escape(config.record or '')}': {reason}")

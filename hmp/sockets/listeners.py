@@ -87,7 +87,7 @@ class Listener:
         except UnicodeError:  # from the encoding of international names
             raise address.refuse("not a host name") from None
         except OSError as error:
-            raise address.refuse(self.told(error)) from None
+            raise address.refuse(self.explain(error)) from None
         if self.socket is not None:
             self.socket.setblocking(False)
 
@@ -97,7 +97,7 @@ class Listener:
             return socket.create_connection((address.host or "localhost", address.port), CONNECT_PATIENCE)
         return _unix(socket.socket.connect, address.path)
 
-    def told(self, error: OSError) -> str:
+    def explain(self, error: OSError) -> str:
         """Return the reason of a failure, in QEMU's words if the address has QEMU's form."""
         reason = error.strerror or str(error)
         address = self.address

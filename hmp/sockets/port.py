@@ -102,7 +102,7 @@ class Port:
             except (OSError, TimeoutError) as error:
                 self._server.left()
                 if address.spelled and not reported:
-                    complain(f"Unable to connect character device {address.label}: {self.listener.told(error)}")
+                    complain(f"Unable to connect character device {address.label}: {self.listener.explain(error)}")
                 reported = True
             else:
                 client.ended = loop.create_future()

@@ -193,7 +193,7 @@ class Server:
         # A million events at once would hold up all clients.
         at_once = min(count, 1 if every else EVENTS_AT_ONCE)
         for _ in range(at_once):
-            self.hub.tell(name, data)
+            self.hub.send_to_all(name, data)
         left = count - at_once
         if left and not self.stopping:
             if every:

@@ -47,7 +47,7 @@ class Typed(Front):
     signal that ended it. At the end the terminal has its old settings.
     """
 
-    tells = False
+    reports_events = False
     recorder: Recorder | None = None
     """Takes the place of stdout if the session is recorded."""
 
@@ -70,7 +70,7 @@ class Typed(Front):
                     if self.serving is None:
                         # Show the prompt before the editor is loaded, which takes three times as long as all the rest.
                         # Keys are kept meanwhile. Not with sockets: there hmp may first have to wait for a client.
-                        self._screen.foretell(PROMPT)
+                        self._screen.show_early(PROMPT)
                 elif 0 not in origins:  # no script comes from stdin, so keys typed while scripts run are for the prompt
                     self._tty.quiet()
                 from asyncio import Runner

@@ -28,12 +28,12 @@ class Keyboard(Input):
     def __init__(self) -> None:
         self._keys: list[KeyPress] = []
         self._parser = Vt100Parser(self._keys.append)
-        self._tell: Callable[[], object] = lambda: None
+        self._keys_ready: Callable[[], object] = lambda: None
 
     def press(self, data: str) -> None:
         """Send what a terminal sends for a key."""
         self._parser.feed(data)
-        self._tell()
+        self._keys_ready()
 
     def clear(self) -> None:
         """Drop the keys that were not read yet."""
@@ -50,22 +50,22 @@ class Keyboard(Input):
 
     @contextmanager
     def attach(self, input_ready_callback: Callable[[], None]) -> Iterator[None]:
-        loop, context, before = get_running_loop(), copy_context(), self._tell
-        self._tell = lambda: loop.call_soon(input_ready_callback, context=context)
+        loop, context, before = get_running_loop(), copy_context(), self._keys_ready
+        self._keys_ready = lambda: loop.call_soon(input_ready_callback, context=context)
         if self._keys:
-            self._tell()
+            self._keys_ready()
         try:
             yield
         finally:
-            self._tell = before
+            self._keys_ready = before
 
     @contextmanager
     def detach(self) -> Iterator[None]:
-        before, self._tell = self._tell, lambda: None
+        before, self._keys_ready = self._keys_ready, lambda: None
         try:
             yield
         finally:
-            self._tell = before
+            self._keys_ready = before
 
     def raw_mode(self) -> AbstractContextManager[None]:
         return nullcontext()

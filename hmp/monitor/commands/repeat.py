@@ -203,10 +203,10 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
     def show(inner: Reply) -> None:
         # On a terminal each reply is shown at once; elsewhere all text is the reply of this one command.
-        if monitor.say is None:
+        if monitor.show_reply is None:
             texts.append(inner.text)
         else:
-            monitor.say(inner)
+            monitor.show_reply(inner)
 
     return _Lines(monitor, reply, iter(lines), end, show).begin()
 

@@ -175,7 +175,7 @@ class TestSilence:
         assert pair.say("info kvm", 11) == f"Error: unix:{pair.peer.path}: no answer within 10 s\n"
         assert pair.reply.failed
         assert pair.machine.over
-        assert pair.monitor.told
+        assert pair.monitor.end_reported
 
     def test_a_person_may_go_on(self, pair: Pair) -> None:
         pair.monitor.asks = True

@@ -181,7 +181,7 @@ class TestStale:
     def test_the_reason_goes_to_stderr_where_a_check_wants_it(
         self, pair: Pair, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        pair.monitor.tells = True
+        pair.monitor.reports_stale = True
         pair.peer.ring = 0
         pair.say("info balloon")
         assert capfd.readouterr().err == "hmp: not fresh: the guest has no balloon driver that reports statistics\n"

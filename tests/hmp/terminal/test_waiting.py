@@ -173,9 +173,9 @@ class TestEvents:
         now = [0.0]
         announcer = Announcer(lines.append, now=lambda: now[0])
         for _ in range(1000):
-            announcer.hear(RuleBroken("bad-pfn", "x" * 1000))
+            announcer.on_event(RuleBroken("bad-pfn", "x" * 1000))
         now[0] = FAULT_SPACING
-        announcer.hear(RuleBroken("bad-actual", "5"))
+        announcer.on_event(RuleBroken("bad-actual", "5"))
         assert lines == [
             f"the guest broke a rule: bad-pfn ({'x' * 60})",
             "the guest broke a rule and 999 times before: bad-actual (5)",
