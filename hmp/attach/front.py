@@ -46,7 +46,7 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     machine = Attached(link, clock, name=place.short, timeout=config.timeout, hold=place.holds(wanted=wanted))
     words = Words()
     try:
-        machine.ask(machine.look_around(whole=prompt), ATTACH_LIMIT)
+        machine.ask(machine.query_vm(whole=prompt), ATTACH_LIMIT)
         if prompt:
             # Completion needs the commands of this QEMU, whatever its version.
             words.learn(*machine.ask(machine.help(), ATTACH_LIMIT))

@@ -28,7 +28,7 @@ class Told:
 
     def __init__(self, pair: Pair, name: str = "query-name", **arguments: Any) -> None:
         self.ended: list[tuple[Any, Exception | None]] = []
-        pair.link.order(name, arguments, lambda *end: self.ended.append(end))
+        pair.link.execute(name, arguments, lambda *end: self.ended.append(end))
 
     @property
     def error(self) -> Exception:
@@ -204,7 +204,7 @@ def test_a_host_that_does_not_answer_is_told(pair: Pair, monkeypatch: pytest.Mon
     monkeypatch.setattr(socket, "create_connection", connect)
     link = SocketLink(pair.clock, Place("tcp:192.0.2.1:4444"))
     ended: list[Exception | None] = []
-    link.order("query-name", {}, lambda value, error: ended.append(error))
+    link.execute("query-name", {}, lambda value, error: ended.append(error))
     assert [str(error) for error in ended] == ["tcp:192.0.2.1:4444: the host does not answer"]
 
 

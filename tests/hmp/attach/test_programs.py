@@ -303,7 +303,7 @@ class TestClientsBeside:
             direct.ask("stop")
             assert [one.message()["event"], other.message()["event"]] == ["STOP", "STOP"]
 
-    def test_a_client_that_dies_while_it_waits_has_the_interval_put_back(self, tmp_path: Path) -> None:
+    def test_a_client_that_dies_while_it_waits_has_the_interval_restore_interval(self, tmp_path: Path) -> None:
         with (
             Program("--headless", "--guest", "silent", "--qmp", f"unix:{tmp_path}/q") as vm,
             Program("--attach", f"unix:{tmp_path}/q", "--headless", "--monitor", f"unix:{tmp_path}/m") as front,

@@ -47,7 +47,7 @@ def ask_in_vain(pair: Pair, seconds: float) -> Reply:
 
 
 class TestFresh:
-    def test_interval_0_is_borrowed_and_put_back(self, pair: Pair) -> None:
+    def test_interval_0_is_borrowed_and_restore_interval(self, pair: Pair) -> None:
         assert pair.say("info balloon") == FRESH
         assert not pair.reply.stale
         assert not pair.reply.failed
@@ -65,7 +65,7 @@ class TestFresh:
         assert sets(pair) == []
 
     @pytest.mark.parametrize("interval", [5, 10, 600])
-    def test_a_long_interval_is_made_1_and_put_back(self, pair: Pair, interval: int) -> None:
+    def test_a_long_interval_is_made_1_and_restore_interval(self, pair: Pair, interval: int) -> None:
         """An interval of 5 s is as long as we wait, so the next sample could come a moment too late."""
         pair.peer.interval = interval
         assert pair.say("info balloon") == FRESH
@@ -225,11 +225,13 @@ class TestPutBack:
         reply = ask_in_vain(pair, 1)
         pair.peer.greets = False
         pair.peer.hang_up()
-        pair.settle(lambda: pair.machine.question.lent is None, seconds=30)
+        pair.settle(lambda: pair.machine.question.saved_interval is None, seconds=30)
         assert "the polling interval of balloon0 was left at 1 (it was 0): " in capfd.readouterr().err
         assert not reply.pending
 
-    def test_a_vm_that_is_gone_has_nothing_to_be_put_back(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_a_vm_that_is_gone_has_nothing_to_be_restore_interval(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         reply = ask_in_vain(pair, 1)
         pair.peer.close()
         pair.settle(lambda: pair.machine.over, seconds=1)
@@ -343,7 +345,7 @@ class TestSilence:
         pair.settle(lambda: not reply.pending, 6)
         assert reply.text.startswith(f"Error: unix:{pair.peer.path}: it greets, and then does not answer")
 
-    def test_it_is_asked_again_once_it_answers_and_the_interval_put_back(self, pair: Pair) -> None:
+    def test_it_is_asked_again_once_it_answers_and_the_interval_restore_interval(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 1)
         pair.peer.answering = False
         pair.settle(seconds=5)
