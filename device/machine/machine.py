@@ -105,8 +105,8 @@ class Machine:
     """The state in a snapshot. Memory and the balloon's pages are saved after it; monitors and requests are not."""
 
     DERIVED = (
-        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over",
-        "ram", "requests", "resets", "stays", "store", "time", "timeout", "uuid", "vm_timers",
+        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name",
+        "no_shutdown", "over", "ram", "requests", "resets", "store", "time", "timeout", "uuid", "vm_timers",
     )  # fmt: skip
 
     def __init__(
@@ -143,7 +143,7 @@ class Machine:
         self.run_state: RunState = PRELAUNCH
         self.balloon = balloon
         """Whether the machine was built with a balloon device, even if that was unplugged since."""
-        self.stays = False
+        self.no_shutdown = False
         """Whether the machine stays, stopped, when its guest powers itself off (QEMU's -no-shutdown)."""
         self.resets = True
         """Whether a reset reboots the guest. Otherwise it ends the machine (QEMU's -no-reboot)."""
@@ -429,10 +429,10 @@ class Machine:
                 self.powering_down = True
 
     def guest_off(self) -> None:
-        """The guest powered itself off: the machine ends, as QEMU does, or with `stays` waits for a reset."""
+        """The guest powered itself off: the machine ends, as QEMU does, or with `no_shutdown` waits for a reset."""
         from device.machine.events import Ended, Stopped
 
-        if not self.stays:
+        if not self.no_shutdown:
             self._end(guest=True, reason="guest-shutdown")
         elif self.run_state == RUNNING:
             self.guest.halt()

@@ -35,7 +35,7 @@ _NEEDS = {
 }
 """The option that a backend needs, and QEMU's error without it."""
 
-_NEVER = {
+_UNAVAILABLE = {
     "mux": "mux: base chardev {chardev} not found",
     "spicevmc": "unsupported type name: {name}",
     "spiceport": "spice not enabled",
@@ -54,7 +54,7 @@ PARAMETERS = Parameters(
     size="size",
 )
 
-TAKEN = {"serial": "could not connect serial device to character backend '{}'",
+UNREADABLE = {"serial": "could not connect serial device to character backend '{}'",
           "parallel": "could not connect parallel device to character backend '{}'",
           "debugcon": "invalid character backend '{}'"}  # fmt: skip
 """QEMU's errors for a short form that it cannot read. For the monitor options it is "parse error" instead."""
@@ -118,8 +118,8 @@ class Chardev:
             self._port("localaddr", "localport")
         elif backend == "parallel":
             self._open(given["path"], os.O_RDWR)
-        if backend in _NEVER:
-            raise self.refuse(_NEVER[backend].format_map(given))
+        if backend in _UNAVAILABLE:
+            raise self.refuse(_UNAVAILABLE[backend].format_map(given))
 
     def _check_socket(self) -> None:
         given = self.options
@@ -260,7 +260,7 @@ def from_chardev(text: str) -> Chardev:
 def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     """Read the value of -monitor, -qmp, -serial and so on, such as unix:PATH,server,nowait. Raises UsageError."""
     spelled = f"-{option} {text}"
-    wrong = UsageError(f"{spelled}: {TAKEN.get(option, 'parse error: {}').format(text)}")
+    wrong = UsageError(f"{spelled}: {UNREADABLE.get(option, 'parse error: {}').format(text)}")
     place, mux = (text[4:], {"mux": "on"}) if text.startswith("mon:") else (text, {})
     backend, colon, rest = place.partition(":")
     given: dict[str, str] = {}

@@ -13,7 +13,7 @@ from device.errors import MisuseError
 from device.units import parse_seconds
 from hmp.command_line import FILE, program, read_arguments, switch, value
 from hmp.monitor import UsageError, escape
-from hmp.newfile import named_again, write_file
+from hmp.newfile import find_same_file, write_file
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
 from hmp.streams import guarded, naming_stdout, write_all
 
@@ -158,7 +158,7 @@ def _convert(
         return _complain(f"{said}: {error}")
     except (OSError, ValueError) as error:
         return _failed(said, error)
-    if svg != "-" and overwrite and named_again(svg, [("it", cast)]):
+    if svg != "-" and overwrite and find_same_file(svg, [("it", cast)]):
         raise UsageError(f"{svg}: is the recording itself; give the picture another name")
     try:
         if svg == "-":

@@ -96,7 +96,7 @@ class FollowingDriver(MachineDriver):
 
     _loop: Pace
     watched = False
-    hurried = False
+    skips_waits = False
     """Whether waits take no time, because the recording has failed."""
 
     @property
@@ -125,7 +125,7 @@ class FollowingDriver(MachineDriver):
     def follow(self, duration: int) -> None:
         """Move the machine's clock by as much (ns) as the loop's."""
         machine = self._machine
-        while self.hurried and self._waiting and machine.step(jump=machine.clock.warps):
+        while self.skips_waits and self._waiting and machine.step(jump=machine.clock.warps):
             pass
         if machine.clock.warps and (self._waiting or self.watched) and not machine.over:
             machine.advance(duration)

@@ -83,17 +83,17 @@ def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:
 
 
 def begin(
-    config: Config, make: Callable[[int], T], *, spared: Sequence[tuple[str, int | str]], private: bool = False
+    config: Config, make: Callable[[int], T], *, in_use: Sequence[tuple[str, int | str]], private: bool = False
 ) -> T:
     """Open the file for a recording, call `make` with its descriptor, and move the file to its path.
 
-    From then on the path is a valid cast, however the run ends. For `spared` and `private` see `create`. Raises
+    From then on the path is a valid cast, however the run ends. For `in_use` and `private` see `create`. Raises
     UsageError.
     """
     from hmp.recording.cast import create
 
     path = config.record or ""
-    file = create(path, overwrite=config.overwrite, private=private, spared=[*spared, *_STANDARD])
+    file = create(path, overwrite=config.overwrite, private=private, in_use=[*in_use, *_STANDARD])
     made = make(file.descriptor)
     try:
         file.settle(not made.failed)

@@ -109,9 +109,9 @@ class Recorded(Typed):
 
     def _use(self) -> int | None:
         history = history_path()
-        spared = [] if history is None else [("the history of what was typed", history)]
+        in_use = [] if history is None else [("the history of what was typed", history)]
         recorder = self.recorder = begin(
-            self.config, lambda descriptor: Recorder(sys.stdout, descriptor, title=TITLE), private=True, spared=spared
+            self.config, lambda descriptor: Recorder(sys.stdout, descriptor, title=TITLE), private=True, in_use=in_use
         )
         try:
             status = super()._use()

@@ -81,7 +81,7 @@ REST = 20
 """While others wait, a client must queue until this many times the length of its last turn has passed. So a client that
 asks rarely goes ahead of those that ask all the time, however many there are."""
 
-LITTLE = 512
+SMALL_INPUT = 512
 """The most bytes that a client may send at once and still go ahead. Without this limit a client could connect anew for
 each large request and never queue."""
 
@@ -209,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
         data = self._incoming(data)
         self._received = self._received + data if self._received else data
         # Queue behind the others, unless this client has sent little and rested long enough.
-        if self.host.crowded and (nbytes > LITTLE or self.host.now() < self._rested):
+        if self.host.crowded and (nbytes > SMALL_INPUT or self.host.now() < self._rested):
             self._turn_soon()
             self._flow()  # read no more before its turn: otherwise megabytes of input pile up
         elif self.state != QUEUED:

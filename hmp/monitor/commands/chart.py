@@ -13,7 +13,7 @@ from device.balloon.spec import AVAILABLE, CACHES, FREE, TOTAL
 from device.units import format_size
 from hmp.monitor import CommandError
 from hmp.monitor.commands import balloon_device
-from hmp.monitor.commands.sim import ago, find_stat, human, in_bytes, plural, stat_name
+from hmp.monitor.commands.sim import ago, find_stat, in_bytes, plural, readable, stat_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class _Chart:
         if latest is None:
             now = "not reported any more"
         else:
-            now = " ".join([str(latest), *[f"({word})" for word in (human(tag, latest),) if word]])
+            now = " ".join([str(latest), *[f"({word})" for word in (readable(tag, latest),) if word]])
         blank = " " if len(_name(tag)) + len(now) + 2 <= self.columns else "\n"
         lines = [f"{_name(tag)}:{blank}{now}\n"]
         for number, row in enumerate(self.rows(tag, width, PLOT_HEIGHT)):

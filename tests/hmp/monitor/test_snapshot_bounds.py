@@ -69,10 +69,10 @@ class TestTurns:
         assert [reply.pending for reply in replies] == [False, True, True, True]
         assert store.tags() == ["0"]
         for last in (1, 2, 3):
-            assert (replies[last].until, machine.time.next_deadline()) == (store.rests_until, store.rests_until)
+            assert (replies[last].until, machine.time.next_deadline()) == (store.paused_until, store.paused_until)
             machine.step()
             assert replies[last].pending, "too early"
-            store.now = store.rests_until
+            store.now = store.paused_until
             machine.step()
             assert [reply.pending for reply in replies] == [False] * (last + 1) + [True] * (3 - last)
         assert store.now == 7 * 30 * MS
@@ -91,7 +91,7 @@ class TestTurns:
         second.on_done = done.append
         third.cancel()
         while machine.host_timers.next_due() is not None:
-            store.now = store.rests_until
+            store.now = store.paused_until
             machine.step()
         assert (first.failed, [reply.text for reply in done]) == (False, [second.text])
         assert second.failed

@@ -10,7 +10,7 @@ import pytest
 from device.clock import SECOND, SimulatedClock
 from device.virtio.spec import MIB
 from hmp.sockets.connection import UNFINISHED_LIMIT
-from hmp.sockets.server import FAREWELL
+from hmp.sockets.server import ASKER_GRACE
 from tests.support.sockets import Served, play
 
 LINE = "human-monitor-command"
@@ -275,7 +275,7 @@ class TestEnds:
             client, other, human = await served.qmp(), await served.qmp(), await served.hmp()
             assert await client.ask("quit", 1) == {"return": {}, "id": 1}
             await served.server.stop()
-            assert served.loop.time() == pytest.approx(FAREWELL)
+            assert served.loop.time() == pytest.approx(ASKER_GRACE)
             assert (await other.event())["data"] == {"guest": False, "reason": "host-qmp-quit"}
             assert await client.rest() == await other.rest() == await human.rest() == b""
 

@@ -10,7 +10,7 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.output import DummyOutput
 
 from hmp.monitor import TOO_LONG
-from hmp.terminal.hints import LEAVE, first, usage, wrong
+from hmp.terminal.hints import LEAVE, first_hint, usage, wrong
 from hmp.terminal.prompt import LinePrompt
 
 
@@ -217,9 +217,9 @@ class TestHelpOn:
 
     def test_the_first_look_says_how_to_leave_on_every_window(self):
         for columns in (36, 40, 60, 80, 200):
-            assert first(columns).endswith("quit leaves")
-            assert len(first(columns)) < columns
-        assert first(80).startswith("try: help, sim, TAB to complete, F1 for the keys;")
+            assert first_hint(columns).endswith("quit leaves")
+            assert len(first_hint(columns)) < columns
+        assert first_hint(80).startswith("try: help, sim, TAB to complete, F1 for the keys;")
 
     @pytest.mark.parametrize(("columns", "shown"), [(80, "seconds: let"), (40, "seconds"), (12, "")])
     def test_what_a_command_takes_is_never_cut(self, sitting, monkeypatch, columns, shown):

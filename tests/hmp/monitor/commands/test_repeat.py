@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hmp.monitor.commands.repeat import DEEPEST, MAX_LINES
+from hmp.monitor.commands.repeat import MAX_LINES, MAX_NESTED
 from hmp.monitor.monitor import Reply
 from tests.support.machines import monitor_on, run, say
 
@@ -93,7 +93,7 @@ class TestSource:
                 file.write(f"sim source {path}\n" * lines)
             reply = run(subject, f"sim source {path}")
             assert reply.failed
-            assert (f"at most {DEEPEST} deep" if lines == 1 else f"more than {MAX_LINES} lines") in reply.text
+            assert (f"at most {MAX_NESTED} deep" if lines == 1 else f"more than {MAX_LINES} lines") in reply.text
             assert subject.sourcing == 0
 
     def test_ctrl_c_ends_all_of_it(self, tmp_path: os.PathLike[str]) -> None:
