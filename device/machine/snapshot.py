@@ -330,11 +330,12 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
 
 def _elapsed(machine: Machine, date: int, run: str, *, simulated: bool) -> int:
     """Return the ns since the save by the wall clock; 0 if another simulated clock saved it."""
-    # Never negative: the wall clock may have been set back since.
+    # Never negative: the wall clock may have been set back since. There is no upper limit: a host without a clock
+    # battery may have saved in 1970. Saving again limits each age (device.state.FAR).
     clock = machine.clock
     if simulated != clock.simulated or run != clock.run:
         return 0
-    return max(0, min(clock.wall() - date, 1 << 60))
+    return max(0, clock.wall() - date)
 
 
 def _build(machine: Machine, fields: Fields, make_guest: Callable[[str], Guest]) -> tuple[Machine, Fields]:
