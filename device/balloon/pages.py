@@ -50,6 +50,7 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
     if element.into:
         raise GuestFault("direction", "a page list must be readable only")
     if size > PFN_LIMIT:
+        # The pages that are read still count: a driver with long lists is odd, but its pages are in the balloon.
         refuse("huge-buffer", f"a page list of {size} bytes", 1)
     data = element.read(PFN_LIMIT)
     if len(data) % 4:
@@ -105,6 +106,7 @@ class PageSet:
         self._reset()
 
     def _reset(self) -> None:
+        # mmap() refuses a length of 0, which RAM of less than a page would give.
         size = max(1, (self.limit + 7) // 8)
         try:
             self._bits = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

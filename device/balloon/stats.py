@@ -121,6 +121,7 @@ def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int
     if tags in _VALID_TAGS and size == count * STAT_RECORD and ABSENT not in numbers:
         return count, tags, numbers, NO_UNKNOWN, NO_FAULTS
     faults: list[tuple[str, str]] = []
+    # What is beyond the limit is another fault (huge-buffer), which the caller counts.
     if size < MAX_STAT_RECORDS * STAT_RECORD and size % STAT_RECORD:
         faults.append(("partial-record", f"{size % STAT_RECORD} bytes behind {count} records"))
     values = dict(zip(tags, numbers, strict=True))
@@ -131,6 +132,7 @@ def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int
         unknown = {tag: value for tag, value in values.items() if tag >= STAT_COUNT and value != ABSENT}
         faults.append(("unknown-tag", ", ".join(str(tag) for tag in tags if tag >= STAT_COUNT)[:80]))
     elif len(values) == count:
+        # Emptied and not thinned out: the sequences in use are back with their next buffer.
         if len(_VALID_TAGS) >= 64:
             _VALID_TAGS.clear()
         _VALID_TAGS.add(tags)

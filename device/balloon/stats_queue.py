@@ -251,6 +251,7 @@ class StatsQueue:
         """
         check_poll_interval(seconds)
         before, self.poll_interval = self.poll_interval, seconds
+        # As in QEMU, the same interval again changes nothing: not even the time of the next poll.
         if not seconds:
             self._cancel_poll()
         elif seconds != before:
@@ -258,6 +259,7 @@ class StatsQueue:
 
     def _arm_poll(self, seconds: int) -> None:
         self._cancel_poll()
+        # VM time, so that a stopped VM is not polled: it could not answer.
         due = self.time.vm_clock.now() + seconds * SECOND
         self._poll_timer = self.time.vm_timers.at(due, self._poll)
 

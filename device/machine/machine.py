@@ -296,6 +296,7 @@ class Machine:
 
     def _sample_arrived(self, device: BalloonDevice) -> None:
         sample = device.stats.sample
+        # A snapshot may say that a sample is due, and have none.
         if sample is None:
             return
         self.history.add(sample.collected, device.actual, sample)
@@ -312,6 +313,7 @@ class Machine:
             from device.machine.events import ActualChanged
 
             self.emit(ActualChanged(device.actual))
+        # Once for each target: a balloon that deflates on OOM and comes back has not reached a new one.
         if device.actual_pages == device.num_pages and not self.target_reported:
             from device.machine.events import TargetReached
 

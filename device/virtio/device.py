@@ -86,6 +86,7 @@ def _not_offered(device: VirtioDevice, features: int) -> str:
 
 
 def _no_queue(device: VirtioDevice, due: int) -> str:
+    # There is room for eight queues; this has a bit for each of the eight that the device does not have.
     absent = DUE_SERVE // DUE_QUEUE - (1 << len(device.queues))
     return "names a queue that does not exist" if due & absent * (DUE_QUEUE | DUE_SERVE) else ""
 
@@ -344,6 +345,7 @@ class VirtioDevice:
             now = self.time.vm_clock.now()
             # What comes before `calm` belongs to the same storm.
             self.pause = MS if now >= self.calm else min(2 * self.pause, _LONGEST)
+            # Twice the pause: a driver that goes on at once comes back within one, so after two the storm is over.
             self.calm = now + 2 * self.pause + 1
             self.arm_later(self.pause)
 

@@ -265,6 +265,7 @@ class VirtQueue:
             length, flags, following = rest & U32, rest >> 32 & U16, rest >> 48
             if flags & DESC_INDIRECT:
                 # Chained descriptors before the table are unusual and allowed (2.7.5.3.2).
+                # Not in a table again, and no next beside a table (2.7.5.3.1): both would make chains without a bound.
                 if not self.indirect or nested or flags & DESC_NEXT:
                     raise GuestFault("bad-indirect", f"queue {self.index}: descriptor {index} flags {flags:#x}")
                 if not length or length % DESC_SIZE or length // DESC_SIZE > self.size:
@@ -273,6 +274,7 @@ class VirtQueue:
                 # Copied, because this table may be at any address: only the queue's own has to be aligned.
                 table = memoryview(region.buffer[where : where + length]).cast("Q")
                 entries = length // DESC_SIZE
+                # The descriptors before the table count too: a chain has at most as many as the queue.
                 limit = min(limit, steps + entries)
                 index = 0
                 nested = True

@@ -318,6 +318,7 @@ class Inflation:
         if todo < 0:
             rate *= DEFLATE_SPEEDUP
         due, rest = divmod((now - self.worked) * rate, SECOND << PAGE_SHIFT)
+        # The rest is dropped and not owed: after a long sleep the balloon would move faster than its pace.
         if due > PORTION:
             due, rest = PORTION, 0
         self.worked = now - rest // rate  # the time for a part of a page counts for the next portion
@@ -349,7 +350,10 @@ class Inflation:
         if driver is None or kernel is None or device is None or device.broken or not guest.awake():
             return 0
         timer = guest.timers.get("work")
+        # Linux looks at its target when the configuration changes, and its work then repeats itself until the target is
+        # reached. Giving pages back on OOM does not start that work, but does not stop it either.
         self.rests = timer is None or not timer.armed
+        # Whole calls of Linux's notifier: the kernel repeats the call as long as it has too few pages.
         pages = min(-(-pages // OOM_PAGES) * OOM_PAGES, driver.ballooned)
         back = 0
         while back < pages:

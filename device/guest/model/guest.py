@@ -280,6 +280,7 @@ class ModelledGuest(Guest):
     def chance(self) -> int:
         """Return the next random number below a million; the machine's seed decides."""
         self.draws += 1
+        # Seeds are 2^32 apart here, so that the numbers of one are not those of its neighbour, one draw later.
         return mix(self.machine.seed * 0x1_0000_0001 + self.draws) % 1_000_000
 
     def _requested(self) -> None:
