@@ -145,7 +145,7 @@ class Terminal(pyte.Screen):
         if key == "m":
             self._style(parts[2])
         elif key in _SEQUENCES:
-            numbers = [min(int(number or 0), 9999) for number in parts[2].replace(":", ";").split(";")]
+            numbers = [min(_number(number), 9999) for number in parts[2].replace(":", ";").split(";")]
             if final in "hl":
                 self._call(_SEQUENCES, key, *numbers, private=parts[1] == "?")
                 return
@@ -157,7 +157,7 @@ class Terminal(pyte.Screen):
 
     def _style(self, text: str) -> None:
         """Set colours and styles from the numbers of SGR, with colons or without."""
-        given: list[list[int]] = [[int(n or 0) for n in number.split(":")] for number in text.split(";")]
+        given = [[_number(part) for part in number.split(":")] for number in text.split(";")]
         found: list[int] = []
         while given:
             number, *more = given.pop(0)
@@ -495,6 +495,11 @@ class Terminal(pyte.Screen):
                     cells, first = cells[size:], False
             number = end
         return flown, place
+
+
+def _number(digits: str) -> int:
+    # Python refuses to convert thousands of digits. Ten are more than any sequence has a use for.
+    return int(digits.lstrip("0")[:10] or 0)
 
 
 @lru_cache(1024)  # _replace takes longer than all other work for a character

@@ -149,6 +149,8 @@ def test_no_output_breaks_it_or_takes_long():
     terminal = Terminal(10, 4)
     for text in [
         "\x1b[" + "9" * 5000,
+        "A\x1b[" + "9" * 5000 + "Hx",
+        "\x1b[" + "9" * 5000 + "m\x1b[38:5:" + "9" * 5000 + "my",
         "\x1b]" + "x" * 100_000,
         "\x07\x1b[9999b",
         "e" + "\u0301" * 10_000,
