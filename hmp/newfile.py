@@ -53,6 +53,7 @@ class NewFile:
         stdout = find_same_file(path, [("stdout", 1)])
         if there is not None and (stdout or not stat.S_ISREG(there.st_mode)):
             self._made = ""
+            # Not opened again: that would have a position of its own, and write over what was printed.
             self.descriptor = os.dup(1) if stdout else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             return
         # A rename would replace a file that is protected from writing.

@@ -193,6 +193,7 @@ class Terminal(Connection):
         """Take what was typed. Returns "", or if it was too much one line that says so; then none of it is kept."""
         if len(self._received) + len(data) > TYPED_LIMIT:
             return f"too much at once: {len(data):,} bytes; {TYPED_LIMIT:,} may wait to be read, paste it in parts"
+        # Through the buffer that asyncio would fill: from here on a terminal is a client like one on a socket.
         self.host.buffer[: len(data)] = data
         self.buffer_updated(len(data))
         return ""

@@ -88,6 +88,7 @@ class Link:
         self.due: int | None = None
         self.last_command = ""
         """The command that was sent last."""
+        # One after the other, because QEMU answers in order and the socket need not be watched for room then.
         self._waiting: deque[tuple[str, Mapping[str, object] | None, Done, int]] = deque()
         self._current: Done | None = None
         self._limit = 0
@@ -276,6 +277,7 @@ class SocketLink(Link):
                     self._take(line)
                 if not self.descriptors:  # a function closed the connection
                     return
+            # Before the greeting it may be any server, which could send without end.
             if len(self._data) > (MAX_MESSAGE if self._greeted else CHUNK):
                 kind = f"a message of more than {MAX_MESSAGE >> 20} MiB" if self._greeted else NO_QMP
                 raise LinkError(f"{self.name}: {kind}: {_begin(self._data)}")
@@ -309,8 +311,6 @@ class SocketLink(Link):
                 self._go_on()
 
     def _take_greeting(self, message: dict[str, Any]) -> None:
-        if "event" in message:
-            return
         greeting = message.get("QMP")
         if not isinstance(greeting, dict):
             raise LinkError(f"{self.name}: {NO_QMP}: no greeting came")

@@ -217,6 +217,7 @@ class VirshLink(Link):
         name, _, rest = event_text.partition(" for domain ")
         data = rest.partition(": {")[2]
         try:
+            # In microseconds, as QMP's events have their time.
             stamp = int(datetime.fromisoformat(when).timestamp() * 1e6)
             event = {"event": name, "timestamp": {"seconds": stamp // 10**6, "microseconds": stamp % 10**6}}
             if data:

@@ -152,6 +152,7 @@ class Tape:
         now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._now, self._begin, self._size = now, now(), size
+        # Incremental, because a write may end within a character.
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self.cast = Cast(descriptor, columns=size[0], rows=size[1], title=title, on_failure=on_failure, live=True)
 

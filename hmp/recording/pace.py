@@ -82,6 +82,7 @@ class Pace(asyncio.SelectorEventLoop):
         if self._follow is None:
             return timeout
         assert timeout is not None, "nothing to wait for"  # noqa: S101 - a prompt and a countdown both have timers
+        # At least 1 ns: rounding could give 0, and the loop would ask again for ever.
         duration = max(1, round((self._now / SECOND + timeout) * SECOND) - self._now)
         self._now += duration
         self._follow(duration)

@@ -216,6 +216,7 @@ class Player(Runner):
         """Record again, as if no time had passed since `hide`."""
         if self._hidden:
             self._hidden = self._prompt.hidden = False
+            # The beginning moves instead of every later event.
             self._started += self._time() - self._hidden_since
             self._prompt.refresh()
 

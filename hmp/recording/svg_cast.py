@@ -76,6 +76,7 @@ def read_cast(path: str) -> Recording:
     if len(data) > MAX_BYTES:
         raise CastError(f"more than {MAX_BYTES >> 20} MiB")
     try:
+        # Not splitlines(), which also splits at characters that JSON may have in a string.
         lines = data.decode().split("\n")
     except UnicodeDecodeError:
         raise CastError("not UTF-8 text") from None

@@ -52,8 +52,8 @@ _UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?
 """Sequences that ask the terminal something or set what no picture shows, as do all that begin with <, = or >."""
 
 _NOT_DRAWN = {5: "blinking text", 6: "blinking text", 8: "hidden text"}
-# xterm has three ways to the alternate screen; 1049 also saves the cursor, and 1048 does only that. 132 columns are left
-# out, as in xterm, which ignores that mode unless a user allows it: pyte would change the size.
+# xterm has three ways to the alternate screen; 1049 also saves the cursor, and 1048 does only that. 132 columns are
+# left out, as in xterm, which ignores that mode unless a user allows it: pyte would change the size.
 _ALTERNATE, _CURSOR_TOO, _COLUMNS_132 = {47, 1047, 1049}, {1048, 1049}, 3
 _SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132}
 _INSERT, _NEW_LINE = 4, 20

@@ -187,6 +187,7 @@ def _unix(use: Callable[[socket.socket, str], object], path: str) -> socket.sock
     """Return a new unix socket after `use` (bind or connect), or close it if that raises."""
     made = socket.socket(socket.AF_UNIX, _STREAM)
     try:
+        # A listening server whose queue is full would block connect() without end.
         made.settimeout(CONNECT_PATIENCE)
         use(made, path)
     except OSError:

@@ -97,6 +97,7 @@ class Server:
 
     def _chardevs(self) -> list[dict[str, object]]:
         others = [{"frontend-open": used, "filename": name, "label": label} for label, name, used in self.others]
+        # Of two monitors QEMU lists the later one first (seen with 7.2).
         return [*reversed([port.shown() for port in self._ports]), *others]
 
     def start(self) -> None:

@@ -70,6 +70,7 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
     """
     start, last = entries[0][0], entries[-1][2]
     known_until = end if tag is None or last is None else last.collected
+    # width - 1, so that the last column is exactly now.
     times = [start + (end - start) * column // (width - 1) for column in range(width)]
     found: Series = []
     position = 0
@@ -202,6 +203,7 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             from textwrap import fill
 
             heading = "".join([f"{fill(part, drawn.columns)}\n" for part in heading.splitlines()])
+    # Also those that only older samples have: a statistic that stopped is worth seeing.
     seen = {tag for _, _, sample in entries if sample is not None for tag in (*sample.tags, *sample.unknown)}
     shown = "".join(map(drawn.plot, tags)) if tags else drawn.sparks([None, *sorted(seen)])
     return heading + shown + (LEGEND if WAITED in shown else "")

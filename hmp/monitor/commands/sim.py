@@ -111,6 +111,7 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         free = device.stats.sample.values.get(FREE)
     if free is not None:
         sizes["free"] = free
+    # One width for all sizes, so that they can be compared by their length.
     width = len(str(max(sizes.values())))
     rows += [(name, f"{size:>{width}}  {format_size(size)}") for name, size in sizes.items()]
     if device is None:
