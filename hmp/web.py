@@ -182,6 +182,7 @@ class Terminal(Connection):
     ) -> None:
         super().__init__(page, lambda write, number: _Session(page, history, dialect, write, number))
         self._send_on = send
+        # A file, because a cast is written to a descriptor; without a name, because nothing else should see it.
         self._file, path = tempfile.mkstemp()
         os.unlink(path)
         self._tape = Tape(self._file, size, title=TITLE, on_failure=partial(page.notify, "complaint"))
@@ -227,6 +228,7 @@ class Terminal(Connection):
         self._tape.cast.close()
 
     def _incoming(self, data: bytes) -> bytes:
+        # Ctrl-C drops what was typed before it, as the driver of a real terminal does.
         _, key, rest = data.rpartition(b"\x03")
         if key:
             self._received = b""
@@ -332,6 +334,7 @@ class Page:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Ended):
+            # After this turn: the command that ended the machine still has to send its reply.
             self._loop.call_soon(self._over, f"the machine ended ({event.reason})")
         elif isinstance(event, SnapshotDone):
             self.list_snapshots()

@@ -20,6 +20,7 @@ from hmp.streams import write_all
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
 """Kinds of events. There is a fourth, "i" for input: what is typed may be private, and is not recorded."""
 
+# Characters that are kept before a write: a script that is played makes thousands of short events.
 _BUFFER = 1 << 16
 
 

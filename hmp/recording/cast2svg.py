@@ -56,6 +56,7 @@ def command() -> click.Command:
 def parse_speed(text: str) -> float:
     """Return a factor from 0.01 to 100. Raises MisuseError."""
     try:
+        # Not float(), which also takes nan, inf and 1e3.
         speed = parse_seconds(text) / SECOND
     except MisuseError:
         speed = 0
@@ -94,6 +95,7 @@ def render(
         title = recording.title or "a terminal session"
     last = plain_text(playback)
     if at is None:
+        # A cast may end with its last output, which would be gone at once when the picture starts again.
         length = max(recording.length, playback.last_change + HOLD)
         said = f"A terminal recording of {_seconds(round(recording.length / 1000))}."
         if chapters:

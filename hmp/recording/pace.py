@@ -21,6 +21,7 @@ class _Selector(selectors.DefaultSelector):
     rest: Callable[[float | None], float | None]
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        # With 0 there are callbacks to run, so the loop is not idle.
         return super().select(timeout if timeout == 0 else self.rest(timeout))
 
 

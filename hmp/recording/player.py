@@ -155,9 +155,11 @@ class Player(Runner):
                 await self._take(step)
             await self._prompted()
             self._show()
+            # An empty event at the end makes players show the last screen as long.
             await self._pass(END)
             self._event(OUTPUT, "")
         finally:
+            # The cast is complete; what is drawn while the session ends is not part of it.
             self._hidden = True
             self._session.leave()
             await self._ended
@@ -239,6 +241,7 @@ class Player(Runner):
         """Run a line without typing it, as in a pipe."""
         machine, monitor = self.machine, self._monitor
         shown, monitor.live, monitor.show_reply = (monitor.live, monitor.show_reply), None, None
+        # As a pipe does before each line: real time has passed since the last one.
         if not machine.clock.simulated:
             machine.step()
         reply = self.begin(step.line)

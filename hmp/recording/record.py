@@ -28,8 +28,10 @@ DEFAULT_SIZE = (80, 24)
 TITLE = "hmp"
 
 
+# sim chart and the countdown are made to fit into 20 columns.
 MIN_SIZE, MAX_SIZE = (20, 4), (500, 200)
 
+# Files that are written to while a script runs. A cast in one of them would be mixed with what is printed.
 _STANDARD: list[tuple[str, int | str]] = [("stdout, which takes what commands print", 1), ("stderr", 2)]
 
 
@@ -77,6 +79,7 @@ def check(config: Config, *, typed: bool) -> None:
 def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:
     """Return the title of a recording, which has the name of its first script."""
     for name, source in sources:
+        # Descriptor 0 is stdin, whose name says nothing; lines of -c have none.
         if isinstance(source, int) and source:
             return f"{TITLE}: {escape(os.path.splitext(os.path.basename(name))[0])}"
     return TITLE

@@ -114,6 +114,7 @@ def _header(line: str) -> Recording:
     if header["version"] != 2:
         raise CastError(f"line 1: is of version {str(header['version'])[:20]}, and only asciicast 2 can be drawn")
     size = header.get("width"), header.get("height")
+    # Not isinstance: to Python `true` is an int.
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
         raise CastError("line 1: says no sensible width and height")
     title, idle = header.get("title"), header.get("idle_time_limit")

@@ -241,6 +241,7 @@ class BalloonDriver:
             queue.add_out(address, 4 * count)
             if queue.should_notify():
                 self.device.notify(index)
+            # The device has returned the list by now, unless it lets the driver wait.
             queue.take()
 
     # Statistics.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from device.fields import Fields
     from device.guest.model.life import Owner
 
+# A bound for snapshots; the commands that set such a number take less.
 _MAX_COUNT = 1 << 40
 
 
@@ -123,6 +124,7 @@ class Stats(Fault):
         if not chosen:
             return dict.fromkeys(records, ABSENT)
         tags = [tag for tag in records if tag in chosen] + [tag for tag in chosen if tag not in records]
+        # A tag that the kernel does not know has no number. It is sent all the same, with 0.
         return {tag: values[tag] if tag < len(values) else 0 for tag in tags}
 
 
@@ -178,6 +180,7 @@ class Pin(Fault):
     off: ClassVar[dict[int, int | None]] = {}
 
     def __init__(self, guest: Owner, given: Any = None) -> None:
+        # It is no key of --guest, so no value is given.
         super().__init__(guest, {})
 
     def shown(self) -> str:

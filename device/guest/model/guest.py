@@ -165,6 +165,7 @@ class ModelledGuest(Guest):
     def boot(self) -> None:
         """Start the kernel. The driver, if the guest has one, comes up at once or after the time of the key `boot`."""
         machine, faults = self.machine, self._faults
+        # Each boot gets a seed of its own: two boots of a real guest do not use the same memory either.
         seed, swap = mix(machine.seed + self.boots), faults["swap"].value if faults else None
         self.kernel = Kernel(machine.ram, seed=seed, swap=swap, whole=self._whole, now=machine.vm_clock.now())
         self.boots += 1
@@ -336,6 +337,8 @@ class ModelledGuest(Guest):
         """Release the device: at once if the driver is awake, otherwise when it wakes up."""
         if self.driver is None:
             self.plugged = False
+            # Without a driver nothing answers, and only a reset removes the device, as in QEMU.
+            # A driver that boots still will.
             self.release_wanted = self.booting
         elif self.awake():
             self.stop_driver()
@@ -354,6 +357,7 @@ class ModelledGuest(Guest):
         return not time
 
     def _off(self) -> None:
+        # It may have panicked since the button was pressed.
         if not self.dead:
             self.machine.guest_off()
 

@@ -111,6 +111,7 @@ class Fault:
 
 def _parse_time(text: str) -> int:
     time = parse_seconds(text)
+    # The limit of `sim delay`; a larger number is most likely a typing error.
     if time > 3600 * SECOND:
         raise MisuseError(f"'{text}' is more than 3600 seconds")
     return time
