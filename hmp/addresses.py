@@ -103,7 +103,7 @@ class Address:
             self._check_path()
         if not any(self.families):
             # For an option of QEMU's command line the error has QEMU's words.
-            nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave nothing"
+            nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave no address family"
             raise self.refuse(nothing[not spelled])
 
     def refuse(self, why: str) -> UsageError:

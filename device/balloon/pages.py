@@ -111,7 +111,9 @@ class PageSet:
         try:
             self._bits = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
-            raise MisuseError(f"cannot map {size} bytes for the balloon's pages: {error} (-m asks for less)") from None
+            raise MisuseError(
+                f"cannot map {size} bytes for the balloon's pages: {error} (a smaller -m may do)"
+            ) from None
         self.count = 0
         self._low, self._high = size, 0  # only bytes from _low up to _high may hold set bits
 

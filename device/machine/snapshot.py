@@ -366,7 +366,7 @@ def _restore(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, ela
     for _ in range(count):
         first, length = reader.pair()
         if not end <= first < limit or not 0 < length <= limit - first:
-            raise SnapshotError("the snapshot's balloon holds pages that do not exist, or twice")
+            raise SnapshotError("the snapshot's balloon has pages that do not exist, or a page twice")
         end = first + length
         runs.append((first, length))
     end = 0

@@ -246,7 +246,7 @@ class SocketLink(Link):
             self._answered(None, self._no_answer())  # a late answer has another id and is ignored
         # The socket greeted and then was silent: QEMU may be stopped by a signal.
         elif self._greeted:
-            self._lose(BusyError(f"{self.name}: it greets, and then does not answer"))
+            self._lose(BusyError(f"{self.name}: it sent a greeting, and then no answer"))
         elif self._data:
             self._lose(LinkError(f"{self.name}: {NO_QMP}: no greeting came"))
         else:

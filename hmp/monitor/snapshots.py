@@ -84,7 +84,7 @@ class _Bounded(io.BytesIO):
         # Checked at each write and not at the end: RAM can be larger than the memory of this process may become.
         self._left -= len(data)
         if self._left < 0:
-            raise SnapshotError(f"snapshots in memory may have {BYTES_LIMIT >> 20} MiB together: {_WHAT_TO_DO}")
+            raise SnapshotError(f"snapshots in memory may take {BYTES_LIMIT >> 20} MiB together: {_WHAT_TO_DO}")
         return super().write(data)
 
 

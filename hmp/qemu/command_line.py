@@ -418,9 +418,9 @@ class CommandLine:
         # hmp's own options come last, so that HMP_ARGS can change everything.
         config = parse([*argv, *own])
         if config is None:
-            raise UsageError("HMP_ARGS: --help and the like are for hmp")
+            raise UsageError("HMP_ARGS: --help and the like work with hmp only")
         if config.scripted or config.interactive or config.record is not None:
-            raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record are for hmp")
+            raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record work with hmp only")
         # Another version of QEMU has other devices.
         if self.unknown is not None and config.qemu_version is None:
             raise self.unknown

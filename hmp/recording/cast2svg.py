@@ -89,7 +89,7 @@ def render(
     if playback.unsupported:
         more = len(playback.unsupported) - _NAMED
         named = ", ".join(playback.unsupported[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        warn(f"not drawn: {named}; the rest of the recording is")
+        warn(f"not drawn: {named}; everything else is drawn")
     chapters = [(event.at, event.text) for event in recording.chapters if at is None or event.at <= at]
     if title is None:
         title = recording.title or "a terminal session"
@@ -140,7 +140,9 @@ def _convert(
     overwrite: bool,
 ) -> int:
     if at is not None and (once or any(given is not None for given in (start, end, idle, speed))):
-        raise UsageError("--at: a still has no pace: not together with --from, --to, --idle, --speed or --once")
+        raise UsageError(
+            "--at: a still picture has no speed: not together with --from, --to, --idle, --speed or --once"
+        )
     if start is not None and end is not None and start > end:
         raise UsageError("--from: is after --to")
     said = "stdin" if cast == "-" else cast

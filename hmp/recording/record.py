@@ -73,7 +73,9 @@ def check(config: Config, *, typed: bool) -> None:
     if config.interactive:
         raise UsageError("--record: not together with -i: record the script or what is typed")
     if config.addresses:
-        raise UsageError("--record: a script is recorded without --monitor and --qmp: others would change its course")
+        raise UsageError(
+            "--record: a script is recorded without --monitor and --qmp: clients could change what it shows"
+        )
 
 
 def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:

@@ -116,7 +116,7 @@ def _header(line: str) -> Recording:
     size = header.get("width"), header.get("height")
     # Not isinstance: to Python `true` is an int.
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
-        raise CastError("line 1: says no sensible width and height")
+        raise CastError("line 1: has no usable width and height")
     title, idle = header.get("title"), header.get("idle_time_limit")
     limit = round(idle * 1000) if isinstance(idle, (int, float)) and 0 <= idle <= MAX_SECONDS else None
     return Recording(header["width"], header["height"], title if isinstance(title, str) else "", [], limit)
@@ -142,5 +142,5 @@ def _event(line: str) -> Event | None:
         raise CastError("is not a size")
     size = int(sides[0]), int(sides[1])
     if not all(1 <= side <= MAX_SIDE for side in size):
-        raise CastError("says no sensible width and height")
+        raise CastError("has no usable width and height")
     return Event(ms, kind, size=size)

@@ -144,7 +144,7 @@ WRONG = {
     "unix:m,nodelay": "'nodelay' is not an option",
     "tcp:localhost:1,abstract=on": "'abstract=on' is not an option",
     "tcp:localhost:1,nodelay=2": "'nodelay=2' is not an option",
-    "tcp:localhost:1,ipv4=off,ipv6=off": "ipv4=off and ipv6=off leave nothing",
+    "tcp:localhost:1,ipv4=off,ipv6=off": "ipv4=off and ipv6=off leave no address family",
     "unix:m,dialect=": f"'' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=xen": f"'xen' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=\x1b[2J": r"'\x1b[2J' is not a dialect",

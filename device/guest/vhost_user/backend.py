@@ -209,13 +209,13 @@ class Backend:
 
     def _ring(self, index: int) -> Ring:
         if index >= len(self.port.rings):
-            raise FrontEndFault(f"ring {index} of {len(self.port.rings)}")
+            raise FrontEndFault(f"ring {index}: there are {len(self.port.rings)}")
         return self.port.rings[index]
 
     def _set_vring_num(self, request: Request, index: int, size: int) -> None:
         ring = self._ring(index)
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
-            raise FrontEndFault(f"ring {index} of {size} entries")
+            raise FrontEndFault(f"ring {index} with {size} entries: not a power of two up to {MAX_QUEUE_SIZE}")
         # Only another size means a new driver.
         if size != ring.size:
             self.port.reconfigure(ring)

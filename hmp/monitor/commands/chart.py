@@ -194,7 +194,7 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             raise CommandError(f"the guest has not reported {_name(tag)} lately")
     drawn = _Chart(entries, monitor)
     heading = f"last {ago(drawn.end - entries[0][0])}, {plural(len(entries), 'point')}; "
-    begin = "where they stood" if drawn.foreign else "0"
+    begin = "their lowest" if drawn.foreign else "0"
     heading += f"sizes 0 to {format_size(drawn.top)}, counters {begin} to their largest\n"
     # The heading is longer than a narrow screen: break it at its commas and not inside a word.
     if len(heading) > drawn.columns + 1:

@@ -106,7 +106,7 @@ def test_the_last_page_of_16_tib() -> None:
 def test_a_host_without_room_for_it_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     """This was an OSError once, which the program took for an error of its output."""
     monkeypatch.setattr("device.balloon.pages.mmap.mmap", refusing(12))
-    with pytest.raises(MisuseError, match=r"cannot map 75 bytes for the balloon's pages: .*\(-m asks for less\)"):
+    with pytest.raises(MisuseError, match=r"cannot map 75 bytes for the balloon's pages: .*\(a smaller -m may do\)"):
         PageSet(LIMIT)
 
 

@@ -217,7 +217,7 @@ class TestSilence:
         pair.settle(seconds=1.99)
         assert not told.ended
         pair.settle(seconds=0.02)
-        assert str(told.error) == f"unix:{pair.peer.path}: it greets, and then does not answer"
+        assert str(told.error) == f"unix:{pair.peer.path}: it sent a greeting, and then no answer"
         assert pair.link.descriptors == []
 
     def test_amid_a_command_and_the_answer_that_is_late_is_no_others(self, pair: Pair) -> None:

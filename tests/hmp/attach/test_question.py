@@ -343,7 +343,7 @@ class TestSilence:
         pair.peer.answering = False
         reply = pair.monitor.execute("info balloon")
         pair.settle(lambda: not reply.pending, 6)
-        assert reply.text.startswith(f"Error: unix:{pair.peer.path}: it greets, and then does not answer")
+        assert reply.text.startswith(f"Error: unix:{pair.peer.path}: it sent a greeting, and then no answer")
 
     def test_it_is_asked_again_once_it_answers_and_the_interval_restore_interval(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 1)

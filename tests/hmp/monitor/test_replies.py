@@ -56,7 +56,7 @@ def test_the_first_answer_that_fits_is_given(tmp_path: Path) -> None:
     assert talk.ask("query-block", x=2) == {"return": ["any"]}
     assert talk.ask("query-block") == {"return": ["any"]}
     assert talk.ask("query-new", a=True) == {"return": {"b": None}}
-    assert talk.fails("query-new") == ("GenericError", "--replies has no answer of query-new for these arguments")
+    assert talk.fails("query-new") == ("GenericError", "--replies has no answer for query-new with these arguments")
     assert talk.fails("query-bad") == ("DeviceNotFound", "gone")
 
 

@@ -141,7 +141,7 @@ class TestBounds:
         reply = run(monitor(machine), "savevm larger")
         assert reply.failed
         assert reply.text == (
-            "Error: snapshots in memory may have 4 MiB together: "
+            "Error: snapshots in memory may take 4 MiB together: "
             "delete some with delvm, or keep them in files with --snapshot-dir\n"
         )
         store.save("large", machine)

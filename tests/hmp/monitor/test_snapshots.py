@@ -158,7 +158,7 @@ class TestCommands:
         there = monitor_on()
         events: list[str] = []
         there.machine.subscribe(lambda event: events.append(event.name))
-        assert say(there, "savevm a").startswith("Error: snapshots in memory may have")
+        assert say(there, "savevm a").startswith("Error: snapshots in memory may take")
         assert (events, there.machine.run_state) == (["STOP", "RESUME"], "running")
         assert say(there, "savevm a/b").startswith("Error: 'a/b' cannot name a snapshot")
         assert events == ["STOP", "RESUME"], "it was not stopped for that"

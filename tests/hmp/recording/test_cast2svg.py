@@ -343,16 +343,16 @@ class TestReading:
             ("hello\n", "line 1: is not the header of an asciicast"),
             ("[]\n", "line 1: is not the header of an asciicast"),
             ('{"version": 3}\n', "line 1: is of version 3, and only asciicast 2 can be drawn"),
-            ('{"version": 2}\n', "line 1: says no sensible width and height"),
-            ('{"version": 2, "width": 80, "height": true}\n', "line 1: says no sensible width and height"),
-            ('{"version": 2, "width": 80, "height": 99999}\n', "line 1: says no sensible width and height"),
+            ('{"version": 2}\n', "line 1: has no usable width and height"),
+            ('{"version": 2, "width": 80, "height": true}\n', "line 1: has no usable width and height"),
+            ('{"version": 2, "width": 80, "height": 99999}\n', "line 1: has no usable width and height"),
             (HEADER + '[0, "o", "x"]\n[1, "o", "y', "line 3: is not JSON (is it cut off?)"),
             (HEADER + '[0, "o"]\n[1, "o", "y"]\n', "line 2: is not an event"),
             (HEADER + '["0", "o", ""]\n', "line 2: is not an event"),
             (HEADER + '[NaN, "o", ""]\n', "line 2: its time is not within a day"),
             (HEADER + '[-1, "o", ""]\n', "line 2: its time is not within a day"),
             (HEADER + '[0, "r", "80"]\n', "line 2: is not a size"),
-            (HEADER + '[0, "r", "0x5"]\n', "line 2: says no sensible width and height"),
+            (HEADER + '[0, "r", "0x5"]\n', "line 2: has no usable width and height"),
             (HEADER + "[" * 100_000 + "\n", "line 2: is not JSON"),
         ],
     )
@@ -449,11 +449,11 @@ class TestProgram:
             (["--from", "2", "--to", "1"], "--from: is after --to"),
             (
                 ["--at", "1", "--once"],
-                "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",
+                "--at: a still picture has no speed: not together with --from, --to, --idle, --speed or --once",
             ),
             (
                 ["--at", "1", "--from", "0"],
-                "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",
+                "--at: a still picture has no speed: not together with --from, --to, --idle, --speed or --once",
             ),
         ],
     )
@@ -468,7 +468,7 @@ class TestProgram:
         named = 'ESC[!a, blinking text, ESC["a, ESC[#a, ESC[$a and 3 more'
         assert (done.returncode, done.stderr) == (
             0,
-            f"hmp-cast2svg: {cast}: not drawn: {named}; the rest of the recording is\n",
+            f"hmp-cast2svg: {cast}: not drawn: {named}; everything else is drawn\n",
         )
 
     @pytest.mark.parametrize("way", ["same", "./", "symlink", "hard link"])
