@@ -7,7 +7,7 @@ from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
 from hmp.terminal.events import Announcer
 
 
-def test_a_burst_is_told_and_the_rest_counted_until_its_time_is_over() -> None:
+def test_a_burst_is_shown_and_the_rest_counted_until_its_time_is_over() -> None:
     now = [100.0]
     limit = RateLimit(10, burst=2, now=lambda: now[0])
     assert [limit.admit() for _ in range(4)] == [0, 0, None, None]

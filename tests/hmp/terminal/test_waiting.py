@@ -155,14 +155,14 @@ class TestSimulatedClocks:
 
 
 class TestEvents:
-    def test_the_target_is_told_when_it_is_reached(self, sitting):
+    def test_reaching_the_target_is_shown(self, sitting):
         person = sitting(lambda person: person.type("balloon 32\rhalf").type("\x03quit\r", 2))
         assert person.shown == "[balloon target reached: 32 MiB]\n"
 
-    def test_what_was_typed_here_is_no_news(self, sitting):
+    def test_what_was_typed_here_is_not_shown_as_an_event(self, sitting):
         assert sitting(lambda person: person.type("stop\rcont\rsystem_reset\rdevice_del balloon0\rquit\r")).shown == ""
 
-    def test_what_others_do_is(self, sitting):
+    def test_what_other_monitors_do_is_shown_as_an_event(self, sitting):
         person = sitting(
             lambda person: person.does(person.machine.stop, 1).does(person.machine.cont, 2).type("\x04", 3)
         )

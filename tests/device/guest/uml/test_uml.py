@@ -85,7 +85,7 @@ def test_a_request_does_not_wait_for_the_driver_of_a_kernel_that_ended(place: Pa
         assert request.state == "unsupported"
 
 
-def test_a_program_that_is_none(place: Path, spec: str, tmp_path: Path) -> None:
+def test_a_kernel_that_is_no_program_is_a_guest_that_ended(place: Path, spec: str, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(b"\x7fELF but no more")
     (tmp_path / "kernel").chmod(0o755)
     with Real(spec, memory=64) as real:
@@ -250,7 +250,7 @@ class TestTasks:
         assert late is None, "a kernel that boots has no shell: its floor is a guess"
         assert shell.device.target == 60 * MIB
 
-    def test_a_cancelled_task_tells_nobody(self, shell: Real, tmp_path: Path) -> None:
+    def test_a_cancelled_task_reports_no_result(self, shell: Real, tmp_path: Path) -> None:
         task = shell.guest.controls.unload_driver()
         task.on_done = lambda task: pytest.fail("nobody waits for it")
         task.cancel()
@@ -259,7 +259,7 @@ class TestTasks:
         shell.machine.reset()
         assert not task.pending
 
-    def test_what_the_shell_says_went_wrong(self, shell: Real) -> None:
+    def test_an_error_of_the_shell_is_shown(self, shell: Real) -> None:
         with pytest.raises(MisuseError, match="the uml guest's shell failed: insmod: odd"):
             shell.done(shell.guest.controls.load_driver())
         assert not shell.guest.booting

@@ -41,7 +41,7 @@ class TestWatch:
             ("1 2 sim watch", "not 'sim watch'"),
         ],
     )
-    def test_what_it_does_not_take(self, line: str, words: str) -> None:
+    def test_wrong_arguments_are_refused(self, line: str, words: str) -> None:
         reply = run(monitor_on(), f"sim watch {line}")
         assert reply.failed
         assert words in reply.text
@@ -112,7 +112,7 @@ class TestSource:
         assert subject.sourcing == 0
 
     @pytest.mark.parametrize("what", ["missing", "folder", "fifo"])
-    def test_what_cannot_be_read_is_said(self, tmp_path: os.PathLike[str], what: str) -> None:
+    def test_a_file_that_cannot_be_read_is_an_error(self, tmp_path: os.PathLike[str], what: str) -> None:
         path = f"{tmp_path}/{what}"
         if what == "folder":
             os.mkdir(path)

@@ -137,7 +137,7 @@ class TestStats:
             "tag 42                1234567  1,234,567\n"
         )
 
-    def test_the_age_is_told_in_seconds(self) -> None:
+    def test_the_age_is_shown_in_seconds(self) -> None:
         subject = monitor_on("partial")
         say(subject, "sim sleep 12")
         lines = say(subject, "sim stats").splitlines()
