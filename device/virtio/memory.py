@@ -55,9 +55,8 @@ class Region:
 class Memory:
     """Guest-physical memory made of regions. Every address a guest names goes through `find`."""
 
-    # Not MADV_DONTNEED: the pages of a shared mapping would come back from its file with their content.
-
     __slots__ = ("regions",)
+    # Not MADV_DONTNEED: the pages of a shared mapping would come back from its file with their content.
     _advice = "MADV_REMOVE"
 
     def __init__(self, regions: list[Region]) -> None:

@@ -164,6 +164,7 @@ class Chardev:
 
     def _open(self, path: str, flags: int, verb: str = "open") -> int:
         try:
+            # NOCTTY: a terminal that is opened here must not become the one whose hang-up ends hmp.
             return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
         except OSError as error:
             raise self.refuse(f"Could not {verb} '{path}': {error.strerror}") from None
@@ -189,13 +190,14 @@ class Chardev:
         if self.backend == "file":
             end = os.O_APPEND if self.on("append") else os.O_TRUNC
             return self._stream(-1, self._open(path, os.O_WRONLY | os.O_CREAT | end))
+        # Each pipe is opened both ways, as in QEMU: so it waits for no client, and does not end when one leaves.
         if self.backend == "pipe" and os.path.exists(f"{path}.in") and os.path.exists(f"{path}.out"):
             return self._stream(self._open(f"{path}.in", os.O_RDWR), self._open(f"{path}.out", os.O_RDWR))
         if self.backend in ("pipe", "serial"):
             both = self._open(path, os.O_RDWR)
             try:
                 tty.setraw(both)
-            except termios.error:
+            except termios.error:  # a pipe or a file
                 pass
             return self._stream(both, both)
         if self.kind != "serial" and self.backend not in SILENT:

@@ -54,9 +54,8 @@ class _Tee(io.BufferedIOBase):
         return written
 
     def flush(self) -> None:
-        if (
-            not self._terminal.closed
-        ):  # the object is flushed again when it is collected, and stdout may be closed by then
+        # The object is flushed again when it is collected, and stdout may be closed by then.
+        if not self._terminal.closed:
             self._terminal.buffer.flush()
 
 

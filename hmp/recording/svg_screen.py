@@ -133,6 +133,7 @@ def _row(screen: Terminal, y: int) -> Row:
         if (
             last is not None
             and last.x + last.cells == x
+            # pyte gives the second cell of a wide character no text.
             and (not char.data or (whole and not alone and last.style == style))
         ):
             runs[-1] = Run(last.x, last.cells + 1, last.text + char.data, last.style)

@@ -96,6 +96,7 @@ def _quiet(descriptor: int) -> list[Any] | None:
     except termios.error:
         return None
     now = list(before)
+    # As QEMU does: Enter comes as CR, and Ctrl-S and Ctrl-Q are keys.
     now[0] &= ~(termios.ICRNL | termios.IXON)
     # ISIG stays, so Ctrl-C still ends hmp.
     now[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)

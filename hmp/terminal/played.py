@@ -51,6 +51,7 @@ class Keyboard(Input):
     @contextmanager
     def attach(self, input_ready_callback: Callable[[], None]) -> Iterator[None]:
         loop, context, before = get_running_loop(), copy_context(), self._keys_ready
+        # In this context prompt_toolkit finds its application.
         self._keys_ready = lambda: loop.call_soon(input_ready_callback, context=context)
         if self._keys:
             self._keys_ready()
@@ -80,6 +81,7 @@ class Keyboard(Input):
         raise OSError("keys of a script have no descriptor")
 
     def typeahead_hash(self) -> str:
+        # prompt_toolkit has one table of unread keys for all inputs, by this name.
         return f"script-{id(self)}"
 
 
@@ -101,6 +103,7 @@ class _Output(Vt100_Output):
 
     def __init__(self, write: Callable[[str], None], columns: int, rows: int, below: Callable[[], int]) -> None:
         stream = _Stream(write)
+        # Nothing is asked of the environment: a script has the same recording on every terminal.
         super().__init__(
             stream,  # type: ignore[arg-type]  # as much of a TextIO as is used
             lambda: Size(rows, columns), term="xterm-256color", default_color_depth=ColorDepth.DEPTH_8_BIT,
@@ -109,6 +112,7 @@ class _Output(Vt100_Output):
         self._below = below
 
     def get_rows_below_cursor_position(self) -> int:
+        # Without this prompt_toolkit asks the terminal, and nothing here would answer.
         return self._below()
 
 

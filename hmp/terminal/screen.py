@@ -179,6 +179,7 @@ def standard_screen(stdout: TextIO) -> Screen:
 
     def width() -> int:
         try:
+            # It is 0 where nobody has set a size, as on a serial line.
             return os.get_terminal_size(stdout.fileno()).columns or 80
         except OSError:
             return 80
