@@ -103,7 +103,7 @@ class Address:
             self._check_path()
         if not any(self.families):
             # For an option of QEMU's command line the error has QEMU's words.
-            nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave nothing"
+            nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave no address family"
             raise self.refuse(nothing[not spelled])
 
     def refuse(self, why: str) -> UsageError:
@@ -119,6 +119,7 @@ class Address:
             raise self.refuse(f"the path has {size} bytes, a unix socket takes {UNIX_PATH_LIMIT}")
 
     def _host_and_port(self, rest: str) -> tuple[str, int]:
+        # From the right, because an IPv6 address has colons itself.
         host, colon, port = rest.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
@@ -146,6 +147,7 @@ class Address:
             self.dialect = value
         elif self.scheme in SWITCHES.get(name, ()) and switched is not None:
             self.switches[name] = switched
+        # QEMU's old word for wait=off; programs that start QEMU still write it.
         elif name == "nowait" and not value:
             self.switches["wait"] = False
         elif name == "reconnect" and self.scheme in SWITCHES["server"]:

@@ -51,7 +51,7 @@ PAUSED: Final = "paused"
 PRELAUNCH: Final = "prelaunch"
 SHUTDOWN: Final = "shutdown"
 
-_UNASKED = DUE_ASKED - 1
+_BELOW_ASKED = DUE_ASKED - 1
 _QUEUE, _SERVE = DUE_QUEUE.bit_length(), DUE_SERVE.bit_length()
 
 AT_ONCE = 4096
@@ -92,7 +92,7 @@ class Machine:
         ),
         Flag("unplugging"),
         Flag("powering_down"),
-        Flag("target_told"),
+        Flag("target_told", attribute="target_reported"),
         Other("device", lambda machine, now: machine.device and save(machine.device, now), _load_device),
         # This module does not know how to make guests: `device.machine.snapshot` makes the guest first and restores it
         # last.
@@ -105,8 +105,8 @@ class Machine:
     """The state in a snapshot. Memory and the balloon's pages are saved after it; monitors and requests are not."""
 
     DERIVED = (
-        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over",
-        "ram", "requests", "resets", "stays", "store", "time", "timeout", "uuid", "vm_timers",
+        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name",
+        "no_shutdown", "over", "ram", "requests", "resets", "store", "time", "timeout", "uuid", "vm_timers",
     )  # fmt: skip
 
     def __init__(
@@ -143,7 +143,7 @@ class Machine:
         self.run_state: RunState = PRELAUNCH
         self.balloon = balloon
         """Whether the machine was built with a balloon device, even if that was unplugged since."""
-        self.stays = False
+        self.no_shutdown = False
         """Whether the machine stays, stopped, when its guest powers itself off (QEMU's -no-shutdown)."""
         self.resets = True
         """Whether a reset reboots the guest. Otherwise it ends the machine (QEMU's -no-reboot)."""
@@ -157,7 +157,7 @@ class Machine:
         """For the use of front ends only."""
         self._listeners: list[Listener] = []
         self._stepping = False
-        self.target_told = True
+        self.target_reported = True
         self.powering_down = False
         self.guest = guest
         try:
@@ -275,7 +275,7 @@ class Machine:
             else:
                 # A request of the host resets the count: only interrupts that cause one another make a storm.
                 rounds = 0 if due & DUE_ASKED else rounds + 1
-                device.due = due & _UNASKED ^ flag
+                device.due = due & _BELOW_ASKED ^ flag
                 if flag >= DUE_SERVE:
                     index = flag.bit_length() - _SERVE
                     if device.queues[index].enabled:
@@ -286,7 +286,7 @@ class Machine:
                     self.guest.config_changed()
         return left
 
-    def _tell(self, device: BalloonDevice) -> None:
+    def _deliver_news(self, device: BalloonDevice) -> None:
         """Report what must not be lost when the device is reset or removed."""
         # Samples and interrupts are dropped, because they belong to the old driver.
         for flag in (NEWS_ACTUAL, NEWS_RULES):
@@ -296,6 +296,7 @@ class Machine:
 
     def _sample_arrived(self, device: BalloonDevice) -> None:
         sample = device.stats.sample
+        # A snapshot may say that a sample is due, and have none.
         if sample is None:
             return
         self.history.add(sample.collected, device.actual, sample)
@@ -312,17 +313,18 @@ class Machine:
             from device.machine.events import ActualChanged
 
             self.emit(ActualChanged(device.actual))
-        if device.actual_pages == device.num_pages and not self.target_told:
+        # Once for each target: a balloon that deflates on OOM and comes back has not reached a new one.
+        if device.actual_pages == device.num_pages and not self.target_reported:
             from device.machine.events import TargetReached
 
-            self.target_told = True
+            self.target_reported = True
             self.emit(TargetReached(device.actual))
 
     def _rules_broken(self, device: BalloonDevice) -> None:
         from device.machine.events import RuleBroken
 
-        untold, device.untold = device.untold, {}
-        for rule, (times, detail) in untold.items():
+        unreported, device.unreported = device.unreported, {}
+        for rule, (times, detail) in unreported.items():
             self.emit(RuleBroken(rule, detail, times))
 
     def _driver_changed(self, device: BalloonDevice) -> None:
@@ -408,7 +410,7 @@ class Machine:
         if device is not None:
             device.reset()
             device.due &= ~NEWS_DRIVER  # the end of the old driver must not end requests: they wait for the new one
-            self._tell(device)
+            self._deliver_news(device)
             if self.unplugging:  # a reset removes the device even if the old driver did not release it
                 self._unplug()
         self.emit(WasReset(guest=guest, reason=reason))
@@ -429,10 +431,10 @@ class Machine:
                 self.powering_down = True
 
     def guest_off(self) -> None:
-        """The guest powered itself off: the machine ends, as QEMU does, or with `stays` waits for a reset."""
+        """The guest powered itself off: the machine ends, as QEMU does, or with `no_shutdown` waits for a reset."""
         from device.machine.events import Ended, Stopped
 
-        if not self.stays:
+        if not self.no_shutdown:
             self._end(guest=True, reason="guest-shutdown")
         elif self.run_state == RUNNING:
             self.guest.halt()
@@ -533,7 +535,7 @@ class Machine:
         device, path = self.device, self.device_path
         if device is None or path is None:
             return
-        self._tell(device)
+        self._deliver_news(device)
         device.detach()
         self.device = None
         self.unplugging = False
@@ -554,7 +556,7 @@ class Machine:
             if self.device is None:  # unplugged while the guest was asked
                 raise MisuseError(NO_BALLOON)
             self.device.set_target(size)
-            self.target_told = False
+            self.target_reported = False
             self.deliver()
 
         return self.guest.check_target(size, go)

@@ -89,7 +89,7 @@ REFUSED = {
     "seed": ("--seed", "nothing about a VM is random"),
     "name": ("--name", "the VM has a name of its own"),
     "uuid": ("--uuid", "the VM has one of its own"),
-    "qemu_version": ("--qemu-version", "the VM tells its own"),
+    "qemu_version": ("--qemu-version", "the VM reports its own"),
     "allow_host_files": ("--allow-host-files", "--allow-disruptive says what clients may do"),
 }
 """Options that mean nothing to a running VM: the spelling of each, and the reason. They are refused even with their

@@ -46,7 +46,7 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     machine = Attached(link, clock, name=place.short, timeout=config.timeout, hold=place.holds(wanted=wanted))
     words = Words()
     try:
-        machine.ask(machine.look_around(whole=prompt), ATTACH_LIMIT)
+        machine.ask(machine.query_vm(whole=prompt), ATTACH_LIMIT)
         if prompt:
             # Completion needs the commands of this QEMU, whatever its version.
             words.learn(*machine.ask(machine.help(), ATTACH_LIMIT))
@@ -73,5 +73,5 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
         machine.front.make_session = session
     monitor = make(machine, DIALECTS[config.dialect])
     # Only a person can be asked; --fail-stale is for scripts, which need the reason on stderr.
-    monitor.asks, monitor.tells = config.typed, config.fail_stale
+    monitor.asks, monitor.reports_stale = config.typed, config.fail_stale
     return machine, monitor

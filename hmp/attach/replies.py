@@ -45,6 +45,7 @@ def questions(schema: list[dict[str, Any]]) -> list[str]:
         if each["meta-type"] == "command"
         and each["name"].startswith("query-")
         and each["name"] not in COMMANDS
+        # In a schema a member that may be left out has a default.
         and all("default" in member for member in members.get(each["arg-type"], ()))
     ]
 

@@ -171,7 +171,7 @@ class Monitor:
         self.live: Callable[[Callable[[], str]], None] | None = None
         """On a terminal: shows the text that a function returns in place of the last text, and calls the function again
         during the wait."""
-        self.say: Callable[[Reply], None] | None = None
+        self.show_reply: Callable[[Reply], None] | None = None
         """On a terminal: shows the reply to a line of a script at once."""
         self.typed: list[tuple[str, bool]] = []
         """The lines that a person typed, and whether they succeeded; the front end adds them for `sim save`."""

@@ -89,7 +89,7 @@ INFO: tuple[Command, ...] = (
 
 # Clients and libraries ask for these before they come to the balloon. The texts were recorded from QEMU 7.2
 # (replies.py).
-_STILL = {
+_CONSTANT = {
     "block-jobs": "jobs on block devices: none", "blockstats": "what block devices did: none",
     "capture": "sound that is recorded: none", "dirty_rate": "how fast memory is written to: not measured",
     "dump": "how a dump of memory goes: none", "hotpluggable-cpus": "the processors",
@@ -105,7 +105,7 @@ _STILL = {
 """Topics whose text never changes, because hmp has no such device, with their help."""
 
 INFO += (
-    *[Command(name, "", "", help, f"=info {name}") for name, help in _STILL.items()],
+    *[Command(name, "", "", help, f"=info {name}") for name, help in _CONSTANT.items()],
     Command("block", "nodes:-n,verbose:-v,device:B?", "[-n] [-v] [device]", "block devices: none", "=info block"),
     Command("chardev", "", "", "the character devices", "inventory:info_chardev"),
     Command("cpus", "", "", "the processor", "inventory:info_cpus"),

@@ -91,7 +91,7 @@ class Session:
         """Return the bytes that a fault sends in place of the answer; empty for never and cut."""
         return b""
 
-    def _tell(self, name: str, data: dict[str, object]) -> None:
+    def _send_event(self, name: str, data: dict[str, object]) -> None:
         """Send an event."""
 
     # For servers.
@@ -164,7 +164,7 @@ class Session:
             # The wait is a reply like that of a guest, so the warp clock jumps over it.
             yield self._pause(fault.after)
         for event in fault.events:
-            self._tell(*event)
+            self._send_event(*event)
         pieces: list[bytes] = []
         held: list[bytes] = []  # events that come between two pieces of the answer: sent there, they would break it
         if fault.answer != "usual":

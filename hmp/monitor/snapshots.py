@@ -84,17 +84,17 @@ class _Bounded(io.BytesIO):
         # Checked at each write and not at the end: RAM can be larger than the memory of this process may become.
         self._left -= len(data)
         if self._left < 0:
-            raise SnapshotError(f"snapshots in memory may have {BYTES_LIMIT >> 20} MiB together: {_WAY_OUT}")
+            raise SnapshotError(f"snapshots in memory may take {BYTES_LIMIT >> 20} MiB together: {_WHAT_TO_DO}")
         return super().write(data)
 
 
-_WAY_OUT = "delete some with delvm, or keep them in files with --snapshot-dir"
+_WHAT_TO_DO = "delete some with delvm, or keep them in files with --snapshot-dir"
 
 
 class MemoryStore:
     """Snapshots in the memory of this process, which end with it. Their number and total size are limited."""
 
-    rests_until = 0
+    paused_until = 0
     """If there are other monitors, no command writes before this host time (ns). The commands set it (_in_turn)."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class MemoryStore:
     def get(self, tag: str) -> bytes:
         """Return a snapshot's file. Raises SnapshotError."""
         if tag not in self._kept:
-            raise _lost(tag)
+            raise _not_found(tag)
         return self._kept[tag][1]
 
     def _keep(self, tag: str, write: Callable[[_Bounded], object]) -> None:
@@ -127,7 +127,7 @@ class MemoryStore:
         # The snapshot that is replaced does not count. It is kept until the new one is complete.
         others = [data for known, (_, data) in self._kept.items() if known != tag]
         if len(others) >= COUNT_LIMIT:
-            raise SnapshotError(f"there are {COUNT_LIMIT} snapshots in memory, the most there can be: {_WAY_OUT}")
+            raise SnapshotError(f"there are {COUNT_LIMIT} snapshots in memory, the most there can be: {_WHAT_TO_DO}")
         out = _Bounded(BYTES_LIMIT - sum(map(len, others)))
         write(out)
         summary = summarize(out)
@@ -153,7 +153,7 @@ class DirectoryStore:
     rejected: all monitors hung for up to two seconds while another process had it.
     """
 
-    rests_until = 0
+    paused_until = 0
     """As in MemoryStore."""
 
     def __init__(self, path: str) -> None:
@@ -213,7 +213,7 @@ class DirectoryStore:
         """Write the machine to the file of `tag`. Raises SnapshotError, and then an older file is kept."""
         path = self._file(tag)
         try:
-            _refuse_odd(path)
+            _refuse_special_file(path)
             self._sweep()
             temporary, descriptor = _unfinished(path)
             try:
@@ -240,7 +240,7 @@ class DirectoryStore:
         """Remove the file of a snapshot; no error if there is none. Raises SnapshotError if it cannot be removed."""
         path = self._file(tag)
         try:
-            _refuse_odd(path)
+            _refuse_special_file(path)
             os.unlink(path)
             self._sync()
         except FileNotFoundError:
@@ -289,7 +289,7 @@ def _try(act: Callable[..., Any], *arguments: object) -> Any:
         return None
 
 
-def _refuse_odd(path: str) -> None:
+def _refuse_special_file(path: str) -> None:
     """Raise OSError if `path` is neither a file nor a link.
 
     The rename would replace a FIFO or a device, which no user wants.
@@ -353,12 +353,12 @@ def _load(tag: str, machine: Machine, opened: Callable[[], BinaryIO]) -> None:
         with opened() as source:
             load(machine, source, make_guest)
     except (KeyError, FileNotFoundError):
-        raise _lost(tag) from None
+        raise _not_found(tag) from None
     except (OSError, SnapshotError) as error:
         raise SnapshotError(f"cannot load snapshot '{tag}': {getattr(error, 'strerror', error)}") from None
 
 
-def _lost(tag: str) -> SnapshotError:
+def _not_found(tag: str) -> SnapshotError:
     return SnapshotError(f"Snapshot '{tag}' does not exist in one or more devices")
 
 

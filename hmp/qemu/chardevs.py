@@ -35,7 +35,7 @@ _NEEDS = {
 }
 """The option that a backend needs, and QEMU's error without it."""
 
-_NEVER = {
+_UNAVAILABLE = {
     "mux": "mux: base chardev {chardev} not found",
     "spicevmc": "unsupported type name: {name}",
     "spiceport": "spice not enabled",
@@ -54,7 +54,7 @@ PARAMETERS = Parameters(
     size="size",
 )
 
-TAKEN = {"serial": "could not connect serial device to character backend '{}'",
+UNREADABLE = {"serial": "could not connect serial device to character backend '{}'",
           "parallel": "could not connect parallel device to character backend '{}'",
           "debugcon": "invalid character backend '{}'"}  # fmt: skip
 """QEMU's errors for a short form that it cannot read. For the monitor options it is "parse error" instead."""
@@ -118,8 +118,8 @@ class Chardev:
             self._port("localaddr", "localport")
         elif backend == "parallel":
             self._open(given["path"], os.O_RDWR)
-        if backend in _NEVER:
-            raise self.refuse(_NEVER[backend].format_map(given))
+        if backend in _UNAVAILABLE:
+            raise self.refuse(_UNAVAILABLE[backend].format_map(given))
 
     def _check_socket(self) -> None:
         given = self.options
@@ -164,6 +164,7 @@ class Chardev:
 
     def _open(self, path: str, flags: int, verb: str = "open") -> int:
         try:
+            # NOCTTY: a terminal that is opened here must not become the one whose hang-up ends hmp.
             return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
         except OSError as error:
             raise self.refuse(f"Could not {verb} '{path}': {error.strerror}") from None
@@ -189,13 +190,14 @@ class Chardev:
         if self.backend == "file":
             end = os.O_APPEND if self.on("append") else os.O_TRUNC
             return self._stream(-1, self._open(path, os.O_WRONLY | os.O_CREAT | end))
+        # Each pipe is opened both ways, as in QEMU: so it waits for no client, and does not end when one leaves.
         if self.backend == "pipe" and os.path.exists(f"{path}.in") and os.path.exists(f"{path}.out"):
             return self._stream(self._open(f"{path}.in", os.O_RDWR), self._open(f"{path}.out", os.O_RDWR))
         if self.backend in ("pipe", "serial"):
             both = self._open(path, os.O_RDWR)
             try:
                 tty.setraw(both)
-            except termios.error:
+            except termios.error:  # a pipe or a file
                 pass
             return self._stream(both, both)
         if self.kind != "serial" and self.backend not in SILENT:
@@ -260,7 +262,7 @@ def from_chardev(text: str) -> Chardev:
 def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     """Read the value of -monitor, -qmp, -serial and so on, such as unix:PATH,server,nowait. Raises UsageError."""
     spelled = f"-{option} {text}"
-    wrong = UsageError(f"{spelled}: {TAKEN.get(option, 'parse error: {}').format(text)}")
+    wrong = UsageError(f"{spelled}: {UNREADABLE.get(option, 'parse error: {}').format(text)}")
     place, mux = (text[4:], {"mux": "on"}) if text.startswith("mon:") else (text, {})
     backend, colon, rest = place.partition(":")
     given: dict[str, str] = {}

@@ -14,7 +14,7 @@ from hmp.monitor.commands.machine import DRIVERS, HELP, device_add, split_option
 from hmp.monitor.commands.qom import read_json
 from hmp.monitor.qom import BACKEND_TYPE, from_json, from_option, valid_id
 from hmp.options import parse
-from hmp.qemu.chardevs import TAKEN, Chardev, from_chardev, from_short
+from hmp.qemu.chardevs import UNREADABLE, Chardev, from_chardev, from_short
 from hmp.qemu.table import DEVICES, HELPS, PCI, WITH_VALUE, WITHOUT
 from hmp.qemu.values import Parameters, size_of, whole
 from hmp.qjson import codec
@@ -388,8 +388,8 @@ class CommandLine:
         if mode not in ("readline", "control", *_SERIAL):
             raise UsageError(f"{spelled}: Parameter 'mode' does not accept value '{mode}'")
         found = next((each for each in self.made if each.label == given["chardev"]), None)
-        if found is None and mode in TAKEN:
-            raise UsageError(f"{spelled}: {TAKEN[mode].format('chardev:' + given['chardev'])}")
+        if found is None and mode in UNREADABLE:
+            raise UsageError(f"{spelled}: {UNREADABLE[mode].format('chardev:' + given['chardev'])}")
         if found is None:
             raise UsageError(f'{spelled}: chardev "{given["chardev"]}" not found')
         if mode == "readline" and "pretty" in given:
@@ -418,9 +418,9 @@ class CommandLine:
         # hmp's own options come last, so that HMP_ARGS can change everything.
         config = parse([*argv, *own])
         if config is None:
-            raise UsageError("HMP_ARGS: --help and the like are for hmp")
+            raise UsageError("HMP_ARGS: --help and the like work with hmp only")
         if config.scripted or config.interactive or config.record is not None:
-            raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record are for hmp")
+            raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record work with hmp only")
         # Another version of QEMU has other devices.
         if self.unknown is not None and config.qemu_version is None:
             raise self.unknown
@@ -438,7 +438,7 @@ class CommandLine:
         config.stdio = any(each.scheme == "stdio" and not each.shown for each in config.addresses)
         # QEMU without a monitor on stdio runs until it is ended.
         config.headless = True
-        config.stays = self.actions["shutdown"] == "pause"
+        config.no_shutdown = self.actions["shutdown"] == "pause"
         config.resets = self.actions["reboot"] == "reset"
         if self.daemonize or self.pidfile is not None:
             config.on_listening = self._detach

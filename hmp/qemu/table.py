@@ -128,8 +128,8 @@ PCI = {
 of them. Their values are checked and have no effect, because hmp has no bus."""
 
 HELPS = {
-    "machine": f"Supported machines are:\n{'pc':20} what hmp stands in for (alias of pc-i440fx-7.2)\n"
-    f"{'pc-i440fx-7.2':20} what hmp stands in for (default)\n{'q35':20} taken for the same\n",
+    "machine": f"Supported machines are:\n{'pc':20} the machine of hmp (alias of pc-i440fx-7.2)\n"
+    f"{'pc-i440fx-7.2':20} the machine of hmp (default)\n{'q35':20} the same machine here\n",
     "cpu": "Available CPUs:\nx86 qemu64                (there is no processor: any name will do)\n",
     "accel": "Accelerators supported in QEMU binary:\ntcg\n",
 }

@@ -56,7 +56,7 @@ class Answer(QmpCommand):
                     raise CommandError(each["error"]["desc"], each["error"]["class"])
                 return each["return"]
         if self._over is None:
-            raise CommandError(f"--replies has no answer of {self.name} for these arguments")
+            raise CommandError(f"--replies has no answer for {self.name} with these arguments")
         # No answer of the file fits: the command that it replaces still works.
         from hmp.qmp.commands import run
 

@@ -71,7 +71,7 @@ class QmpSession(Session):
         self._id, self._fault = {}, None
         self.send(self._error(CommandError(f"JSON parse error, {why}")))
 
-    def _tell(self, name: str, data: dict[str, object]) -> None:
+    def _send_event(self, name: str, data: dict[str, object]) -> None:
         self.send(self.hub.encode(name, data))
 
     def _faulty_answer(self, fault: Fault) -> bytes:
@@ -158,7 +158,9 @@ class QmpSession(Session):
         machine, hub = self.machine, self.hub
         # Asked here and not by the hub, which listens to the machine: the call would come back to it.
         if not hub.waiting:
-            hub.asked(machine.request_stats(None), self)  # without a deadline: the reply was sent, so nobody waits
+            hub.send_when_answered(
+                machine.request_stats(None), self
+            )  # without a deadline: the reply was sent, so nobody waits
         elif machine.device is not None:
             machine.device.stats.ask()
             machine.deliver()

@@ -28,7 +28,7 @@ class DumbPrompt:
     def __init__(self, screen: Screen, tty: Tty, loop: AbstractEventLoop) -> None:
         self._screen, self._tty, self._loop = screen, tty, loop
         self._ahead = b""
-        self._asked: Future[bool] | None = None
+        self._ready: Future[bool] | None = None
         self._later: list[tuple[str, str]] = []
 
     async def read(self) -> str | None:
@@ -61,14 +61,14 @@ class DumbPrompt:
     async def _whole_line(self) -> bool:
         """Wait for a whole line. Returns false after Ctrl-C."""
         while b"\n" not in self._ahead:
-            self._asked = self._loop.create_future()
-            self._loop.add_reader(self._tty.fd, self._tell, True)
+            self._ready = self._loop.create_future()
+            self._loop.add_reader(self._tty.fd, self._set_ready, True)
             try:
-                if not await self._asked:
+                if not await self._ready:
                     return False
             finally:
                 self._loop.remove_reader(self._tty.fd)
-                self._asked = None
+                self._ready = None
             if not select.select([self._tty.fd], [], [], 0)[0]:  # a Ctrl-C has just dropped what was there to read
                 continue
             if not self._take() and not self._ahead:
@@ -76,9 +76,9 @@ class DumbPrompt:
                 raise EOFError
         return True
 
-    def _tell(self, ready: bool) -> None:
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(ready)
+    def _set_ready(self, ready: bool) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(ready)
 
     def _take(self) -> bool:
         """Read what is there. Returns false at the end of the input."""
@@ -117,16 +117,16 @@ class DumbPrompt:
 
     def end(self) -> None:
         """Remove the prompt: `read` raises EOFError."""
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(EOFError())
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(EOFError())
             self._screen.write("\n")
 
     def interrupt(self) -> None:
         """Drop the line after Ctrl-C, which the kernel has echoed."""
         self.drop()
-        if self._asked is not None:
+        if self._ready is not None:
             self._screen.write("\n")
-            self._tell(False)
+            self._set_ready(False)
 
     def drop(self) -> None:
         """Drop the type-ahead that was already read."""
@@ -141,7 +141,7 @@ class DumbPrompt:
 
         While a line is typed they wait until it is entered, because nothing can be drawn above it.
         """
-        if self._asked is not None:
+        if self._ready is not None:
             self._later.append((text, style))
         else:
             self._screen.show(text, style)

@@ -25,6 +25,7 @@ from hmp.monitor.completion import complete
 from hmp.terminal import hints
 from hmp.terminal.toolbar import Segment
 
+# noreverse, where prompt_toolkit's own style is reversed.
 COLORS = {
     "prompt": "ansigreen", "wrong": "ansired", "usage": "ansibrightblack",
     "bottom-toolbar": "noreverse bg:#303030 #b2b2b2", "bar.plain": "",

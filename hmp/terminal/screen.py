@@ -103,7 +103,7 @@ class Screen:
             self._write(f"\r{_progress(text[:room], done, room, color=self.color)}\x1b[J\r")
             self._transient = True
 
-    def foretell(self, text: str) -> None:
+    def show_early(self, text: str) -> None:
         """Show text that other code will soon draw in the same place; call `clear` before that."""
         if self.ansi:
             self.write(f"\x1b[0;32m{text}\x1b[0m" if self.color else text)
@@ -179,6 +179,7 @@ def standard_screen(stdout: TextIO) -> Screen:
 
     def width() -> int:
         try:
+            # It is 0 where nobody has set a size, as on a serial line.
             return os.get_terminal_size(stdout.fileno()).columns or 80
         except OSError:
             return 80

@@ -64,7 +64,7 @@ def answers(path: Path) -> bool:
 class TestBoth:
     pytestmark = needs_qemu
 
-    def test_the_same(self, argv: list[str], tmp_path: Path) -> None:
+    def test_an_option_is_taken_or_refused_by_both(self, argv: list[str], tmp_path: Path) -> None:
         assert PROGRAM is not None
         found = []
         for name, program in (("real", [PROGRAM]), ("fake", command(name="qemu-system-x86_64"))):
@@ -74,7 +74,7 @@ class TestBoth:
 
 
 @pytest.mark.parametrize("argv", TOLD)
-def test_what_hmp_says_in_its_own_words(argv: str, tmp_path: Path) -> None:
+def test_options_that_hmp_refuses_in_its_own_words(argv: str, tmp_path: Path) -> None:
     ended = qemu(*shlex.split(argv), cwd=tmp_path)
     assert (ended.status, ended.out, ended.err) == (1, "", f"hmp-qemu: {TOLD[argv]}\n")
 

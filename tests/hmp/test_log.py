@@ -145,7 +145,7 @@ def test_a_reader_that_is_gone_ends_the_log_and_not_the_machine(tmp_path: Path) 
         assert err == b"hmp: --log 'fifo': Broken pipe; nothing more is logged\n"
 
 
-def test_a_client_reads_it(tmp_path: Path) -> None:
+def test_a_qmp_client_reads_it_with_sim_log(tmp_path: Path) -> None:
     with Program("--headless", "--log", f"{tmp_path}/log", "--qmp", f"unix:{tmp_path}/q") as program:
         talker: Talker = program.qmp()
         line = talker.ask("human-monitor-command", command_line="sim log 1")["return"]

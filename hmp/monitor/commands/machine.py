@@ -47,6 +47,7 @@ def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
     at = 0
     while at < len(spec):
         end = at
+        # Not split(","): a value may have commas, written twice, and a key ends before its value begins.
         while end < len(spec) and spec[end] not in "=,":
             end += 1
         key = spec[at:end]

@@ -13,11 +13,11 @@ from device.units import format_seconds, format_size, parse_seconds
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError
 from hmp.monitor.commands import STANDSTILL, balloon_device
 from hmp.monitor.commands.chart import draw
-from hmp.monitor.commands.sim import MAX_DELAY, answering, plural, standing, stat_cells
+from hmp.monitor.commands.sim import MAX_DELAY, plural, stat_cells, stats_meaning, stats_state
 from hmp.monitor.drawn import Cell, Drawn
 from hmp.monitor.monitor import Arguments, Monitor, Reply
 
-LEAST, MAX_ROUNDS = 100 * MS, 100_000
+MIN_INTERVAL, MAX_ROUNDS = 100 * MS, 100_000
 """The shortest time between two rounds, and the most rounds."""
 
 WATCHED = ("info", "sim stats", "sim chart", "qom-get")
@@ -29,7 +29,7 @@ _ACTUAL = -1
 TREND = 16
 """How many rounds the trend shows."""
 
-DEEPEST, MAX_LINES, MAX_SCRIPT = 10, 10_000, 1 << 20
+MAX_NESTED, MAX_LINES, MAX_SCRIPT = 10, 10_000, 1 << 20
 """How deep scripts may call one another, the most lines that one `sim source` runs, and the most bytes of a script.
 Without the first two a script that calls itself would never end."""
 
@@ -139,8 +139,8 @@ def _watched(text: str) -> tuple[int, int | None, str]:
             every = parse_seconds(words.pop(0))
         except MisuseError as error:
             raise CommandError(f"sim watch: {error}") from None
-        if not LEAST <= every <= MAX_DELAY:
-            raise CommandError(f"sim watch takes {format_seconds(LEAST)} to {MAX_DELAY // SECOND} seconds")
+        if not MIN_INTERVAL <= every <= MAX_DELAY:
+            raise CommandError(f"sim watch takes {format_seconds(MIN_INTERVAL)} to {MAX_DELAY // SECOND} seconds")
         if words and words[0].isascii() and words[0].isdigit():
             word = words.pop(0)
             # A longer number is too large; 0 gives the error below without converting it.
@@ -177,7 +177,7 @@ def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[
     # A function, because the terminal also calls it between the rounds, so that the age in the heading stays current.
     def drawn() -> str:
         device = machine.device
-        heading = "" if device is None else (standing(machine), answering(machine, device))
+        heading = "" if device is None else (stats_meaning(machine), stats_state(machine, device))
         return Drawn.of(text, rows, heading=heading, names=names, right=(1, 2))
 
     return drawn
@@ -187,8 +187,8 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Run the commands of a file in this monitor."""
     if monitor.sourcing == 0:
         monitor.sourced = 0
-    if monitor.sourcing >= DEEPEST:
-        raise CommandError(f"sim source: scripts call one another at most {DEEPEST} deep")
+    if monitor.sourcing >= MAX_NESTED:
+        raise CommandError(f"sim source: scripts call one another at most {MAX_NESTED} deep")
     lines = _script(arguments["file"])
     # Counted before any of them runs, so a script that is too long does nothing.
     monitor.sourced += len(lines)
@@ -203,10 +203,10 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
     def show(inner: Reply) -> None:
         # On a terminal each reply is shown at once; elsewhere all text is the reply of this one command.
-        if monitor.say is None:
+        if monitor.show_reply is None:
             texts.append(inner.text)
         else:
-            monitor.say(inner)
+            monitor.show_reply(inner)
 
     return _Lines(monitor, reply, iter(lines), end, show).begin()
 

@@ -53,7 +53,7 @@ def test_the_same_value_again_changes_nothing(rig: Rig) -> None:
     assert pushes(rig) == 2
 
 
-def test_a_notification_without_a_buffer_does_not_put_it_off(rig: Rig) -> None:
+def test_a_notification_without_a_buffer_does_not_delay_the_next_poll(rig: Rig) -> None:
     rig.device.stats.set_poll_interval(10)
     rig.advance(9)
     rig.kick("stats")

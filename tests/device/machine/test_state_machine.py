@@ -286,7 +286,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def guest_stats_never_go_back(self) -> None:
         device = self.machine.device
-        told = None if device is None else device.stats.told
+        told = None if device is None else device.stats.qom_sample
         assert device is None or told is not None or not self.told, "nothing but another device forgets them"
         now = 0 if told is None else told.wall
         assert now >= self.told or device is None

@@ -18,7 +18,9 @@ from hmp.monitor import UsageError
         ("tcp:localhost:7,hold=off", "localhost", 7, False),
     ],
 )
-def test_what_is_read_and_two_commas_are_one(spec: str, host: str, port: int, hold: bool | None) -> None:
+def test_an_address_is_read_and_two_commas_in_a_path_are_one(
+    spec: str, host: str, port: int, hold: bool | None
+) -> None:
     place = Place(spec)
     assert (place.host, place.port, place.hold) == (host, port, hold)
 

@@ -87,7 +87,7 @@ def test_without_answers_no_file_is_left(pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_as_a_program(tmp_path: Path) -> None:
+def test_the_program_saves_a_private_file_of_replies(tmp_path: Path) -> None:
     with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
         ended = hmp("--attach", f"unix:{tmp_path}/q", "--save-replies", f"{tmp_path}/r.json", "-c", "info status")
     assert (ended.status, ended.out, ended.err) == (0, "VM status: running\n", "")

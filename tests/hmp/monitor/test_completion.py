@@ -66,7 +66,7 @@ class TestNames:
             assert command.help
 
     @pytest.mark.parametrize("line", ["nonsense ", "info nonsense ", "info balloon ", "stop ", "info/", "INFO "])
-    def test_nothing_follows(self, machine, line):
+    def test_a_line_that_is_complete_offers_nothing(self, machine, line):
         assert complete(machine, line) == []
 
     def test_help_offers_what_help_explains(self, machine):
@@ -100,7 +100,7 @@ class TestArguments:
         assert texts(machine, "sim chart actual free_mem to") == ["total_mem"]
         assert "free_mem" not in texts(machine, "sim chart actual free_mem ")
 
-    def test_literals(self, machine):
+    def test_fixed_words_are_offered(self, machine):
         assert texts(machine, "sim driver ") == ["load", "unload"]
         assert texts(machine, "sim driver u") == ["unload"]
 

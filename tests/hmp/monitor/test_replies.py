@@ -56,11 +56,11 @@ def test_the_first_answer_that_fits_is_given(tmp_path: Path) -> None:
     assert talk.ask("query-block", x=2) == {"return": ["any"]}
     assert talk.ask("query-block") == {"return": ["any"]}
     assert talk.ask("query-new", a=True) == {"return": {"b": None}}
-    assert talk.fails("query-new") == ("GenericError", "--replies has no answer of query-new for these arguments")
+    assert talk.fails("query-new") == ("GenericError", "--replies has no answer for query-new with these arguments")
     assert talk.fails("query-bad") == ("DeviceNotFound", "gone")
 
 
-def test_what_no_answer_fits_is_done_as_ever(tmp_path: Path) -> None:
+def test_a_command_that_no_answer_fits_runs_as_usual(tmp_path: Path) -> None:
     talk = Talk(machine_with(tmp_path / "r"))
     assert talk.ask("query-balloon", faked=1) == {"return": {"actual": 1}}
     assert talk.ask("query-balloon") == {"return": {"actual": 64 << 20}}
@@ -95,7 +95,7 @@ def test_lines_of_the_human_monitor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "8.2.1"), ("9.0.0", "9.0.0")])
-def test_the_version_that_it_passes_for(given: str | None, told: str, tmp_path: Path) -> None:
+def test_the_version_is_that_of_the_file(given: str | None, told: str, tmp_path: Path) -> None:
     machine = machine_with(tmp_path / "r", version=given)
     numbers = dict(zip(("major", "minor", "micro"), map(int, told.split(".")), strict=True))
     talk = Talk(machine)
@@ -104,7 +104,7 @@ def test_the_version_that_it_passes_for(given: str | None, told: str, tmp_path: 
     assert run(monitor(machine), "info version").text.startswith(f"{told} (hmp-emulator ")
 
 
-def test_a_machine_without_them_has_its_own_answers(tmp_path: Path) -> None:
+def test_a_machine_without_replies_is_unchanged_by_those_of_another(tmp_path: Path) -> None:
     machine_with(tmp_path / "r")
     talk = Talk(build())
     assert talk.ask("query-block") == {"return": []}
@@ -186,12 +186,12 @@ def test_a_schema_that_could_not_be_read_later_is_refused_at_once(entry: dict[st
         load(str(tmp_path / "r"))
 
 
-def test_a_mark_of_byte_order_does_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(b"\xef\xbb\xbf" + json.dumps(FILE).encode())
     assert load(str(tmp_path / "r")).line("frob a") == "y"
 
 
-def test_pipes(tmp_path: Path) -> None:
+def test_pipes_are_read_and_never_waited_for_without_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "r")
     with pytest.raises(UsageError, match="is not JSON: Expecting value"):
         load(str(tmp_path / "r"))  # nobody writes to it: it does not wait
@@ -220,7 +220,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         load(str(tmp_path / "r"))
 
 
-def test_from_the_command_line(tmp_path: Path) -> None:
+def test_the_options_replies_and_qemu_version_take_or_refuse_their_values(tmp_path: Path) -> None:
     (tmp_path / "r").write_text(json.dumps(FILE))
     assert hmp("--replies", "r", "-c", "frob a", cwd=tmp_path) == (0, "y", "")
     assert hmp("--replies", "nosuch", cwd=tmp_path) == (2, "", "hmp: --replies 'nosuch': No such file or directory\n")

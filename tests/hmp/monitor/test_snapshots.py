@@ -98,7 +98,7 @@ class TestCommands:
         )
         assert state_of(there.machine) == before
 
-    def test_monitors_share_the_snapshots_and_hear_of_them(self) -> None:
+    def test_monitors_share_the_snapshots_and_see_the_events(self) -> None:
         machine = build()
         events: list[object] = []
         machine.subscribe(lambda event: events.append((event.name, event.data)))
@@ -108,7 +108,7 @@ class TestCommands:
         assert say(second, "loadvm a") == ""
         assert machine.snapshot_tags() == ["a"]
 
-    def test_qmp_hears_what_qemu_says_of_them(self, store: snapshots.Store) -> None:
+    def test_qmp_gets_the_events_that_qemu_sends(self, store: snapshots.Store) -> None:
         """As measured: STOP and RESUME of a VM that runs, before the reply, and nothing else."""
         machine = build()
         machine.store = store
@@ -158,7 +158,7 @@ class TestCommands:
         there = monitor_on()
         events: list[str] = []
         there.machine.subscribe(lambda event: events.append(event.name))
-        assert say(there, "savevm a").startswith("Error: snapshots in memory may have")
+        assert say(there, "savevm a").startswith("Error: snapshots in memory may take")
         assert (events, there.machine.run_state) == (["STOP", "RESUME"], "running")
         assert say(there, "savevm a/b").startswith("Error: 'a/b' cannot name a snapshot")
         assert events == ["STOP", "RESUME"], "it was not stopped for that"

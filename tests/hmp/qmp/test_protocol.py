@@ -233,7 +233,7 @@ class TestHumanMonitorCommand:
         reply = Talk(build()).ask("human-monitor-command", command_line="nosuch")
         assert reply == {"return": "unknown command: 'nosuch'\r\n"}
 
-    def test_a_snapshot_too_many_is_refused_in_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_snapshot_too_many_is_refused_in_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("hmp.monitor.snapshots.COUNT_LIMIT", 2)
         talk = Talk(build())
         tags = ("a", "b", "c", "a")
@@ -314,7 +314,7 @@ class TestEnding:
         assert heard[1]["event"] == "DEVICE_DELETED"
         assert heard[1]["data"] == {"device": "balloon0", "path": "/machine/peripheral/balloon0"}
 
-    def test_so_is_the_end_of_a_guest_that_shuts_down(self) -> None:
+    def test_the_end_of_a_guest_that_shuts_down_is_behind_the_reply(self) -> None:
         heard = Talk(build()).send('{"execute": "system_powerdown"}')
         assert [each.get("event", "reply") for each in heard] == ["POWERDOWN", "reply", "SHUTDOWN"]
         assert heard[2]["data"] == {"guest": True, "reason": "guest-shutdown"}
@@ -383,7 +383,7 @@ class TestDeviceAdd:
              "Property 'virtio-balloon-pci-transitional.x' not found"),
         ],
     )  # fmt: skip
-    def test_refused(self, given: dict[str, object], words: str) -> None:
+    def test_bad_arguments_are_refused_in_qemus_words(self, given: dict[str, object], words: str) -> None:
         talk = Talk(build(balloon=False))
         arguments = {"driver": "virtio-balloon-pci", "id": "b", **given}
         assert talk.fails("device_add", **arguments) == ("GenericError", words)
@@ -401,7 +401,9 @@ class TestDeviceAdd:
             ({"id": 1}, "/machine/peripheral-anon/device[0]", {"type": "virtio-balloon-pci", "iothread": ""}),
         ],
     )  # fmt: skip
-    def test_taken(self, given: dict[str, object], path: str, told: dict[str, object]) -> None:
+    def test_good_arguments_reach_the_device(
+        self, given: dict[str, object], path: str, told: dict[str, object]
+    ) -> None:
         talk = Talk(build(balloon=False))
         arguments = {"driver": "virtio-balloon-pci", "id": "b", **given}
         assert talk.ask("device_add", **arguments) == {"return": {}}
@@ -428,7 +430,7 @@ def test_the_recorded_answers_are_not_read_before_a_client_needs_them() -> None:
 
 class TestEveryCommand:
     @pytest.mark.parametrize("name", commands())
-    def test_it_answers(self, name: str) -> None:
+    def test_good_arguments_are_answered(self, name: str) -> None:
         talk = Talk(build(balloon=name != "device_add"))
         answer = talk.ask(name, **GOOD.get(name, {}))
         if name in NONE:
@@ -451,7 +453,7 @@ class TestEveryCommand:
         assert (talk.machine.run_state, talk.machine.over) == (before, False)
 
     @pytest.mark.parametrize("name", [name for name in commands() if name in GOOD])
-    def test_an_argument_is_missed(self, name: str) -> None:
+    def test_a_missing_argument_is_named(self, name: str) -> None:
         needed = next(iter(GOOD[name]))
         assert Talk(build()).fails(name) == ("GenericError", f"Parameter '{needed}' is missing")
 

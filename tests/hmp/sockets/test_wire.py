@@ -43,7 +43,7 @@ def test_a_swallowed_command() -> None:
     staged(scene)
 
 
-def test_a_stale_id_and_none() -> None:
+def test_a_reply_has_an_old_id_or_none() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         await sim(strings, "reply query-status times 1 usual id stale")
         await client.ask("query-name", "old")
@@ -207,7 +207,7 @@ def test_lines_of_the_human_monitor() -> None:
     staged(scene)
 
 
-def test_an_empty_answer_in_pieces_is_no_answer() -> None:
+def test_an_empty_answer_in_pieces_is_as_a_swallowed_command() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         other = await served.hmp()
         for what in ("query-name", '"info name"'):
@@ -220,7 +220,7 @@ def test_an_empty_answer_in_pieces_is_no_answer() -> None:
     staged(scene)
 
 
-def test_for_one_client_or_for_oneself() -> None:
+def test_a_misbehaviour_is_for_one_client_or_for_oneself() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         other = await served.qmp()  # client 3
         await sim(strings, "reply query-name client 3 return 3")
@@ -254,7 +254,7 @@ def test_what_is_set_is_listed_and_taken_back() -> None:
     staged(scene)
 
 
-def test_cut_garbage_and_the_list_of_clients() -> None:
+def test_a_client_is_cut_off_sent_garbage_and_listed() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         rows = (await strings.say("sim wire")).splitlines()
         assert [row.split()[:3] for row in rows] == [["client", "1", "qmp"], ["client", "2", "monitor"]]
@@ -418,7 +418,7 @@ def test_it_ends_while_replies_are_held_back() -> None:
     ("reply stop usual pad {}", "pad", 64 << 20),
     ("reply stop usual cut-after {}", "cut-after", 1 << 30),
 ])  # fmt: skip
-def test_the_largest_numbers(line: str, name: str, most: int) -> None:
+def test_the_largest_number_is_taken_and_one_more_refused(line: str, name: str, most: int) -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         await sim(strings, line.format(most))
         refused = await strings.say("sim " + line.format(most + 1))

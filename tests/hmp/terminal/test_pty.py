@@ -328,7 +328,7 @@ def test_from_typing_to_a_script(seat, tmp_path):
     assert person.lines.count("kvm support: disabled") == 2
 
 
-def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
+def test_the_first_session_suggests_what_to_try(seat, tmp_path):
     for _ in range(2):
         person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "new"))
         person.prompt()
@@ -342,7 +342,7 @@ def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
     assert other.ends() == 0
 
 
-def test_who_has_no_place_for_a_history_is_told_and_up_works(seat, tmp_path):
+def test_without_a_file_for_the_history_a_hint_says_so_and_up_works(seat, tmp_path):
     (tmp_path / "hmp").write_text("in place of a directory")
     person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path), columns=120)
     person.see("no history is kept|not kept for the next session: cannot write ")

@@ -185,7 +185,7 @@ class TestToolbar:
         yield machine
         machine.close()
 
-    def test_it_tells_state_guest_memory_and_age(self, machine):
+    def test_it_shows_state_guest_memory_and_age(self, machine):
         assert bar(machine, 90) == f" not started │ linux │ warp clock │ {'█' * 20} 1G of 1G │ no statistics"
         machine.start()
         machine.advance(3 * SECOND)
@@ -235,7 +235,7 @@ class TestToolbar:
             ("linux,boot=9", "booting"),
         ],
     )
-    def test_signs(self, guest, sign):
+    def test_each_state_of_a_guest_has_its_sign(self, guest, sign):
         machine = Machine(SimulatedClock(), ram=64 * MIB, guest=make_guest(guest))
         machine.start()
         machine.advance(6 * SECOND)
@@ -289,7 +289,7 @@ class TestToolbar:
     @pytest.mark.parametrize(
         ("age", "text"), [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h"), (172_800, "2 days")]
     )
-    def test_ages(self, age, text):
+    def test_an_age_is_written_short(self, age, text):
         assert toolbar.format_age(int(age * SECOND)) == text
 
 

@@ -10,7 +10,7 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.output import DummyOutput
 
 from hmp.monitor import TOO_LONG
-from hmp.terminal.hints import LEAVE, first, usage, wrong
+from hmp.terminal.hints import LEAVE, first_hint, usage, wrong
 from hmp.terminal.prompt import LinePrompt
 
 
@@ -217,9 +217,9 @@ class TestHelpOn:
 
     def test_the_first_look_says_how_to_leave_on_every_window(self):
         for columns in (36, 40, 60, 80, 200):
-            assert first(columns).endswith("quit leaves")
-            assert len(first(columns)) < columns
-        assert first(80).startswith("try: help, sim, TAB to complete, F1 for the keys;")
+            assert first_hint(columns).endswith("quit leaves")
+            assert len(first_hint(columns)) < columns
+        assert first_hint(80).startswith("try: help, sim, TAB to complete, F1 for the keys;")
 
     @pytest.mark.parametrize(("columns", "shown"), [(80, "seconds: let"), (40, "seconds"), (12, "")])
     def test_what_a_command_takes_is_never_cut(self, sitting, monkeypatch, columns, shown):
@@ -246,7 +246,7 @@ class TestHelpOn:
             assert seen[0].startswith(shown)
             assert seen[1].startswith("running")
 
-    def test_commands_of_a_running_vm_are_not_measured_by_our_table(self, sitting):
+    def test_commands_of_an_attached_vm_are_not_checked_by_our_table(self, sitting):
         def script(person):
             person.machine.offers = lambda line: []
             prompt = LinePrompt(person.machine, person.prompt._screen, person.pipe, DummyOutput())
@@ -269,7 +269,7 @@ class TestHelpOn:
         assert "####" in seen[0]
         assert "#" not in seen[1]
 
-    def test_who_looks_around_is_told_once_where_to_go_on(self, sitting):
+    def test_after_some_commands_one_hint_says_where_to_go_on(self, sitting):
         person = sitting(lambda person: person.type("sim\rsim\r\x04"))
         assert person.shown.count("try: help sim, sim hang, sim wake") == 1
         assert "try: help sim" not in sitting(lambda person: person.type("sim\rsim\r\x04"), attached=True).shown
@@ -290,7 +290,7 @@ class TestHelpOn:
         person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
         assert person.replies == ["VM status: running\n"]
 
-    def test_the_change_of_keys_is_told_as_an_event_is(self, sitting):
+    def test_the_change_of_keys_is_shown_as_an_event_is(self, sitting):
         assert (
             "\x1b[36m[the keys of vi]\x1b[0m\n" in sitting(lambda person: person.type("\x1bOS\x04"), color=True).shown
         )

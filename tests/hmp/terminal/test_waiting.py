@@ -84,7 +84,7 @@ class TestWaiting:
             prompt = DumbPrompt(Screen(lambda text: None, ansi=False), Tty(terminal), asyncio.get_running_loop())
             asking = asyncio.create_task(prompt.read())
             await asyncio.sleep(0)
-            prompt._tell(True)  # as for a line that the kernel has dropped since
+            prompt._set_ready(True)  # as for a line that the kernel has dropped since
             asyncio.get_running_loop().call_later(0.01, prompt.interrupt)
             return await asking
 
@@ -201,14 +201,14 @@ class TestSimulatedClocks:
 
 
 class TestEvents:
-    def test_the_target_is_told_when_it_is_reached(self, sitting):
+    def test_reaching_the_target_is_shown(self, sitting):
         person = sitting(lambda person: person.type("balloon 32\rhalf").type("\x03quit\r", 2))
         assert person.shown == "[balloon target reached: 32 MiB]\n"
 
-    def test_what_was_typed_here_is_no_news(self, sitting):
+    def test_what_was_typed_here_is_not_shown_as_an_event(self, sitting):
         assert sitting(lambda person: person.type("stop\rcont\rsystem_reset\rdevice_del balloon0\rquit\r")).shown == ""
 
-    def test_what_others_do_is(self, sitting):
+    def test_what_other_monitors_do_is_shown_as_an_event(self, sitting):
         person = sitting(
             lambda person: person.does(person.machine.stop, 1).does(person.machine.cont, 2).type("\x04", 3)
         )
@@ -219,9 +219,9 @@ class TestEvents:
         now = [0.0]
         announcer = Announcer(lines.append, now=lambda: now[0])
         for _ in range(1000):
-            announcer.hear(RuleBroken("bad-pfn", "x" * 1000))
+            announcer.on_event(RuleBroken("bad-pfn", "x" * 1000))
         now[0] = FAULT_SPACING
-        announcer.hear(RuleBroken("bad-actual", "5"))
+        announcer.on_event(RuleBroken("bad-actual", "5"))
         assert lines == [
             f"the guest broke a rule: bad-pfn ({'x' * 60})",
             "the guest broke a rule and 999 times before: bad-actual (5)",

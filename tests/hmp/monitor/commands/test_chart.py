@@ -144,7 +144,7 @@ def test_the_numbers_of_a_larger_machine_have_a_scale_of_their_own(monkeypatch: 
         run(subject, "info balloon")
         run(subject, "sim sleep 1")
     lines = say(subject, "sim chart").splitlines()
-    assert lines[0].endswith("sizes 0 to 8G, counters where they stood to their largest")
+    assert lines[0].endswith("sizes 0 to 8G, counters their lowest to their largest")
     rows = {line.split()[0]: line.split("|")[1] for line in lines[1:]}
     assert set(rows["total_mem"].strip()) == {"█"}
     assert set(rows["free_mem"].strip()) == {"▄"}

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hmp.monitor.commands.repeat import DEEPEST, MAX_LINES
+from hmp.monitor.commands.repeat import MAX_LINES, MAX_NESTED
 from hmp.monitor.monitor import Reply
 from tests.support.machines import monitor_on, run, say
 
@@ -41,7 +41,7 @@ class TestWatch:
             ("1 2 sim watch", "not 'sim watch'"),
         ],
     )
-    def test_what_it_does_not_take(self, line: str, words: str) -> None:
+    def test_wrong_arguments_are_refused(self, line: str, words: str) -> None:
         reply = run(monitor_on(), f"sim watch {line}")
         assert reply.failed
         assert words in reply.text
@@ -93,7 +93,7 @@ class TestSource:
                 file.write(f"sim source {path}\n" * lines)
             reply = run(subject, f"sim source {path}")
             assert reply.failed
-            assert (f"at most {DEEPEST} deep" if lines == 1 else f"more than {MAX_LINES} lines") in reply.text
+            assert (f"at most {MAX_NESTED} deep" if lines == 1 else f"more than {MAX_LINES} lines") in reply.text
             assert subject.sourcing == 0
 
     def test_ctrl_c_ends_all_of_it(self, tmp_path: os.PathLike[str]) -> None:
@@ -112,7 +112,7 @@ class TestSource:
         assert subject.sourcing == 0
 
     @pytest.mark.parametrize("what", ["missing", "folder", "fifo"])
-    def test_what_cannot_be_read_is_said(self, tmp_path: os.PathLike[str], what: str) -> None:
+    def test_a_file_that_cannot_be_read_is_an_error(self, tmp_path: os.PathLike[str], what: str) -> None:
         path = f"{tmp_path}/{what}"
         if what == "folder":
             os.mkdir(path)
