@@ -384,6 +384,21 @@ def test_colours_are_those_of_recorded_scripts(seat):
     assert desk.ends() == 0
 
 
+def test_hints_are_faint_text_of_the_terminals_own_colour(seat):
+    """A colour of its own, such as bright black, is the background in some schemes (Solarized dark)."""
+    desk = seat("--guest", "linux")
+    for typed, hint in (("sim delay ", "seconds"), ("info m", "em")):  # `info mem` is in the history
+        desk.prompt()
+        desk.type(typed)
+        desk.see(re.escape(typed + hint))
+        at = len("(qemu) " + typed)
+        assert {desk.screen.buffer[1][x].fg for x in range(at - 1, at + len(hint))} == {"default"}
+        assert re.search(rf"\x1b\[0;(39;)?2m{hint}", desk.raw)
+        desk.type("\x03")
+    desk.type("\x04")
+    assert desk.ends() == 0
+
+
 def test_a_dumb_terminal_gets_no_control_sequence(seat):
     desk = seat(*SILENT, TERM="dumb")
     desk.see(r"\(qemu\)")
