@@ -113,6 +113,7 @@ def slowly(keys: str) -> list[str]:
         f"old{UP}\r",
         f"info st{RIGHT}\r",
         "info \t\t\t\r\r",
+        "info na\x1b/\rinfo \x1b/\x1b/\r\r",
         f"info balloon\r{UP}{UP}\rinfo name\r{UP}{UP}\r",
         f"\x1b[200~info name\ninfo uuid\x1b[201~\r{UP}{UP}\r",
     ],
