@@ -76,6 +76,14 @@ class TestLines:
         assert max(map(len, narrow.splitlines())) <= 40
         assert 120 < max(map(len, wide.splitlines())) <= 200
 
+    def test_a_chart_that_is_watched_fits_the_screen_of_each_round(self, sitting):
+        def script(person):
+            person.type("sim watch 1 4 sim chart\r").does(lambda: setattr(person, "columns", 40), 1.5).type("\x04", 9)
+
+        rows = [[*map(len, re.findall(r"\|.*\|", text))] for _, text in sitting(script).written if "█" in text]
+        assert max(rows[0]) > 50
+        assert max(rows[-1]) < 40
+
     def test_unprintable_text_is_shown_escaped(self, sitting):
         person = sitting(lambda person: person.type("\x11\x01\r\x04"))
         assert person.shown == "unknown command: '\\x01'\n"
