@@ -81,8 +81,8 @@ class TestLines:
             person.type("sim watch 1 4 sim chart\r").does(lambda: setattr(person, "columns", 40), 1.5).type("\x04", 9)
 
         rows = [[*map(len, re.findall(r"\|.*\|", text))] for _, text in sitting(script).written if "█" in text]
-        assert max(rows[0]) > 50
-        assert max(rows[-1]) < 40
+        assert max(rows[0]) == 40
+        assert max(rows[-1]) < 20
 
     def test_unprintable_text_is_shown_escaped(self, sitting):
         person = sitting(lambda person: person.type("\x11\x01\r\x04"))
