@@ -18,7 +18,7 @@ DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 """Values of TERM of terminals without control sequences; "" is an unset TERM."""
 
 ERASED = "\r \x1b[J\r"
-"""Erases from the cursor's row on. Not from its first column: there in the first row tmux takes this for a clearing of the
+"""Erases from the cursor's row on. Not from its first column: in the first row tmux takes that for a clearing of the
 whole screen, and keeps what it erases in its history."""
 
 OWN = frozenset({"event", "dim"})
