@@ -153,7 +153,9 @@ class LinePrompt:
         self.interrupted()  # a Ctrl-C drops the keys before it, so that it ends a paste without brackets
         rest, self._rest = self._rest, ""
         self._screen.clear()
-        return await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)
+        line = await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)
+        # Ctrl-Q and the `o` of vi can put a line break into it, which would be two lines in the file of `sim save`.
+        return line.replace("\n", " ")
 
     def end(self) -> None:
         """Remove the prompt: `read` raises EOFError."""

@@ -60,6 +60,11 @@ class TestLines:
         person = sitting(lambda person: person.type("info name\r\r  \rwrong\r\x04"))
         assert person.session._monitor.typed == [("info name", True), ("wrong", False)]
 
+    @pytest.mark.parametrize("keys", ["wrong\x11\nquit\r\x04", "\x1bOSwrong\x1boquit\r\x04"])
+    def test_a_line_break_within_a_line_is_a_blank(self, sitting, keys):
+        """Ctrl-Q and the `o` of vi insert one. In the file of sim save what follows would be another command."""
+        assert sitting(lambda person: person.type(keys)).session._monitor.typed == [("wrong quit", False)]
+
     def test_a_repeated_line_moves_to_the_end_of_the_history(self, sitting):
         person = sitting(lambda person: person.type("info name\rinfo uuid\rinfo name\rinfo history\r\x04"))
         assert [line.partition(":")[2].strip() for line in person.shown.splitlines()[-3:]] == [
