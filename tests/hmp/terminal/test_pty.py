@@ -416,6 +416,30 @@ def test_a_dumb_terminal_gets_no_control_sequence(seat):
     assert desk.lines[4::2] == ["(qemu) info status", "(qemu)"]
 
 
+def test_a_dumb_terminal_edits_what_was_typed_ahead_as_the_kernel_does(seat):
+    def scene(silent):
+        desk = seat(*silent, TERM="dumb")
+        desk.see(r"\(qemu\)")
+        desk.type("info balloon\r")
+        desk.see("waiting for")
+        ahead = (
+            "wrong, \x17info names\x7f\r",
+            "x\n",
+            "info ué\x7f\x7fkvm\x04\r",
+            "no\x15info status\r",
+            "\x04info uuid\r",
+        )
+        desk.type("".join(ahead))
+        assert desk.ends() == 0
+        if "(qemu) info name" not in desk.lines:
+            raise TooLate
+        assert [line for line in desk.lines if "(qemu)" in line][1:] == [
+            "(qemu) info name", "(qemu) x", "(qemu) info kvm", "(qemu) info status", "(qemu)",
+        ]  # fmt: skip
+
+    in_time(scene)
+
+
 def test_a_menu_describes_what_it_offers(seat):
     desk = seat("--guest", "linux")
     desk.prompt()
