@@ -119,7 +119,7 @@ class _Session(HmpSession):
 
     def columns(self, columns: int) -> None:
         """Let plots take no more than so many columns."""
-        self._monitor.columns = columns
+        self._monitor.columns = lambda: columns
 
     def interrupt(self) -> None:
         """Clear the line, and end the wait for a command, which may still have its effect."""

@@ -156,8 +156,8 @@ class Monitor:
         self.machine = machine
         self.dialect = dialect
         self.history = History() if history is None else history
-        self.columns = COLUMNS
-        """How wide plots may be; a front end with a narrower screen changes it."""
+        self.columns: Callable[[], int] = lambda: COLUMNS
+        """How wide plots may be; a front end with another screen changes it."""
         self.alone = True
         """Whether there is no other monitor, which could move a manual clock while this one waits."""
         self.host_files = False

@@ -16,6 +16,7 @@ from device.fields import SnapshotError
 from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.machine.snapshot import MAGIC, Summary, load, save, summarize
+from hmp.monitor import escape
 
 Store: TypeAlias = "MemoryStore | DirectoryStore"
 
@@ -40,7 +41,7 @@ def check_tag(tag: str) -> str:
     """Return `tag` if it can name a snapshot. Raises SnapshotError, which says what a tag may contain."""
     if not _valid(tag):
         # A line of the monitor may have 4,095 characters; the error need not repeat them all.
-        shown = tag if len(tag) <= 40 else f"{tag[:40]}..."
+        shown = escape(tag if len(tag) <= 40 else f"{tag[:40]}...")
         what = f"1 to {TAG_LIMIT} bytes of printable characters without slashes"
         raise SnapshotError(f"'{shown}' cannot name a snapshot: {what}")
     return tag

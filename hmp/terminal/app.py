@@ -174,7 +174,7 @@ class Typed(Front):
         """Stop the job for Ctrl-Z, as a key or as a signal, until the shell continues it."""
         from signal import SIGTSTP
 
-        self._screen.clear()
+        self._screen.write("")  # also ends what is drawn again and again
         self._tty.hold()
         self._loop.remove_signal_handler(SIGTSTP)
         self._tty.suspend()

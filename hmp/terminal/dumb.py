@@ -13,9 +13,10 @@ from hmp.terminal.tty import Tty
 PROMPT = "(qemu) "
 
 _CHUNK = 8192
-_ERASE = b"\x7f\x08"
-_KILL = b"\x15"
 _END = b"\x04"
+_CHARACTER = rb"(?:[\xc0-\xff][\x80-\xbf]*|[^\n])\Z"
+_ERASES = {0x7F: _CHARACTER, 0x08: _CHARACTER, 0x15: rb"[^\n]*\Z", 0x17: rb"\w*[^\w\n]*\Z"}
+"""For each erasing key the part before it that goes: a character, the line, a word."""
 
 
 class DumbPrompt:
@@ -38,17 +39,15 @@ class DumbPrompt:
         while select.select([self._tty.fd], [], [], 0)[0]:
             if not self._take():
                 break
-        self._edit_ahead()
+        if self._ahead.startswith(_END):  # Ctrl-D on an empty line
+            self._screen.write("\n")
+            raise EOFError
         if self._ahead and self._tty.echoes:
             shown = self._ahead.partition(b"\n")[0]
             self._screen.write(escape(shown.decode("utf-8", "surrogateescape")))
         if b"\n" in self._ahead:
             self._screen.write("\n")
             return self._line()
-        # Ctrl-D on an empty line; within a line it is a character like any other here.
-        if self._ahead == _END:
-            self._screen.write("\n")
-            raise EOFError
         self._tty.restore()
         try:
             return self._line() if await self._whole_line() else None
@@ -71,7 +70,7 @@ class DumbPrompt:
                 self._ready = None
             if not select.select([self._tty.fd], [], [], 0)[0]:  # a Ctrl-C has just dropped what was there to read
                 continue
-            if not self._take() and not self._ahead:
+            if (not self._take() and not self._ahead) or self._ahead.startswith(_END):
                 self._screen.write("\n")
                 raise EOFError
         return True
@@ -88,23 +87,25 @@ class DumbPrompt:
             self._ahead = b""
             return False
         # While the terminal is quiet, Enter arrives as a carriage return.
-        self._ahead += data.replace(b"\r", b"\n")
+        self._edit(data.replace(b"\r", b"\n"))
         return bool(data)
 
-    def _edit_ahead(self) -> None:
-        """Apply erasing keys in type-ahead. The kernel did not, because the terminal was not editing lines then."""
-        if not any(key in self._ahead for key in _ERASE + _KILL):
-            return
-        done = bytearray()
-        for key in self._ahead:
-            if key in _ERASE:
-                if done and done[-1:] != b"\n":
-                    del done[-1:]
-            elif key in _KILL:
-                del done[done.rfind(b"\n") + 1 :]
+    def _edit(self, data: bytes) -> None:
+        """Add type-ahead, apply erasing keys in it, and drop Ctrl-D within a line.
+
+        The kernel has not done this with what came while the terminal was quiet.
+        """
+        import re
+
+        done = self._ahead
+        for piece in re.split(rb"([\x04\x08\x15\x17\x7f])", data):
+            if piece[:1] == _END:
+                done += _END * (done[-1:] in (b"", b"\n", _END))
+            elif piece and piece[0] in _ERASES:
+                done = re.sub(_ERASES[piece[0]], b"", done)
             else:
-                done.append(key)
-        self._ahead = bytes(done)
+                done += piece
+        self._ahead = done
 
     def _line(self) -> str:
         raw, _, self._ahead = self._ahead.partition(b"\n")

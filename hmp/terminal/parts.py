@@ -27,7 +27,8 @@ from hmp.terminal.toolbar import Segment
 
 # noreverse, where prompt_toolkit's own style is reversed.
 COLORS = {
-    "prompt": "ansigreen", "wrong": "ansired", "usage": "ansibrightblack",
+    # Faint, not a colour: bright black is the background of Solarized dark, and a fixed grey is its text when light.
+    "prompt": "ansigreen", "wrong": "ansired", "usage": "dim", "auto-suggestion": "ansidefault dim",
     "bottom-toolbar": "noreverse bg:#303030 #b2b2b2", "bar.plain": "",
     "bar.dim": "#808080", "bar.good": "#87d787", "bar.notice": "#ffd787", "bar.bad": "#ff8787",
     "completion-menu.completion": "bg:#303030 #d0d0d0",

@@ -14,6 +14,7 @@ from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import (
     Condition,
     completion_is_selected,
+    emacs_insert_mode,
     has_completions,
     has_focus,
     is_done,
@@ -154,9 +155,11 @@ class LinePrompt:
         self.interrupted()  # a Ctrl-C drops the keys before it, so that it ends a paste without brackets
         rest, self._rest = self._rest, ""
         self._screen.clear()
-        return await self._session.prompt_async(
+        line = await self._session.prompt_async(
             pre_run=self._begin_asking, default=rest, handle_sigint=False, set_exception_handler=False
         )
+        # Ctrl-Q and the `o` of vi can put a line break into it, which would be two lines in the file of `sim save`.
+        return line.replace("\n", " ")
 
     def _begin_asking(self) -> None:
         self._late = False
@@ -257,8 +260,9 @@ class LinePrompt:
         keys.add("c-c", filter=at_line)(lambda event: self.interrupt())
         keys.add("<sigint>")(lambda event: self.interrupt())
         keys.add("tab", filter=at_line)(self._tab)
-        # In vi mode prompt_toolkit completes with these keys, in a task that comes after an Enter of the same packet.
-        # Then a different line ran than when the keys were typed slowly.
+        # prompt_toolkit completes with these keys too, in a task that comes after an Enter of the same packet. Then a
+        # different line ran than when the keys were typed slowly.
+        keys.add("escape", "/", filter=emacs_insert_mode & at_line)(self._tab)
         keys.add("c-p", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_up())
         keys.add("c-n", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_down())
         # Enter takes an entry of the menu and runs nothing: `quit` in a menu ended a machine.

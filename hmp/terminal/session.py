@@ -93,7 +93,7 @@ class Session:
         keys: int | None = None, begin: Callable[[str], Reply] | None = None, counts: bool | None = None,
     ) -> None:  # fmt: skip
         self._catch_up = catching_up(machine)
-        monitor.live, monitor.show_reply = screen.live, self._show_reply
+        monitor.live, monitor.show_reply, monitor.columns = screen.live, self._show_reply, screen.width
         self._machine, self._monitor, self._driver = machine, monitor, driver
         self._screen, self._prompt = screen, prompt
         self._on_reply, self._flush, self._keys = on_reply, flush, keys
@@ -167,7 +167,6 @@ class Session:
             self._catch_up()
         if self._machine.over:  # it ended after the line was entered, and nothing would answer the line
             return
-        self._monitor.columns = self._screen.width()
         self._announcer.own = True
         try:
             reply = self._begin(line)

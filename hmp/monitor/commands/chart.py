@@ -115,7 +115,7 @@ class _Chart:
         machine = monitor.machine
         self.entries = entries
         self.end = machine.clock.now()
-        self.columns = monitor.columns
+        self.columns = monitor.columns()
         self.unanswered = machine.requests.unanswered
         sizes = [value for entry in entries for tag in SIZES if (value := value_of(entry, tag)) is not None]
         # The guest `host` shows the memory of this host, which may be larger than the machine's RAM.

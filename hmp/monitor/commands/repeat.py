@@ -10,7 +10,7 @@ from functools import partial
 from device.clock import MS, SECOND, Timer
 from device.errors import MisuseError
 from device.units import format_seconds, format_size, parse_seconds
-from hmp.monitor import MAX_LINE, TOO_LONG, CommandError
+from hmp.monitor import MAX_LINE, TOO_LONG, UTF_16, CommandError
 from hmp.monitor.commands import STANDSTILL, balloon_device
 from hmp.monitor.commands.chart import draw
 from hmp.monitor.commands.sim import MAX_DELAY, plural, stat_cells, stats_meaning, stats_state
@@ -216,17 +216,21 @@ def _script(path: str) -> list[str]:
     try:
         # O_NONBLOCK, because opening a FIFO would wait for its writer and stop all monitors; O_NOCTTY, so that a
         # terminal does not become ours.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        flags = os.O_NONBLOCK | os.O_NOCTTY
+        with open(path, "rb", opener=lambda path, usual: os.open(path, usual | flags)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CommandError(f"sim source: '{path}' is not a regular file")
             data = file.read(MAX_SCRIPT + 1)
     except (OSError, ValueError) as error:
         raise CommandError(f"sim source: '{path}': {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_SCRIPT:
         raise CommandError(f"sim source: '{path}' has more than {MAX_SCRIPT >> 20} MiB")
-    # As for scripts on the command line: skip a byte order mark, and keep bytes that are not UTF-8.
-    lines = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in data[:4]:
+        raise CommandError(f"sim source: '{path}': {UTF_16}")
+    # As for scripts on the command line: skip a byte order mark, keep bytes that are not UTF-8, and end lines only with
+    # \n or \r\n.
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    lines = text.replace("\r\n", "\n").removesuffix("\r").split("\n")
     if any(len(line) > MAX_LINE for line in lines):
         raise CommandError(f"sim source: '{path}': {TOO_LONG}")
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -241,7 +245,12 @@ def save(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     try:
         # x: never overwrite a file. The name may be a mistake, and an earlier script would be lost.
         with open(path, "xb") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
+            try:
+                file.write(text.encode("utf-8", "surrogateescape"))
+                file.flush()
+            except OSError:  # the disk is full, for example: half a script must not stay
+                os.unlink(path)
+                raise
     except FileExistsError:
         raise CommandError(f"sim save: '{path}' is there already: give another name") from None
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from device.guest.keys import KEYS, MODELLED_KEYS
 from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
+from hmp.monitor import grammar
 from hmp.monitor.completion import complete
 from hmp.monitor.registry import INFO, SIM, TABLE, Command
 from tests.support.machines import monitor
@@ -162,6 +163,11 @@ class TestArguments:
         machine.store = Kept("before", "after")
         assert texts(machine, "loadvm ") == ["before", "after"]
         assert texts(machine, "delvm a") == ["after"]
+        tags = ["a b", '"x', 'a "b', "b \\", "c\\d", 'e"f']
+        machine.store = Kept(*tags)
+        assert [grammar.string(text, 0) for text in texts(machine, "loadvm ")] == [
+            (tag, len(text)) for tag, text in zip(tags, texts(machine, "loadvm "), strict=True)
+        ]
 
     @pytest.mark.parametrize(
         "line",

@@ -160,7 +160,8 @@ class TestCommands:
         there.machine.subscribe(lambda event: events.append(event.name))
         assert say(there, "savevm a").startswith("Error: snapshots in memory may take")
         assert (events, there.machine.run_state) == (["STOP", "RESUME"], "running")
-        assert say(there, "savevm a/b").startswith("Error: 'a/b' cannot name a snapshot")
+        for tag, shown in (("a/b", "a/b"), ("é\udcff\x01", "é\\xff\\x01")):
+            assert say(there, f"savevm {tag}").startswith(f"Error: '{shown}' cannot name a snapshot")
         assert events == ["STOP", "RESUME"], "it was not stopped for that"
 
     def test_a_monitor_that_waits_is_asked_for_again(self) -> None:

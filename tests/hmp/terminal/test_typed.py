@@ -60,6 +60,11 @@ class TestLines:
         person = sitting(lambda person: person.type("info name\r\r  \rwrong\r\x04"))
         assert person.session._monitor.typed == [("info name", True), ("wrong", False)]
 
+    @pytest.mark.parametrize("keys", ["wrong\x11\nquit\r\x04", "\x1bOSwrong\x1boquit\r\x04"])
+    def test_a_line_break_within_a_line_is_a_blank(self, sitting, keys):
+        """Ctrl-Q and the `o` of vi insert one. In the file of sim save what follows would be another command."""
+        assert sitting(lambda person: person.type(keys)).session._monitor.typed == [("wrong quit", False)]
+
     def test_a_repeated_line_moves_to_the_end_of_the_history(self, sitting):
         person = sitting(lambda person: person.type("info name\rinfo uuid\rinfo name\rinfo history\r\x04"))
         assert [line.partition(":")[2].strip() for line in person.shown.splitlines()[-3:]] == [
@@ -75,6 +80,14 @@ class TestLines:
         narrow, wide = sitting(script).replies[1:3]
         assert max(map(len, narrow.splitlines())) <= 40
         assert 120 < max(map(len, wide.splitlines())) <= 200
+
+    def test_a_chart_that_is_watched_fits_the_screen_of_each_round(self, sitting):
+        def script(person):
+            person.type("sim watch 1 4 sim chart\r").does(lambda: setattr(person, "columns", 40), 1.5).type("\x04", 9)
+
+        rows = [[*map(len, re.findall(r"\|.*\|", text))] for _, text in sitting(script).written if "█" in text]
+        assert max(rows[0]) == 40
+        assert max(rows[-1]) < 20
 
     def test_unprintable_text_is_shown_escaped(self, sitting):
         person = sitting(lambda person: person.type("\x11\x01\r\x04"))
@@ -113,6 +126,7 @@ def slowly(keys: str) -> list[str]:
         f"old{UP}\r",
         f"info st{RIGHT}\r",
         "info \t\t\t\r\r",
+        "info na\x1b/\rinfo \x1b/\x1b/\r\r",
         f"info balloon\r{UP}{UP}\rinfo name\r{UP}{UP}\r",
         f"\x1b[200~info name\ninfo uuid\x1b[201~\r{UP}{UP}\r",
     ],

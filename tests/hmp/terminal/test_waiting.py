@@ -12,7 +12,7 @@ from device.clock import SECOND, SimulatedClock
 from device.machine.events import RuleBroken
 from hmp.terminal.dumb import DumbPrompt
 from hmp.terminal.events import FAULT_SPACING, Announcer
-from hmp.terminal.screen import Screen
+from hmp.terminal.screen import ERASED, Screen
 from hmp.terminal.session import CANCELLED
 from hmp.terminal.tty import Tty
 
@@ -35,7 +35,7 @@ class TestWaiting:
         assert seconds[-1] in (0.1, 0.0)
         assert seconds == sorted(seconds, reverse=True)
         transient = [text for _, text in person.written if text.startswith("\r")]
-        assert transient[-1] == "\r\x1b[J"
+        assert transient[-1] == ERASED
 
     def test_a_quick_answer_shows_no_countdown(self, sitting):
         person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="linux,delay=0.2")

@@ -126,7 +126,7 @@ class TestOverview:
 @pytest.mark.parametrize("line", ["sim chart", "sim chart actual free_mem minor_page_faults"])
 def test_a_narrow_screen_gets_narrow_plots(columns: int, line: str) -> None:
     subject = monitor_on()
-    subject.columns = columns
+    subject.columns = lambda: columns
     run(subject, "balloon 256")
     run(subject, "sim sleep 3")
     run(subject, "info balloon")
@@ -173,7 +173,7 @@ def test_while_the_guest_owes_an_answer_there_is_a_gap() -> None:
 @pytest.mark.parametrize("guest", [name for name, each in PROFILES.items() if name not in ("uml", "vhost-user")])
 def test_a_chart_of_each_guest_fits_the_screen_and_explains_its_signs(guest: str, columns: int) -> None:
     subject = monitor_on(guest, timeout=1)
-    subject.columns = columns
+    subject.columns = lambda: columns
     for line in (
         "info balloon",
         "balloon 300",
@@ -197,7 +197,7 @@ def test_a_chart_of_each_guest_fits_the_screen_and_explains_its_signs(guest: str
 @pytest.mark.parametrize("columns", [16, 20, 39])
 def test_a_very_narrow_screen_gets_plots_below_their_names(columns: int) -> None:
     subject = monitor_on()
-    subject.columns = columns
+    subject.columns = lambda: columns
     run(subject, "sim sleep 3")
     run(subject, "info balloon")
     rows = say(subject, "sim chart").splitlines()
