@@ -81,6 +81,7 @@ class Chardev:
         self.options = options
         self.users = 0
         """How many monitors and serial ports use it."""
+        self.logfile = -1
 
     def refuse(self, why: str) -> UsageError:
         """Return an error about the device."""
@@ -107,7 +108,7 @@ class Chardev:
             raise self.refuse(missing)
         if "logfile" in given:
             end = os.O_APPEND if self.on("logappend") else os.O_TRUNC
-            os.close(self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create"))
+            self.logfile = self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create")
         if backend == "socket":
             self._check_socket()
         elif backend == "ringbuf" and size_of(given.get("size", "0"), "size", "").bit_count() > 1:
@@ -200,6 +201,9 @@ class Chardev:
             return self._stream(both, both)
         if self.kind != "serial" and self.backend not in SILENT:
             raise self.refuse(f"hmp has no monitor on a '{self.backend}'")
+        # A monitor greets there, and the log has that.
+        if self.logfile >= 0 and self.kind != "serial" and self.backend != "null":
+            return self._stream(-1, self._open(os.devnull, os.O_WRONLY))
         return None
 
     def _stream(self, source: int, target: int, name: str = "") -> Address:
@@ -212,7 +216,7 @@ class Chardev:
         # With mux QEMU makes two devices: the mux has the label, and the stream below it has LABEL-base.
         address.label = f"{self.label}-base" if self.on("mux") else self.label
         address.pretty = self.on("pretty")
-        address.service = self.options.get("port", "")
+        address.service, address.logfile = self.options.get("port", ""), self.logfile
         return address
 
     def _stdio(self) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hmp.qemu.test_command_line import command
+from hmp.sockets.telnet import OPENING
+from tests.hmp.qemu.test_command_line import command, qemu
 from tests.support.programs import Talker
 from tests.support.qemu import PROGRAM, needs_qemu
 from tests.support.shell import environment
@@ -123,6 +124,31 @@ class TestStreams:
             found.ask("query-name")  # the serial port is made last
             assert (tmp_path / "h").read_bytes() == b""
 
+    def test_a_logfile_has_what_clients_were_sent(self, program: list[str], tmp_path: Path) -> None:
+        for name in "lk":
+            (tmp_path / name).write_bytes(b"before\n")
+        served = "server=on,wait=off,logfile="
+        options = (f"-monitor unix:a,{served}l -qmp-pretty unix:b,{served}k,logappend=on "
+                   f"-chardev socket,id=t,host=127.0.0.1,port=0,telnet=on,{served}j -mon t "
+                   "-chardev ringbuf,id=r,logfile=i -mon r -chardev file,id=f,path=f,logfile=h -mon f "
+                   "-chardev null,id=n,logfile=g -mon n")  # fmt: skip
+        talks = {"a": (b"(qemu) ", b"info uuid\n", b"0\r\n(qemu) "), "b": (b"\r\n}\r\n", NEGOTIATE[:31], b"}\r\n}\r\n")}
+        with running(program, tmp_path, *options.split()) as found:
+            port = int(re.findall(r"telnet:127\.0\.0\.1:(\d+)", str(found.ask("query-chardev")))[0])
+            told = {"a": b"", "b": b""}
+            for name in ("a", "b", "a"):
+                greeting, talk, end = talks[name]
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(tmp_path / name))
+                    told[name] += heard(client.fileno(), greeting)
+                    client.sendall(talk)
+                    told[name] += heard(client.fileno(), end)
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                greeting = heard(client.fileno(), b"(qemu) ")[len(OPENING) :]
+            logs = {"l": told["a"], "k": b"before\n" + told["b"], **dict.fromkeys("jih", greeting), "g": b""}
+            # QEMU writes the log after the socket.
+            until(lambda: {name: (tmp_path / name).read_bytes() for name in logs} == logs)
+
     def test_what_query_chardev_shows(self, program: list[str], tmp_path: Path) -> None:
         for end in ("in", "out"):
             os.mkfifo(tmp_path / f"p.{end}")
@@ -137,6 +163,14 @@ class TestStreams:
             "compat_monitor3 null True", "compat_monitor4 unix:zz,server=on True", "r ringbuf True", "serial1 vc True",
             f"serial0 pty:{found.names[1]} True", "serial2 mux True", "serial2-base file True", "parallel0 null True",
             "g file False", "n null False"}  # fmt: skip
+
+
+def test_a_logfile_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
+    ended = qemu("-chardev", "stdio,id=a,logfile=/dev/full", "-mon", "a", text="info uuid\nquit\n", cwd=tmp_path)
+    assert "0\r\n(qemu) " in ended.out
+    lines = ended.err.splitlines()
+    wrong = "-chardev stdio,id=a,logfile=/dev/full: logfile: No space left on device; nothing more is logged"
+    assert lines[1:] == [f"hmp: {wrong}"]
 
 
 def test_a_line_that_was_written_and_left_runs(tmp_path: Path) -> None:
