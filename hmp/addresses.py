@@ -94,6 +94,8 @@ class Address:
             self._option(option)
         self.server = self.scheme in SWITCHES["server"] and self.switches.get("server", True)
         """Whether clients connect to the address. If not, hmp connects to it, or it is open already."""
+        self.ports = 1 if self.switches.get("mux") else None
+        """How many serial ports share the stream, or None if it has no keys to switch between its users."""
         self.wait = self.switches.get("wait", False)
         """Whether the machine starts only after the first client has come."""
         self.abstract = self.switches.get("abstract", False)
