@@ -10,6 +10,7 @@ from device.units import parse_seconds
 from hmp.monitor import UsageError, escape
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.grammar import SWITCH
+from hmp.streams import complain
 
 UNIX_PATH_LIMIT = 107
 """The most bytes of a unix socket's path: the kernel has room for 108 with the NUL."""
@@ -50,7 +51,8 @@ class Address:
     the output of QMP. For stdio, `ends` are the descriptors to read (-1: none) and to write.
 
     On QEMU's command line `ends` can be a terminal, a file or a pipe, and `shown` is its name in query-chardev; `used`
-    is false for a device that no monitor and no serial port uses; `service` is the port as it was written.
+    is false for a device that no monitor and no serial port uses; `service` is the port as it was written. What clients
+    are sent is also written to the descriptor `logfile` (-1: none).
     """
 
     def __init__(self, kind: str, spec: str, spelled: str = "") -> None:
@@ -66,6 +68,7 @@ class Address:
         self.shown = ""
         self.used = True
         self.service = ""
+        self.logfile = -1
         self.pretty = False
         self.reconnect: int | None = None
         self.switches: dict[str, bool] = {}
@@ -91,6 +94,8 @@ class Address:
             self._option(option)
         self.server = self.scheme in SWITCHES["server"] and self.switches.get("server", True)
         """Whether clients connect to the address. If not, hmp connects to it, or it is open already."""
+        self.ports = 1 if self.switches.get("mux") else None
+        """How many serial ports share the stream, or None if it has no keys to switch between its users."""
         self.wait = self.switches.get("wait", False)
         """Whether the machine starts only after the first client has come."""
         self.abstract = self.switches.get("abstract", False)
@@ -110,6 +115,16 @@ class Address:
         """Return an error about the address."""
         where = escape(self.spelled) or f"--{self.kind}: '{escape(self.spec)}'"
         return UsageError(f"{where}: {why}")
+
+    def keep(self, data: bytes) -> None:
+        """Write `data` to the logfile, if there is one. If that fails, one line says so, and nothing more is logged."""
+        while data and self.logfile >= 0:
+            try:
+                data = data[os.write(self.logfile, data) :]
+            except OSError as error:
+                os.close(self.logfile)
+                self.logfile = -1
+                complain(f"{self.spelled}: logfile: {error.strerror}; nothing more is logged")
 
     def _check_path(self) -> None:
         if not self.host:

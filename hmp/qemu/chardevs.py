@@ -80,11 +80,20 @@ class Chardev:
         self.backend = named and _ALIASES.get(named, named)
         self.options = options
         self.users = 0
-        """How many monitors and serial ports use it."""
+        """How many monitors and guest devices use it."""
+        self.used = False
+        """Whether one of them has opened it."""
+        self.logfile = -1
 
     def refuse(self, why: str) -> UsageError:
         """Return an error about the device."""
         return UsageError(f"{self.spelled}: {why}" if self.spelled else why)
+
+    def use(self, more: int = 1, *, opens: bool = True) -> bool:
+        """Count `more` users of the device. Returns whether so many can share it."""
+        self.users += more
+        self.used = self.used or opens
+        return self.users <= (4 if self.on("mux") else 1)
 
     def on(self, name: str) -> bool:
         """Whether an option is on; the default is off."""
@@ -107,7 +116,7 @@ class Chardev:
             raise self.refuse(missing)
         if "logfile" in given:
             end = os.O_APPEND if self.on("logappend") else os.O_TRUNC
-            os.close(self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create"))
+            self.logfile = self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create")
         if backend == "socket":
             self._check_socket()
         elif backend == "ringbuf" and size_of(given.get("size", "0"), "size", "").bit_count() > 1:
@@ -202,6 +211,9 @@ class Chardev:
             return self._stream(both, both)
         if self.kind != "serial" and self.backend not in SILENT:
             raise self.refuse(f"hmp has no monitor on a '{self.backend}'")
+        # A monitor greets there, and the log has that.
+        if self.logfile >= 0 and self.kind != "serial" and self.backend != "null":
+            return self._stream(-1, self._open(os.devnull, os.O_WRONLY))
         return None
 
     def _stream(self, source: int, target: int, name: str = "") -> Address:
@@ -213,8 +225,9 @@ class Chardev:
         address = Address(self.kind, spec, self.spelled)
         # With mux QEMU makes two devices: the mux has the label, and the stream below it has LABEL-base.
         address.label = f"{self.label}-base" if self.on("mux") else self.label
-        address.pretty = self.on("pretty")
-        address.service = self.options.get("port", "")
+        address.pretty, address.used = self.on("pretty"), self.used
+        address.ports = self.users - (self.kind != "serial") if self.on("mux") else None
+        address.service, address.logfile = self.options.get("port", ""), self.logfile
         return address
 
     def _stdio(self) -> str:
@@ -248,9 +261,9 @@ class Chardev:
         return ",".join([place, *words])
 
 
-def from_chardev(text: str) -> Chardev:
+def from_chardev(text: str, spelled: str) -> Chardev:
     """Read the value of -chardev. Raises UsageError in QEMU's words."""
-    spelled, given = f"-chardev {text}", split_options(text, "backend")
+    given = split_options(text, "backend")
     label = dict(reversed(given)).get("id")
     if label is not None and not valid_id(label):
         raise UsageError(f"{spelled}: Parameter 'id' expects an identifier")
@@ -259,9 +272,8 @@ def from_chardev(text: str) -> Chardev:
     return Chardev(spelled, "serial", label or "", dict(given))
 
 
-def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
+def from_short(option: str, text: str, kind: str, label: str, spelled: str) -> Chardev:
     """Read the value of -monitor, -qmp, -serial and so on, such as unix:PATH,server,nowait. Raises UsageError."""
-    spelled = f"-{option} {text}"
     wrong = UsageError(f"{spelled}: {UNREADABLE.get(option, 'parse error: {}').format(text)}")
     place, mux = (text[4:], {"mux": "on"}) if text.startswith("mon:") else (text, {})
     backend, colon, rest = place.partition(":")
@@ -302,5 +314,5 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     else:
         raise UsageError(f"{spelled}: '{place}' is not a valid char driver")
     made = Chardev(spelled, "monitor" if mux and kind == "serial" else kind, label, given | mux)
-    made.users = 1
+    made.use(1 + bool(mux and kind == "serial"))
     return made

@@ -112,6 +112,12 @@ _DEVICE_NAMES = (
 DEVICES = frozenset(_DEVICE_NAMES.split())
 """The device models of QEMU 7.2 for x86 and their aliases, without the balloon."""
 
+_CHARDEV_USERS = (
+    "virtconsole virtserialport isa-debugcon isa-parallel usb-serial usb-redir usb-braille ivshmem-doorbell"
+)
+CHARDEV_USERS = {name: name for name in _CHARDEV_USERS.split()} | {"isa-serial": "serial", "pci-serial": "serial"}
+"""The device models that use a character device, and the owner that QEMU's errors name."""
+
 _PCI_SWITCHES = (
     "multifunction disable-modern iommu_platform ats aer packed event_idx indirect_desc queue_reset use-started "
     "use-disabled-flag notify_on_empty any_layout qemu-4-0-config-size migrate-extra modern-pio-notify page-per-vq "

@@ -178,7 +178,8 @@ class Connection(asyncio.BufferedProtocol):
             self.cut_off()
         else:
             if self.telnet is not None:
-                self._out.add(OPENING)
+                self.log("out", OPENING)
+                transport.write(OPENING)  # by itself: it belongs in no logfile
             self.session.greet()
             self._send()
             if self.session.suspended:
@@ -370,6 +371,8 @@ class Connection(asyncio.BufferedProtocol):
                 for part in parts if self._log is not None else ():
                     self.log("out", part)
                 data = b"".join(parts)
+                if self.address is not None:
+                    self.address.keep(data)
                 self._written += len(data)
                 self.transport.write(data)
 

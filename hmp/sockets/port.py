@@ -189,12 +189,12 @@ class Port:
         server, address = self._server, self.listener.address
         machine = server.machine
         for_all: Any = {"host_files": address.host_files, "client": client}
-        if address.kind == "serial":  # the modelled guest writes nothing to it
+        if address.kind == "serial" and address.ports is None:  # the modelled guest writes nothing to it
             return Session(Monitor(machine, self._dialect), send)
         if address.kind == "qmp":
             made: Session = (emulated(machine).make_session or QmpSession)(
                 machine, self._dialect, server.hub, _pretty(send) if address.pretty else send, **for_all
             )
             return made
-        mux = address.switches.get("mux", False)
-        return HmpSession(machine, self._dialect, self._history, send, mux=mux, **for_all)
+        for_all |= {"ports": address.ports, "served": address.kind != "serial"}
+        return HmpSession(machine, self._dialect, self._history, send, **for_all)

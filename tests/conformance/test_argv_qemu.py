@@ -35,15 +35,20 @@ TOLD = {
 
 def told(argv: list[str], folder: Path) -> tuple[object, str]:
     """Return the exit status, or "runs" once QMP answers, and the first line of what is wrong, without the name."""
-    with subprocess.Popen([*argv, "-qmp", "unix:zz,server=on,wait=off"], cwd=folder, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()) as process:  # fmt: skip
+    errors = folder / "errors"
+    # QEMU tries to connect in a thread, and its QMP can answer before it tells that this failed.
+    last = "Unable to connect" if any("reconnect=" in word for word in argv) else ""
+    with errors.open("w") as target, subprocess.Popen(
+        [*argv, "-qmp", "unix:zz,server=on,wait=off"], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=target, env=environment(),
+    ) as process:  # fmt: skip
         try:
-            until(lambda: process.poll() is not None or answers(folder / "zz"))
+            until(lambda: process.poll() is not None or (answers(folder / "zz") and last in errors.read_text()))
             runs = process.returncode is None
         finally:
             process.terminate()
-        said = process.communicate(timeout=TIMEOUT)[1].splitlines()
-    first = next((line for line in said if not any(each in line for each in NOISE)), "")
+        process.wait(TIMEOUT)
+    first = next((line for line in errors.read_text().splitlines() if not any(each in line for each in NOISE)), "")
     return "runs" if runs else process.returncode, first.partition(": ")[2]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from device.machine.machine import NIL_UUID
 from hmp.config import Config
 from hmp.monitor import UsageError
 from hmp.qemu.command_line import read
@@ -76,6 +77,10 @@ PLACES = {
     ("-serial", "mon:stdio"): ("monitor", "stdio,mux=on", "serial0-base"),
     ("-nographic",): ("monitor", "stdio,mux=on", "serial0-base"),
     ("-nographic", "-nodefaults", "-qmp", "stdio"): ("qmp", "stdio", "compat_monitor0"),
+    ("-nographic", "-serial", "none"): ("monitor", "stdio", "compat_monitor0"),
+    ("-nographic", "-device", "isa-serial"): ("monitor", "stdio", "compat_monitor0"),
+    ("-nographic", "-monitor", "vc"): ("serial", "stdio", "serial0"),
+    ("-nographic", "-serial", "mon:stdio"): ("monitor", "stdio,mux=on", "serial0-base"),
     ("-chardev", "stdio,id=c,signal=off", "-qmp", "chardev:c"): ("qmp", "stdio", "c"),
 }  # fmt: skip
 
@@ -118,6 +123,10 @@ def test_defaults_are_those_of_qemu() -> None:
     (("-name", "guest=vm 1,debug-threads=on,process=x"), "name", "vm 1"),
     (("-name", "-odd"), "name", "-odd"),
     (("-uuid", "0D3D4C1C-7B9D-4A6C-9F5E-1B2A3C4D5E6F"), "uuid", "0d3d4c1c-7b9d-4a6c-9f5e-1b2a3c4d5e6f"),
+    (("-smbios", "type=1,uuid=0D3D4C1C-7B9D-4A6C-9F5E-1B2A3C4D5E6F"), "uuid", "0d3d4c1c-7b9d-4a6c-9f5e-1b2a3c4d5e6f"),
+    (("-smbios", "type=2,uuid=x"), "uuid", NIL_UUID),
+    (("-daemonize", "-nographic", "-nodefaults"), "headless", True),
+    (("-daemonize", "-nographic", "-serial", "null", "-parallel", "none", "-monitor", "none"), "headless", True),
     (("-S",), "paused", True),
     (("--no-shutdown",), "no_shutdown", True),
     (("-action", "shutdown=pause"), "no_shutdown", True),
