@@ -18,6 +18,7 @@ from hmp.qmp.commands import NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
 from hmp.qmp.inventory import find
 from hmp.qmp.schema import QmpCommand
+from hmp.qmp.visitor import stored
 
 SLICE = 1024
 """How many bytes of QMP are read at once. Garbage can give an error message for every byte; this takes at most 4 ms."""
@@ -107,7 +108,11 @@ class QmpSession(Session):
                 raise CommandError("QMP input must be a JSON object")
             if "id" in message:
                 self._id = {"id": message["id"]}
-            name, arguments, oob = self._members(message)
+            try:
+                name, arguments, oob = self._members(message)
+            except CommandError:
+                # Of several mistakes QEMU names the first one in the order of its dictionary.
+                name, arguments, oob = self._members({each: message[each] for each in stored(message)})
         except CommandError as error:
             return iter((self._error(error),)), None
         # A fault that is set for a line of the human monitor also applies when the line comes through QMP.
@@ -176,10 +181,10 @@ class QmpSession(Session):
         arguments: Mapping[str, object] = {}
         for key, value in message.items():
             if key == "execute" or (key == "exec-oob" and self._oob):
-                if verb:
-                    raise CommandError("QMP input member 'execute' clashes with 'exec-oob'")
                 if not isinstance(value, str):
                     raise CommandError(f"QMP input member '{key}' must be a string")
+                if verb:
+                    raise CommandError("QMP input member 'execute' clashes with 'exec-oob'")
                 name, verb = value, key
             elif key == "arguments":
                 if not isinstance(value, dict):
