@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -13,7 +12,7 @@ from hmp.monitor.faults import Fault, find_fault
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.session import Session, Work
 from hmp.qjson import codec
-from hmp.qjson.codec import Decoder, ParseFailure
+from hmp.qjson.codec import MAX_MESSAGE_BYTES, Decoder, ParseFailure
 from hmp.qmp.commands import NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
 from hmp.qmp.inventory import find
@@ -39,7 +38,7 @@ class QmpSession(Session):
         self.dialect = dialect
         self._decoder = Decoder()
         self._messages: deque[object] = deque()  # messages that were read and not yet handled
-        self._fed = b""
+        self._fed = b""  # the text of the messages in _messages, for the log
         self._in_command_mode = False
         self._oob = False
         self._fault: Fault | None = None  # of the present answer
@@ -58,7 +57,10 @@ class QmpSession(Session):
 
     def feed(self, data: bytes) -> None:
         """Take bytes that the client sent. Each byte may become a message with an answer: do not feed much at once."""
-        self._fed = data
+        if not self.unfinished:
+            self._fed = b""
+        if self.on_command is not None and len(self._fed) < MAX_MESSAGE_BYTES:  # blanks do not end
+            self._fed += data
         self._messages += self._decoder.feed(data)
 
     @property
@@ -98,8 +100,8 @@ class QmpSession(Session):
             return None
         message = self._messages.popleft()
         if self.on_command is not None:
-            # The decoder does not keep the text of a message that it cannot read, so the log gets the bytes fed last.
-            self.on_command(self._fed if isinstance(message, ParseFailure) else json.dumps(message).encode())
+            # The decoder does not keep the text of a message that it cannot read.
+            self.on_command(self._fed if isinstance(message, ParseFailure) else codec.encode(message).rstrip())
         self._id, self._fault = {}, None
         try:
             if isinstance(message, ParseFailure):
