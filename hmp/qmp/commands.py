@@ -119,8 +119,8 @@ COMMANDS: dict[str, QmpCommand] = {
 
 def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
     """Check the arguments and run the command. Raises CommandError if QMP has to answer with an error."""
-    command.check(arguments)
     try:
+        command.check(arguments)
         if command.handler is not None:
             return command.handler(monitor, arguments)
         reply = Reply()
@@ -128,4 +128,6 @@ def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
         TABLE[command.name].handler()(monitor, arguments, reply)
     except MisuseError as error:
         raise CommandError(str(error)) from None
+    except RecursionError:  # with a schema of --replies
+        raise CommandError(f"the arguments of {command.name} are nested too deep") from None
     return reply if reply.pending else {}

@@ -44,6 +44,15 @@ def _unsigned(types: Types, kind: str) -> Types:
     return {**types, **made, kind: {**types[kind], "members": members}}
 
 
+def _same(one: object, other: object) -> bool:
+    """Whether two values of JSON are the same; to Python, 1 and true are."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other and isinstance(one, bool) is isinstance(other, bool)
+
+
 class Answer(QmpCommand):
     """A command that a file or `code` answers, if its arguments fit the schema.
 
@@ -69,7 +78,7 @@ class Answer(QmpCommand):
             return self._code(monitor, arguments)
         for each in self._replies.qmp[self.name]:
             # An answer that lists no arguments fits any.
-            if each.get("arguments", arguments) == arguments:
+            if "arguments" not in each or _same(each["arguments"], arguments):
                 if "error" in each:
                     raise CommandError(each["error"]["desc"], each["error"]["class"])
                 return each["return"]

@@ -91,7 +91,7 @@ def check(types: Types, kind: str, value: object, path: str = "", name: str = "n
             check(types, entry["element-type"], each, f"{path}[{index}]")
     elif meta == "alternate":
         _alternate(types, entry, value, path, name)
-    else:
+    elif meta == "object":
         if not isinstance(value, dict):
             raise _expected(path, "object")
         _object(types, entry, value, path)
@@ -132,8 +132,9 @@ def _members(types: Types, entry: dict[str, Any], given: dict[str, Any], path: s
         elif "default" not in member:
             raise CommandError(f"Parameter '{_join(path, name)}' is missing")
     for variant in entry.get("variants", ()):
-        if variant["case"] == given.get(entry["tag"]) and variant["type"] in types:
-            known |= _members(types, types[variant["type"]], given, path)
+        kind = types.get(variant["type"], {})
+        if variant["case"] == given.get(entry["tag"]) and kind.get("meta-type") == "object":
+            known |= _members(types, kind, given, path)
     return known
 
 
