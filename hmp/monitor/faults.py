@@ -181,11 +181,16 @@ class Fault:
             parts += [self.value[0], json.dumps(self.value[1])]
         elif self.answer in ("return", "raw"):
             parts.append(json.dumps(self.value))
-        parts += [f"event {name}" + (f" {json.dumps(data)}" if data else "") for name, data in self.events]
+        parts += [f"event {_word(name)}" + (f" {json.dumps(data)}" if data else "") for name, data in self.events]
         parts += [f"split {self.split} {format_seconds(self.pause)}"] * bool(self.split)
         parts += [f"pad {self.pad}"] * bool(self.pad) + [f"id {self.id}"] * bool(self.id)
         parts += [f"cut-after {self.cut_after}"] * (self.cut_after is not None)
         return " ".join(parts)
+
+    @property
+    def raw(self) -> bytes:
+        """What is sent for raw, never and cut."""
+        return (self.value or "").encode("utf-8", "surrogatepass")
 
     def concerns(self, client: int) -> bool:
         """Whether it affects that client."""
@@ -208,6 +213,13 @@ class Fault:
         data = data[: self.cut_after]
         size = self.split or len(data) or 1
         return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def _word(name: str) -> str:
+    """Return `name` as it is typed: in quotes if it is not one word."""
+    import json
+
+    return name if name.isprintable() and name.isascii() and not set(name) & set(' "') else json.dumps(name)
 
 
 def read_event(words: Words) -> tuple[str, dict[str, Any]]:

@@ -236,7 +236,7 @@ def test_for_one_client_or_for_oneself() -> None:
 def test_what_is_set_is_listed_and_taken_back() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         assert await strings.say("sim reply") == "all replies are as usual\n"
-        lines = ["query-status times 3 after 0.5 usual event X {\"a\": 1} split 4 0.01 pad 9 id none cut-after 8",
+        lines = ["query-status times 3 after 0.5 usual event X {\"a\": 1} event \"a b\" split 4 0.01 pad 9 id none cut-after 8",
                  '"info name" client 7 return "x"', 'query-name error A "b"', 'greeting raw "\\u001b"']  # fmt: skip
         for line in lines:
             await sim(strings, f"reply {line}")
@@ -250,6 +250,17 @@ def test_what_is_set_is_listed_and_taken_back() -> None:
         await sim(strings, "reply default")
         assert await strings.say("sim reply") == "all replies are as usual\n"
         assert (await client.ask("query-status", 4)) == {"return": STATUS, "id": 4}
+
+    staged(scene)
+
+
+@pytest.mark.parametrize("kind", ["qmp", "monitor"])
+def test_half_a_surrogate_pair_can_be_sent(kind: str) -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, 'reply greeting raw "\\ud83d \\udcff\\n"')
+        assert await (await served.raw(kind)).until(b"\n") == b"\xed\xa0\xbd \xed\xb3\xbf\n"
+        await sim(strings, 'wire garbage "\\ud83d\\n"')
+        assert await client.until(b"\n") == b"\xed\xa0\xbd\n"
 
     staged(scene)
 
