@@ -58,7 +58,7 @@ class Log:
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
                 if getattr(error, "errno", 0) == errno.ENXIO:
-                    why = "nobody reads this FIFO"
+                    why = "nobody reads this FIFO or socket"
                 raise UsageError(f"--log '{escape(path)}': {why}") from None
 
     def add(self, monitor: str, client: int, what: str, message: bytes | None = None, **more: str) -> None:

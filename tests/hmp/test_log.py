@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,13 @@ def test_times_are_the_machines() -> None:
 
 
 @pytest.mark.parametrize(("path", "words"), [
-    ("nosuch/log", "No such file or directory"), (".", "Is a directory"), ("fifo", "nobody reads this FIFO"),
+    ("nosuch/log", "No such file or directory"), (".", "Is a directory"), ("fifo", "nobody reads this FIFO or socket"),
+    ("socket", "nobody reads this FIFO or socket"),
 ])  # fmt: skip
 def test_a_log_that_cannot_be_written_is_refused(path: str, words: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(f"{tmp_path}/socket")
     ended = hmp("--log", path, "-c", "info name", cwd=tmp_path)
     assert (ended.status, ended.out, ended.err) == (2, "", f"hmp: --log '{path}': {words}\n")
     with pytest.raises(UsageError):
