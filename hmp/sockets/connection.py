@@ -181,7 +181,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._out.add(OPENING)
             self.session.greet()
             self._send()
-            if self.session.suspended:
+            if self.session.working:
                 self._turn_soon()
 
     def get_buffer(self, sizehint: int) -> memoryview:
