@@ -25,16 +25,6 @@ def version(machine: Machine) -> dict[str, object]:
     return {"qemu": front.numbers, "package": front.package}
 
 
-def _negotiate(monitor: Monitor, arguments: Arguments) -> object:
-    for capability in arguments.get("enable", ()):
-        if not isinstance(capability, str):
-            # An item of a list has no name in QEMU, which prints `null` in its place.
-            raise CommandError("Invalid parameter type for 'null', expected: string")
-        if capability != "oob":
-            raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
-    return {}
-
-
 def _query_status(monitor: Monitor, arguments: Arguments) -> object:
     # QEMU always sends singlestep; hmp has no CPU that could do it.
     return {"status": monitor.machine.run_state, "singlestep": False, "running": monitor.machine.running}
@@ -71,11 +61,13 @@ def _device_add(monitor: Monitor, arguments: Arguments) -> object:
 
 
 def _as_text(value: object) -> str:
-    return str(value) if not isinstance(value, bool) else "on" if value else "off"
+    return (
+        ("off", "on")[value] if isinstance(value, bool) else f"{value:.17g}" if isinstance(value, float) else str(value)
+    )
 
 
 def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
-    if arguments.get("cpu-index", 0) != 0:
+    if arguments.get("cpu-index", 0) % (1 << 32):  # QEMU takes the lower half of the number
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
     line = arguments["command-line"]
     # A message may be longer than a typed line. An expression of that length would hold up all clients.
@@ -92,7 +84,7 @@ def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
 COMMANDS: dict[str, QmpCommand] = {
     command.name: command
     for command in (
-        QmpCommand(NEGOTIATE, "enable:array?", _negotiate),
+        QmpCommand(NEGOTIATE, "enable:capabilities?", lambda monitor, _: {}),
         QmpCommand("query-balloon", "", lambda monitor, _: monitor.dialect.query(balloon_device(monitor.machine)),
                    returns="BalloonInfo", asks=True),
         QmpCommand("balloon", "value:integer"),
@@ -127,8 +119,8 @@ COMMANDS: dict[str, QmpCommand] = {
 
 def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
     """Check the arguments and run the command. Raises CommandError if QMP has to answer with an error."""
-    command.check(arguments)
     try:
+        command.check(arguments)
         if command.handler is not None:
             return command.handler(monitor, arguments)
         reply = Reply()
@@ -136,4 +128,6 @@ def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
         TABLE[command.name].handler()(monitor, arguments, reply)
     except MisuseError as error:
         raise CommandError(str(error)) from None
+    except RecursionError:  # with a schema of --replies
+        raise CommandError(f"the arguments of {command.name} are nested too deep") from None
     return reply if reply.pending else {}

@@ -182,7 +182,7 @@ class Connection(asyncio.BufferedProtocol):
                 transport.write(OPENING)  # by itself: it belongs in no logfile
             self.session.greet()
             self._send()
-            if self.session.suspended:
+            if self.session.working:
                 self._turn_soon()
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -60,6 +60,43 @@ def test_the_first_answer_that_fits_is_given(tmp_path: Path) -> None:
     assert talk.fails("query-bad") == ("DeviceNotFound", "gone")
 
 
+def test_true_is_no_number(tmp_path: Path) -> None:
+    # In Python True == 1.
+    answers = [
+        {"arguments": {"n": [True]}, "return": "true"},
+        {"arguments": {"n": [1]}, "return": "one"},
+        {"return": ""},
+    ]
+    talk = Talk(machine_with(tmp_path / "r", {"version": 1, "qmp": {"x": answers}}))
+    told = [talk.ask("x", n=n)["return"] for n in ([1], [True], [1.0], [False], [0], [], [1, 1], 1, {"n": 1})]
+    assert told == ["one", "true", "one", "", "", "", "", "", ""]
+
+
+def test_of_two_spellings_of_a_line_the_first_is_answered(tmp_path: Path) -> None:
+    machine = machine_with(tmp_path / "r", {"version": 1, "hmp": {"info  x": "first", "info x": "second"}})
+    assert run(monitor(machine), "info x").text == "first"
+
+
+def test_a_schema_that_refers_to_itself_or_to_no_type_ends_no_client(tmp_path: Path) -> None:
+    def talk(*types: dict[str, Any]) -> Talk:
+        command = {"name": "x", "meta-type": "command", "arg-type": "a", "ret-type": "a"}
+        return Talk(machine_with(tmp_path / "r", {"version": 1, "schema": [command, *types],
+                                                  "qmp": {"x": [{"return": 1}]}}))  # fmt: skip
+
+    a = {"name": "a", "meta-type": "object", "members": [{"name": "t", "type": "a"}]}
+    cases = {"tag": "t", "variants": [{"case": "b", "type": "b"}]}
+    same = a | {"members": [], "tag": "t", "variants": [{"case": "b", "type": "a"}]}
+    deep: object = {}
+    for _ in range(900):
+        deep = {"t": deep}
+    for subject, given in ((talk(same), "b"), (talk(a), deep)):
+        assert subject.fails("x", t=given) == ("GenericError", "the arguments of x are nested too deep")
+    for kind in ({"meta-type": "builtin", "json-type": "int"}, {"meta-type": "enum", "members": [{"name": "q"}]}):
+        assert talk(a | {"members": []} | cases, {"name": "b", **kind}).fails("x", t="b")[1].endswith("is unexpected")
+    assert talk(a | {"members": [{"name": "t", "type": "x"}]}).ask("x", t=3) == {"return": 1}
+    assert talk({"name": "a", "meta-type": "event"}).ask("x", t=3) == {"return": 1}
+
+
 def test_a_command_that_no_answer_fits_runs_as_usual(tmp_path: Path) -> None:
     talk = Talk(machine_with(tmp_path / "r"))
     assert talk.ask("query-balloon", faked=1) == {"return": {"actual": 1}}
@@ -168,13 +205,22 @@ def test_what_is_no_json_is_refused_in_one_line(data: bytes, words: str, tmp_pat
     assert str(caught.value).isprintable()
 
 
+def test_the_line_that_says_so_is_not_long(tmp_path: Path) -> None:
+    for wrong in ({"version": "x" * 9999}, {"version": 1, "qemu": "x" * 9999}, {"version": 1, "x" * 9999: 1}):
+        (tmp_path / "r").write_text(json.dumps(wrong))
+        with pytest.raises(UsageError) as caught:
+            load(str(tmp_path / "r"))
+        assert len(str(caught.value)) < 500
+
+
 UNSOUND = [
     {"name": "x", "meta-type": "object", "members": 5}, {"name": "x", "meta-type": "object"}, {"name": "x", "meta-type": "y"},
     {"name": "x", "meta-type": "object", "members": [{"name": "a"}]}, {"name": "x", "meta-type": ["object"]},
     {"name": "x", "meta-type": "object", "members": [], "variants": [{"case": "a", "type": "b"}]},
     {"name": "x", "meta-type": "object", "members": [], "variants": {}, "tag": "t"},
     {"name": "x", "meta-type": "builtin", "json-type": "object"}, {"name": "x", "meta-type": "enum", "values": [1]},
-    {"name": "x", "meta-type": "builtin", "json-type": []}, {"name": "x", "meta-type": "array", "element-type": None},
+    {"name": "x", "meta-type": "enum", "members": [], "values": True},
+    {"name": "x", "meta-type": "enum", "members": [], "values": "k"}, {"name": "x", "meta-type": "builtin", "json-type": []}, {"name": "x", "meta-type": "array", "element-type": None},
     {"name": "x", "meta-type": "alternate", "members": [{}]}, {"name": "x", "meta-type": "command", "arg-type": 1},
 ]  # fmt: skip
 
