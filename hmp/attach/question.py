@@ -241,7 +241,7 @@ class Question:
             yield from self._put_back()
         except QmpError as again:
             self.not_put_back(str(again))
-        self.why, self.machine.device = str(error), None
+        self.why, self.machine.device = " ".join(str(error).split()), None
         self.machine.requests.end_all(TIMED_OUT)
 
     def _put_back_anew(self, error: LinkError) -> Steps:

@@ -251,6 +251,11 @@ class TestErrors:
         assert pair.say("info balloon") == FRESH
         assert (pair.peer.interval, capfd.readouterr().err) == (0, "")
 
+    def test_an_error_of_many_lines_is_printed_as_one(self, pair: Pair) -> None:
+        error = {"class": "GenericError", "desc": "one\n\ttwo\r\n"}
+        pair.peer.answers["qom-list"] = lambda given: pair.peer.send({"id": pair.link._serial, "error": error})
+        assert pair.say("info balloon") == "Error: one two\n"
+
     def test_a_vm_that_is_not_initialized_yet_is_told_in_qemus_words(self, make: Callable[..., Pair]) -> None:
         """With --preconfig, QEMU has hardly any command."""
         assert make(qom_list="CommandNotFound").say("info balloon") == "Error: no qom-list\n"
