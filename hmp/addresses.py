@@ -141,6 +141,10 @@ class Address:
         # Five digits are enough for 65535; Python need not convert longer ones.
         if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
             raise self.refuse("a port from 0 to 65535 must follow the host")
+        try:
+            host.encode("idna")  # as getaddrinfo does it later
+        except UnicodeError:
+            raise self.refuse("not a host name") from None
         return host, int(port)
 
     def _descriptor(self, text: str) -> int:

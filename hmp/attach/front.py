@@ -53,7 +53,8 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     except BaseException as error:  # Ctrl-C too: virsh must not go on without us
         link.close()
         if isinstance(error, (QmpError, LinkError)):
-            raise ConnectError(str(error)) from None
+            # Errors of QEMU do not name the VM.
+            raise ConnectError(f"{link.name}: {error}" if isinstance(error, QmpError) else str(error)) from None
         raise
     machine.offers = words.complete
 

@@ -15,6 +15,7 @@ import stat
 from collections import deque
 
 from device.clock import SECOND
+from hmp.monitor.replies import STRICT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ class SocketLink(Link):
     def _take(self, line: bytes) -> None:
         """Handle a message. Raises LinkError."""
         try:
-            message = json.loads(line)
+            message = json.loads(line, **STRICT)  # clients of --qmp and files of --save-replies get the same values
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):

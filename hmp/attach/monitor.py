@@ -106,19 +106,25 @@ class AttachedMonitor(Monitor):
         from hmp.monitor.dialects import AGELESS
 
         machine = self.attached
+        question = machine.question
+        why = question.why or f"{machine.link.name}: no answer"
         if machine.guest.ended:
             self.end_reported = True
             reply.finish(f"Error: {machine.guest.ended}\n", failed=True)
         elif machine.device is None:
-            why = machine.question.why if request.state is TIMED_OUT else NO_BALLOON
-            reply.finish(f"Error: {why or f'{machine.link.name}: no answer'}\n", failed=True)
+            reply.finish(f"Error: {why if request.state is TIMED_OUT else NO_BALLOON}\n", failed=True)
         else:
-            stale = request.state in (TIMED_OUT, UNSUPPORTED)
-            if stale and self.reports_stale:
-                complain(f"not fresh: {machine.question.why}")
-            timeout = AGELESS
+            stale, timeout = request.state is UNSUPPORTED, AGELESS
             if request.state is TIMED_OUT:
-                timeout, machine.device.stats.held = machine.timeout, None
+                assert request.deadline is not None  # noqa: S101
+                asked = request.deadline - machine.timeout
+                # If only putting the interval back takes too long, the guest has answered in time.
+                if stale := question.came <= asked:
+                    # last-update has whole seconds. The numbers are at least as old as the request.
+                    stats, timeout = machine.device.stats, machine.timeout
+                    stats.held, stats.since = None, min(stats.since, asked)
+            if stale and self.reports_stale:
+                complain(f"not fresh: {why}")
             reply.finish(self.dialect.line(machine.device, timeout), stale=stale)  # type: ignore[arg-type]
 
     # QEMU's commands.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from device.balloon.spec import ABSENT, STATS_TABLE
 from device.balloon.stats import Sample
 from device.clock import MS, SECOND
-from device.machine.requests import ANSWERED, NO_DEVICE, UNSUPPORTED
+from device.machine.requests import ANSWERED, NO_DEVICE, TIMED_OUT, UNSUPPORTED
 from hmp.attach.link import BusyError, LinkError, QmpError
 from hmp.monitor import escape
 from hmp.streams import complain
@@ -102,14 +102,16 @@ class Question:
         self.saved_interval: int | None = None
         """The polling interval before hmp set it to 1; None while it is not changed."""
         self.why = ""
-        """Why the last answer was not new."""
+        """Why the last answer was not new, if QEMU has told or shown that."""
+        self.came = -1
+        """When the guest answered last (host ns)."""
         self._tries = 0
         self._by_queue = True  # whether QEMU has x-query-virtio-queue-status to see answers by
 
     def begin(self) -> None:
         """Start to ask, unless that is under way."""
         if not self.asking:
-            self._tries = 0
+            self._tries, self.why = 0, ""
             self._ask()
 
     def _question_ended(self, value: object, error: Exception | None) -> None:
@@ -214,11 +216,15 @@ class Question:
         """Ask until the guest has answered or no request is pending, then put the interval back."""
         if delay:
             yield delay
+        known = None
         try:
-            yield from self._look()
-        except QmpError:  # the device is gone, and its interval with it
-            self.saved_interval = self.machine.device = None
-            self.machine.requests.end_all(NO_DEVICE)
+            try:
+                yield from self._look()
+            except QmpError:  # look again for the device, because it may be gone or replaced
+                known, self.machine.device = self.machine.device, None
+                yield from self._look()
+        except QmpError as why:
+            yield from self._refused(why, self.machine.device or known)
         except BusyError:
             raise
         except SENSELESS:
@@ -227,6 +233,16 @@ class Question:
             raise error from None
         except LinkError as error:
             yield from self._restore_interval_anew(error)
+
+    def _refused(self, error: QmpError, device: Balloon | None) -> Steps:
+        """End all requests with an error that stays, and try to put the interval of `device` back."""
+        self.machine.device = device
+        try:
+            yield from self._restore_interval()
+        except QmpError as again:
+            self.report_interval_left(str(again))
+        self.why, self.machine.device = " ".join(str(error).split()), None
+        self.machine.requests.end_all(TIMED_OUT)
 
     def _restore_interval_anew(self, error: LinkError) -> Steps:
         """Put the interval back on a new connection. Raises LinkError if that fails, or if nothing was changed.
@@ -249,9 +265,9 @@ class Question:
         yield from self.find()
         device = self.machine.device
         if device is None:
+            self.saved_interval = None  # a device that is gone has no interval
             self.machine.requests.end_all(NO_DEVICE)
             return
-        asked = self.machine.clock.now()
         before, there = yield from self._mark(device)
         # If an answer came on this ring before, its driver reports statistics. Then do not ask for the features again,
         # because that answer is long.
@@ -270,7 +286,7 @@ class Question:
             # On a new ring (the driver was loaded again) only an index above 0 is an answer.
             if there and mark != before and (not self._by_queue or mark[0] == before[0] or mark[1]):
                 yield from self.read(device)
-                device.stats.since = self.machine.clock.now()
+                self.came = device.stats.since = self.machine.clock.now()
                 device.stats.held = self
                 self.machine.history.add(device.stats.since, device.actual, device.stats.sample)
                 self.why = ""
@@ -292,8 +308,6 @@ class Question:
             yield pause
             # Look less often the longer it takes.
             pause = min(pause * 3 // 2, LONGEST_LOOK)
-            # last-update has whole seconds. Without an answer the numbers are at least as old as the request.
-            device.stats.since = min(device.stats.since, asked)
         yield from self._restore_interval()
 
     def _shorten_interval(self, device: Balloon) -> Steps:
@@ -308,6 +322,6 @@ class Question:
         device = self.machine.device
         if self.saved_interval is not None and device is not None:
             # If it is not 1 any more, another client has set it, and that value stays.
-            if (yield from self._get(device.path, INTERVAL)) == 1:
+            if whole((yield from self._get(device.path, INTERVAL))) == 1:
                 yield "qom-set", {"path": device.path, "property": INTERVAL, "value": self.saved_interval}
             self.saved_interval = None

@@ -84,8 +84,6 @@ class Listener:
         except socket.gaierror as error:
             why = f"address resolution failed for {address.host}:{address.service}: {error.strerror}"
             raise address.refuse(why if address.spelled else "unknown host") from None
-        except UnicodeError:  # from the encoding of international names
-            raise address.refuse("not a host name") from None
         except OSError as error:
             raise address.refuse(self.explain(error)) from None
         if self.socket is not None:

@@ -121,6 +121,8 @@ WRONG = {
     "tcp:localhost:+1": "a port from 0 to 65535",
     "tcp:localhost:1x": "a port from 0 to 65535",
     "tcp:localhost:٤": "a port from 0 to 65535",
+    "tcp:a..b:1": "not a host name",
+    "tcp:\udcff:1": "not a host name",
     "tcp:localhost:000000": "a port from 0 to 65535",
     "unix:m,": "'' is not an option",
     "unix:m,x": "'x' is not an option",

@@ -120,7 +120,8 @@ def test_what_is_no_qmp_is_an_error_in_one_line(pair: Pair, sent: bytes, why: st
 
 
 @pytest.mark.parametrize("sent", [b"{\n", b"nonsense\n", b'"x"\n', b"{" * 50_000 + b"\n", b'{"a":' * 20_000 + b"\n",
-                                  b'{"return": "\xff\xfe", "id": 2}\n', b'{"id": ' + b"9" * 5000 + b"}\n"])  # fmt: skip
+                                  b'{"return": "\xff\xfe", "id": 2}\n', b'{"id": ' + b"9" * 5000 + b"}\n",
+                                  b'{"return": NaN, "id": 2}\n', b'{"return": -1e999, "id": 2}\n'])  # fmt: skip
 def test_a_reply_that_is_no_json_ends_the_connection(pair: Pair, sent: bytes) -> None:
     pair.peer.answers["query-name"] = None
     told, behind = Told(pair), Told(pair)

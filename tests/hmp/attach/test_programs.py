@@ -108,6 +108,16 @@ class TestARealKernelBehindTheOtherEnd:
         answered(tmp_path / "q", f"vhost-user,path={path}", dialect, another_kernel(path))
 
 
+def test_an_error_while_attaching_names_the_address(tmp_path: Path) -> None:
+    """Without the name nobody knows which of many checks has failed."""
+    (tmp_path / "r.json").write_text(
+        '{"version": 1, "qmp": {"query-name": [{"error": {"class": "GenericError", "desc": "not now"}}]}}'
+    )
+    with Program("--headless", "--replies", f"{tmp_path}/r.json", "--qmp", f"unix:{tmp_path}/q"):
+        ended = attached(tmp_path / "q", "-c", "info balloon")
+    assert (ended.status, ended.out, ended.err) == (4, "", f"hmp: unix:{tmp_path}/q: not now\n")
+
+
 def test_a_front_end_that_never_comes_is_stale(tmp_path: Path) -> None:
     with Program("--headless", "--guest", f"vhost-user,path={tmp_path}/front", "--qmp", f"unix:{tmp_path}/q"):
         ended = attached(tmp_path / "q", "--timeout", "1.5", "--fail-stale", "-c", "info balloon")

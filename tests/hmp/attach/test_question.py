@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,16 @@ class TestStale:
         pair.peer.update += 1000
         assert pair.say("info balloon").endswith(",age=5000\n")
 
+    def test_the_wait_counts_from_the_request_and_not_from_when_qemu_was_asked(self, make: Callable[..., Pair]) -> None:
+        def folder(given: dict[str, Any]) -> object:
+            pair.time.move_to(pair.time.now() + 3_000_000)
+            return [{"name": "b", "type": "child<virtio-balloon-pci>"}] if given["path"].endswith("peripheral") else []
+
+        pair = make(qom_list=folder)
+        pair.peer.wakes = False
+        pair.peer.update += 1000
+        assert pair.say("info balloon").endswith(",age=5000\n")
+
     def test_without_any_statistics_age_counts_from_attaching(self, pair: Pair) -> None:
         pair.peer.wakes = False
         pair.peer.update = 0
@@ -192,7 +203,88 @@ class TestStale:
         assert pair.reply.failed
 
 
+class TestErrors:
+    """Errors of QEMU are not always about a device that is gone."""
+
+    @pytest.mark.parametrize("word", ["x-query-virtio-queue-status", "query-balloon", "guest-stats", "qom-set"])
+    def test_an_error_that_stays_is_printed_and_the_interval_put_back(self, pair: Pair, word: str) -> None:
+        pair.peer.interval = 7
+        failing = False
+
+        def fail(given: dict[str, Any], name: str) -> object:
+            nonlocal failing
+            failing = failing or name == "qom-set" or pair.peer.interval == 1
+            if failing and word in (name, given.get("property")) and given.get("value") != 7:
+                return "GenericError"
+            return old[name](given) if callable(old[name]) else old[name]
+
+        old = dict(pair.peer.answers)
+        for name in ("x-query-virtio-queue-status", "query-balloon", "qom-get", "qom-set"):
+            pair.peer.answers[name] = partial(fail, name=name)
+        command = "qom-get" if word == "guest-stats" else word
+        assert (pair.say("info balloon"), pair.reply.failed) == (f"Error: no {command}\n", True)
+        pair.settle(seconds=1)
+        assert pair.peer.interval == 7
+
+    def test_one_error_is_asked_again(self, pair: Pair) -> None:
+        answer = pair.peer.answers["x-query-virtio-queue-status"]
+        errors = iter([None, "GenericError"])
+        pair.peer.answers["x-query-virtio-queue-status"] = lambda given: next(errors, None) or answer(given)
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=0.5)
+        pair.peer.answer()  # the next sample, because the interval is 1
+        pair.settle(lambda: not reply.pending, 0.5)
+        assert reply.text == FRESH.replace("1002", "1003")
+        assert (sets(pair), pair.peer.interval) == ([1, 0], 0)
+
+    def test_a_device_that_vanishes_is_told_and_a_new_one_found(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        reply = ask_in_vain(pair, 1)
+        there = {each: pair.peer.answers[each] for each in ("qom-list", "x-query-virtio-queue-status", "qom-get")}
+        pair.peer.answers.update({"qom-list": [], "x-query-virtio-queue-status": "GenericError"})
+        pair.settle(seconds=0.2)
+        assert reply.text == "Error: No balloon device has been activated\n"
+        assert not pair.machine.question.asking
+        pair.peer.answers.update(there)
+        pair.peer.wakes, pair.peer.interval = True, 0
+        assert pair.say("info balloon") == FRESH
+        assert (pair.peer.interval, capfd.readouterr().err) == (0, "")
+
+    def test_an_error_of_many_lines_is_printed_as_one(self, pair: Pair) -> None:
+        error = {"class": "GenericError", "desc": "one\n\ttwo\r\n"}
+        pair.peer.answers["qom-list"] = lambda given: pair.peer.send({"id": pair.link._serial, "error": error})
+        assert pair.say("info balloon") == "Error: one two\n"
+
+    def test_a_vm_that_is_not_initialized_yet_is_told_in_qemus_words(self, make: Callable[..., Pair]) -> None:
+        """With --preconfig, QEMU has hardly any command."""
+        assert make(qom_list="CommandNotFound").say("info balloon") == "Error: no qom-list\n"
+
+
 class TestPutBack:
+    def test_one_that_takes_longer_than_the_answer_makes_no_old_answer(self, pair: Pair) -> None:
+        put = pair.peer.answers["qom-set"]
+
+        def slow(given: dict[str, Any]) -> object:
+            pair.time.move_to(pair.time.now() + 1_000_000)
+            return put(given) if given["value"] else None
+
+        pair.peer.answers["qom-set"] = slow
+        assert pair.say("info balloon") == FRESH
+        assert not pair.reply.stale
+
+    def test_an_interval_that_makes_no_sense_is_not_left_in_silence(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        get = pair.peer.answers["qom-get"]
+        asked = iter([0])
+        pair.peer.answers["qom-get"] = lambda given: (
+            next(asked, []) if given["property"].endswith("interval") else get(given)
+        )
+        pair.say("info balloon")
+        pair.settle(seconds=1)
+        assert "the polling interval of balloon0 was left at 1 (it was 0): " in capfd.readouterr().err
+
     def test_by_ctrl_c(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 1)
         assert pair.peer.interval == 1
@@ -340,6 +432,15 @@ class TestSilence:
         pair.settle(seconds=0.02)
         assert (reply.pending, reply.stale) == (False, True)
         assert reply.text.startswith("balloon: actual=256,free_mem=1002,age=5")
+
+    def test_the_reason_names_qemu_then_and_not_the_guest(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+        pair.monitor.reports_stale = True
+        ask_in_vain(pair, 6)
+        pair.say("info status")
+        capfd.readouterr()
+        pair.peer.answering = False
+        assert ",age=" in pair.say("info balloon")
+        assert capfd.readouterr().err == f"hmp: not fresh: unix:{pair.peer.path}: no answer\n"
 
     def test_a_qemu_that_never_answered_is_named(self, pair: Pair) -> None:
         pair.peer.answering = False

@@ -30,6 +30,7 @@ HELP = (
     "info balloon  -- show balloon information\r\n"
     "info virtio-status path -- Display status\r\n"
     "info mtree [-f] -- show memory tree\r\n"
+    "info qdm  -- show qdev device model list\r\n"
     "info sev  -- show SEV information\r\n"
 )
 
