@@ -71,11 +71,13 @@ def _device_add(monitor: Monitor, arguments: Arguments) -> object:
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.17g}"  # 1.0 is the text 1
     return str(value) if not isinstance(value, bool) else "on" if value else "off"
 
 
 def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
-    if arguments.get("cpu-index", 0) != 0:
+    if arguments.get("cpu-index", 0) % (1 << 32):  # QEMU takes 32 bits of it
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
     line = arguments["command-line"]
     # A message may be longer than a typed line. An expression of that length would hold up all clients.

@@ -102,11 +102,19 @@ def sendkey(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
 
 def screendump(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Refuse: there is no screen."""
+    if arguments.get("format") not in (None, False, "ppm", "png"):
+        raise CommandError(f"invalid parameter value: {arguments['format']}")
+    if "device" in arguments:
+        raise CommandError(f"Device '{arguments['device']}' not found", "DeviceNotFound")
+    if "head" in arguments:
+        raise CommandError("'head' must be specified together with 'device'")
     raise CommandError("There is no console to take a screendump from")
 
 
 def no_network(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Print that there is no network."""
+    if "arg2" in arguments:
+        return f"unrecognized netdev id '{arguments['arg1']}'\n"
     return "user mode network stack not in use\n"
 
 

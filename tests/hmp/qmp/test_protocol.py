@@ -295,7 +295,8 @@ class TestHumanMonitorCommand:
 
     def test_there_is_one_cpu(self) -> None:
         talk = Talk(build())
-        assert talk.ask("human-monitor-command", command_line="", cpu_index=0) == {"return": ""}
+        for index in (0, 1 << 32, -(1 << 62)):  # QEMU takes the lowest 32 bits
+            assert talk.ask("human-monitor-command", command_line="", cpu_index=index) == {"return": ""}
         failure = talk.fails("human-monitor-command", command_line="", cpu_index=1)
         assert failure == ("GenericError", "Parameter 'cpu-index' expects a CPU number")
 
@@ -369,6 +370,8 @@ class TestDeviceAdd:
             ({"driver": None}, "Parameter 'driver' is missing"),
             ({"driver": []}, "Parameter 'driver' is missing"),
             ({"driver": 1}, "'1' is not a valid device model name"),
+            ({"driver": 1e3}, "'1000' is not a valid device model name"),
+            ({"driver": 0.1}, "'0.10000000000000001' is not a valid device model name"),
             ({"driver": True}, "'on' is not a valid device model name"),
             ({"id": "1"}, "Parameter 'id' expects an identifier"),
             ({"id": ""}, "Parameter 'id' expects an identifier"),
@@ -393,6 +396,7 @@ class TestDeviceAdd:
         ("given", "path", "told"),
         [
             ({"guest-stats-polling-interval": 5}, "b", {"guest-stats-polling-interval": 5}),
+            ({"guest-stats-polling-interval": 6.0}, "b", {"guest-stats-polling-interval": 6}),
             ({"guest-stats-polling-interval": "0x10"}, "b", {"guest-stats-polling-interval": 16}),
             ({"guest-stats-polling-interval": None, "deflate-on-oom": [], "page-poison": {}}, "b",
              {"guest-stats-polling-interval": 0, "deflate-on-oom": False, "page-poison": True}),
