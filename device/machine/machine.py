@@ -409,9 +409,9 @@ class Machine:
             device.reset()
             device.due &= ~NEWS_DRIVER  # the end of the old driver must not end requests: they wait for the new one
             self._tell(device)
-            if self.unplugging:  # a reset removes the device even if the old driver did not release it
-                self._unplug()
         self.emit(WasReset(guest=guest, reason=reason))
+        if self.unplugging:  # a reset removes the device even if the old driver did not release it
+            self._unplug()
         if self.run_state == RUNNING:
             self._boot()
         else:
