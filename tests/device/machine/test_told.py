@@ -67,10 +67,13 @@ GIVEN: list[tuple[str, Callable[[Modelled], object], list[tuple[str, Any]]]] = [
             m.machine.device_del("balloon0"),
             m.machine.device_add(""),
             m.machine.device_del("/machine/peripheral-anon/device[0]"),
+            m.machine.device_add(""),
+            m.machine.device_del("/machine/peripheral-anon/device[1]"),
         ),
         [
             ("DEVICE_DELETED", {"device": "balloon0", "path": "/machine/peripheral/balloon0"}),
             ("DEVICE_DELETED", {"path": "/machine/peripheral-anon/device[0]"}),
+            ("DEVICE_DELETED", {"path": "/machine/peripheral-anon/device[1]"}),
         ],
     ),
     (
