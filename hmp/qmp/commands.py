@@ -10,7 +10,7 @@ from device.errors import MisuseError
 from device.machine.machine import Machine
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
 from hmp.monitor.commands import balloon_device
-from hmp.monitor.commands.machine import check_driver, plug
+from hmp.monitor.commands.machine import plug
 from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
@@ -65,8 +65,7 @@ def _device_add(monitor: Monitor, arguments: Arguments) -> object:
     id = id if isinstance(arguments.get("id"), str) else None
     if id is not None and not qom.valid_id(id):
         raise CommandError("Parameter 'id' expects an identifier")
-    options = qom.read_options(check_driver(driver), given.items(), qom.from_option)
-    plug(monitor.machine, id or "", options)
+    plug(monitor.machine, driver, id or "", given.items())
     return {}
 
 
