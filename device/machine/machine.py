@@ -519,9 +519,11 @@ class Machine:
 
         Raises MisuseError, in QEMU's words, if there is no such device.
         """
-        # A second request is no error: QEMU 7.2's pc machine repeats it until the guest reacts.
+        # A second request is no error: QEMU 7.2's pc machine repeats it until the guest reacts. But not at VM time 0.
         if self.device is None or id not in (self.device.id, self.device_path) or not id:
             raise MisuseError(f"Device '{id}' not found")
+        if self.unplugging and self.run_state == PRELAUNCH and not self.vm_clock.now():
+            raise MisuseError(f"Device {id} is already in the process of unplug")
         self.unplugging = True
         if self.guest.release_device():
             self._unplug()
