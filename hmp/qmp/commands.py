@@ -16,7 +16,7 @@ from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
 from hmp.qmp.schema import Arguments, QmpCommand
 
-NEGOTIATE = "qmp_capabilities"
+NEGOTIATE, HUMAN = "qmp_capabilities", "human-monitor-command"
 
 
 def version(machine: Machine) -> dict[str, object]:
@@ -101,7 +101,7 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("stop"),
         QmpCommand("cont"),
         QmpCommand("quit"),
-        QmpCommand("system_reset"),
+        QmpCommand("system_reset", holds="DEVICE_DELETED"),
         QmpCommand("system_powerdown", holds="SHUTDOWN"),
         QmpCommand("query-version", "", lambda monitor, _: version(monitor.machine), returns="VersionInfo"),
         QmpCommand("query-name", "", _query_name, returns="NameInfo"),
@@ -119,7 +119,7 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("qom-set", "path:string,property:string,value:any", _qom_set),
         QmpCommand("device_add", "driver:any,id:any?", _device_add, open=True),
         QmpCommand("device_del", "id:string", holds="DEVICE_DELETED"),
-        QmpCommand("human-monitor-command", "command-line:string,cpu-index:integer?", _human_monitor_command,
+        QmpCommand(HUMAN, "command-line:string,cpu-index:integer?", _human_monitor_command,
                    returns="str"),
     )
 }  # fmt: skip

@@ -320,6 +320,29 @@ class TestEnding:
         assert [each.get("event", "reply") for each in heard] == ["POWERDOWN", "reply", "SHUTDOWN"]
         assert heard[2]["data"] == {"guest": True, "reason": "guest-shutdown"}
 
+    @pytest.mark.parametrize(
+        ("guest", "line", "heard"),
+        [
+            ("linux", "device_del balloon0", ["reply", "DEVICE_DELETED"]),
+            ("linux", " system_powerdown ", ["POWERDOWN", "reply", "SHUTDOWN"]),
+            ("linux", "device_del nosuch", ["reply"]),
+            ("linux", "", ["reply"]),
+            ("nodriver", "system_reset", ["RESET", "reply", "DEVICE_DELETED"]),
+        ],
+    )
+    def test_and_both_where_the_human_monitors_command_does_it(self, guest: str, line: str, heard: list[str]) -> None:
+        talk = Talk(build(guest))
+        if guest == "nodriver":
+            talk.ask("device_del", id="balloon0")
+        said = talk.send(json.dumps({"execute": "human-monitor-command", "arguments": {"command-line": line}}))
+        assert [each.get("event", "reply") for each in said] == heard
+
+    def test_so_is_a_device_that_a_reset_removes(self) -> None:
+        talk = Talk(build("nodriver"))
+        talk.ask("device_del", id="balloon0")
+        heard = talk.send('{"execute": "system_reset"}')
+        assert [each.get("event", "reply") for each in heard] == ["RESET", "reply", "DEVICE_DELETED"]
+
     def test_an_unplug_may_be_asked_for_again(self) -> None:
         """As in QEMU 7.2, whose pc lets it be repeated until the guest hears."""
         talk = Talk(build("nodriver"))
