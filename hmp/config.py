@@ -98,7 +98,7 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
     machine = Machine(
         CLOCKS[config.clock][0](), ram=config.ram, guest=guest or make_guest(config.guest), seed=config.seed,
         device_id=config.device_id, switches=config.switches, balloon=config.balloon, timeout=config.timeout,
-        name=config.name, uuid=config.uuid,
+        name=config.name or None, uuid=config.uuid,
     )  # fmt: skip
     machine.store, machine.no_shutdown, machine.resets = store, config.no_shutdown, config.resets
     if replies is not None or config.qemu_version is not None or config.log is not None:

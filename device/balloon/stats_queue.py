@@ -256,6 +256,7 @@ class StatsQueue:
             self._cancel_poll()
         elif seconds != before:
             self._arm_poll(seconds if before else 0)
+            self._poll_if_due()
 
     def _arm_poll(self, seconds: int) -> None:
         self._cancel_poll()
@@ -267,6 +268,12 @@ class StatsQueue:
         if self._poll_timer is not None:
             self._poll_timer.cancel()
             self._poll_timer = None
+
+    def _poll_if_due(self) -> None:
+        """Poll now and not in the next step, which on a simulated clock may be far away."""
+        timer, clock = self._poll_timer, self.time.vm_clock
+        if timer is not None and clock.running and timer.due <= clock.now():
+            self._poll()
 
     def _poll(self) -> None:
         # The answer arms the timer too, but that alone is not enough: after one missed interrupt polling would be over.
@@ -297,3 +304,4 @@ class StatsQueue:
         if sample is not None and sample is not self.qom_sample and self.held is not None:
             sample.wall = self.time.clock.wall()
             self.qom_sample = sample
+        self._poll_if_due()

@@ -105,7 +105,7 @@ class Machine:
     """The state in a snapshot. Memory and the balloon's pages are saved after it; monitors and requests are not."""
 
     DERIVED = (
-        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name",
+        "_listeners", "_stepping", "_unnamed", "balloon", "clock", "front", "history", "host_timers", "memory", "name",
         "no_shutdown", "over", "ram", "requests", "resets", "store", "time", "timeout", "uuid", "vm_timers",
     )  # fmt: skip
 
@@ -150,6 +150,7 @@ class Machine:
         self.over = False
         """Whether the machine has ended. Front ends stop when they see it."""
         self.device: BalloonDevice | None = None
+        self._unnamed = 0
         self.unplugging = False
         self.store: Store | None = None
         """Where snapshots of this machine are kept. Front ends set it; all monitors share it."""
@@ -163,6 +164,7 @@ class Machine:
         try:
             guest.attach(self)
             if balloon:
+                self._unnamed = int(not device_id)
                 self._plug(device_id or "", dict(switches or {}))
         except MisuseError:
             guest.close()
@@ -411,9 +413,9 @@ class Machine:
             device.reset()
             device.due &= ~NEWS_DRIVER  # the end of the old driver must not end requests: they wait for the new one
             self._deliver_news(device)
-            if self.unplugging:  # a reset removes the device even if the old driver did not release it
-                self._unplug()
         self.emit(WasReset(guest=guest, reason=reason))
+        if self.unplugging:  # a reset removes the device even if the old driver did not release it
+            self._unplug()
         if self.run_state == RUNNING:
             self._boot()
         else:
@@ -491,8 +493,10 @@ class Machine:
         """The QOM path of the balloon device, or None without one."""
         if self.device is None:
             return None
-        # QEMU keeps devices without an id in a container of their own, by number.
-        return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
+        # QEMU keeps devices without an id in a container of their own, and counts all that there ever were. One that a
+        # snapshot brought was not counted here.
+        anonymous = f"/machine/peripheral-anon/device[{max(0, self._unnamed - 1)}]"
+        return f"/machine/peripheral/{self.device.id}" if self.device.id else anonymous
 
     def _plug(self, id: str, switches: dict[str, Any]) -> BalloonDevice:
         device = BalloonDevice(self.time, self.memory, self.ram, id=id, **switches)
@@ -502,6 +506,7 @@ class Machine:
 
     def device_add(self, id: str, switches: Mapping[str, Any] | None = None) -> None:
         """Plug in a balloon device. Raises MisuseError, in QEMU's words, if there is one, or for an unknown switch."""
+        self._unnamed += not id  # even if it fails, as in QEMU
         if self.device is not None:
             if id and id == self.device.id:
                 raise MisuseError(f"Duplicate device ID '{id}'")
@@ -516,9 +521,11 @@ class Machine:
 
         Raises MisuseError, in QEMU's words, if there is no such device.
         """
-        # A second request is no error: QEMU 7.2's pc machine repeats it until the guest reacts.
+        # A second request is no error: QEMU 7.2's pc machine repeats it until the guest reacts. But not at VM time 0.
         if self.device is None or id not in (self.device.id, self.device_path) or not id:
             raise MisuseError(f"Device '{id}' not found")
+        if self.unplugging and self.run_state == PRELAUNCH and not self.vm_clock.now():
+            raise MisuseError(f"Device {id} is already in the process of unplug")
         self.unplugging = True
         if self.guest.release_device():
             self._unplug()

@@ -215,7 +215,7 @@ class Monitor:
         # Before the arguments are read: the errors of arguments would tell a client which files exist.
         if command.host and not self.host_files:
             raise HostRefused
-        arguments = _arguments(command, line, at)
+        arguments = _arguments(self.machine, command, line, at)
         found = command.handler(), arguments
         if len(line) <= _PARSED_LENGTH:
             if len(self._parsed) >= _PARSED_KEPT:
@@ -224,17 +224,24 @@ class Monitor:
         return found
 
 
-def _arguments(command: Command, line: str, at: int) -> Arguments:
+def _arguments(machine: Machine, command: Command, line: str, at: int) -> Arguments:
     """Read the arguments at `at`. Raises SyntaxRefused."""
     if at == len(line) and not command.types:  # most lines have no arguments, and need not import the grammar
         return {}
     from hmp.monitor import grammar
 
+    found: Arguments = {}
     try:
-        return grammar.arguments(command.parameters, command.name, line, at)
+        return grammar.arguments(command.parameters, command.name, line, at, found)
     except SyntaxRefused as error:
+        if found.get("fmt"):  # in QEMU it stays the format of `print`, whatever is wrong with the rest
+            from hmp.monitor.emulated import emulated
+
+            emulated(machine).format = found["fmt"]
         typed = line[:at].rstrip(BLANKS)  # leading blanks stay, as in QEMU
-        raise SyntaxRefused(f'{error}\nTry "help {typed}" for more information') from None
+        # The letter of a lone `-` is a NUL, which ends QEMU's text, with its newline.
+        text = f"{error}\n".removesuffix("\0\n")
+        raise SyntaxRefused(f'{text}Try "help {typed}" for more information') from None
 
 
 def find_command(line: str) -> tuple[Command | None, int]:

@@ -56,8 +56,14 @@ def _valid(tag: str) -> bool:
 
 
 def automatic_tag(machine: Machine) -> str:
-    """Return the tag for a `savevm` without a tag, in QEMU's form: vm-YYYYMMDDHHMMSS."""
-    return "vm-" + "".join(filter(str.isdigit, date(machine.clock.wall(), simulated=machine.clock.simulated)))
+    """Return the tag for a `savevm` without a tag, in QEMU's form: vm-YYYYMMDDHHMMSS, and -2 behind it for another."""
+    # QEMU gives all of one second the same tag, and loadvm finds the first.
+    tag = "vm-" + "".join(filter(str.isdigit, date(machine.clock.wall(), simulated=machine.clock.simulated)))
+    made, taken, number = tag, store_of(machine).tags(), 1
+    while made in taken:
+        number += 1
+        made = f"{tag}-{number}"
+    return made
 
 
 def date(nanoseconds: int, *, simulated: bool) -> str:
@@ -137,12 +143,11 @@ class MemoryStore:
 
     def load(self, tag: str, machine: Machine) -> None:
         """Put the machine back. Raises SnapshotError, and then nothing has changed."""
-        check_tag(tag)
         _load(tag, machine, lambda: io.BytesIO(self._kept[tag][1]))
 
     def delete(self, tag: str) -> None:
-        """Delete a snapshot; no error if there is none. Raises SnapshotError if `tag` cannot be a tag."""
-        self._kept.pop(check_tag(tag), None)
+        """Delete a snapshot; no error if there is none."""
+        self._kept.pop(tag, None)
 
 
 class DirectoryStore:
@@ -234,11 +239,12 @@ class DirectoryStore:
 
     def load(self, tag: str, machine: Machine) -> None:
         """Put the machine back. Raises SnapshotError, and then nothing has changed."""
-        path = self._file(tag)
-        _load(tag, machine, lambda: _open(path))
+        _load(tag, machine, lambda: _open(self._file(tag)))
 
     def delete(self, tag: str) -> None:
         """Remove the file of a snapshot; no error if there is none. Raises SnapshotError if it cannot be removed."""
+        if not _valid(tag):
+            return
         path = self._file(tag)
         try:
             _refuse_special_file(path)
@@ -351,6 +357,8 @@ def _load(tag: str, machine: Machine, opened: Callable[[], BinaryIO]) -> None:
     Raises SnapshotError, and then nothing has changed.
     """
     try:
+        if not _valid(tag):
+            raise KeyError
         with opened() as source:
             load(machine, source, make_guest)
     except (KeyError, FileNotFoundError):

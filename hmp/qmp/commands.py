@@ -10,13 +10,13 @@ from device.errors import MisuseError
 from device.machine.machine import Machine
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
 from hmp.monitor.commands import balloon_device
-from hmp.monitor.commands.machine import check_driver, plug
+from hmp.monitor.commands.machine import plug
 from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
 from hmp.qmp.schema import Arguments, QmpCommand
 
-NEGOTIATE = "qmp_capabilities"
+NEGOTIATE, HUMAN = "qmp_capabilities", "human-monitor-command"
 
 
 def version(machine: Machine) -> dict[str, object]:
@@ -55,15 +55,14 @@ def _device_add(monitor: Monitor, arguments: Arguments) -> object:
     id = id if isinstance(arguments.get("id"), str) else None
     if id is not None and not qom.valid_id(id):
         raise CommandError("Parameter 'id' expects an identifier")
-    options = qom.read_options(check_driver(driver), given.items(), qom.from_option)
-    plug(monitor.machine, id or "", options)
+    plug(monitor.machine, driver, id or "", given.items())
     return {}
 
 
 def _as_text(value: object) -> str:
-    return (
-        ("off", "on")[value] if isinstance(value, bool) else f"{value:.17g}" if isinstance(value, float) else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.17g}"  # 1.0 is the text 1
+    return str(value) if not isinstance(value, bool) else "on" if value else "off"
 
 
 def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
@@ -92,7 +91,7 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("stop"),
         QmpCommand("cont"),
         QmpCommand("quit"),
-        QmpCommand("system_reset"),
+        QmpCommand("system_reset", holds="DEVICE_DELETED"),
         QmpCommand("system_powerdown", holds="SHUTDOWN"),
         QmpCommand("query-version", "", lambda monitor, _: version(monitor.machine), returns="VersionInfo"),
         QmpCommand("query-name", "", _query_name, returns="NameInfo"),
@@ -110,7 +109,7 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("qom-set", "path:string,property:string,value:any", _qom_set),
         QmpCommand("device_add", "driver:any,id:any?", _device_add, open=True),
         QmpCommand("device_del", "id:string", holds="DEVICE_DELETED"),
-        QmpCommand("human-monitor-command", "command-line:string,cpu-index:integer?", _human_monitor_command,
+        QmpCommand(HUMAN, "command-line:string,cpu-index:integer?", _human_monitor_command,
                    returns="str"),
     )
 }  # fmt: skip

@@ -8,9 +8,9 @@ from typing import Any
 
 from device.machine.machine import Machine
 from hmp.monitor import CommandError
-from hmp.monitor.commands.inventory import capabilities
+from hmp.monitor.commands.inventory import capabilities, find_console, screendump
 from hmp.monitor.emulated import emulated
-from hmp.monitor.monitor import Monitor
+from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.pci import pci
 from hmp.monitor.replies import Replies, shipped
 from hmp.qmp.commands import COMMANDS
@@ -126,18 +126,8 @@ def _set_parameters(monitor: Monitor, arguments: Arguments) -> object:
     return {}
 
 
-def _find_console(monitor: Monitor, arguments: Arguments) -> None:
-    """Raise CommandError in QEMU's words if the arguments name a device: none has a console."""
-    if "device" in arguments:
-        id, device = arguments["device"], monitor.machine.device
-        if device is None or not id or id != device.id:
-            raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
-        head = (arguments.get("head", 0) + (1 << 31)) % (1 << 32) - (1 << 31)  # an int32
-        raise CommandError(f"Device {id} (head {head}) is not bound to a QemuConsole")
-
-
 def _send_event(monitor: Monitor, arguments: Arguments) -> object:
-    _find_console(monitor, arguments)
+    find_console(monitor, arguments)
     if not monitor.machine.running:
         raise CommandError("VM not running")
     return {}
@@ -149,18 +139,12 @@ def _filters(monitor: Monitor, arguments: Arguments) -> object:
     return []
 
 
-def _screendump(monitor: Monitor, arguments: Arguments) -> object:
-    _find_console(monitor, arguments)
-    if "head" in arguments:
-        raise CommandError("'head' must be specified together with 'device'")
-    raise CommandError("There is no console to take a screendump from")
-
-
 CODE: dict[str, Handler] = {
     "query-chardev": lambda monitor, _: emulated(monitor.machine).chardevs(),
     "query-memdev": lambda monitor, _: [{**each, "size": monitor.machine.ram} for each in _value("query-memdev")],
     "query-pci": lambda monitor, _: pci(monitor.machine),
-    "query-cpus-fast": _cpus, "query-rx-filter": _filters, "input-send-event": _send_event, "screendump": _screendump,
+    "query-cpus-fast": _cpus, "query-rx-filter": _filters, "input-send-event": _send_event,
+    "screendump": lambda monitor, given: screendump(monitor, dict(given), Reply()),
     "query-migrate-capabilities": lambda monitor, _: capabilities(monitor.machine),
     "query-migrate-parameters": _parameters, "migrate-set-capabilities": _set_capabilities,
     "migrate-set-parameters": _set_parameters, "send-key": lambda monitor, _: {}, "inject-nmi": lambda monitor, _: {},

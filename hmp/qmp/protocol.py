@@ -13,7 +13,7 @@ from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.session import Session, Work
 from hmp.qjson import codec
 from hmp.qjson.codec import MAX_MESSAGE_BYTES, Decoder, ParseFailure
-from hmp.qmp.commands import NEGOTIATE, run, version
+from hmp.qmp.commands import COMMANDS, HUMAN, NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
 from hmp.qmp.inventory import find
 from hmp.qmp.schema import QmpCommand
@@ -117,7 +117,7 @@ class QmpSession(Session):
         except CommandError as error:
             return iter((self._error(error),)), None
         # A fault that is set for a line of the human monitor also applies when the line comes through QMP.
-        line = arguments.get("command-line") if name == "human-monitor-command" else None
+        line = arguments.get("command-line") if name == HUMAN else None
         self._fault = find_fault(self.machine, self._monitor.client, name, line if isinstance(line, str) else None)
         return self._execute(name, arguments, oob=oob), self._fault
 
@@ -135,8 +135,12 @@ class QmpSession(Session):
         hub = self.hub
         # A real guest takes a moment, so in QEMU these events come after the reply, and clients expect them there.
         # The modelled guest acts at once.
-        if command.holds:
-            hub.hold(command.holds)
+        holds = command.holds
+        if command.name == HUMAN:
+            words = str(arguments.get("command-line")).split(None, 1)
+            holds = COMMANDS[words[0]].holds if words and words[0] in COMMANDS else ""
+        if holds:
+            hub.hold(holds)
         try:
             # The reply is yielded, and so sent, inside the try: the events are released only after it.
             value = run(command, self._monitor, arguments)
@@ -148,7 +152,7 @@ class QmpSession(Session):
                 yield self._return(_text(value))
                 value = None
         finally:
-            if command.holds:
+            if holds:
                 hub.release()
         if isinstance(value, Reply):
             yield value

@@ -78,7 +78,7 @@ def advice(line: str, text: str) -> str:
     return _meant(found[1], {name: name for name in found[2].split(", ")}) if found else ""
 
 
-_UNFINISHED = ("expected", "unexpected end of expression", "unterminated string")
+_UNFINISHED = ("expected", "expected for -f", "option -\0", "unexpected end of expression", "unterminated string")
 """The ends of errors that may go away when more is typed."""
 
 

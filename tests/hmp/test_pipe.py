@@ -417,3 +417,8 @@ def test_the_same_script_prints_the_same_bytes() -> None:
     assert first.status == 0
     other = hmp(*arguments[:-1], "8", text=lines)
     assert other.out != first.out
+
+
+def test_an_empty_name_is_no_name() -> None:
+    ended = hmp("--name", "", "-c", "info name")
+    assert (ended.out, ended.err, ended.status) == ("", "", 0)

@@ -369,7 +369,8 @@ class TestHumanMonitorCommand:
 
     def test_there_is_one_cpu(self) -> None:
         talk = Talk(build())
-        assert talk.ask("human-monitor-command", command_line="", cpu_index=0) == {"return": ""}
+        for index in (0, 1 << 32, -(1 << 62)):  # QEMU takes the lowest 32 bits
+            assert talk.ask("human-monitor-command", command_line="", cpu_index=index) == {"return": ""}
         failure = talk.fails("human-monitor-command", command_line="", cpu_index=1)
         assert failure == ("GenericError", "Parameter 'cpu-index' expects a CPU number")
 
@@ -392,6 +393,29 @@ class TestEnding:
         heard = Talk(build()).send('{"execute": "system_powerdown"}')
         assert [each.get("event", "reply") for each in heard] == ["POWERDOWN", "reply", "SHUTDOWN"]
         assert heard[2]["data"] == {"guest": True, "reason": "guest-shutdown"}
+
+    @pytest.mark.parametrize(
+        ("guest", "line", "heard"),
+        [
+            ("linux", "device_del balloon0", ["reply", "DEVICE_DELETED"]),
+            ("linux", " system_powerdown ", ["POWERDOWN", "reply", "SHUTDOWN"]),
+            ("linux", "device_del nosuch", ["reply"]),
+            ("linux", "", ["reply"]),
+            ("nodriver", "system_reset", ["RESET", "reply", "DEVICE_DELETED"]),
+        ],
+    )
+    def test_and_both_where_the_human_monitors_command_does_it(self, guest: str, line: str, heard: list[str]) -> None:
+        talk = Talk(build(guest))
+        if guest == "nodriver":
+            talk.ask("device_del", id="balloon0")
+        said = talk.send(json.dumps({"execute": "human-monitor-command", "arguments": {"command-line": line}}))
+        assert [each.get("event", "reply") for each in said] == heard
+
+    def test_so_is_a_device_that_a_reset_removes(self) -> None:
+        talk = Talk(build("nodriver"))
+        talk.ask("device_del", id="balloon0")
+        heard = talk.send('{"execute": "system_reset"}')
+        assert [each.get("event", "reply") for each in heard] == ["RESET", "reply", "DEVICE_DELETED"]
 
     def test_an_unplug_may_be_asked_for_again(self) -> None:
         """As in QEMU 7.2, whose pc lets it be repeated until the guest hears."""
@@ -443,6 +467,8 @@ class TestDeviceAdd:
             ({"driver": None}, "Parameter 'driver' is missing"),
             ({"driver": []}, "Parameter 'driver' is missing"),
             ({"driver": 1}, "'1' is not a valid device model name"),
+            ({"driver": 1e3}, "'1000' is not a valid device model name"),
+            ({"driver": 0.1}, "'0.10000000000000001' is not a valid device model name"),
             ({"driver": True}, "'on' is not a valid device model name"),
             ({"id": "1"}, "Parameter 'id' expects an identifier"),
             ({"id": ""}, "Parameter 'id' expects an identifier"),
@@ -467,6 +493,7 @@ class TestDeviceAdd:
         ("given", "path", "told"),
         [
             ({"guest-stats-polling-interval": 5}, "b", {"guest-stats-polling-interval": 5}),
+            ({"guest-stats-polling-interval": 6.0}, "b", {"guest-stats-polling-interval": 6}),
             ({"guest-stats-polling-interval": "0x10"}, "b", {"guest-stats-polling-interval": 16}),
             ({"guest-stats-polling-interval": None, "deflate-on-oom": [], "page-poison": {}}, "b",
              {"guest-stats-polling-interval": 0, "deflate-on-oom": False, "page-poison": True}),

@@ -220,6 +220,7 @@ class TestHelpOn:
             ("", 0), ("info", 4), ("inf", 3), ("inf ", 0), ("info nonsense x", 0), ("balloon 5", 9), ("balloon 5 +", 11),
             ("balloon lots", 8), ("sim delay x", 10), ("sim delay ", 10), ("stop it", 5), ("savevm \"x", 9),
             ("hlep", 0), ("info st", 7), ("info foo", 0), ("sim guest", 9), ("i", 1), ("?", 1), ("info/x", 0),
+            ("qom-set -", 9), ("qom-set -x", 8), ("screendump a -f", 15),
         ],
     )  # fmt: skip
     def test_what_is_wrong_already_is_known_while_typing(self, line, at):
