@@ -51,15 +51,24 @@ NO_COLORS = {"bottom-toolbar": "reverse"}
 
 def editing_mode() -> EditingMode:
     """Return the editing mode of the person's inputrc, which other programs use too."""
-    mode = EditingMode.EMACS
+    mode, path = "emacs", os.environ.get("INPUTRC") or os.path.expanduser("~/.inputrc")
+    tests: list[bool] = []
     try:
-        with open(os.environ.get("INPUTRC") or os.path.expanduser("~/.inputrc"), errors="replace") as file:
-            for line in file.read(1 << 16).splitlines():
-                if line.split()[:2] == ["set", "editing-mode"]:
-                    mode = EditingMode.VI if line.split()[2:3] == ["vi"] else EditingMode.EMACS
+        # Opening a FIFO would wait for its writer.
+        with open(path if os.path.isfile(path) else os.devnull, errors="replace") as file:
+            text = file.read(1 << 16).lower()
     except OSError:
-        pass
-    return mode
+        text = ""
+    for first, second, third in [[*line.split(), "", "", ""][:3] for line in text.splitlines()]:
+        if first == "$if":
+            tests.append(second in ("hmp", f"mode={mode}"))
+        elif first == "$else" and tests:
+            tests[-1] = not tests[-1]
+        elif first == "$endif" and tests:
+            tests.pop()
+        elif (first, second) == ("set", "editing-mode") and all(tests):
+            mode = next((each for each in ("vi", "emacs") if third.startswith(each)), mode)
+    return EditingMode.VI if mode == "vi" else EditingMode.EMACS
 
 
 class LineCompleter(Completer):

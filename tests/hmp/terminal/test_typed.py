@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 from prompt_toolkit.data_structures import Size
+from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.output import DummyOutput
 
 from hmp.monitor import TOO_LONG
 from hmp.terminal.hints import LEAVE, first_hint, usage, wrong
+from hmp.terminal.parts import editing_mode
 from hmp.terminal.prompt import LinePrompt
 
 
@@ -304,6 +307,29 @@ class TestHelpOn:
         monkeypatch.setenv("INPUTRC", str(tmp_path / "rc"))
         person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
         assert person.replies == ["VM status: running\n"]
+
+    @pytest.mark.parametrize(
+        ("inputrc", "vi"),
+        [
+            ("Set Editing-Mode VI", True),
+            ("set editing-mode vi\nset editing-mode none", True),
+            ("set editing-mode vi\nset editing-mode emacs", False),
+            ("# set editing-mode vi", False),
+            ("$if Bash\nset editing-mode vi\n$endif", False),
+            ("$if Bash\n$else\nset editing-mode vi\n$endif", True),
+            ("$if hmp\nset editing-mode vi\n$if mode=emacs\nset editing-mode emacs\n$endif\n$endif", True),
+            ("$endif\n$else\nset\nset editing-mode\n\0\udcff", False),
+        ],
+    )
+    def test_inputrc_is_read_as_readline_reads_it(self, tmp_path, monkeypatch, inputrc, vi):
+        (tmp_path / "rc").write_text(inputrc, errors="surrogateescape")
+        monkeypatch.setenv("INPUTRC", str(tmp_path / "rc"))
+        assert (editing_mode() is EditingMode.VI) is vi
+
+    def test_an_inputrc_that_is_no_file_is_not_waited_for(self, tmp_path, monkeypatch):
+        os.mkfifo(tmp_path / "rc")
+        monkeypatch.setenv("INPUTRC", str(tmp_path / "rc"))
+        assert editing_mode() is EditingMode.EMACS
 
     def test_the_change_of_keys_is_shown_as_an_event_is(self, sitting):
         assert (
