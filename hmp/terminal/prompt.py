@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+from asyncio import get_running_loop, sleep
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -146,6 +146,8 @@ class LinePrompt:
         Raises EOFError at the end of the input: Ctrl-D on an empty line, a terminal that hung up, or `end`.
         """
         self._interrupts = 0
+        if self._lines:  # Ctrl-C, and what is due, can come between the lines of a paste
+            await sleep(0)
         if self._lines:  # lines of a paste are shown as if they were typed
             line = self._lines.popleft()
             self._screen.write(f"{PROMPT}{escape(line)}\n")

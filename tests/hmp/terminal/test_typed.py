@@ -100,6 +100,13 @@ class TestLines:
         person = sitting(lambda person: person.type("\x1b[200~info status\ninfo name\ninfo uu\x1b[201~id\rquit\r"))
         assert person.replies == ["VM status: running\n", "", "00000000-0000-0000-0000-000000000000\n", ""]
 
+    def test_ctrl_c_ends_a_paste_that_runs(self, sitting):
+        def script(person):
+            person.session._on_reply = lambda reply: person.loop.call_soon(person.session.interrupt)
+            person.type("\x1b[200~" + "info status\n" * 100 + "\x1b[201~").type("\x04", 1)
+
+        assert len(sitting(script).session._monitor.typed) == 1
+
     def test_tab_completes(self, sitting):
         person = sitting(lambda person: person.type("info statu\t\rinf\tuuid\rqu\t\r"))
         assert person.replies == ["VM status: running\n", "00000000-0000-0000-0000-000000000000\n", ""]
