@@ -178,6 +178,7 @@ class LinePrompt:
             buffer = self._session.default_buffer
             buffer.reset()
             self._session.layout.focus(buffer)
+            self._session.app.vi_state.reset()  # each line begins in insert mode
             # Ctrl-C does not end hmp, unlike other programs, so a person may not know how to leave.
             self._interrupts += 1
             if self._interrupts % 3 == 0:

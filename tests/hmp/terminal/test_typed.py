@@ -315,6 +315,10 @@ class TestHelpOn:
         person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
         assert person.replies == ["VM status: running\n"]
 
+    def test_after_ctrl_c_keys_are_inserted_with_the_keys_of_vi_too(self, sitting):
+        person = sitting(lambda person: person.type("\x1bOSwrong\x1b", 0).type("\x03info status\r\x04", 2))
+        assert person.replies == ["VM status: running\n"]
+
     @pytest.mark.parametrize(
         ("inputrc", "vi"),
         [
