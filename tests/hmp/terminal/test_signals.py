@@ -193,3 +193,11 @@ def test_at_many_moments(tmp_path: Path, number: int) -> None:
         _, stops, ended = job.ends()
         assert all(stops), f"{ms} ms"
         assert ended == [True], f"{ms} ms"
+
+
+def test_a_stop_shows_the_cursor_that_was_hidden_while_something_is_watched(tmp_path: Path) -> None:
+    point = ["rich.live:Live.refresh:return", str(int(signal.SIGTSTP))]
+    job = Job(tmp_path, ["-c", STRUCK, *point, "-i", "-c", "sim watch 0.2 3"])
+    assert job.ends() == (0, [True], [True])
+    hidden = job.seen.partition(b"monitor - type")[0].split(b"\x1b[?25l")[1:]
+    assert [b"\x1b[?25h" in part for part in hidden] == [True, True]
