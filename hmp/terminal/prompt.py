@@ -42,7 +42,7 @@ from hmp.terminal import hints, toolbar
 from hmp.terminal.app import PROMPT
 from hmp.terminal.history import FileHistory, history_path
 from hmp.terminal.parts import COLORS, NO_COLORS, SIXTEEN, Line, LineCompleter, LineLexer, Reader, Rows, editing_mode
-from hmp.terminal.screen import Screen
+from hmp.terminal.screen import ERASED, Screen
 
 MENU_ROWS = 8
 """Rows that are kept free for a completion menu below the line."""
@@ -87,6 +87,8 @@ class LinePrompt:
         self._reader = None
         if type(reader) is PosixStdinReader:
             self._reader = input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]
+        # prompt_toolkit erases from the first column on, which makes copies in the history of tmux.
+        output.erase_down = lambda: output.write_raw(ERASED)  # type: ignore[method-assign]
         try:
             "█░│→".encode(output.encoding())
             self._signs = toolbar.LINES

@@ -15,6 +15,7 @@ import pexpect
 import pyte
 import pytest
 
+from tests.hmp.terminal.test_screen import Tmux
 from tests.support.timing import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -304,6 +305,20 @@ def test_watch_draws_in_place_until_ctrl_c(seat):
     assert person.lines[-3:] == ["(qemu) info kvm", "kvm support: disabled", "(qemu)"]
     assert "cancelled" not in person.lines
     assert not person.screen.cursor.hidden
+
+
+def test_a_prompt_in_the_first_row_leaves_no_copies_in_the_history_of_tmux(seat):
+    person = seat("--guest", "linux")
+    person.prompt()
+    person.type("\x0c")
+    person.see(r"^\(qemu\)")
+    person.type("info kvm\r")
+    person.prompt()
+    person.type("\x04")
+    assert person.ends() == 0
+    terminal = Tmux(80, 24)
+    pyte.Stream(terminal).feed(person.raw)
+    assert not terminal.history.top
 
 
 def test_the_prompt_is_there_before_its_editor_and_keys_typed_then_count(seat):
