@@ -120,8 +120,7 @@ class LinePrompt:
         self._session.default_buffer.__class__ = Line
         buffer = self._session.default_buffer
         buffer.enable_history_search = Condition(lambda: self._by_prefix(buffer))
-        buffer.on_text_insert += self._note_typing
-        self._session.app.key_processor.before_key_press += self._note_search
+        self._session.app.key_processor.after_key_press += self._note_key
         if screen.color:  # without colour a suggestion would look as if it was typed
             self._session.default_buffer.on_text_insert += self._suggest
         renderer = self._session.app.renderer
@@ -298,12 +297,8 @@ class LinePrompt:
             found = list(self._completer.get_completions(buffer.document, CompleteEvent()))
             buffer.complete_state = CompletionState(buffer.document, found)
 
-    def _note_typing(self, buffer: Buffer) -> None:
+    def _note_key(self, keys: KeyProcessor) -> None:
         self._typed = get_running_loop().time()
-
-    def _note_search(self, keys: KeyProcessor) -> None:
-        if self._session.layout.is_searching:
-            self._typed = get_running_loop().time()
 
     def _by_prefix(self, buffer: Buffer) -> bool:
         """Whether Up looks for lines that begin with what is typed: only after a pause, as a person makes.

@@ -355,9 +355,9 @@ class TestHelpOn:
             )
             assert history.get_strings()[-1] == ran, person.shown
 
-    @pytest.mark.parametrize("keys", ["\x12zz\x07", "\x12z\x7f\x07", "\x12\x12\x07"])
+    @pytest.mark.parametrize("keys", ["\x12zz\x07", "\x12z\x7f\x07", "\x12\x12\x07", "\x1b[D\x1b[C", "\t\t\x07"])
     @pytest.mark.parametrize(("pause", "ran"), [(0.1, "info uuid"), (2, "info name")])
-    def test_keys_of_a_search_count_as_typing(self, sitting, keys, pause, ran):
+    def test_each_key_counts_as_typing(self, sitting, keys, pause, ran):
         history = InMemoryHistory(["info name", "info uuid"])
 
         def script(person):
