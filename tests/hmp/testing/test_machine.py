@@ -99,6 +99,8 @@ class TestTheMachine:
             ({"attach": "unix:x"}, "attach: not an option of a machine in a test"),
             ({"allow_disruptive": True}, "allow_disruptive: not an option of a machine in a test"),
             ({"save_replies": "x"}, "save_replies: not an option of a machine in a test"),
+            ({"seed": True, "paused": True, "guest": "slow"}, "--seed: '--paused' is not a whole number"),
+            ({"seed": True}, "Option '--seed' requires an argument"),
             ({"start": "yesterday"}, "start: 'yesterday' is not a number of seconds"),
             ({"start": float("inf")}, "start: inf is not a number of seconds"),
             ({"start": float("nan")}, "start: nan is not a number of seconds"),
@@ -118,7 +120,7 @@ class TestTheMachine:
             wrong: Any = b"hang"
             with pytest.raises(MisuseError, match=r"^sim: b.hang. is not a line of text$"):
                 vm.sim(wrong)
-            for wrong in ("x", None, float("inf"), float("nan"), 1e300):
+            for wrong in ("x", None, float("inf"), float("nan"), 1e300, 1 + 2j):
                 with pytest.raises(
                     MisuseError, match=rf"^advance: {re.escape(repr(wrong))} is not a number of seconds$"
                 ):
