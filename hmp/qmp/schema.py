@@ -47,7 +47,7 @@ EVENTS: dict[str, str] = {
 BUILTIN = {"str": "string", "int": "int", "bool": "boolean", "any": "value"}
 """QAPI's built-in types, by JSON type."""
 
-TYPES = {"string": "str", "integer": "int", "capabilities": "[QMPCapability]", "any": "any"}
+TYPES = {"string": "str", "integer": "int", "array": "[QMPCapability]", "any": "any"}
 """The types of arguments: their names in the command table, and in the schema."""
 
 
@@ -89,7 +89,7 @@ def schema(commands: Iterable[QmpCommand], *, events: bool = True) -> list[dict[
     """Return the SchemaInfo list of the commands, the events, and all types that they use."""
     entries: list[dict[str, object]] = []
     # An array needs an entry of its own, as all types do.
-    arrays = {TYPES["capabilities"]}
+    arrays = {TYPES["array"]}
     for command in commands:
         taken = "empty"
         if command.parameters:
