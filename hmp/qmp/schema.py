@@ -73,8 +73,9 @@ class QmpCommand:
         """Raise CommandError in QEMU's words where the arguments do not fit."""
         if self._types is None:
             self._types = {str(each["name"]): each for each in schema([self], events=False)}
-        known = [name for name, _, _ in self.parameters]
-        told = {name: value for name, value in given.items() if name in known} if self.open else dict(given)
+        told = given
+        if self.open:
+            told = {name: given[name] for name, _, _ in self.parameters if name in given}
         check(self._types, str(self._types[self.name]["arg-type"]), told)
 
 
