@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -43,6 +44,7 @@ def nothing_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     tmp_path_factory.getbasetemp()  # made now, where pytest makes it, and not in the folder that must be empty behind us
     own = tempfile.mkdtemp(prefix="t")  # short, and no other worker's
     monkeypatch.setattr(tempfile, "tempdir", own)
+    gc.collect()  # machines of earlier tests in this process, which would give their descriptors back meanwhile
     before = left()
     yield
     assert left() == before
