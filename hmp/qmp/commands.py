@@ -83,7 +83,7 @@ def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
 COMMANDS: dict[str, QmpCommand] = {
     command.name: command
     for command in (
-        QmpCommand(NEGOTIATE, "enable:capabilities?", lambda monitor, _: {}),
+        QmpCommand(NEGOTIATE, "enable:array?", lambda monitor, _: {}),
         QmpCommand("query-balloon", "", lambda monitor, _: monitor.dialect.query(balloon_device(monitor.machine)),
                    returns="BalloonInfo", asks=True),
         QmpCommand("balloon", "value:integer"),

@@ -71,6 +71,8 @@ class QmpSession(Session):
     def give_up(self, why: str) -> None:
         """Answer an unfinished message with an error. The next byte begins a new message."""
         self._decoder = Decoder()
+        if self.on_command is not None:
+            self.on_command(self._fed)
         self._id, self._fault = {}, None
         self.send(self._error(CommandError(f"JSON parse error, {why}")))
 

@@ -47,7 +47,7 @@ EVENTS: dict[str, str] = {
 BUILTIN = {"str": "string", "int": "int", "bool": "boolean", "any": "value"}
 """QAPI's built-in types, by JSON type."""
 
-TYPES = {"string": "str", "integer": "int", "capabilities": "[QMPCapability]", "any": "any"}
+TYPES = {"string": "str", "integer": "int", "array": "[QMPCapability]", "any": "any"}
 """The types of arguments: their names in the command table, and in the schema."""
 
 
@@ -73,8 +73,9 @@ class QmpCommand:
         """Raise CommandError in QEMU's words where the arguments do not fit."""
         if self._types is None:
             self._types = {str(each["name"]): each for each in schema([self], events=False)}
-        known = [name for name, _, _ in self.parameters]
-        told = {name: value for name, value in given.items() if name in known} if self.open else dict(given)
+        told = given
+        if self.open:
+            told = {name: given[name] for name, _, _ in self.parameters if name in given}
         check(self._types, str(self._types[self.name]["arg-type"]), told)
 
 
@@ -89,7 +90,7 @@ def schema(commands: Iterable[QmpCommand], *, events: bool = True) -> list[dict[
     """Return the SchemaInfo list of the commands, the events, and all types that they use."""
     entries: list[dict[str, object]] = []
     # An array needs an entry of its own, as all types do.
-    arrays = {TYPES["capabilities"]}
+    arrays = {TYPES["array"]}
     for command in commands:
         taken = "empty"
         if command.parameters:

@@ -116,9 +116,9 @@ def _alternate(types: Types, entry: dict[str, Any], value: object, path: str, na
 def _object(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> None:
     # Missing and wrong members are reported before unexpected ones.
     known = _members(types, entry, given, path)
-    for name in visited(given):
-        if name not in known:
-            raise CommandError(f"Parameter '{_join(path, name)}' is unexpected")
+    if not given.keys() <= known:
+        name = next(each for each in visited(given) if each not in known)
+        raise CommandError(f"Parameter '{_join(path, name)}' is unexpected")
 
 
 def _members(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> set[str]:

@@ -62,7 +62,7 @@ class StandstillWarning(UserWarning):
 def _seconds(name: str, value: float) -> float:
     """Return `value`. Raises MisuseError if it is not a number, or too large for a clock."""
     try:
-        if abs(value) < 1 << 63:  # false for nan
+        if -(1 << 63) < value < 1 << 63:  # false for nan
             return value
     except TypeError:
         pass
@@ -72,13 +72,14 @@ def _seconds(name: str, value: float) -> float:
 def _read(options: dict[str, object], addresses: list[str]) -> Config:
     """Read options as the program does. Raises MisuseError, which names the option that is wrong."""
     arguments = []
-    for name, value in options.items():
+    # Switches go last: an option that needs a value must not take the next one for it.
+    for name, value in sorted(options.items(), key=lambda option: option[1] is True):
         if name in _OURS:
             raise MisuseError(f"{name}: not an option of a machine in a test")
         if value is not False and value is not None:
             flag = f"--{name.replace('_', '-')}"
             arguments.append(flag if value is True else f"{flag}={value}")
-    config = parse([*arguments, *addresses])
+    config = parse([*addresses, *arguments])
     assert config is not None  # noqa: S101 - only --help and the like are answered at once
     return config
 

@@ -144,7 +144,9 @@ def test_a_bad_message_in_pieces_is_logged_whole() -> None:
     talk.send('{"execute": "query-name"}')
     for byte in " [1} [1]":
         talk.send(byte)
-    assert [json.loads(line).get("raw") for line in log.entries] == ['{"a" 1}', None, "[1}", "[1]"]
+    talk.send('{"b"')
+    talk.session.give_up("the rest did not come")
+    assert [json.loads(line).get("raw") for line in log.entries] == ['{"a" 1}', None, "[1}", "[1]", '{"b"']
 
 
 def test_times_are_the_machines() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -43,6 +44,7 @@ def nothing_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     tmp_path_factory.getbasetemp()  # made now, where pytest makes it, and not in the folder that must be empty behind us
     own = tempfile.mkdtemp(prefix="t")  # short, and no other worker's
     monkeypatch.setattr(tempfile, "tempdir", own)
+    gc.collect()  # machines of earlier tests in this process, which would give their descriptors back meanwhile
     before = left()
     yield
     assert left() == before
@@ -99,6 +101,8 @@ class TestTheMachine:
             ({"attach": "unix:x"}, "attach: not an option of a machine in a test"),
             ({"allow_disruptive": True}, "allow_disruptive: not an option of a machine in a test"),
             ({"save_replies": "x"}, "save_replies: not an option of a machine in a test"),
+            ({"seed": True, "paused": True, "guest": "slow"}, "--seed: '--paused' is not a whole number"),
+            ({"seed": True}, "Option '--seed' requires an argument"),
             ({"start": "yesterday"}, "start: 'yesterday' is not a number of seconds"),
             ({"start": float("inf")}, "start: inf is not a number of seconds"),
             ({"start": float("nan")}, "start: nan is not a number of seconds"),
@@ -118,7 +122,7 @@ class TestTheMachine:
             wrong: Any = b"hang"
             with pytest.raises(MisuseError, match=r"^sim: b.hang. is not a line of text$"):
                 vm.sim(wrong)
-            for wrong in ("x", None, float("inf"), float("nan"), 1e300):
+            for wrong in ("x", None, float("inf"), float("nan"), 1e300, 1 + 2j):
                 with pytest.raises(
                     MisuseError, match=rf"^advance: {re.escape(repr(wrong))} is not a number of seconds$"
                 ):
