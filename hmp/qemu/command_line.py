@@ -107,8 +107,8 @@ class CommandLine:
                 return
             if value is None:
                 self._switch(name, word)
-            elif value in HELP and name in HELPS | {"M": ""}:
-                self._print(HELPS["machine" if name == "M" else name])
+            elif value in HELP and name in HELPS:
+                self._print(HELPS[name])
             else:
                 self._value(name, value, f"{word} {value}")
         if self.printed is None:
@@ -316,12 +316,14 @@ class CommandLine:
             self.device = codec.encode({"driver": driver, **dict(kept)}).decode().strip()
         else:
             self.device = ",".join([driver, *[f"{key}={word.replace(',', ',,')}" for key, word in kept]])
+        set_to: dict[str, Any] = {}
         try:
             for key, word in pairs:
                 if key in PCI:
-                    self._check_pci(DRIVERS[driver], key, word, json=json)
+                    set_to[key] = self._check_pci(DRIVERS[driver], key, word, json=json)
             # hmp's own --device checks the other properties. Its error then gets the prefix that QEMU's would have.
             parse(["--device", self.device])
+            self._check_modes(DRIVERS[driver], set_to)
         except CommandError as error:
             raise UsageError(f"{spelled}: {error.desc}") from None
         except UsageError as error:
@@ -335,9 +337,12 @@ class CommandLine:
         if not found.use(opens=model != "virtserialport"):
             raise UsageError(f"{wrong} take value '{label}': Device '{label}' is in use")
 
-    def _check_pci(self, model: str, name: str, value: Any, *, json: bool) -> None:
-        kind, wrong = PCI[name], ""
-        if kind != "text":
+    def _check_pci(self, model: str, name: str, value: Any, *, json: bool) -> object:
+        """Return the value of a property as it is read. Raises CommandError."""
+        kind, wrong, read = PCI[name], "", value
+        if name.startswith("disable-") and model.endswith("-transitional"):
+            wrong = f"Property '{model}.{name}' not found"
+        elif kind != "text":
             read = (from_json if json else from_option)(value, name, kind)
             if kind == "int" and not 0 <= read < 1 << 32:  # type: ignore[operator]
                 wrong = f"Parameter '{name}' expects uint32_t"
@@ -362,6 +367,16 @@ class CommandLine:
             wrong = f'failed to find romfile "{value}"'
         if wrong:
             raise CommandError(wrong)
+        return read
+
+    def _check_modes(self, model: str, set_to: dict[str, Any]) -> None:
+        """Check that the device has a mode of virtio that fits its properties. Raises CommandError."""
+        legacy = not model.endswith("-non-transitional") and set_to.get("disable-legacy") != "on"
+        if not legacy and set_to.get("disable-modern"):
+            raise CommandError("device cannot work as neither modern nor legacy mode is enabled")
+        # Behind a port of PCI Express it is never legacy; hmp does not know which bus is one.
+        if legacy and set_to.get("iommu_platform") and set_to.get("bus") not in self.ids["device"]:
+            raise CommandError("VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor transitional device")
 
     def _finish(self) -> None:
         """Make the checks that QEMU makes when it creates its objects, in QEMU's order, and connect monitors with their
