@@ -138,4 +138,10 @@ HELPS = {
     f"{'pc-i440fx-7.2':20} the machine of hmp (default)\n{'q35':20} the same machine here\n",
     "cpu": "Available CPUs:\nx86 qemu64                (there is no processor: any name will do)\n",
     "accel": "Accelerators supported in QEMU binary:\ntcg\n",
+    **{
+        name: f"hmp has nothing for -{name} to choose from, and ignores it\n"
+        for name in ["L", "audio", "audiodev", "boot", "display", "netdev", "object", "smp", "trace", "vga"]
+    },
 }
+HELPS["M"] = HELPS["machine"]
+"""What the value help prints, for the options for which QEMU prints a list and ends with status 0."""

@@ -241,6 +241,7 @@ def test_the_options_with_a_value_are_qemus() -> None:
     (("-accel", "help"), "Accelerators supported in QEMU binary:\ntcg\n"),
     (("-device", "help"), 'Misc devices:\nname "virtio-balloon-pci", bus PCI, alias "virtio-balloon"\n'),
     (("-device", "virtio-balloon-pci,help"), "virtio-balloon-pci options:\n"),
+    *[((f"-{name}", "help"), f"hmp has nothing for -{name} to choose from") for name in ("display", "audiodev", "vga", "L")],
     (("--version",), "QEMU emulator version 7.2.0 (hmp-emulator "),
     (("-h",), "usage: hmp-qemu "),
 ])  # fmt: skip
