@@ -73,6 +73,5 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
 
         machine.front.make_session = session
     monitor = make(machine, DIALECTS[config.dialect])
-    # Only a person can be asked; --fail-stale is for scripts, which need the reason on stderr.
-    monitor.asks, monitor.reports_stale = config.typed, config.fail_stale
+    monitor.reports_stale = config.fail_stale  # scripts need the reason on stderr
     return machine, monitor

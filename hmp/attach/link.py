@@ -209,6 +209,8 @@ class SocketLink(Link):
                 why = "not a socket; name the one of the VM's -qmp option"
             # Nothing listens: QEMU is gone, so there is no polling interval to restore.
             gone = error.errno in (errno.ECONNREFUSED, errno.ENOENT)
+            if gone and self.greeting:  # it was there before
+                why = f"QEMU has ended: {why}"
             raise LinkError(f"{place.name}: {why}", gone=gone) from None
         self.due = self.clock.now() + GREETING_LIMIT
 

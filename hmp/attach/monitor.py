@@ -58,7 +58,7 @@ class AttachedMonitor(Monitor):
     def __init__(self, machine: Attached, dialect: Dialect, history: History | None = None) -> None:
         super().__init__(machine, dialect, history)  # type: ignore[arg-type]
         self.attached = machine
-        self.allowed = self.asks = self.reports_stale = self.end_reported = False
+        self.allowed = self.reports_stale = self.end_reported = False
         self.cpu: int | None = None
         """The CPU of the `cpu` command. human-monitor-command does not keep it, so it is sent with each line."""
 

@@ -173,6 +173,8 @@ class Monitor:
         during the wait."""
         self.show_reply: Callable[[Reply], None] | None = None
         """On a terminal: shows the reply to a line of a script at once."""
+        self.asks = False
+        """Whether a person can be asked, which is so at the prompt."""
         self.typed: list[tuple[str, bool]] = []
         """The lines that a person typed, and whether they succeeded; the front end adds them for `sim save`."""
         self.sourcing = self.sourced = 0

@@ -132,6 +132,7 @@ class Typed(Front):
                 if self.config.sources and not machine.over:
                     self._begin()
                 loop.add_signal_handler(SIGINT, session.interrupt)
+                self.monitor.asks = True
                 await session.run()
         finally:
             tty.hold()

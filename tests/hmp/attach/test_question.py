@@ -328,8 +328,8 @@ class TestPutBack:
         pair.peer.close()
         pair.settle(lambda: pair.machine.over, seconds=1)
         assert (reply.pending, reply.failed) == (False, True)
-        assert reply.text.startswith("Error: ")
-        assert pair.machine.failure
+        gone = f"unix:{pair.peer.path}: QEMU has ended: No such file or directory"
+        assert (reply.text, pair.machine.failure) == (f"Error: {gone}\n", gone)
         assert capfd.readouterr().err == ""
 
 
