@@ -217,7 +217,7 @@ def test_it_can_be_ended_while_a_client_is_waited_for(seat, tmp_path, way, statu
 class TestScriptsBesideSockets:
     """-i with --monitor and --qmp: scripts run in the loop that serves."""
 
-    def hear(self, path, words: bytes) -> socket.socket:
+    def read_from(self, path, words: bytes) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(PATIENCE)
         client.connect(str(path))
@@ -233,7 +233,7 @@ class TestScriptsBesideSockets:
         (tmp_path / "two").write_text("sim sleep 1000\n")
         person = seat("-i", f"{tmp_path}/one", f"{tmp_path}/two", "--monitor", f"unix:{tmp_path}/m")
         person.see("kvm support")
-        with self.hear(tmp_path / "m", b"(qemu) ") as client:
+        with self.read_from(tmp_path / "m", b"(qemu) ") as client:
             client.sendall(b"quit\n")
             assert person.ends() == 0
         assert "monitor - type" not in person.raw
@@ -245,14 +245,14 @@ class TestScriptsBesideSockets:
             *("--monitor", f"unix:{tmp_path}/m", "--qmp", f"unix:{tmp_path}/q,wait=on"),
         )
         person.see("ready")
-        with self.hear(tmp_path / "m", b"(qemu) ") as client:
+        with self.read_from(tmp_path / "m", b"(qemu) ") as client:
             client.sendall(b"info status\n")
             heard = b""
             while b"\r\n(qemu) " not in heard:
                 heard += client.recv(4096)
             assert b"VM status: paused (prelaunch)" in heard
             assert "VM status" not in person.raw
-            with self.hear(tmp_path / "q", b"QMP"):
+            with self.read_from(tmp_path / "q", b"QMP"):
                 person.see("(?s)VM status: running.*unknown command: 'wrong'.*monitor - type")
                 person.prompt()
                 person.type("quit\r")
