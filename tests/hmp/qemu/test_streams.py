@@ -164,11 +164,11 @@ class TestStreams:
                 greeting, talk, end = talks[name]
                 with socket.socket(socket.AF_UNIX) as client:
                     client.connect(str(tmp_path / name))
-                    told[name] += heard(client.fileno(), greeting)
+                    told[name] += read_until(client.fileno(), greeting)
                     client.sendall(talk)
-                    told[name] += heard(client.fileno(), end)
+                    told[name] += read_until(client.fileno(), end)
             with socket.create_connection(("127.0.0.1", port)) as client:
-                greeting = heard(client.fileno(), b"(qemu) ")[len(OPENING) :]
+                greeting = read_until(client.fileno(), b"(qemu) ")[len(OPENING) :]
             logs = {"l": told["a"], "k": b"before\n" + told["b"], **dict.fromkeys("jih", greeting), "g": b""}
             # QEMU writes the log after the socket.
             until(lambda: {name: (tmp_path / name).read_bytes() for name in logs} == logs)
@@ -190,20 +190,20 @@ class TestStreams:
         screen = process.stdout.fileno()
         if places > 1:
             process.stdin.write(b"quit\r\x01c")  # for a port, which drops it
-        assert plain(heard(screen, b"(qemu) ")) == BANNER
+        assert plain(read_until(screen, b"(qemu) ")) == BANNER
         process.stdin.write(b"qui")
-        heard(screen, b"qui\x1b[K")
+        read_until(screen, b"qui\x1b[K")
         for place in range(places):
             process.stdin.write(b"\x01c")
             # The monitor ends its line when it loses the keys, and begins a new one when it gets them again.
             if place == 0:
-                heard(screen, b"\r\n" if places > 1 else b"\r\n(qemu) ")
+                read_until(screen, b"\r\n" if places > 1 else b"\r\n(qemu) ")
         if places > 1:
-            assert heard(screen, b"(qemu) ") == b"(qemu) "
+            assert read_until(screen, b"(qemu) ") == b"(qemu) "
         process.stdin.write(b"info uuid\r")
-        heard(screen, b"0\r\n(qemu) ")
+        read_until(screen, b"0\r\n(qemu) ")
         process.stdin.write(b"\x01x")
-        assert heard(screen, b"\n\r") == b"QEMU: Terminated\n\r"
+        assert read_until(screen, b"\n\r") == b"QEMU: Terminated\n\r"
         assert process.wait(PATIENCE) == 0
 
     def test_what_query_chardev_shows(self, program: list[str], tmp_path: Path) -> None:

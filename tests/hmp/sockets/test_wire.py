@@ -128,7 +128,7 @@ def test_a_client_that_reads_late_gets_an_oversized_frame_whole(manner: str) -> 
         assert len(line) == 8_000_000 + len(json.dumps({"return": STATUS, "id": 5})) + 2
         assert await client.answer() == {"return": {}, "id": 6}
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_late_greeting_and_the_last_reply_come_whole_in_pieces() -> None:
@@ -140,7 +140,7 @@ def test_a_late_greeting_and_the_last_reply_come_whole_in_pieces() -> None:
         await other.order("quit", 1)
         assert (await other.until(b'"id": 1}\r\n')).endswith(b'\r\n{"return": {}, "id": 1}\r\n')
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_events_that_wait_for_an_answer_in_pieces_are_bounded() -> None:
@@ -153,7 +153,7 @@ def test_events_that_wait_for_an_answer_in_pieces_are_bounded() -> None:
         await sim(strings, "event NOISE")
         assert b"NOISE" not in await client.rest()
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_flood_of_events() -> None:
@@ -332,7 +332,7 @@ def test_half_a_surrogate_pair_can_be_sent(kind: str) -> None:
         await sim(strings, 'wire garbage "\\ud83d\\n"')
         assert await client.until(b"\n") == b"\xed\xa0\xbd\n"
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_client_is_cut_off_sent_garbage_and_listed() -> None:
