@@ -117,7 +117,7 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.clock = SimulatedClock(warps=False)
         self.machine = Machine(self.clock, ram=RAM, guest=make_guest("linux"), seed=FIRST_SEED)
-        self.machine.stays = True  # a guest that shuts down leaves a machine behind, stopped
+        self.machine.no_shutdown = True  # a guest that shuts down leaves a machine behind, stopped
         self.machine.start()
         self.monitors = [Monitor(self.machine, DIALECTS["seed"]) for _ in range(MONITORS)]
         for monitor in self.monitors:

@@ -220,7 +220,7 @@ def test_an_odd_answer_is_the_honest_one_with_something_appended(
         assert ANSWERS[rule](honest, lambda count: dice) == honest + (
             honest[: 10 * (1 + dice)] if tail is None else tail
         )
-        m.guest.asked_for = 0
+        m.guest.requests = 0
         assert m.info() == "answered"
         assert f"{rule}: {words}" in table.broken_rules
         assert (table.driver.spoil, table.sides) == ("", [sides])
