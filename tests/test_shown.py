@@ -41,11 +41,11 @@ def ci_installs(command: str, folder: Path) -> None:
 def its_test_is(test: str) -> Callable[[str, Path], None]:
     """The command runs in a test of its own, FILE::NAME."""
 
-    def there(command: str, folder: Path) -> None:
+    def exists(command: str, folder: Path) -> None:
         path, _, name = test.partition("::")
         assert f"def {name}(" in (ROOT / path).read_text()
 
-    return there
+    return exists
 
 
 def a_shell_takes(command: str, folder: Path) -> None:
@@ -75,7 +75,7 @@ def serves(command: str, folder: Path) -> None:
         program.stderr.close()
 
 
-def sits_down(command: str, folder: Path) -> pexpect.spawn:
+def start_at_terminal(command: str, folder: Path) -> pexpect.spawn:
     state = {"TERM": "xterm-256color", "XDG_STATE_HOME": str(folder), "PROMPT_TOOLKIT_NO_CPR": "1"}
     return pexpect.spawn(
         "bash",
@@ -96,7 +96,7 @@ def leaves(child: pexpect.spawn) -> None:
 
 
 def records(command: str, folder: Path) -> None:
-    child = sits_down(command, folder)
+    child = start_at_terminal(command, folder)
     child.expect("qemu")
     child.send("info status\r")
     child.expect("VM status: running")
@@ -107,10 +107,10 @@ def records(command: str, folder: Path) -> None:
 def serves_beside_a_prompt(command: str, folder: Path) -> None:
     if shutil.which("socat") is None:
         pytest.skip("needs socat")
-    child = sits_down(command, folder)
+    child = start_at_terminal(command, folder)
     child.expect("hmp: ready")
     child.expect("qemu")
-    second = sits_down("socat -,raw,echo=0 unix:hmp.sock", folder)
+    second = start_at_terminal("socat -,raw,echo=0 unix:hmp.sock", folder)
     second.expect_exact("(qemu) ")
     child.send("info balloon\r")  # waits 2 s for this guest
     child.expect("waiting for the guest")

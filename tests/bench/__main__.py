@@ -42,11 +42,11 @@ HISTORY = FOLDER / "history.json"
 
 def version(*command: str) -> str:
     """Return the version in what a program prints, or nothing."""
-    found = re.search(r"\d+(\.\d+)+", told(*command))
+    found = re.search(r"\d+(\.\d+)+", first_line(*command))
     return found[0] if found else ""
 
 
-def told(*command: str) -> str:
+def first_line(*command: str) -> str:
     """Return the first line that a program prints, or nothing."""
     try:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -67,7 +67,7 @@ def about(options: argparse.Namespace) -> dict[str, object]:
     """Return when, where and of what this run is."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "commit": told("git", "rev-parse", "--short", "HEAD"),
+        "commit": first_line("git", "rev-parse", "--short", "HEAD"),
         "quick": options.quick,
         "rounds": options.rounds,
         "machine": f"{processor()}, {os.cpu_count()} processors, Linux {platform.release()}",

@@ -33,7 +33,7 @@ TOLD = {
 """What hmp refuses in words of its own, where QEMU does without the reason or goes on."""
 
 
-def told(argv: list[str], folder: Path) -> tuple[object, str]:
+def outcome(argv: list[str], folder: Path) -> tuple[object, str]:
     """Return the exit status, or "runs" once QMP answers, and the first line of what is wrong, without the name."""
     errors = folder / "errors"
     # QEMU tries to connect in a thread, and its QMP can answer before it tells that this failed.
@@ -74,7 +74,7 @@ class TestBoth:
         found = []
         for name, program in (("real", [PROGRAM]), ("fake", command(name="qemu-system-x86_64"))):
             (tmp_path / name).mkdir()
-            found.append(told([*program, "-display", "none", *argv], tmp_path / name))
+            found.append(outcome([*program, "-display", "none", *argv], tmp_path / name))
         assert found[0] == found[1]
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.hmp.terminal.test_pty import Seat, seat
+from tests.hmp.terminal.test_pty import Typist, typist
 from tests.support.libvirt import Libvirt
 from tests.support.live import CMDLINE, QEMU, Unavailable, built
 from tests.support.programs import Program
 from tests.support.shell import Ended, environment, hmp, start
 from tests.support.timing import PATIENCE, until
 
-assert seat  # a fixture
+assert typist  # a fixture
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
@@ -106,8 +106,8 @@ def test_a_signal_in_the_wait_restores_the_period(libvirt: Libvirt, number: sign
 class TestEvents:
     """By `virsh qemu-monitor-event --loop`, which leaves the domain as it is."""
 
-    def test_are_shown_above_the_prompt_and_in_what_is_watched(self, libvirt: Libvirt, seat: type[Seat]) -> None:
-        desk = seat("--attach", "libvirt:vm1", columns=100, PATH=libvirt.path)  # type: ignore[call-arg,arg-type]
+    def test_are_shown_above_the_prompt_and_in_what_is_watched(self, libvirt: Libvirt, typist: type[Typist]) -> None:
+        desk = typist("--attach", "libvirt:vm1", columns=100, PATH=libvirt.path)  # type: ignore[call-arg,arg-type]
         desk.see(r"running │ vm1 │ \S+ 256M of 256M")
         libvirt.virsh("suspend", "vm1")
         desk.see(r"\[the VM is stopped\]")

@@ -16,14 +16,14 @@ from statistics import median
 
 import pytest
 
-from tests.hmp.terminal.test_pty import Seat, seat
+from tests.hmp.terminal.test_pty import Typist, typist
 from tests.support.live import Qemu, Qmp, Unavailable
 from tests.support.programs import Program
 from tests.support.shell import ROOT, Ended, hmp, start
 from tests.support.timing import PATIENCE, until
 from tests.support.vms import boot, interval
 
-assert seat  # a fixture
+assert typist  # a fixture
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
@@ -263,8 +263,8 @@ class TestCtrlCWhereQemuStandsStill:
     """QEMU under SIGSTOP answers nothing; whoever types has the prompt back at once."""
 
     @pytest.mark.parametrize("line", ["info version", "info balloon", "balloon 256", "sim watch 1 2 info status"])
-    def test_in_a_command(self, vm: Qemu, seat: type[Seat], line: str) -> None:
-        desk = seat("--attach", f"unix:{vm.folder}/a", "--timeout", "60")  # type: ignore[call-arg,arg-type]
+    def test_in_a_command(self, vm: Qemu, typist: type[Typist], line: str) -> None:
+        desk = typist("--attach", f"unix:{vm.folder}/a", "--timeout", "60")  # type: ignore[call-arg,arg-type]
         desk.see("running │ vm1")
         vm.process.send_signal(signal.SIGSTOP)
         try:

@@ -13,7 +13,7 @@ from tests.support.qemu import PROGRAM
 
 GO_PATH = Path("/usr/share/gocode")  # Debian's
 
-Told = Callable[..., list[str]]
+RunClient = Callable[..., list[str]]
 
 pytestmark = [pytest.mark.external, pytest.mark.slow]
 
@@ -26,7 +26,7 @@ def program(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def told(program: str, tmp_path: Path) -> Told:
+def run_client(program: str, tmp_path: Path) -> RunClient:
     """Runs a source that imports a client, with the program and further arguments; returns the lines that it printed."""
 
     def run(client: str, source: str, *arguments: str, under: str = "") -> list[str]:
@@ -79,8 +79,8 @@ with QEMUMachine(sys.argv[1], args=["-m", "512", "-nodefaults", "-device", "virt
 """
 
 
-def test_qemu_machine(told: Told) -> None:
-    said = told("maqet", QEMU_MACHINE, under="maqet/vendor")
+def test_qemu_machine(run_client: RunClient) -> None:
+    said = run_client("maqet", QEMU_MACHINE, under="maqet/vendor")
     assert said == ["{'actual': 536870912} running", "STOP", "CommandNotFound", "0"]
 
 
@@ -123,8 +123,8 @@ assert select.select([process], [], [], 30)[0]
 )
 
 
-def test_avocado_vt(told: Told) -> None:
-    assert told("avocado-vt", AVOCADO) == [
+def test_avocado_vt(run_client: RunClient) -> None:
+    assert run_client("avocado-vt", AVOCADO) == [
         "balloon: actual=512 {'actual': 536870912}",
         "True VM status: running",
         "STOP",
@@ -160,8 +160,8 @@ target.deactivate(driver)
 """
 
 
-def test_labgrid(told: Told) -> None:
-    assert told("labgrid", LABGRID) == ["True", "running {'actual': 536870912}", "{'actual': 536870912}"]
+def test_labgrid(run_client: RunClient) -> None:
+    assert run_client("labgrid", LABGRID) == ["True", "running {'actual': 536870912}", "{'actual': 536870912}"]
 
 
 TRANSIENT = """
@@ -184,8 +184,8 @@ else:
 """
 
 
-def test_transient(told: Told) -> None:
-    assert told("transient", TRANSIENT) == ["{'actual': 536870912}", "{} ['STOP']", "CommandNotFound", "0"]
+def test_transient(run_client: RunClient) -> None:
+    assert run_client("transient", TRANSIENT) == ["{'actual': 536870912}", "{} ['STOP']", "CommandNotFound", "0"]
 
 
 MCQEMU = """
@@ -215,8 +215,8 @@ asyncio.run(main())
 """
 
 
-def test_mcqemu(told: Told) -> None:
-    assert told("mcqemu", MCQEMU) == [
+def test_mcqemu(run_client: RunClient) -> None:
+    assert run_client("mcqemu", MCQEMU) == [
         "running tcg",
         "running 1 True",
         "{'name': 'vm1', 'status': 'paused'} {'name': 'vm1', 'status': 'running'}",
@@ -248,8 +248,8 @@ print(vm.process_exists())
 )
 
 
-def test_fc_qemu(told: Told) -> None:
-    assert told("fc.qemu", FC_QEMU) == ["True {} {'actual': 536870912}", "['STOP']", "False"]
+def test_fc_qemu(run_client: RunClient) -> None:
+    assert run_client("fc.qemu", FC_QEMU) == ["True {} {'actual': 536870912}", "['STOP']", "False"]
 
 
 EXEC_SANDBOX = (
@@ -275,8 +275,8 @@ asyncio.run(main())
 )
 
 
-def test_exec_sandbox(told: Told) -> None:
-    assert told("exec-sandbox", EXEC_SANDBOX) == ["512", "512", "512", "SocketAuthError"]
+def test_exec_sandbox(run_client: RunClient) -> None:
+    assert run_client("exec-sandbox", EXEC_SANDBOX) == ["512", "512", "512", "SocketAuthError"]
 
 
 QEMU_QMP = (
@@ -304,8 +304,8 @@ asyncio.run(main())
 )
 
 
-def test_qemu_qmp(told: Told) -> None:
-    assert told("qemu.qmp", QEMU_QMP) == [
+def test_qemu_qmp(run_client: RunClient) -> None:
+    assert run_client("qemu.qmp", QEMU_QMP) == [
         "7",
         "[{'actual': 536870912}, {'name': 'vm1'}, {'enabled': False, 'present': True}]",
         "{} STOP",
@@ -330,8 +330,8 @@ for options, typed in (([], "query-name\nballoon value=400000000\nnosuch\nstop\n
 )
 
 
-def test_qmp_shell(told: Told) -> None:
-    assert [line for line in told("qemu.qmp", QMP_SHELL) if "(QEMU) " in line] == [
+def test_qmp_shell(run_client: RunClient) -> None:
+    assert [line for line in run_client("qemu.qmp", QMP_SHELL) if "(QEMU) " in line] == [
         '(QEMU) {"return": {"name": "vm1"}}',
         '(QEMU) {"return": {}}',
         '(QEMU) {"error": {"class": "CommandNotFound", "desc": "The command nosuch has not been found"}}',
@@ -354,8 +354,8 @@ print(ended.stdout)
 """
 
 
-def test_qmp_shell_wrap(told: Told) -> None:
-    assert [line for line in told("qemu.qmp", QMP_SHELL_WRAP) if "(QEMU) {" in line] == [
+def test_qmp_shell_wrap(run_client: RunClient) -> None:
+    assert [line for line in run_client("qemu.qmp", QMP_SHELL_WRAP) if "(QEMU) {" in line] == [
         '(QEMU) {"return": {"actual": 536870912}}',
         '(QEMU) {"return": {}}',
         '(QEMU) {"return": {}}',
@@ -410,7 +410,7 @@ func main() {
 """
 
 
-def test_go_qemu(told: Told, tmp_path: Path) -> None:
+def test_go_qemu(run_client: RunClient, tmp_path: Path) -> None:
     if not GO_PATH.is_dir() or shutil.which("go") is None:
         pytest.skip("needs go and go-qemu (Debian: golang-go golang-github-digitalocean-go-qemu-dev)")
     (tmp_path / "client.go").write_text(GO_QEMU)
@@ -421,7 +421,7 @@ process = start("-name", "vm1", "-device", "virtio-balloon-pci")
 subprocess.run(["go", "run", "client.go"], env=os.environ | {"GO111MODULE": "off", "GOPATH": sys.argv[2]}, check=True)
 """
     )
-    assert told("qemu.qmp", start, str(GO_PATH)) == [
+    assert run_client("qemu.qmp", start, str(GO_PATH)) == [
         "StatusRunning true",
         "true false true",
         "0 0 true",

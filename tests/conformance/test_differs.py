@@ -50,7 +50,7 @@ def rows() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if not line.startswith("| where")]
 
 
-def told(id: str) -> str:
+def row_text(id: str) -> str:
     """Return all that the page says of a difference."""
     return "\n".join(" ".join(cells) for cells in rows() if cells[0] in WHERE[id])
 
@@ -69,11 +69,11 @@ def test_what_differs_has_a_row_and_what_no_longer_differs_has_none() -> None:
 def test_each_row_names_the_difference_that_was_seen(id: str) -> None:
     """It names every event that only one side told, or else a command of those that were given."""
     events = {event for line in DIFFERENCES[id][1] for event in re.findall(r'^[-+]event {"event": "(\w+)"', line)}
-    assert {event for event in events if event not in told(id)} <= (
+    assert {event for event in events if event not in row_text(id)} <= (
         {"BALLOON_CHANGE"} if id == "device_del while inflated, QMP" else set()  # it only comes sooner
     )
     words = {word for step in STEPS[id] for word in re.sub("^(qmp )?hmp |^qmp ", "", step).split()[:2]}
-    named = {word for span in re.findall("`([^`]+)`", told(id)) for word in span.split()}
+    named = {word for span in re.findall("`([^`]+)`", row_text(id)) for word in span.split()}
     assert events or words & named
 
 

@@ -27,11 +27,11 @@ from tests.conformance.live_table import ELSEWHERE, GROUPS, INVENTORY, Row
 from tests.support.live import Hmp, Play, Qemu, Side, Unavailable, built, locked
 
 ROWS = {row.id: row for rows, *_ in GROUPS.values() for row in rows}
-Told = dict[str, dict[str, list[str]]]
+Replies = dict[str, dict[str, list[str]]]
 """By side and row: its transcript. Under "trouble" what went wrong, by side and group."""
 
 
-def play(group: str, kind: type[Side], told: Told) -> None:
+def play(group: str, kind: type[Side], replies: Replies) -> None:
     rows, memory, device, more = GROUPS[group]
     try:
         with tempfile.TemporaryDirectory(prefix="live-") as folder:
@@ -39,28 +39,33 @@ def play(group: str, kind: type[Side], told: Told) -> None:
             try:
                 player = Play(side)
                 for row in rows:
-                    told[kind.__name__][row.id] = player.row(row.steps, row.dialect)
+                    replies[kind.__name__][row.id] = player.row(row.steps, row.dialect)
             except Exception:
                 said = (Path(folder) / "err").read_text(errors="replace")[-500:]
-                told["trouble"][f"{kind.__name__} {group}"] = [row.id, traceback.format_exc(), *player.lines[-5:], said]
+                replies["trouble"][f"{kind.__name__} {group}"] = [
+                    row.id,
+                    traceback.format_exc(),
+                    *player.lines[-5:],
+                    said,
+                ]
             finally:
                 side.close()
     except Exception:
-        told["trouble"][f"{kind.__name__} {group}"] = [traceback.format_exc()]
+        replies["trouble"][f"{kind.__name__} {group}"] = [traceback.format_exc()]
 
 
-def play_all() -> Told:
-    told: Told = {"Qemu": {}, "Hmp": {}, "trouble": {}}
-    threads = [Thread(target=play, args=(group, kind, told)) for group in GROUPS for kind in (Qemu, Hmp)]
+def play_all() -> Replies:
+    replies: Replies = {"Qemu": {}, "Hmp": {}, "trouble": {}}
+    threads = [Thread(target=play, args=(group, kind, replies)) for group in GROUPS for kind in (Qemu, Hmp)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return told
+    return replies
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+def replies(tmp_path_factory: pytest.TempPathFactory) -> Replies:
     """What both sides said, played by the first process that asks."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -86,9 +91,9 @@ def compared(row: Row, lines: list[str]) -> list[str]:
     return sorted(lines) if row.unordered else lines
 
 
-def differences(row: Row, told: Told) -> list[str]:
+def differences(row: Row, replies: Replies) -> list[str]:
     """Return the lines that only QEMU (-) and only hmp (+) said, in order."""
-    sides = [compared(row, told[side][row.id]) for side in ("Qemu", "Hmp")]
+    sides = [compared(row, replies[side][row.id]) for side in ("Qemu", "Hmp")]
     return [
         line for line in difflib.unified_diff(*sides, n=0, lineterm="") if not line.startswith(("---", "+++", "@@"))
     ]
@@ -97,17 +102,17 @@ def differences(row: Row, told: Told) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.external
 class TestLive:
-    def test_every_row_was_played(self, told: Told) -> None:
-        assert told["trouble"] == {}
+    def test_every_row_was_played(self, replies: Replies) -> None:
+        assert replies["trouble"] == {}
 
     @pytest.mark.parametrize("id", ROWS)
-    def test_replies_differ_only_as_the_table_says(self, id: str, told: Told) -> None:
-        assert all(id in told[side] for side in ("Qemu", "Hmp")), "not played: see test_every_row_was_played"
-        assert differences(ROWS[id], told) == DIFFERENCES.get(id, ("", []))[1]
+    def test_replies_differ_only_as_the_table_says(self, id: str, replies: Replies) -> None:
+        assert all(id in replies[side] for side in ("Qemu", "Hmp")), "not played: see test_every_row_was_played"
+        assert differences(ROWS[id], replies) == DIFFERENCES.get(id, ("", []))[1]
 
-    def test_every_event_was_seen(self, told: Told) -> None:
+    def test_every_event_was_seen(self, replies: Replies) -> None:
         heard = {
-            json.loads(line[6:])["event"] for lines in told["Hmp"].values() for line in lines if line[:6] == "event "
+            json.loads(line[6:])["event"] for lines in replies["Hmp"].values() for line in lines if line[:6] == "event "
         }
         assert heard == FORWARDED_EVENTS | {"BALLOON", "BALLOON_CHANGE"}
 

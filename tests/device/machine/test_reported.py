@@ -17,7 +17,7 @@ from device.virtio.spec import MIB
 from tests.support.rig import Modelled, Rig
 
 
-def told(act: Callable[[Modelled], object], spec: str = "linux") -> list[tuple[str, Any]]:
+def events_of(act: Callable[[Modelled], object], spec: str = "linux") -> list[tuple[str, Any]]:
     """Return the events that `act` on a running machine leads to."""
     with Modelled(spec) as m:
         m.events.clear()
@@ -89,8 +89,8 @@ GIVEN: list[tuple[str, Callable[[Modelled], object], list[tuple[str, Any]]]] = [
 
 @pytest.mark.parametrize(("act", "events"), [given[1:] for given in GIVEN], ids=[given[0] for given in GIVEN])
 def test_an_event_and_what_comes_with_it(act: Callable[[Modelled], object], events: list[tuple[str, Any]]) -> None:
-    heard = [(name, data) for name, data in told(act) if name not in ("BALLOON", "BALLOON_CHANGE")]
-    assert heard == events
+    reported = [(name, data) for name, data in events_of(act) if name not in ("BALLOON", "BALLOON_CHANGE")]
+    assert reported == events
 
 
 def test_the_run_state_has_changed_when_it_is_told() -> None:

@@ -69,7 +69,17 @@ PLUGS = (
     "sim driver unload",
 )
 
-MOODS = ("stop", "cont", "cont", "sim hang", "sim wake", "sim delay 0", "sim delay 2.5", "sim drop", "sim drop 5")
+GUEST_CHANGES = (
+    "stop",
+    "cont",
+    "cont",
+    "sim hang",
+    "sim wake",
+    "sim delay 0",
+    "sim delay 2.5",
+    "sim drop",
+    "sim drop 5",
+)
 """What makes a guest answer late or never, and what ends that: a request has to wait before it can be lost."""
 
 RESTARTS = ("system_reset", "system_powerdown", *(f"sim guest {spec}" for spec in GUESTS))
@@ -107,7 +117,7 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.clock = SimulatedClock(warps=False)
         self.machine = Machine(self.clock, ram=RAM, guest=make_guest("linux"), seed=FIRST_SEED)
-        self.machine.stays = True  # a guest that shuts down leaves a machine behind, stopped
+        self.machine.no_shutdown = True  # a guest that shuts down leaves a machine behind, stopped
         self.machine.start()
         self.monitors = [Monitor(self.machine, DIALECTS["seed"]) for _ in range(MONITORS)]
         for monitor in self.monitors:
@@ -117,8 +127,8 @@ class World(RuleBasedStateMachine):
         self.size = RAM  # the last `actual` that was seen
         self.told = 0  # when the last statistics came that guest-stats told of
         self.saved: dict[str, tuple[int, int] | None] = {}  # by tag: when the statistics were collected, and `actual`
-        self.heard: list[str] = []
-        self.machine.subscribe(lambda event: self.heard.append(event.name))
+        self.seen_events: list[str] = []
+        self.machine.subscribe(lambda event: self.seen_events.append(event.name))
 
     def teardown(self) -> None:
         self.machine.close()
@@ -134,22 +144,22 @@ class World(RuleBasedStateMachine):
     # What matters most has its own rule, because all rules are equally likely.
 
     @rule(line=st.sampled_from(SNAPSHOTS), asker=st.integers(0, MONITORS - 1))
-    def goes_back(self, line: str, asker: int) -> None:
+    def uses_snapshots(self, line: str, asker: int) -> None:
         machine, (verb, tag) = self.machine, line.split()
         running, before = machine.running, machine.device
         interval = 0 if before is None else before.stats.poll_interval
-        self.heard.clear()
+        self.seen_events.clear()
         reply = self._type(line, asker)
         device = machine.device
         if verb == "delvm" or reply.failed:
-            assert self.heard == []
+            assert self.seen_events == []
             return
         if verb == "savevm":
-            assert self.heard[:-1] == ["STOP", "RESUME"] * running
+            assert self.seen_events[:-1] == ["STOP", "RESUME"] * running
             assert device is before
             self.saved[tag] = None if device is None else (machine.clock.now() - device.stats.age, device.actual)
             return
-        told = self.heard[: self.heard.index("RESUME") + 1] if running else self.heard
+        told = self.seen_events[: self.seen_events.index("RESUME") + 1] if running else self.seen_events
         assert set(told) <= {"STOP", "RESUME", "GUEST_FAULT"}, "no BALLOON_CHANGE"
         assert told[:1] == ["STOP"] * running
         kept = self.saved[tag]
@@ -157,7 +167,7 @@ class World(RuleBasedStateMachine):
         if device is None or kept is None:
             return
         collected, self.size = kept
-        assert device.actual == self.size or self.heard != told
+        assert device.actual == self.size or self.seen_events != told
         assert machine.clock.now() - device.stats.age == collected or not device.stats.age, "a new answer at most"
         assert device.stats.poll_interval == (0 if before is None else interval)
         if before is None:
@@ -167,8 +177,8 @@ class World(RuleBasedStateMachine):
     def plugs(self, line: str, asker: int) -> None:
         self._type(line, asker)
 
-    @rule(line=st.sampled_from(MOODS), asker=st.integers(0, MONITORS - 1))
-    def changes_mood(self, line: str, asker: int) -> None:
+    @rule(line=st.sampled_from(GUEST_CHANGES), asker=st.integers(0, MONITORS - 1))
+    def changes_guest(self, line: str, asker: int) -> None:
         self._type(line, asker)
 
     @rule(line=st.sampled_from(RESTARTS), asker=st.integers(0, MONITORS - 1))

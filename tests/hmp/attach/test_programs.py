@@ -18,14 +18,14 @@ import pytest
 
 from device.guest.table import PROFILES
 from hmp.attach.address import Place
-from tests.hmp.terminal.test_pty import Seat, seat
+from tests.hmp.terminal.test_pty import Typist, typist
 from tests.support.casts import screen
 from tests.support.programs import Program, Talker
 from tests.support.real import another_kernel, needs_kernel
 from tests.support.shell import ROOT, Ended, hmp, shell
 from tests.support.timing import PATIENCE, until
 
-assert seat  # a fixture
+assert typist  # a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -334,9 +334,9 @@ class TestClientsBeside:
 
 
 class TestTyped:
-    def test_a_session(self, tmp_path: Path, seat: type[Seat]) -> None:
+    def test_a_session(self, tmp_path: Path, typist: type[Typist]) -> None:
         with Program("--headless", "--name", "vm1", "--qmp", f"unix:{tmp_path}/q") as vm, client(vm) as direct:
-            desk = seat("--attach", f"unix:{tmp_path}/q", columns=100)  # type: ignore[call-arg,arg-type]
+            desk = typist("--attach", f"unix:{tmp_path}/q", columns=100)  # type: ignore[call-arg,arg-type]
             desk.see("running │ vm1 │ █+ 1G of 1G")
             desk.type("info balloon\r")
             desk.see(r"balloon: actual=1024,.*")
@@ -371,14 +371,14 @@ class TestTyped:
             desk.see(r"Run it\? \[y/N\]")
 
     @pytest.mark.parametrize("how", ["ctrl-c", "SIGTERM", "SIGHUP"])
-    def test_ending_the_wait_restores_the_interval(self, tmp_path: Path, seat: type[Seat], how: str) -> None:
+    def test_ending_the_wait_restores_the_interval(self, tmp_path: Path, typist: type[Typist], how: str) -> None:
         with Program("--headless", "--guest", "silent", "--qmp", f"unix:{tmp_path}/q") as vm, client(vm) as direct:
 
             def interval() -> object:
                 asked = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
                 return direct.ask("qom-get", **asked)["return"]
 
-            desk = seat("--attach", f"unix:{tmp_path}/q", "--timeout", "60")  # type: ignore[call-arg,arg-type]
+            desk = typist("--attach", f"unix:{tmp_path}/q", "--timeout", "60")  # type: ignore[call-arg,arg-type]
             desk.see("running")
             desk.type("info balloon\r")
             until(lambda: interval() == 1)
@@ -391,9 +391,9 @@ class TestTyped:
                 desk.type("quit\r")
             assert desk.ends() == {"ctrl-c": 0, "SIGTERM": 143, "SIGHUP": 129}[how]
 
-    def test_the_vm_ends_beside(self, tmp_path: Path, seat: type[Seat]) -> None:
+    def test_the_vm_ends_beside(self, tmp_path: Path, typist: type[Typist]) -> None:
         with Program("--headless", "--qmp", f"unix:{tmp_path}/q") as vm:
-            desk = seat("--attach", f"unix:{tmp_path}/q")  # type: ignore[call-arg,arg-type]
+            desk = typist("--attach", f"unix:{tmp_path}/q")  # type: ignore[call-arg,arg-type]
             desk.see("running")
             vm.process.kill()
             assert desk.ends() == 1

@@ -53,7 +53,7 @@ class SlowDisk(MemoryStore):
 class TestTurns:
     """Others want to be served: writes leave half of the time to them."""
 
-    def there(self, store: SlowDisk, count: int) -> list[Monitor]:
+    def monitors_of(self, store: SlowDisk, count: int) -> list[Monitor]:
         machine = build(clock=Clock("real", lambda: store.now, lambda: store.now))  # type: ignore[arg-type]
         machine.store = store
         monitors = [monitor(machine) for _ in range(count)]
@@ -63,7 +63,7 @@ class TestTurns:
 
     def test_one_save_follows_another_after_a_pause(self) -> None:
         store = SlowDisk()
-        monitors = self.there(store, 4)
+        monitors = self.monitors_of(store, 4)
         machine = monitors[0].machine
         replies = [each.execute(f"savevm {number}") for number, each in enumerate(monitors)]
         assert [reply.pending for reply in replies] == [False, True, True, True]
@@ -84,7 +84,7 @@ class TestTurns:
     ) -> None:
         monkeypatch.setattr(snapshots, "COUNT_LIMIT", 1)
         store = SlowDisk()
-        monitors = self.there(store, 4)
+        monitors = self.monitors_of(store, 4)
         machine = monitors[0].machine
         done: list[Reply] = []
         first, second, third, fourth = (each.execute(line) for each, line in zip(monitors, LINES, strict=True))
@@ -100,7 +100,7 @@ class TestTurns:
 
     def test_a_lone_monitor_and_a_simulated_clock_never_wait(self) -> None:
         store = SlowDisk()
-        (alone,) = self.there(store, 1)
+        (alone,) = self.monitors_of(store, 1)
         alone.alone = True
         warped = monitor_on()
         warped.alone = False

@@ -126,25 +126,31 @@ class TestCommands:
         machine.store = store
         talk = Talk(machine, "qemu")
 
-        def heard(line: str) -> list[str]:
+        def messages_of(line: str) -> list[str]:
             message = {"execute": "human-monitor-command", "arguments": {"command-line": line}}
             return [each.get("event", "reply") for each in talk.send(json.dumps(message))]
 
-        assert heard("savevm a") == heard("savevm a") == ["STOP", "RESUME", "reply"]
-        assert heard("savevm") == ["STOP", "RESUME", "reply"]
+        assert messages_of("savevm a") == messages_of("savevm a") == ["STOP", "RESUME", "reply"]
+        assert messages_of("savevm") == ["STOP", "RESUME", "reply"]
         machine.set_balloon(400 * MIB)
         machine.advance(SECOND)
-        talk.heard()
-        assert heard("loadvm a") == ["STOP", "RESUME", "reply"]
+        talk.received()
+        assert messages_of("loadvm a") == ["STOP", "RESUME", "reply"]
         machine.set_balloon(400 * MIB)
         machine.advance(SECOND)
         machine.stop()
-        talk.heard()
-        assert heard("savevm b") == heard("loadvm a") == heard("loadvm nosuch") == heard("delvm a") == ["reply"]
+        talk.received()
+        assert (
+            messages_of("savevm b")
+            == messages_of("loadvm a")
+            == messages_of("loadvm nosuch")
+            == messages_of("delvm a")
+            == ["reply"]
+        )
         assert machine.run_state == "paused"
         machine.reset()
-        talk.heard()
-        assert heard("savevm c") == ["reply"]
+        talk.received()
+        assert messages_of("savevm c") == ["reply"]
         assert machine.run_state == "prelaunch"
 
     def test_vm_time_stands_still_meanwhile(self, store: snapshots.Store) -> None:

@@ -93,7 +93,7 @@ def running(program: list[str], folder: Path, *options: str, bare: bool = True) 
             process.kill()
 
 
-def heard(descriptor: int, end: bytes) -> bytes:
+def read_until(descriptor: int, end: bytes) -> bytes:
     """Read until `end` came."""
     found, late = b"", time.monotonic() + PATIENCE
     while not found.endswith(end):
@@ -120,12 +120,12 @@ class TestStreams:
                 f"char device redirected to /dev/pts/N (label compat_monitor{number})\n" for number in (0, 1)]  # fmt: skip
             for _ in range(2):
                 with opened(*found.names) as (human, machine):
-                    assert plain(heard(human, b"(qemu) ")) == BANNER
+                    assert plain(read_until(human, b"(qemu) ")) == BANNER
                     os.write(human, b"info uuid\r")
-                    heard(human, b"\r\n00000000-0000-0000-0000-000000000000\r\n(qemu) ")
-                    assert plain(heard(machine, b"\n")) == GREETING
+                    read_until(human, b"\r\n00000000-0000-0000-0000-000000000000\r\n(qemu) ")
+                    assert plain(read_until(machine, b"\n")) == GREETING
                     os.write(machine, NEGOTIATE)
-                    heard(machine, b'{"return": {}}\r\n' * 2)
+                    read_until(machine, b'{"return": {}}\r\n' * 2)
                 # Both notice in their loop that a program left, which takes a few turns. If the next one came before that,
                 # they would continue as if it was the same program.
                 for _ in range(3):
@@ -135,9 +135,9 @@ class TestStreams:
         for end in ("in", "out"):
             os.mkfifo(tmp_path / f"p.{end}")
         with running(program, tmp_path, "-qmp", "pipe:p"), opened(tmp_path / "p.in", tmp_path / "p.out") as (into, out):
-            assert plain(heard(out, b"\n")) == GREETING
+            assert plain(read_until(out, b"\n")) == GREETING
             os.write(into, NEGOTIATE)
-            assert heard(out, b'{}}\r\n{"return": {}}\r\n') == b'{"return": {}}\r\n' * 2
+            assert read_until(out, b'{}}\r\n{"return": {}}\r\n') == b'{"return": {}}\r\n' * 2
 
     def test_a_file_has_the_greeting(self, program: list[str], tmp_path: Path) -> None:
         (tmp_path / "g").write_bytes(b"before\n")
@@ -164,11 +164,11 @@ class TestStreams:
                 greeting, talk, end = talks[name]
                 with socket.socket(socket.AF_UNIX) as client:
                     client.connect(str(tmp_path / name))
-                    told[name] += heard(client.fileno(), greeting)
+                    told[name] += read_until(client.fileno(), greeting)
                     client.sendall(talk)
-                    told[name] += heard(client.fileno(), end)
+                    told[name] += read_until(client.fileno(), end)
             with socket.create_connection(("127.0.0.1", port)) as client:
-                greeting = heard(client.fileno(), b"(qemu) ")[len(OPENING) :]
+                greeting = read_until(client.fileno(), b"(qemu) ")[len(OPENING) :]
             logs = {"l": told["a"], "k": b"before\n" + told["b"], **dict.fromkeys("jih", greeting), "g": b""}
             # QEMU writes the log after the socket.
             until(lambda: {name: (tmp_path / name).read_bytes() for name in logs} == logs)
@@ -190,20 +190,20 @@ class TestStreams:
         screen = process.stdout.fileno()
         if places > 1:
             process.stdin.write(b"quit\r\x01c")  # for a port, which drops it
-        assert plain(heard(screen, b"(qemu) ")) == BANNER
+        assert plain(read_until(screen, b"(qemu) ")) == BANNER
         process.stdin.write(b"qui")
-        heard(screen, b"qui\x1b[K")
+        read_until(screen, b"qui\x1b[K")
         for place in range(places):
             process.stdin.write(b"\x01c")
             # The monitor ends its line when it loses the keys, and begins a new one when it gets them again.
             if place == 0:
-                heard(screen, b"\r\n" if places > 1 else b"\r\n(qemu) ")
+                read_until(screen, b"\r\n" if places > 1 else b"\r\n(qemu) ")
         if places > 1:
-            assert heard(screen, b"(qemu) ") == b"(qemu) "
+            assert read_until(screen, b"(qemu) ") == b"(qemu) "
         process.stdin.write(b"info uuid\r")
-        heard(screen, b"0\r\n(qemu) ")
+        read_until(screen, b"0\r\n(qemu) ")
         process.stdin.write(b"\x01x")
-        assert heard(screen, b"\n\r") == b"QEMU: Terminated\n\r"
+        assert read_until(screen, b"\n\r") == b"QEMU: Terminated\n\r"
         assert process.wait(PATIENCE) == 0
 
     def test_what_query_chardev_shows(self, program: list[str], tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_quit_at_a_terminal_ends_the_program(tmp_path: Path) -> None:
         assert process.stdout is not None
         name = process.stdout.readline().split()[4].decode()
         with opened(name) as (client,):
-            heard(client, b"\n")
+            read_until(client, b"\n")
             os.write(client, b'{"execute": "qmp_capabilities"} {"execute": "quit"}')
-            assert b"SHUTDOWN" in heard(client, b'"}}\r\n{"return": {}}\r\n')
+            assert b"SHUTDOWN" in read_until(client, b'"}}\r\n{"return": {}}\r\n')
             assert process.wait(PATIENCE) == 0

@@ -40,9 +40,9 @@ class Talk:
         self.session.feed(data.encode() if isinstance(data, str) else data)
         while self.session.step():
             pass
-        return self.heard()
+        return self.received()
 
-    def heard(self) -> list[dict[str, Any]]:
+    def received(self) -> list[dict[str, Any]]:
         sent, self.sent = self.sent, b""
         *lines, rest = sent.split(b"\r\n")
         assert rest == b""
@@ -233,8 +233,8 @@ class TestStream:
 
     def test_byte_by_byte(self) -> None:
         talk = Talk(build())
-        heard = [talk.send(self.QUERY[at : at + 1]) for at in range(len(self.QUERY))]
-        assert heard == [[]] * (len(self.QUERY) - 1) + [[self.reply()]]
+        received = [talk.send(self.QUERY[at : at + 1]) for at in range(len(self.QUERY))]
+        assert received == [[]] * (len(self.QUERY) - 1) + [[self.reply()]]
         assert not talk.session.unfinished
 
     def test_several_in_one_packet(self) -> None:
@@ -285,7 +285,7 @@ class TestStream:
         talk.send(b'{"execute": ')
         assert talk.session.unfinished
         talk.session.give_up("too late")
-        assert talk.heard() == [error("JSON parse error, too late")]
+        assert talk.received() == [error("JSON parse error, too late")]
         assert not talk.session.unfinished
         assert talk.send(self.QUERY) == [self.reply()]
 
@@ -293,7 +293,7 @@ class TestStream:
         talk = Talk(build())
         talk.session.feed(self.QUERY * 2)
         assert talk.session.step()
-        assert talk.heard() == [self.reply()]
+        assert talk.received() == [self.reply()]
         assert talk.session.step()
         assert not talk.session.step()
 
@@ -335,7 +335,7 @@ class TestHumanMonitorCommand:
         one.session.on_resume = lambda: woken.append(one.session.suspended)
         assert machine.step(jump=True)
         assert woken == [False]
-        assert one.heard() == [{"return": "balloon: actual=512,age=5000\r\n", "id": "a"}]
+        assert one.received() == [{"return": "balloon: actual=512,age=5000\r\n", "id": "a"}]
         assert one.send(b"") == [
             {"return": {}, "id": "b"},
             {"return": {"enabled": False, "present": True}, "id": "c"},
@@ -348,7 +348,7 @@ class TestHumanMonitorCommand:
         one.send('{"execute": "human-monitor-command", "arguments": {"command-line": "info balloon"}}')
         one.send('{"execute": "device_del", "arguments": {"id": "balloon0"}}')
         machine.reset()  # the new driver answers within
-        assert [each for each in one.heard() if "return" in each]
+        assert [each for each in one.received() if "return" in each]
         assert machine.device is not None
         assert one.session.step()
         assert machine.device is None
@@ -361,7 +361,7 @@ class TestHumanMonitorCommand:
         talk.session.close()
         assert not machine.requests.pending
         machine.advance(10**10)
-        assert talk.heard() == []
+        assert talk.received() == []
 
     def test_in_the_clients_own_dialect(self) -> None:
         reply = Talk(build("silent"), "qemu").ask("human-monitor-command", command_line="info balloon")
@@ -378,21 +378,21 @@ class TestHumanMonitorCommand:
 class TestEnding:
     def test_quit_is_answered_and_nothing_behind_it_runs(self) -> None:
         talk = Talk(build())
-        heard = talk.send('{"execute": "quit", "id": 1}{"execute": "query-name", "id": 2}')
-        assert [each.get("event", each.get("id")) for each in heard] == ["SHUTDOWN", 1]
-        assert heard[0]["data"] == {"guest": False, "reason": "host-qmp-quit"}
+        received = talk.send('{"execute": "quit", "id": 1}{"execute": "query-name", "id": 2}')
+        assert [each.get("event", each.get("id")) for each in received] == ["SHUTDOWN", 1]
+        assert received[0]["data"] == {"guest": False, "reason": "host-qmp-quit"}
         assert talk.machine.over
 
     def test_the_event_of_an_unplugged_device_is_behind_the_reply(self) -> None:
-        heard = Talk(build()).send('{"execute": "device_del", "arguments": {"id": "balloon0"}}')
-        assert heard[0] == {"return": {}}
-        assert heard[1]["event"] == "DEVICE_DELETED"
-        assert heard[1]["data"] == {"device": "balloon0", "path": "/machine/peripheral/balloon0"}
+        received = Talk(build()).send('{"execute": "device_del", "arguments": {"id": "balloon0"}}')
+        assert received[0] == {"return": {}}
+        assert received[1]["event"] == "DEVICE_DELETED"
+        assert received[1]["data"] == {"device": "balloon0", "path": "/machine/peripheral/balloon0"}
 
     def test_the_end_of_a_guest_that_shuts_down_is_behind_the_reply(self) -> None:
-        heard = Talk(build()).send('{"execute": "system_powerdown"}')
-        assert [each.get("event", "reply") for each in heard] == ["POWERDOWN", "reply", "SHUTDOWN"]
-        assert heard[2]["data"] == {"guest": True, "reason": "guest-shutdown"}
+        received = Talk(build()).send('{"execute": "system_powerdown"}')
+        assert [each.get("event", "reply") for each in received] == ["POWERDOWN", "reply", "SHUTDOWN"]
+        assert received[2]["data"] == {"guest": True, "reason": "guest-shutdown"}
 
     @pytest.mark.parametrize(
         ("guest", "line", "heard"),
@@ -423,7 +423,7 @@ class TestEnding:
         for _ in range(3):
             assert talk.ask("device_del", id="balloon0") == {"return": {}}
         talk.machine.stop()
-        assert talk.heard()[-1]["event"] == "STOP"  # nothing was kept back
+        assert talk.received()[-1]["event"] == "STOP"  # nothing was kept back
 
 
 GOOD: dict[str, dict[str, object]] = {

@@ -167,7 +167,7 @@ class TestRecorder:
         assert told == ["the recording ends here: No space left on device"]
 
 
-class Seat:
+class Typist:
     """A person at a terminal whose session is recorded."""
 
     def __init__(self, path, state, *options: str, **more: str) -> None:
@@ -202,22 +202,22 @@ class Seat:
 
 
 @pytest.fixture
-def seat(path, tmp_path):
-    seats: list[Seat] = []
+def typist(path, tmp_path):
+    typists: list[Typist] = []
 
-    def sit(*options: str, path=path, **more: str) -> Seat:
-        seats.append(Seat(path, tmp_path, *options, **more))
-        return seats[-1]
+    def start(*options: str, path=path, **more: str) -> Typist:
+        typists.append(Typist(path, tmp_path, *options, **more))
+        return typists[-1]
 
-    yield sit
-    for found in seats:
+    yield start
+    for found in typists:
         found.child.close(force=True)
 
 
 @pytest.mark.slow
 class TestTyped:
-    def test_the_cast_shows_what_the_terminal_showed(self, seat, path):
-        person = seat("--guest", "silent", "--timeout", "1.5")
+    def test_the_cast_shows_what_the_terminal_showed(self, typist, path):
+        person = typist("--guest", "silent", "--timeout", "1.5")
         person.wait("(qemu)")
         person.type("info status\r")
         person.wait("VM status: running")
@@ -240,8 +240,8 @@ class TestTyped:
         assert not any("waiting" in line for line in shown)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
-    def test_it_is_valid_as_far_as_a_signal_let_it_come(self, seat, path, number):
-        person = seat("--guest", "silent")
+    def test_it_is_valid_as_far_as_a_signal_let_it_come(self, typist, path, number):
+        person = typist("--guest", "silent")
         person.wait("(qemu)")
         person.type("info balloon\r")
         person.wait("waiting for the guest")
@@ -249,8 +249,8 @@ class TestTyped:
         person.ends()
         assert "waiting for the guest" in output(path)
 
-    def test_ctrl_c_goes_on(self, seat, path):
-        person = seat("--guest", "silent")
+    def test_ctrl_c_goes_on(self, typist, path):
+        person = typist("--guest", "silent")
         person.wait("(qemu)")
         person.type("info balloon\r")
         person.wait("waiting for the guest")
@@ -262,38 +262,38 @@ class TestTyped:
         assert person.ends() == 0
         assert not any("waiting" in line for line in screen(path))
 
-    def test_a_full_disk_is_reported_and_the_session_goes_on(self, seat, tmp_path):
-        person = seat("--overwrite", path="/dev/full")
+    def test_a_full_disk_is_reported_and_the_session_goes_on(self, typist, tmp_path):
+        person = typist("--overwrite", path="/dev/full")
         person.child.expect(r"\[the recording ends here: No space left on device\]")
         person.type("info status\r")
         person.child.expect("VM status: running")
         person.type("quit\r")
         assert person.ends() == 1
 
-    def test_an_existing_file_is_refused(self, seat, path):
+    def test_an_existing_file_is_refused(self, typist, path):
         path.write_text("precious")
-        person = seat()
+        person = typist()
         person.child.expect("exists; --overwrite replaces it")
         assert person.ends() == 2
         assert path.read_text() == "precious"
 
-    def test_the_history_is_never_overwritten(self, seat, tmp_path):
+    def test_the_history_is_never_overwritten(self, typist, tmp_path):
         history = tmp_path / "hmp" / "history"
         history.parent.mkdir()
         history.write_text("info kvm\n")
-        person = seat("--overwrite", path=str(history), XDG_STATE_HOME=str(tmp_path))
+        person = typist("--overwrite", path=str(history), XDG_STATE_HOME=str(tmp_path))
         person.child.expect("is the history of what was typed")
         assert person.ends() == 2
         assert history.read_text() == "info kvm\n"
 
-    def test_a_terminal_that_echoes_by_itself_is_refused(self, seat, path):
-        person = seat(TERM="dumb")
+    def test_a_terminal_that_echoes_by_itself_is_refused(self, typist, path):
+        person = typist(TERM="dumb")
         person.child.expect("--record: TERM=dumb")
         assert person.ends() == 2
         assert not path.exists()
 
-    def test_a_size_is_for_scripts(self, seat, path):
-        person = seat("--size", "80x24")
+    def test_a_size_is_for_scripts(self, typist, path):
+        person = typist("--size", "80x24")
         person.child.expect("--size: is for recorded scripts")
         assert person.ends() == 2
         assert not path.exists()

@@ -16,7 +16,7 @@ TYPED = ODD.replace("\x9b", "")
 ADDRESSES = ["unix:m", "tcp:127.0.0.1:0", "telnet:127.0.0.1:0"]
 
 
-async def heard(client: Hmp, line: str) -> str:
+async def output_of(client: Hmp, line: str) -> str:
     """Run an ASCII line and return everything that comes, the echo too."""
     await client.send(line.encode() + b"\n")
     return (await client.until(b"(qemu) ")).decode(errors="surrogateescape")
@@ -41,7 +41,7 @@ class TestOthers:
             await other.until(b"(qemu) ")
             await other.until(b"(qemu) ")
             client = await served.hmp()
-            listed = await heard(client, "info history")
+            listed = await output_of(client, "info history")
             assert "'stop \\x8541m\\u061c" in listed
             assert "\\x90" in listed
             await client.send(b"\x1b[A\x1b[A")  # the other client's last line, then a new prompt
@@ -60,7 +60,7 @@ def test_a_guests_settings_as_another_gave_them() -> None:
         await qmp.line(f"sim guest linux,stats={ODD}")
         client = await served.hmp()
         for line in ("sim", "sim guest", "info history", "info snapshots", "qom-list /machine/peripheral"):
-            assert harmless(await heard(client, line))
+            assert harmless(await output_of(client, line))
 
     play(scene)
 

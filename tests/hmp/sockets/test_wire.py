@@ -19,7 +19,7 @@ from tests.support.sockets import PROMPT, Hmp, Qmp, Served, play
 Scene = Callable[[Served, Qmp, Hmp], Awaitable[None]]
 
 
-def staged(scene: Scene, **options: object) -> None:
+def play_scene(scene: Scene, **options: object) -> None:
     """Play `scene` with client 1, of QMP, and client 2, at the human monitor, which sets the faults."""
 
     async def run(served: Served) -> None:
@@ -44,7 +44,7 @@ def test_a_swallowed_command() -> None:
         assert (await client.ask("query-name", 2))["id"] == 2
         assert (await client.ask("query-status", 3))["id"] == 3
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_reply_has_an_old_id_or_none() -> None:
@@ -55,7 +55,7 @@ def test_a_reply_has_an_old_id_or_none() -> None:
         await sim(strings, "reply query-status usual id none")
         assert await client.ask("query-status", "new") == {"return": STATUS}
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_an_event_before_the_reply() -> None:
@@ -65,7 +65,7 @@ def test_an_event_before_the_reply() -> None:
         assert [(each["event"], each.get("data")) for each in client.events] == [
             ("BLOCK_JOB_READY", {"device": "d", "x": [{}]}), ("B", None), ("STOP", None)]  # fmt: skip
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_an_unfinished_frame() -> None:
@@ -76,7 +76,7 @@ def test_an_unfinished_frame() -> None:
         assert await client.rest() == b'{"return": {'
         assert not served.machine.over  # the command after it did not run
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_an_oversized_frame_is_still_json() -> None:
@@ -87,7 +87,7 @@ def test_an_oversized_frame_is_still_json() -> None:
         assert len(line) > 100_000
         assert json.loads(line) == {"return": STATUS, "id": 5}
 
-    staged(scene)
+    play_scene(scene)
 
 
 @pytest.mark.parametrize("data", [b'{"return": {"a": []}}\r\n', b"VM status: running\r\n", b"", b"}}"])
@@ -128,7 +128,7 @@ def test_a_client_that_reads_late_gets_an_oversized_frame_whole(manner: str) -> 
         assert len(line) == 8_000_000 + len(json.dumps({"return": STATUS, "id": 5})) + 2
         assert await client.answer() == {"return": {}, "id": 6}
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_late_greeting_and_the_last_reply_come_whole_in_pieces() -> None:
@@ -140,7 +140,7 @@ def test_a_late_greeting_and_the_last_reply_come_whole_in_pieces() -> None:
         await other.order("quit", 1)
         assert (await other.until(b'"id": 1}\r\n')).endswith(b'\r\n{"return": {}, "id": 1}\r\n')
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_events_that_wait_for_an_answer_in_pieces_are_bounded() -> None:
@@ -153,7 +153,7 @@ def test_events_that_wait_for_an_answer_in_pieces_are_bounded() -> None:
         await sim(strings, "event NOISE")
         assert b"NOISE" not in await client.rest()
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_flood_of_events() -> None:
@@ -163,7 +163,7 @@ def test_a_flood_of_events() -> None:
             assert (await client.event())["event"] == "NOISE"
         assert await client.ask("query-name") == {"return": {}}
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_events_one_by_one() -> None:
@@ -173,7 +173,7 @@ def test_events_one_by_one() -> None:
         times = [((await client.event())["event"], round(served.loop.time() - begun)) for _ in range(3)]
         assert times == [("TICK", 0), ("TICK", 10), ("TICK", 20)]
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_refused_capabilities() -> None:
@@ -183,7 +183,7 @@ def test_refused_capabilities() -> None:
         assert (await other.ask("qmp_capabilities"))["error"] == {"class": "CommandNotFound", "desc": "not today"}
         assert "Expecting capabilities" in (await other.ask("query-name"))["error"]["desc"]
 
-    staged(scene)
+    play_scene(scene)
 
 
 @pytest.mark.parametrize("kind", ["qmp", "monitor"])
@@ -200,7 +200,7 @@ def test_no_greeting_a_late_one_and_another(kind: str) -> None:
         await sim(strings, "reply greeting cut")
         assert await (await served.raw(kind)).rest() == b""
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_hang_up_in_mid_command() -> None:
@@ -211,7 +211,7 @@ def test_a_hang_up_in_mid_command() -> None:
         assert served.machine.running
         assert (await (await served.qmp()).ask("query-name")) == {"return": {}}
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_reply_in_pieces_and_nothing_in_between() -> None:
@@ -227,7 +227,7 @@ def test_a_reply_in_pieces_and_nothing_in_between() -> None:
         assert (await client.message())["event"] == "NOISE"
         assert await client.answer() == {"return": STATUS}
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_late_reply_is_a_suspended_monitor_so_the_warp_clock_jumps() -> None:
@@ -241,7 +241,7 @@ def test_a_late_reply_is_a_suspended_monitor_so_the_warp_clock_jumps() -> None:
         assert await other.say("info name") == ""
         assert served.machine.clock.now() - before >= 130 * SECOND
 
-    staged(scene, clock=SimulatedClock(warps=True))
+    play_scene(scene, clock=SimulatedClock(warps=True))
 
 
 def test_answers_of_any_kind() -> None:
@@ -255,7 +255,7 @@ def test_answers_of_any_kind() -> None:
         await client.order("query-name")
         assert await client.until(b"\n") == b"HTTP/1.1 200\n"
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_lines_of_the_human_monitor() -> None:
@@ -274,7 +274,7 @@ def test_lines_of_the_human_monitor() -> None:
         await other.send(b"info status\n")
         assert (await other.rest()).endswith(b"VM status")
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_an_empty_answer_in_pieces_is_as_a_swallowed_command() -> None:
@@ -287,7 +287,7 @@ def test_an_empty_answer_in_pieces_is_as_a_swallowed_command() -> None:
         assert await client.ask("query-name") == {"return": {}}
         assert b"VM status: running" in await other.until(b"running")
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_misbehaviour_is_for_one_client_or_for_oneself() -> None:
@@ -300,7 +300,7 @@ def test_a_misbehaviour_is_for_one_client_or_for_oneself() -> None:
         assert (await strings.say("info kvm")).startswith("me")
         assert await other.line("info kvm") == {"return": "kvm support: disabled\r\n"}
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_what_is_set_is_listed_and_taken_back() -> None:
@@ -321,7 +321,7 @@ def test_what_is_set_is_listed_and_taken_back() -> None:
         assert await strings.say("sim reply") == "all replies are as usual\n"
         assert (await client.ask("query-status", 4)) == {"return": STATUS, "id": 4}
 
-    staged(scene)
+    play_scene(scene)
 
 
 @pytest.mark.parametrize("kind", ["qmp", "monitor"])
@@ -332,7 +332,7 @@ def test_half_a_surrogate_pair_can_be_sent(kind: str) -> None:
         await sim(strings, 'wire garbage "\\ud83d\\n"')
         assert await client.until(b"\n") == b"\xed\xa0\xbd\n"
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_a_client_is_cut_off_sent_garbage_and_listed() -> None:
@@ -346,7 +346,7 @@ def test_a_client_is_cut_off_sent_garbage_and_listed() -> None:
         assert await strings.say("sim wire cut") == "Error: there is no other client\n"
         assert await strings.say("sim wire cut client 1") == "Error: there is no client 1\n"
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_one_client_at_a_time_the_second_waits_as_with_qemu() -> None:
@@ -360,7 +360,7 @@ def test_one_client_at_a_time_the_second_waits_as_with_qemu() -> None:
         await sim(strings, "wire one-client off")
         await third.until(b"\r\n")
 
-    staged(scene)
+    play_scene(scene)
 
 
 async def seen(served: Served, what: str) -> tuple[bytes, float]:
@@ -399,7 +399,7 @@ def test_a_client_notices_each_recipe_of_the_docs(recipe: str) -> None:
         else:
             assert (await client.more(), client.data[:1]) in ((False, b""), (True, b"\0"))
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_there_is_a_recipe_for_each_misbehaviour() -> None:
@@ -453,7 +453,7 @@ def test_what_makes_no_sense_is_refused_in_one_line_and_nothing_is_set() -> None
             assert said.count("\n") == 1
         assert await strings.say("sim reply") == "all replies are as usual\n"
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_the_name_of_an_event_may_stand_in_quotes() -> None:
@@ -464,7 +464,7 @@ def test_the_name_of_an_event_may_stand_in_quotes() -> None:
         await client.order("query-name")
         assert (await client.message())["event"] == "X y"
 
-    staged(scene)
+    play_scene(scene)
 
 
 def test_without_a_server_there_is_no_wire() -> None:
@@ -489,7 +489,7 @@ def test_it_ends_while_replies_are_held_back() -> None:
         await served.settle(1)
         assert served.machine.over
 
-    staged(scene)
+    play_scene(scene)
 
 
 @pytest.mark.parametrize(("line", "name", "most"), [
@@ -505,4 +505,4 @@ def test_the_largest_number_is_taken_and_one_more_refused(line: str, name: str, 
         refused = await strings.say("sim " + line.format(most + 1))
         assert refused == f"Error: {name} takes a number from 1 to {most}, not '{most + 1}'\n"
 
-    staged(scene)
+    play_scene(scene)

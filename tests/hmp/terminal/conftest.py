@@ -58,7 +58,7 @@ class Person:
         self.loop.call_at(at, what)
         return self
 
-    async def sit(self) -> None:
+    async def run_session(self) -> None:
         self.driver.start()
         try:
             await self.session.run()
@@ -80,11 +80,11 @@ class Person:
 
 
 @pytest.fixture
-def sitting(monkeypatch):
+def typed_session(monkeypatch):
     """Return a function that runs `script(person)` before a session at a machine, and the person afterwards."""
     monkeypatch.setenv("TERM", "xterm")
 
-    def sit(script, *, guest: str = "linux", clock=None, **options) -> Person:
+    def start(script, *, guest: str = "linux", clock=None, **options) -> Person:
         async def everything() -> Person:
             loop = asyncio.get_running_loop()
             assert isinstance(loop, VirtualLoop)
@@ -94,7 +94,7 @@ def sitting(monkeypatch):
                 with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
                     person = Person(loop, machine, pipe, **options)
                     script(person)
-                    await person.sit()
+                    await person.run_session()
                     assert machine.over
                     return person
             finally:
@@ -103,4 +103,4 @@ def sitting(monkeypatch):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             return runner.run(everything())
 
-    return sit
+    return start

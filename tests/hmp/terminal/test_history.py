@@ -20,11 +20,11 @@ class TestHistoryFile:
         assert path == str(tmp_path / "state" / "hmp" / "history")
         return path
 
-    def test_lines_are_kept_for_the_next_session_and_for_nobody_else(self, sitting, path):
-        sitting(lambda person: person.type("info status\rinfo status\r \rquit\r"), history=FileHistory(path))
+    def test_lines_are_kept_for_the_next_session_and_for_nobody_else(self, typed_session, path):
+        typed_session(lambda person: person.type("info status\rinfo status\r \rquit\r"), history=FileHistory(path))
         assert list(FileHistory(path).load_history_strings()) == ["quit", "info status"]
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-        person = sitting(
+        person = typed_session(
             lambda person: person.type("\x1b[A", 1).type("\x1b[A\r", 2).type("\x04", 3), history=FileHistory(path)
         )
         assert person.shown == "VM status: running\n"
@@ -38,7 +38,7 @@ class TestHistoryFile:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
     @pytest.mark.parametrize("what", ["a file in place of the directory", "a FIFO", "a directory", "no place at all"])
-    def test_without_a_file_nothing_is_said(self, sitting, path, what):
+    def test_without_a_file_nothing_is_said(self, typed_session, path, what):
         if what == "a file in place of the directory":
             os.makedirs(os.path.dirname(os.path.dirname(path)))
             open(os.path.dirname(path), "w").close()
@@ -49,7 +49,7 @@ class TestHistoryFile:
             os.makedirs(path)
         else:
             path = None
-        person = sitting(lambda person: person.type("info status\r\x04"), history=FileHistory(path))
+        person = typed_session(lambda person: person.type("info status\r\x04"), history=FileHistory(path))
         assert person.shown == "VM status: running\n"
         if path is not None:
             assert not history_kept()

@@ -38,7 +38,7 @@ def in_time(scene: Callable[[tuple[str, ...]], None]) -> None:
     raise AssertionError("always too late")
 
 
-class Seat:
+class Typist:
     """A person in front of a terminal: `screen` is what they see."""
 
     def __init__(self, args: list[str], environment: dict[str, str], *, columns: int, rows: int) -> None:
@@ -100,30 +100,30 @@ class Seat:
 
 
 @pytest.fixture
-def seat(tmp_path):
-    seats: list[Seat] = []
+def typist(tmp_path):
+    typists: list[Typist] = []
 
-    def sit(*args: str, columns: int = 80, rows: int = 24, **environment: str) -> Seat:
+    def start(*args: str, columns: int = 80, rows: int = 24, **environment: str) -> Typist:
         if "XDG_STATE_HOME" not in environment:
             (tmp_path / "hmp").mkdir(exist_ok=True)
             (tmp_path / "hmp" / "history").write_text("info mem\n")
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
         state = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-        found = Seat(list(args), {**kept, **state, **environment}, columns=columns, rows=rows)
-        seats.append(found)
+        found = Typist(list(args), {**kept, **state, **environment}, columns=columns, rows=rows)
+        typists.append(found)
         return found
 
-    yield sit
-    for found in seats:
+    yield start
+    for found in typists:
         found.child.close(force=True)
 
 
 SILENT = ("--guest", "silent", "--timeout", "1.5")
 
 
-def test_commands_typed_ahead_run_after_the_wait(seat):
+def test_commands_typed_ahead_run_after_the_wait(typist):
     def scene(silent):
-        desk = seat(*silent)
+        desk = typist(*silent)
         desk.prompt()
         desk.type("info balloon\r")
         desk.counts()
@@ -146,9 +146,9 @@ def test_commands_typed_ahead_run_after_the_wait(seat):
 
 
 @pytest.mark.parametrize(("columns", "narrower"), [(80, 40), (40, 30), (30, 80)])
-def test_the_countdown_leaves_no_trace_also_when_the_window_is_resized(seat, columns, narrower):
+def test_the_countdown_leaves_no_trace_also_when_the_window_is_resized(typist, columns, narrower):
     def scene(silent):
-        desk = seat(*silent, columns=columns)
+        desk = typist(*silent, columns=columns)
         desk.see("more")
         desk.type("info balloon\r")
         desk.counts()
@@ -162,8 +162,8 @@ def test_the_countdown_leaves_no_trace_also_when_the_window_is_resized(seat, col
     in_time(scene)
 
 
-def test_ctrl_c_gives_the_prompt_back_at_once(seat):
-    desk = seat("--guest", "silent", "--timeout", "60")
+def test_ctrl_c_gives_the_prompt_back_at_once(typist):
+    desk = typist("--guest", "silent", "--timeout", "60")
     desk.prompt()
     desk.type("sim sleep 60\r")
     desk.see(r"waiting \.\.\. 5\d\.\d s")
@@ -176,8 +176,8 @@ def test_ctrl_c_gives_the_prompt_back_at_once(seat):
     assert desk.lines[1:] == ["(qemu) sim sleep 60", "cancelled", "(qemu) info name", "(qemu)"]
 
 
-def test_the_terminal_is_as_it_was(seat):
-    desk = seat(*SILENT)
+def test_the_terminal_is_as_it_was(typist):
+    desk = typist(*SILENT)
     desk.prompt()
     assert termios.tcgetattr(desk.child.child_fd)[3] != desk.settings[3]
     desk.type("quit\r")
@@ -187,8 +187,8 @@ def test_the_terminal_is_as_it_was(seat):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signals_end_it_with_the_terminal_as_it_was(seat, number, status):
-    desk = seat(*SILENT)
+def test_signals_end_it_with_the_terminal_as_it_was(typist, number, status):
+    desk = typist(*SILENT)
     desk.prompt()
     desk.type("half a line")
     desk.see("line")
@@ -198,8 +198,8 @@ def test_signals_end_it_with_the_terminal_as_it_was(seat, number, status):
 
 
 @pytest.mark.parametrize(("way", "status"), [("\x03", 130), ("\x1c", 131), (signal.SIGTERM, 143), ("quit", 0)])
-def test_it_can_be_ended_while_a_client_is_waited_for(seat, tmp_path, way, status):
-    person = seat("--qmp", f"unix:{tmp_path}/q,wait=on", "--monitor", f"unix:{tmp_path}/m")
+def test_it_can_be_ended_while_a_client_is_waited_for(typist, tmp_path, way, status):
+    person = typist("--qmp", f"unix:{tmp_path}/q,wait=on", "--monitor", f"unix:{tmp_path}/m")
     person.see("ready")
     if isinstance(way, int):
         person.child.kill(way)
@@ -218,7 +218,7 @@ def test_it_can_be_ended_while_a_client_is_waited_for(seat, tmp_path, way, statu
 class TestScriptsBesideSockets:
     """-i with --monitor and --qmp: scripts run in the loop that serves."""
 
-    def hear(self, path, words: bytes) -> socket.socket:
+    def read_from(self, path, words: bytes) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(PATIENCE)
         client.connect(str(path))
@@ -229,31 +229,31 @@ class TestScriptsBesideSockets:
             heard += data
         return client
 
-    def test_a_client_is_served_while_a_script_sleeps(self, seat, tmp_path):
+    def test_a_client_is_served_while_a_script_sleeps(self, typist, tmp_path):
         (tmp_path / "one").write_text("info kvm\n")
         (tmp_path / "two").write_text("sim sleep 1000\n")
-        person = seat("-i", f"{tmp_path}/one", f"{tmp_path}/two", "--monitor", f"unix:{tmp_path}/m")
+        person = typist("-i", f"{tmp_path}/one", f"{tmp_path}/two", "--monitor", f"unix:{tmp_path}/m")
         person.see("kvm support")
-        with self.hear(tmp_path / "m", b"(qemu) ") as client:
+        with self.read_from(tmp_path / "m", b"(qemu) ") as client:
             client.sendall(b"quit\n")
             assert person.ends() == 0
         assert "monitor - type" not in person.raw
         assert termios.tcgetattr(person.child.child_fd) == person.settings
 
-    def test_nothing_runs_before_the_client_that_is_waited_for(self, seat, tmp_path):
-        person = seat(
+    def test_nothing_runs_before_the_client_that_is_waited_for(self, typist, tmp_path):
+        person = typist(
             *("-i", "-c", "info status", "-c", "wrong"),
             *("--monitor", f"unix:{tmp_path}/m", "--qmp", f"unix:{tmp_path}/q,wait=on"),
         )
         person.see("ready")
-        with self.hear(tmp_path / "m", b"(qemu) ") as client:
+        with self.read_from(tmp_path / "m", b"(qemu) ") as client:
             client.sendall(b"info status\n")
             heard = b""
             while b"\r\n(qemu) " not in heard:
                 heard += client.recv(4096)
             assert b"VM status: paused (prelaunch)" in heard
             assert "VM status" not in person.raw
-            with self.hear(tmp_path / "q", b"QMP"):
+            with self.read_from(tmp_path / "q", b"QMP"):
                 person.see("(?s)VM status: running.*unknown command: 'wrong'.*monitor - type")
                 person.prompt()
                 person.type("quit\r")
@@ -262,16 +262,16 @@ class TestScriptsBesideSockets:
     @pytest.mark.parametrize(
         ("options", "status"), [(["-e", "-c", "wrong", "-c", "sim sleep 1000"], 1), (["-c", "quit"], 0)]
     )
-    def test_a_script_may_end_it_all(self, seat, tmp_path, options, status):
-        person = seat("-i", *options, "--monitor", f"unix:{tmp_path}/m")
+    def test_a_script_may_end_it_all(self, typist, tmp_path, options, status):
+        person = typist("-i", *options, "--monitor", f"unix:{tmp_path}/m")
         assert person.ends() == status
         assert "(qemu)" not in person.raw
         assert not (tmp_path / "m").exists()
 
     @pytest.mark.parametrize("served", [True, False])
-    def test_a_script_counts_down_and_ctrl_c_leads_to_the_prompt(self, seat, tmp_path, served):
+    def test_a_script_counts_down_and_ctrl_c_leads_to_the_prompt(self, typist, tmp_path, served):
         more = ("--monitor", f"unix:{tmp_path}/m") if served else ()
-        person = seat("-i", "-c", "info kvm", "-c", "sim sleep 1000", "-c", "quit", *more)
+        person = typist("-i", "-c", "info kvm", "-c", "sim sleep 1000", "-c", "quit", *more)
         person.see(r"waiting \.\.\. 99\d\.\d s")
         person.type("\x03")
         person.prompt()
@@ -280,8 +280,8 @@ class TestScriptsBesideSockets:
         assert "cancelled" in person.lines
         assert termios.tcgetattr(person.child.child_fd) == person.settings
 
-    def test_the_terminal_itself_can_be_a_script(self, seat, tmp_path):
-        person = seat("-i", "-", "--monitor", f"unix:{tmp_path}/m")
+    def test_the_terminal_itself_can_be_a_script(self, typist, tmp_path):
+        person = typist("-i", "-", "--monitor", f"unix:{tmp_path}/m")
         person.see("ready")
         person.type("info kxm\x7f\x7fvm\r")
         person.see("info kvm\nkvm support: disabled")
@@ -291,8 +291,8 @@ class TestScriptsBesideSockets:
         assert person.ends() == 0
 
 
-def test_watch_draws_in_place_until_ctrl_c(seat):
-    person = seat("--guest", "linux")
+def test_watch_draws_in_place_until_ctrl_c(typist):
+    person = typist("--guest", "linux")
     person.prompt()
     person.type("sim watch 0.2\r")
     person.see(r"minor_page_faults +[\d,]+ +\+[\d,]+ +\S+ *\n")
@@ -307,8 +307,8 @@ def test_watch_draws_in_place_until_ctrl_c(seat):
     assert not person.screen.cursor.hidden
 
 
-def test_a_prompt_in_the_first_row_leaves_no_copies_in_the_history_of_tmux(seat):
-    person = seat("--guest", "linux")
+def test_a_prompt_in_the_first_row_leaves_no_copies_in_the_history_of_tmux(typist):
+    person = typist("--guest", "linux")
     person.prompt()
     person.type("\x0c")
     person.see(r"^\(qemu\)")
@@ -321,8 +321,8 @@ def test_a_prompt_in_the_first_row_leaves_no_copies_in_the_history_of_tmux(seat)
     assert not terminal.history.top
 
 
-def test_the_prompt_is_there_before_its_editor_and_keys_typed_then_count(seat):
-    person = seat("--guest", "linux")
+def test_the_prompt_is_there_before_its_editor_and_keys_typed_then_count(typist):
+    person = typist("--guest", "linux")
     person.child.expect_exact("(qemu)")
     assert "\x1b[6n" not in person.raw  # which the editor asks
     person.type("info kvm\r\x04")
@@ -330,8 +330,8 @@ def test_the_prompt_is_there_before_its_editor_and_keys_typed_then_count(seat):
     assert person.lines[1:] == ["(qemu) info kvm", "kvm support: disabled", "(qemu)"]
 
 
-def test_from_typing_to_a_script(seat, tmp_path):
-    person = seat("--guest", "linux")
+def test_from_typing_to_a_script(typist, tmp_path):
+    person = typist("--guest", "linux")
     person.prompt()
     person.type("info kvm\rwrong\rsim sleep 99\r")
     person.see("waiting")
@@ -343,23 +343,23 @@ def test_from_typing_to_a_script(seat, tmp_path):
     assert person.lines.count("kvm support: disabled") == 2
 
 
-def test_the_first_session_suggests_what_to_try(seat, tmp_path):
+def test_the_first_session_suggests_what_to_try(typist, tmp_path):
     for _ in range(2):
-        person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "new"))
+        person = typist("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "new"))
         person.prompt()
         person.type("quit\r")
         assert person.ends() == 0
     assert not any("try: help" in line for line in person.lines)
-    other = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "newer"), columns=40)
+    other = typist("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "newer"), columns=40)
     other.see("try: help, sim, TAB")
     other.prompt()
     other.type("\x04")
     assert other.ends() == 0
 
 
-def test_without_a_file_for_the_history_a_hint_says_so_and_up_works(seat, tmp_path):
+def test_without_a_file_for_the_history_a_hint_says_so_and_up_works(typist, tmp_path):
     (tmp_path / "hmp").write_text("in place of a directory")
-    person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path), columns=120)
+    person = typist("--guest", "linux", XDG_STATE_HOME=str(tmp_path), columns=120)
     person.see("no history is kept|not kept for the next session: cannot write ")
     person.prompt()
     person.type("info status\r")
@@ -372,10 +372,10 @@ def test_without_a_file_for_the_history_a_hint_says_so_and_up_works(seat, tmp_pa
     assert person.ends() == 0
 
 
-def test_without_colour_the_text_is_the_same(seat):
+def test_without_colour_the_text_is_the_same(typist):
     texts = []
     for environment in ({}, {"NO_COLOR": "1"}):
-        desk = seat("--guest", "linux", **environment)
+        desk = typist("--guest", "linux", **environment)
         desk.prompt()
         desk.type("nonsense\rinfo name\rquit\r")
         assert desk.ends() == 0
@@ -385,8 +385,8 @@ def test_without_colour_the_text_is_the_same(seat):
     assert texts[0] == texts[1]
 
 
-def test_colours_are_those_of_recorded_scripts(seat):
-    desk = seat(*SILENT)
+def test_colours_are_those_of_recorded_scripts(typist):
+    desk = typist(*SILENT)
     desk.prompt()
     assert {desk.screen.buffer[1][x].fg for x in range(len("(qemu)"))} == {"green"}
     desk.type("info balloon\r")
@@ -399,9 +399,9 @@ def test_colours_are_those_of_recorded_scripts(seat):
     assert desk.ends() == 0
 
 
-def test_hints_are_faint_text_of_the_terminals_own_colour(seat):
+def test_hints_are_faint_text_of_the_terminals_own_colour(typist):
     """A colour of its own, such as bright black, is the background in some schemes (Solarized dark)."""
-    desk = seat("--guest", "linux")
+    desk = typist("--guest", "linux")
     for typed, hint in (("sim delay ", "seconds"), ("info m", "em")):  # `info mem` is in the history
         desk.prompt()
         desk.type(typed)
@@ -414,8 +414,8 @@ def test_hints_are_faint_text_of_the_terminals_own_colour(seat):
     assert desk.ends() == 0
 
 
-def test_a_dumb_terminal_gets_no_control_sequence(seat):
-    desk = seat(*SILENT, TERM="dumb")
+def test_a_dumb_terminal_gets_no_control_sequence(typist):
+    desk = typist(*SILENT, TERM="dumb")
     desk.see(r"\(qemu\)")
     desk.type("info balloon\r")
     desk.see("info balloon")
@@ -431,9 +431,9 @@ def test_a_dumb_terminal_gets_no_control_sequence(seat):
     assert desk.lines[4::2] == ["(qemu) info status", "(qemu)"]
 
 
-def test_a_dumb_terminal_edits_what_was_typed_ahead_as_the_kernel_does(seat):
+def test_a_dumb_terminal_edits_what_was_typed_ahead_as_the_kernel_does(typist):
     def scene(silent):
-        desk = seat(*silent, TERM="dumb")
+        desk = typist(*silent, TERM="dumb")
         desk.see(r"\(qemu\)")
         desk.type("info balloon\r")
         desk.see("waiting for")
@@ -455,8 +455,8 @@ def test_a_dumb_terminal_edits_what_was_typed_ahead_as_the_kernel_does(seat):
     in_time(scene)
 
 
-def test_a_menu_describes_what_it_offers(seat):
-    desk = seat("--guest", "linux")
+def test_a_menu_describes_what_it_offers(typist):
+    desk = typist("--guest", "linux")
     desk.prompt()
     desk.type("info \t")
     desk.see("ask the guest for its memory statistics")
@@ -466,8 +466,8 @@ def test_a_menu_describes_what_it_offers(seat):
     assert desk.ends() == 0
 
 
-def test_an_event_is_printed_above_the_line_being_typed(seat):
-    desk = seat("--guest", "linux")
+def test_an_event_is_printed_above_the_line_being_typed(typist):
+    desk = typist("--guest", "linux")
     desk.prompt()
     desk.type("balloon 512\rinfo sta")
     desk.see("target reached")
@@ -491,14 +491,14 @@ KEYS = {
 }
 
 
-def test_the_typed_part_of_the_tutorial_shows_what_it_says(seat):
+def test_the_typed_part_of_the_tutorial_shows_what_it_says(typist):
     """Each row: what is typed, then what has to be on the screen from the line of that command on, in this order."""
     page = (Path(__file__).parents[3] / "docs/tutorial.md").read_text()
     rows = re.findall(
         r"^\| ([^-|].*?) \| (.*) \|$", page.partition("| type | you see |")[2].partition("\n\n")[0], re.MULTILINE
     )
     assert len(rows) > 6
-    desk = seat()
+    desk = typist()
     desk.prompt()
     for typed, seen in rows:
         for text, key in re.findall(r"`([^`]+)`|([A-Z][\w-]+)", typed):

@@ -117,7 +117,7 @@ class Job:
         return told[-1][0], stops, [told[-1][2]]
 
 
-def struck(folder: Path, point: str, number: int, term: str = "xterm") -> tuple[int, list[bool], list[bool]]:
+def ended_by(folder: Path, point: str, number: int, term: str = "xterm") -> tuple[int, list[bool], list[bool]]:
     """Return how a job ended to which the signal came at that point."""
     job = Job(folder, ["-c", STRUCK, point, str(int(number))], term=term)
     found = job.ends()
@@ -148,7 +148,7 @@ ENDING = [
 @pytest.mark.parametrize("number", LEAVING)
 @pytest.mark.parametrize("point", STARTING + DRAWING)
 def test_a_signal_while_it_starts_ends_it_cleanly(tmp_path: Path, point: str, number: int) -> None:
-    status, stops, ended = struck(tmp_path, point, number)
+    status, stops, ended = ended_by(tmp_path, point, number)
     assert (stops, ended) == ([], [True])
     assert status in (128 + number, -number)
 
@@ -156,7 +156,7 @@ def test_a_signal_while_it_starts_ends_it_cleanly(tmp_path: Path, point: str, nu
 @pytest.mark.parametrize("number", LEAVING)
 @pytest.mark.parametrize("point", ENDING)
 def test_a_signal_while_it_ends_lets_it_end_once(tmp_path: Path, point: str, number: int) -> None:
-    status, stops, ended = struck(tmp_path, point, number)
+    status, stops, ended = ended_by(tmp_path, point, number)
     assert (stops, ended) == ([], [True])
     assert status in (0, 128 + number, -number)
 
@@ -164,7 +164,7 @@ def test_a_signal_while_it_ends_lets_it_end_once(tmp_path: Path, point: str, num
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 @pytest.mark.parametrize("point", STARTING + ENDING)
 def test_a_stop_at_any_time(tmp_path: Path, point: str, term: str) -> None:
-    status, stops, ended = struck(tmp_path, point, signal.SIGTSTP, term)
+    status, stops, ended = ended_by(tmp_path, point, signal.SIGTSTP, term)
     assert (status, stops, ended) == (0, [True], [True])
 
 

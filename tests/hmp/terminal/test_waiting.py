@@ -18,16 +18,16 @@ from hmp.terminal.tty import Tty
 
 
 class TestWaiting:
-    def test_a_silent_guest_takes_the_timeout_and_what_was_typed_ahead_runs_then(self, sitting):
-        person = sitting(
+    def test_a_silent_guest_takes_the_timeout_and_what_was_typed_ahead_runs_then(self, typed_session):
+        person = typed_session(
             lambda person: person.type("info balloon\r").type("info status\rinfo na", 1).type("me\rquit\r", 6),
             guest="silent",
         )
         assert person.shown == "balloon: actual=64,age=5000\nVM status: running\n"
         assert [at for at, text in person.written if text.startswith("balloon")] == [pytest.approx(5, abs=1e-6)]
 
-    def test_the_countdown_appears_late_counts_down_and_goes(self, sitting):
-        person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="silent")
+    def test_the_countdown_appears_late_counts_down_and_goes(self, typed_session):
+        person = typed_session(lambda person: person.type("info balloon\rquit\r"), guest="silent")
         times, lines = zip(*person.countdown, strict=True)
         assert times[0] == pytest.approx(0.3)
         assert lines[0].startswith("waiting for the guest ... 4.7 s  ")
@@ -37,25 +37,27 @@ class TestWaiting:
         transient = [text for _, text in person.written if text.startswith("\r")]
         assert transient[-1] == ERASED
 
-    def test_a_quick_answer_shows_no_countdown(self, sitting):
-        person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="linux,delay=0.2")
+    def test_a_quick_answer_shows_no_countdown(self, typed_session):
+        person = typed_session(lambda person: person.type("info balloon\rquit\r"), guest="linux,delay=0.2")
         assert person.countdown == []
         assert "free_mem" in person.shown
 
-    def test_ctrl_c_gives_the_prompt_back_and_drops_what_was_typed_ahead(self, sitting):
+    def test_ctrl_c_gives_the_prompt_back_and_drops_what_was_typed_ahead(self, typed_session):
         def script(person):
             person.type("info balloon\rinfo status\r").does(person.session.interrupt, 2).type("info uuid\rquit\r", 3)
 
-        person = sitting(script, guest="silent")
+        person = typed_session(script, guest="silent")
         assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
 
-    def test_a_ctrl_c_that_came_as_a_key_counts_too(self, sitting):
-        person = sitting(lambda person: person.type("info balloon\rinfo status\r\x03info uuid\rquit\r"), guest="silent")
+    def test_a_ctrl_c_that_came_as_a_key_counts_too(self, typed_session):
+        person = typed_session(
+            lambda person: person.type("info balloon\rinfo status\r\x03info uuid\rquit\r"), guest="silent"
+        )
         assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
         assert person.loop.time() < 1
 
     @pytest.mark.parametrize("as_key", [True, False], ids=["a key", "a signal"])
-    def test_a_ctrl_c_between_a_line_and_its_wait_is_not_lost(self, sitting, as_key):
+    def test_a_ctrl_c_between_a_line_and_its_wait_is_not_lost(self, typed_session, as_key):
         """As a key while the terminal is not quiet yet, so that it was not read; then as a signal of the kernel."""
 
         def script(person):
@@ -69,15 +71,15 @@ class TestWaiting:
             person.session._begin = begin
             person.type("info balloon\r").type("info uuid\rquit\r", 3)
 
-        person = sitting(script, guest="silent")
+        person = typed_session(script, guest="silent")
         assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
 
-    def test_a_ctrl_c_before_the_prompt_does_not_end_a_later_wait(self, sitting):
+    def test_a_ctrl_c_before_the_prompt_does_not_end_a_later_wait(self, typed_session):
         def script(person):
             person.session.interrupt()
             person.type("info balloon\rquit\r", 1)
 
-        assert sitting(script, guest="silent").shown == "balloon: actual=64,age=6000\n"
+        assert typed_session(script, guest="silent").shown == "balloon: actual=64,age=6000\n"
 
     def test_on_a_dumb_terminal_a_line_that_a_ctrl_c_drops_before_it_is_read_does_not_block_the_loop(self):
         async def ask(terminal: int) -> str | None:
@@ -95,7 +97,7 @@ class TestWaiting:
             os.close(person)
             os.close(terminal)
 
-    def test_a_late_answer_lands_behind_a_ctrl_c(self, sitting):
+    def test_a_late_answer_lands_behind_a_ctrl_c(self, typed_session):
         def script(person):
             person.type("info balloon\r").does(person.session.interrupt, 1).does(look, 3).type("quit\r", 4)
             samples.append(person.machine)
@@ -104,36 +106,36 @@ class TestWaiting:
             samples.append(samples[0].device.stats.sample.collected)
 
         samples: list = []
-        sitting(script, guest="linux,delay=2")
+        typed_session(script, guest="linux,delay=2")
         assert samples[1] == 2 * SECOND
 
-    def test_ctrl_c_ends_a_sleep(self, sitting):
+    def test_ctrl_c_ends_a_sleep(self, typed_session):
         def script(person):
             person.type("sim sleep 100\r").does(person.session.interrupt, 2).type("info status\rquit\r", 3)
 
-        person = sitting(script)
+        person = typed_session(script)
         assert person.shown == f"{CANCELLED}\nVM status: running\n"
         assert person.countdown[0][1].startswith("waiting ... 99.7 s  ")
 
     @pytest.mark.parametrize(("columns", "words"), [(32, "waiting for the guest ... "), (20, "waiting ... "), (9, "")])
-    def test_a_narrow_countdown_says_less_but_always_the_number(self, sitting, columns, words):
+    def test_a_narrow_countdown_says_less_but_always_the_number(self, typed_session, columns, words):
         def script(person):
             person.columns = columns
             person.type("info balloon\rquit\r")
 
-        lines = [text for _, text in sitting(script, guest="silent").written if re.match("\r[w\\d]", text)]
+        lines = [text for _, text in typed_session(script, guest="silent").written if re.match("\r[w\\d]", text)]
         assert lines[0].startswith(f"\r{words}4.7 s")
         assert all(len(line.partition("\x1b")[0]) <= columns for line in lines)
 
-    def test_without_control_sequences_one_line_says_how_long_it_may_take(self, sitting):
+    def test_without_control_sequences_one_line_says_how_long_it_may_take(self, typed_session):
         keys = "info balloon\rsim sleep 2.5\rsim sleep 0.2\rquit\r"
-        person = sitting(lambda person: person.type(keys), guest="silent", ansi=False)
+        person = typed_session(lambda person: person.type(keys), guest="silent", ansi=False)
         assert [(round(at, 1), text) for at, text in person.written if "wait" in text] == [
             (0.3, "waiting for the guest, 5 s at most; Ctrl-C gives the prompt back\n"),
             (5.3, "waiting, 2.5 s at most; Ctrl-C gives the prompt back\n"),
         ]
 
-    def test_each_wait_of_a_script_counts_down(self, sitting, tmp_path):
+    def test_each_wait_of_a_script_counts_down(self, typed_session, tmp_path):
         path = tmp_path / "script"
         path.write_text("info balloon\nsim sleep 2\n")
 
@@ -141,75 +143,80 @@ class TestWaiting:
             person.session._monitor.host_files = True
             person.type(f"sim source {path}\rquit\r")
 
-        texts = [text for _, text in sitting(script, guest="silent").countdown]
+        texts = [text for _, text in typed_session(script, guest="silent").countdown]
         assert texts[0].startswith("waiting for the guest ... 4.7 s")
         assert re.match(r"waiting \.\.\. 0\.[01] s", texts[-1])
 
-    def test_the_age_counts_while_a_watched_guest_is_silent(self, sitting):
-        person = sitting(lambda person: person.type("sim hang\rsim watch 1 2\rquit\r"))
+    def test_the_age_counts_while_a_watched_guest_is_silent(self, typed_session):
+        person = typed_session(lambda person: person.type("sim hang\rsim watch 1 2\rquit\r"))
         assert person.countdown[0][1].startswith("waiting for the guest ... 4.7 s")
         ages = re.findall(r"last answer ([\d.]+) s ago", person.everything)
         assert {"5.0", "5.5", "6.0", "8.0", "9.9"} <= {*ages}
 
-    def test_a_long_inflation_shows_how_far_it_is(self, sitting):
-        person = sitting(lambda person: person.type("balloon 32\rsim sleep 8\rquit\r"), guest="linux,pace=4M")
+    def test_a_long_inflation_shows_how_far_it_is(self, typed_session):
+        person = typed_session(lambda person: person.type("balloon 32\rsim sleep 8\rquit\r"), guest="linux,pace=4M")
         lines = [text for _, text in person.countdown]
         assert lines[0].startswith("waiting ... 7.7 s, actual 62")
         assert "on the way to 32M" in lines[0]
         assert "━" in lines[40]
 
-    def test_the_machine_may_end_while_somebody_waits(self, sitting):
-        person = sitting(
+    def test_the_machine_may_end_while_somebody_waits(self, typed_session):
+        person = typed_session(
             lambda person: person.type("info balloon\rinfo status\r").does(person.machine.quit, 1), guest="silent"
         )
         assert person.shown == "[the machine was ended from elsewhere]\n"
 
-    def test_the_machine_may_end_while_a_line_is_typed(self, sitting):
-        person = sitting(lambda person: person.type("half a li").does(person.machine.guest_off, 1))
+    def test_the_machine_may_end_while_a_line_is_typed(self, typed_session):
+        person = typed_session(lambda person: person.type("half a li").does(person.machine.guest_off, 1))
         assert person.shown == "[the guest switched itself off]\n"
 
-    def test_an_error_in_the_machines_time_is_raised_not_swallowed(self, sitting):
+    def test_an_error_in_the_machines_time_is_raised_not_swallowed(self, typed_session):
         def script(person):
             person.machine.time.after(SECOND, lambda: 1 // 0)
 
         with pytest.raises(ZeroDivisionError):
-            sitting(script)
+            typed_session(script)
 
 
 class TestSimulatedClocks:
-    def test_the_warp_clock_jumps_while_waiting_and_only_then(self, sitting):
+    def test_the_warp_clock_jumps_while_waiting_and_only_then(self, typed_session):
         clock = SimulatedClock()
-        person = sitting(lambda person: person.type("info balloon\r").type("quit\r", 100), guest="silent", clock=clock)
+        person = typed_session(
+            lambda person: person.type("info balloon\r").type("quit\r", 100), guest="silent", clock=clock
+        )
         assert person.shown == "balloon: actual=64,age=5000\n"
         assert person.countdown == []
         assert clock.now() == 5 * SECOND
 
-    def test_it_stops_with_the_reply_not_later(self, sitting):
+    def test_it_stops_with_the_reply_not_later(self, typed_session):
         clock = SimulatedClock()
 
         def script(person):
             person.machine.device.stats.set_poll_interval(1)
             person.type("sim sleep 2.5\r").type("quit\r", 100)
 
-        sitting(script, clock=clock)
+        typed_session(script, clock=clock)
         assert clock.now() == 2.5 * SECOND
 
-    def test_the_manual_clock_stands_still(self, sitting):
+    def test_the_manual_clock_stands_still(self, typed_session):
         clock = SimulatedClock(warps=False)
-        sitting(lambda person: person.type("balloon 32\r").type("quit\r", 100), clock=clock)
+        typed_session(lambda person: person.type("balloon 32\r").type("quit\r", 100), clock=clock)
         assert clock.now() == 0
 
 
 class TestEvents:
-    def test_reaching_the_target_is_shown(self, sitting):
-        person = sitting(lambda person: person.type("balloon 32\rhalf").type("\x03quit\r", 2))
+    def test_reaching_the_target_is_shown(self, typed_session):
+        person = typed_session(lambda person: person.type("balloon 32\rhalf").type("\x03quit\r", 2))
         assert person.shown == "[balloon target reached: 32 MiB]\n"
 
-    def test_what_was_typed_here_is_not_shown_as_an_event(self, sitting):
-        assert sitting(lambda person: person.type("stop\rcont\rsystem_reset\rdevice_del balloon0\rquit\r")).shown == ""
+    def test_what_was_typed_here_is_not_shown_as_an_event(self, typed_session):
+        assert (
+            typed_session(lambda person: person.type("stop\rcont\rsystem_reset\rdevice_del balloon0\rquit\r")).shown
+            == ""
+        )
 
-    def test_what_other_monitors_do_is_shown_as_an_event(self, sitting):
-        person = sitting(
+    def test_what_other_monitors_do_is_shown_as_an_event(self, typed_session):
+        person = typed_session(
             lambda person: person.does(person.machine.stop, 1).does(person.machine.cont, 2).type("\x04", 3)
         )
         assert person.shown == "[the VM is stopped]\n[the VM runs]\n"

@@ -43,7 +43,7 @@ class Table:
         return anew
 
     @property
-    def told(self) -> list[str]:
+    def broken_rules(self) -> list[str]:
         return [f"{fault['rule']}: {fault['detail']}" for fault in self.m.named("GUEST_FAULT")]
 
 
@@ -118,7 +118,7 @@ def test_one_attack_breaks_one_rule_once(name: str, dice: list[int], sides: list
     with Modelled("hostile", ram=RAM) as m:
         table = Table(m, *dice)
         anew = table.play(name)
-        assert (table.told, table.sides) == ([f"{name}: {detail}"], sides)
+        assert (table.broken_rules, table.sides) == ([f"{name}: {detail}"], sides)
         assert anew == (name == "features-unknown")
         if name in FATAL or name in ("zero-length", "features-late"):
             assert m.device.status == BROKEN
@@ -168,7 +168,7 @@ def test_an_interrupt_storm_is_a_row_of_lists_each_with_its_interrupt() -> None:
             STORM // 2,
             0,
         ]
-        assert (table.told, SPARE_PAGE in m.device.pages) == ([], False)
+        assert (table.broken_rules, SPARE_PAGE in m.device.pages) == ([], False)
 
 
 @pytest.mark.parametrize("ambush", [0, 1])
@@ -177,7 +177,7 @@ def test_a_reset_midway_leaves_a_buffer_in_flight(ambush: int) -> None:
         table = Table(m, ambush)
         free = len(table.driver.ring("deflate").free)
         assert table.play("reset-midway")
-        assert (m.device.status, table.told, table.sides) == (0, [], [2])
+        assert (m.device.status, table.broken_rules, table.sides) == (0, [], [2])
         assert (table.driver.ambush, m.device.pages.count) == (False, 0)
         assert len(table.driver.ring("deflate").free) == free - 1
 
@@ -187,7 +187,7 @@ def test_statistics_that_nobody_asked_for(dice: int, buffers: int) -> None:
     with Modelled("hostile", ram=RAM) as m:
         table = Table(m, dice, *[5, 1234] * buffers)
         table.play("unsolicited-stats")
-        assert table.told == ["unsolicited-stats: queue 2"]
+        assert table.broken_rules == ["unsolicited-stats: queue 2"]
         assert m.named("GUEST_FAULT")[0]["times"] == m.device.refused["unsolicited-stats"] == buffers
         assert table.sides == [3] + [STAT_COUNT, 1 << 30] * buffers
         assert m.machine.memory.read(SCRATCH, 10) == b"\5\0" + (1234).to_bytes(8, "little")
@@ -213,16 +213,16 @@ def test_an_odd_answer_is_the_honest_one_with_something_appended(
     with Modelled("hostile", ram=RAM) as m:
         table = Table(m, dice)
         table.play(rule)
-        assert (table.driver.spoil, table.told, table.sides) == (rule, [], [])
+        assert (table.driver.spoil, table.broken_rules, table.sides) == (rule, [], [])
         m.guest._attacking = False
         honest = m.stats.held.read(1000)
         assert decode(honest)[0] == 10
         assert ANSWERS[rule](honest, lambda count: dice) == honest + (
             honest[: 10 * (1 + dice)] if tail is None else tail
         )
-        m.guest.asked_for = 0
+        m.guest.requests = 0
         assert m.info() == "answered"
-        assert f"{rule}: {words}" in table.told
+        assert f"{rule}: {words}" in table.broken_rules
         assert (table.driver.spoil, table.sides) == ("", [sides])
 
 

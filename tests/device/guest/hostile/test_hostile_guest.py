@@ -101,16 +101,18 @@ def test_all_attacks_take_turns_and_requests_are_answered_in_between(seed: int) 
 
 
 def test_the_same_seed_makes_the_same_attacks() -> None:
-    def story(spec: str, seed: int = 0) -> tuple[object, ...]:
+    def outcome_of(spec: str, seed: int = 0) -> tuple[object, ...]:
         with Modelled(spec, seed=seed) as m:
             for _ in range(20):
                 m.info()
                 m.advance(1)
             return m.device.refused, m.device.last_refusal, m.guest.shown(), m.device.actual
 
-    assert story("hostile,seed=5") == story("hostile,seed=5")
-    assert story("hostile,seed=5") != story("hostile,seed=6")
-    assert story("hostile", seed=5)[:2] == story("hostile,seed=5", seed=5)[:2], "without one the machine's counts"
+    assert outcome_of("hostile,seed=5") == outcome_of("hostile,seed=5")
+    assert outcome_of("hostile,seed=5") != outcome_of("hostile,seed=6")
+    assert outcome_of("hostile", seed=5)[:2] == outcome_of("hostile,seed=5", seed=5)[:2], (
+        "without one the machine's counts"
+    )
 
 
 def test_it_follows_the_target_as_any_guest() -> None:

@@ -45,7 +45,7 @@ def script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def gone(real: Real) -> str:
+def end_reason(real: Real) -> str:
     real.until(lambda: real.guest.process is None)
     [event] = real.named("GUEST_GONE")
     assert event == {"why": real.guest.gone}
@@ -70,7 +70,7 @@ def gone(real: Real) -> str:
 def test_a_kernel_that_ends_says_why(place: Path, spec: str, tmp_path: Path, text: str, why: str) -> None:
     script(tmp_path / "kernel", text)
     with Real(spec, memory=64) as real:
-        assert why in gone(real)
+        assert why in end_reason(real)
         assert os.listdir(place) == []
         state, _ = real.ask(0.1)
         assert state == "unsupported", "no driver was ever there and none will come"
@@ -81,7 +81,7 @@ def test_a_request_does_not_wait_for_the_driver_of_a_kernel_that_ended(place: Pa
     script(tmp_path / "kernel", "sleep 0.1; exit 1")
     with Real(spec, memory=64) as real:
         request = real.machine.request_stats(10**11)
-        gone(real)
+        end_reason(real)
         assert request.state == "unsupported"
 
 
@@ -89,7 +89,7 @@ def test_a_kernel_that_is_no_program_is_a_guest_that_ended(place: Path, spec: st
     (tmp_path / "kernel").write_bytes(b"\x7fELF but no more")
     (tmp_path / "kernel").chmod(0o755)
     with Real(spec, memory=64) as real:
-        assert "ended with status 12" in gone(real)
+        assert "ended with status 12" in end_reason(real)
 
 
 def test_a_kernel_that_switches_itself_off_ends_the_machine(place: Path, spec: str, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_kernel_gets_its_command_line_and_a_plain_environment(
         f'echo "$@" > {tmp_path}/args; env > {tmp_path}/env; ls -l /proc/self/fd > {tmp_path}/fds; exit 1',
     )
     with Real(spec, memory=64) as real:
-        gone(real)
+        end_reason(real)
     words = (tmp_path / "args").read_text().split()
     assert "mem=65536K" in words
     assert {"con=null", "con0=fd:0,fd:1", "ssl=null", "root=/dev/ram0"} <= set(words)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from device.guest.uml import xstate
-from tests.device.guest.uml.test_uml import gone, place, script, spec
+from tests.device.guest.uml.test_uml import end_reason, place, script, spec
 from tests.support.descriptors import open_descriptors
 from tests.support.real import Real
 from tests.support.shell import ROOT, TIMEOUT
@@ -182,4 +182,6 @@ class TestGuest:
         monkeypatch.setattr(xstate, "needs_help", lambda: True)
         monkeypatch.setattr(xstate, "_SECCOMP_MODE_FILTER", 99)
         with Real(spec, memory=64) as real:
-            assert gone(real).endswith("this processor needs a seccomp filter, which cannot be set: Invalid argument")
+            assert end_reason(real).endswith(
+                "this processor needs a seccomp filter, which cannot be set: Invalid argument"
+            )
