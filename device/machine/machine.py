@@ -105,8 +105,9 @@ class Machine:
     """The state in a snapshot. Memory and the balloon's pages are saved after it; monitors and requests are not."""
 
     DERIVED = (
-        "_listeners", "_stepping", "_unnamed", "balloon", "clock", "front", "history", "host_timers", "memory", "name",
-        "no_shutdown", "over", "ram", "requests", "resets", "store", "time", "timeout", "uuid", "vm_timers",
+        "_later", "_listeners", "_stepping", "_unnamed", "balloon", "clock", "front", "history", "host_timers",
+        "memory", "name", "no_shutdown", "over", "ram", "requests", "resets", "store", "time", "timeout", "uuid",
+        "vm_timers",
     )  # fmt: skip
 
     def __init__(
@@ -157,6 +158,7 @@ class Machine:
         self.front: Any = None
         """For the use of front ends only."""
         self._listeners: list[Listener] = []
+        self._later: list[Callable[[], object]] = []
         self._stepping = False
         self.target_reported = True
         self.powering_down = False
@@ -200,7 +202,7 @@ class Machine:
         time, device = self.time, self.device
         due = time.next_deadline()
         now = self.clock.now()
-        if (device is not None and device.due) or time.asleep:
+        if (device is not None and device.due) or time.asleep or self._later:
             due = now
         elif self.clock.simulated and due is not None and due > now:
             due = now if jump else None
@@ -214,6 +216,9 @@ class Machine:
         """
         if self._stepping:
             return False
+        if self._later:  # before the clock jumps
+            self._do_later()
+            return True
         self._stepping = True
         time = self.time
         try:
@@ -233,9 +238,23 @@ class Machine:
                 if not time.asleep:
                     break
                 fired += 1  # a move of the clock counts too: this ends at AT_ONCE, however long the sleep is
-            return moved or fired > 0 or left < AT_ONCE
+            did = moved or fired > 0 or left < AT_ONCE
         finally:
             self._stepping = False
+        self._do_later()
+        return did
+
+    def later(self, act: Callable[[], object]) -> None:
+        """Call `act` after the present step, or in the next one.
+
+        For what must not be done within a step, such as running a command: nothing is delivered there before the end.
+        """
+        self._later.append(act)
+
+    def _do_later(self) -> None:
+        acts, self._later = self._later, []
+        for act in acts:
+            act()
 
     def advance(self, duration: int) -> None:
         """Move a simulated clock on by `duration` ns, and fire every timer on the way.

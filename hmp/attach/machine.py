@@ -149,6 +149,10 @@ class Attached:
                 self.link.release()
         return fired
 
+    def later(self, act: Callable[[], object]) -> None:
+        """Call `act`: QEMU delivers nothing within a step."""
+        act()
+
     def quit(self, *, reason: str = "") -> None:
         """End hmp; the VM goes on."""
         if not self.over:

@@ -82,8 +82,11 @@ class _Lines:
         self.go_on()
 
     def go_on(self) -> None:
-        """Go on after a wait."""
-        text = self.run()
+        """Go on after a wait, outside of the machine's step that ended it."""
+        self._monitor.machine.later(self._go_on)
+
+    def _go_on(self) -> None:
+        text = self.run() if self._reply.pending else None  # it may have been cancelled since
         if text is not None:
             self._reply.finish(text, failed=self.failed, stale=self._stale)
 

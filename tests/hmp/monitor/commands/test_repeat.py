@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,36 @@ class TestSource:
         with open(path, "wb") as file:
             file.write("info kvm\n".encode("utf-16"))
         assert "it is UTF-16; make it UTF-8" in run(subject, f"sim source {path}").text
+
+    @pytest.mark.parametrize(
+        ("guest", "wait"),
+        [("linux", "sim sleep 1"), ("slow", "info balloon"), ("silent", "info balloon"), ("linux", "sim watch 1 2")],
+    )
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            ["sim guest linux", "stop", "info balloon"],
+            ["sim guest linux", "qom-set balloon0 guest-stats-polling-interval 1", "sim stats"],
+            ["system_reset", "balloon 400", "sim sleep 1", "info balloon", "sim guest slow", "info balloon", "sim"],
+        ],
+    )
+    def test_after_a_wait_lines_do_what_they_do_when_typed(
+        self, tmp_path: Path, guest: str, wait: str, lines: list[str]
+    ) -> None:
+        """They once ran within the step of the machine that ended the wait, and saw nothing of each other."""
+        (tmp_path / "s").write_text("\n".join([wait, *lines]))
+        typed, subject = monitor_on(guest), monitor_on(guest)
+        subject.host_files = True
+        said = "".join([say(typed, line) for line in (wait, *lines)])
+        assert say(subject, f"sim source {tmp_path}/s") == said
+        assert subject.machine.clock.now() == typed.machine.clock.now()
+
+    def test_what_was_said_is_not_lost_if_the_guest_shuts_down_in_a_wait(self, tmp_path: Path) -> None:
+        (tmp_path / "s").write_text("info status\nsystem_powerdown\nsim sleep 2\nsim sleep 2\ninfo name\n")
+        subject = monitor_on("linux,shutdown=4")
+        subject.host_files = True
+        assert say(subject, f"sim source {tmp_path}/s") == "VM status: running\n"
+        assert subject.machine.over
 
     def test_one_that_calls_itself_ends(self, tmp_path: os.PathLike[str]) -> None:
         path = f"{tmp_path}/s"
