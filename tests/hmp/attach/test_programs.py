@@ -361,10 +361,10 @@ class TestTyped:
             assert desk.ends() == 0
             assert direct.ask("query-name") == {"return": {"name": "vm1"}}
 
-    def test_a_script_before_the_prompt_is_not_asked(self, tmp_path: Path, seat: type[Seat]) -> None:
+    def test_a_script_before_the_prompt_is_not_asked(self, tmp_path: Path, typist: type[Typist]) -> None:
         """With -i too nobody is there to answer before the prompt, and a command that does not run is an error."""
         with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
-            desk = seat("--attach", f"unix:{tmp_path}/q", "-i", "-c", "stop")  # type: ignore[call-arg,arg-type]
+            desk = typist("--attach", f"unix:{tmp_path}/q", "-i", "-c", "stop")  # type: ignore[call-arg,arg-type]
             desk.see("Error: 'stop' may change or stop this VM: --allow-disruptive lets scripts run it")
             desk.see(r"\(qemu\)")
             desk.type("stop\r")
