@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from copy import copy
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
+from unicodedata import category
 
 import pyte
 from pyte import modes
@@ -19,7 +21,9 @@ from pyte.charsets import LAT1_MAP, VT100_MAP
 from pyte.screens import Char, Cursor, Margins, Savepoint, StaticDefaultDict
 from wcwidth import wcwidth
 
-_FAINT, _NORMAL, _GRAY, _DEFAULT = 2, 22, 90, 39
+_SGR = {2: (5,), 5: (), 6: (), 8: (), 21: (4,), 22: (22, 25), 25: ()}
+"""The numbers of SGR for which pyte gets others: its "blink" is faint here, because nothing blinks."""
+
 _COLORS, _UNDERLINE = {38: (30, 90), 48: (40, 100)}, 58
 """By the SGR number that sets any colour (text, background): the numbers of its first plain and first bright colour."""
 
@@ -44,26 +48,29 @@ _HISTORY = 1000
 _CONTROLS = {**pyte.Stream.basic, "\x84": "index", "\x85": "next_line", "\x88": "set_tab_stop", "\x8d": "reverse_index"}
 _ESCAPES = {**pyte.Stream.escape, "E": "next_line", "#8": "alignment_display"}
 _SEQUENCES = pyte.Stream.csi | {"b": "repeat", "S": "scroll_up", "T": "scroll_down", "I": "tab", "Z": "back_tab"}
-_SEQUENCES |= {"`": "cursor_to_column", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
+_SEQUENCES |= {"`": "cursor_to_column", "e": "descend", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
 _SEQUENCES |= {"?J": "erase_in_display", "?K": "erase_in_line", "?h": "set_mode", "?l": "reset_mode"}
 _UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?$p", "%m"))
 """Sequences that ask the terminal something or set what no picture shows, as do all that begin with <, = or >."""
 
 _NOT_DRAWN = {5: "blinking text", 6: "blinking text", 8: "hidden text"}
-_ALTERNATE, _CURSOR_TOO, _COLUMNS_132 = {47, 1047, 1049}, {1048, 1049}, 3
-_SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132}
+_ALTERNATE, _CURSOR_TOO = {47, 1047, 1049}, {1048, 1049}
+_COLUMNS_132, _REVERSED = 3, 5
+_SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132, _REVERSED}
 _INSERT, _NEW_LINE = 4, 20
+_GAP = 2
 _MAX_JOINED = 32
 """The most characters in one cell: a program may print any number of accents."""
 
-_GRAPHICS = "".join([*map(chr, range(0x60)), *VT100_MAP[0x60:0x7F]])
+_GRAPHICS = "".join([*map(chr, range(0x60)), *VT100_MAP[0x60:0x7F]]).replace("░", "␤")
 """Lines and corners in place of small letters; pyte's table replaces digits too."""
 
 
 class Line(StaticDefaultDict[int, Char]):
-    """Cells by column; a missing one is `default`. `wrapped` is true if the line continues the one before."""
+    """Cells by column; a missing one is `default`. `wrapped` is 1 if the line continues the one before, _GAP if that
+    has a blank at its end because a wide character did not fit."""
 
-    def __init__(self, default: Char, cells: Iterable[Char] = (), *, wrapped: bool = False) -> None:
+    def __init__(self, default: Char, cells: Iterable[Char] = (), *, wrapped: int = 0) -> None:
         super().__init__(default)
         self.update(enumerate(cells))
         self.wrapped = wrapped
@@ -82,8 +89,8 @@ class Terminal(pyte.Screen):
         self.unsupported: dict[str, None] = {}
         self._history: deque[Line] = deque(maxlen=_HISTORY)
         self._main: tuple[dict[int, Line], list[Savepoint]] | None = None
-        self._rest = self._last = ""
-        self._in_string = False
+        self._rest = ""
+        self._in_string = self._printed = False
         super().__init__(columns, lines)
 
     # Parsing.
@@ -112,7 +119,7 @@ class Terminal(pyte.Screen):
     def _take(self, token: re.Match[str]) -> None:
         if token["text"]:
             self.draw(token["text"])
-            self._last = token["text"][-1]
+            self._printed = True
             return
         if token["final"]:
             for control in _C0.findall(token["body"]):
@@ -125,13 +132,15 @@ class Terminal(pyte.Screen):
         elif token["control"]:
             self._call(_CONTROLS, token["control"])
         elif token["escape"][0] in "()":
-            charset = _GRAPHICS if token["escape"][1:] == "0" else LAT1_MAP
-            setattr(self, "g0_charset" if token["escape"][0] == "(" else "g1_charset", charset)
+            name = token["escape"][1:]
+            setattr(self, f"g{'()'.index(token['escape'][0])}_charset", _GRAPHICS if name == "0" else LAT1_MAP)
+            if name not in ("0", "1", "2", "B"):
+                self.unsupported["national character sets"] = None
         elif token["escape"][0] == "#" and token["escape"] != "#8":
             self.unsupported["lines of double size"] = None
         else:
             self._call(_ESCAPES, token["escape"])
-        self._last = ""
+        self._printed = False
 
     def _call(self, table: dict[str, str], name: str, *numbers: int, **options: bool) -> None:
         if name in table:
@@ -145,11 +154,11 @@ class Terminal(pyte.Screen):
         if key == "m":
             self._style(parts[2])
         elif key in _SEQUENCES:
-            numbers = [min(int(number or 0), 9999) for number in parts[2].replace(":", ";").split(";")]
+            numbers = [min(int(number.partition(":")[0] or 0), 9999) for number in parts[2].split(";")]
             if final in "hl":
                 self._call(_SEQUENCES, key, *numbers, private=parts[1] == "?")
                 return
-            if final not in "bJKZ":
+            if final not in "IJKSTZbgprsu":
                 self.cursor.x = min(self.cursor.x, self.columns - 1)  # it may be after the last column
             self._call(_SEQUENCES, key, *numbers[: 2 if final in "Hfr" else 0 if final in "su" or key == "!p" else 1])
         else:
@@ -179,12 +188,8 @@ class Terminal(pyte.Screen):
                     found += [number, 2, *[min(part, 255) for part in (more[2:5] if len(more) > 4 else more[1:4])]]
             elif number == 4 and more:
                 found.append(4 if more[0] else 24)
-            elif number == _FAINT:
-                found.append(_GRAY)
-            elif number == _NORMAL and self.cursor.attrs.fg == "brightblack":
-                found += [number, _DEFAULT]
             else:
-                found.append(4 if number == 21 else number)
+                found += _SGR.get(number, (number,))
                 if number in _NOT_DRAWN:
                     self.unsupported[_NOT_DRAWN[number]] = None
         if found:
@@ -200,7 +205,7 @@ class Terminal(pyte.Screen):
         """Print characters; one without a width joins the one before it."""
         cursor = self.cursor
         for char in data.translate(self.g1_charset if self.charset else self.g0_charset):
-            width = min(wcwidth(char), self.columns)
+            width = min(_width(char), self.columns)
             line = self.buffer[cursor.y]
             if width <= 0:
                 x = cursor.x - 1 if cursor.x < 2 or line[cursor.x - 1].data else cursor.x - 2
@@ -210,18 +215,23 @@ class Terminal(pyte.Screen):
             if cursor.x + width > self.columns:
                 if modes.DECAWM in self.mode:
                     self.dirty.add(cursor.y)
+                    gap = cursor.x < self.columns
+                    if gap:
+                        line[cursor.x] = _drawn(cursor.attrs, " ")
                     self.next_line()
                     line = self.buffer[cursor.y]
-                    line.wrapped = True
+                    line.wrapped = _GAP if gap else 1
                 else:
-                    cursor.x = self.columns - width
+                    cursor.x = self.columns - 1
+                    if width > 1:
+                        continue
             if modes.IRM in self.mode:
                 self.insert_characters(width)
                 line = self.buffer[cursor.y]
             if not line[cursor.x].data and cursor.x:  # blank the other half of a wide character that is overwritten
-                line[cursor.x - 1] = line[cursor.x - 1]._replace(data=" ")
+                line[cursor.x - 1] = _drawn(cursor.attrs, " ")
             if not line[cursor.x + width].data:
-                line[cursor.x + width] = line[cursor.x + width]._replace(data=" ")
+                line[cursor.x + width] = _drawn(cursor.attrs, " ")
             for x in range(width):
                 line[cursor.x + x] = _drawn(cursor.attrs, "" if x else char)
             cursor.x += width
@@ -229,8 +239,10 @@ class Terminal(pyte.Screen):
 
     def repeat(self, count: int = 1) -> None:
         """Print the last character again."""
-        if self._last:
-            self.draw(self._last * min(count or 1, self.columns * self.lines))
+        line, x = self.buffer[self.cursor.y], self.cursor.x - 1
+        if self._printed:
+            most = self.columns * self.lines + count % self.columns  # more looks the same
+            self.draw((line[x].data or line[x - 1].data) * min(count or 1, most))
 
     def next_line(self) -> None:
         """Go to the start of the next line."""
@@ -242,34 +254,31 @@ class Terminal(pyte.Screen):
         for _ in range(min(count or 1, self.columns)):
             if self.cursor.x < self.columns:
                 super().tab()
+                self.cursor.x = min(self.cursor.x, self.columns - 1)
 
     def back_tab(self, count: int = 1) -> None:
         """Go back to a tab stop."""
         before = sorted([0, *[stop for stop in self.tabstops if stop < self.cursor.x]])
-        self.cursor.x = before[-min(count or 1, len(before))]
+        if self.cursor.x < self.columns:
+            self.cursor.x = before[-min(count or 1, len(before))]
 
     # Erasing and moving: blanks get the current background, and no half of a wide character is left.
-
-    def _edit(self, y: int, cells: list[Char]) -> None:
-        line = self.buffer[y]
-        # Looking at every cell takes long, and only a line with a wide character can now have a half of one.
-        for x, char in enumerate(cells if "" in [char.data for char in line.values()] else ()):
-            if (
-                _wide(char) != (x + 1 < len(cells) and not cells[x + 1].data)
-                if char.data
-                else not x or not _wide(cells[x - 1])
-            ):
-                cells[x] = char._replace(data=" ")
-        self.buffer[y] = Line(line.default, cells, wrapped=line.wrapped)
-        self.dirty.add(y)
 
     def _cells(self, line: Line) -> list[Char]:
         return [line[x] for x in range(self.columns)]
 
     def _replace(self, start: int, removed: int, added: int, *, padded: bool) -> None:
-        cells = self._cells(self.buffer[self.cursor.y])
+        line = self.buffer[self.cursor.y]
+        cells = self._cells(line)
+        for x in (start, start + removed):
+            if x < self.columns and not cells[x].data:
+                cells[x - 1 : x + 1] = [char._replace(data=" ") for char in cells[x - 1 : x + 1]]
         cells[start : start + removed] = [self._blank] * min(added, self.columns)
-        self._edit(self.cursor.y, (cells + [self._blank] * (removed if padded else 0))[: self.columns])
+        cells = (cells + [self._blank] * (removed if padded else 0))[: self.columns]
+        if _wide(cells[-1]):
+            cells[-1] = cells[-1]._replace(data=" ")
+        self.buffer[self.cursor.y] = Line(line.default, cells, wrapped=line.wrapped)
+        self.dirty.add(self.cursor.y)
 
     def insert_characters(self, count: int | None = None) -> None:
         """Move the rest of the line to the right."""
@@ -290,10 +299,10 @@ class Terminal(pyte.Screen):
         start, end = {0: (x, columns), 1: (0, min(x + 1, columns)), 2: (0, columns)}.get(how, (0, 0))
         self._replace(start, end - start, end - start, padded=False)
         if (start, end) == (0, columns):
-            self.buffer[self.cursor.y].wrapped = False
+            self.buffer[self.cursor.y].wrapped = 0
 
     def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
-        """Blank what is after the cursor (0), before it (1) or everything (2)."""
+        """Blank what is after the cursor (0), before it (1) or everything (2), or forget the lines above (3)."""
         y = self.cursor.y
         rows = {0: range(y + 1, self.lines), 1: range(y), 2: range(self.lines)}.get(how, range(0))
         blank = self._blank
@@ -301,6 +310,8 @@ class Terminal(pyte.Screen):
         self.buffer.update({row: Line(blank) for row in rows})
         if how < 2:
             self.erase_in_line(how)
+        elif how == 3:
+            self._history.clear()
 
     def _fill(self) -> None:
         """Make the lines that pyte left out."""
@@ -319,6 +330,7 @@ class Terminal(pyte.Screen):
 
     def index(self) -> None:
         """Go down a line, scrolling at the end."""
+        self.cursor.x = min(self.cursor.x, self.columns - 1)
         if self.margins is None and self.cursor.y == self.lines - 1 and self._main is None:
             self.top += 1
             self._history.append(self.buffer[0])
@@ -327,14 +339,16 @@ class Terminal(pyte.Screen):
 
     def reverse_index(self) -> None:
         """Go up a line, scrolling at the beginning."""
+        self.cursor.x = min(self.cursor.x, self.columns - 1)
         super().reverse_index()
         self._fill()
 
     def _scroll(self, step: Callable[[], None], y: int, count: int) -> None:
-        self.cursor.y, before = y, self.cursor.y
+        cursor, before, margins = self.cursor, (self.cursor.y, self.cursor.x), self.margins
+        cursor.y, self.margins = y, margins or Margins(0, self.lines - 1)  # with margins nothing goes to the history
         for _ in range(min(count or 1, self.lines)):
             step()
-        self.cursor.y = before
+        (cursor.y, cursor.x), self.margins = before, margins
 
     def scroll_up(self, count: int = 1) -> None:
         """Move all lines between the margins up."""
@@ -361,6 +375,17 @@ class Terminal(pyte.Screen):
         if top < bottom:
             self.margins = None if (top, bottom) == (0, last) else Margins(top, bottom)
             self.cursor_position()
+
+    def cursor_position(self, line: int | None = None, column: int | None = None) -> None:
+        """Go to a cell; in origin mode lines count from the upper margin, and the cursor stays between the margins."""
+        top = self.margins.top if self.margins and modes.DECOM in self.mode else 0
+        self.cursor.x, self.cursor.y = min((column or 1), self.columns) - 1, (line or 1) - 1 + top
+        self.ensure_vbounds()
+
+    def descend(self, count: int = 1) -> None:
+        """Go down, past a margin too."""
+        self.cursor.y += count or 1
+        self.ensure_vbounds()
 
     def cursor_to_line(self, line: int | None = None) -> None:
         """Go to a line, counted from the upper margin in origin mode."""
@@ -396,26 +421,26 @@ class Terminal(pyte.Screen):
 
     def restore_cursor(self) -> None:
         """Go to the saved place, which stays saved."""
-        saved, hidden = self.savepoints[:], self.cursor.hidden
-        super().restore_cursor()
-        self.cursor, self.savepoints = copy(self.cursor), saved
+        hidden = self.cursor.hidden
+        home = Savepoint(Cursor(0, 0, self.default_char), LAT1_MAP, LAT1_MAP, 0, False, False)
+        saved, self.g0_charset, self.g1_charset, self.charset = [*self.savepoints, home][0][:4]
+        self.cursor = copy(saved)
         self.cursor.hidden = hidden
-        if not saved:
-            self.cursor.attrs = self.default_char
-        else:
-            self.cursor.y = min(saved[0].cursor.y, self.lines - 1)
+        self.cursor.x, self.cursor.y = min(saved.x, self.columns - 1), min(saved.y, self.lines - 1)
 
     def set_mode(self, *modes: int, private: bool = False, **options: Any) -> None:
         """Switch modes on."""
         if not private:
             super().set_mode(*[mode for mode in modes if mode in (_INSERT, _NEW_LINE)])
             return
-        if _CURSOR_TOO & set(modes) and self._main is None:
+        if _CURSOR_TOO & set(modes):
             self.save_cursor()
         if _ALTERNATE & set(modes) and self._main is None:
             self._main = self.buffer.copy(), self.savepoints
             self.savepoints = []
             self.erase_in_display(2)
+        if _REVERSED in modes:  # a flash instead of a bell; pyte would forget what was reversed before
+            self.unsupported["a reversed screen"] = None
         super().set_mode(*[mode for mode in modes if mode not in _SPECIAL], private=True)
 
     def reset_mode(self, *modes: int, private: bool = False, **options: Any) -> None:
@@ -459,7 +484,7 @@ class Terminal(pyte.Screen):
         if flows and columns != self.columns:
             rows, at = self._flow(rows, at, columns)
             base = max(0, at - cursor.y) if above else 0
-        last = max([at, *[number for number, row in enumerate(rows) if number > at and _text(row, columns)]])
+        last = max([at, *[number for number, row in enumerate(rows) if flows and number > at and _text(row, columns)]])
         least = max(0, last + 1 - lines)
         base = least if full else min(max(base, least), at)
         if flows:
@@ -467,9 +492,15 @@ class Terminal(pyte.Screen):
             self._history = deque(rows[:base], _HISTORY)
         buffer.clear()
         blank = self.default_char
-        buffer.update(enumerate(rows[base : base + lines]))
+        rows = rows[base : base + lines]
+        buffer.update(enumerate(map(self._ended, rows) if columns > self.columns else rows))
         buffer.update({y: Line(blank) for y in range(lines) if y not in buffer})
         cursor.x, cursor.y = min(cursor.x, columns - 1), max(0, min(at - base, lines - 1))
+
+    def _ended(self, line: Line) -> Line:
+        """Return a line whose colour ends where the screen ends now. Cells beyond the edge come back if it grows."""
+        plain = line.default == self.default_char
+        return line if plain else Line(self.default_char, self._cells(line), wrapped=line.wrapped)
 
     def _flow(self, rows: list[Line], at: int, columns: int) -> tuple[list[Line], int]:
         """Return the rows wrapped for `columns`, and the new index of row `at`. The text around that row is not wrapped
@@ -481,20 +512,29 @@ class Terminal(pyte.Screen):
             while end < len(rows) and rows[end].wrapped:
                 end += 1
             group = rows[number:end]
-            if number <= at < end:
-                place = len(flown) + at - number
+            size = _text(group[-1], self.columns)
+            if number <= at < end or (len(group) == 1 and size <= columns):
+                place = len(flown) + at - number if at >= number else place
                 flown += group
             else:
-                cells = [char for row in group[:-1] for char in self._cells(row)]
-                cells += self._cells(group[-1])[: _text(group[-1], self.columns)]
-                first = True
-                while cells or first:
+                cells: list[Char] = []
+                for row, after in pairwise(group):
+                    cells += self._cells(row)[: self.columns - (after.wrapped == _GAP)]
+                cells += self._cells(group[-1])[:size]
+                wrapped = 0
+                while cells or not wrapped:
                     # A wide character that would be cut at the edge goes to the next row.
-                    size = columns - (len(cells) > columns > 1 and not cells[columns].data)
-                    flown.append(Line(group[-1].default, cells[:size], wrapped=not first))
-                    cells, first = cells[size:], False
+                    gap = len(cells) > columns > 1 and not cells[columns].data
+                    flown.append(Line(self.default_char, cells[: columns - gap], wrapped=wrapped))
+                    cells, wrapped = cells[columns - gap :], _GAP if gap else 1
             number = end
         return flown, place
+
+
+@lru_cache(4096)
+def _width(char: str) -> int:
+    """Return how many cells a character takes. Half a flag and a mark beside a letter take one, as for C's wcwidth."""
+    return 1 if "\U0001f1e6" <= char <= "\U0001f1ff" or category(char) == "Mc" else wcwidth(char)
 
 
 @lru_cache(1024)  # _replace takes longer than all other work for a character
@@ -503,9 +543,10 @@ def _drawn(look: Char, data: str) -> Char:
 
 
 def _text(line: Line, columns: int) -> int:
-    """Return how many cells of a line hold something."""
-    return max([x + 1 for x, char in line.items() if x < columns and char != line.default], default=0)
+    """Return how many cells of a line hold something; blanks that only have a background were erased."""
+    texts = [x for x, char in line.items() if char.data != " " or char.fg != line.default.fg or any(char[3:])]
+    return max([x + 1 for x in texts if x < columns], default=0)
 
 
 def _wide(char: Char) -> bool:
-    return char.data != "" and wcwidth(char.data[0]) == 2
+    return char.data != "" and _width(char.data[0]) == 2
