@@ -336,6 +336,7 @@ class Terminal(pyte.Screen):
             self._history.append(self.buffer[0])
         super().index()
         self._fill()
+        self.buffer[self.cursor.y].wrapped = 0
 
     def reverse_index(self) -> None:
         """Go up a line, scrolling at the beginning."""
