@@ -299,8 +299,16 @@ class TestDrawing:
 
     def test_bars_are_shapes_without_gaps(self, tmp_path):
         svg = render(write(tmp_path, '[0, "o", "|██▄|"]'))
-        assert f'<rect class="f" x="9" y="0" width="18" height="{LINE}"/>' in svg
-        assert f'<rect class="f" x="27" y="{LINE // 2}" width="9" height="{LINE // 2}"/>' in svg
+        assert f'<rect class="f" x="9" y="0" width="18" height="{LINE + 1}"/>' in svg
+        assert f'<rect class="f" x="27" y="{LINE // 2}" width="9" height="{LINE // 2 + 1}"/>' in svg
+
+    def test_backgrounds_of_lines_overlap_so_that_a_smaller_picture_has_no_gaps(self, tmp_path):
+        svg = render(write(tmp_path, r'[0, "o", "\u001b[44ma\r\nb"]'))
+        root = ElementTree.fromstring(svg)
+        for line in root.iterfind(f".//{SVG}svg[@y]//{SVG}svg[@y]"):
+            assert int(line.get("height")) > LINE
+            assert {int(rect.get("height")) for rect in line.iter(f"{SVG}rect")} == {LINE + 1}
+        assert len(root.findall(f".//{SVG}svg[@y]//{SVG}svg[@y]")) == 2
 
     def test_a_line_is_runs_of_one_style_where_wide_characters_stand_alone(self, tmp_path):
         text = r"ab c\u001b[9md\u001b[29;37;105me\u001b[m \u6f22x"
