@@ -155,7 +155,9 @@ class Picture:
         moved = self._moved(
             [(at, rows.index(row) if row else -1) for at, row in versions], lambda at: (0, -at * _APART), strip
         )
-        return f'<svg y="{number * LINE}" width="{self._playback.columns * CELL}" height="{LINE + _OVER}">{moved}</svg>\n'
+        return (
+            f'<svg y="{number * LINE}" width="{self._playback.columns * CELL}" height="{LINE + _OVER}">{moved}</svg>\n'
+        )
 
     def _row(self, row: Row, y: int) -> str:
         parts = [self._rect(run, run.style.bg, y, LINE) for run in row if run.style.bg != "default"]

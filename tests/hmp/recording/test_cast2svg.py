@@ -351,6 +351,21 @@ class TestReading:
             ("hello\n", "line 1: is not the header of an asciicast"),
             ("[]\n", "line 1: is not the header of an asciicast"),
             ('{"version": 3}\n', "line 1: is of version 3, and only asciicast 2 can be drawn"),
+            ('{"version": "2"}\n', 'line 1: is of version "2", and only asciicast 2 can be drawn'),
+            (HEADER.replace("}", ', "title": 5}'), "line 1: its title is not text"),
+            (
+                HEADER.replace("}", ', "idle_time_limit": "1"}'),
+                "line 1: its idle_time_limit is not a number of seconds",
+            ),
+            (
+                HEADER.replace("}", ', "idle_time_limit": true}'),
+                "line 1: its idle_time_limit is not a number of seconds",
+            ),
+            (HEADER.replace("}", ', "idle_time_limit": -1}'), "line 1: its idle_time_limit is not a number of seconds"),
+            (
+                HEADER.replace("}", ', "idle_time_limit": NaN}'),
+                "line 1: its idle_time_limit is not a number of seconds",
+            ),
             ('{"version": 2}\n', "line 1: says no sensible width and height"),
             ('{"version": 2, "width": 80, "height": true}\n', "line 1: says no sensible width and height"),
             ('{"version": 2, "width": 80, "height": 99999}\n', "line 1: says no sensible width and height"),
@@ -426,9 +441,15 @@ class TestProgram:
         assert times(idle=1000, speed=2) == [0, 500, 750, 1250, 1750]
         assert times(start=2200, end=13000) == [0, 0, 300, 10300]
         assert times(start=2200, end=13000, idle=500, speed=0.5) == [0, 0, 600, 1600]
+        for limit in ("null", "Infinity", "1e300"):
+            header = HEADER.replace("}", f', "idle_time_limit": {limit}, "title": null}}')
+            assert paced(read_cast(str(write(tmp_path, *events, header=header)))).length == 20000
         limited = read_cast(str(write(tmp_path, *events, header=HEADER.replace("}", ', "idle_time_limit": 1.5}'))))
         assert [event.at for event in paced(limited).events] == [0, 1500, 2000, 3500, 5000]
         assert [event.at for event in paced(limited, idle=500).events] == [0, 500, 1000, 1500, 2000]
+
+    def test_a_byte_order_mark_is_skipped(self, tmp_path):
+        assert read_cast(str(write(tmp_path, '[0, "o", "a"]', header=f"\ufeff{HEADER}"))).columns == 20
 
     def test_the_options_of_pace_reach_the_picture(self, tmp_path):
         cast = write(tmp_path, '[0, "o", "a"]', '[2, "o", "b"]', '[12, "o", "c"]', '[20, "o", "d"]')
