@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
 from itertools import pairwise
@@ -83,6 +83,7 @@ class Terminal(pyte.Screen):
     """
 
     buffer: dict[int, Line]  # type: ignore[assignment]
+    margins: Margins
 
     def __init__(self, columns: int, lines: int) -> None:
         self.top = 0
@@ -92,6 +93,7 @@ class Terminal(pyte.Screen):
         self._rest = ""
         self._in_string = self._printed = False
         super().__init__(columns, lines)
+        self.margins = Margins(0, lines - 1)
 
     # Parsing.
 
@@ -250,17 +252,16 @@ class Terminal(pyte.Screen):
         self.carriage_return()
 
     def tab(self, count: int = 1) -> None:
-        """Go to the next tab stop, but not from after the last column."""
-        for _ in range(min(count or 1, self.columns)):
-            if self.cursor.x < self.columns:
-                super().tab()
-                self.cursor.x = min(self.cursor.x, self.columns - 1)
+        """Go to a tab stop, but not from after the last column."""
+        x, last = self.cursor.x, self.columns - 1
+        stops = [*sorted([stop for stop in self.tabstops if x < stop < last]), last]
+        self.cursor.x = max(x, stops[min(count or 1, len(stops)) - 1])
 
     def back_tab(self, count: int = 1) -> None:
-        """Go back to a tab stop."""
-        before = sorted([0, *[stop for stop in self.tabstops if stop < self.cursor.x]])
+        """Go back to a tab stop, but not from after the last column."""
+        stops = [0, *sorted([stop for stop in self.tabstops if stop < self.cursor.x])]
         if self.cursor.x < self.columns:
-            self.cursor.x = before[-min(count or 1, len(before))]
+            self.cursor.x = stops[-min(count or 1, len(stops))]
 
     # Erasing and moving: blanks get the current background, and no half of a wide character is left.
 
@@ -313,73 +314,75 @@ class Terminal(pyte.Screen):
         elif how == 3:
             self._history.clear()
 
-    def _fill(self) -> None:
-        """Make the lines that pyte left out."""
-        blank = self._blank
-        self.buffer.update({y: Line(blank) for y in range(self.lines) if y not in self.buffer})
+    def _shift(self, top: int, count: int) -> None:
+        """Move the lines from `top` to the lower margin up, or down if `count` is negative."""
+        bottom = self.margins.bottom
+        rows = [self.buffer[y] for y in range(top, bottom + 1)]
+        blanks = [Line(self._blank) for _ in rows[: abs(count)]]
+        rows = rows[count:] + blanks if count > 0 else [*blanks, *rows[: len(rows) - len(blanks)]]
+        self.buffer.update(enumerate(rows, top))
+        self.dirty.update(range(top, bottom + 1))
 
     def insert_lines(self, count: int | None = None) -> None:
-        """Move lines down from the cursor's on."""
-        super().insert_lines(count)
-        self._fill()
+        """Move lines down from the cursor's on, or up if `count` is negative."""
+        if self.margins.top <= self.cursor.y <= self.margins.bottom:
+            self._shift(self.cursor.y, -(count or 1))
+            self.carriage_return()
 
     def delete_lines(self, count: int | None = None) -> None:
         """Move lines up to the cursor's."""
-        super().delete_lines(count)
-        self._fill()
+        self.insert_lines(-(count or 1))
 
     def index(self) -> None:
         """Go down a line, scrolling at the end."""
         self.cursor.x = min(self.cursor.x, self.columns - 1)
-        if self.margins is None and self.cursor.y == self.lines - 1 and self._main is None:
-            self.top += 1
-            self._history.append(self.buffer[0])
-        super().index()
-        self._fill()
+        top, bottom = self.margins
+        if self.cursor.y != bottom:
+            self.cursor_down()
+        else:
+            if (top, bottom) == (0, self.lines - 1) and self._main is None:
+                self.top += 1
+                self._history.append(self.buffer[0])
+            self._shift(top, 1)
         self.buffer[self.cursor.y].wrapped = 0
 
     def reverse_index(self) -> None:
         """Go up a line, scrolling at the beginning."""
         self.cursor.x = min(self.cursor.x, self.columns - 1)
-        super().reverse_index()
-        self._fill()
-
-    def _scroll(self, step: Callable[[], None], y: int, count: int) -> None:
-        cursor, before, margins = self.cursor, (self.cursor.y, self.cursor.x), self.margins
-        cursor.y, self.margins = y, margins or Margins(0, self.lines - 1)  # with margins nothing goes to the history
-        for _ in range(min(count or 1, self.lines)):
-            step()
-        (cursor.y, cursor.x), self.margins = before, margins
+        if self.cursor.y == self.margins.top:
+            self._shift(self.margins.top, -1)
+        else:
+            self.cursor_up()
 
     def scroll_up(self, count: int = 1) -> None:
         """Move all lines between the margins up."""
-        self._scroll(self.index, self.margins.bottom if self.margins else self.lines - 1, count)
+        self._shift(self.margins.top, count or 1)
 
     def scroll_down(self, count: int = 1) -> None:
         """Move all lines between the margins down."""
-        self._scroll(self.reverse_index, self.margins.top if self.margins else 0, count)
+        self._shift(self.margins.top, -(count or 1))
 
     def cursor_down(self, count: int | None = None) -> None:
         """Go down, to the margin at most, or to the edge from below it."""
-        bottom = self.margins.bottom if self.margins else self.lines - 1
-        self.cursor.y = min(self.cursor.y + (count or 1), bottom if self.cursor.y <= bottom else self.lines - 1)
+        y, bottom = self.cursor.y, self.margins.bottom
+        self.cursor.y = min(y + (count or 1), bottom if y <= bottom else self.lines - 1)
 
     def cursor_up(self, count: int | None = None) -> None:
         """Go up, to the margin at most, or to the edge from above it."""
-        top = self.margins.top if self.margins else 0
-        self.cursor.y = max(self.cursor.y - (count or 1), top if self.cursor.y >= top else 0)
+        y, top = self.cursor.y, self.margins.top
+        self.cursor.y = max(y - (count or 1), top if y >= top else 0)
 
     def set_margins(self, top: int | None = None, bottom: int | None = None) -> None:
         """Let lines scroll from `top` to `bottom` alone, and go to the first cell."""
         last = self.lines - 1
         top, bottom = (top or 1) - 1, min((bottom or self.lines) - 1, last)
         if top < bottom:
-            self.margins = None if (top, bottom) == (0, last) else Margins(top, bottom)
+            self.margins = Margins(top, bottom)
             self.cursor_position()
 
     def cursor_position(self, line: int | None = None, column: int | None = None) -> None:
         """Go to a cell; in origin mode lines count from the upper margin, and the cursor stays between the margins."""
-        top = self.margins.top if self.margins and modes.DECOM in self.mode else 0
+        top = self.margins.top if modes.DECOM in self.mode else 0
         self.cursor.x, self.cursor.y = min((column or 1), self.columns) - 1, (line or 1) - 1 + top
         self.ensure_vbounds()
 
@@ -405,11 +408,12 @@ class Terminal(pyte.Screen):
         self.g1_charset = LAT1_MAP
         self.savepoints = []
         self._main = None
-        self._fill()
+        self.margins = Margins(0, self.lines - 1)
+        self.buffer.update({y: Line(self.default_char) for y in range(self.lines)})
 
     def soft_reset(self) -> None:
         """Reset styles, margins and modes; the text stays."""
-        self.margins = None
+        self.margins = Margins(0, self.lines - 1)
         self.select_graphic_rendition(0)
         self.reset_mode(_INSERT)
         self.cursor.hidden = False
@@ -473,7 +477,7 @@ class Terminal(pyte.Screen):
             self._refit(self.buffer, self.cursor, lines, columns, flows=False)
         self.tabstops |= {stop for stop in range(8, columns, 8) if stop >= self.columns}
         self.lines, self.columns = lines, columns
-        self.margins = None
+        self.margins = Margins(0, lines - 1)
         self.dirty.update(range(lines))
 
     def _refit(self, buffer: dict[int, Line], cursor: Cursor, lines: int, columns: int, *, flows: bool) -> None:
