@@ -222,7 +222,9 @@ class Picture:
         # No CSS variables: CairoSVG, ImageMagick and others do not support them and draw black instead.
         light, dark = ["".join([_color_rule(name, shades[shade]) for name, *shades in used]) for shade in (0, 1)]
         rules = [
-            f":root{{color-scheme:light dark}}text{{font:{SIZE}px {FONTS};white-space:pre}}.n{{fill:none}}",
+            f":root{{color-scheme:light dark}}text{{font:{SIZE}px monospace;white-space:pre}}.n{{fill:none}}",
+            # CairoSVG would take the first of these alone, whether it exists or not; it skips @media.
+            f"@media all{{text{{font-family:{FONTS}}}}}",
             light,
             f"@media (prefers-color-scheme:dark){{{dark}}}",
         ]

@@ -297,6 +297,12 @@ class TestDrawing:
         svg = render(write(tmp_path, '[0, "o", "<b>&amp;</b>"]'), title="<i>")
         assert Viewer(svg).lines() == ["<b>&amp;</b>"]
 
+    def test_a_viewer_that_takes_the_first_font_alone_gets_a_fixed_width(self, tmp_path):
+        css = ElementTree.fromstring(render(write(tmp_path, '[0, "o", "x"]'))).findtext(f"{SVG}style")
+        plain = [line for line in css.splitlines() if not line.startswith("@media")]
+        assert re.findall(r"font(?:-family)?:([^;}]*)", "".join(plain)) == ["15px monospace"]
+        assert "@media all{text{font-family:ui-monospace," in css
+
     def test_bars_are_shapes_without_gaps(self, tmp_path):
         svg = render(write(tmp_path, '[0, "o", "|██▄|"]'))
         assert f'<rect class="f" x="9" y="0" width="18" height="{LINE + 1}"/>' in svg
