@@ -76,6 +76,7 @@ def read_cast(path: str) -> Recording:
     if len(data) > MAX_BYTES:
         raise CastError(f"more than {MAX_BYTES >> 20} MiB")
     try:
+        # Not splitlines(), which also splits at characters that JSON may have in a string.
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise CastError("not UTF-8 text") from None
@@ -115,8 +116,9 @@ def _header(line: str) -> Recording:
             f"line 1: is of version {json.dumps(header['version'])[:20]}, and only asciicast 2 can be drawn"
         )
     size = header.get("width"), header.get("height")
+    # Not isinstance: to Python `true` is an int.
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
-        raise CastError("line 1: says no sensible width and height")
+        raise CastError("line 1: has no usable width and height")
     title, idle = header.get("title"), header.get("idle_time_limit")
     if not isinstance(title, str | None):
         raise CastError("line 1: its title is not text")
@@ -146,5 +148,5 @@ def _event(line: str) -> Event | None:
         raise CastError("is not a size")
     size = int(sides[0]), int(sides[1])
     if not all(1 <= side <= MAX_SIDE for side in size):
-        raise CastError("says no sensible width and height")
+        raise CastError("has no usable width and height")
     return Event(ms, kind, size=size)
