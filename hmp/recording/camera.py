@@ -17,7 +17,7 @@ from hmp.recording.svg_terminal import Terminal
 _NAMES = ("black", "red", "green", "brown", "blue", "magenta", "cyan", "white")
 _SHADES = {name: number for number, name in enumerate(_NAMES)}
 _INDEX = {color: number for number, color in reversed([*enumerate(FG_BG_256)][16:])}
-_FLAGS = (("bold", 1), ("italics", 3), ("underscore", 4), ("reverse", 7), ("strikethrough", 9))
+_FLAGS = (("bold", 1), ("blink", 2), ("italics", 3), ("underscore", 4), ("reverse", 7), ("strikethrough", 9))
 _SURROGATES, _UNSEEN = re.compile("[\ud800-\udfff]"), "\ufffd"
 """Surrogates stand for bytes that were no text. They cannot be encoded, so another character is recorded."""
 

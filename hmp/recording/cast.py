@@ -12,7 +12,9 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
-from device.clock import MS
+from device.clock import MS, SECOND
+from device.errors import MisuseError
+from device.units import parse_seconds
 from hmp.monitor import UsageError, escape
 from hmp.newfile import NewFile, find_same_file
 from hmp.streams import write_all
@@ -22,6 +24,18 @@ OUTPUT, RESIZE, MARKER = "o", "r", "m"
 
 # Characters that are kept before a write: a script that is played makes thousands of short events.
 _BUFFER = 1 << 16
+
+
+def parse_speed(text: str) -> float:
+    """Return a factor from 0.01 to 100. Raises MisuseError."""
+    try:
+        # Not float(), which also takes nan, inf and 1e3.
+        speed = parse_seconds(text) / SECOND
+    except MisuseError:
+        speed = 0
+    if not 0.01 <= speed <= 100:
+        raise MisuseError(f"'{text[:60]}' is not a number from 0.01 to 100")
+    return speed
 
 
 def header_line(columns: int, rows: int, title: str) -> str:

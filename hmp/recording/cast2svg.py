@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from device.clock import MS, SECOND
-from device.errors import MisuseError
+from device.clock import MS
 from device.units import parse_seconds
 from hmp.command_line import FILE, program, read_arguments, switch, value
 from hmp.monitor import UsageError, escape
 from hmp.newfile import find_same_file, write_file
+from hmp.recording.cast import parse_speed
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
 from hmp.streams import guarded, naming_stdout, write_all
 
@@ -51,18 +51,6 @@ def command() -> click.Command:
         ],
         "Make an animated picture, SVG, of CAST, an asciicast (version 2). - is stdin or stdout.",
     )
-
-
-def parse_speed(text: str) -> float:
-    """Return a factor from 0.01 to 100. Raises MisuseError."""
-    try:
-        # Not float(), which also takes nan, inf and 1e3.
-        speed = parse_seconds(text) / SECOND
-    except MisuseError:
-        speed = 0
-    if not 0.01 <= speed <= 100:
-        raise MisuseError(f"'{text}' is not a number from 0.01 to 100")
-    return speed
 
 
 def _complain(text: str) -> int:

@@ -77,7 +77,7 @@ def read_cast(path: str) -> Recording:
         raise CastError(f"more than {MAX_BYTES >> 20} MiB")
     try:
         # Not splitlines(), which also splits at characters that JSON may have in a string.
-        lines = data.decode().split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise CastError("not UTF-8 text") from None
     recording = _header(lines[0])
@@ -112,14 +112,20 @@ def _header(line: str) -> Recording:
     if not isinstance(header, dict) or "version" not in header:
         raise CastError("line 1: is not the header of an asciicast")
     if header["version"] != 2:
-        raise CastError(f"line 1: is of version {str(header['version'])[:20]}, and only asciicast 2 can be drawn")
+        raise CastError(
+            f"line 1: is of version {json.dumps(header['version'])[:20]}, and only asciicast 2 can be drawn"
+        )
     size = header.get("width"), header.get("height")
     # Not isinstance: to Python `true` is an int.
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
         raise CastError("line 1: has no usable width and height")
     title, idle = header.get("title"), header.get("idle_time_limit")
-    limit = round(idle * 1000) if isinstance(idle, (int, float)) and 0 <= idle <= MAX_SECONDS else None
-    return Recording(header["width"], header["height"], title if isinstance(title, str) else "", [], limit)
+    if not isinstance(title, str | None):
+        raise CastError("line 1: its title is not text")
+    if idle is not None and not (type(idle) in (int, float) and idle >= 0):
+        raise CastError("line 1: its idle_time_limit is not a number of seconds")
+    limit = None if idle is None else round(min(idle, MAX_SECONDS) * 1000)
+    return Recording(header["width"], header["height"], title or "", [], limit)
 
 
 def _event(line: str) -> Event | None:

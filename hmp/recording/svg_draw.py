@@ -24,6 +24,9 @@ CELL, LINE = 9, 20
 _APART = LINE + 4
 """The distance between two versions of a line in its strip. Without a gap the edge of the next version showed too."""
 
+_OVER = 1
+"""How far a background reaches into the next line. Without it lines showed between backgrounds in a smaller picture."""
+
 BASE, BAR, MARGIN = 15, 32, 14
 """Baseline of a line, height of the bar with the title, space around the text."""
 
@@ -152,7 +155,9 @@ class Picture:
         moved = self._moved(
             [(at, rows.index(row) if row else -1) for at, row in versions], lambda at: (0, -at * _APART), strip
         )
-        return f'<svg y="{number * LINE}" width="{self._playback.columns * CELL}" height="{LINE}">{moved}</svg>\n'
+        return (
+            f'<svg y="{number * LINE}" width="{self._playback.columns * CELL}" height="{LINE + _OVER}">{moved}</svg>\n'
+        )
 
     def _row(self, row: Row, y: int) -> str:
         parts = [self._rect(run, run.style.bg, y, LINE) for run in row if run.style.bg != "default"]
@@ -169,7 +174,7 @@ class Picture:
 
     def _rect(self, run: Run, color: str, y: int, height: int) -> str:
         fill = self._fill(color)
-        return f'<rect{fill} x="{run.x * CELL}" y="{y}" width="{run.cells * CELL}" height="{height}"/>'
+        return f'<rect{fill} x="{run.x * CELL}" y="{y}" width="{run.cells * CELL}" height="{height + _OVER}"/>'
 
     def _text(self, run: Run, y: int) -> str:
         style = run.style
@@ -217,7 +222,9 @@ class Picture:
         # No CSS variables: CairoSVG, ImageMagick and others do not support them and draw black instead.
         light, dark = ["".join([_color_rule(name, shades[shade]) for name, *shades in used]) for shade in (0, 1)]
         rules = [
-            f":root{{color-scheme:light dark}}text{{font:{SIZE}px {FONTS};white-space:pre}}.n{{fill:none}}",
+            f":root{{color-scheme:light dark}}text{{font:{SIZE}px monospace;white-space:pre}}.n{{fill:none}}",
+            # CairoSVG would take the first of these alone, whether it exists or not; it skips @media.
+            f"@media all{{text{{font-family:{FONTS}}}}}",
             light,
             f"@media (prefers-color-scheme:dark){{{dark}}}",
         ]

@@ -160,6 +160,8 @@ def _trimmed(run: Run) -> Run | None:
 
 def _style(char: Any) -> Style:
     fg, bg = [color.replace("bf", "br") for color in (char.fg, char.bg)]  # pyte spells one of its colours wrong
+    if char.blink and fg == "default":
+        fg = "brightblack"
     if bg != "default" and not _HEX.fullmatch(bg):
         bg = f"on {bg}"
     if char.reverse:  # each keeps its shade: the pair is as easy to read as before

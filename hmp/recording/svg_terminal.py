@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
+from unicodedata import category
 
 import pyte
 from pyte import modes
@@ -19,7 +21,9 @@ from pyte.charsets import LAT1_MAP, VT100_MAP
 from pyte.screens import Char, Cursor, Margins, Savepoint, StaticDefaultDict
 from wcwidth import wcwidth
 
-_FAINT, _NORMAL, _GRAY, _DEFAULT = 2, 22, 90, 39
+_SGR = {2: (5,), 5: (), 6: (), 8: (), 21: (4,), 22: (22, 25), 25: ()}
+"""The numbers of SGR for which pyte gets others: its "blink" is faint here, because nothing blinks."""
+
 _COLORS, _UNDERLINE = {38: (30, 90), 48: (40, 100)}, 58
 """By the SGR number that sets any colour (text, background): the numbers of its first plain and first bright colour."""
 
@@ -46,7 +50,7 @@ _CONTROLS = {**pyte.Stream.basic, "\x84": "index", "\x85": "next_line", "\x88": 
 # pyte takes ESC E for a line feed, which keeps the column.
 _ESCAPES = {**pyte.Stream.escape, "E": "next_line", "#8": "alignment_display"}
 _SEQUENCES = pyte.Stream.csi | {"b": "repeat", "S": "scroll_up", "T": "scroll_down", "I": "tab", "Z": "back_tab"}
-_SEQUENCES |= {"`": "cursor_to_column", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
+_SEQUENCES |= {"`": "cursor_to_column", "e": "descend", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
 _SEQUENCES |= {"?J": "erase_in_display", "?K": "erase_in_line", "?h": "set_mode", "?l": "reset_mode"}
 _UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?$p", "%m"))
 """Sequences that ask the terminal something or set what no picture shows, as do all that begin with <, = or >."""
@@ -54,20 +58,23 @@ _UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?
 _NOT_DRAWN = {5: "blinking text", 6: "blinking text", 8: "hidden text"}
 # xterm has three ways to the alternate screen; 1049 also saves the cursor, and 1048 does only that. 132 columns are
 # left out, as in xterm, which ignores that mode unless a user allows it: pyte would change the size.
-_ALTERNATE, _CURSOR_TOO, _COLUMNS_132 = {47, 1047, 1049}, {1048, 1049}, 3
-_SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132}
+_ALTERNATE, _CURSOR_TOO = {47, 1047, 1049}, {1048, 1049}
+_COLUMNS_132, _REVERSED = 3, 5
+_SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132, _REVERSED}
 _INSERT, _NEW_LINE = 4, 20
+_GAP = 2
 _MAX_JOINED = 32
 """The most characters in one cell: a program may print any number of accents."""
 
-_GRAPHICS = "".join([*map(chr, range(0x60)), *VT100_MAP[0x60:0x7F]])
+_GRAPHICS = "".join([*map(chr, range(0x60)), *VT100_MAP[0x60:0x7F]]).replace("░", "␤")
 """Lines and corners in place of small letters; pyte's table replaces digits too."""
 
 
 class Line(StaticDefaultDict[int, Char]):
-    """Cells by column; a missing one is `default`. `wrapped` is true if the line continues the one before."""
+    """Cells by column; a missing one is `default`. `wrapped` is 1 if the line continues the one before, _GAP if that
+    has a blank at its end because a wide character did not fit."""
 
-    def __init__(self, default: Char, cells: Iterable[Char] = (), *, wrapped: bool = False) -> None:
+    def __init__(self, default: Char, cells: Iterable[Char] = (), *, wrapped: int = 0) -> None:
         super().__init__(default)
         self.update(enumerate(cells))
         self.wrapped = wrapped
@@ -80,15 +87,17 @@ class Terminal(pyte.Screen):
     """
 
     buffer: dict[int, Line]  # type: ignore[assignment]
+    margins: Margins
 
     def __init__(self, columns: int, lines: int) -> None:
         self.top = 0
         self.unsupported: dict[str, None] = {}
         self._history: deque[Line] = deque(maxlen=_HISTORY)
         self._main: tuple[dict[int, Line], list[Savepoint]] | None = None
-        self._rest = self._last = ""
-        self._in_string = False
+        self._rest = ""
+        self._in_string = self._printed = False
         super().__init__(columns, lines)
+        self.margins = Margins(0, lines - 1)
 
     # Parsing.
 
@@ -118,7 +127,7 @@ class Terminal(pyte.Screen):
     def _take(self, token: re.Match[str]) -> None:
         if token["text"]:
             self.draw(token["text"])
-            self._last = token["text"][-1]
+            self._printed = True
             return
         if token["final"]:
             # A control character within a sequence acts at once, and the sequence goes on after it.
@@ -133,13 +142,15 @@ class Terminal(pyte.Screen):
             self._call(_CONTROLS, token["control"])
             # All other charsets are drawn as ASCII: they replace a few characters for the keyboards of one country.
         elif token["escape"][0] in "()":
-            charset = _GRAPHICS if token["escape"][1:] == "0" else LAT1_MAP
-            setattr(self, "g0_charset" if token["escape"][0] == "(" else "g1_charset", charset)
+            name = token["escape"][1:]
+            setattr(self, f"g{'()'.index(token['escape'][0])}_charset", _GRAPHICS if name == "0" else LAT1_MAP)
+            if name not in ("0", "1", "2", "B"):
+                self.unsupported["national character sets"] = None
         elif token["escape"][0] == "#" and token["escape"] != "#8":
             self.unsupported["lines of double size"] = None
         else:
             self._call(_ESCAPES, token["escape"])
-        self._last = ""
+        self._printed = False
 
     def _call(self, table: dict[str, str], name: str, *numbers: int, **options: bool) -> None:
         if name in table:
@@ -153,11 +164,11 @@ class Terminal(pyte.Screen):
         if key == "m":
             self._style(parts[2])
         elif key in _SEQUENCES:
-            numbers = [min(_number(number), 9999) for number in parts[2].replace(":", ";").split(";")]
+            numbers = [min(_number(number.partition(":")[0]), 9999) for number in parts[2].split(";")]
             if final in "hl":
                 self._call(_SEQUENCES, key, *numbers, private=parts[1] == "?")
                 return
-            if final not in "bJKZ":
+            if final not in "IJKSTZbgprsu":
                 self.cursor.x = min(self.cursor.x, self.columns - 1)  # it may be after the last column
             self._call(_SEQUENCES, key, *numbers[: 2 if final in "Hfr" else 0 if final in "su" or key == "!p" else 1])
         else:
@@ -190,14 +201,8 @@ class Terminal(pyte.Screen):
             # 4:0 ends an underline; 4:1 to 4:5 are kinds of it, all drawn as one line.
             elif number == 4 and more:
                 found.append(4 if more[0] else 24)
-            # pyte has no faint text. Grey comes nearest, so 22, which ends bold and faint, has to end the grey too.
-            elif number == _FAINT:
-                found.append(_GRAY)
-            elif number == _NORMAL and self.cursor.attrs.fg == "brightblack":
-                found += [number, _DEFAULT]
             else:
-                # 21 is a double underline in xterm; pyte does not know it.
-                found.append(4 if number == 21 else number)
+                found += _SGR.get(number, (number,))
                 if number in _NOT_DRAWN:
                     self.unsupported[_NOT_DRAWN[number]] = None
         if found:
@@ -213,7 +218,7 @@ class Terminal(pyte.Screen):
         """Print characters; one without a width joins the one before it."""
         cursor = self.cursor
         for char in data.translate(self.g1_charset if self.charset else self.g0_charset):
-            width = min(wcwidth(char), self.columns)
+            width = min(_width(char), self.columns)
             line = self.buffer[cursor.y]
             if width <= 0:
                 # The right half of a wide character has no text: an accent belongs to the left half.
@@ -225,18 +230,23 @@ class Terminal(pyte.Screen):
             if cursor.x + width > self.columns:
                 if modes.DECAWM in self.mode:
                     self.dirty.add(cursor.y)
+                    gap = cursor.x < self.columns
+                    if gap:
+                        line[cursor.x] = _drawn(cursor.attrs, " ")
                     self.next_line()
                     line = self.buffer[cursor.y]
-                    line.wrapped = True
+                    line.wrapped = _GAP if gap else 1
                 else:
-                    cursor.x = self.columns - width
+                    cursor.x = self.columns - 1
+                    if width > 1:
+                        continue
             if modes.IRM in self.mode:
                 self.insert_characters(width)
                 line = self.buffer[cursor.y]
             if not line[cursor.x].data and cursor.x:  # blank the other half of a wide character that is overwritten
-                line[cursor.x - 1] = line[cursor.x - 1]._replace(data=" ")
+                line[cursor.x - 1] = _drawn(cursor.attrs, " ")
             if not line[cursor.x + width].data:
-                line[cursor.x + width] = line[cursor.x + width]._replace(data=" ")
+                line[cursor.x + width] = _drawn(cursor.attrs, " ")
             for x in range(width):
                 line[cursor.x + x] = _drawn(cursor.attrs, "" if x else char)
             cursor.x += width
@@ -244,8 +254,10 @@ class Terminal(pyte.Screen):
 
     def repeat(self, count: int = 1) -> None:
         """Print the last character again."""
-        if self._last:
-            self.draw(self._last * min(count or 1, self.columns * self.lines))
+        line, x = self.buffer[self.cursor.y], self.cursor.x - 1
+        if self._printed:
+            most = self.columns * self.lines + count % self.columns  # more looks the same
+            self.draw((line[x].data or line[x - 1].data) * min(count or 1, most))
 
     def next_line(self) -> None:
         """Go to the start of the next line."""
@@ -253,38 +265,34 @@ class Terminal(pyte.Screen):
         self.carriage_return()
 
     def tab(self, count: int = 1) -> None:
-        """Go to the next tab stop, but not from after the last column."""
-        for _ in range(min(count or 1, self.columns)):
-            if self.cursor.x < self.columns:
-                super().tab()
+        """Go to a tab stop, but not from after the last column."""
+        x, last = self.cursor.x, self.columns - 1
+        stops = [*sorted([stop for stop in self.tabstops if x < stop < last]), last]
+        self.cursor.x = max(x, stops[min(count or 1, len(stops)) - 1])
 
     def back_tab(self, count: int = 1) -> None:
-        """Go back to a tab stop."""
-        before = sorted([0, *[stop for stop in self.tabstops if stop < self.cursor.x]])
-        self.cursor.x = before[-min(count or 1, len(before))]
+        """Go back to a tab stop, but not from after the last column."""
+        stops = [0, *sorted([stop for stop in self.tabstops if stop < self.cursor.x])]
+        if self.cursor.x < self.columns:
+            self.cursor.x = stops[-min(count or 1, len(stops))]
 
     # Erasing and moving: blanks get the current background, and no half of a wide character is left.
-
-    def _edit(self, y: int, cells: list[Char]) -> None:
-        line = self.buffer[y]
-        # Looking at every cell takes long, and only a line with a wide character can now have a half of one.
-        for x, char in enumerate(cells if "" in [char.data for char in line.values()] else ()):
-            if (
-                _wide(char) != (x + 1 < len(cells) and not cells[x + 1].data)
-                if char.data
-                else not x or not _wide(cells[x - 1])
-            ):
-                cells[x] = char._replace(data=" ")
-        self.buffer[y] = Line(line.default, cells, wrapped=line.wrapped)
-        self.dirty.add(y)
 
     def _cells(self, line: Line) -> list[Char]:
         return [line[x] for x in range(self.columns)]
 
     def _replace(self, start: int, removed: int, added: int, *, padded: bool) -> None:
-        cells = self._cells(self.buffer[self.cursor.y])
+        line = self.buffer[self.cursor.y]
+        cells = self._cells(line)
+        for x in (start, start + removed):
+            if x < self.columns and not cells[x].data:
+                cells[x - 1 : x + 1] = [char._replace(data=" ") for char in cells[x - 1 : x + 1]]
         cells[start : start + removed] = [self._blank] * min(added, self.columns)
-        self._edit(self.cursor.y, (cells + [self._blank] * (removed if padded else 0))[: self.columns])
+        cells = (cells + [self._blank] * (removed if padded else 0))[: self.columns]
+        if _wide(cells[-1]):
+            cells[-1] = cells[-1]._replace(data=" ")
+        self.buffer[self.cursor.y] = Line(line.default, cells, wrapped=line.wrapped)
+        self.dirty.add(self.cursor.y)
 
     def insert_characters(self, count: int | None = None) -> None:
         """Move the rest of the line to the right."""
@@ -305,10 +313,10 @@ class Terminal(pyte.Screen):
         start, end = {0: (x, columns), 1: (0, min(x + 1, columns)), 2: (0, columns)}.get(how, (0, 0))
         self._replace(start, end - start, end - start, padded=False)
         if (start, end) == (0, columns):
-            self.buffer[self.cursor.y].wrapped = False
+            self.buffer[self.cursor.y].wrapped = 0
 
     def erase_in_display(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
-        """Blank what is after the cursor (0), before it (1) or everything (2)."""
+        """Blank what is after the cursor (0), before it (1) or everything (2), or forget the lines above (3)."""
         y = self.cursor.y
         rows = {0: range(y + 1, self.lines), 1: range(y), 2: range(self.lines)}.get(how, range(0))
         blank = self._blank
@@ -316,67 +324,86 @@ class Terminal(pyte.Screen):
         self.buffer.update({row: Line(blank) for row in rows})
         if how < 2:
             self.erase_in_line(how)
+        elif how == 3:
+            self._history.clear()
 
-    def _fill(self) -> None:
-        """Make the lines that pyte left out."""
-        blank = self._blank
-        self.buffer.update({y: Line(blank) for y in range(self.lines) if y not in self.buffer})
+    def _shift(self, top: int, count: int) -> None:
+        """Move the lines from `top` to the lower margin up, or down if `count` is negative."""
+        bottom = self.margins.bottom
+        rows = [self.buffer[y] for y in range(top, bottom + 1)]
+        blanks = [Line(self._blank) for _ in rows[: abs(count)]]
+        rows = rows[count:] + blanks if count > 0 else [*blanks, *rows[: len(rows) - len(blanks)]]
+        self.buffer.update(enumerate(rows, top))
+        self.dirty.update(range(top, bottom + 1))
 
     def insert_lines(self, count: int | None = None) -> None:
-        """Move lines down from the cursor's on."""
-        super().insert_lines(count)
-        self._fill()
+        """Move lines down from the cursor's on, or up if `count` is negative."""
+        if self.margins.top <= self.cursor.y <= self.margins.bottom:
+            self._shift(self.cursor.y, -(count or 1))
+            self.carriage_return()
 
     def delete_lines(self, count: int | None = None) -> None:
         """Move lines up to the cursor's."""
-        super().delete_lines(count)
-        self._fill()
+        self.insert_lines(-(count or 1))
 
     def index(self) -> None:
         """Go down a line, scrolling at the end."""
-        # Only lines that scroll off the whole main screen are kept, as in a terminal's scrollback.
-        if self.margins is None and self.cursor.y == self.lines - 1 and self._main is None:
-            self.top += 1
-            self._history.append(self.buffer[0])
-        super().index()
-        self._fill()
+        self.cursor.x = min(self.cursor.x, self.columns - 1)
+        top, bottom = self.margins
+        if self.cursor.y != bottom:
+            self.cursor_down()
+        else:
+            # Only lines that scroll off the whole main screen are kept, as in a terminal's scrollback.
+            if (top, bottom) == (0, self.lines - 1) and self._main is None:
+                self.top += 1
+                self._history.append(self.buffer[0])
+            self._shift(top, 1)
+        self.buffer[self.cursor.y].wrapped = 0
 
     def reverse_index(self) -> None:
         """Go up a line, scrolling at the beginning."""
-        super().reverse_index()
-        self._fill()
-
-    def _scroll(self, step: Callable[[], None], y: int, count: int) -> None:
-        self.cursor.y, before = y, self.cursor.y
-        for _ in range(min(count or 1, self.lines)):
-            step()
-        self.cursor.y = before
+        self.cursor.x = min(self.cursor.x, self.columns - 1)
+        if self.cursor.y == self.margins.top:
+            self._shift(self.margins.top, -1)
+        else:
+            self.cursor_up()
 
     def scroll_up(self, count: int = 1) -> None:
         """Move all lines between the margins up."""
-        self._scroll(self.index, self.margins.bottom if self.margins else self.lines - 1, count)
+        self._shift(self.margins.top, count or 1)
 
     def scroll_down(self, count: int = 1) -> None:
         """Move all lines between the margins down."""
-        self._scroll(self.reverse_index, self.margins.top if self.margins else 0, count)
+        self._shift(self.margins.top, -(count or 1))
 
     def cursor_down(self, count: int | None = None) -> None:
         """Go down, to the margin at most, or to the edge from below it."""
-        bottom = self.margins.bottom if self.margins else self.lines - 1
-        self.cursor.y = min(self.cursor.y + (count or 1), bottom if self.cursor.y <= bottom else self.lines - 1)
+        y, bottom = self.cursor.y, self.margins.bottom
+        self.cursor.y = min(y + (count or 1), bottom if y <= bottom else self.lines - 1)
 
     def cursor_up(self, count: int | None = None) -> None:
         """Go up, to the margin at most, or to the edge from above it."""
-        top = self.margins.top if self.margins else 0
-        self.cursor.y = max(self.cursor.y - (count or 1), top if self.cursor.y >= top else 0)
+        y, top = self.cursor.y, self.margins.top
+        self.cursor.y = max(y - (count or 1), top if y >= top else 0)
 
     def set_margins(self, top: int | None = None, bottom: int | None = None) -> None:
         """Let lines scroll from `top` to `bottom` alone, and go to the first cell."""
         last = self.lines - 1
         top, bottom = (top or 1) - 1, min((bottom or self.lines) - 1, last)
         if top < bottom:
-            self.margins = None if (top, bottom) == (0, last) else Margins(top, bottom)
+            self.margins = Margins(top, bottom)
             self.cursor_position()
+
+    def cursor_position(self, line: int | None = None, column: int | None = None) -> None:
+        """Go to a cell; in origin mode lines count from the upper margin, and the cursor stays between the margins."""
+        top = self.margins.top if modes.DECOM in self.mode else 0
+        self.cursor.x, self.cursor.y = min((column or 1), self.columns) - 1, (line or 1) - 1 + top
+        self.ensure_vbounds()
+
+    def descend(self, count: int = 1) -> None:
+        """Go down, past a margin too."""
+        self.cursor.y += count or 1
+        self.ensure_vbounds()
 
     def cursor_to_line(self, line: int | None = None) -> None:
         """Go to a line, counted from the upper margin in origin mode."""
@@ -395,11 +422,12 @@ class Terminal(pyte.Screen):
         self.g1_charset = LAT1_MAP
         self.savepoints = []
         self._main = None
-        self._fill()
+        self.margins = Margins(0, self.lines - 1)
+        self.buffer.update({y: Line(self.default_char) for y in range(self.lines)})
 
     def soft_reset(self) -> None:
         """Reset styles, margins and modes; the text stays."""
-        self.margins = None
+        self.margins = Margins(0, self.lines - 1)
         self.select_graphic_rendition(0)
         self.reset_mode(_INSERT)
         self.cursor.hidden = False
@@ -413,15 +441,13 @@ class Terminal(pyte.Screen):
 
     def restore_cursor(self) -> None:
         """Go to the saved place, which stays saved."""
-        saved, hidden = self.savepoints[:], self.cursor.hidden
-        super().restore_cursor()
-        self.cursor, self.savepoints = copy(self.cursor), saved
+        hidden = self.cursor.hidden
+        home = Savepoint(Cursor(0, 0, self.default_char), LAT1_MAP, LAT1_MAP, 0, False, False)
+        saved, self.g0_charset, self.g1_charset, self.charset = [*self.savepoints, home][0][:4]
+        self.cursor = copy(saved)
         # Whether the cursor is shown is not among what DECSC saves.
         self.cursor.hidden = hidden
-        if not saved:
-            self.cursor.attrs = self.default_char
-        else:
-            self.cursor.y = min(saved[0].cursor.y, self.lines - 1)
+        self.cursor.x, self.cursor.y = min(saved.x, self.columns - 1), min(saved.y, self.lines - 1)
 
     def set_mode(self, *modes: int, private: bool = False, **options: Any) -> None:
         """Switch modes on."""
@@ -429,12 +455,14 @@ class Terminal(pyte.Screen):
             super().set_mode(*[mode for mode in modes if mode in (_INSERT, _NEW_LINE)])
             return
         # Before the screens are switched: each screen has a saved place of its own.
-        if _CURSOR_TOO & set(modes) and self._main is None:
+        if _CURSOR_TOO & set(modes):
             self.save_cursor()
         if _ALTERNATE & set(modes) and self._main is None:
             self._main = self.buffer.copy(), self.savepoints
             self.savepoints = []
             self.erase_in_display(2)
+        if _REVERSED in modes:  # a flash instead of a bell; pyte would forget what was reversed before
+            self.unsupported["a reversed screen"] = None
         super().set_mode(*[mode for mode in modes if mode not in _SPECIAL], private=True)
 
     def reset_mode(self, *modes: int, private: bool = False, **options: Any) -> None:
@@ -467,7 +495,7 @@ class Terminal(pyte.Screen):
         # Those of the old columns stay, because a program may have set or removed some.
         self.tabstops |= {stop for stop in range(8, columns, 8) if stop >= self.columns}
         self.lines, self.columns = lines, columns
-        self.margins = None
+        self.margins = Margins(0, lines - 1)
         self.dirty.update(range(lines))
 
     def _refit(self, buffer: dict[int, Line], cursor: Cursor, lines: int, columns: int, *, flows: bool) -> None:
@@ -482,7 +510,7 @@ class Terminal(pyte.Screen):
         if flows and columns != self.columns:
             rows, at = self._flow(rows, at, columns)
             base = max(0, at - cursor.y) if above else 0
-        last = max([at, *[number for number, row in enumerate(rows) if number > at and _text(row, columns)]])
+        last = max([at, *[number for number, row in enumerate(rows) if flows and number > at and _text(row, columns)]])
         least = max(0, last + 1 - lines)
         base = least if full else min(max(base, least), at)
         if flows:
@@ -490,9 +518,15 @@ class Terminal(pyte.Screen):
             self._history = deque(rows[:base], _HISTORY)
         buffer.clear()
         blank = self.default_char
-        buffer.update(enumerate(rows[base : base + lines]))
+        rows = rows[base : base + lines]
+        buffer.update(enumerate(map(self._ended, rows) if columns > self.columns else rows))
         buffer.update({y: Line(blank) for y in range(lines) if y not in buffer})
         cursor.x, cursor.y = min(cursor.x, columns - 1), max(0, min(at - base, lines - 1))
+
+    def _ended(self, line: Line) -> Line:
+        """Return a line whose colour ends where the screen ends now. Cells beyond the edge come back if it grows."""
+        plain = line.default == self.default_char
+        return line if plain else Line(self.default_char, self._cells(line), wrapped=line.wrapped)
 
     def _flow(self, rows: list[Line], at: int, columns: int) -> tuple[list[Line], int]:
         """Return the rows wrapped for `columns`, and the new index of row `at`. The text around that row is not wrapped
@@ -504,21 +538,29 @@ class Terminal(pyte.Screen):
             while end < len(rows) and rows[end].wrapped:
                 end += 1
             group = rows[number:end]
-            if number <= at < end:
-                place = len(flown) + at - number
+            size = _text(group[-1], self.columns)
+            if number <= at < end or (len(group) == 1 and size <= columns):
+                place = len(flown) + at - number if at >= number else place
                 flown += group
             else:
-                cells = [char for row in group[:-1] for char in self._cells(row)]
-                cells += self._cells(group[-1])[: _text(group[-1], self.columns)]
-                # An empty line stays a line.
-                first = True
-                while cells or first:
+                cells: list[Char] = []
+                for row, after in pairwise(group):
+                    cells += self._cells(row)[: self.columns - (after.wrapped == _GAP)]
+                cells += self._cells(group[-1])[:size]
+                wrapped = 0  # an empty line stays a line
+                while cells or not wrapped:
                     # A wide character that would be cut at the edge goes to the next row.
-                    size = columns - (len(cells) > columns > 1 and not cells[columns].data)
-                    flown.append(Line(group[-1].default, cells[:size], wrapped=not first))
-                    cells, first = cells[size:], False
+                    gap = len(cells) > columns > 1 and not cells[columns].data
+                    flown.append(Line(self.default_char, cells[: columns - gap], wrapped=wrapped))
+                    cells, wrapped = cells[columns - gap :], _GAP if gap else 1
             number = end
         return flown, place
+
+
+@lru_cache(4096)
+def _width(char: str) -> int:
+    """Return how many cells a character takes. Half a flag and a mark beside a letter take one, as for C's wcwidth."""
+    return 1 if "\U0001f1e6" <= char <= "\U0001f1ff" or category(char) == "Mc" else wcwidth(char)
 
 
 def _number(digits: str) -> int:
@@ -532,9 +574,10 @@ def _drawn(look: Char, data: str) -> Char:
 
 
 def _text(line: Line, columns: int) -> int:
-    """Return how many cells of a line hold something."""
-    return max([x + 1 for x, char in line.items() if x < columns and char != line.default], default=0)
+    """Return how many cells of a line hold something; blanks that only have a background were erased."""
+    texts = [x for x, char in line.items() if char.data != " " or char.fg != line.default.fg or any(char[3:])]
+    return max([x + 1 for x in texts if x < columns], default=0)
 
 
 def _wide(char: Char) -> bool:
-    return char.data != "" and wcwidth(char.data[0]) == 2
+    return char.data != "" and _width(char.data[0]) == 2

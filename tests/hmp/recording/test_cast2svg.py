@@ -297,10 +297,24 @@ class TestDrawing:
         svg = render(write(tmp_path, '[0, "o", "<b>&amp;</b>"]'), title="<i>")
         assert Viewer(svg).lines() == ["<b>&amp;</b>"]
 
+    def test_a_viewer_that_takes_the_first_font_alone_gets_a_fixed_width(self, tmp_path):
+        css = ElementTree.fromstring(render(write(tmp_path, '[0, "o", "x"]'))).findtext(f"{SVG}style")
+        plain = [line for line in css.splitlines() if not line.startswith("@media")]
+        assert re.findall(r"font(?:-family)?:([^;}]*)", "".join(plain)) == ["15px monospace"]
+        assert "@media all{text{font-family:ui-monospace," in css
+
     def test_bars_are_shapes_without_gaps(self, tmp_path):
         svg = render(write(tmp_path, '[0, "o", "|██▄|"]'))
-        assert f'<rect class="f" x="9" y="0" width="18" height="{LINE}"/>' in svg
-        assert f'<rect class="f" x="27" y="{LINE // 2}" width="9" height="{LINE // 2}"/>' in svg
+        assert f'<rect class="f" x="9" y="0" width="18" height="{LINE + 1}"/>' in svg
+        assert f'<rect class="f" x="27" y="{LINE // 2}" width="9" height="{LINE // 2 + 1}"/>' in svg
+
+    def test_backgrounds_of_lines_overlap_so_that_a_smaller_picture_has_no_gaps(self, tmp_path):
+        svg = render(write(tmp_path, r'[0, "o", "\u001b[44ma\r\nb"]'))
+        root = ElementTree.fromstring(svg)
+        for line in root.iterfind(f".//{SVG}svg[@y]//{SVG}svg[@y]"):
+            assert int(line.get("height")) > LINE
+            assert {int(rect.get("height")) for rect in line.iter(f"{SVG}rect")} == {LINE + 1}
+        assert len(root.findall(f".//{SVG}svg[@y]//{SVG}svg[@y]")) == 2
 
     def test_a_line_is_runs_of_one_style_where_wide_characters_stand_alone(self, tmp_path):
         text = r"ab c\u001b[9md\u001b[29;37;105me\u001b[m \u6f22x"
@@ -343,6 +357,21 @@ class TestReading:
             ("hello\n", "line 1: is not the header of an asciicast"),
             ("[]\n", "line 1: is not the header of an asciicast"),
             ('{"version": 3}\n', "line 1: is of version 3, and only asciicast 2 can be drawn"),
+            ('{"version": "2"}\n', 'line 1: is of version "2", and only asciicast 2 can be drawn'),
+            (HEADER.replace("}", ', "title": 5}'), "line 1: its title is not text"),
+            (
+                HEADER.replace("}", ', "idle_time_limit": "1"}'),
+                "line 1: its idle_time_limit is not a number of seconds",
+            ),
+            (
+                HEADER.replace("}", ', "idle_time_limit": true}'),
+                "line 1: its idle_time_limit is not a number of seconds",
+            ),
+            (HEADER.replace("}", ', "idle_time_limit": -1}'), "line 1: its idle_time_limit is not a number of seconds"),
+            (
+                HEADER.replace("}", ', "idle_time_limit": NaN}'),
+                "line 1: its idle_time_limit is not a number of seconds",
+            ),
             ('{"version": 2}\n', "line 1: has no usable width and height"),
             ('{"version": 2, "width": 80, "height": true}\n', "line 1: has no usable width and height"),
             ('{"version": 2, "width": 80, "height": 99999}\n', "line 1: has no usable width and height"),
@@ -418,9 +447,15 @@ class TestProgram:
         assert times(idle=1000, speed=2) == [0, 500, 750, 1250, 1750]
         assert times(start=2200, end=13000) == [0, 0, 300, 10300]
         assert times(start=2200, end=13000, idle=500, speed=0.5) == [0, 0, 600, 1600]
+        for limit in ("null", "Infinity", "1e300"):
+            header = HEADER.replace("}", f', "idle_time_limit": {limit}, "title": null}}')
+            assert paced(read_cast(str(write(tmp_path, *events, header=header)))).length == 20000
         limited = read_cast(str(write(tmp_path, *events, header=HEADER.replace("}", ', "idle_time_limit": 1.5}'))))
         assert [event.at for event in paced(limited).events] == [0, 1500, 2000, 3500, 5000]
         assert [event.at for event in paced(limited, idle=500).events] == [0, 500, 1000, 1500, 2000]
+
+    def test_a_byte_order_mark_is_skipped(self, tmp_path):
+        assert read_cast(str(write(tmp_path, '[0, "o", "a"]', header=f"\ufeff{HEADER}"))).columns == 20
 
     def test_the_options_of_pace_reach_the_picture(self, tmp_path):
         cast = write(tmp_path, '[0, "o", "a"]', '[2, "o", "b"]', '[12, "o", "c"]', '[20, "o", "d"]')

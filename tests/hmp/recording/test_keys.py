@@ -210,6 +210,8 @@ class TestRefusals:
             ("#! speed 0", "#! speed: '0' is not a number from 0.01 to 100\n"),
             ("#! speed -1", "#! speed: '-1' is not a number from 0.01 to 100\n"),
             ("#! speed nan", "#! speed: 'nan' is not a number from 0.01 to 100\n"),
+            ("#! speed 1_0", "#! speed: '1_0' is not a number from 0.01 to 100\n"),
+            ("#! speed 1e1", "#! speed: '1e1' is not a number from 0.01 to 100\n"),
             ("#! speed inf", "#! speed: 'inf' is not a number from 0.01 to 100\n"),
             ("#! speed 1e3", "#! speed: '1e3' is not a number from 0.01 to 100\n"),
             ("#! wait", "#! wait: needs a pattern\n"),

@@ -42,6 +42,27 @@ TABLE = [
     ("x\x1b[?1$py", "xy"),
     ("\x1b]0;title\x1b[31mx", "x"),
     ("x\x1b[?3hy\x1b[?3lz", "xyz"),
+    ("\U0001f1e9\U0001f1eax\r\x1b[2Cy", "\U0001f1e9\U0001f1eay"),
+    ("\u0928\u093f\r\x1b[2Cx", "\u0928\u093fx"),
+    ("abcdefghi\u6f22\x1b[A\x1b[9Cx", "abcdefghix\n\u6f22"),
+    ("abcdefghiX\x1b[1;10H\u6f22", "abcdefghi\n\u6f22"),
+    ("\x1b[?7labcdefghi\u6f22x", "abcdefghix"),
+    ("abcdefghij\nx", "abcdefghij\n         x"),
+    ("abcdefghij\x1bDx", "abcdefghij\n         x"),
+    ("abcdefghij\x1b[2;1Hx\x1b[1;10Hy\x1b[9;9rz", "abcdefghiy\nz"),
+    ("abcdefghij\x1b[3g\x1b[s\x1b[Zx", "abcdefghij\nx"),
+    ("\x1b(0h", "\u2424"),
+    ("\x1b(0\x1b8x", "x"),
+    ("e\u0301\x1b[2b", "e\u0301" * 3),
+    ("\u6f22\x1b[2b", "\u6f22" * 3),
+    ("a\x1b[99b", "a" * 10 + ("\n" + "a" * 10) * 3),
+    ("\x1b[2;3r\x1b7\x1b8x\x1b8y", "y"),
+    ("abcdefghij\x1b7\x1b8x", "abcdefghix"),
+    ("\x1b[3;4r\x1b[?6h\x1b[9;9Hx", "\n\n\n        x"),
+    ("\x1b[2;3r\x1b[3ex", "\n\n\nx"),
+    ("\x1b[3:4Hx", "\n\nx"),
+    ("\u6f22\u5b57x\x1b[1;2H\x1b[2P\x1b[9Ga", "  x     a"),
+    ("m\x1b[?1049h\x1b[3;3H\x1b[?1048h\x1b[H\x1b[?1048lx\x1b[?1049ly", "my"),
     ("x\x1b#8", "\n".join(["E" * 10] * 4)),
 ]
 
@@ -58,6 +79,8 @@ STYLES = [
     ("\x1b[38;5;9mx", ("brightred", "default", False)),
     ("\x1b[38;2;1;2;3;4mx", ("010203", "default", True)),
     ("\x1b[>4;2mx", ("default", "default", False)),
+    ("\x1b[32;2mx\x1b[22my", ("green", "default", False)),
+    ("\x1b[2;32mx", ("green", "default", False)),
 ]
 
 SIZES = [
@@ -70,6 +93,15 @@ SIZES = [
     (["abcdefgh\r\n$ ", (4, 4)], ["abcd", "efgh", "$", ""], 0),
     (["abcdefgh\r\n$ ", (4, 4), (10, 4)], ["abcdefgh", "$", "", ""], 0),
     (["abcdefghijklmnop\r\n$ ", (20, 4)], ["abcdefghijklmnop", "$", "", ""], 0),
+    (["abcd\u6f22\r\n", (5, 4), (10, 4)], ["abcd\u6f22", "", "", ""], 0),
+    (["\x1b[42mabcd\u6f22\r\n", (5, 4), (10, 4)], ["abcd\u6f22", "", "", ""], 0),
+    (["\x1b[42m\x1b[K\n\x1b[Kx\n", (5, 4)], ["", "x", "", ""], 0),
+    (["abcdefghijkl\r\x1b[A\nx\r\n", (20, 4)], ["abcdefghij", "xl", "", ""], 0),
+    (["x\x1b[?1049h\rabcdefgh", (4, 4), (10, 4)], ["abcdefgh", "", "", ""], 0),
+    (["\x1b[?1049ha\r\nb\r\nc\x1b[H", (10, 2)], ["a", "b"], 0),
+    (["a\x1b[2Sb", (10, 6)], [" b", "", "", "", "", ""], 0),
+    (["1\r\n2\r\n3\r\n4\r\n5\x1b[3J", (10, 5)], ["2", "3", "4", "5", ""], 1),
+    ([(8, 4), "x\ty", (10, 4)], ["x      y", "", "", ""], 0),
     (["main\x1b[?1049hx", (3, 2), "\x1b[?1049l", (10, 4)], ["main", "", "", ""], 0),
 ]
 
@@ -95,6 +127,29 @@ def test_each_style_is_set_as_the_table_says(output, expected):
     terminal.feed(output)
     char = terminal.buffer[0][terminal.cursor.x - 1]
     assert (char.fg, char.bg, char.underscore) == expected
+    assert not terminal.unsupported
+
+
+def test_a_larger_screen_has_no_colour_in_its_new_cells():
+    terminal = Terminal(10, 4)
+    terminal.feed("\x1b[41m\x1b[?1049h")
+    terminal.resize(columns=12)
+    assert [terminal.buffer[0][x].bg for x in (9, 10)] == ["red", "default"]
+
+
+def test_reversed_text_stays_reversed_after_a_flash():
+    terminal = Terminal(10, 4)
+    terminal.feed("\x1b[7mx\x1b[m\x1b[?5h\x1b[?5ly")
+    assert [terminal.buffer[0][x].reverse for x in (0, 1)] == [True, False]
+
+
+@pytest.mark.parametrize("output", ["\x1b[2mx", "\x1b[2;31mx", "\x1b[31;2mx"])
+def test_faint_text_keeps_its_colour(output):
+    terminal = Terminal(10, 4)
+    terminal.feed(output)
+    char = terminal.buffer[0][0]
+    assert char.blink
+    assert char.fg == ("red" if "31" in output else "default")
     assert not terminal.unsupported
 
 
@@ -135,6 +190,8 @@ def test_with_another_size_every_line_is_drawn_anew(before):
         ("\x1b[5mx", "blinking text"),
         ("\x1b[8mx", "hidden text"),
         ("\x1b#3x", "lines of double size"),
+        ("\x1b[?5hx\x1b[?5l", "a reversed screen"),
+        ("\x1b(Ax", "national character sets"),
         ("\x1b[1'}x", "ESC['}"),
     ],
 )
