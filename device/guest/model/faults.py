@@ -11,7 +11,7 @@ from device.balloon.spec import ABSENT, STATS_TABLE, stat_tag
 from device.errors import MisuseError
 from device.guest.model import CENTURY
 from device.guest.model.life import Boot, Fault, Service, Shutdown, Swap, Time
-from device.state import Flag, Integer, Other
+from device.state import Flag, Integer, Member
 from device.units import parse_share
 from device.virtio.spec import U16
 
@@ -174,7 +174,7 @@ class Pin(Fault):
     """Some statistics have values that were set by hand: `value` has them by tag, None for one that is left out."""
 
     name, label = "pin", "pinned"
-    STATE = (Other("pinned", lambda pin, now: [*map(list, pin.value.items())], _load_pins, attribute="value"),)
+    STATE = (Member("pinned", lambda pin, now: [*map(list, pin.value.items())], _load_pins, attribute="value"),)
     off: ClassVar[dict[int, int | None]] = {}
 
     def __init__(self, guest: Owner, given: Any = None) -> None:
