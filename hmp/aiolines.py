@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
 from contextlib import asynccontextmanager
 
 from device.machine.events import Ended
 from hmp.monitor import escape
 from hmp.monitor.monitor import Reply
-from hmp.streams import Output, naming_stdout
+from hmp.streams import Output, naming_stdout, write_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1024
 """How many bytes of a script are read and run before clients on sockets get their turn."""
-
-PIECE = select.PIPE_BUF
-"""How many bytes a pipe takes without blocking when poll() reports it as writable."""
 
 
 async def readable(descriptor: int | None) -> None:
@@ -86,16 +81,11 @@ class PatientOutput(Output):
 
         Raises OSError; then the text is dropped, because later writes would fail too.
         """
-        data, poller = self._data, select.poll()
-        poller.register(self._descriptor, select.POLLOUT)
         try:
-            while data and poller.poll(0):
-                with naming_stdout():
-                    del data[: os.write(self._descriptor, data[:PIECE])]
-        except BlockingIOError:
-            pass
+            with naming_stdout():
+                write_ready(self._descriptor, self._data, 0)
         except OSError:
-            data.clear()
+            self._data.clear()
             raise
 
     async def drain(self) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from device.clock import Clock
 from hmp.monitor import UsageError, escape
-from hmp.streams import complain
+from hmp.streams import complain, write_ready
 
 Entry = dict[str, Any]
 
@@ -22,7 +21,6 @@ SHOWN = 1000
 LIMIT = 64 << 10
 """The most bytes of a message in an entry."""
 
-PIECE = select.PIPE_BUF
 PATIENCE = 1000
 """Milliseconds to wait for the reader of a pipe that the log goes to.
 
@@ -79,23 +77,14 @@ class Log:
         self.entries.append(line)
         if self._descriptor >= 0:
             try:
-                self._write(f"{line}\n".encode())
+                data = bytearray(f"{line}\n".encode())
+                write_ready(self._descriptor, data, PATIENCE)
+                if data:
+                    raise TimeoutError
             except OSError as error:
                 self.close()
                 why = "nobody reads it" if isinstance(error, TimeoutError) else error.strerror
                 complain(f"--log '{self._name}': {why}; nothing more is logged")
-
-    def _write(self, data: bytes) -> None:
-        poller = select.poll()
-        poller.register(self._descriptor, select.POLLOUT)
-        while data:
-            if not poller.poll(PATIENCE):  # a file is always ready
-                raise TimeoutError
-            try:
-                # In pieces that a pipe takes whole: a larger write could block although poll() said it would not.
-                data = data[os.write(self._descriptor, data[:PIECE]) :]
-            except BlockingIOError:
-                pass
 
     def close(self) -> None:
         """Close the file."""
