@@ -12,10 +12,10 @@ from device.clock import MS, SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
 from hmp.command_line import FILE, program, read_arguments, switch, value
-from hmp.monitor import UsageError, escape
+from hmp.monitor import UnreadableError, UsageError
 from hmp.newfile import named_again, write_file
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
-from hmp.streams import guarded, naming_stdout, write_all
+from hmp.streams import complain, guarded, naming_stdout, write_all
 
 PROGRAM = "hmp-cast2svg"
 
@@ -62,11 +62,6 @@ def parse_speed(text: str) -> float:
     if not 0.01 <= speed <= 100:
         raise MisuseError(f"'{text}' is not a number from 0.01 to 100")
     return speed
-
-
-def _complain(text: str) -> int:
-    print(f"{PROGRAM}: {escape(text)}", file=sys.stderr)  # noqa: T201
-    return 1
 
 
 def render(
@@ -152,12 +147,10 @@ def _convert(
             title=title,
             at=None if at is None else at // MS,
             once=once,
-            warn=lambda text: _complain(f"{said}: {text}"),
+            warn=lambda text: complain(f"{said}: {text}", PROGRAM),
         )
-    except CastError as error:
-        return _complain(f"{said}: {error}")
-    except (OSError, ValueError) as error:
-        return _failed(said, error)
+    except (CastError, OSError, ValueError) as error:
+        raise _failed(said, error) from None
     if svg != "-" and overwrite and named_again(svg, [("it", cast)]):
         raise UsageError(f"{svg}: is the recording itself; give the picture another name")
     try:
@@ -171,12 +164,12 @@ def _convert(
     except (OSError, ValueError) as error:
         if svg == "-":
             raise
-        return _failed(svg, error)
+        raise _failed(svg, error) from None
     return 0
 
 
-def _failed(path: str, error: Exception) -> int:
-    return _complain(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
+def _failed(path: str, error: Exception) -> UnreadableError:
+    return UnreadableError(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
 
 
 if __name__ == "__main__":
