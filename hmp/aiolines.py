@@ -100,18 +100,19 @@ class PatientOutput(Output):
 async def working(
     front: Front, driver: MachineDriver, wait: Wait | None = None, stop: asyncio.Event | None = None
 ) -> AsyncIterator[asyncio.Event]:
-    """Serve the clients of `front` and run its lines; then enter the context. Yields an event that the machine's
-    end sets.
+    """Drive the machine of `front`, serve its clients and run its lines; then enter the context. Yields an event that
+    the machine's end sets.
 
     `wait` waits for a reply in the way of the front end. If it returns False, or `stop` is set, the remaining lines
     are dropped. The machine starts after the first clients of `wait` addresses have come. It ends with the context, or
     earlier if a line ends it. Raises OSError if stdout cannot be written.
     """
-    machine, over = front.machine, asyncio.Event()
-    # Sockets first: a client may come while the lines run.
-    server = None if front.serving is None else front.serving.serve(machine, driver)
+    machine, over, server = front.machine, asyncio.Event(), None
     unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) and machine.over else None)
+    driver.start()
     try:
+        if front.serving is not None:  # sockets first: a client may come while the lines run
+            server = front.serving.serve(machine, driver)
         if not machine.over:  # else a signal has come already
             stops = [] if stop is None else [stop.wait()]
             await first(_work(front, driver, server, wait), over.wait(), *stops)
@@ -124,6 +125,7 @@ async def working(
         unsubscribe()
         if server is not None:
             await server.stop()
+        driver.stop()
 
 
 async def first(*each: Coroutine[object, object, object]) -> None:

@@ -122,8 +122,6 @@ class Typed(Front):
         loop.add_signal_handler(SIGINT, self._interrupt_scripts, stop)
         if self.recorder is not None:
             self.recorder.on_failure(partial(self._show_failure, prompt))
-        # The machine is driven from now on, also while scripts run before the prompt.
-        driver.start()
         if SIGINT in sigpending():  # Ctrl-C during the start: there is no line to clear, so it ends hmp
             self._leave(128 + SIGINT)
         tty.release()
@@ -136,7 +134,6 @@ class Typed(Front):
         finally:
             tty.hold()
             self._screen.clear()
-            driver.stop()
 
     def _make_prompt(self, loop: AbstractEventLoop) -> Prompt:
         if not self._screen.ansi:
