@@ -12,7 +12,7 @@ from device.errors import MisuseError
 from device.guest.model import CENTURY
 from device.guest.model.life import Boot, Fault, Service, Shutdown, Swap, Time
 from device.state import Flag, Integer, Member
-from device.units import parse_share
+from device.units import parse_count, parse_share
 from device.virtio.spec import U16
 
 TYPE_CHECKING = False
@@ -139,7 +139,7 @@ class Answers(Fault):
 
     @staticmethod
     def parse(text: str) -> int:
-        return parse_count(text, 9, "a number of answers")
+        return parse_count(text, 999_999_999, "a number of answers")
 
     def boot(self) -> None:
         self.value = self.given
@@ -248,10 +248,3 @@ class Faults(dict[str, Fault]):
     def shown(self) -> dict[str, str]:
         """Return what `sim` shows of those in force."""
         return {fault.label: fault.shown() for fault in self.in_force if fault.label and fault.value != fault.off}
-
-
-def parse_count(text: str, digits: int, what: str) -> int:
-    """Return a plain decimal number of at most `digits` digits. Raises MisuseError: the text is not `what`."""
-    if not (text.isascii() and text.isdigit()) or len(text) > digits:
-        raise MisuseError(f"'{text}' is not {what}")
-    return int(text)
