@@ -24,18 +24,7 @@ from hmp.recording.camera import Camera
 from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.pace import FollowingDriver, Pace
 from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
-from hmp.recording.rhythm import (
-    END,
-    FIND_MAX,
-    FIND_MIN,
-    KEY_MAX,
-    KEY_MIN,
-    LOOK_MAX,
-    LOOK_MIN,
-    READ,
-    READ_MAX,
-    Rhythm,
-)  # fmt: skip
+from hmp.recording.rhythm import END, FIND, LOOK, READ, READ_MAX, STROKE, Rhythm
 from hmp.recording.script import Step, read_steps
 from hmp.terminal.app import BANNER
 from hmp.terminal.keys import INTERRUPT, KEYS, typed
@@ -268,8 +257,7 @@ class Player(Runner):
             return
         if self._state != WATCHING:
             await self._prompted()
-        least, most = (LOOK_MIN, LOOK_MAX) if self._state == ASKED else (FIND_MIN, FIND_MAX)
-        pace = self._rhythm.between(least, most)
+        pace = self._rhythm.between(*(LOOK if self._state == ASKED else FIND))
         if self._state == ASKED:
             pace += min(self._printed * READ, READ_MAX)
         self._printed = 0
@@ -278,7 +266,7 @@ class Player(Runner):
     async def _strike(self, text: str) -> None:
         for char in text:
             self._keyboard.press(typed(char))
-            await self._pass(round(self._rhythm.between(KEY_MIN, KEY_MAX) / self._speed))
+            await self._pass(round(self._rhythm.between(*STROKE) / self._speed))
         self._state = TYPING if self._state == ASKED else self._state
 
     async def _press(self, name: str, step: Step) -> None:
