@@ -12,18 +12,7 @@ from functools import partial
 
 from device.balloon.stats import History
 from device.clock import SECOND, Clock, Timeline
-from device.machine.events import (
-    ActualChanged,
-    DeviceDeleted,
-    Ended,
-    Event,
-    Panicked,
-    Relayed,
-    Resumed,
-    Stopped,
-    TargetReached,
-    WasReset,
-)
+from device.machine import events
 from device.machine.guest import Guest
 from device.machine.machine import PAUSED, RUNNING, SHUTDOWN
 from device.machine.requests import TIMED_OUT, StatsRequests
@@ -127,7 +116,7 @@ class Attached:
         self._listeners.append(listener)
         return partial(self._listeners.remove, listener)
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: events.Event) -> None:
         """Call every listener with an event."""
         for listener in tuple(self._listeners):
             listener(event)
@@ -154,7 +143,7 @@ class Attached:
         if not self.over:
             self.over = True
             self.run_state = SHUTDOWN
-            self.emit(Ended(guest=False, reason=reason))
+            self.emit(events.Ended(guest=False, reason=reason))
 
     def close(self) -> None:
         """Put the polling interval back, and close the connection."""
@@ -233,36 +222,36 @@ class Attached:
         self.requests.end_all(TIMED_OUT)
         self.over = True
         self.run_state = SHUTDOWN
-        self.emit(Ended(guest=True, reason=why))
+        self.emit(events.Ended(guest=True, reason=why))
 
     # Events.
 
     def _event(self, raw: Mapping[str, Any]) -> None:
         name, data = str(raw.get("event")), raw.get("data")
         data = data if isinstance(data, dict) else {}
-        event: Event | None = None
+        event: events.Event | None = None
         # Translated for the prompt's announcements and the toolbar, which know hmp's events only.
         if name in ("STOP", "RESUME"):
             self.run_state = RUNNING if name == "RESUME" else PAUSED
-            event = Resumed() if name == "RESUME" else Stopped()
+            event = events.Resumed() if name == "RESUME" else events.Stopped()
         elif name == "GUEST_PANICKED":
             self.guest.panicked = True
-            event = Panicked(str(data.get("action")))
+            event = events.Panicked(str(data.get("action")))
         elif name == "RESET":
             self.guest.panicked = False
-            event = WasReset(guest=bool(data.get("guest")), reason=str(data.get("reason")))
+            event = events.WasReset(guest=bool(data.get("guest")), reason=str(data.get("reason")))
         elif name == "DEVICE_DELETED":
-            event = DeviceDeleted(str(data.get("device", "")), str(data.get("path")))
+            event = events.DeviceDeleted(str(data.get("device", "")), str(data.get("path")))
         elif name == "BALLOON_CHANGE":
             event = self._changed(data.get("actual"))
         self._ending = self._ending or name == "SHUTDOWN"
         # Events that have a class are shown in hmp's words, all others in QEMU's.
         text = " ".join([name, *[f"{key}={value}" for key, value in data.items()]])
-        self.emit(Relayed(raw, "" if event is not None else text))
+        self.emit(events.Relayed(raw, "" if event is not None else text))
         if event is not None:
             self.emit(event)
 
-    def _changed(self, actual: object) -> Event | None:
+    def _changed(self, actual: object) -> events.Event | None:
         device = self.device
         if device is None or not is_whole(actual):
             return None
@@ -273,7 +262,7 @@ class Attached:
             return None
         # TargetReached is only sent for a target that was set in this hmp.
         device.awaited = actual != device.target
-        return ActualChanged(actual) if device.awaited else TargetReached(actual)
+        return events.ActualChanged(actual) if device.awaited else events.TargetReached(actual)
 
     # Queries at the start.
 
