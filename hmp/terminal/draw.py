@@ -21,6 +21,7 @@ from rich.theme import Theme
 
 from hmp.monitor import escape
 from hmp.monitor.drawn import Cell, Drawn
+from hmp.terminal.screen import Stream
 
 _THEME = Theme({"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan",
                 "name": "bold"})  # fmt: skip
@@ -94,14 +95,8 @@ def _table(drawn: Drawn, gap: int) -> Group:
 
 def live(write: Callable[[str], None], width: int, rows: int | None, *, color: bool) -> Live:
     """Return a Live of rich, which draws text in place of the last one; its output goes through `write`."""
-
-    class Writer(StringIO):
-        def write(self, text: str, /) -> int:
-            write(text)
-            return len(text)
-
     # No automatic refresh, which would need a thread. Session asks for a new drawing during a wait.
-    return Live(console=_console(Writer(), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
+    return Live(console=_console(Stream(write), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
                 redirect_stderr=False)  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
-from io import TextIOBase
 
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.enums import EditingMode
@@ -19,7 +18,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 
 from device.machine.machine import Machine
 from hmp.terminal.prompt import LinePrompt
-from hmp.terminal.screen import Screen
+from hmp.terminal.screen import Screen, Stream
 
 
 class Keyboard(Input):
@@ -83,28 +82,13 @@ class Keyboard(Input):
         return f"script-{id(self)}"
 
 
-class _Stream(TextIOBase):
-    """What prompt_toolkit wants of stdout."""
-
-    encoding = "utf-8"
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-
-    def write(self, text: str, /) -> int:
-        self._write(text)
-        return len(text)
-
-
 class _Output(Vt100_Output):
     """A terminal that knows at once how many rows there are below its cursor."""
 
     def __init__(self, write: Callable[[str], None], columns: int, rows: int, below: Callable[[], int]) -> None:
-        stream = _Stream(write)
         super().__init__(
-            stream,  # type: ignore[arg-type]  # as much of a TextIO as is used
-            lambda: Size(rows, columns), term="xterm-256color", default_color_depth=ColorDepth.DEPTH_8_BIT,
-            enable_bell=False,
+            Stream(write), lambda: Size(rows, columns), term="xterm-256color",
+            default_color_depth=ColorDepth.DEPTH_8_BIT, enable_bell=False,
         )  # fmt: skip
         self._below = below
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import StringIO
 
 from hmp.monitor import escape
 from hmp.monitor.drawn import Drawn
@@ -147,6 +148,20 @@ class Screen:
         if self._transient:
             self._transient = False
             self._write("\r\x1b[J")
+
+
+class Stream(StringIO):
+    """A text file for libraries that print: it passes everything to `take` and keeps nothing."""
+
+    encoding = "utf-8"
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def write(self, text: str, /) -> int:
+        self._take(text)
+        return len(text)
 
 
 _SIGNS = str.maketrans("▁▂▃▄▅▆▇█·━╸╺", "_.:-=+*#?==-")
