@@ -13,7 +13,7 @@ import stat
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 from device.errors import MisuseError
 from hmp.sockets.service import report
@@ -90,14 +90,12 @@ def sweep(base: str) -> None:
 
 def _remove(path: str) -> None:
     """Remove a folder with its sockets. If it has anything else in it, that is not ours, and the folder stays."""
-    try:
+    with suppress(OSError):
         for entry in os.scandir(path):
             if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
                 os.unlink(entry.path)
         os.unlink(f"{path}/{LOCK}")
         os.rmdir(path)
-    except OSError:
-        pass
 
 
 class Host:
