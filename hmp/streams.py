@@ -119,12 +119,9 @@ def guarded(run: Callable[[], int], program: str = "hmp", usage: int = USAGE) ->
         return INTERRUPTED
     except SystemExit as end:  # by a signal
         return int(end.code or 0)
-    except UsageError as error:
+    except (UsageError, UnreadableError) as error:
         complain(str(error), program)
-        return usage
-    except UnreadableError as error:
-        complain(str(error), program)
-        return FAILED
+        return usage if isinstance(error, UsageError) else FAILED
     except ConnectError as error:
         complain(str(error))
         return UNCONNECTED

@@ -86,7 +86,6 @@ class Attached:
         self.failure = ""
         """A text for stderr at the end; if it is set, hmp fails. If QEMU ends after SHUTDOWN, that is no failure."""
         self.ram = 0
-        self.store = None
         self.front = Emulated()
         self.front.relays = True
         self.offers: Callable[[str], list[Candidate]] = lambda line: []

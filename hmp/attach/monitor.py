@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from device.machine.machine import NO_BALLOON
 from device.machine.requests import PENDING, TIMED_OUT, UNSUPPORTED
 from hmp.attach.link import ANSWER_LIMIT, LONG_LIMIT, BusyError, LinkError
 from hmp.monitor import BLANKS, CommandError, SyntaxRefused, grammar, skip_blanks
 from hmp.monitor.completion import Candidate
+from hmp.monitor.dialects import AGELESS
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import SIM, TABLE
 from hmp.streams import complain
@@ -102,9 +104,6 @@ class AttachedMonitor(Monitor):
         return reply
 
     def _told(self, reply: Reply, request: StatsRequest) -> None:
-        from hmp.monitor.commands import NO_BALLOON
-        from hmp.monitor.dialects import AGELESS
-
         machine = self.attached
         if machine.guest.ended:
             self.told = True

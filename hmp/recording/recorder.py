@@ -12,11 +12,9 @@ from typing import Any, TextIO
 
 from hmp import FAILED
 from hmp.recording.cast import Tape
-from hmp.recording.record import TITLE, begin, tell_failure
+from hmp.recording.record import DEFAULT_SIZE, TITLE, begin, tell_failure
 from hmp.terminal.app import Typed
 from hmp.terminal.history import history_path
-
-_SIZE = (80, 24)
 
 
 def terminal_size(descriptor: int) -> tuple[int, int]:
@@ -24,8 +22,8 @@ def terminal_size(descriptor: int) -> tuple[int, int]:
     try:
         columns, rows = os.get_terminal_size(descriptor)
     except OSError:
-        return _SIZE
-    return columns or _SIZE[0], rows or _SIZE[1]
+        columns = rows = 0
+    return columns or DEFAULT_SIZE[0], rows or DEFAULT_SIZE[1]
 
 
 class _Tee(io.BufferedIOBase):
