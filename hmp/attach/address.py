@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from hmp.addresses import Address
+from hmp.config import Config
 from hmp.monitor import UsageError, escape
 from hmp.monitor.grammar import SWITCH
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-
-    from hmp.config import Config
 
 PROXMOX = "/var/run/qemu-server/", "/run/qemu-server/"
 """The folders of Proxmox's sockets. QEMU serves one client per socket, and Proxmox connects to them all the time."""

@@ -8,32 +8,24 @@ and a limit in ns if it may take long) and receive its result, or they yield a t
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
+from typing import Any
 
 from device.balloon.stats import History
 from device.clock import SECOND, Clock, Timeline
 from device.machine import events
 from device.machine.guest import Guest
 from device.machine.machine import PAUSED, RUNNING, SHUTDOWN
-from device.machine.requests import TIMED_OUT, StatsRequests
-from hmp.attach.link import LinkError, QmpError
-from hmp.attach.question import SENSELESS, Question, is_whole
+from device.machine.requests import TIMED_OUT, StatsRequest, StatsRequests
+from hmp.attach.link import Link, LinkError, QmpError
+from hmp.attach.question import SENSELESS, Balloon, Question, is_whole
 from hmp.monitor import escape
+from hmp.monitor.completion import Candidate
 from hmp.monitor.emulated import Emulated
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
-    from typing import Any
-
-    from device.machine.machine import Listener
-    from device.machine.requests import StatsRequest
-    from hmp.attach.link import Link
-    from hmp.attach.question import Balloon
-    from hmp.monitor.completion import Candidate
-
-    Steps = Generator[Any, Any, Any]
-    Command = tuple[str, Mapping[str, object] | None] | tuple[str, Mapping[str, object] | None, int]
+Steps = Generator[Any, Any, Any]
+Command = tuple[str, Mapping[str, object] | None] | tuple[str, Mapping[str, object] | None, int]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -96,7 +88,7 @@ class Attached:
         self.question = Question(self)
         self._flows = 0
         self._ending = False
-        self._listeners: list[Listener] = []
+        self._listeners: list[Callable[[events.Event], None]] = []
         link.on_event = self._event
         link.on_lost = self._lost_idle
 
@@ -110,7 +102,7 @@ class Attached:
     def start(self, *, paused: bool = False) -> None:
         """Do nothing: the VM runs already."""
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[events.Event], None]) -> Callable[[], None]:
         """Call `listener` with every event from now on. Returns a function that ends this."""
         self._listeners.append(listener)
         return partial(self._listeners.remove, listener)

@@ -13,17 +13,14 @@ import stat
 import tempfile
 import threading
 import time
+from collections.abc import Coroutine
 from contextlib import ExitStack, closing, suppress
+from typing import Any, TypeVar
 
 from device.errors import MisuseError
 from hmp.sockets.service import report
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any, TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 PREFIX = "hmp-test-"
 LOCK = "lock"

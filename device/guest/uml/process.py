@@ -11,14 +11,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 
 from device.errors import MisuseError
 from device.guest.uml.console import Console
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _NO_RANDOM_ADDRESSES = 0x0040000
 """personality(2)'s ADDR_NO_RANDOMIZE."""

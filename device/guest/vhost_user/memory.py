@@ -6,15 +6,12 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Callable
 
 from device.guest.vhost_user.sigbus import guard, lost, release
 from device.guest.vhost_user.wire import MAX_REGIONS, PAIR, REGION, FrontEndFault, HostFault
 from device.virtio.memory import Memory, Region
 from device.virtio.spec import MAX_RAM, PAGE_SIZE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _SLOW_FILE_SYSTEMS = ("fuse", "9p", "nfs", "cifs", "smb", "ceph", "afs", "virtiofs", "autofs")
 """File systems on which reading a mapped page may wait for a server, and so could stop the monitor."""
