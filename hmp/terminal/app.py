@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, sigpending
 
 from device.machine.machine import PRELAUNCH
 from hmp import HUNG_UP, INTERRUPTED, __version__
@@ -101,7 +102,6 @@ class Typed(Front):
         """Run the session, with the driver, the signals and the sockets."""
         import asyncio
         from functools import partial
-        from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, sigpending
 
         from hmp.aiolines import working
         from hmp.drive import MachineDriver
@@ -169,8 +169,6 @@ class Typed(Front):
 
     def _suspend(self) -> None:
         """Stop the job for Ctrl-Z, as a key or as a signal, until the shell continues it."""
-        from signal import SIGTSTP
-
         self._screen.clear()
         self._tty.hold()
         self._loop.remove_signal_handler(SIGTSTP)
