@@ -141,7 +141,7 @@ class Player(Runner):
             for step in steps:
                 if self.over or self._lost or self._ended.done():
                     break
-                await self._take(step)
+                await self._DOES[step.direction](self, step)
             await self._prompted()
             self._show()
             await self._pass(END)
@@ -209,9 +209,6 @@ class Player(Runner):
             self._prompt.refresh()
 
     # What the person does.
-
-    async def _take(self, step: Step) -> None:
-        await self._DOES[step.direction](self, step)
 
     async def _enter(self, step: Step) -> None:
         """Type a line and enter it."""

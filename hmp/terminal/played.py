@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import copy_context
 
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.history import InMemoryHistory
-from prompt_toolkit.input import Input
+from prompt_toolkit.input import DummyInput
 from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.output import ColorDepth
@@ -21,7 +21,7 @@ from hmp.terminal.prompt import LinePrompt
 from hmp.terminal.screen import Screen, Stream
 
 
-class Keyboard(Input):
+class Keyboard(DummyInput):
     """Keys that `press` sends. Those that come while there is no prompt are kept for the next one."""
 
     def __init__(self) -> None:
@@ -66,20 +66,9 @@ class Keyboard(Input):
         finally:
             self._tell = before
 
-    def raw_mode(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    cooked_mode = raw_mode
-
     @property
     def closed(self) -> bool:
         return False
-
-    def fileno(self) -> int:
-        raise OSError("keys of a script have no descriptor")
-
-    def typeahead_hash(self) -> str:
-        return f"script-{id(self)}"
 
 
 class _Output(Vt100_Output):
