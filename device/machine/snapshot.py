@@ -59,8 +59,6 @@ pages that would take gigabytes."""
 class Summary:
     """What a list of snapshots shows: `date` in ns since the epoch, `vm_time` in ns, `size` in bytes."""
 
-    __slots__ = ("date", "ram", "simulated", "size", "tag", "vm_time")
-
     def __init__(self, tag: str, date: int, vm_time: int, size: int, ram: int, *, simulated: bool) -> None:
         self.tag, self.date, self.vm_time, self.size, self.ram = tag, date, vm_time, size, ram
         self.simulated = simulated

@@ -18,8 +18,6 @@ KNOWN = "unix:PATH, tcp:HOST:PORT or libvirt:DOMAIN"
 class Place:
     """The address of a running machine. `hold` is None if the options do not say whether to keep the connection."""
 
-    __slots__ = ("hold", "host", "name", "port", "scheme", "uri")
-
     def __init__(self, spec: str) -> None:
         """Read `spec`. Raises UsageError, which says what is wrong in it."""
         self.hold: bool | None = None

@@ -23,13 +23,8 @@ class Emulated:
     used last. hmp.qmp.inventory sets `commands` and `schema`.
     """
 
-    # The machine only has the attribute `front` for this: the core must not know about monitors or the wire. The
-    # slots make a mistyped attribute an error, because many modules set them. Most types are Any, as the classes are
-    # above this module in the layers.
-    __slots__ = (
-        "chardevs", "commands", "faults", "format", "log", "make_monitor", "make_session", "migration", "relays",
-        "replies", "schema", "version", "wire",
-    )  # fmt: skip
+    # The machine only has the attribute `front` for this: the core must not know about monitors or the wire. Most types
+    # are Any, as the classes are above this module in the layers.
 
     def __init__(self) -> None:
         self.version = QEMU_VERSION

@@ -18,8 +18,6 @@ class Mux:
     first time. `ended` is true after C-a x, and later keys are dropped.
     """
 
-    __slots__ = ("_came", "_escaped", "_focus", "_inside", "_write", "ended")
-
     def __init__(self, write: Callable[[bytes], None], focus: Callable[[bool], None]) -> None:
         self._write, self._focus = write, focus
         self._inside = self._escaped = self._came = self.ended = False

@@ -20,8 +20,6 @@ _SLOW_FILE_SYSTEMS = ("fuse", "9p", "nfs", "cifs", "smb", "ceph", "afs", "virtio
 class SharedRegion(Region):
     """A region. `user` is its address in the front end; `fd` is the file behind it, which `close` closes."""
 
-    __slots__ = ("_guarded", "end", "fd", "user")
-
     def __init__(
         self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int, on_lost: Callable[[], object]
     ) -> None:
@@ -51,8 +49,6 @@ class SharedRegion(Region):
 
 class SharedMemory(Memory):
     """A front end's memory table."""
-
-    __slots__ = ("_shared",)
 
     def __init__(self, regions: list[SharedRegion]) -> None:
         super().__init__(list(regions))

@@ -27,8 +27,6 @@ MIN_QUEUES = 5
 class Ring:
     """What a front end said about one ring. `base` is the available index at which it continues."""
 
-    __slots__ = ("address", "base", "call", "enabled", "index", "kick", "size")
-
     def __init__(self, index: int) -> None:
         self.index = index
         self.size = self.base = 0
