@@ -49,11 +49,6 @@ class Emulated:
     package = f"hmp-emulator {__version__}"
     """The package of the version, which says that this is hmp. Tools read the number, people the package."""
 
-    @property
-    def numbers(self) -> dict[str, int]:
-        """The version in the form of QMP."""
-        return dict(zip(("micro", "minor", "major"), map(int, reversed(self.version.split("."))), strict=True))
-
 
 def emulated(machine: Machine) -> Emulated:
     """Return the Emulated of `machine`; the first call makes it."""

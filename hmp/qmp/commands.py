@@ -22,7 +22,8 @@ NEGOTIATE = "qmp_capabilities"
 def version(machine: Machine) -> dict[str, object]:
     """Return the version in the form of the greeting and of query-version."""
     front = emulated(machine)
-    return {"qemu": front.numbers, "package": front.package}
+    numbers = map(int, reversed(front.version.split(".")))
+    return {"qemu": dict(zip(("micro", "minor", "major"), numbers, strict=True)), "package": front.package}
 
 
 def _negotiate(monitor: Monitor, arguments: Arguments) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,18 +11,10 @@ from typing import Any, TextIO
 
 from hmp import FAILED
 from hmp.recording.cast import Tape
-from hmp.recording.record import DEFAULT_SIZE, TITLE, begin, tell_failure
+from hmp.recording.record import TITLE, begin, tell_failure
 from hmp.terminal.app import Typed
 from hmp.terminal.history import history_path
-
-
-def terminal_size(descriptor: int) -> tuple[int, int]:
-    """Return columns and rows of a terminal; 80x24 where it does not know."""
-    try:
-        columns, rows = os.get_terminal_size(descriptor)
-    except OSError:
-        columns = rows = 0
-    return columns or DEFAULT_SIZE[0], rows or DEFAULT_SIZE[1]
+from hmp.terminal.screen import terminal_size
 
 
 class _Tee(io.BufferedIOBase):

@@ -7,7 +7,6 @@ only in a colour.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from io import StringIO
@@ -21,7 +20,7 @@ from rich.theme import Theme
 
 from hmp.monitor import escape
 from hmp.monitor.drawn import Cell, Drawn
-from hmp.terminal.screen import Stream
+from hmp.terminal.screen import Stream, terminal_size
 
 _THEME = Theme({"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan",
                 "name": "bold"})  # fmt: skip
@@ -117,15 +116,12 @@ def _render(what: RenderableType, width: int, *, color: bool) -> str:
 
 
 def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool) -> Console:
-    try:
-        # Live needs the height; text that is taller cannot be replaced.
-        height = rows or os.get_terminal_size(1).lines
-    except OSError:
-        height = 0
+    # Live needs the height; text that is taller cannot be replaced.
+    height = rows or terminal_size(1)[1]
     # Names may have brackets or colons: rich must not take them for markup or emoji. It must not read the environment
     # either, because Screen has decided about colours and width.
     return Console(
-        file=file, width=max(1, width), height=height or 24, color_system="standard" if color else None,
+        file=file, width=max(1, width), height=height, color_system="standard" if color else None,
         force_terminal=True, no_color=not color, highlight=False, markup=False, emoji=False, legacy_windows=False,
         theme=_THEME, _environ={},
     )  # fmt: skip

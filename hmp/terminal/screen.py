@@ -180,6 +180,15 @@ def encode(text: str, encoding: str) -> bytes:
         return text.translate(_SIGNS).encode(encoding, "backslashreplace")
 
 
+def terminal_size(descriptor: int) -> tuple[int, int]:
+    """Return columns and rows of a terminal; 80x24 where it does not know."""
+    try:
+        columns, rows = os.get_terminal_size(descriptor)
+    except OSError:
+        columns = rows = 0
+    return columns or 80, rows or 24
+
+
 def standard_screen(stdout: TextIO) -> Screen:
     """Return the Screen of `stdout`, a terminal, by TERM and NO_COLOR."""
     stream, encoding = stdout.buffer, stdout.encoding or "utf-8"
@@ -192,10 +201,5 @@ def standard_screen(stdout: TextIO) -> Screen:
         stream.write(encode(text.translate(font), encoding))
         stream.flush()
 
-    def width() -> int:
-        try:
-            return os.get_terminal_size(stdout.fileno()).columns or 80
-        except OSError:
-            return 80
-
-    return Screen(write, ansi=term not in DUMB, color=not os.environ.get("NO_COLOR"), width=width)
+    return Screen(write, ansi=term not in DUMB, color=not os.environ.get("NO_COLOR"),
+                  width=lambda: terminal_size(stdout.fileno())[0])  # fmt: skip
