@@ -52,12 +52,11 @@ class Emulated:
 
 def emulated(machine: Machine) -> Emulated:
     """Return the Emulated of `machine`; the first call makes it."""
-    found = machine.front
+    found: Emulated | None = machine.front
     # Made on demand, because a plain script of `info balloon` needs none of it.
     if found is None:
         found = machine.front = Emulated()
-    made: Emulated = found
-    return made
+    return found
 
 
 def version(text: str) -> str:

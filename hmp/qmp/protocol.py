@@ -79,8 +79,7 @@ class QmpSession(Session):
             return self._return(fault.value)
         if fault.answer == "error":
             return self._error(CommandError(fault.value[1], fault.value[0]))
-        raw: bytes = (fault.value or "").encode("utf-8", "surrogatepass")
-        return raw
+        return str(fault.value or "").encode("utf-8", "surrogatepass")
 
     def _envelope(self) -> dict[str, object]:
         """Return the members that give the reply its id; empty without an id."""

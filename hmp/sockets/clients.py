@@ -113,8 +113,7 @@ class HmpSession(Session):
         # Even if no reply is sent, the command is over, and the next line runs.
         prompt = self._editor.show_prompt() if self._editor.waiting else b""
         if fault.answer not in ("return", "error"):
-            raw: bytes = (value or "").encode(*CODEC)
-            return raw
+            return str(value or "").encode(*CODEC)
         text = f"Error: {value[1]}\n" if fault.answer == "error" else value
         # `return` may have any JSON value; the human monitor has only text.
         if not isinstance(text, str):
