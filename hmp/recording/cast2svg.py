@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from device.clock import MS, SECOND
-from device.errors import MisuseError
+from device.clock import MS
 from device.units import parse_seconds
 from hmp.command_line import FILE, program, read_arguments, switch, value
 from hmp.monitor import UnreadableError, UsageError
 from hmp.newfile import named_again, write_file
+from hmp.recording.record import read_speed
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
 from hmp.streams import complain, guarded, naming_stdout, write_all
 
@@ -42,7 +42,7 @@ def command() -> click.Command:
                 parse_seconds,
                 "Shorten longer pauses to this; idle_time_limit of the recording if not given.",
             ),
-            value(["--speed"], "X", parse_speed, "Play X times as fast, from 0.01 to 100."),
+            value(["--speed"], "X", read_speed, "Play X times as fast, from 0.01 to 100."),
             switch(["--once"], "Play once, then show the last screen."),
             click.Option(
                 ["--title"], metavar="TEXT", help="Title of the picture; the title of the recording if not given."
@@ -51,17 +51,6 @@ def command() -> click.Command:
         ],
         "Make an animated picture, SVG, of CAST, an asciicast (version 2). - is stdin or stdout.",
     )
-
-
-def parse_speed(text: str) -> float:
-    """Return a factor from 0.01 to 100. Raises MisuseError."""
-    try:
-        speed = parse_seconds(text) / SECOND
-    except MisuseError:
-        speed = 0
-    if not 0.01 <= speed <= 100:
-        raise MisuseError(f"'{text}' is not a number from 0.01 to 100")
-    return speed
 
 
 def render(

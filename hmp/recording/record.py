@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 
+from device.clock import SECOND
 from device.errors import MisuseError
+from device.units import parse_seconds
 from hmp.monitor import UsageError, escape
 from hmp.streams import complain
 
@@ -43,6 +45,17 @@ def read_terminal_size(text: str) -> tuple[int, int]:
         least, most = ("x".join(map(str, limit)) for limit in (MIN_SIZE, MAX_SIZE))
         raise MisuseError(f"'{text}' is not between {least} and {most}")
     return size
+
+
+def read_speed(text: str) -> float:
+    """Return a factor from 0.01 to 100. Raises MisuseError."""
+    try:
+        speed = parse_seconds(text) / SECOND
+    except MisuseError:
+        speed = 0
+    if not 0.01 <= speed <= 100:
+        raise MisuseError(f"'{text[:60]}' is not a number from 0.01 to 100")
+    return speed
 
 
 def check_options(config: Config) -> None:

@@ -22,6 +22,7 @@ from device.clock import SECOND
 from device.errors import MisuseError
 from device.units import parse_seconds
 from hmp.monitor import UnreadableError, UsageError, escape
+from hmp.recording.record import read_speed
 from hmp.streams import Source
 from hmp.terminal.keys import KEYS
 
@@ -29,8 +30,6 @@ MAX_SCRIPT = 1 << 20
 """The most bytes of a script; to type that many would take a day."""
 
 MAX_PAUSE = 3600 * SECOND
-
-SPEEDS = 0.01, 100.0
 
 COMMAND, CHAPTER, HIDE, SHOW, PAUSE = "", "chapter", "hide", "show", "pause"
 SPEED, KEY, AFTER, TYPE, WAIT = "speed", "key", "after", "type", "wait"
@@ -130,13 +129,7 @@ def _read_duration(step: Step) -> None:
 
 
 def _read_speed(step: Step) -> None:
-    try:
-        step.speed = float(step.text)
-    except ValueError:
-        step.speed = 0
-    least, most = SPEEDS
-    if not least <= step.speed <= most:
-        raise MisuseError(f"'{step.text[:_QUOTED]}' is not a number from {least:g} to {most:g}")
+    step.speed = read_speed(step.text)
 
 
 def _read_keys(step: Step) -> None:
