@@ -112,16 +112,9 @@ class BalloonDevice(VirtioDevice):
     )
     DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "_sized", "actual", "gone", "pages", "ram")
 
-    id: str
-    model: str
-    iothread: str
     hotplugged: bool
-    num_pages: int
-    poison_val: int
-    hint_id: int
     hints: dict[int, int]
     """The number of hinted pages by command id, for the last HINT_ROUNDS ids; id 0 is for hints without one."""
-    stats: StatsQueue
 
     def __init__(
         self,

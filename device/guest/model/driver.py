@@ -270,9 +270,7 @@ class Inflation:
     DERIVED = ("_guest",)
     __slots__ = slots(STATE, DERIVED)
 
-    rests: bool
     stuck: int
-    worked: int
 
     def __init__(self, guest: Owner) -> None:
         self._guest = guest
