@@ -209,11 +209,8 @@ def run(runner: Runner, sources: Iterable[Source]) -> None:
 
 
 class Front:
-    """A front end. `run` makes the machine, the monitor and the sockets, calls `_use`, and closes them again."""
+    """A front end. `run` makes `machine`, `monitor`, `runner` and the sockets, calls `_use`, and closes them again."""
 
-    machine: Machine
-    monitor: Monitor
-    runner: Runner
     tells = True
     """Whether to report events on stderr; a person at the prompt sees them there."""
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from hmp.monitor import UsageError, escape
 from hmp.monitor.emulated import version
@@ -174,14 +175,10 @@ def load(path: str) -> Replies:
     raise UsageError(f"--replies '{escape(path)}': {escape(why)}".replace("\n", " "))
 
 
-_kept: list[Replies] = []
-
-
+@cache
 def shipped() -> Replies:
     """Return the recorded answers that come with hmp, read once."""
-    if not _kept:
-        _kept.append(load(_SHIPPED))
-    return _kept[0]
+    return load(_SHIPPED)
 
 
 def show(line: str, reply: Any) -> str:

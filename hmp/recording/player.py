@@ -77,9 +77,6 @@ class Played(Front):
 class Player(Runner):
     """Plays the steps of scripts on a machine. Prints the output of the commands, and records the screen in `cast`."""
 
-    _loop: Pace
-    _driver: MachineDriver
-
     def __init__(
         self, machine: Machine, monitor: Monitor, config: Config, cast: Cast, *, size: tuple[int, int]
     ) -> None:

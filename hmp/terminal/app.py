@@ -22,11 +22,9 @@ from hmp.terminal.tty import Tty
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Event
-    from typing import TextIO
 
     from hmp.recording.recorder import Recorder
-    from hmp.terminal.screen import Screen
-    from hmp.terminal.session import Prompt, Session
+    from hmp.terminal.session import Prompt
 
 PROMPT = "(qemu) "
 
@@ -53,11 +51,6 @@ class Typed(Front):
     """Takes the place of stdout if the session is recorded."""
 
     _status: int | None = None
-    _tty: Tty
-    _screen: Screen
-    _stdout: TextIO
-    _loop: AbstractEventLoop
-    _session: Session
 
     def _use(self) -> int | None:
         stdout = self._stdout = sys.stdout if self.recorder is None else self.recorder.stdout
