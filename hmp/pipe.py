@@ -211,8 +211,6 @@ def run(runner: Runner, sources: Iterable[Source]) -> None:
 class Front:
     """A front end. `run` makes `machine`, `monitor`, `runner` and the sockets, calls `_use`, and closes them again."""
 
-    machine: Machine
-    monitor: Monitor
     tells = True
     """Whether to report events on stderr; a person at the prompt sees them there."""
 

@@ -82,6 +82,11 @@ class BalloonDevice(VirtioDevice):
     without the balloon. `num_pages` and `actual_pages` are the size of the balloon, as in the configuration space.
     """
 
+    __slots__ = (
+        "_actual_pages", "_roles", "_sized", "actual", "born", "gone", "hint_id", "hints", "hotplugged", "id",
+        "iothread", "model", "num_pages", "pages", "poison_val", "properties", "ram", "stats",
+    )  # fmt: skip
+
     STATE = (
         Text("id", kept=True, check=_no_name),
         Text(

@@ -146,6 +146,12 @@ class GuestMemory(Memory):
             raise MisuseError(f"cannot map {size} bytes of guest memory: {error} (-m asks for less)") from None
         super().__init__([Region(0, size, buffer)])
 
+    def find(self, address: int, length: int) -> tuple[Region, int]:
+        """As Memory.find; there is just one region, at 0."""
+        if address >= 0 and address + length <= self.size:
+            return self.regions[0], address
+        raise GuestFault("bad-address", f"{length} bytes at {address:#x}")
+
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yield the runs of RAM that may hold something, as (first address, end address), in rising order.
 

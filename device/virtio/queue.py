@@ -66,12 +66,19 @@ class Element:
 
     def readable(self) -> int:
         """Return how many bytes there are to read."""
-        return sum([length for _, _, length in self.out])
+        out = self.out
+        if len(out) == 1:
+            return out[0][2]
+        return sum([segment[2] for segment in out])
 
     def read(self, limit: int) -> bytes:
         """Return the first `limit` readable bytes, or all there are."""
+        out = self.out
+        if len(out) == 1:
+            region, offset, length = out[0]
+            return region.buffer[offset : offset + (length if length < limit else limit)]
         parts = []
-        for region, offset, length in self.out:
+        for region, offset, length in out:
             take = min(length, limit)
             parts.append(region.buffer[offset : offset + take])
             limit -= take
