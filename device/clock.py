@@ -54,6 +54,7 @@ class SimulatedClock(Clock):
         """Start at `start` ns; the wall clock is at `epoch` (ns since 1970) when the clock is at zero."""
         super().__init__("warp" if warps else "manual", self._now, self._wall)
         self.warps = warps
+        # Random and not a counter: two processes must not share one, or time would seem to pass between them.
         self.run = os.urandom(8).hex()
         self.epoch = epoch
         self._time = start

@@ -76,6 +76,7 @@ class Fields:
 
     def perhaps(self, name: str, low: int = 0, high: int = _U64) -> int | None:
         """Take an integer from `low` to `high`; null is None."""
+        # A missing member is left to `integer`, whose error says that it is missing.
         if self._left.get(name, 0) is None:
             self._take(name)
             return None

@@ -10,6 +10,7 @@ from device.units import parse_seconds
 from hmp.monitor import UsageError, escape
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.grammar import SWITCH
+from hmp.streams import complain
 
 UNIX_PATH_LIMIT = 107
 """The most bytes of a unix socket's path: the kernel has room for 108 with the NUL."""
@@ -50,7 +51,8 @@ class Address:
     the output of QMP. For stdio, `ends` are the descriptors to read (-1: none) and to write.
 
     On QEMU's command line `ends` can be a terminal, a file or a pipe, and `shown` is its name in query-chardev; `used`
-    is false for a device that no monitor and no serial port uses; `service` is the port as it was written.
+    is false for a device that no monitor and no serial port uses; `service` is the port as it was written. What clients
+    are sent is also written to the descriptor `logfile` (-1: none).
     """
 
     def __init__(self, kind: str, spec: str, spelled: str = "") -> None:
@@ -66,6 +68,7 @@ class Address:
         self.shown = ""
         self.used = True
         self.service = ""
+        self.logfile = -1
         self.pretty = False
         self.reconnect: int | None = None
         self.switches: dict[str, bool] = {}
@@ -91,6 +94,8 @@ class Address:
             self._option(option)
         self.server = self.scheme in SWITCHES["server"] and self.switches.get("server", True)
         """Whether clients connect to the address. If not, hmp connects to it, or it is open already."""
+        self.ports = 1 if self.switches.get("mux") else None
+        """How many serial ports share the stream, or None if it has no keys to switch between its users."""
         self.wait = self.switches.get("wait", False)
         """Whether the machine starts only after the first client has come."""
         self.abstract = self.switches.get("abstract", False)
@@ -103,13 +108,23 @@ class Address:
             self._check_path()
         if not any(self.families):
             # For an option of QEMU's command line the error has QEMU's words.
-            nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave nothing"
+            nothing = "Cannot disable IPv4 and IPv6 at same time", "ipv4=off and ipv6=off leave no address family"
             raise self.refuse(nothing[not spelled])
 
     def refuse(self, why: str) -> UsageError:
         """Return an error about the address."""
         where = escape(self.spelled) or f"--{self.kind}: '{escape(self.spec)}'"
         return UsageError(f"{where}: {why}")
+
+    def keep(self, data: bytes) -> None:
+        """Write `data` to the logfile, if there is one. If that fails, one line says so, and nothing more is logged."""
+        while data and self.logfile >= 0:
+            try:
+                data = data[os.write(self.logfile, data) :]
+            except OSError as error:
+                os.close(self.logfile)
+                self.logfile = -1
+                complain(f"{self.spelled}: logfile: {error.strerror}; nothing more is logged")
 
     def _check_path(self) -> None:
         if not self.host:
@@ -119,12 +134,17 @@ class Address:
             raise self.refuse(f"the path has {size} bytes, a unix socket takes {UNIX_PATH_LIMIT}")
 
     def _host_and_port(self, rest: str) -> tuple[str, int]:
+        # From the right, because an IPv6 address has colons itself.
         host, colon, port = rest.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         # Five digits are enough for 65535; Python need not convert longer ones.
         if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
             raise self.refuse("a port from 0 to 65535 must follow the host")
+        try:
+            host.encode("idna")  # as getaddrinfo does it later
+        except UnicodeError:
+            raise self.refuse("not a host name") from None
         return host, int(port)
 
     def _descriptor(self, text: str) -> int:
@@ -146,6 +166,7 @@ class Address:
             self.dialect = value
         elif self.scheme in SWITCHES.get(name, ()) and switched is not None:
             self.switches[name] = switched
+        # QEMU's old word for wait=off; programs that start QEMU still write it.
         elif name == "nowait" and not value:
             self.switches["wait"] = False
         elif name == "reconnect" and self.scheme in SWITCHES["server"]:

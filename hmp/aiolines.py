@@ -138,6 +138,7 @@ async def first(*each: Coroutine[object, object, object]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        # Wait for the cancelled ones too: what they clean up must be done before the caller goes on.
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -53,7 +53,7 @@ class Config:
         self.addresses: list[Address] = []
         self.chardevs: list[tuple[str, str, bool]] = []
         """Further devices for query-chardev: label, file name, and whether something uses them."""
-        self.stays = False
+        self.no_shutdown = False
         """Whether the machine stays, stopped, after its guest switches itself off (QEMU's -no-shutdown)."""
         self.resets = True
         """Whether a reset reboots the guest. If not, it ends the machine (QEMU's -no-reboot)."""
@@ -98,9 +98,9 @@ def make_machine(config: Config, guest: Guest | None = None) -> Machine:
     machine = Machine(
         CLOCKS[config.clock][0](), ram=config.ram, guest=guest or make_guest(config.guest), seed=config.seed,
         device_id=config.device_id, switches=config.switches, balloon=config.balloon, timeout=config.timeout,
-        name=config.name, uuid=config.uuid,
+        name=config.name or None, uuid=config.uuid,
     )  # fmt: skip
-    machine.store, machine.stays, machine.resets = store, config.stays, config.resets
+    machine.store, machine.no_shutdown, machine.resets = store, config.no_shutdown, config.resets
     if replies is not None or config.qemu_version is not None or config.log is not None:
         from hmp.monitor.emulated import emulated
 

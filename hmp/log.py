@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from device.clock import Clock
 from hmp.monitor import UsageError, escape
+from hmp.monitor.replies import STRICT
 from hmp.streams import complain, write_ready
 
 Entry = dict[str, Any]
@@ -20,6 +22,11 @@ SHOWN = 1000
 
 LIMIT = 64 << 10
 """The most bytes of a message in an entry."""
+
+DEEPEST = 100
+"""How deep an object may be nested, at least, to be `data`. Python's json fails at some depth below a thousand."""
+
+_OTHER = re.compile(rb'"(?:[^"\\]|\\.)*"|[^][{}]+')
 
 PATIENCE = 1000
 """Milliseconds to wait for the reader of a pipe that the log goes to.
@@ -49,7 +56,7 @@ class Log:
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
                 if getattr(error, "errno", 0) == errno.ENXIO:
-                    why = "nobody reads this FIFO"
+                    why = "nobody reads this FIFO or socket"
                 raise UsageError(f"--log '{escape(path)}': {why}") from None
 
     def add(self, monitor: str, client: int, what: str, message: bytes | None = None, **more: str) -> None:
@@ -94,7 +101,13 @@ class Log:
 
 
 def _parsed(message: bytes) -> object:
+    """Return the JSON object, or None for any other text, and for an object that readers of JSON may refuse."""
+    if message[:1] != b"{":
+        return None
+    brackets = _OTHER.sub(b"", message) if message.count(b"{") + message.count(b"[") > DEEPEST else b""
+    for _ in range(DEEPEST):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     try:
-        return json.loads(message) if message[:1] == b"{" else None
-    except (ValueError, RecursionError):
+        return None if brackets else json.loads(message, **STRICT)
+    except ValueError:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from hmp.streams import write_all
 
 
-def named_again(path: str, others: Iterable[tuple[str, int | str]]) -> str:
+def find_same_file(path: str, others: Iterable[tuple[str, int | str]]) -> str:
     """Return the name of the first of `others` that is the same file as `path`, also through links; "" for none.
 
     `others` has pairs of a name and a path or descriptor. Devices other than terminals may be shared.
@@ -50,9 +50,10 @@ class NewFile:
             there = os.stat(path)
         except FileNotFoundError:
             there = None
-        stdout = named_again(path, [("stdout", 1)])
+        stdout = find_same_file(path, [("stdout", 1)])
         if there is not None and (stdout or not stat.S_ISREG(there.st_mode)):
             self._made = ""
+            # Not opened again: that would have a position of its own, and write over what was printed.
             self.descriptor = os.dup(1) if stdout else os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             return
         # A rename would replace a file that is protected from writing.

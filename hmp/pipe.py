@@ -211,7 +211,10 @@ def run(runner: Runner, sources: Iterable[Source]) -> None:
 class Front:
     """A front end. `run` makes `machine`, `monitor`, `runner` and the sockets, calls `_use`, and closes them again."""
 
-    tells = True
+    machine: Machine
+    monitor: Monitor
+    runner: Runner
+    reports_events = True
     """Whether to report events on stderr; a person at the prompt sees them there."""
 
     def __init__(self, config: Config, serving: Serving | None = None) -> None:
@@ -236,12 +239,12 @@ class Front:
 
                 save(machine, config.save_replies)
             self.runner = Runner(machine, self.monitor, config)
-            if self.tells and not attached:
-                self._tell()
+            if self.reports_events and not attached:
+                self._report_events()
             status = self._use()
             # The end of a running QEMU is a failure of a script, even if all commands before it succeeded.
             failure = machine.failure if attached else ""
-            if failure and not getattr(self.monitor, "told", False):
+            if failure and not getattr(self.monitor, "end_reported", False):
                 complain(failure)
             return FAILED if failure else self.runner.status if status is None else status
         finally:
@@ -280,15 +283,15 @@ class Front:
         """Start the machine and serve its users. Returns the exit status, or None for that of the runner."""
         raise NotImplementedError
 
-    def _tell(self) -> None:
+    def _report_events(self) -> None:
         if self.serving is not None or self.machine.guest.real:
-            tell_of_ends(self.machine)
+            report_ends(self.machine)
             return
 
         # Subscribe only when such a guest comes: a listener would slow down every answer of a modelled guest.
         def real_guest_coming() -> Callable[[], object]:
             self.monitor.before_real_guest = None
-            tell_of_ends(self.machine)
+            report_ends(self.machine)
             return clean_end().allow
 
         # `sim guest uml` may bring a real guest later.
@@ -310,7 +313,7 @@ def clean_end() -> CleanEnd:
     return CleanEnd()
 
 
-def tell_of_ends(machine: Machine) -> None:
+def report_ends(machine: Machine) -> None:
     """Report on stderr that a real guest or its driver is gone, or that a client was cut off."""
     from device.machine.events import ClientRefused, DriverMissing, GuestGone
     from hmp.ratelimit import GONE_BURST, GONE_SECONDS, RateLimit
@@ -319,9 +322,9 @@ def tell_of_ends(machine: Machine) -> None:
                                     DriverMissing: "the guest's driver does not come up"}  # fmt: skip
     limit = RateLimit(GONE_SECONDS, burst=GONE_BURST)
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         words = ends.get(type(event))
         if words is not None and limit.admit() is not None:
             complain(escape(f"{words}: {event.data['why']}"))
 
-    machine.subscribe(tell)
+    machine.subscribe(report)

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hmp import BROKEN_PIPE, FAILED, INTERRUPTED, UNCONNECTED, USAGE
-from hmp.monitor import MAX_LINE, ConnectError, UnreadableError, UsageError, escape
+from hmp.monitor import MAX_LINE, UTF_16, ConnectError, UnreadableError, UsageError, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class Source:
             first = lines[0] or ""
             # Editors on Windows write it; every command would fail, one by one.
             if first.startswith(_UTF16) and "\0" in first:
-                raise UnreadableError("it is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does")
+                raise UnreadableError(UTF_16)
             if first.startswith(_BYTE_ORDER_MARK):
                 lines[0] = first[1:]
         return lines

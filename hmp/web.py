@@ -115,11 +115,11 @@ class _Session(HmpSession):
         super().__init__(page.machine, DIALECTS[dialect], history, send, client=client)
         self._announcer = Announcer(self._announce, now=page.now)
         self._countdown: asyncio.TimerHandle | None = None
-        page.machine.subscribe(self._announcer.hear)
+        page.machine.subscribe(self._announcer.on_event)
 
     def columns(self, columns: int) -> None:
         """Let plots take no more than so many columns."""
-        self._monitor.columns = columns
+        self._monitor.columns = lambda: columns
 
     def interrupt(self) -> None:
         """Clear the line, and end the wait for a command, which may still have its effect."""
@@ -131,7 +131,7 @@ class _Session(HmpSession):
             self.send(self._editor.show_prompt() if self._editor.waiting else b"\r\n" + PROMPT)
 
     def step(self) -> bool:
-        """As Session. Events that the command itself causes are not shown, because its output tells about them."""
+        """As Session. Events that the command itself causes are not shown, because its output shows them."""
         self._announcer.own = True
         try:
             stepped = super().step()
@@ -182,9 +182,10 @@ class Terminal(Connection):
     ) -> None:
         super().__init__(page, lambda write, number: _Session(page, history, dialect, write, number))
         self._send_on = send
+        # A file, because a cast is written to a descriptor; without a name, because nothing else should see it.
         self._file, path = tempfile.mkstemp()
         os.unlink(path)
-        self._tape = Tape(self._file, size, title=TITLE, on_failure=partial(page.tell, "complaint"))
+        self._tape = Tape(self._file, size, title=TITLE, on_failure=partial(page.notify, "complaint"))
         self.resize(*size)
         self._wire = _Wire(self._show)
         self.connection_made(self._wire)
@@ -193,6 +194,7 @@ class Terminal(Connection):
         """Take what was typed. Returns "", or if it was too much one line that says so; then none of it is kept."""
         if len(self._received) + len(data) > TYPED_LIMIT:
             return f"too much at once: {len(data):,} bytes; {TYPED_LIMIT:,} may wait to be read, paste it in parts"
+        # Through the buffer that asyncio would fill: from here on a terminal is a client like one on a socket.
         self.host.buffer[: len(data)] = data
         self.buffer_updated(len(data))
         return ""
@@ -226,6 +228,7 @@ class Terminal(Connection):
         self._tape.cast.close()
 
     def _incoming(self, data: bytes) -> bytes:
+        # Ctrl-C drops what was typed before it, as the driver of a real terminal does.
         _, key, rest = data.rpartition(b"\x03")
         if key:
             self._received = b""
@@ -245,7 +248,7 @@ class Terminal(Connection):
 class Page:
     """A started machine, and what its terminals need from a server.
 
-    `send` is called with the number of a terminal and bytes for it. `tell` is called with a kind and a text: "ended"
+    `send` is called with the number of a terminal and bytes for it. `notify` is called with a kind and a text: "ended"
     and one line when the machine is over, "complaint" and one line for the reader, "snapshots" and their tags, one per
     line.
     """
@@ -255,12 +258,12 @@ class Page:
     ended_by: Connection | None = None
 
     def __init__(
-        self, machine: Machine, send: Callable[[int, bytes], object], tell: Callable[[str, str], None], dialect: str
+        self, machine: Machine, send: Callable[[int, bytes], object], notify: Callable[[str, str], None], dialect: str
     ) -> None:
         """Start `machine` in the running loop."""
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
-        self.machine, self._send, self.tell, self._dialect = machine, send, tell, dialect
+        self.machine, self._send, self.notify, self._dialect = machine, send, notify, dialect
         self.driver = MachineDriver(machine, self._loop)
         self.hub = EventHub(machine)
         self.hang_ups = HangUps(self._loop)
@@ -270,7 +273,7 @@ class Page:
         self._history = History()
         self._tags = ""
         emulated(machine)
-        machine.subscribe(self._hear)
+        machine.subscribe(self._on_event)
         machine.start()
         self.driver.start()
 
@@ -284,11 +287,11 @@ class Page:
         return self.terminals[-1]
 
     def list_snapshots(self) -> None:
-        """Call `tell` with the tags of the snapshots, if they changed."""
+        """Call `notify` with the tags of the snapshots, if they changed."""
         tags = "\n".join(store_of(self.machine).tags())
         if tags != self._tags:
             self._tags = tags
-            self.tell("snapshots", tags)
+            self.notify("snapshots", tags)
 
     def snapshot(self, tag: str) -> bytes:
         """Return a snapshot as a file that --snapshot-dir takes. Raises SnapshotError."""
@@ -328,8 +331,9 @@ class Page:
     def foreign(self, where: str, language: str) -> None:
         """Do nothing: only terminals of the page connect here."""
 
-    def _hear(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, Ended):
+            # After this turn: the command that ended the machine still has to send its reply.
             self._loop.call_soon(self._over, f"the machine ended ({event.reason})")
         elif isinstance(event, SnapshotDone):
             self.list_snapshots()
@@ -338,13 +342,13 @@ class Page:
         for each in self.terminals:
             each.finish()
         self.driver.stop()
-        self.tell("ended", why)
+        self.notify("ended", why)
 
 
 def start(
     options: dict[str, str],
     send: Callable[[int, bytes], object],
-    tell: Callable[[str, str], None] = lambda kind, text: None,
+    notify: Callable[[str, str], None] = lambda kind, text: None,
 ) -> Page:
     """Make the machine for `options`: ram, guest, clock and dialect, with values as on the command line.
 
@@ -359,6 +363,6 @@ def start(
     if guest.real:
         raise MisuseError(f"guest: '{escape(config.guest)}' is a real one: not in a web page")
     try:
-        return Page(make_machine(config, guest), send, tell, config.dialect)
+        return Page(make_machine(config, guest), send, notify, config.dialect)
     except MemoryError:
         raise MisuseError(f"the browser has no {options.get('ram', RAM)} for the guest's memory") from None

@@ -73,7 +73,7 @@ def test_a_goal_against_what_is_not_installed_is_not_judged() -> None:
     assert not bench.missed
 
 
-def test_three_digits_count() -> None:
+def test_numbers_are_rounded_to_three_digits() -> None:
     assert [number(each) for each in (0.00123, 4.567, 99.9, 123456.0)] == ["0.00123", "4.57", "99.9", "123,456"]
 
 

@@ -158,10 +158,10 @@ RUN: dict[str, Callable[[str, Path], None]] = {
     "_HMP_COMPLETE=fish_source hmp > ~/.config/fish/completions/hmp.fish": a_shell_takes,
     "hmp --guest uml,mem=128M": its_test_is(KERNEL),
     "hmp -m 128 --guest vhost-user,path=/tmp/b.sock": its_test_is(
-        "tests/conformance/test_real_program.py::test_another_programs_kernel"
+        "tests/conformance/test_real_program.py::test_a_kernel_that_another_program_started_is_served"
     ),
     "linux.uml mem=128M ... virtio_uml.device=/tmp/b.sock:5": its_test_is(
-        "tests/conformance/test_real_program.py::test_another_programs_kernel"
+        "tests/conformance/test_real_program.py::test_a_kernel_that_another_program_started_is_served"
     ),
 }
 """What runs each of them."""
@@ -178,5 +178,5 @@ def test_no_other_command_is_listed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN)
-def test_it_does(command: str, tmp_path: Path) -> None:
+def test_a_command_does_what_its_page_says(command: str, tmp_path: Path) -> None:
     RUN[command](command, tmp_path)

@@ -22,5 +22,5 @@ def test_fifty_abusers_cost_an_honest_client_little_and_memory_stays() -> None:
 @pytest.mark.parametrize(
     ("sizes", "grown"), [([24, 90, 92, 91, 90, 92], False), ([24, 60, 90, 120, 150, 180], True), ([50] * 4, False)]
 )
-def test_growth_is_told_from_settling(sizes: list[int], grown: bool) -> None:
+def test_steady_growth_is_a_failure_and_settling_is_not(sizes: list[int], grown: bool) -> None:
     assert soak.grew([(20.0 * number, size) for number, size in enumerate(sizes)]) is grown

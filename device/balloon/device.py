@@ -68,7 +68,7 @@ def _load_stats(device: BalloonDevice, fields: Fields) -> None:
     for queue in device.queues:
         if queue.enabled:
             try:
-                queue.look_into(device.memory)
+                queue.map_rings(device.memory)
             except GuestFault as fault:
                 raise fields.refuse(f"queues[{queue.index}].desc", f"does not describe a queue ({fault})") from None
     device.restore_roles()
@@ -140,6 +140,7 @@ class BalloonDevice(VirtioDevice):
             if name not in properties:
                 raise MisuseError(f"no such balloon property: {name}")
             properties[name] = value
+        # MUST_TELL_HOST has no switch: see spec.py.
         offered = ALWAYS_OFFERED | sum([bit(feature) for name, (feature, _) in PROPERTIES.items() if properties[name]])
         self.ram = ram
         self.pages = PageSet(ram >> PAGE_SHIFT)
@@ -161,6 +162,7 @@ class BalloonDevice(VirtioDevice):
         properties.done()
         device = BalloonDevice(time, memory, ram, **switches)
         load(device, fields)
+        # Not saved: it follows from the status, and a file could contradict that.
         device.live = bool(device.status & STATUS_DRIVER_OK) and not device.status & (
             STATUS_NEEDS_RESET | STATUS_FAILED
         )
@@ -205,6 +207,7 @@ class BalloonDevice(VirtioDevice):
     def read_config(self, offset: int, size: int) -> bytes:
         """Return `size` bytes at `offset`; those beyond the space read as zeros."""
         # `size` is limited, because a vhost-user front end may ask for gigabytes of zeros.
+        # A negative offset would be counted from the end of the space.
         if offset < 0 or size < 0:
             return b""
         size = min(size, CONFIG_SIZE)
@@ -317,7 +320,9 @@ class BalloonDevice(VirtioDevice):
                 return
             id = int.from_bytes(element.read(4), "little")
             self.hint_id = HINT_STOP if id == HINT_DONE else id
+        # A STOP or DONE without pages ends a round and counts nothing; it must not push a real round out.
         if self.hint_id or element.into:
+            # A dict keeps the order in which the ids came, so its first key is the oldest round.
             if self.hint_id not in self.hints and len(self.hints) == HINT_ROUNDS:
                 del self.hints[next(iter(self.hints))]
             pages = sum([length for _, _, length in element.into]) >> PAGE_SHIFT
@@ -356,6 +361,8 @@ class BalloonDevice(VirtioDevice):
     @property
     def can_report(self) -> bool:
         """Whether a driver is up that negotiated the statistics queue."""
+        # A broken device counts too: its driver is there and gives no answer, like one that hangs. So requests wait and
+        # time out, and the line shows the age. Without this they would end at once, and old numbers would look new.
         return self.stats.index >= 0 and (self.live or self.broken)
 
     def driver_gone(self) -> None:
@@ -369,6 +376,7 @@ class BalloonDevice(VirtioDevice):
 
     def wake(self) -> None:
         """Serve the queues that have buffers left, after a snapshot was loaded that does not say which they are."""
+        # Only queues with buffers, so that no timer is armed for nothing.
         waiting = sum(DUE_SERVE << queue.index for queue in self.queues if queue.available())
         if waiting:
             self.defer(waiting)

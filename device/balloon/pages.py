@@ -50,6 +50,7 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
     if element.into:
         raise GuestFault("direction", "a page list must be readable only")
     if size > PFN_LIMIT:
+        # The pages that are read still count: a driver with long lists is odd, but its pages are in the balloon.
         refuse("huge-buffer", f"a page list of {size} bytes", 1)
     data = element.read(PFN_LIMIT)
     if len(data) % 4:
@@ -102,11 +103,14 @@ class PageSet:
         self._reset()
 
     def _reset(self) -> None:
+        # mmap() refuses a length of 0, which RAM of less than a page would give.
         size = max(1, (self.limit + 7) // 8)
         try:
             self._bits = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
-            raise MisuseError(f"cannot map {size} bytes for the balloon's pages: {error} (-m asks for less)") from None
+            raise MisuseError(
+                f"cannot map {size} bytes for the balloon's pages: {error} (a smaller -m may do)"
+            ) from None
         self.count = 0
         self._low, self._high = size, 0  # only bytes from _low up to _high may hold set bits
 

@@ -92,10 +92,10 @@ class Sample:
 
 
 # Shared by all samples and never changed: making new ones would take time for each buffer.
-NOTHING: dict[int, int] = {}
-SOUND: list[tuple[str, str]] = []
+NO_UNKNOWN: dict[int, int] = {}
+NO_FAULTS: list[tuple[str, str]] = []
 
-_PLAIN: set[tuple[int, ...]] = set()
+_VALID_TAGS: set[tuple[int, ...]] = set()
 """Sequences of tags that were found valid: known tags, none twice. A driver always sends the same one.
 
 It is emptied at 64 entries, so that a guest that keeps changing its tags cannot make it grow.
@@ -118,22 +118,24 @@ def decode(data: bytes) -> tuple[int, tuple[int, ...], tuple[int, ...], dict[int
     tags = flat[::2]
     numbers = flat[1::2]
     # The quick way for nearly every buffer: no dict, no loop.
-    if tags in _PLAIN and size == count * STAT_RECORD and ABSENT not in numbers:
-        return count, tags, numbers, NOTHING, SOUND
+    if tags in _VALID_TAGS and size == count * STAT_RECORD and ABSENT not in numbers:
+        return count, tags, numbers, NO_UNKNOWN, NO_FAULTS
     faults: list[tuple[str, str]] = []
+    # What is beyond the limit is another fault (huge-buffer), which the caller counts.
     if size < MAX_STAT_RECORDS * STAT_RECORD and size % STAT_RECORD:
         faults.append(("partial-record", f"{size % STAT_RECORD} bytes behind {count} records"))
     values = dict(zip(tags, numbers, strict=True))
-    unknown = NOTHING
+    unknown = NO_UNKNOWN
     if len(values) != count:
         faults.append(("duplicate-tag", f"{count - len(values)} of {count} records"))
     if count and max(tags) >= STAT_COUNT:
         unknown = {tag: value for tag, value in values.items() if tag >= STAT_COUNT and value != ABSENT}
         faults.append(("unknown-tag", ", ".join(str(tag) for tag in tags if tag >= STAT_COUNT)[:80]))
     elif len(values) == count:
-        if len(_PLAIN) >= 64:
-            _PLAIN.clear()
-        _PLAIN.add(tags)
+        # Emptied and not thinned out: the sequences in use are back with their next buffer.
+        if len(_VALID_TAGS) >= 64:
+            _VALID_TAGS.clear()
+        _VALID_TAGS.add(tags)
     values = {tag: value for tag, value in values.items() if tag < STAT_COUNT and value != ABSENT}
     return count, tuple(values), tuple(values.values()), unknown, faults
 

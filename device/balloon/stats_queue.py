@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BUFFERS_AT_ONCE = 16
 """Buffers served in one round: an honest driver has one. The rest waits for the next round."""
 
-_LOOKED_AT = WIRE_LIMIT + 1
+_READ_LIMIT = WIRE_LIMIT + 1
 """Bytes read of a buffer: one more than are used, which shows that the buffer is too large."""
 
 ABSENT, UNPRIMED, HELD, OUT = "absent", "unprimed", "held", "with the guest"
@@ -88,14 +88,14 @@ class StatsQueue:
     """The statistics side of a balloon device.
 
     `index` is the queue's number, -1 while it is not negotiated. `buffer` is one of the states of MOVES; `held` is the
-    guest's buffer while the device holds it. `sample` is the last one of this driver, `told` the last of any driver.
-    A transport sets `again` if it knows that the next buffer was read before: it is the sample of that buffer, which is
-    not reported a second time if the content is the same. `reset_at` is when (host ns) the device was created or last
-    reset.
+    guest's buffer while the device holds it. `sample` is the last one of this driver, `qom_sample` the last of any
+    driver, which guest-stats shows. A transport sets `read_before` if it knows that the next buffer was read before: it
+    is the sample of that buffer, which is not reported a second time if the content is the same. `reset_at` is when
+    (host ns) the device was created or last reset.
     """
 
-    # `told` is there because QEMU's guest-stats keeps its values and last-update over a reset and over rmmod (measured
-    # on 7.2); `sample`, because the age of a sample from before a reset would mislead.
+    # `qom_sample` is there because QEMU's guest-stats keeps its values and last-update over a reset and over rmmod
+    # (measured on 7.2); `sample`, because the age of a sample from before a reset would mislead.
 
     STATE = (
         Member("held", lambda stats, now: stats.held and stats.held.state(), _load_held),
@@ -103,7 +103,9 @@ class StatsQueue:
         Age("reset_age", attribute="reset_at", kept=True),
         Member("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
-    DERIVED = ("_data", "_decoded", "_device", "_poll_timer", "again", "index", "poll_interval", "time", "told")
+    DERIVED = (
+        "_data", "_decoded", "_device", "_poll_timer", "index", "poll_interval", "qom_sample", "read_before", "time",
+    )  # fmt: skip
     __slots__ = slots(STATE, DERIVED)
 
     held: Element | None
@@ -115,8 +117,8 @@ class StatsQueue:
         self.time = time
         self._data = b""
         self._decoded = decode(b"")
-        self.again: Sample | None = None
-        self.told: Sample | None = None
+        self.read_before: Sample | None = None
+        self.qom_sample: Sample | None = None
         self.poll_interval = 0
         self._poll_timer: Timer | None = None
         self.index = -1
@@ -124,8 +126,8 @@ class StatsQueue:
         self.reset_at = time.clock.now()
 
     def forget(self) -> None:
-        """The driver is gone: forget its buffer and its numbers. The polling interval and `told` stay."""
-        self.again = None
+        """The driver is gone: forget its buffer and its numbers. The polling interval and `qom_sample` stay."""
+        self.read_before = None
         self.negotiated(-1)
         reset(self)
         self.reset_at = self.time.clock.now()
@@ -210,7 +212,7 @@ class StatsQueue:
                     returned = True
                 self.held = element
                 self.buffer = MOVES[before]["fill"]
-                data = element.read(_LOOKED_AT)
+                data = element.read(_READ_LIMIT)
                 if data != self._data:  # a guest that is asked twice within a moment often sends the same bytes
                     if len(data) > WIRE_LIMIT:
                         device.refuse("huge-buffer", f"a statistics buffer of {element.readable()} bytes")
@@ -218,16 +220,16 @@ class StatsQueue:
                     if data != self._data:
                         self._decoded = decode(data)
                         self._data = data
-                        self.again = None
+                        self.read_before = None
                 records, tags, numbers, unknown, faults = self._decoded
                 for rule, detail in faults:
                     device.refuse(rule, detail)
-                if self.again is not None:
-                    self.sample, self.again = self.again, None
+                if self.read_before is not None:
+                    self.sample, self.read_before = self.read_before, None
                 # A buffer without a record that nobody asked for only primes the queue; as an answer it is a sample.
                 elif records or before is OUT:
                     clock = self.time.clock
-                    self.sample = self.told = Sample(tags, numbers, unknown, clock.now(), clock.wall())
+                    self.sample = self.qom_sample = Sample(tags, numbers, unknown, clock.now(), clock.wall())
                     news = NEWS_SAMPLE
                 if not queue.more or served == BUFFERS_AT_ONCE:
                     break
@@ -249,13 +251,16 @@ class StatsQueue:
         """
         check_poll_interval(seconds)
         before, self.poll_interval = self.poll_interval, seconds
+        # As in QEMU, the same interval again changes nothing: not even the time of the next poll.
         if not seconds:
             self._cancel_poll()
         elif seconds != before:
             self._arm_poll(seconds if before else 0)
+            self._poll_if_due()
 
     def _arm_poll(self, seconds: int) -> None:
         self._cancel_poll()
+        # VM time, so that a stopped VM is not polled: it could not answer.
         due = self.time.vm_clock.now() + seconds * SECOND
         self._poll_timer = self.time.vm_timers.at(due, self._poll)
 
@@ -263,6 +268,12 @@ class StatsQueue:
         if self._poll_timer is not None:
             self._poll_timer.cancel()
             self._poll_timer = None
+
+    def _poll_if_due(self) -> None:
+        """Poll now and not in the next step, which on a simulated clock may be far away."""
+        timer, clock = self._poll_timer, self.time.vm_clock
+        if timer is not None and clock.running and timer.due <= clock.now():
+            self._poll()
 
     def _poll(self) -> None:
         # The answer arms the timer too, but that alone is not enough: after one missed interrupt polling would be over.
@@ -279,9 +290,9 @@ class StatsQueue:
         load(self, fields)
 
     def replace(self, old: StatsQueue) -> None:
-        """Take over what belongs to the host from a device that a snapshot replaces: the interval, and `told`."""
+        """Take over what belongs to the host from a device that a snapshot replaces: the interval, and `qom_sample`."""
         # QEMU's loadvm leaves the polling interval as it is (measured on 7.2), so it is not in the snapshot.
-        self.told, self.poll_interval = old.told, old.poll_interval
+        self.qom_sample, self.poll_interval = old.qom_sample, old.poll_interval
         if self.poll_interval:
             self._arm_poll(self.poll_interval)
 
@@ -290,6 +301,7 @@ class StatsQueue:
         QEMU (measured on 7.2).
         """
         sample = self.sample
-        if sample is not None and sample is not self.told and self.held is not None:
+        if sample is not None and sample is not self.qom_sample and self.held is not None:
             sample.wall = self.time.clock.wall()
-            self.told = sample
+            self.qom_sample = sample
+        self._poll_if_due()

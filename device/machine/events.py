@@ -169,13 +169,13 @@ class RuleBroken(Event):
 
 
 class Relayed(Event):
-    """An event of a QEMU that runs elsewhere: `raw` is QMP's object, `told` a line for people or ""."""
+    """An event of a QEMU that runs elsewhere: `raw` is QMP's object, `text` a line for people or ""."""
 
     name = "RELAYED"
 
-    def __init__(self, raw: Mapping[str, object], told: str = "") -> None:
+    def __init__(self, raw: Mapping[str, object], text: str = "") -> None:
         self.raw = raw
-        self.told = told
+        self.text = text
 
 
 QMP_EVENTS: dict[type[Event], str] = {

@@ -107,6 +107,7 @@ class Guest:
 
         Returns whether the driver let go at once. If it does so later, it calls `machine.driver_released`.
         """
+        # Without a driver the request has no answer, as in QEMU: the device stays until a reset.
         return self.driver_loaded
 
     def power_down(self) -> bool:

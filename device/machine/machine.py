@@ -51,7 +51,7 @@ PAUSED: Final = "paused"
 PRELAUNCH: Final = "prelaunch"
 SHUTDOWN: Final = "shutdown"
 
-_UNASKED = DUE_ASKED - 1
+_BELOW_ASKED = DUE_ASKED - 1
 _QUEUE, _SERVE = DUE_QUEUE.bit_length(), DUE_SERVE.bit_length()
 
 AT_ONCE = 4096
@@ -92,7 +92,7 @@ class Machine:
         ),
         Flag("unplugging"),
         Flag("powering_down"),
-        Flag("target_told"),
+        Flag("target_told", attribute="target_reported"),
         Member("device", lambda machine, now: machine.device and save(machine.device, now), _load_device),
         # This module does not know how to make guests: `device.machine.snapshot` makes the guest first and restores it
         # last.
@@ -101,8 +101,8 @@ class Machine:
     """The state in a snapshot. Memory and the balloon's pages are saved after it; monitors and requests are not."""
 
     DERIVED = (
-        "_listeners", "_stepping", "balloon", "clock", "front", "history", "host_timers", "memory", "name", "over",
-        "ram", "requests", "resets", "stays", "store", "time", "timeout", "uuid", "vm_timers",
+        "_listeners", "_stepping", "_unnamed", "balloon", "clock", "front", "history", "host_timers", "memory", "name",
+        "no_shutdown", "over", "ram", "requests", "resets", "store", "time", "timeout", "uuid", "vm_timers",
     )  # fmt: skip
 
     def __init__(
@@ -139,13 +139,14 @@ class Machine:
         self.run_state: RunState = PRELAUNCH
         self.balloon = balloon
         """Whether the machine was built with a balloon device, even if that was unplugged since."""
-        self.stays = False
+        self.no_shutdown = False
         """Whether the machine stays, stopped, when its guest powers itself off (QEMU's -no-shutdown)."""
         self.resets = True
         """Whether a reset reboots the guest. Otherwise it ends the machine (QEMU's -no-reboot)."""
         self.over = False
         """Whether the machine has ended. Front ends stop when they see it."""
         self.device: BalloonDevice | None = None
+        self._unnamed = 0
         self.unplugging = False
         self.store: Store | None = None
         """Where snapshots of this machine are kept. Front ends set it; all monitors share it."""
@@ -153,12 +154,13 @@ class Machine:
         """For the use of front ends only."""
         self._listeners: list[Listener] = []
         self._stepping = False
-        self.target_told = True
+        self.target_reported = True
         self.powering_down = False
         self.guest = guest
         try:
             guest.attach(self)
             if balloon:
+                self._unnamed = int(not device_id)
                 self._plug(device_id or "", dict(switches or {}))
         except MisuseError:
             guest.close()
@@ -271,7 +273,7 @@ class Machine:
             else:
                 # A request of the host resets the count: only interrupts that cause one another make a storm.
                 rounds = 0 if due & DUE_ASKED else rounds + 1
-                device.due = due & _UNASKED ^ flag
+                device.due = due & _BELOW_ASKED ^ flag
                 if flag >= DUE_SERVE:
                     index = flag.bit_length() - _SERVE
                     if device.queues[index].enabled:
@@ -282,7 +284,7 @@ class Machine:
                     self.guest.config_changed()
         return left
 
-    def _tell(self, device: BalloonDevice) -> None:
+    def _deliver_news(self, device: BalloonDevice) -> None:
         """Report what must not be lost when the device is reset or removed."""
         # Samples and interrupts are dropped, because they belong to the old driver.
         for flag in (NEWS_ACTUAL, NEWS_RULES):
@@ -292,6 +294,7 @@ class Machine:
 
     def _sample_arrived(self, device: BalloonDevice) -> None:
         sample = device.stats.sample
+        # A snapshot may say that a sample is due, and have none.
         if sample is None:
             return
         self.history.add(sample.collected, device.actual, sample)
@@ -308,17 +311,18 @@ class Machine:
             from device.machine.events import ActualChanged
 
             self.emit(ActualChanged(device.actual))
-        if device.actual_pages == device.num_pages and not self.target_told:
+        # Once for each target: a balloon that deflates on OOM and comes back has not reached a new one.
+        if device.actual_pages == device.num_pages and not self.target_reported:
             from device.machine.events import TargetReached
 
-            self.target_told = True
+            self.target_reported = True
             self.emit(TargetReached(device.actual))
 
     def _rules_broken(self, device: BalloonDevice) -> None:
         from device.machine.events import RuleBroken
 
-        untold, device.untold = device.untold, {}
-        for rule, (times, detail) in untold.items():
+        unreported, device.unreported = device.unreported, {}
+        for rule, (times, detail) in unreported.items():
             self.emit(RuleBroken(rule, detail, times))
 
     def _driver_changed(self, device: BalloonDevice) -> None:
@@ -404,10 +408,10 @@ class Machine:
         if device is not None:
             device.reset()
             device.due &= ~NEWS_DRIVER  # the end of the old driver must not end requests: they wait for the new one
-            self._tell(device)
-            if self.unplugging:  # a reset removes the device even if the old driver did not release it
-                self._unplug()
+            self._deliver_news(device)
         self.emit(WasReset(guest=guest, reason=reason))
+        if self.unplugging:  # a reset removes the device even if the old driver did not release it
+            self._unplug()
         if self.run_state == RUNNING:
             self._boot()
         else:
@@ -425,10 +429,10 @@ class Machine:
                 self.powering_down = True
 
     def guest_off(self) -> None:
-        """The guest powered itself off: the machine ends, as QEMU does, or with `stays` waits for a reset."""
+        """The guest powered itself off: the machine ends, as QEMU does, or with `no_shutdown` waits for a reset."""
         from device.machine.events import Ended, Stopped
 
-        if not self.stays:
+        if not self.no_shutdown:
             self._end(guest=True, reason="guest-shutdown")
         elif self.run_state == RUNNING:
             self.guest.halt()
@@ -485,8 +489,10 @@ class Machine:
         """The QOM path of the balloon device, or None without one."""
         if self.device is None:
             return None
-        # QEMU keeps devices without an id in a container of their own, by number.
-        return f"/machine/peripheral/{self.device.id}" if self.device.id else "/machine/peripheral-anon/device[0]"
+        # QEMU keeps devices without an id in a container of their own, and counts all that there ever were. One that a
+        # snapshot brought was not counted here.
+        anonymous = f"/machine/peripheral-anon/device[{max(0, self._unnamed - 1)}]"
+        return f"/machine/peripheral/{self.device.id}" if self.device.id else anonymous
 
     def _plug(self, id: str, switches: dict[str, Any]) -> BalloonDevice:
         device = BalloonDevice(self.time, self.memory, self.ram, id=id, **switches)
@@ -496,6 +502,7 @@ class Machine:
 
     def device_add(self, id: str, switches: Mapping[str, Any] | None = None) -> None:
         """Plug in a balloon device. Raises MisuseError, in QEMU's words, if there is one, or for an unknown switch."""
+        self._unnamed += not id  # even if it fails, as in QEMU
         if self.device is not None:
             if id and id == self.device.id:
                 raise MisuseError(f"Duplicate device ID '{id}'")
@@ -510,9 +517,11 @@ class Machine:
 
         Raises MisuseError, in QEMU's words, if there is no such device.
         """
-        # A second request is no error: QEMU 7.2's pc machine repeats it until the guest reacts.
+        # A second request is no error: QEMU 7.2's pc machine repeats it until the guest reacts. But not at VM time 0.
         if self.device is None or id not in (self.device.id, self.device_path) or not id:
             raise MisuseError(f"Device '{id}' not found")
+        if self.unplugging and self.run_state == PRELAUNCH and not self.vm_clock.now():
+            raise MisuseError(f"Device {id} is already in the process of unplug")
         self.unplugging = True
         if self.guest.release_device():
             self._unplug()
@@ -529,7 +538,7 @@ class Machine:
         device, path = self.device, self.device_path
         if device is None or path is None:
             return
-        self._tell(device)
+        self._deliver_news(device)
         device.detach()
         self.device = None
         self.unplugging = False
@@ -550,7 +559,7 @@ class Machine:
             if self.device is None:  # unplugged while the guest was asked
                 raise MisuseError(NO_BALLOON)
             self.device.set_target(size)
-            self.target_told = False
+            self.target_reported = False
             self.deliver()
 
         return self.guest.check_target(size, go)

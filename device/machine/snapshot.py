@@ -42,7 +42,7 @@ STATE_LIMIT = 4 << 20
 COPY = 1 << 20
 """Bytes copied at once."""
 
-_FRONT = Struct("<8sII")
+_HEADER = Struct("<8sII")
 _PAIR = Struct("<QQ")
 _DIGEST = 32
 _LARGE = 16 << 20
@@ -95,7 +95,7 @@ class _Reader:
     def check_size(self, length: int, ram: int) -> None:
         """Raise SnapshotError if the file is too large for `ram` bytes and a state of `length`, without reading it all.
 
-        Call it after reading the front. The position in the file does not change.
+        Call it after the header was read. The position in the file does not change.
         """
         # The largest file has a pair for each page of RAM, and another for each page in the balloon.
         here, left = self._source.tell(), self.left
@@ -106,7 +106,7 @@ class _Reader:
         self.skip(length)
         self.skip(_PAIR.size * self.pair()[1])
         while self.left:
-            self.skip(_piece(self.pair()[1]))
+            self.skip(_run_length(self.pair()[1]))
         self._source.seek(here)
         self.left = left
 
@@ -126,7 +126,7 @@ class _Reader:
         self._source.seek(here)
 
 
-def _piece(length: int) -> int:
+def _run_length(length: int) -> int:
     """Return the length of a run of memory. Raises SnapshotError if it is not possible."""
     if length % PAGE_SIZE or not 0 < length <= COPY:
         raise SnapshotError("the snapshot's memory is not in pages")
@@ -172,7 +172,7 @@ def _write(machine: Machine, out: BinaryIO, tag: str) -> None:
         out.write(data)
         digest.update(data)
 
-    write(_FRONT.pack(MAGIC, VERSION, len(state)))
+    write(_HEADER.pack(MAGIC, VERSION, len(state)))
     write(state)
     runs = [] if device is None else device.pages.runs()
     # The zero before the count is reserved; `load` refuses any other number there.
@@ -205,11 +205,11 @@ def _without_zeros(address: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield address + start, data[start:]
 
 
-def _front(reader: _Reader) -> tuple[int, int]:
+def _read_header(reader: _Reader) -> tuple[int, int]:
     """Return format and length of the state. Raises SnapshotError for another file, or a snapshot of a newer hmp."""
-    if reader.left < _FRONT.size:
+    if reader.left < _HEADER.size:
         raise SnapshotError("the file is not a snapshot, or cut short")
-    magic, version, length = _FRONT.unpack(reader.read(_FRONT.size))
+    magic, version, length = _HEADER.unpack(reader.read(_HEADER.size))
     if magic != MAGIC:
         raise SnapshotError("the file is not a snapshot of hmp")
     if not 0 < version <= VERSION:
@@ -236,7 +236,7 @@ def summarize(source: BinaryIO) -> Summary:
     # The checksum is not checked, because that would read the whole of each file.
     reader = _Reader(source)
     size = reader.left + _DIGEST
-    fields = _state(reader, *_front(reader))
+    fields = _state(reader, *_read_header(reader))
     return Summary(
         fields.text("tag"),
         fields.integer("date", -FAR, FAR),
@@ -260,7 +260,7 @@ def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest])
     if machine.guest.snapshot_refusal:
         raise SnapshotError(machine.guest.snapshot_refusal)
     reader = _Reader(source)
-    version, length = _front(reader)
+    version, length = _read_header(reader)
     reader.check_size(length, machine.ram)
     reader.check()
     fields = _state(reader, version, length)
@@ -277,7 +277,7 @@ def load(machine: Machine, source: BinaryIO, make_guest: Callable[[str], Guest])
     fresh, guest = _build(machine, fields, make_guest)
     # BaseException: Ctrl-C during a long load must not leave the memory of a second machine behind.
     try:
-        _fill(fresh, fields, guest, reader, _elapsed(machine, date, run, simulated=simulated))
+        _restore(fresh, fields, guest, reader, _elapsed(machine, date, run, simulated=simulated))
     except BaseException:
         fresh.close()
         raise
@@ -300,7 +300,7 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
     if machine.device is not None:
         if fresh.device is not None:
             fresh.device.stats.replace(machine.device.stats)
-        machine._tell(machine.device)
+        machine._deliver_news(machine.device)
         machine.device.detach()
     machine.memory.close()
     machine.memory = fresh.memory
@@ -324,11 +324,12 @@ def _take_over(machine: Machine, fresh: Machine) -> None:
 
 def _elapsed(machine: Machine, date: int, run: str, *, simulated: bool) -> int:
     """Return the ns since the save by the wall clock; 0 if another simulated clock saved it."""
-    # Never negative: the wall clock may have been set back since.
+    # Never negative: the wall clock may have been set back since. There is no upper limit: a host without a clock
+    # battery may have saved in 1970. Saving again limits each age (device.state.FAR).
     clock = machine.clock
     if simulated != clock.simulated or run != clock.run:
         return 0
-    return max(0, min(clock.wall() - date, 1 << 60))
+    return max(0, clock.wall() - date)
 
 
 def _build(machine: Machine, fields: Fields, make_guest: Callable[[str], Guest]) -> tuple[Machine, Fields]:
@@ -347,7 +348,7 @@ def _build(machine: Machine, fields: Fields, make_guest: Callable[[str], Guest])
     return fresh, guest
 
 
-def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapsed: int) -> None:
+def _restore(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapsed: int) -> None:
     """Restore everything into the new machine. Raises SnapshotError."""
     # Runs and addresses must rise, so nothing can be in the file twice.
     zero, count = reader.pair()
@@ -359,13 +360,13 @@ def _fill(fresh: Machine, fields: Fields, guest: Fields, reader: _Reader, elapse
     for _ in range(count):
         first, length = reader.pair()
         if not end <= first < limit or not 0 < length <= limit - first:
-            raise SnapshotError("the snapshot's balloon holds pages that do not exist, or twice")
+            raise SnapshotError("the snapshot's balloon has pages that do not exist, or a page twice")
         end = first + length
         runs.append((first, length))
     end = 0
     while reader.left:
         address, length = reader.pair()
-        _piece(length if address % PAGE_SIZE == 0 else 0)
+        _run_length(length if address % PAGE_SIZE == 0 else 0)
         if address < end or address + length > fresh.ram:
             raise SnapshotError("the snapshot's memory lies outside the machine's")
         fresh.memory.write(address, reader.read(length))

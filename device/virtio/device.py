@@ -86,6 +86,7 @@ def _not_offered(device: VirtioDevice, features: int) -> str:
 
 
 def _no_queue(device: VirtioDevice, due: int) -> str:
+    # There is room for eight queues; this has a bit for each of the eight that the device does not have.
     absent = DUE_SERVE // DUE_QUEUE - (1 << len(device.queues))
     return "names a queue that does not exist" if due & absent * (DUE_QUEUE | DUE_SERVE) else ""
 
@@ -96,19 +97,19 @@ def _load_refused(device: VirtioDevice, fields: Fields) -> None:
         raise fields.refuse("refused", "names a rule that does not exist")
 
 
-def _save_untold(device: VirtioDevice) -> dict[str, object]:
-    return {rule: {"times": times, "detail": detail} for rule, (times, detail) in device.untold.items()}
+def _save_unreported(device: VirtioDevice, now: int) -> dict[str, object]:
+    return {rule: {"times": times, "detail": detail} for rule, (times, detail) in device.unreported.items()}
 
 
-def _load_untold(device: VirtioDevice, fields: Fields) -> None:
-    device.untold = {}
-    untold = fields.section("untold")
+def _load_unreported(device: VirtioDevice, fields: Fields) -> None:
+    device.unreported = {}
+    section = fields.section("untold")
     for rule in RULES:
-        if rule in untold:
-            entry = untold.section(rule)
-            device.untold[rule] = (entry.integer("times", 1), entry.text("detail"))
+        if rule in section:
+            entry = section.section(rule)
+            device.unreported[rule] = (entry.integer("times", 1), entry.text("detail"))
             entry.done()
-    untold.done()
+    section.done()
 
 
 def _save_later(device: VirtioDevice, now: int) -> int | None:
@@ -126,7 +127,7 @@ class VirtioDevice:
     """The part of a virtio device that is the same for every device type.
 
     A subclass says which features it offers, which queues there are, and what to do with a notified queue. `due` is
-    what has to be delivered. `untold` has the rules broken since the last report: how often, and the last detail.
+    what has to be delivered. `unreported` has the rules broken since the last report: how often, and the last detail.
     """
 
     STATE: tuple[Member, ...] = (
@@ -137,7 +138,7 @@ class VirtioDevice:
         Text("last_refusal", kept=True),
         Parts("queues", kept=True),
         Integer("due", DUE_ASKED * 2 - 1, kept=True, since=2, check=_no_queue),
-        Member("untold", lambda device, now: _save_untold(device), _load_untold, dict, kept=True, since=2),
+        Member("untold", _save_unreported, _load_unreported, dict, attribute="unreported", kept=True, since=2),
         Integer("later", DUE_ASKED * 2 - 1, since=2, check=_no_queue),
         Member("later_remaining", _save_later, _load_later, attribute="later_timer", kept=True, since=2),
         Integer("pause", _LONGEST, MS, low=MS, since=2),
@@ -152,7 +153,7 @@ class VirtioDevice:
     isr: int
     generation: int
     due: int
-    untold: dict[str, tuple[int, str]]
+    unreported: dict[str, tuple[int, str]]
     refused: dict[str, int]
     last_refusal: str
     later: int
@@ -310,8 +311,9 @@ class VirtioDevice:
         """Take and return what has to be delivered next, or None. For a device without a machine.
 
         ("interrupt", QUEUE) and ("config", 0) are for the driver; at ("serve", QUEUE) call `notify` with the queue. The
-        others are news for the host: `actual` was written, a sample arrived, rules were broken (`untold`), the driver
-        came or went. After MAX_ROUNDS in a row that each caused the next call `storm`: the rest then waits for `time`.
+        others are news for the host: `actual` was written, a sample arrived, rules were broken (`unreported`), the
+        driver came or went. After MAX_ROUNDS in a row that each caused the next call `storm`: the rest then waits for
+        `time`.
         """
         self.due &= ~DUE_ASKED
         if not self.due:
@@ -343,6 +345,7 @@ class VirtioDevice:
             now = self.time.vm_clock.now()
             # What comes before `calm` belongs to the same storm.
             self.pause = MS if now >= self.calm else min(2 * self.pause, _LONGEST)
+            # Twice the pause: a driver that goes on at once comes back within one, so after two the storm is over.
             self.calm = now + 2 * self.pause + 1
             self.arm_later(self.pause)
 
@@ -376,7 +379,7 @@ class VirtioDevice:
             return
         self.refused[rule] = self.refused.get(rule, 0) + times
         self.last_refusal = f"{rule}: {detail}"
-        self.untold[rule] = (self.untold[rule][0] + 1 if rule in self.untold else 1, detail)
+        self.unreported[rule] = (self.unreported[rule][0] + 1 if rule in self.unreported else 1, detail)
         self.due |= NEWS_RULES
         if rule in FATAL_RULES and not self.status & STATUS_NEEDS_RESET:
             self.status |= STATUS_NEEDS_RESET

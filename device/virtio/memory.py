@@ -55,9 +55,8 @@ class Region:
 class Memory:
     """Guest-physical memory made of regions. Every address a guest names goes through `find`."""
 
-    # Not MADV_DONTNEED: the pages of a shared mapping would come back from its file with their content.
-
     __slots__ = ("regions",)
+    # Not MADV_DONTNEED: the pages of a shared mapping would come back from its file with their content.
     _advice = "MADV_REMOVE"
 
     def __init__(self, regions: list[Region]) -> None:
@@ -143,7 +142,7 @@ class GuestMemory(Memory):
                 buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         except (OSError, ValueError, OverflowError) as error:
             self._close_file()
-            raise MisuseError(f"cannot map {size} bytes of guest memory: {error} (-m asks for less)") from None
+            raise MisuseError(f"cannot map {size} bytes of guest memory: {error} (a smaller -m may do)") from None
         super().__init__([Region(0, size, buffer)])
 
     def find(self, address: int, length: int) -> tuple[Region, int]:
@@ -159,7 +158,7 @@ class GuestMemory(Memory):
         """
         if self.fd < 0:
             if self.size > _LARGEST_SEARCH:
-                raise MisuseError("this host does not tell which memory is in use (no memfd): 1G is the most (-m)")
+                raise MisuseError("this host cannot list the memory in use (no memfd), so it saves at most 1G (-m)")
             zeros = bytes(_PIECE)
             for at in range(0, self.size, _PIECE):
                 end = min(at + _PIECE, self.size)

@@ -158,9 +158,9 @@ class VirtQueue:
     def start(self, memory: Memory, *, event_idx: bool, indirect: bool, last_avail: int = 0) -> None:
         """Check the rings and make the queue live; `last_avail` is the index of the first buffer to take.
 
-        Raises GuestFault as `look_into` does.
+        Raises GuestFault as `map_rings` does.
         """
-        self.look_into(memory)
+        self.map_rings(memory)
         self.event_idx = event_idx
         self.indirect = indirect
         self.last_avail = last_avail & U16
@@ -170,7 +170,7 @@ class VirtQueue:
         self.in_use = 0
         self.enabled = True
 
-    def look_into(self, memory: Memory) -> None:
+    def map_rings(self, memory: Memory) -> None:
         """Check the rings and make views of them, without going live.
 
         Raises GuestFault if the size is not a power of two up to `maximum`, or a ring is misaligned (virtio 1.2, 2.7:
@@ -252,6 +252,7 @@ class VirtQueue:
             length, flags, following = rest & U32, rest >> 32 & U16, rest >> 48
             if flags & DESC_INDIRECT:
                 # Chained descriptors before the table are unusual and allowed (2.7.5.3.2).
+                # Not in a table again, and no next beside a table (2.7.5.3.1): both would make chains without a bound.
                 if not self.indirect or nested or flags & DESC_NEXT:
                     raise GuestFault("bad-indirect", f"queue {self.index}: descriptor {index} flags {flags:#x}")
                 if not length or length % DESC_SIZE or length // DESC_SIZE > self.size:
@@ -260,6 +261,7 @@ class VirtQueue:
                 # Copied, because this table may be at any address: only the queue's own has to be aligned.
                 table = memoryview(region.buffer[where : where + length]).cast("Q")
                 entries = length // DESC_SIZE
+                # The descriptors before the table count too: a chain has at most as many as the queue.
                 limit = min(limit, steps + entries)
                 index = 0
                 nested = True

@@ -14,6 +14,9 @@ MIN_RAM = 4 * MIB
 MAX_RAM = 16 * TIB
 """The limits of RAM. Page numbers have 32 bits (virtio 1.2, 5.5.6), which is 16 TiB of 4 KiB pages."""
 
+# Less than 4 MiB would serve nobody: real kernels need more, and below 1.25 MiB the hostile guest's scratch memory is
+# outside of RAM (tried: its attacks then fail in hmp itself).
+
 U16 = 0xFFFF
 U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF

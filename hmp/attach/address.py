@@ -25,7 +25,7 @@ class Place:
         # Two commas stand for one comma in a path, as in QEMU's options.
         place, *options = spec.replace(",,", "\0").split(",")
         self.name = place = place.replace("\0", ",")
-        self.scheme, _, rest = place.partition(":")
+        self.scheme, colon, rest = place.partition(":")
         if self.scheme == "libvirt":
             self.host, self.port = rest, 0
             if not rest:
@@ -36,9 +36,9 @@ class Place:
             # virsh would read it as an option.
             if rest.startswith("-"):
                 raise UsageError(f"--attach: '{escape(spec)}': a domain's name does not begin with '-'")
-        elif self.scheme in ("unix", "tcp"):
+        elif colon and self.scheme in ("unix", "tcp"):
             address = Address("attach", place.replace(",", ",,") if "\0" not in spec else spec)
-            self.host, self.port = address.host, address.port
+            self.host, self.port = address.host or "localhost", address.port  # as where hmp connects to a client
         else:
             raise UsageError(f"--attach: '{escape(spec)}' is not {KNOWN}")
         for option in options:
@@ -84,7 +84,7 @@ REFUSED = {
     "seed": ("--seed", "nothing about a VM is random"),
     "name": ("--name", "the VM has a name of its own"),
     "uuid": ("--uuid", "the VM has one of its own"),
-    "qemu_version": ("--qemu-version", "the VM tells its own"),
+    "qemu_version": ("--qemu-version", "the VM reports its own"),
     "allow_host_files": ("--allow-host-files", "--allow-disruptive says what clients may do"),
 }
 """Options that mean nothing to a running VM: the spelling of each, and the reason. They are refused even with their

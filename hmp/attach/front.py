@@ -40,14 +40,15 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
     machine = Attached(link, clock, name=place.short, timeout=config.timeout, hold=place.holds(wanted=wanted))
     words = Words()
     try:
-        machine.ask(machine.look_around(whole=prompt), ATTACH_LIMIT)
+        machine.ask(machine.query_vm(whole=prompt), ATTACH_LIMIT)
         if prompt:
             # Completion needs the commands of this QEMU, whatever its version.
             words.learn(*machine.ask(machine.help(), ATTACH_LIMIT))
     except BaseException as error:  # Ctrl-C too: virsh must not go on without us
         link.close()
         if isinstance(error, (QmpError, LinkError)):
-            raise ConnectError(str(error)) from None
+            # Errors of QEMU do not name the VM.
+            raise ConnectError(f"{link.name}: {error}" if isinstance(error, QmpError) else str(error)) from None
         raise
     machine.offers = words.complete
 
@@ -67,5 +68,5 @@ def attach(config: Config) -> tuple[Attached, AttachedMonitor]:
         machine.front.make_session = session
     monitor = make(machine, DIALECTS[config.dialect])
     # Only a person can be asked; --fail-stale is for scripts, which need the reason on stderr.
-    monitor.asks, monitor.tells = config.typed, config.fail_stale
+    monitor.asks, monitor.reports_stale = config.typed, config.fail_stale
     return machine, monitor

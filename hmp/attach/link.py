@@ -18,6 +18,7 @@ from typing import Any
 
 from device.clock import SECOND, Clock
 from hmp.attach.address import Place
+from hmp.monitor.replies import STRICT
 
 Done = Callable[[Any, "Exception | None"], object]
 
@@ -66,9 +67,9 @@ class BusyError(LinkError):
 class Link:
     """The connection of an attached machine. SocketLink is QMP on a socket; virsh.py has the one for libvirt.
 
-    `order` sends a command, and calls `done` with its value or an error, from `serve` or at once. After the limit from
-    when the command was sent, the error comes. The owner calls `serve` when one of `descriptors` can be read, or at
-    `due` (ns). After the connection is lost, the next order connects again.
+    `execute` sends a command, and calls `done` with its value or an error, from `serve` or at once. The error comes
+    too if there is no answer within the limit, which counts from the sending. The owner calls `serve` when one of
+    `descriptors` can be read, or at `due` (ns). After the connection is lost, the next command connects again.
     """
 
     def __init__(self, clock: Clock, place: Place) -> None:
@@ -81,8 +82,9 @@ class Link:
         self.on_lost: Callable[[LinkError], object] = lambda error: None
         """Called when the connection is lost while no command is under way."""
         self.due: int | None = None
-        self.asked = ""
+        self.last_command = ""
         """The command that was sent last."""
+        # One after the other, because QEMU answers in order and the socket need not be watched for room then.
         self._waiting: deque[tuple[str, Mapping[str, object] | None, Done, int]] = deque()
         self._current: Done | None = None
         self._limit = 0
@@ -97,16 +99,16 @@ class Link:
         """Return the descriptors to wait for."""
         raise NotImplementedError
 
-    def order(self, name: str, arguments: Mapping[str, object] | None, done: Done, limit: int = ANSWER_LIMIT) -> None:
+    def execute(self, name: str, arguments: Mapping[str, object] | None, done: Done, limit: int = ANSWER_LIMIT) -> None:
         """Send a command once those before it are answered. Then the answer may take `limit` (ns)."""
         self._waiting.append((name, arguments, done, limit))
         self._go_on()
 
     def _next(self) -> tuple[str, Mapping[str, object] | None]:
         """Take the next command to send, and start its limit."""
-        self.asked, arguments, self._current, self._limit = self._waiting.popleft()
+        self.last_command, arguments, self._current, self._limit = self._waiting.popleft()
         self.due = self.clock.now() + self._limit
-        return self.asked, arguments
+        return self.last_command, arguments
 
     def _go_on(self) -> None:
         raise NotImplementedError
@@ -128,7 +130,7 @@ class Link:
         return BusyError(f"{self.name}: no answer within {self._limit // SECOND} s")
 
     def release(self) -> None:
-        """Close the connection if nothing is under way; the next order connects again."""
+        """Close the connection if nothing is under way; the next command connects again."""
 
     def close(self) -> None:
         """Close the connection, and call no function of the commands under way."""
@@ -144,7 +146,7 @@ class Link:
         self.close()
         current, self._current, self.due = self._current, None, None
         waiting, self._waiting = list(self._waiting), deque()
-        # First forget the commands, then call: a function may order the next one.
+        # First forget the commands, then call: a function may send the next one.
         calls = ([current] if current is not None else []) + [each[2] for each in waiting]
         for done in calls:
             done(None, error)
@@ -240,7 +242,7 @@ class SocketLink(Link):
             self._answered(None, self._no_answer())  # a late answer has another id and is ignored
         # The socket greeted and then was silent: QEMU may be stopped by a signal.
         elif self._greeted:
-            self._lose(BusyError(f"{self.name}: it greets, and then does not answer"))
+            self._lose(BusyError(f"{self.name}: it sent a greeting, and then no answer"))
         elif self._data:
             self._lose(LinkError(f"{self.name}: {NO_QMP}: no greeting came"))
         else:
@@ -271,6 +273,7 @@ class SocketLink(Link):
                     self._take(line)
                 if not self.descriptors:  # a function closed the connection
                     return
+            # Before the greeting it may be any server, which could send without end.
             if len(self._data) > (MAX_MESSAGE if self._greeted else CHUNK):
                 kind = f"a message of more than {MAX_MESSAGE >> 20} MiB" if self._greeted else NO_QMP
                 raise LinkError(f"{self.name}: {kind}: {_begin(self._data)}")
@@ -280,14 +283,14 @@ class SocketLink(Link):
     def _take(self, line: bytes) -> None:
         """Handle a message. Raises LinkError."""
         try:
-            message = json.loads(line)
+            message = json.loads(line, **STRICT)  # clients of --qmp and files of --save-replies get the same values
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             kind = "a reply that is not a JSON object" if self._greeted else NO_QMP
             raise LinkError(f"{self.name}: {kind}: {_begin(line)}")
         if not self._greeted:
-            self._meet(message)
+            self._take_greeting(message)
         elif "event" in message:
             self.on_event(message)
         elif message.get("id") == self._serial and (self._current is not None or not self._ready):
@@ -303,9 +306,7 @@ class SocketLink(Link):
                 self._ready, self.due = True, None
                 self._go_on()
 
-    def _meet(self, message: dict[str, Any]) -> None:
-        if "event" in message:
-            return
+    def _take_greeting(self, message: dict[str, Any]) -> None:
         greeting = message.get("QMP")
         if not isinstance(greeting, dict):
             raise LinkError(f"{self.name}: {NO_QMP}: no greeting came")
@@ -317,7 +318,7 @@ class SocketLink(Link):
         self._send("qmp_capabilities", None)
 
     def release(self) -> None:
-        """Close the connection if nothing is under way; the next order connects again."""
+        """Close the connection if nothing is under way; the next command connects again."""
         if self.idle:
             self.close()
 

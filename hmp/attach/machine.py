@@ -29,7 +29,7 @@ Command = tuple[str, Mapping[str, object] | None] | tuple[str, Mapping[str, obje
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-PUT_BACK_LIMIT = 3 * SECOND
+RESTORE_LIMIT = 3 * SECOND
 """How long (ns) to try to put the polling interval back at the end. It is longer than a greeting may take."""
 
 
@@ -48,7 +48,7 @@ class Vm(Guest):
         return {"panicked": "until system_reset"} if self.panicked else {}
 
 
-class unbroken:
+class signals_blocked:
     """A context in which signals are blocked.
 
     A command that is half sent would spoil the connection, which the clean-up needs.
@@ -86,7 +86,7 @@ class Attached:
         self.hold = hold
         """Whether to keep the connection while nothing is asked."""
         self.question = Question(self)
-        self._flows = 0
+        self._running_steps = 0
         self._ending = False
         self._listeners: list[Callable[[events.Event], None]] = []
         link.on_event = self._event
@@ -119,13 +119,13 @@ class Attached:
 
     def step(self, *, jump: bool = False) -> bool:
         """Read from QEMU and fire the timers that are due."""
-        with unbroken():
+        with signals_blocked():
             self.link.serve()
             now, fired = self.clock.now(), False
             while self.time.fire_due(now):
                 fired = True
             # QEMU serves one client at a time, so let another one connect while nothing is asked.
-            if not self._flows and not self.hold:
+            if not self._running_steps and not self.hold:
                 self.link.release()
         return fired
 
@@ -138,12 +138,12 @@ class Attached:
 
     def close(self) -> None:
         """Put the polling interval back, and close the connection."""
-        with unbroken():
+        with signals_blocked():
             # Without pending requests the question ends, and puts the interval back.
             for request in tuple(self.requests.pending):
                 self.requests.cancel(request)
-            self.wait_until(lambda: not self.question.asking, PUT_BACK_LIMIT)
-            self.question.not_put_back("no answer")
+            self.wait_until(lambda: not self.question.asking, RESTORE_LIMIT)
+            self.question.report_interval_left("no answer")
             self.link.close()
 
     def wait_until(self, done: Callable[[], bool], limit: int) -> None:
@@ -160,28 +160,28 @@ class Attached:
     def run(self, steps: Steps, done: Callable[[Any, Exception | None], object] = lambda value, error: None) -> None:
         """Run a generator. `done` is called with its result, or with the QmpError or LinkError that it raised."""
         # The connection is in use while any generator runs.
-        self._flows += 1
+        self._running_steps += 1
 
         def go(value: object = None, error: Exception | None = None) -> None:
             try:
                 wanted: int | Command = steps.send(value) if error is None else steps.throw(error)
             except StopIteration as end:
-                self._flows -= 1
+                self._running_steps -= 1
                 done(end.value, None)
             except (QmpError, LinkError) as why:
-                self._flows -= 1
+                self._running_steps -= 1
                 done(None, why)
             except SENSELESS:
-                self._flows -= 1
+                self._running_steps -= 1
                 # The generator raised it for an answer of the wrong form.
                 done(None, self.senseless())
             else:
                 if isinstance(wanted, int):
                     self.time.after(wanted, go)
                 else:
-                    self.link.order(wanted[0], wanted[1], go, *wanted[2:])
+                    self.link.execute(wanted[0], wanted[1], go, *wanted[2:])
 
-        with unbroken():
+        with signals_blocked():
             go()
 
     def ask(self, steps: Steps, limit: int) -> Any:
@@ -198,10 +198,10 @@ class Attached:
 
     def senseless(self) -> LinkError:
         """Return the error for an answer that QEMU would never give. It names the command that was sent last."""
-        return LinkError(f"{self.link.name}: an answer to {self.link.asked} that makes no sense")
+        return LinkError(f"{self.link.name}: an answer to {self.link.last_command} that makes no sense")
 
     def _lost_idle(self, error: LinkError) -> None:
-        if not self._flows:  # else a sleeping generator finds out, and connects again
+        if not self._running_steps:  # else a sleeping generator finds out, and connects again
             self.lost(str(error))
 
     def lost(self, why: str) -> None:
@@ -257,7 +257,7 @@ class Attached:
 
     # Queries at the start.
 
-    def look_around(self, *, whole: bool) -> Steps:
+    def query_vm(self, *, whole: bool) -> Steps:
         """Ask for the VM's name; with `whole`, for a toolbar, also for its run state and its balloon."""
         name = (yield "query-name", None).get("name")
         if name:

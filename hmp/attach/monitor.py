@@ -46,14 +46,14 @@ class AttachedMonitor(Monitor):
     """One monitor of a running VM.
 
     With `asks` a person is asked before a command that may stop the VM. Without it such a command is refused, unless
-    `allowed` is true. With `tells` the reason is printed on stderr if an answer was not new. `told` is true once a
-    reply has reported the end of QEMU.
+    `allowed` is true. With `reports_stale` the reason is printed on stderr if an answer was not new. `end_reported` is
+    true once a reply has reported the end of QEMU.
     """
 
     def __init__(self, machine: Attached, dialect: Dialect, history: History | None = None) -> None:
         super().__init__(machine, dialect, history)  # type: ignore[arg-type]
         self.attached = machine
-        self.allowed = self.asks = self.tells = self.told = False
+        self.allowed = self.asks = self.reports_stale = self.end_reported = False
         self.cpu: int | None = None
         """The CPU of the `cpu` command. human-monitor-command does not keep it, so it is sent with each line."""
 
@@ -90,27 +90,33 @@ class AttachedMonitor(Monitor):
         if request.state is PENDING:
             reply.suspend(partial(machine.requests.cancel, request))
             reply.until = request.deadline
-            request.on_done = partial(self._told, reply)
+            request.on_done = partial(self._request_ended, reply)
         else:  # the connection was lost at once
             reply.pending = True
-            self._told(reply, request)
+            self._request_ended(reply, request)
         return reply
 
-    def _told(self, reply: Reply, request: StatsRequest) -> None:
+    def _request_ended(self, reply: Reply, request: StatsRequest) -> None:
         machine = self.attached
+        question = machine.question
+        why = question.why or f"{machine.link.name}: no answer"
         if machine.guest.ended:
-            self.told = True
+            self.end_reported = True
             reply.finish(f"Error: {machine.guest.ended}\n", failed=True)
         elif machine.device is None:
-            why = machine.question.why if request.state is TIMED_OUT else NO_BALLOON
-            reply.finish(f"Error: {why or f'{machine.link.name}: no answer'}\n", failed=True)
+            reply.finish(f"Error: {why if request.state is TIMED_OUT else NO_BALLOON}\n", failed=True)
         else:
-            stale = request.state in (TIMED_OUT, UNSUPPORTED)
-            if stale and self.tells:
-                complain(f"not fresh: {machine.question.why}")
-            timeout = AGELESS
+            stale, timeout = request.state is UNSUPPORTED, AGELESS
             if request.state is TIMED_OUT:
-                timeout, machine.device.stats.held = machine.timeout, None
+                assert request.deadline is not None  # noqa: S101
+                asked = request.deadline - machine.timeout
+                # If only putting the interval back takes too long, the guest has answered in time.
+                if stale := question.came <= asked:
+                    # last-update has whole seconds. The numbers are at least as old as the request.
+                    stats, timeout = machine.device.stats, machine.timeout
+                    stats.held, stats.since = None, min(stats.since, asked)
+            if stale and self.reports_stale:
+                complain(f"not fresh: {why}")
             reply.finish(self.dialect.line(machine.device, timeout), stale=stale)  # type: ignore[arg-type]
 
     # QEMU's commands.
@@ -150,7 +156,7 @@ class AttachedMonitor(Monitor):
                 self.attached.quit()
                 reply.finish("")
                 return
-            self.told = True
+            self.end_reported = True
             self.attached.lost(str(error))
         if error is not None:
             reply.finish(f"Error: {error}\n", failed=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from device.balloon.spec import ABSENT, STATS_TABLE
 from device.balloon.stats import Sample
 from device.clock import MS, SECOND
-from device.machine.requests import ANSWERED, NO_DEVICE, UNSUPPORTED
+from device.machine.requests import ANSWERED, NO_DEVICE, TIMED_OUT, UNSUPPORTED
 from hmp.attach.link import BusyError, LinkError, QmpError
 from hmp.monitor import escape
 from hmp.streams import complain
@@ -32,7 +32,7 @@ KEPT_OPEN = 20 * MS
 """During a pause of this length (ns) or more, a connection that is not kept is closed, so that other clients can
 connect."""
 
-PUT_BACK_TRIES = 3
+RESTORE_TRIES = 3
 """How often to try to put the interval back while another client has the socket, or QEMU hangs."""
 
 STATS = "guest-stats"
@@ -98,17 +98,19 @@ class Question:
     def __init__(self, machine: Attached) -> None:
         self.machine = machine
         self.asking = False
-        self.lent: int | None = None
+        self.saved_interval: int | None = None
         """The polling interval before hmp set it to 1; None while it is not changed."""
         self.why = ""
-        """Why the last answer was not new."""
+        """Why the last answer was not new, if QEMU has told or shown that."""
+        self.came = -1
+        """When the guest answered last (host ns)."""
         self._tries = 0
-        self._marked = True  # whether QEMU has x-query-virtio-queue-status
+        self._by_queue = True  # whether QEMU has x-query-virtio-queue-status to see answers by
 
     def begin(self) -> None:
         """Start to ask, unless that is under way."""
         if not self.asking:
-            self._tries = 0
+            self._tries, self.why = 0, ""
             self._ask()
 
     def _question_ended(self, value: object, error: Exception | None) -> None:
@@ -116,15 +118,15 @@ class Question:
         if isinstance(error, BusyError):
             self.why = str(error)
             self._tries += 1
-            if not self.machine.requests.pending and (self.lent is None or self._tries > PUT_BACK_TRIES):
-                self.not_put_back(self.why)
+            if not self.machine.requests.pending and (self.saved_interval is None or self._tries > RESTORE_TRIES):
+                self.report_interval_left(self.why)
                 return
             self._ask(LONGEST_LOOK)  # each request has its own deadline, so try again while one is pending
         elif error is not None:
             # If QEMU is gone, its interval is gone too, and there is nothing to report.
             if not getattr(error, "gone", False):
-                self.not_put_back(str(error))
-            self.lent = None
+                self.report_interval_left(str(error))
+            self.saved_interval = None
             self.machine.lost(str(error))
         elif self.machine.requests.pending:  # a request came while the last one ended
             self._ask()
@@ -133,12 +135,12 @@ class Question:
         self.asking = True
         self.machine.run(self._steps(delay), self._question_ended)
 
-    def not_put_back(self, why: str) -> None:
+    def report_interval_left(self, why: str) -> None:
         """Report an interval that is still changed, because it could not be put back."""
-        if self.lent is not None:
+        if self.saved_interval is not None:
             name = self.machine.device.id if self.machine.device is not None else "the balloon"
-            complain(f"the polling interval of {name} was left at 1 (it was {self.lent}): {why}")
-            self.lent = None
+            complain(f"the polling interval of {name} was left at 1 (it was {self.saved_interval}): {why}")
+            self.saved_interval = None
 
     def _get(self, path: str, name: str) -> Steps:
         return (yield "qom-get", {"path": path, "property": name})
@@ -160,11 +162,11 @@ class Question:
         memory = yield "query-memory-size-summary", None
         self.machine.ram = whole(memory["base-memory"]) + whole(memory.get("plugged-memory", 0))
         device = Balloon(self.machine, path, path if bare else f"{path}/virtio-backend")
-        yield from self._measure(device)
+        yield from self._read_actual(device)
         device.stats.held = self
         self.machine.device = device
 
-    def _measure(self, device: Balloon) -> Steps:
+    def _read_actual(self, device: Balloon) -> Steps:
         device.actual = whole((yield "query-balloon", None)["actual"])
 
     def _mark(self, device: Balloon) -> Steps:
@@ -173,7 +175,7 @@ class Question:
         The index of the statistics queue changes with each answer. guest-stats is used only if QEMU cannot show the
         queue, because its last-update counts in seconds.
         """
-        if self._marked:
+        if self._by_queue:
             try:
                 queue = yield "x-query-virtio-queue-status", {"path": device.backend, "queue": 2}
                 mark = whole(queue["vring-desc"]), whole(queue["last-avail-idx"])
@@ -181,12 +183,12 @@ class Question:
             except QmpError as error:
                 if error.kind != "CommandNotFound":
                     raise
-                self._marked = False  # QEMU before 7.2 does not have the command
+                self._by_queue = False  # QEMU before 7.2 does not have the command
         return (yield from self._get(device.path, STATS)), True
 
     def _reports(self, device: Balloon) -> Steps:
         """Return whether there is a driver that reports statistics."""
-        if not self._marked:
+        if not self._by_queue:
             return True
         found = yield "x-query-virtio-status", {"path": device.backend}
         features = found["guest-features"].get("dev-features", ())
@@ -194,7 +196,7 @@ class Question:
 
     def read(self, device: Balloon) -> Steps:
         """Read `actual` and the statistics, with the age that QEMU's last-update gives."""
-        yield from self._measure(device)
+        yield from self._read_actual(device)
         answer = yield from self._get(device.path, STATS)
         stats, update = answer["stats"], whole(answer["last-update"])
         values = {TAGS[name]: ABSENT if value == -1 else whole(value) for name, value in stats.items() if name in TAGS}
@@ -213,31 +215,45 @@ class Question:
         """Ask until the guest has answered or no request is pending, then put the interval back."""
         if delay:
             yield delay
+        known = None
         try:
-            yield from self._look()
-        except QmpError:  # the device is gone, and its interval with it
-            self.lent = self.machine.device = None
-            self.machine.requests.end_all(NO_DEVICE)
+            try:
+                yield from self._look()
+            except QmpError:  # look again for the device, because it may be gone or replaced
+                known, self.machine.device = self.machine.device, None
+                yield from self._look()
+        except QmpError as why:
+            yield from self._refused(why, self.machine.device or known)
         except BusyError:
             raise
         except SENSELESS:
             error = self.machine.senseless()
-            yield from self._put_back()
+            yield from self._restore_interval()
             raise error from None
         except LinkError as error:
-            yield from self._put_back_anew(error)
+            yield from self._restore_interval_anew(error)
 
-    def _put_back_anew(self, error: LinkError) -> Steps:
+    def _refused(self, error: QmpError, device: Balloon | None) -> Steps:
+        """End all requests with an error that stays, and try to put the interval of `device` back."""
+        self.machine.device = device
+        try:
+            yield from self._restore_interval()
+        except QmpError as again:
+            self.report_interval_left(str(again))
+        self.why, self.machine.device = " ".join(str(error).split()), None
+        self.machine.requests.end_all(TIMED_OUT)
+
+    def _restore_interval_anew(self, error: LinkError) -> Steps:
         """Put the interval back on a new connection. Raises LinkError if that fails, or if nothing was changed.
 
         It tries more than once, because a QEMU that is about to end still accepts a connection, or hangs up on it.
         """
-        for _ in range(PUT_BACK_TRIES):
-            if self.lent is None or error.gone:
+        for _ in range(RESTORE_TRIES):
+            if self.saved_interval is None or error.gone:
                 break
             yield LONGEST_LOOK
             try:
-                yield from self._put_back()
+                yield from self._restore_interval()
             except LinkError as again:
                 error = again
             else:
@@ -248,33 +264,33 @@ class Question:
         yield from self.find()
         device = self.machine.device
         if device is None:
+            self.saved_interval = None  # a device that is gone has no interval
             self.machine.requests.end_all(NO_DEVICE)
             return
-        asked = self.machine.clock.now()
         before, there = yield from self._mark(device)
         # If an answer came on this ring before, its driver reports statistics. Then do not ask for the features again,
         # because that answer is long.
-        if not there or not ((self._marked and before[0] == device.answered) or (yield from self._reports(device))):
-            yield from self._measure(device)
+        if not there or not ((self._by_queue and before[0] == device.answered) or (yield from self._reports(device))):
+            yield from self._read_actual(device)
             device.stats.sample, device.can_report = None, False
             self.why = "the guest has no balloon driver that reports statistics"
             self.machine.requests.end_all(UNSUPPORTED)
             return
         device.can_report = True
-        yield from self._borrow(device)
+        yield from self._shorten_interval(device)
         self.why = "the guest did not answer"
         pause, looks = FIRST_LOOK, 0
         while self.machine.requests.pending:
             mark, there = yield from self._mark(device)
             # On a new ring (the driver was loaded again) only an index above 0 is an answer.
-            if there and mark != before and (not self._marked or mark[0] == before[0] or mark[1]):
+            if there and mark != before and (not self._by_queue or mark[0] == before[0] or mark[1]):
                 yield from self.read(device)
-                device.stats.since = self.machine.clock.now()
+                self.came = device.stats.since = self.machine.clock.now()
                 device.stats.held = self
                 self.machine.history.add(device.stats.since, device.actual, device.stats.sample)
                 self.why = ""
-                device.answered = mark[0] if self._marked else None
-                yield from self._put_back()
+                device.answered = mark[0] if self._by_queue else None
+                yield from self._restore_interval()
                 self.machine.requests.end_all(ANSWERED)
                 return
             if not there:
@@ -284,29 +300,27 @@ class Question:
                 continue
             # Only once the pauses have begun: most guests have answered by then, and each of these queries takes time.
             if looks > EAGER_LOOKS:
-                yield from self._borrow(device)
-                yield from self._measure(device) if looks > EAGER_LOOKS + 1 else self.read(device)
+                yield from self._shorten_interval(device)
+                yield from self._read_actual(device) if looks > EAGER_LOOKS + 1 else self.read(device)
             if pause >= KEPT_OPEN and not self.machine.hold:
                 self.machine.link.release()
             yield pause
             # Look less often the longer it takes.
             pause = min(pause * 3 // 2, LONGEST_LOOK)
-            # last-update has whole seconds. Without an answer the numbers are at least as old as the request.
-            device.stats.since = min(device.stats.since, asked)
-        yield from self._put_back()
+        yield from self._restore_interval()
 
-    def _borrow(self, device: Balloon) -> Steps:
+    def _shorten_interval(self, device: Balloon) -> Steps:
         """Make QEMU ask the guest at once or within a second. If its interval is short enough, leave that as it is."""
         interval = whole((yield from self._get(device.path, INTERVAL)))
         device.stats.poll_interval = interval
         if not 0 < interval * SECOND < self.machine.timeout and interval != 1:
-            self.lent = interval
+            self.saved_interval = interval
             yield "qom-set", {"path": device.path, "property": INTERVAL, "value": 1}
 
-    def _put_back(self) -> Steps:
+    def _restore_interval(self) -> Steps:
         device = self.machine.device
-        if self.lent is not None and device is not None:
+        if self.saved_interval is not None and device is not None:
             # If it is not 1 any more, another client has set it, and that value stays.
-            if (yield from self._get(device.path, INTERVAL)) == 1:
-                yield "qom-set", {"path": device.path, "property": INTERVAL, "value": self.lent}
-            self.lent = None
+            if whole((yield from self._get(device.path, INTERVAL))) == 1:
+                yield "qom-set", {"path": device.path, "property": INTERVAL, "value": self.saved_interval}
+            self.saved_interval = None

@@ -48,6 +48,7 @@ class RelaySession(QmpSession):
             yield from super()._run(command, arguments)
             return
         free = name.startswith(FREE_COMMANDS) or (
+            # Through QMP a line of the human monitor needs the same permission as at the prompt.
             name == "human-monitor-command" and first_word(str(arguments.get("command-line", ""))) in FREE
         )
         if not free and not self._allowed:

@@ -18,8 +18,10 @@ from hmp.streams import write_all
 LIMIT = 60 * SECOND
 """The most time (ns) for all queries."""
 
-ENDLESS = {"tlb", "trace-events", "mtree"}
-"""Topics of `info` that print too much for a file."""
+LEFT_OUT = {"tlb", "trace-events", "mtree", "qdm"}
+"""Topics of `info` that print too much for a file, and one that changes the VM: `info qdm` loads all modules of QEMU
+into the process, after which other queries answer more. It aborts QEMU 8.2 and 10.0 if the modules on disk are of
+another version, as after an upgrade."""
 
 
 def _ask(name: str, arguments: dict[str, object] | None = None) -> Steps:
@@ -41,6 +43,7 @@ def questions(schema: list[dict[str, Any]]) -> list[str]:
         if each["meta-type"] == "command"
         and each["name"].startswith("query-")
         and each["name"] not in COMMANDS
+        # In a schema a member that may be left out has a default.
         and all("default" in member for member in members.get(each["arg-type"], ()))
     ]
 
@@ -53,7 +56,7 @@ def topics(help: str) -> list[str]:
     for line in help.splitlines():
         usage = line.partition(" -- ")[0].split()
         if usage[:1] == ["info"] and len(usage) > 1 and all(word.startswith("[") for word in usage[2:]):
-            found += [name for name in usage[1].split("|") if name not in own and name not in ENDLESS]
+            found += [name for name in usage[1].split("|") if name not in own and name not in LEFT_OUT]
     return found
 
 

@@ -43,8 +43,8 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def _errors(said: list[str]) -> str:
-    return ": ".join([line[7:] for line in said if line.startswith("error: ") and line[7:]])
+def _errors(output: list[str]) -> str:
+    return ": ".join([line[7:] for line in output if line.startswith("error: ") and line[7:]])
 
 
 class Pipe:
@@ -72,7 +72,7 @@ class Pipe:
             os.set_blocking(stream.fileno(), False)
         self._data = bytearray()
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Send lines to run. Raises LinkError."""
         assert self.process.stdin is not None  # noqa: S101
         data = text.encode("utf-8", "surrogateescape")
@@ -123,9 +123,9 @@ class VirshLink(Link):
         self._events: Pipe | None = None
         self._wants_events = events
         self._serial = 0
-        self._said: list[str] = []
+        self._output: list[str] = []
         self._size = 0
-        self._asked: tuple[str, Mapping[str, Any]] = ("", {})
+        self._command: tuple[str, Mapping[str, Any]] = ("", {})
         self._tainted = False
         self._name = quoted(place.host)
 
@@ -138,7 +138,7 @@ class VirshLink(Link):
         if self._current is not None or not self._waiting:
             return
         name, given = self._next()
-        self._asked = name, given or {}
+        self._command = name, given or {}
         try:
             if self._pipe is None:
                 self._pipe = Pipe(self._place)
@@ -146,14 +146,14 @@ class VirshLink(Link):
                 if self._wants_events:
                     loop = ["qemu-monitor-event", "--loop", "--timestamp", "--domain", self._place.host]
                     self._events = Pipe(self._place, *loop)
-            line = self._line(*self._asked)
+            line = self._line(*self._command)
             if not line:
                 self._answered(None, QmpError(f"not asked of libvirt: {name}", "CommandNotFound"))
                 return
             self._serial += 1
-            self._said, self._size = [], 0
+            self._output, self._size = [], 0
             # The echo after the command marks the end of its answer.
-            self._pipe.say(f"{line}\necho hmp-{self._serial}\n")
+            self._pipe.write(f"{line}\necho hmp-{self._serial}\n")
         except LinkError as error:
             self._lose(error)
 
@@ -180,7 +180,7 @@ class VirshLink(Link):
         return f"qemu-monitor-command {domain} '{command}'"
 
     def _late(self) -> None:
-        # virsh takes no other command until it has answered, so the next order starts a new virsh.
+        # virsh takes no other command until it has answered, so the next command starts a new virsh.
         self._lose(self._no_answer())
 
     def _read(self) -> None:
@@ -190,14 +190,14 @@ class VirshLink(Link):
                     if line == f"hmp-{self._serial}":
                         self._complete()
                     elif not line.startswith(PROMPT):
-                        self._said.append(line)
+                        self._output.append(line)
                         self._size += len(line) + 1
                         if self._size > MAX_MESSAGE:
                             raise LinkError("virsh prints without end")
                     elif "echo hmp-" not in line:  # the echo of the command: everything before it is the banner
-                        self._said = []
+                        self._output = []
         except LinkError as error:
-            errors = _errors(self._said)
+            errors = _errors(self._output)
             self._lose(LinkError(f"{self.name}: {errors or error}", gone=bool(errors)))
             return
         try:
@@ -213,6 +213,7 @@ class VirshLink(Link):
         name, _, rest = event_text.partition(" for domain ")
         data = rest.partition(": {")[2]
         try:
+            # In microseconds, as QMP's events have their time.
             stamp = int(datetime.fromisoformat(when).timestamp() * 1e6)
             event = {"event": name, "timestamp": {"seconds": stamp // 10**6, "microseconds": stamp % 10**6}}
             if data:
@@ -222,8 +223,8 @@ class VirshLink(Link):
         self.on_event(event)
 
     def _complete(self) -> None:
-        said = [line for line in self._said if line]
-        if why := _errors(said):
+        output = [line for line in self._output if line]
+        if why := _errors(output):
             gone = any(words in why for words in ("not running", "failed to get domain", "Domain not found"))
             # Only libvirt's words distinguish a lost domain from a failed command.
             if gone or "connect" in why:
@@ -232,31 +233,31 @@ class VirshLink(Link):
                 self._answered(None, QmpError(why))
             return
         try:
-            value = self._value(*self._asked, said)
+            value = self._value(*self._command, output)
         except LinkError as error:
             self._lose(error)
         except QmpError as error:
             self._answered(None, error)
         except (ValueError, LookupError, AttributeError, TypeError, ElementTree.ParseError):
-            begin = " ".join(said)[:60] or "nothing"
+            begin = " ".join(output)[:60] or "nothing"
             self._lose(LinkError(f"{self.name}: cannot understand the answer of virsh: {begin}"))
         else:
             self._answered(value)
 
-    def _value(self, name: str, given: Mapping[str, Any], said: list[str]) -> object:
+    def _value(self, name: str, given: Mapping[str, Any], output: list[str]) -> object:
         """Return the value that QMP would return. Raises QmpError and LinkError."""
         line = self._line(name, given).partition(" ")[0]
         if line == "dumpxml":
-            return self._from_xml(name, given, ElementTree.fromstring("\n".join(said)))  # noqa: S314
+            return self._from_xml(name, given, ElementTree.fromstring("\n".join(output)))  # noqa: S314
         if line == "dommemstat":
-            return {} if name == "qom-set" else self._statistics(name, dict(each.split() for each in said))
+            return {} if name == "qom-set" else self._statistics(name, dict(each.split() for each in output))
         if line == "domstate":
-            state = said[0]
+            state = output[0]
             if state not in STATES:
                 raise LinkError(f"{self.name}: the domain is not running: {state}", gone=True)
             return {"name": self._place.host} if name == "query-name" else {"status": STATES[state]}
         # The answer is the last line with JSON; other lines may come before it.
-        for each in reversed(said):
+        for each in reversed(output):
             if each.startswith("{"):
                 answer = json.loads(each)
                 if "error" in answer:

@@ -16,6 +16,7 @@ MAX_LINE = 4095
 """The most characters that a line may have; QEMU's monitor has the same limit."""
 
 TOO_LONG = f"line too long: more than {MAX_LINE} characters"
+UTF_16 = "it is UTF-16; make it UTF-8, as iconv -f UTF-16 -t UTF-8 does"
 
 BLANKS = " \t\n\v\f\r"
 """The blanks of C's isspace() in the C locale, which QEMU uses; Python's str.isspace accepts many more."""

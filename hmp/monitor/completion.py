@@ -289,7 +289,8 @@ def _properties(arguments: _Arguments, *, writable_only: bool = False) -> Iterat
 def _snapshots(arguments: _Arguments) -> Iterator[Offer]:
     for tag in arguments.machine.snapshot_tags():
         # A tag may have blanks; without quotes the command would read only its first word.
-        yield f'"{tag}"' if " " in tag else tag, "a snapshot", False
+        quoted = tag.replace("\\", "\\\\").replace('"', '\\"')
+        yield f'"{quoted}"' if " " in tag or tag[0] == '"' else tag, "a snapshot", False
 
 
 def _help(arguments: _Arguments) -> Iterator[Offer]:

@@ -11,6 +11,7 @@ from hmp.monitor import CommandError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from device.machine.machine import Machine
@@ -25,6 +26,11 @@ LIMITS = {"client": 1 << 31, "times": 1 << 31, "split": 1 << 30, "pad": 64 << 20
 MAX_DELAY = 3600 * SECOND
 SPLIT_PAUSE = SECOND // 100
 """The default pause (ns) between two pieces of a reply: long enough that the client receives them one by one."""
+
+
+PIECE = 1 << 20
+"""The most bytes of a reply that are sent at once, so that other clients get their turn; no reply without `pad` has so
+many."""
 
 
 class Words:
@@ -181,11 +187,16 @@ class Fault:
             parts += [self.value[0], json.dumps(self.value[1])]
         elif self.answer in ("return", "raw"):
             parts.append(json.dumps(self.value))
-        parts += [f"event {name}" + (f" {json.dumps(data)}" if data else "") for name, data in self.events]
+        parts += [f"event {_word(name)}" + (f" {json.dumps(data)}" if data else "") for name, data in self.events]
         parts += [f"split {self.split} {format_seconds(self.pause)}"] * bool(self.split)
         parts += [f"pad {self.pad}"] * bool(self.pad) + [f"id {self.id}"] * bool(self.id)
         parts += [f"cut-after {self.cut_after}"] * (self.cut_after is not None)
         return " ".join(parts)
+
+    @property
+    def raw(self) -> bytes:
+        """What is sent for raw, never and cut."""
+        return (self.value or "").encode("utf-8", "surrogatepass")
 
     def concerns(self, client: int) -> bool:
         """Whether it affects that client."""
@@ -199,15 +210,26 @@ class Fault:
         # `*` means any command. A greeting answers no command, so it needs a fault of its own.
         return self.what == name or (self.what == "*" and name != GREETING)
 
-    def pieces(self, data: bytes) -> list[bytes]:
-        """Return the pieces of a reply that are sent: `data` with padding, cut off and split."""
-        if self.pad:
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Yield the pieces of a reply that are sent: `data` with padding, cut off and split."""
+        # Made one by one: a list of 64 Mi pieces of one byte held up all clients for 13 seconds.
+        pad, end = self.pad, len(data.rstrip(b"}\r\n"))
+        size = self.split or PIECE
+        total = len(data) + pad
+        if self.cut_after is not None:
+            total = min(total, self.cut_after)
+        for at in range(0, total, size):
+            stop = min(at + size, total)
             # Blanks before the closing brackets keep the message valid JSON: it only gets longer.
-            end = len(data.rstrip(b"}\r\n"))
-            data = data[:end] + b" " * self.pad + data[end:]
-        data = data[: self.cut_after]
-        size = self.split or len(data) or 1
-        return [data[at : at + size] for at in range(0, len(data), size)]
+            blanks = max(0, min(stop, end + pad) - max(at, end))
+            yield data[at : min(stop, end)] + b" " * blanks + data[max(at - pad, end) : max(stop - pad, end)]
+
+
+def _word(name: str) -> str:
+    """Return `name` as it is typed: in quotes if it is not one word."""
+    import json
+
+    return name if name.isprintable() and name.isascii() and not set(name) & set(' "') else json.dumps(name)
 
 
 def read_event(words: Words) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 A command's argument types are written as QEMU writes them, `name:type` joined by commas, with a `?` after an optional
 one: s a string, S the rest of the line, i a 32 bit integer, l a 64 bit integer, M an amount in MiB, O the key=value
-list of device_add, and `-x` a flag. Types of this project's own: Z a size with suffix, T a duration in seconds.
+list of device_add, `-x` a flag, and `-xs` a flag with a string. Types of this project's own: Z a size with suffix, T a
+duration in seconds.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ def _character(text: str, at: int) -> tuple[int, int]:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         code -= 0xDC00
+    elif code > 0x7F:  # several bytes in QEMU, which expects the closing quote after the first
+        code = 0x100
     if text[at + 1 : at + 2] != "'" or code > 0xFF:
         raise SyntaxRefused("missing terminating ' character")
     return code if code < 0x80 else code - 0x100, skip_blanks(text, at + 2)
@@ -195,20 +198,21 @@ def string(text: str, at: int) -> tuple[str, int] | None:
     return "".join(found[:STRING_LIMIT]), at + 1
 
 
-_STRINGS = {"s": "string", "F": "filename", "B": "block device name"}
+_STRINGS = {"s": "string expected", "F": "filename expected", "B": "block device name expected",
+            "-fs": "value expected for -f"}  # fmt: skip
 
 
 def _read_string(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
     try:
         found = string(text, at)
     except SyntaxRefused as error:
-        raise SyntaxRefused(f"{error}\n{name}: {_STRINGS[kind]} expected") from None
+        raise SyntaxRefused(f"{error}\n{name}: {_STRINGS[kind]}") from None
     if found is None:
-        raise SyntaxRefused(f"{name}: {_STRINGS[kind]} expected")
+        raise SyntaxRefused(f"{name}: {_STRINGS[kind]}")
     return found
 
 
-_FORMATS, _SIZES = "ouxidc", "bhwg"
+_FORMATS, _SIZES = "ouxidc", "bhwgL"
 
 
 def _read_format(kind: str, name: str, text: str, at: int) -> tuple[object, int]:
@@ -216,7 +220,9 @@ def _read_format(kind: str, name: str, text: str, at: int) -> tuple[object, int]
     then uses its last format."""
     if text[at : at + 1] != "/":
         return "", at
-    _, at = natural(text, at + 1)
+    at += 1
+    while at < len(text) and text[at] in _DECIMAL:
+        at += 1
     found = ""
     while at < len(text) and text[at] not in BLANKS:
         if text[at] in _FORMATS:
@@ -289,24 +295,24 @@ def parameters(types: str) -> list[Parameter]:
     return found
 
 
-def arguments(types: list[Parameter], name: str, text: str, at: int) -> dict[str, Any]:
-    """Read a command's arguments from `text` at `at`. `name` is how QEMU names the command in errors.
+def arguments(
+    types: list[Parameter], name: str, text: str, at: int, found: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read a command's arguments from `text` at `at` into `found`. `name` is how QEMU names the command in errors.
 
-    Raises SyntaxRefused with QEMU's words if they do not fit the types.
+    Raises SyntaxRefused with QEMU's words if they do not fit the types; `found` then has those before the wrong one.
     """
-    found: dict[str, Any] = {}
-    for key, kind, optional in types:
+    found = {} if found is None else found
+    for index, (key, kind, optional) in enumerate(types):
         at = skip_blanks(text, at)
         if kind[0] == "-":
             found[key] = False
             if at < len(text) and text[at] == "-":
-                letter = text[at + 1 : at + 2]
-                # Flags are read in the order of the table. A letter of another flag is left for that flag; a letter
-                # that no flag has is an error.
+                letter = text[at + 1 : at + 2] or "\0"
+                # Flags are read in the order of the table. The letter of a later flag is left for that flag.
                 if letter == kind[1]:
-                    found[key] = True
-                    at += 2
-                elif letter not in [other[1] for _, other, _ in types if other[0] == "-"]:
+                    found[key], at = _read_string(kind, name, text, at + 2) if kind[2:] else (True, at + 2)
+                elif letter not in [other[1] for _, other, _ in types[index:] if other[0] == "-"]:
                     raise SyntaxRefused(f"{name}: unsupported option -{letter}")
             continue
         if optional and at == len(text):

@@ -156,8 +156,8 @@ class Monitor:
         self.machine = machine
         self.dialect = dialect
         self.history = History() if history is None else history
-        self.columns = COLUMNS
-        """How wide plots may be; a front end with a narrower screen changes it."""
+        self.columns: Callable[[], int] = lambda: COLUMNS
+        """How wide plots may be; a front end with another screen changes it."""
         self.alone = True
         """Whether there is no other monitor, which could move a manual clock while this one waits."""
         self.host_files = False
@@ -171,7 +171,7 @@ class Monitor:
         self.live: Callable[[Callable[[], str]], None] | None = None
         """On a terminal: shows the text that a function returns in place of the last text, and calls the function again
         during the wait."""
-        self.say: Callable[[Reply], None] | None = None
+        self.show_reply: Callable[[Reply], None] | None = None
         """On a terminal: shows the reply to a line of a script at once."""
         self.typed: list[tuple[str, bool]] = []
         """The lines that a person typed, and whether they succeeded; the front end adds them for `sim save`."""
@@ -215,7 +215,7 @@ class Monitor:
         # Before the arguments are read: the errors of arguments would tell a client which files exist.
         if command.host and not self.host_files:
             raise HostRefused
-        arguments = _arguments(command, line, at)
+        arguments = _arguments(self.machine, command, line, at)
         found = command.handler(), arguments
         if len(line) <= _PARSED_LENGTH:
             if len(self._parsed) >= _PARSED_KEPT:
@@ -224,17 +224,24 @@ class Monitor:
         return found
 
 
-def _arguments(command: Command, line: str, at: int) -> Arguments:
+def _arguments(machine: Machine, command: Command, line: str, at: int) -> Arguments:
     """Read the arguments at `at`. Raises SyntaxRefused."""
     if at == len(line) and not command.types:  # most lines have no arguments, and need not import the grammar
         return {}
     from hmp.monitor import grammar
 
+    found: Arguments = {}
     try:
-        return grammar.arguments(command.parameters, command.name, line, at)
+        return grammar.arguments(command.parameters, command.name, line, at, found)
     except SyntaxRefused as error:
+        if found.get("fmt"):  # in QEMU it stays the format of `print`, whatever is wrong with the rest
+            from hmp.monitor.emulated import emulated
+
+            emulated(machine).format = found["fmt"]
         typed = line[:at].rstrip(BLANKS)  # leading blanks stay, as in QEMU
-        raise SyntaxRefused(f'{error}\nTry "help {typed}" for more information') from None
+        # The letter of a lone `-` is a NUL, which ends QEMU's text, with its newline.
+        text = f"{error}\n".removesuffix("\0\n")
+        raise SyntaxRefused(f'{text}Try "help {typed}" for more information') from None
 
 
 def find_command(line: str) -> tuple[Command | None, int]:

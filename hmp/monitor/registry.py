@@ -89,7 +89,7 @@ INFO: tuple[Command, ...] = (
 
 # Clients and libraries ask for these before they come to the balloon. The texts were recorded from QEMU 7.2
 # (replies.py).
-_STILL = {
+_CONSTANT = {
     "block-jobs": "jobs on block devices: none", "blockstats": "what block devices did: none",
     "capture": "sound that is recorded: none", "dirty_rate": "how fast memory is written to: not measured",
     "dump": "how a dump of memory goes: none", "hotpluggable-cpus": "the processors",
@@ -105,7 +105,7 @@ _STILL = {
 """Topics whose text never changes, because hmp has no such device, with their help."""
 
 INFO += (
-    *[Command(name, "", "", help, f"=info {name}") for name, help in _STILL.items()],
+    *[Command(name, "", "", help, f"=info {name}") for name, help in _CONSTANT.items()],
     Command("block", "nodes:-n,verbose:-v,device:B?", "[-n] [-v] [device]", "block devices: none", "=info block"),
     Command("chardev", "", "", "the character devices", "inventory:info_chardev"),
     Command("cpus", "", "", "the processor", "inventory:info_cpus"),
@@ -163,9 +163,9 @@ COMMANDS = (
             complete="device"),
     Command("drive_del", "id:B", "device", "remove a block device: there is none", "inventory:no_drive"),
     Command("help|?", "name:S?", "[cmd]", "show what commands there are", "help:help", complete="help"),
-    Command("hostfwd_add", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port-address:port",
+    Command("hostfwd_add", "arg1:s,arg2:s?", "[netdev] protocol:address:port-address:port",
             "forward a port: there is no network", "inventory:no_network"),
-    Command("hostfwd_remove", "arg1:s,arg2:s?,arg3:s?", "[netdev] protocol:address:port",
+    Command("hostfwd_remove", "arg1:s,arg2:s?", "[netdev] protocol:address:port",
             "stop forwarding a port: there is no network", "inventory:no_network"),
     Command("info", "item:s?", "[topic]", "show something about the machine", "help:info", topics=INFO),
     Command("loadvm", "name:s", "tag", "go back to a snapshot", "snapshot:loadvm", complete="snapshot"),
@@ -183,7 +183,7 @@ COMMANDS = (
             "set a property of an object (-j: the value is JSON)", "qom:qom_set", complete="path writable"),
     Command("quit|q", "", "", "end the machine", "machine.quit"),
     Command("savevm", "name:s?", "[tag]", "save the whole machine", "snapshot:savevm", complete="snapshot"),
-    Command("screendump", "filename:F,format:-f,device:s?,head:i?", "filename [device [head]]",
+    Command("screendump", "filename:F,format:-fs,device:s?,head:i?", "filename [-f format] [device [head]]",
             "save the screen: there is none", "inventory:screendump"),
     Command("sendkey", "keys:s,hold_ms:i?", "keys [hold_ms]", "send keys to the guest", "inventory:sendkey"),
     Command("stop|s", "", "", "stop the VM", "machine.stop"),

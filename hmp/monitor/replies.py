@@ -21,6 +21,9 @@ FORMAT = 1
 MAX_BYTES = 64 << 20
 """The largest file: three hundred times the size of QEMU's schema with all its answers."""
 
+MAX_WHY = 300
+"""The most characters of a reason that are shown: it may quote the file."""
+
 FIXED = ("qmp_capabilities", "human-monitor-command", "query-commands")
 """Commands that a file may not answer: clients could not even begin a session without them."""
 
@@ -63,7 +66,9 @@ class Replies:
                 raise ValueError(f"hmp: '{line}': the answer is not a text")
         self.qmp: dict[str, list[dict[str, Any]]] = qmp
         # Files that were saved from a socket have \r\n; each front end adds its own line ends.
-        self.hmp: dict[str, str] = {" ".join(line.split()): text.replace("\r\n", "\n") for line, text in hmp.items()}
+        self.hmp: dict[str, str] = {}
+        for line, text in hmp.items():
+            self.hmp.setdefault(" ".join(line.split()), text.replace("\r\n", "\n"))
 
     def line(self, line: str) -> str | None:
         """Return the text for a line, or None. Extra blanks in the line do not matter."""
@@ -101,8 +106,8 @@ def _sound(entry: dict[str, Any]) -> bool:
         return False
     for name, wanted in _SCHEMA[meta].items():
         found = entry.get(name)
-        if meta == "enum" and isinstance(values := entry.get("values"), list) and values:
-            fits = all(isinstance(each, str) for each in values)
+        if meta == "enum" and (values := entry.get("values", [])):
+            fits = isinstance(values, list) and all(isinstance(each, str) for each in values)
         elif wanted is str:
             fits = isinstance(found, str)
         else:
@@ -172,7 +177,7 @@ def load(path: str) -> Replies:
         why = f"is not JSON: {error}"
     except ValueError as error:
         why = str(error)
-    raise UsageError(f"--replies '{escape(path)}': {escape(why)}".replace("\n", " "))
+    raise UsageError(f"--replies '{escape(path)}': {escape(why[:MAX_WHY])}".replace("\n", " "))
 
 
 @cache

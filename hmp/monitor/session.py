@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from hmp.monitor.faults import GREETING, Fault, find_fault
 from hmp.monitor.monitor import Monitor, Reply
 
-Work = Iterator[Reply | bytes]
+Work = Iterator[Reply | bytes | None]
+
+MOST_HELD = 4096
+"""The most events that are kept while an answer is sent in pieces. After more the client is hung up on."""
 
 
 def drop(data: bytes) -> None:
@@ -29,8 +32,9 @@ class Session:
     `send` is also called between the steps, with events and with the reply of a command that waited. Call `close` when
     the client is gone: it cancels what the client waits for.
 
-    The work of a command is a generator. It yields each reply that it has to wait for, and the bytes of the answer. So
-    only this class has to know about faults of the wire, which may delay, change and split an answer.
+    The work of a command is a generator. It yields each reply that it has to wait for, and the bytes of the answer.
+    None says that the rest is for the next step, which comes when the client has read enough. So only this class has to
+    know about faults of the wire, which may delay, change and split an answer.
     """
 
     ahead = False
@@ -91,7 +95,7 @@ class Session:
         """Return the bytes that a fault sends in place of the answer; empty for never and cut."""
         return b""
 
-    def _tell(self, name: str, data: dict[str, object]) -> None:
+    def _send_event(self, name: str, data: dict[str, object]) -> None:
         """Send an event."""
 
     # For servers.
@@ -101,6 +105,11 @@ class Session:
         """Whether a command waits for a guest. Later commands wait for it."""
         return self._waits_for is not None
 
+    @property
+    def working(self) -> bool:
+        """Whether a command is not yet answered whole."""
+        return self._work is not None
+
     def greet(self) -> None:
         """Send the greeting, as a fault changes it if there is one."""
         greeting = self.greeting()
@@ -108,11 +117,16 @@ class Session:
             self._begin(iter((greeting,)), find_fault(self.machine, self._monitor.client, GREETING))
 
     def step(self) -> bool:
-        """Handle the next command.
+        """Handle the next command, or go on with the answer of the last one.
 
         Returns false if there is none, the client is suspended, or the machine has ended.
         """
-        if self._waits_for is not None or self.machine.over:
+        if self._waits_for is not None:
+            return False
+        if self._work is not None:
+            self._go_on()
+            return True
+        if self.machine.over:
             return False
         found = self._next()
         if found is None:
@@ -140,6 +154,8 @@ class Session:
     def _go_on(self) -> None:
         # After a wait, a new for loop over the same generator goes on where the last one stopped.
         for each in self._work or ():
+            if each is None:
+                return
             if not isinstance(each, Reply):
                 self.send(each)
             elif each.pending:
@@ -164,25 +180,31 @@ class Session:
             # The wait is a reply like that of a guest, so the warp clock jumps over it.
             yield self._pause(fault.after)
         for event in fault.events:
-            self._tell(*event)
-        pieces: list[bytes] = []
+            self._send_event(*event)
+        pieces: Iterator[bytes] = iter(())
         held: list[bytes] = []  # events that come between two pieces of the answer: sent there, they would break it
+
+        def hold(data: bytes) -> None:
+            held.append(data)
+            if len(held) > MOST_HELD:
+                self.on_cut()
+
         if fault.answer != "usual":
             # Then the command does not run: a test that wants an error for `stop` does not want a stopped VM.
             usual = iter((self._faulty_answer(fault),))
         try:
             for each in usual:
-                if isinstance(each, Reply):
+                if each is None or isinstance(each, Reply):
                     yield each
                     continue
                 pieces = fault.pieces(each)
-                if pieces:
-                    self._write(pieces.pop(0))
-                if pieces:
-                    self.send = held.append
-            while pieces:
-                yield self._pause(fault.pause)
-                self._write(pieces.pop(0))
+                self._write(next(pieces, b""))
+                self.send = hold
+            for piece in pieces:
+                if fault.pause:
+                    yield self._pause(fault.pause)
+                yield None
+                self._write(piece)
         finally:  # also if the client leaves between two pieces
             self.send = self._write
             for data in held:

@@ -16,6 +16,7 @@ from device.fields import SnapshotError
 from device.guest.table import make_guest
 from device.machine.machine import Machine
 from device.machine.snapshot import MAGIC, Summary, load, save, summarize
+from hmp.monitor import escape
 
 Store: TypeAlias = "MemoryStore | DirectoryStore"
 
@@ -40,7 +41,7 @@ def check_tag(tag: str) -> str:
     """Return `tag` if it can name a snapshot. Raises SnapshotError, which says what a tag may contain."""
     if not _valid(tag):
         # A line of the monitor may have 4,095 characters; the error need not repeat them all.
-        shown = tag if len(tag) <= 40 else f"{tag[:40]}..."
+        shown = escape(tag if len(tag) <= 40 else f"{tag[:40]}...")
         what = f"1 to {TAG_LIMIT} bytes of printable characters without slashes"
         raise SnapshotError(f"'{shown}' cannot name a snapshot: {what}")
     return tag
@@ -55,8 +56,14 @@ def _valid(tag: str) -> bool:
 
 
 def automatic_tag(machine: Machine) -> str:
-    """Return the tag for a `savevm` without a tag, in QEMU's form: vm-YYYYMMDDHHMMSS."""
-    return "vm-" + "".join(filter(str.isdigit, date(machine.clock.wall(), simulated=machine.clock.simulated)))
+    """Return the tag for a `savevm` without a tag, in QEMU's form: vm-YYYYMMDDHHMMSS, and -2 behind it for another."""
+    # QEMU gives all of one second the same tag, and loadvm finds the first.
+    tag = "vm-" + "".join(filter(str.isdigit, date(machine.clock.wall(), simulated=machine.clock.simulated)))
+    made, taken, number = tag, store_of(machine).tags(), 1
+    while made in taken:
+        number += 1
+        made = f"{tag}-{number}"
+    return made
 
 
 def date(nanoseconds: int, *, simulated: bool) -> str:
@@ -84,17 +91,17 @@ class _Bounded(io.BytesIO):
         # Checked at each write and not at the end: RAM can be larger than the memory of this process may become.
         self._left -= len(data)
         if self._left < 0:
-            raise SnapshotError(f"snapshots in memory may have {BYTES_LIMIT >> 20} MiB together: {_WAY_OUT}")
+            raise SnapshotError(f"snapshots in memory may take {BYTES_LIMIT >> 20} MiB together: {_WHAT_TO_DO}")
         return super().write(data)
 
 
-_WAY_OUT = "delete some with delvm, or keep them in files with --snapshot-dir"
+_WHAT_TO_DO = "delete some with delvm, or keep them in files with --snapshot-dir"
 
 
 class MemoryStore:
     """Snapshots in the memory of this process, which end with it. Their number and total size are limited."""
 
-    rests_until = 0
+    paused_until = 0
     """If there are other monitors, no command writes before this host time (ns). The commands set it (_in_turn)."""
 
     def __init__(self) -> None:
@@ -119,7 +126,7 @@ class MemoryStore:
     def get(self, tag: str) -> bytes:
         """Return a snapshot's file. Raises SnapshotError."""
         if tag not in self._kept:
-            raise _lost(tag)
+            raise _not_found(tag)
         return self._kept[tag][1]
 
     def _keep(self, tag: str, write: Callable[[_Bounded], object]) -> None:
@@ -127,7 +134,7 @@ class MemoryStore:
         # The snapshot that is replaced does not count. It is kept until the new one is complete.
         others = [data for known, (_, data) in self._kept.items() if known != tag]
         if len(others) >= COUNT_LIMIT:
-            raise SnapshotError(f"there are {COUNT_LIMIT} snapshots in memory, the most there can be: {_WAY_OUT}")
+            raise SnapshotError(f"there are {COUNT_LIMIT} snapshots in memory, the most there can be: {_WHAT_TO_DO}")
         out = _Bounded(BYTES_LIMIT - sum(map(len, others)))
         write(out)
         summary = summarize(out)
@@ -136,12 +143,11 @@ class MemoryStore:
 
     def load(self, tag: str, machine: Machine) -> None:
         """Put the machine back. Raises SnapshotError, and then nothing has changed."""
-        check_tag(tag)
         _load(tag, machine, lambda: io.BytesIO(self._kept[tag][1]))
 
     def delete(self, tag: str) -> None:
-        """Delete a snapshot; no error if there is none. Raises SnapshotError if `tag` cannot be a tag."""
-        self._kept.pop(check_tag(tag), None)
+        """Delete a snapshot; no error if there is none."""
+        self._kept.pop(tag, None)
 
 
 class DirectoryStore:
@@ -153,7 +159,7 @@ class DirectoryStore:
     rejected: all monitors hung for up to two seconds while another process had it.
     """
 
-    rests_until = 0
+    paused_until = 0
     """As in MemoryStore."""
 
     def __init__(self, path: str) -> None:
@@ -212,7 +218,7 @@ class DirectoryStore:
         """Write the machine to the file of `tag`. Raises SnapshotError, and then an older file is kept."""
         path = self._file(tag)
         try:
-            _refuse_odd(path)
+            _refuse_special_file(path)
             self._sweep()
             temporary, descriptor = _unfinished(path)
             try:
@@ -232,14 +238,15 @@ class DirectoryStore:
 
     def load(self, tag: str, machine: Machine) -> None:
         """Put the machine back. Raises SnapshotError, and then nothing has changed."""
-        path = self._file(tag)
-        _load(tag, machine, lambda: _open(path))
+        _load(tag, machine, lambda: _open(self._file(tag)))
 
     def delete(self, tag: str) -> None:
         """Remove the file of a snapshot; no error if there is none. Raises SnapshotError if it cannot be removed."""
+        if not _valid(tag):
+            return
         path = self._file(tag)
         try:
-            _refuse_odd(path)
+            _refuse_special_file(path)
             os.unlink(path)
             self._sync()
         except FileNotFoundError:
@@ -288,7 +295,7 @@ def _try(act: Callable[..., Any], *arguments: object) -> Any:
         return None
 
 
-def _refuse_odd(path: str) -> None:
+def _refuse_special_file(path: str) -> None:
     """Raise OSError if `path` is neither a file nor a link.
 
     The rename would replace a FIFO or a device, which no user wants.
@@ -349,15 +356,17 @@ def _load(tag: str, machine: Machine, opened: Callable[[], BinaryIO]) -> None:
     Raises SnapshotError, and then nothing has changed.
     """
     try:
+        if not _valid(tag):
+            raise KeyError
         with opened() as source:
             load(machine, source, make_guest)
     except (KeyError, FileNotFoundError):
-        raise _lost(tag) from None
+        raise _not_found(tag) from None
     except (OSError, SnapshotError) as error:
         raise SnapshotError(f"cannot load snapshot '{tag}': {getattr(error, 'strerror', error)}") from None
 
 
-def _lost(tag: str) -> SnapshotError:
+def _not_found(tag: str) -> SnapshotError:
     return SnapshotError(f"Snapshot '{tag}' does not exist in one or more devices")
 
 

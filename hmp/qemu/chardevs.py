@@ -35,7 +35,7 @@ _NEEDS = {
 }
 """The option that a backend needs, and QEMU's error without it."""
 
-_NEVER = {
+_UNAVAILABLE = {
     "mux": "mux: base chardev {chardev} not found",
     "spicevmc": "unsupported type name: {name}",
     "spiceport": "spice not enabled",
@@ -54,7 +54,7 @@ PARAMETERS = Parameters(
     size="size",
 )
 
-TAKEN = {"serial": "could not connect serial device to character backend '{}'",
+UNREADABLE = {"serial": "could not connect serial device to character backend '{}'",
           "parallel": "could not connect parallel device to character backend '{}'",
           "debugcon": "invalid character backend '{}'"}  # fmt: skip
 """QEMU's errors for a short form that it cannot read. For the monitor options it is "parse error" instead."""
@@ -80,11 +80,20 @@ class Chardev:
         self.backend = named and _ALIASES.get(named, named)
         self.options = options
         self.users = 0
-        """How many monitors and serial ports use it."""
+        """How many monitors and guest devices use it."""
+        self.used = False
+        """Whether one of them has opened it."""
+        self.logfile = -1
 
     def refuse(self, why: str) -> UsageError:
         """Return an error about the device."""
         return UsageError(f"{self.spelled}: {why}" if self.spelled else why)
+
+    def use(self, more: int = 1, *, opens: bool = True) -> bool:
+        """Count `more` users of the device. Returns whether so many can share it."""
+        self.users += more
+        self.used = self.used or opens
+        return self.users <= (4 if self.on("mux") else 1)
 
     def on(self, name: str) -> bool:
         """Whether an option is on; the default is off."""
@@ -107,7 +116,7 @@ class Chardev:
             raise self.refuse(missing)
         if "logfile" in given:
             end = os.O_APPEND if self.on("logappend") else os.O_TRUNC
-            os.close(self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create"))
+            self.logfile = self._open(given["logfile"], os.O_WRONLY | os.O_CREAT | end, "create")
         if backend == "socket":
             self._check_socket()
         elif backend == "ringbuf" and size_of(given.get("size", "0"), "size", "").bit_count() > 1:
@@ -118,8 +127,8 @@ class Chardev:
             self._port("localaddr", "localport")
         elif backend == "parallel":
             self._open(given["path"], os.O_RDWR)
-        if backend in _NEVER:
-            raise self.refuse(_NEVER[backend].format_map(given))
+        if backend in _UNAVAILABLE:
+            raise self.refuse(_UNAVAILABLE[backend].format_map(given))
 
     def _check_socket(self) -> None:
         given = self.options
@@ -164,6 +173,7 @@ class Chardev:
 
     def _open(self, path: str, flags: int, verb: str = "open") -> int:
         try:
+            # NOCTTY: a terminal that is opened here must not become the one whose hang-up ends hmp.
             return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
         except OSError as error:
             raise self.refuse(f"Could not {verb} '{path}': {error.strerror}") from None
@@ -189,17 +199,21 @@ class Chardev:
         if self.backend == "file":
             end = os.O_APPEND if self.on("append") else os.O_TRUNC
             return self._stream(-1, self._open(path, os.O_WRONLY | os.O_CREAT | end))
+        # Each pipe is opened both ways, as in QEMU: so it waits for no client, and does not end when one leaves.
         if self.backend == "pipe" and os.path.exists(f"{path}.in") and os.path.exists(f"{path}.out"):
             return self._stream(self._open(f"{path}.in", os.O_RDWR), self._open(f"{path}.out", os.O_RDWR))
         if self.backend in ("pipe", "serial"):
             both = self._open(path, os.O_RDWR)
             try:
                 tty.setraw(both)
-            except termios.error:
+            except termios.error:  # a pipe or a file
                 pass
             return self._stream(both, both)
         if self.kind != "serial" and self.backend not in SILENT:
             raise self.refuse(f"hmp has no monitor on a '{self.backend}'")
+        # A monitor greets there, and the log has that.
+        if self.logfile >= 0 and self.kind != "serial" and self.backend != "null":
+            return self._stream(-1, self._open(os.devnull, os.O_WRONLY))
         return None
 
     def _stream(self, source: int, target: int, name: str = "") -> Address:
@@ -211,8 +225,9 @@ class Chardev:
         address = Address(self.kind, spec, self.spelled)
         # With mux QEMU makes two devices: the mux has the label, and the stream below it has LABEL-base.
         address.label = f"{self.label}-base" if self.on("mux") else self.label
-        address.pretty = self.on("pretty")
-        address.service = self.options.get("port", "")
+        address.pretty, address.used = self.on("pretty"), self.used
+        address.ports = self.users - (self.kind != "serial") if self.on("mux") else None
+        address.service, address.logfile = self.options.get("port", ""), self.logfile
         return address
 
     def _stdio(self) -> str:
@@ -246,9 +261,9 @@ class Chardev:
         return ",".join([place, *words])
 
 
-def from_chardev(text: str) -> Chardev:
+def from_chardev(text: str, spelled: str) -> Chardev:
     """Read the value of -chardev. Raises UsageError in QEMU's words."""
-    spelled, given = f"-chardev {text}", split_options(text, "backend")
+    given = split_options(text, "backend")
     label = dict(reversed(given)).get("id")
     if label is not None and not valid_id(label):
         raise UsageError(f"{spelled}: Parameter 'id' expects an identifier")
@@ -257,10 +272,9 @@ def from_chardev(text: str) -> Chardev:
     return Chardev(spelled, "serial", label or "", dict(given))
 
 
-def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
+def from_short(option: str, text: str, kind: str, label: str, spelled: str) -> Chardev:
     """Read the value of -monitor, -qmp, -serial and so on, such as unix:PATH,server,nowait. Raises UsageError."""
-    spelled = f"-{option} {text}"
-    wrong = UsageError(f"{spelled}: {TAKEN.get(option, 'parse error: {}').format(text)}")
+    wrong = UsageError(f"{spelled}: {UNREADABLE.get(option, 'parse error: {}').format(text)}")
     place, mux = (text[4:], {"mux": "on"}) if text.startswith("mon:") else (text, {})
     backend, colon, rest = place.partition(":")
     given: dict[str, str] = {}
@@ -300,5 +314,5 @@ def from_short(option: str, text: str, kind: str, label: str) -> Chardev:
     else:
         raise UsageError(f"{spelled}: '{place}' is not a valid char driver")
     made = Chardev(spelled, "monitor" if mux and kind == "serial" else kind, label, given | mux)
-    made.users = 1
+    made.use(1 + bool(mux and kind == "serial"))
     return made

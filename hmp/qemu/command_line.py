@@ -17,8 +17,8 @@ from hmp.monitor.commands.machine import DRIVERS, HELP, device_add, split_option
 from hmp.monitor.commands.qom import read_json
 from hmp.monitor.qom import BACKEND_TYPE, from_json, from_option, valid_id
 from hmp.options import parse
-from hmp.qemu.chardevs import TAKEN, Chardev, from_chardev, from_short
-from hmp.qemu.table import DEVICES, HELPS, PCI, WITH_VALUE, WITHOUT
+from hmp.qemu.chardevs import UNREADABLE, Chardev, from_chardev, from_short
+from hmp.qemu.table import CHARDEV_USERS, DEVICES, HELPS, PCI, WITH_VALUE, WITHOUT
 from hmp.qemu.values import Parameters, size_of, whole
 from hmp.qjson import codec
 
@@ -59,8 +59,8 @@ class CommandLine:
         self.monitors: list[Chardev] = []
         self.made: list[Chardev] = []
         """The devices of -chardev, -monitor and -qmp, in the order in which QEMU makes them."""
-        self.serial: list[tuple[str, str]] = []
-        """Option and value of each -serial, -parallel and -debugcon; the option is "" for the port of -nographic."""
+        self.serial: list[tuple[str, str, str]] = []
+        """Option, value and both as they were written ("" for a default) of each -serial, -parallel and -debugcon."""
         # In QEMU an id is unique within one kind of object: a device and a monitor may have the same id.
         self.ids: dict[str, set[str]] = {"device": set(), "mon": set()}
         self.devices: list[tuple[str, str, Any, list[tuple[str, Any]]]] = []
@@ -69,7 +69,9 @@ class CommandLine:
         self.serials: list[Chardev] = []
         """The character devices that no monitor uses."""
         self.mons: list[tuple[str, dict[str, str]]] = []
-        self.nographic = self.defaults = False
+        self.defaults = {"serial", "parallel", "monitor"}
+        """What QEMU makes unless told otherwise."""
+        self.nographic = False
         self.daemonize = False
         self.pidfile: str | None = None
         self.actions = {"reboot": "reset", "shutdown": "poweroff"}
@@ -122,34 +124,30 @@ class CommandLine:
         elif name in ("daemonize", "nographic"):
             setattr(self, name, True)
         elif name == "nodefaults":
-            self.defaults = True
+            self.defaults.clear()
         else:
             self.ignored.append(spelled)
 
     def _value(self, name: str, value: str, spelled: str) -> None:
         read: dict[str, Callable[[str, str], None]] = {
             "m": self._memory, "device": self._device, "name": self._name, "uuid": self._uuid, "mon": self._mon,
-            "action": self._action, "chardev": self._chardev,
+            "action": self._action, "chardev": self._chardev, "smbios": self._smbios,
             "watchdog-action": lambda value, spelled: self._action(f"watchdog={value}", spelled),
         }  # fmt: skip
         if name in read:
             read[name](value, spelled)
         elif name in ("qmp", "qmp-pretty", "monitor"):
+            self.defaults.discard("monitor")
             mode = "readline" if name == "monitor" else "control"
             pretty = {"pretty": "on"} if name == "qmp-pretty" else {}
-            if name == "monitor" and value.startswith("none"):  # QEMU looks at four letters only
-                self.defaults = True
-            elif value.startswith("chardev:"):
+            if value.startswith("chardev:"):
                 self._id("mon", value[8:], spelled)
                 self.mons.append((spelled, {"chardev": value[8:], "mode": mode, **pretty}))
-            else:
-                label = f"compat_monitor{len(self.monitors)}"
-                made = from_short(name, value, "monitor" if name == "monitor" else "qmp", label)
-                made.options |= pretty
-                self._add(made)
-                self.monitors.append(made)
+            elif name != "monitor" or not value.startswith("none"):  # QEMU looks at four letters only
+                self._monitor(name, value, spelled).options |= pretty
         elif name in _SERIAL:
-            self.serial.append((name, value))
+            self.defaults -= {name, "monitor"} if value.startswith("mon:") and name != "debugcon" else {name}
+            self.serial.append((name, value, spelled))
         elif name == "pidfile":
             self.pidfile = value
         elif name in ("machine", "M"):
@@ -158,12 +156,21 @@ class CommandLine:
         else:
             self.ignored.append(spelled)
 
+    def _monitor(self, name: str, value: str, spelled: str) -> Chardev:
+        kind = "monitor" if name == "monitor" else "qmp"
+        made = from_short(name, value, kind, f"compat_monitor{len(self.monitors)}", spelled)
+        self._add(made)
+        self.monitors.append(made)
+        return made
+
     def _add(self, made: Chardev) -> None:
-        """Add a device that has an id of its own."""
-        # A device of -monitor has a generated id, which -chardev may not use again.
-        if made.label and any(made.label == each.label for each in self.made):
-            raise made.refuse(f"Duplicate ID '{made.label}' for chardev")
+        self._alone(made)
         self.made.append(made)
+
+    def _alone(self, made: Chardev) -> None:
+        """Refuse a device that has the id of another. A device of -monitor and the like has a generated id."""
+        if made.label and self._found(made.label) not in (None, made):
+            raise made.refuse(f"Duplicate ID '{made.label}' for chardev")
 
     def _id(self, what: str, id: str, spelled: str) -> None:
         if not valid_id(id):
@@ -173,13 +180,14 @@ class CommandLine:
         self.ids[what].add(id)
 
     def _chardev(self, value: str, spelled: str) -> None:
-        made = from_chardev(value)
+        made = from_chardev(value, spelled)
         if made.backend in HELP:
             self._print("Available chardev backend types: \n  socket\n  stdio\n  file\n  pty\n  pipe\n  null\n")
         else:
             self._add(made)
 
     def _mon(self, value: str, spelled: str) -> None:
+        self.defaults.discard("monitor")
         pairs = split_options(value, "chardev")
         given = dict(pairs)
         if "id" in given:
@@ -238,6 +246,15 @@ class CommandLine:
             raise UsageError(f"{spelled}: failed to parse UUID string: wrong format") from None
         self.hmp.append(f"--uuid={value}")
 
+    def _smbios(self, value: str, spelled: str) -> None:
+        given = dict(split_options(value, None))
+        if given.get("type") == "1" and "uuid" in given:
+            try:
+                self._uuid(given["uuid"], spelled)
+            except UsageError:
+                raise UsageError(f"{spelled}: Invalid UUID") from None
+        self.ignored.append(spelled)
+
     def _action(self, value: str, spelled: str) -> None:
         pairs = split_options(value, None)
         Parameters(" ".join(_ACTIONS)).check(pairs, spelled)
@@ -259,6 +276,7 @@ class CommandLine:
             for word in [word for key, word in reversed(pairs) if key == "id"][-1:]:
                 self._id("device", word, spelled)
         driver = dict(pairs).get("driver")
+        self.defaults -= {"isa-serial": {"serial"}, "isa-parallel": {"parallel"}}.get(str(driver), set())
         pairs = [pair for pair in pairs if pair[0] != "driver"]
         helps = any(key in HELP for key, _ in pairs)
         if driver in HELP or (driver in DRIVERS and helps):
@@ -281,6 +299,9 @@ class CommandLine:
             model = driver.removesuffix("-transitional").removesuffix("-non")
             if model not in DEVICES and not model.endswith("-cpu"):
                 self.unknown = self.unknown or UsageError(f"{spelled}: '{driver}' is not a valid device model name")
+            label = dict(pairs).get("chardev")
+            if model in CHARDEV_USERS and isinstance(label, str):
+                self._use(f"{spelled}: Property '{CHARDEV_USERS[model]}.chardev' can't", model, label)
             self.ignored.append(spelled)
             return
         if self.device is not None:
@@ -301,6 +322,14 @@ class CommandLine:
             raise UsageError(f"{spelled}: {error.desc}") from None
         except UsageError as error:
             raise UsageError(f"{spelled}: {str(error).removeprefix(f'--device {self.device!r}: ')}") from None
+
+    def _use(self, wrong: str, model: str, label: str) -> None:
+        found = self._found(label)
+        if found is None:
+            raise UsageError(f"{wrong} find value '{label}'")
+        # A virtserialport opens its device when the guest opens the port, all others do so at once.
+        if not found.use(opens=model != "virtserialport"):
+            raise UsageError(f"{wrong} take value '{label}': Device '{label}' is in use")
 
     def _check_pci(self, model: str, name: str, value: Any, *, json: bool) -> None:
         kind, wrong = PCI[name], ""
@@ -333,37 +362,44 @@ class CommandLine:
     def _finish(self) -> None:
         """Make the checks that QEMU makes when it creates its objects, in QEMU's order, and connect monitors with their
         devices. Raises UsageError."""
-        # A daemon has no terminal, so nobody could reach its monitor.
-        if self.daemonize and self.nographic:
-            raise UsageError("-nographic cannot be used with -daemonize")
+        self._make_defaults()
         free = [each for each in self.made if each not in self.monitors]
         for each in self.made:
             self._check(each)
         self.hmp.append(f"--memory={self._ram()}B")
         for spelled, given in self.mons:
             self._connect(spelled, given, free)
-        # With -nographic QEMU gives the terminal to a serial port. Ctrl-A c switches it to the monitor, unless another
-        # monitor was given.
-        if self.nographic and not self.defaults and not any(option == "serial" for option, _ in self.serial):
-            own = any(each.kind == "monitor" for each in self.monitors)
-            self.serial.append(("", "stdio" if own else "mon:stdio"))
-        numbers: dict[str, int] = dict.fromkeys(("", *_SERIAL), 0)
-        for option, value in sorted(self.serial, key=lambda pair: ("", *_SERIAL).index(pair[0])):
-            label = "debugcon" if option == "debugcon" else f"{option or 'serial'}{numbers[option]}"
+        numbers = dict.fromkeys(_SERIAL, 0)
+        for option, value, spelled in sorted(self.serial, key=lambda each: _SERIAL.index(each[0])):
+            label = "debugcon" if option == "debugcon" else f"{option}{numbers[option]}"
             numbers[option] += 1
             if value == "none" and option != "debugcon":
                 continue
             if value.startswith("chardev:") and option != "debugcon":
-                self._connect(f"-{option} {value}", {"chardev": value[8:], "mode": option}, free)
+                self._connect(spelled, {"chardev": value[8:], "mode": option}, free)
                 continue
-            made = from_short(option, value, "serial", label)
-            made.spelled = made.spelled if option else ""
+            made = from_short(option, value, "serial", label, spelled)
             self.made.append(made)
             self._check(made)
+            self._alone(made)
             (free if made.kind == "serial" else self.monitors).append(made)
         self.serials = free
         for device in self.devices:
             self._plug(*device)
+
+    def _make_defaults(self) -> None:
+        """Add the ports and the monitor that QEMU makes unless they are given. Raises UsageError."""
+        if self.daemonize and self.nographic and self.defaults:
+            # A daemon has no terminal, so nobody could reach them.
+            raise UsageError("-nographic cannot be used with -daemonize")
+        stdio, null = ("stdio", "null") if self.nographic else ("vc:80Cx24C",) * 2
+        if self.nographic and self.defaults >= {"serial", "monitor"}:
+            # Both share the terminal, and Ctrl-A c switches to the monitor.
+            self.defaults.discard("monitor")
+            stdio = "mon:stdio"
+        self.serial += [(name, stdio if name == "serial" else null, "") for name in self.defaults - {"monitor"}]
+        if "monitor" in self.defaults:
+            self._monitor("monitor", stdio, "")
 
     def _check(self, made: Chardev) -> None:
         made.check()
@@ -372,6 +408,9 @@ class CommandLine:
             if self.daemonize or taken:
                 how = "with -daemonize" if self.daemonize else "by multiple character devices"
                 raise made.refuse(f"cannot use stdio {how}")
+
+    def _found(self, label: str) -> Chardev | None:
+        return next((each for each in self.made if each.label == label), None)
 
     def _connect(self, spelled: str, given: dict[str, str], free: list[Chardev]) -> None:
         """Connect a monitor or a serial port with its device. `free` has the devices that are not used yet.
@@ -383,16 +422,15 @@ class CommandLine:
             raise UsageError(f"{spelled}: Parameter 'chardev' is missing")
         if mode not in ("readline", "control", *_SERIAL):
             raise UsageError(f"{spelled}: Parameter 'mode' does not accept value '{mode}'")
-        found = next((each for each in self.made if each.label == given["chardev"]), None)
-        if found is None and mode in TAKEN:
-            raise UsageError(f"{spelled}: {TAKEN[mode].format('chardev:' + given['chardev'])}")
+        found = self._found(given["chardev"])
+        if found is None and mode in UNREADABLE:
+            raise UsageError(f"{spelled}: {UNREADABLE[mode].format('chardev:' + given['chardev'])}")
         if found is None:
             raise UsageError(f'{spelled}: chardev "{given["chardev"]}" not found')
         if mode == "readline" and "pretty" in given:
             raise UsageError(f"{spelled}: 'pretty' is not compatible with HMP monitors")
-        found.users += 1
-        # With mux QEMU lets four share one device. hmp gives it to the first monitor and cannot switch to the others.
-        if found.users > (4 if found.on("mux") else 1):
+        # With mux QEMU lets four share one device. hmp gives it to the first monitor, and the others stay silent.
+        if not found.use():
             raise UsageError(f"{spelled}: Device '{found.label}' is in use")
         if found not in free:
             return
@@ -414,9 +452,9 @@ class CommandLine:
         # hmp's own options come last, so that HMP_ARGS can change everything.
         config = parse([*argv, *own])
         if config is None:
-            raise UsageError("HMP_ARGS: --help and the like are for hmp")
+            raise UsageError("HMP_ARGS: --help and the like work with hmp only")
         if config.scripted or config.interactive or config.record is not None:
-            raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record are for hmp")
+            raise UsageError("HMP_ARGS: SCRIPT, -c, -i and --record work with hmp only")
         # Another version of QEMU has other devices.
         if self.unknown is not None and config.qemu_version is None:
             raise self.unknown
@@ -426,15 +464,14 @@ class CommandLine:
                 config.chardevs.append((each.label, "mux", True))
             if address is None:
                 name = f"{each.label}-base" if each.on("mux") else each.label
-                config.chardevs.append((name, str(each.backend), each.users > 0))
+                config.chardevs.append((name, str(each.backend), each.used))
             else:
-                address.used = each.users > 0
                 address.host_files = config.allow_host_files
                 config.addresses.append(address)
         config.stdio = any(each.scheme == "stdio" and not each.shown for each in config.addresses)
         # QEMU without a monitor on stdio runs until it is ended.
         config.headless = True
-        config.stays = self.actions["shutdown"] == "pause"
+        config.no_shutdown = self.actions["shutdown"] == "pause"
         config.resets = self.actions["reboot"] == "reset"
         if self.daemonize or self.pidfile is not None:
             config.on_listening = self._detach

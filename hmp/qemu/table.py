@@ -107,6 +107,12 @@ _DEVICE_NAMES = (
 DEVICES = frozenset(_DEVICE_NAMES.split())
 """The device models of QEMU 7.2 for x86 and their aliases, without the balloon."""
 
+_CHARDEV_USERS = (
+    "virtconsole virtserialport isa-debugcon isa-parallel usb-serial usb-redir usb-braille ivshmem-doorbell"
+)
+CHARDEV_USERS = {name: name for name in _CHARDEV_USERS.split()} | {"isa-serial": "serial", "pci-serial": "serial"}
+"""The device models that use a character device, and the owner that QEMU's errors name."""
+
 _PCI_SWITCHES = (
     "multifunction disable-modern iommu_platform ats aer packed event_idx indirect_desc queue_reset use-started "
     "use-disabled-flag notify_on_empty any_layout qemu-4-0-config-size migrate-extra modern-pio-notify page-per-vq "
@@ -123,8 +129,8 @@ PCI = {
 of them. Their values are checked and have no effect, because hmp has no bus."""
 
 HELPS = {
-    "machine": f"Supported machines are:\n{'pc':20} what hmp stands in for (alias of pc-i440fx-7.2)\n"
-    f"{'pc-i440fx-7.2':20} what hmp stands in for (default)\n{'q35':20} taken for the same\n",
+    "machine": f"Supported machines are:\n{'pc':20} the machine of hmp (alias of pc-i440fx-7.2)\n"
+    f"{'pc-i440fx-7.2':20} the machine of hmp (default)\n{'q35':20} the same machine here\n",
     "cpu": "Available CPUs:\nx86 qemu64                (there is no processor: any name will do)\n",
     "accel": "Accelerators supported in QEMU binary:\ntcg\n",
 }

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections import namedtuple
-from collections.abc import Mapping
 
 from hmp.qjson import lexer
 from hmp.qjson.lexer import Lexer
@@ -293,8 +292,8 @@ def as_qemu(text: str) -> str:
     return text.replace("\x7f", r"\u007F")
 
 
-def encode(message: Mapping[str, object]) -> bytes:
-    r"""Return the line that QEMU 7.2 would send for `message` (a dict with string keys), `\r\n` included.
+def encode(message: object) -> bytes:
+    r"""Return the line that QEMU 7.2 would send for `message`, a value that JSON has, `\r\n` included.
 
     Members keep their order; QEMU's order is that of a hash table. Floats have 17 digits and no ".0", infinity is
     `inf`. Raises TypeError for a value that JSON does not have, and ValueError for a value that contains itself.

@@ -10,13 +10,13 @@ from device.errors import MisuseError
 from device.machine.machine import Machine
 from hmp.monitor import MAX_LINE, TOO_LONG, CommandError, qom
 from hmp.monitor.commands import balloon_device
-from hmp.monitor.commands.machine import check_driver, plug
+from hmp.monitor.commands.machine import plug
 from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.registry import TABLE
 from hmp.qmp.schema import Arguments, QmpCommand
 
-NEGOTIATE = "qmp_capabilities"
+NEGOTIATE, HUMAN = "qmp_capabilities", "human-monitor-command"
 
 
 def version(machine: Machine) -> dict[str, object]:
@@ -24,16 +24,6 @@ def version(machine: Machine) -> dict[str, object]:
     front = emulated(machine)
     numbers = map(int, reversed(front.version.split(".")))
     return {"qemu": dict(zip(("micro", "minor", "major"), numbers, strict=True)), "package": front.package}
-
-
-def _negotiate(monitor: Monitor, arguments: Arguments) -> object:
-    for capability in arguments.get("enable", ()):
-        if not isinstance(capability, str):
-            # An item of a list has no name in QEMU, which prints `null` in its place.
-            raise CommandError("Invalid parameter type for 'null', expected: string")
-        if capability != "oob":
-            raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
-    return {}
 
 
 def _query_status(monitor: Monitor, arguments: Arguments) -> object:
@@ -66,17 +56,18 @@ def _device_add(monitor: Monitor, arguments: Arguments) -> object:
     id = id if isinstance(arguments.get("id"), str) else None
     if id is not None and not qom.valid_id(id):
         raise CommandError("Parameter 'id' expects an identifier")
-    options = qom.read_options(check_driver(driver), given.items(), qom.from_option)
-    plug(monitor.machine, id or "", options)
+    plug(monitor.machine, driver, id or "", given.items())
     return {}
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.17g}"  # 1.0 is the text 1
     return str(value) if not isinstance(value, bool) else "on" if value else "off"
 
 
 def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
-    if arguments.get("cpu-index", 0) != 0:
+    if arguments.get("cpu-index", 0) % (1 << 32):  # QEMU takes the lower half of the number
         raise CommandError("Parameter 'cpu-index' expects a CPU number")
     line = arguments["command-line"]
     # A message may be longer than a typed line. An expression of that length would hold up all clients.
@@ -93,7 +84,7 @@ def _human_monitor_command(monitor: Monitor, arguments: Arguments) -> object:
 COMMANDS: dict[str, QmpCommand] = {
     command.name: command
     for command in (
-        QmpCommand(NEGOTIATE, "enable:array?", _negotiate),
+        QmpCommand(NEGOTIATE, "enable:capabilities?", lambda monitor, _: {}),
         QmpCommand("query-balloon", "", lambda monitor, _: monitor.dialect.query(balloon_device(monitor.machine)),
                    returns="BalloonInfo", asks=True),
         QmpCommand("balloon", "value:integer"),
@@ -101,7 +92,7 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("stop"),
         QmpCommand("cont"),
         QmpCommand("quit"),
-        QmpCommand("system_reset"),
+        QmpCommand("system_reset", holds="DEVICE_DELETED"),
         QmpCommand("system_powerdown", holds="SHUTDOWN"),
         QmpCommand("query-version", "", lambda monitor, _: version(monitor.machine), returns="VersionInfo"),
         QmpCommand("query-name", "", _query_name, returns="NameInfo"),
@@ -119,7 +110,7 @@ COMMANDS: dict[str, QmpCommand] = {
         QmpCommand("qom-set", "path:string,property:string,value:any", _qom_set),
         QmpCommand("device_add", "driver:any,id:any?", _device_add, open=True),
         QmpCommand("device_del", "id:string", holds="DEVICE_DELETED"),
-        QmpCommand("human-monitor-command", "command-line:string,cpu-index:integer?", _human_monitor_command,
+        QmpCommand(HUMAN, "command-line:string,cpu-index:integer?", _human_monitor_command,
                    returns="str"),
     )
 }  # fmt: skip
@@ -128,8 +119,8 @@ COMMANDS: dict[str, QmpCommand] = {
 
 def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
     """Check the arguments and run the command. Raises CommandError if QMP has to answer with an error."""
-    command.check(arguments)
     try:
+        command.check(arguments)
         if command.handler is not None:
             return command.handler(monitor, arguments)
         reply = Reply()
@@ -137,4 +128,6 @@ def run(command: QmpCommand, monitor: Monitor, arguments: Arguments) -> object:
         TABLE[command.name].handler()(monitor, arguments, reply)
     except MisuseError as error:
         raise CommandError(str(error)) from None
+    except RecursionError:  # with a schema of --replies
+        raise CommandError(f"the arguments of {command.name} are nested too deep") from None
     return reply if reply.pending else {}

@@ -99,7 +99,7 @@ class EventHub:
             event["data"] = data
         return codec.encode(event)
 
-    def tell(self, name: str, data: Mapping[str, object]) -> None:
+    def send_to_all(self, name: str, data: Mapping[str, object]) -> None:
         """Send any event to every client."""
         self._broadcast(self.encode(name, data))
 
@@ -120,7 +120,7 @@ class EventHub:
             self._held.append(message)
             return
         # A BALLOON that still waits is older than this event, so it goes first.
-        self._tell_answer()
+        self._send_answer()
         for session in tuple(self._sessions):
             session.send(message)
 
@@ -143,12 +143,12 @@ class EventHub:
 
     def _changed(self, event: ActualChanged) -> None:
         if self._throttle is None:
-            self._tell_change(self._machine.clock.wall(), event)
+            self._send_change(self._machine.clock.wall(), event)
         else:
             # The latest event replaces the one before, and keeps the time at which it happened.
             self._latest = (self._machine.clock.wall(), event)
 
-    def _tell_change(self, wall: int, event: ActualChanged) -> None:
+    def _send_change(self, wall: int, event: ActualChanged) -> None:
         self._throttle = self._machine.time.after(CHANGE_INTERVAL, self._interval_over)
         if self._sessions:
             self._broadcast(self.encode(event.name, event.data, wall))
@@ -157,7 +157,7 @@ class EventHub:
         self._throttle = None
         latest, self._latest = self._latest, None
         if latest is not None:
-            self._tell_change(*latest)
+            self._send_change(*latest)
 
     # Statistics that query-balloon asks for.
 
@@ -166,7 +166,7 @@ class EventHub:
         """Whether the guest was asked and did not answer yet. One request serves all clients."""
         return self._request is not None
 
-    def asked(self, request: StatsRequest, asker: Listener | None = None) -> None:
+    def send_when_answered(self, request: StatsRequest, asker: Listener | None = None) -> None:
         """Send BALLOON to all clients when `request` is answered, and nothing if it never is.
 
         If the guest answered at once, the `asker` gets BALLOON at once, together with its reply.
@@ -174,7 +174,7 @@ class EventHub:
         self._request = None
         if request.state is PENDING:
             self._request = request
-            request.on_done = self.asked
+            request.on_done = self.send_when_answered
             return
         device = self._machine.device
         if device is None or request.state not in (ANSWERED, UNSUPPORTED):
@@ -192,11 +192,11 @@ class EventHub:
                 self._answer = self._asker = None
                 return
         if self._later is None:
-            self._tell_answer()
+            self._send_answer()
         elif not waits:
-            self._later(self._tell_answer)
+            self._later(self._send_answer)
 
-    def _tell_answer(self) -> None:
+    def _send_answer(self) -> None:
         message, self._answer = self._answer, None
         asker, self._asker = self._asker, None
         if message is not None:

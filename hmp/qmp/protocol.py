@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -13,11 +12,12 @@ from hmp.monitor.faults import Fault, find_fault
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.session import Session, Work
 from hmp.qjson import codec
-from hmp.qjson.codec import Decoder, ParseFailure
-from hmp.qmp.commands import NEGOTIATE, run, version
+from hmp.qjson.codec import MAX_MESSAGE_BYTES, Decoder, ParseFailure
+from hmp.qmp.commands import COMMANDS, HUMAN, NEGOTIATE, run, version
 from hmp.qmp.events import EventHub
 from hmp.qmp.inventory import find
 from hmp.qmp.schema import QmpCommand
+from hmp.qmp.visitor import stored
 
 SLICE = 1024
 """How many bytes of QMP are read at once. Garbage can give an error message for every byte; this takes at most 4 ms."""
@@ -38,7 +38,7 @@ class QmpSession(Session):
         self.dialect = dialect
         self._decoder = Decoder()
         self._messages: deque[object] = deque()  # messages that were read and not yet handled
-        self._fed = b""
+        self._fed = b""  # the text of the messages in _messages, for the log
         self._in_command_mode = False
         self._oob = False
         self._fault: Fault | None = None  # of the present answer
@@ -57,7 +57,10 @@ class QmpSession(Session):
 
     def feed(self, data: bytes) -> None:
         """Take bytes that the client sent. Each byte may become a message with an answer: do not feed much at once."""
-        self._fed = data
+        if not self.unfinished:
+            self._fed = b""
+        if self.on_command is not None and len(self._fed) < MAX_MESSAGE_BYTES:  # blanks do not end
+            self._fed += data
         self._messages += self._decoder.feed(data)
 
     @property
@@ -71,7 +74,7 @@ class QmpSession(Session):
         self._id, self._fault = {}, None
         self.send(self._error(CommandError(f"JSON parse error, {why}")))
 
-    def _tell(self, name: str, data: dict[str, object]) -> None:
+    def _send_event(self, name: str, data: dict[str, object]) -> None:
         self.send(self.hub.encode(name, data))
 
     def _faulty_answer(self, fault: Fault) -> bytes:
@@ -79,7 +82,7 @@ class QmpSession(Session):
             return self._return(fault.value)
         if fault.answer == "error":
             return self._error(CommandError(fault.value[1], fault.value[0]))
-        return str(fault.value or "").encode("utf-8", "surrogatepass")
+        return fault.raw
 
     def _envelope(self) -> dict[str, object]:
         """Return the members that give the reply its id; empty without an id."""
@@ -96,8 +99,8 @@ class QmpSession(Session):
             return None
         message = self._messages.popleft()
         if self.on_command is not None:
-            # The decoder does not keep the text of a message that it cannot read, so the log gets the bytes fed last.
-            self.on_command(self._fed if isinstance(message, ParseFailure) else json.dumps(message).encode())
+            # The decoder does not keep the text of a message that it cannot read.
+            self.on_command(self._fed if isinstance(message, ParseFailure) else codec.encode(message).rstrip())
         self._id, self._fault = {}, None
         try:
             if isinstance(message, ParseFailure):
@@ -106,11 +109,15 @@ class QmpSession(Session):
                 raise CommandError("QMP input must be a JSON object")
             if "id" in message:
                 self._id = {"id": message["id"]}
-            name, arguments, oob = self._members(message)
+            try:
+                name, arguments, oob = self._members(message)
+            except CommandError:
+                # Of several mistakes QEMU names the first one in the order of its dictionary.
+                name, arguments, oob = self._members({each: message[each] for each in stored(message)})
         except CommandError as error:
             return iter((self._error(error),)), None
         # A fault that is set for a line of the human monitor also applies when the line comes through QMP.
-        line = arguments.get("command-line") if name == "human-monitor-command" else None
+        line = arguments.get("command-line") if name == HUMAN else None
         self._fault = find_fault(self.machine, self._monitor.client, name, line if isinstance(line, str) else None)
         return self._execute(name, arguments, oob=oob), self._fault
 
@@ -128,8 +135,12 @@ class QmpSession(Session):
         hub = self.hub
         # A real guest takes a moment, so in QEMU these events come after the reply, and clients expect them there.
         # The modelled guest acts at once.
-        if command.holds:
-            hub.hold(command.holds)
+        holds = command.holds
+        if command.name == HUMAN:
+            words = str(arguments.get("command-line")).split(None, 1)
+            holds = COMMANDS[words[0]].holds if words and words[0] in COMMANDS else ""
+        if holds:
+            hub.hold(holds)
         try:
             # The reply is yielded, and so sent, inside the try: the events are released only after it.
             value = run(command, self._monitor, arguments)
@@ -141,7 +152,7 @@ class QmpSession(Session):
                 yield self._return(_text(value))
                 value = None
         finally:
-            if command.holds:
+            if holds:
                 hub.release()
         if isinstance(value, Reply):
             yield value
@@ -157,7 +168,9 @@ class QmpSession(Session):
         machine, hub = self.machine, self.hub
         # Asked here and not by the hub, which listens to the machine: the call would come back to it.
         if not hub.waiting:
-            hub.asked(machine.request_stats(None), self)  # without a deadline: the reply was sent, so nobody waits
+            hub.send_when_answered(
+                machine.request_stats(None), self
+            )  # without a deadline: the reply was sent, so nobody waits
         elif machine.device is not None:
             machine.device.stats.ask()
             machine.deliver()
@@ -175,10 +188,10 @@ class QmpSession(Session):
         arguments: Mapping[str, object] = {}
         for key, value in message.items():
             if key == "execute" or (key == "exec-oob" and self._oob):
-                if verb:
-                    raise CommandError("QMP input member 'execute' clashes with 'exec-oob'")
                 if not isinstance(value, str):
                     raise CommandError(f"QMP input member '{key}' must be a string")
+                if verb:
+                    raise CommandError("QMP input member 'execute' clashes with 'exec-oob'")
                 name, verb = value, key
             elif key == "arguments":
                 if not isinstance(value, dict):

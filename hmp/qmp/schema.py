@@ -7,8 +7,9 @@ from typing import Any
 
 from device.balloon.spec import SEED_STATS, STATS_TABLE
 from device.machine.events import QMP_EVENTS
-from hmp.monitor import CommandError, grammar
+from hmp.monitor import grammar
 from hmp.monitor.monitor import Monitor
+from hmp.qmp.visitor import check
 
 Arguments = Mapping[str, Any]
 Handler = Callable[[Monitor, Arguments], object]
@@ -46,14 +47,8 @@ EVENTS: dict[str, str] = {
 BUILTIN = {"str": "string", "int": "int", "bool": "boolean", "any": "value"}
 """QAPI's built-in types, by JSON type."""
 
-TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "string": (lambda value: isinstance(value, str), "str"),
-    # type() and not isinstance(): in Python True is an int, and QEMU refuses a boolean here.
-    "integer": (lambda value: type(value) is int and -(1 << 63) <= value < 1 << 63, "int"),
-    "array": (lambda value: isinstance(value, list), "[str]"),
-    "any": (lambda value: True, "any"),
-}
-"""The types of arguments by their names in QEMU's errors: the check of each, and its name in the schema."""
+TYPES = {"string": "str", "integer": "int", "capabilities": "[QMPCapability]", "any": "any"}
+"""The types of arguments: their names in the command table, and in the schema."""
 
 
 class QmpCommand:
@@ -72,19 +67,15 @@ class QmpCommand:
     ) -> None:  # fmt: skip
         self.name, self.parameters, self.handler = name, grammar.parameters(types), handler
         self.returns, self.open, self.holds, self.asks, self.lists = returns, open, holds, asks, lists
+        self._types: dict[str, dict[str, Any]] | None = None
 
     def check(self, given: Arguments) -> None:
         """Raise CommandError in QEMU's words where the arguments do not fit."""
-        for name, kind, optional in self.parameters:
-            if name in given:
-                if not TYPES[kind][0](given[name]):
-                    raise CommandError(f"Invalid parameter type for '{name}', expected: {kind}")
-            elif not optional:
-                raise CommandError(f"Parameter '{name}' is missing")
-        # Missing arguments are reported before unexpected ones, as in QEMU.
-        for name in () if self.open else given:
-            if name not in [known for known, _, _ in self.parameters]:
-                raise CommandError(f"Parameter '{name}' is unexpected")
+        if self._types is None:
+            self._types = {str(each["name"]): each for each in schema([self], events=False)}
+        known = [name for name, _, _ in self.parameters]
+        told = {name: value for name, value in given.items() if name in known} if self.open else dict(given)
+        check(self._types, str(self._types[self.name]["arg-type"]), told)
 
 
 def _object(name: str, members: Iterable[tuple[str, str]]) -> dict[str, object]:
@@ -97,19 +88,20 @@ def _object(name: str, members: Iterable[tuple[str, str]]) -> dict[str, object]:
 def schema(commands: Iterable[QmpCommand], *, events: bool = True) -> list[dict[str, object]]:
     """Return the SchemaInfo list of the commands, the events, and all types that they use."""
     entries: list[dict[str, object]] = []
-    # An array needs an entry of its own, as all types do. qmp_capabilities has an array of strings as its argument.
-    arrays = {"[str]"}
+    # An array needs an entry of its own, as all types do.
+    arrays = {TYPES["capabilities"]}
     for command in commands:
         taken = "empty"
         if command.parameters:
             taken = f"{command.name}-arg"
-            members = [(name, TYPES[kind][1] + "?" * optional) for name, kind, optional in command.parameters]
+            members = [(name, TYPES[kind] + "?" * optional) for name, kind, optional in command.parameters]
             entries.append(_object(taken, members))
         entries.append({"name": command.name, "ret-type": command.returns, "meta-type": "command", "arg-type": taken})
         if command.returns.startswith("["):
             arrays.add(command.returns)
     entries.extend({"name": name, "meta-type": "event", "arg-type": kind} for name, kind in EVENTS.items() if events)
     entries += [_object(name, members) for name, members in OBJECTS.items()]
+    entries.append({"name": "QMPCapability", "members": [{"name": "oob"}], "values": ["oob"], "meta-type": "enum"})
     entries.extend({"name": name, "element-type": name[1:-1], "meta-type": "array"} for name in sorted(arrays))
     entries.extend({"name": name, "json-type": kind, "meta-type": "builtin"} for name, kind in BUILTIN.items())
     return entries

@@ -6,7 +6,7 @@ notice the mistake only with a real QEMU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hmp.monitor import CommandError
@@ -21,13 +21,42 @@ _JSON = {"object": "dict", "array": "list", "enum": "string"}
 
 
 def _is(json_type: str, value: object) -> bool:
-    # The schema has one type for all integers, so accept the ranges of int64 and uint64.
+    # The schema has one type for all integers; nearly all of them are int64.
     if json_type == "int":
-        return type(value) is int and -(1 << 63) <= value < 1 << 64
+        return type(value) is int and -(1 << 63) <= value < 1 << 63
     if json_type == "number":
         return type(value) in (int, float)
     kinds: dict[str, type] = {"string": str, "boolean": bool, "null": type(None), "dict": dict, "list": list}
     return json_type == "value" or isinstance(value, kinds[json_type])
+
+
+def stored(names: Iterable[str]) -> list[str]:
+    """Return names in the order of QEMU's dictionary, a hash table: it decides which of several mistakes is named."""
+
+    def place(name: str) -> int:
+        data = name.encode("utf-8", "surrogatepass")
+        total = 0x238F13AF * len(data) + sum(byte << at * 5 % 24 for at, byte in enumerate(data))
+        return (1103515243 * total + 12345) % 512
+
+    found = [*names]
+    found.reverse()  # of two names in one place the newer one comes first
+    return sorted(found, key=place)
+
+
+def visited(names: Iterable[str]) -> list[str]:
+    """Return names in the order of the visitor's table, GLib's; more than seven, for which it grows, as `stored`."""
+    found = stored(names)
+    places = [""] * 8
+    for name in found if len(found) < 8 else ():
+        total = 5381
+        for byte in name.encode("utf-8", "surrogatepass"):
+            total = total * 33 + byte - (byte >> 7 << 8)  # a byte is signed
+        at, step = total * 11 % (1 << 32) % 7, 0
+        while places[at]:
+            step += 1
+            at = (at + step) % 8
+        places[at] = f".{name}"  # a name may be empty
+    return [each[1:] for each in places if each] or found
 
 
 def check(types: Types, kind: str, value: object, path: str = "", name: str = "null") -> None:
@@ -40,7 +69,12 @@ def check(types: Types, kind: str, value: object, path: str = "", name: str = "n
     if entry is None:
         return
     meta = entry["meta-type"]
-    if meta == "builtin":
+    if bits := entry.get("bits"):
+        if type(value) is not int or not -(1 << 63) <= value < 1 << 64:
+            raise CommandError(f"Parameter '{path}' expects uint64")
+        if value % (1 << 64) >> bits:
+            raise CommandError(f"Parameter '{path}' expects uint{bits}_t")
+    elif meta == "builtin":
         if not _is(entry["json-type"], value):
             raise _expected(path, _EXPECTED[entry["json-type"]])
     elif meta == "enum":
@@ -57,7 +91,7 @@ def check(types: Types, kind: str, value: object, path: str = "", name: str = "n
             check(types, entry["element-type"], each, f"{path}[{index}]")
     elif meta == "alternate":
         _alternate(types, entry, value, path, name)
-    else:
+    elif meta == "object":
         if not isinstance(value, dict):
             raise _expected(path, "object")
         _object(types, entry, value, path)
@@ -82,7 +116,7 @@ def _alternate(types: Types, entry: dict[str, Any], value: object, path: str, na
 def _object(types: Types, entry: dict[str, Any], given: dict[str, Any], path: str) -> None:
     # Missing and wrong members are reported before unexpected ones.
     known = _members(types, entry, given, path)
-    for name in given:
+    for name in visited(given):
         if name not in known:
             raise CommandError(f"Parameter '{_join(path, name)}' is unexpected")
 
@@ -98,8 +132,9 @@ def _members(types: Types, entry: dict[str, Any], given: dict[str, Any], path: s
         elif "default" not in member:
             raise CommandError(f"Parameter '{_join(path, name)}' is missing")
     for variant in entry.get("variants", ()):
-        if variant["case"] == given.get(entry["tag"]) and variant["type"] in types:
-            known |= _members(types, types[variant["type"]], given, path)
+        kind = types.get(variant["type"], {})
+        if variant["case"] == given.get(entry["tag"]) and kind.get("meta-type") == "object":
+            known |= _members(types, kind, given, path)
     return known
 
 

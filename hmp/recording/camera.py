@@ -79,6 +79,7 @@ class Camera:
             place = screen.lines - 1, 0
             blank = [screen.default_char] * screen.columns
             self._seen = self._seen[scrolled:] + [blank] * scrolled
+        # After a scroll all rows are compared: pyte marks only those that were drawn, and the others have moved.
         for y in sorted(screen.dirty) if not scrolled else range(screen.lines):
             if y < screen.lines and (row := self.row(y)) != self._seen[y]:
                 drawn, place = self._draw(y, self._seen[y], row, place)
@@ -113,6 +114,7 @@ class Camera:
         while end < columns and not (old[end].data and new[end].data):
             end += 1
         blank = columns
+        # Blanks at the end are erased and not printed: shorter, and a copy of the text has none.
         while blank > start and new[blank - 1] == plain:
             blank -= 1
         text, look = self._move(place, (y, start)), plain

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable
 
 from device.clock import MS
 from hmp.monitor import UsageError, escape
-from hmp.newfile import NewFile, named_again
+from hmp.newfile import NewFile, find_same_file
 from hmp.streams import write_all
 
 OUTPUT, RESIZE, MARKER = "o", "r", "m"
 """Kinds of events. There is a fourth, "i" for input: what is typed may be private, and is not recorded."""
 
+# Characters that are kept before a write: a script that is played makes thousands of short events.
 _BUFFER = 1 << 16
 
 
@@ -35,17 +36,17 @@ def event_line(at: int, kind: str, data: str) -> str:
 
 
 def create(
-    path: str, *, overwrite: bool, private: bool = False, spared: Iterable[tuple[str, int | str]] = ()
+    path: str, *, overwrite: bool, private: bool = False, in_use: Iterable[tuple[str, int | str]] = ()
 ) -> NewFile:
     """Open a new file for a cast. `private` lets only its owner read it.
 
-    `spared` are files that the run uses, as for `named_again`. Raises UsageError for one of those, for a file that
+    `in_use` are files that the run uses, as for `find_same_file`. Raises UsageError for one of those, for a file that
     exists (unless `overwrite`) and for one that cannot be created. An existing file is not changed then.
     """
     if path == "-":  # in other options this means stdout, so a file of this name is not meant
         raise UsageError("--record: '-': a recording needs a file, stdout has the session")
     try:
-        other = named_again(path, spared)
+        other = find_same_file(path, in_use)
         if other and overwrite:
             raise UsageError(f"--record: '{escape(path)}': is {other}")
         return NewFile(path, overwrite=overwrite, private=private)
@@ -152,6 +153,7 @@ class Tape:
         now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._now, self._begin, self._size = now, now(), size
+        # Incremental, because a write may end within a character.
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self.cast = Cast(descriptor, columns=size[0], rows=size[1], title=title, on_failure=on_failure, live=True)
 

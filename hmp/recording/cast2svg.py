@@ -12,7 +12,7 @@ from device.clock import MS
 from device.units import parse_seconds
 from hmp.command_line import FILE, program, read_arguments, switch, value
 from hmp.monitor import UnreadableError, UsageError
-from hmp.newfile import named_again, write_file
+from hmp.newfile import find_same_file, write_file
 from hmp.recording.record import read_speed
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
 from hmp.streams import complain, guarded, naming_stdout, write_all
@@ -72,12 +72,13 @@ def render(
     if playback.unsupported:
         more = len(playback.unsupported) - _NAMED
         named = ", ".join(playback.unsupported[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        warn(f"not drawn: {named}; the rest of the recording is")
+        warn(f"not drawn: {named}; everything else is drawn")
     chapters = [(event.at, event.text) for event in recording.chapters if at is None or event.at <= at]
     if title is None:
         title = recording.title or "a terminal session"
     last = plain_text(playback)
     if at is None:
+        # A cast may end with its last output, which would be gone at once when the picture starts again.
         length = max(recording.length, playback.last_change + HOLD)
         said = f"A terminal recording of {_seconds(round(recording.length / 1000))}."
         if chapters:
@@ -122,7 +123,9 @@ def _convert(
     overwrite: bool,
 ) -> int:
     if at is not None and (once or any(given is not None for given in (start, end, idle, speed))):
-        raise UsageError("--at: a still has no pace: not together with --from, --to, --idle, --speed or --once")
+        raise UsageError(
+            "--at: a still picture has no speed: not together with --from, --to, --idle, --speed or --once"
+        )
     if start is not None and end is not None and start > end:
         raise UsageError("--from: is after --to")
     said = "stdin" if cast == "-" else cast
@@ -140,7 +143,7 @@ def _convert(
         )
     except (CastError, OSError, ValueError) as error:
         raise _failed(said, error) from None
-    if svg != "-" and overwrite and named_again(svg, [("it", cast)]):
+    if svg != "-" and overwrite and find_same_file(svg, [("it", cast)]):
         raise UsageError(f"{svg}: is the recording itself; give the picture another name")
     try:
         if svg == "-":

@@ -21,6 +21,7 @@ class _Selector(selectors.DefaultSelector):
     rest: Callable[[float | None], float | None]
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        # With 0 there are callbacks to run, so the loop is not idle.
         return super().select(timeout if timeout == 0 else self.rest(timeout))
 
 
@@ -82,6 +83,7 @@ class Pace(asyncio.SelectorEventLoop):
         if self._follow is None:
             return timeout
         assert timeout is not None, "nothing to wait for"  # noqa: S101 - a prompt and a countdown both have timers
+        # At least 1 ns: rounding could give 0, and the loop would ask again for ever.
         duration = max(1, round((self._now / SECOND + timeout) * SECOND) - self._now)
         self._now += duration
         self._follow(duration)
@@ -96,7 +98,7 @@ class FollowingDriver(MachineDriver):
 
     _loop: Pace
     watched = False
-    hurried = False
+    skips_waits = False
     """Whether waits take no time, because the recording has failed."""
 
     @property
@@ -125,7 +127,7 @@ class FollowingDriver(MachineDriver):
     def follow(self, duration: int) -> None:
         """Move the machine's clock by as much (ns) as the loop's."""
         machine = self._machine
-        while self.hurried and self._waiting and machine.step(jump=machine.clock.warps):
+        while self.skips_waits and self._waiting and machine.step(jump=machine.clock.warps):
             pass
         if machine.clock.warps and (self._waiting or self.watched) and not machine.over:
             machine.advance(duration)

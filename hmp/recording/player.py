@@ -23,7 +23,7 @@ from hmp.recording import script
 from hmp.recording.camera import Camera
 from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.pace import FollowingDriver, Pace
-from hmp.recording.record import DEFAULT_SIZE, begin, tell_failure, title
+from hmp.recording.record import DEFAULT_SIZE, begin, report_failure, title
 from hmp.recording.rhythm import END, FIND, LOOK, READ, READ_MAX, STROKE, Rhythm
 from hmp.recording.script import Step, read_steps
 from hmp.terminal.app import BANNER
@@ -32,7 +32,7 @@ from hmp.terminal.played import Keyboard, PlayedPrompt
 from hmp.terminal.screen import Screen
 from hmp.terminal.session import Session
 
-INTO = SECOND
+KEY_DELAY = SECOND
 """How long (ns) a command waits before a key is pressed, unless `after` says it."""
 
 MAX_LENGTH = 3600 * SECOND
@@ -41,11 +41,11 @@ MAX_LENGTH = 3600 * SECOND
 PATIENCE = 2 * SECOND
 """How long (ns) `wait` goes on when nothing more is due. The toolbar is updated once a second, so this is longer."""
 
-PATIENCE_REAL = 600 * SECOND
+REAL_PATIENCE = 600 * SECOND
 """The same (ns) on the real clock, where hmp cannot know what is due."""
 
 
-ASKED, TYPING, WAITING, WATCHING = "asked", "typing", "waiting", "watching"
+AT_PROMPT, TYPING, WAITING, WATCHING = "at the prompt", "typing", "waiting", "watching"
 """What the person does: has an empty line before them, types one, has entered a command that waits, or watches."""
 
 
@@ -56,15 +56,15 @@ class Played(Front):
         config = self.config
         steps = read_steps(config.sources)
         columns, rows = config.size or DEFAULT_SIZE
-        on_failure = partial(tell_failure, config)
+        on_failure = partial(report_failure, config)
 
         def make(descriptor: int) -> Cast:
             name = title(config.sources)
             live = not self.machine.clock.simulated
             return Cast(descriptor, columns=columns, rows=rows, title=name, on_failure=on_failure, live=live)
 
-        spared = [("the script itself", origin) for _, origin in config.sources if isinstance(origin, int)]
-        cast = begin(config, make, spared=spared)
+        in_use = [("the script itself", origin) for _, origin in config.sources if isinstance(origin, int)]
+        cast = begin(config, make, in_use=in_use)
         player = self.runner = Player(self.machine, self.monitor, config, cast, size=(columns, rows))
         try:
             with asyncio.Runner(loop_factory=player.make_loop) as runner:
@@ -90,11 +90,11 @@ class Player(Runner):
         self._hidden = False
         self._printed = 0
         """How many characters were printed since the person last began to type. Reading them takes time."""
-        self._state = ASKED
+        self._state = AT_PROMPT
         self._entered = 0
         """When the command that waits was entered, in the loop's time (ns)."""
         self._delay: int | None = None
-        self._lost = False
+        self._wait_failed = False
         """Whether a `wait` ended without its pattern."""
         self._live: list[str] = []
         self._now = Step("", 0, "")
@@ -128,22 +128,24 @@ class Player(Runner):
             machine, self._monitor, driver, self._screen, self._prompt,
             begin=self.begin, on_reply=self._answer, flush=self._keyboard.clear, counts=True,
         )  # fmt: skip
-        self._say = self._monitor.say
-        self._monitor.live, self._monitor.say = self._show_live, self._show_reply
+        self._show_above = self._monitor.show_reply
+        self._monitor.live, self._monitor.show_reply = self._show_live, self._show_reply
         self._screen.write(f"{BANNER}\n")
         machine.start(paused=self._config.paused)
         driver.start()
         self._ended = asyncio.ensure_future(self._session.run())
         try:
             for step in steps:
-                if self.over or self._lost or self._ended.done():
+                if self.over or self._wait_failed or self._ended.done():
                     break
-                await self._DOES[step.direction](self, step)
+                await self._ACTIONS[step.direction](self, step)
             await self._prompted()
             self._show()
+            # An empty event at the end makes players show the last screen as long.
             await self._pass(END)
             self._event(OUTPUT, "")
         finally:
+            # The cast is complete; what is drawn while the session ends is not part of it.
             self._hidden = True
             self._session.leave()
             await self._ended
@@ -157,7 +159,7 @@ class Player(Runner):
 
     def _follow(self, duration: int) -> None:
         assert isinstance(self._driver, FollowingDriver)  # noqa: S101 - on simulated time
-        self._driver.hurried = self._cast.failed
+        self._driver.skips_waits = self._cast.failed
         self._driver.follow(duration)
 
     async def _pass(self, duration: int) -> None:
@@ -180,7 +182,7 @@ class Player(Runner):
         await self._loop.settled()
         await self._until(asks)
         if self._state != TYPING:
-            self._state = ASKED
+            self._state = AT_PROMPT
 
     # Showing.
 
@@ -202,6 +204,7 @@ class Player(Runner):
         """Record again, as if no time had passed since `hide`."""
         if self._hidden:
             self._hidden = self._prompt.hidden = False
+            # The beginning moves instead of every later event.
             self._started += self._time() - self._hidden_since
             self._prompt.refresh()
 
@@ -213,14 +216,15 @@ class Player(Runner):
         if self._hidden or self._cast.failed or step.line is None:
             await self._run(step)
         else:
-            await self._turn()
-            await self._strike(step.line)
+            await self._wait_for_turn()
+            await self._type_text(step.line)
             await self._press("ENTER", step)
 
     async def _run(self, step: Step) -> None:
         """Run a line without typing it, as in a pipe."""
         machine, monitor = self.machine, self._monitor
-        shown, monitor.live, monitor.say = (monitor.live, monitor.say), None, None
+        shown, monitor.live, monitor.show_reply = (monitor.live, monitor.show_reply), None, None
+        # As a pipe does before each line: real time has passed since the last one.
         if not machine.clock.simulated:
             machine.step()
         reply = self.begin(step.line)
@@ -237,31 +241,31 @@ class Player(Runner):
             await self._driver.wait(reply, released)
         while reply.pending and not machine.over and machine.step(jump=machine.clock.warps):
             pass
-        monitor.live, monitor.say = shown
+        monitor.live, monitor.show_reply = shown
         self.end(step.name, step.number, reply)
         self._driver.reschedule()
         if step.line is None:
             self._prompt.show(f"{TOO_LONG}\n", "error")
 
-    async def _turn(self, after: int | None = None) -> None:
+    async def _wait_for_turn(self, after: int | None = None) -> None:
         """Wait until it is time to press a key."""
         if self._state == WAITING:
-            await self._pass(self._entered + (INTO if after is None else after) - self._time())
+            await self._pass(self._entered + (KEY_DELAY if after is None else after) - self._time())
             self._state = WATCHING
             return
         if self._state != WATCHING:
             await self._prompted()
-        pace = self._rhythm.between(*(LOOK if self._state == ASKED else FIND))
-        if self._state == ASKED:
+        pace = self._rhythm.between(*(LOOK if self._state == AT_PROMPT else FIND))
+        if self._state == AT_PROMPT:
             pace += min(self._printed * READ, READ_MAX)
         self._printed = 0
         await self._pass(round(pace / self._speed) if after is None else after)
 
-    async def _strike(self, text: str) -> None:
+    async def _type_text(self, text: str) -> None:
         for char in text:
             self._keyboard.press(typed(char))
             await self._pass(round(self._rhythm.between(*STROKE) / self._speed))
-        self._state = TYPING if self._state == ASKED else self._state
+        self._state = TYPING if self._state == AT_PROMPT else self._state
 
     async def _press(self, name: str, step: Step) -> None:
         self._now = step
@@ -275,16 +279,16 @@ class Player(Runner):
         if waits and not waited:
             self._entered = self._time()
             self.out.flush()
-        self._state = (WATCHING if waited else WAITING) if waits else ASKED if waited or name == "ENTER" else TYPING
+        self._state = (WATCHING if waited else WAITING) if waits else AT_PROMPT if waited or name == "ENTER" else TYPING
 
     async def _type(self, step: Step) -> None:
-        await self._turn(self._after(step))
-        await self._strike(step.text)
+        await self._wait_for_turn(self._after(step))
+        await self._type_text(step.text)
 
     async def _key(self, step: Step) -> None:
         after = self._after(step)
         for name in step.keys:
-            await self._turn(after)
+            await self._wait_for_turn(after)
             await self._press(name, step)
             after = None
 
@@ -301,7 +305,7 @@ class Player(Runner):
 
     async def _wait(self, step: Step) -> None:
         """Watch until the screen shows the pattern. If nothing is due that could show it, the recording ends."""
-        driver, limit, found = self._driver, self._time() + PATIENCE_REAL, False
+        driver, limit, found = self._driver, self._time() + REAL_PATIENCE, False
 
         def seen() -> bool:
             nonlocal limit, found
@@ -320,7 +324,7 @@ class Player(Runner):
             driver.watched = False
         self._state = WATCHING
         if not (found or self._cast.failed):
-            self._lost = True
+            self._wait_failed = True
             self._fail(f"{step.place}: #! wait: nothing that is still to come shows '{escape(step.text)}'")
 
     async def _chapter(self, step: Step) -> None:
@@ -344,7 +348,7 @@ class Player(Runner):
     async def _unhide(self, step: Step) -> None:
         self._show()
 
-    _DOES = {
+    _ACTIONS = {
         script.COMMAND: _enter, script.KEY: _key, script.TYPE: _type, script.WAIT: _wait, script.AFTER: _note_delay,
         script.SPEED: _note_speed, script.CHAPTER: _chapter, script.PAUSE: _pause, script.HIDE: _hide,
         script.SHOW: _unhide,
@@ -360,8 +364,8 @@ class Player(Runner):
     def _show_reply(self, reply: Reply) -> None:
         """Show the reply of a command that `sim source` ran."""
         self._live.append(reply.text)
-        if self._say is not None:
-            self._say(reply)
+        if self._show_above is not None:
+            self._show_above(reply)
 
     def _answer(self, reply: Reply) -> None:
         """Print the text of a reply."""

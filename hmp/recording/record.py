@@ -30,8 +30,10 @@ DEFAULT_SIZE = (80, 24)
 TITLE = "hmp"
 
 
+# sim chart and the countdown are made to fit into 20 columns.
 MIN_SIZE, MAX_SIZE = (20, 4), (500, 200)
 
+# Files that are written to while a script runs. A cast in one of them would be mixed with what is printed.
 _STANDARD: list[tuple[str, int | str]] = [("stdout, which takes what commands print", 1), ("stderr", 2)]
 
 
@@ -84,29 +86,32 @@ def check(config: Config, *, typed: bool) -> None:
     if config.interactive:
         raise UsageError("--record: not together with -i: record the script or what is typed")
     if config.addresses:
-        raise UsageError("--record: a script is recorded without --monitor and --qmp: others would change its course")
+        raise UsageError(
+            "--record: a script is recorded without --monitor and --qmp: clients could change what it shows"
+        )
 
 
 def title(sources: Sequence[tuple[str, int | list[str]]]) -> str:
     """Return the title of a recording, which has the name of its first script."""
     for name, source in sources:
+        # Descriptor 0 is stdin, whose name says nothing; lines of -c have none.
         if isinstance(source, int) and source:
             return f"{TITLE}: {escape(os.path.splitext(os.path.basename(name))[0])}"
     return TITLE
 
 
 def begin(
-    config: Config, make: Callable[[int], T], *, spared: Sequence[tuple[str, int | str]], private: bool = False
+    config: Config, make: Callable[[int], T], *, in_use: Sequence[tuple[str, int | str]], private: bool = False
 ) -> T:
     """Open the file for a recording, call `make` with its descriptor, and move the file to its path.
 
-    From then on the path is a valid cast, however the run ends. For `spared` and `private` see `create`. Raises
+    From then on the path is a valid cast, however the run ends. For `in_use` and `private` see `create`. Raises
     UsageError.
     """
     from hmp.recording.cast import create
 
     path = config.record or ""
-    file = create(path, overwrite=config.overwrite, private=private, spared=[*spared, *_STANDARD])
+    file = create(path, overwrite=config.overwrite, private=private, in_use=[*in_use, *_STANDARD])
     made = make(file.descriptor)
     try:
         file.settle(not made.failed)
@@ -115,6 +120,6 @@ def begin(
     return made
 
 
-def tell_failure(config: Config, reason: str) -> None:
+def report_failure(config: Config, reason: str) -> None:
     """Say that the recording ended."""
     complain(f"--record: '{escape(config.record or '')}': {reason}")

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from hmp import FAILED
 from hmp.recording.cast import Tape
-from hmp.recording.record import TITLE, begin, tell_failure
+from hmp.recording.record import TITLE, begin, report_failure
 from hmp.terminal.app import Typed
 from hmp.terminal.history import history_path
 from hmp.terminal.screen import terminal_size
@@ -43,9 +43,8 @@ class _Tee(io.BufferedIOBase):
         return written
 
     def flush(self) -> None:
-        if (
-            not self._terminal.closed
-        ):  # the object is flushed again when it is collected, and stdout may be closed by then
+        # The object is flushed again when it is collected, and stdout may be closed by then.
+        if not self._terminal.closed:
             self._terminal.buffer.flush()
 
 
@@ -61,7 +60,7 @@ class Recorder:
         self._descriptor = stdout.fileno()
         encoding = stdout.encoding or "utf-8"
         self._reason = ""
-        self._tell: Callable[[str], None] | None = None
+        self._report: Callable[[str], None] | None = None
         size = terminal_size(self._descriptor)
         self._tape = Tape(descriptor, size, title=title, on_failure=self._failed, encoding=encoding, now=now)
         tee = _Tee(stdout, self._record)
@@ -72,16 +71,16 @@ class Recorder:
         """Whether the recording ended before the session."""
         return self._tape.cast.failed
 
-    def on_failure(self, tell: Callable[[str], None]) -> None:
-        """Let `tell` be called with the reason when the recording fails, or now if it has."""
-        self._tell = tell
+    def on_failure(self, report: Callable[[str], None]) -> None:
+        """Let `report` be called with the reason when the recording fails, or now if it has."""
+        self._report = report
         if self._reason:
             self._failed(self._reason)
 
     def _failed(self, reason: str) -> None:
         self._reason = reason
-        if self._tell is not None:
-            self._tell(reason)
+        if self._report is not None:
+            self._report(reason)
 
     def _record(self, data: bytes) -> None:
         # Ask for the size each time: prompt_toolkit sets and removes its own handler of SIGWINCH with each prompt. The
@@ -98,14 +97,14 @@ class Recorded(Typed):
 
     def _use(self) -> int | None:
         history = history_path()
-        spared = [] if history is None else [("the history of what was typed", history)]
+        in_use = [] if history is None else [("the history of what was typed", history)]
         recorder = self.recorder = begin(
-            self.config, lambda descriptor: Recorder(sys.stdout, descriptor, title=TITLE), private=True, spared=spared
+            self.config, lambda descriptor: Recorder(sys.stdout, descriptor, title=TITLE), private=True, in_use=in_use
         )
         try:
             status = super()._use()
         finally:
             if not recorder.failed:  # otherwise the session has said it already
-                recorder.on_failure(partial(tell_failure, self.config))
+                recorder.on_failure(partial(report_failure, self.config))
             recorder.close()
         return status or (FAILED if recorder.failed else None)

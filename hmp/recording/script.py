@@ -139,12 +139,14 @@ def _read_keys(step: Step) -> None:
             raise MisuseError(f"'{name[:_QUOTED]}' is not a key: {_KEYS}")
 
 
+# Families of keys are named by their first and last.
 _KEYS = f"{', '.join(name for name in KEYS if len(name) > 3 or name.isalpha())}, F1 to F12, C-a to C-y, M-a to M-z"
 
 
 def _read_pattern(step: Step) -> None:
     try:
         step.pattern = re.compile(step.text, re.MULTILINE)
+    # The last two come from patterns that repeat too often or are nested too deep.
     except (re.error, OverflowError, RecursionError) as error:
         raise MisuseError(f"'{step.text[:_QUOTED]}' is not a regular expression: {error}") from None
 

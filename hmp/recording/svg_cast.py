@@ -76,6 +76,7 @@ def read_cast(path: str) -> Recording:
     if len(data) > MAX_BYTES:
         raise CastError(f"more than {MAX_BYTES >> 20} MiB")
     try:
+        # Not splitlines(), which also splits at characters that JSON may have in a string.
         lines = data.decode().split("\n")
     except UnicodeDecodeError:
         raise CastError("not UTF-8 text") from None
@@ -113,8 +114,9 @@ def _header(line: str) -> Recording:
     if header["version"] != 2:
         raise CastError(f"line 1: is of version {str(header['version'])[:20]}, and only asciicast 2 can be drawn")
     size = header.get("width"), header.get("height")
+    # Not isinstance: to Python `true` is an int.
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
-        raise CastError("line 1: says no sensible width and height")
+        raise CastError("line 1: has no usable width and height")
     title, idle = header.get("title"), header.get("idle_time_limit")
     limit = round(idle * 1000) if isinstance(idle, (int, float)) and 0 <= idle <= MAX_SECONDS else None
     return Recording(header["width"], header["height"], title if isinstance(title, str) else "", [], limit)
@@ -140,5 +142,5 @@ def _event(line: str) -> Event | None:
         raise CastError("is not a size")
     size = int(sides[0]), int(sides[1])
     if not all(1 <= side <= MAX_SIDE for side in size):
-        raise CastError("says no sensible width and height")
+        raise CastError("has no usable width and height")
     return Event(ms, kind, size=size)

@@ -113,6 +113,7 @@ def _note_changes(playback: Playback, screen: Terminal, at: int) -> None:
 
 
 def _note(track: list[tuple[int, Value]], at: int, value: Value) -> None:
+    # Of several values at one time only the last was seen.
     if track[-1][0] == at:
         track.pop()
     if not track or track[-1][1] != value:
@@ -132,11 +133,13 @@ def _row(screen: Terminal, y: int) -> Row:
         if (
             last is not None
             and last.x + last.cells == x
+            # pyte gives the second cell of a wide character no text.
             and (not char.data or (whole and not alone and last.style == style))
         ):
             runs[-1] = Run(last.x, last.cells + 1, last.text + char.data, last.style)
         elif char.data != " " or style != Style():
             runs.append(Run(x, 1, char.data, style))
+        # Nothing joins a character that stands alone.
         if char.data:
             whole = not alone
     return tuple([found for run in runs if (found := _trimmed(run)) is not None])

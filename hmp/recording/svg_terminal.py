@@ -41,7 +41,9 @@ _MAX_SEQUENCE = 4096
 _HISTORY = 1000
 """Lines above the screen that come back when it grows, as in xterm.js."""
 
+# pyte's table has no control characters of eight bits.
 _CONTROLS = {**pyte.Stream.basic, "\x84": "index", "\x85": "next_line", "\x88": "set_tab_stop", "\x8d": "reverse_index"}
+# pyte takes ESC E for a line feed, which keeps the column.
 _ESCAPES = {**pyte.Stream.escape, "E": "next_line", "#8": "alignment_display"}
 _SEQUENCES = pyte.Stream.csi | {"b": "repeat", "S": "scroll_up", "T": "scroll_down", "I": "tab", "Z": "back_tab"}
 _SEQUENCES |= {"`": "cursor_to_column", "s": "save_cursor", "u": "restore_cursor", "!p": "soft_reset"}
@@ -50,6 +52,8 @@ _UNSEEN = frozenset((*"cntx", "?c", "?m", "?n", "?r", "?s", "?u", " q", "$p", "?
 """Sequences that ask the terminal something or set what no picture shows, as do all that begin with <, = or >."""
 
 _NOT_DRAWN = {5: "blinking text", 6: "blinking text", 8: "hidden text"}
+# xterm has three ways to the alternate screen; 1049 also saves the cursor, and 1048 does only that. 132 columns are
+# left out, as in xterm, which ignores that mode unless a user allows it: pyte would change the size.
 _ALTERNATE, _CURSOR_TOO, _COLUMNS_132 = {47, 1047, 1049}, {1048, 1049}, 3
 _SPECIAL = _ALTERNATE | _CURSOR_TOO | {_COLUMNS_132}
 _INSERT, _NEW_LINE = 4, 20
@@ -99,12 +103,14 @@ class Terminal(pyte.Screen):
                     self._rest = end[0] if end else ""
                     return
                 self._in_string = False
+                # ESC ends a string even without the backslash, and then begins the next sequence.
                 at = end.start() if end[0] == "\x1b" else end.end()
             elif token := _TOKEN.match(text, at):
                 self._take(token)
                 at = token.end()
             else:
                 begun = _BEGUN.match(text, at)
+                # An ESC that begins nothing is dropped, as is a sequence that another one cuts off.
                 at = begun.end() if begun else at + 1
                 if begun and at == len(text) and len(begun[0]) < _MAX_SEQUENCE:
                     self._rest = begun[0]
@@ -115,6 +121,7 @@ class Terminal(pyte.Screen):
             self._last = token["text"][-1]
             return
         if token["final"]:
+            # A control character within a sequence acts at once, and the sequence goes on after it.
             for control in _C0.findall(token["body"]):
                 self._call(_CONTROLS, control)
             self._sequence(_C0.sub("", token["body"]), token["final"])
@@ -124,6 +131,7 @@ class Terminal(pyte.Screen):
                 self.unsupported["pictures"] = None
         elif token["control"]:
             self._call(_CONTROLS, token["control"])
+            # All other charsets are drawn as ASCII: they replace a few characters for the keyboards of one country.
         elif token["escape"][0] in "()":
             charset = _GRAPHICS if token["escape"][1:] == "0" else LAT1_MAP
             setattr(self, "g0_charset" if token["escape"][0] == "(" else "g1_charset", charset)
@@ -145,7 +153,7 @@ class Terminal(pyte.Screen):
         if key == "m":
             self._style(parts[2])
         elif key in _SEQUENCES:
-            numbers = [min(int(number or 0), 9999) for number in parts[2].replace(":", ";").split(";")]
+            numbers = [min(_number(number), 9999) for number in parts[2].replace(":", ";").split(";")]
             if final in "hl":
                 self._call(_SEQUENCES, key, *numbers, private=parts[1] == "?")
                 return
@@ -157,16 +165,18 @@ class Terminal(pyte.Screen):
 
     def _style(self, text: str) -> None:
         """Set colours and styles from the numbers of SGR, with colons or without."""
-        given: list[list[int]] = [[int(n or 0) for n in number.split(":")] for number in text.split(";")]
+        given = [[_number(part) for part in number.split(":")] for number in text.split(";")]
         found: list[int] = []
         while given:
             number, *more = given.pop(0)
+            # Colours come as 38;5;N and 38;2;R;G;B, or with colons; then a colour space, mostly empty, may precede R.
             if number in (*_COLORS, _UNDERLINE):
                 if not more and given:
                     count = {5: 1, 2: 3}.get(given[0][0], 0)
                     more = [part[0] for part in given[: count + 1]]
                     del given[: count + 1]
                     more += [0] * (count + 1 - len(more))
+                # The colour of underlines. Its numbers must be taken, or they would count as styles.
                 if number not in _COLORS:
                     continue
                 plain, bright = _COLORS[number]
@@ -177,13 +187,16 @@ class Terminal(pyte.Screen):
                     )
                 elif more[:1] == [2] and len(more) > 3:
                     found += [number, 2, *[min(part, 255) for part in (more[2:5] if len(more) > 4 else more[1:4])]]
+            # 4:0 ends an underline; 4:1 to 4:5 are kinds of it, all drawn as one line.
             elif number == 4 and more:
                 found.append(4 if more[0] else 24)
+            # pyte has no faint text. Grey comes nearest, so 22, which ends bold and faint, has to end the grey too.
             elif number == _FAINT:
                 found.append(_GRAY)
             elif number == _NORMAL and self.cursor.attrs.fg == "brightblack":
                 found += [number, _DEFAULT]
             else:
+                # 21 is a double underline in xterm; pyte does not know it.
                 found.append(4 if number == 21 else number)
                 if number in _NOT_DRAWN:
                     self.unsupported[_NOT_DRAWN[number]] = None
@@ -203,10 +216,12 @@ class Terminal(pyte.Screen):
             width = min(wcwidth(char), self.columns)
             line = self.buffer[cursor.y]
             if width <= 0:
+                # The right half of a wide character has no text: an accent belongs to the left half.
                 x = cursor.x - 1 if cursor.x < 2 or line[cursor.x - 1].data else cursor.x - 2
                 if x >= 0 and len(line[x].data) < _MAX_JOINED:
                     line[x] = line[x]._replace(data=line[x].data + char)
                 continue
+            # At the edge and not before it: the cursor stays after the last column until another character comes.
             if cursor.x + width > self.columns:
                 if modes.DECAWM in self.mode:
                     self.dirty.add(cursor.y)
@@ -319,6 +334,7 @@ class Terminal(pyte.Screen):
 
     def index(self) -> None:
         """Go down a line, scrolling at the end."""
+        # Only lines that scroll off the whole main screen are kept, as in a terminal's scrollback.
         if self.margins is None and self.cursor.y == self.lines - 1 and self._main is None:
             self.top += 1
             self._history.append(self.buffer[0])
@@ -391,6 +407,7 @@ class Terminal(pyte.Screen):
 
     def save_cursor(self) -> None:
         """Save the place of the cursor; only one place is kept."""
+        # pyte keeps a stack of places; terminals have one.
         self.savepoints.clear()
         super().save_cursor()
 
@@ -399,6 +416,7 @@ class Terminal(pyte.Screen):
         saved, hidden = self.savepoints[:], self.cursor.hidden
         super().restore_cursor()
         self.cursor, self.savepoints = copy(self.cursor), saved
+        # Whether the cursor is shown is not among what DECSC saves.
         self.cursor.hidden = hidden
         if not saved:
             self.cursor.attrs = self.default_char
@@ -410,6 +428,7 @@ class Terminal(pyte.Screen):
         if not private:
             super().set_mode(*[mode for mode in modes if mode in (_INSERT, _NEW_LINE)])
             return
+        # Before the screens are switched: each screen has a saved place of its own.
         if _CURSOR_TOO & set(modes) and self._main is None:
             self.save_cursor()
         if _ALTERNATE & set(modes) and self._main is None:
@@ -445,12 +464,16 @@ class Terminal(pyte.Screen):
             main, saved = self._main
             self._refit(main, saved[0].cursor if saved else Cursor(0, 0), lines, columns, flows=True)
             self._refit(self.buffer, self.cursor, lines, columns, flows=False)
+        # Those of the old columns stay, because a program may have set or removed some.
         self.tabstops |= {stop for stop in range(8, columns, 8) if stop >= self.columns}
         self.lines, self.columns = lines, columns
         self.margins = None
         self.dirty.update(range(lines))
 
     def _refit(self, buffer: dict[int, Line], cursor: Cursor, lines: int, columns: int, *, flows: bool) -> None:
+        # As xterm.js. With the cursor in the last row the text stays at the bottom, so lines come back from above when
+        # the screen grows. Otherwise the first row stays, and goes up only if the text below would not fit. If rows
+        # were wrapped again, the cursor's row keeps its place on the screen instead.
         above = len(self._history) if flows else 0
         rows = [*self._history] * flows + [buffer[y] for y in range(self.lines)]
         at = above + cursor.y
@@ -487,6 +510,7 @@ class Terminal(pyte.Screen):
             else:
                 cells = [char for row in group[:-1] for char in self._cells(row)]
                 cells += self._cells(group[-1])[: _text(group[-1], self.columns)]
+                # An empty line stays a line.
                 first = True
                 while cells or first:
                     # A wide character that would be cut at the edge goes to the next row.
@@ -495,6 +519,11 @@ class Terminal(pyte.Screen):
                     cells, first = cells[size:], False
             number = end
         return flown, place
+
+
+def _number(digits: str) -> int:
+    # Python refuses to convert thousands of digits. Ten are more than any sequence has a use for.
+    return int(digits.lstrip("0")[:10] or 0)
 
 
 @lru_cache(1024)  # _replace takes longer than all other work for a character

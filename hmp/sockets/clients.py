@@ -39,23 +39,30 @@ class HmpSession(Session):
 
     def __init__(
         self, machine: Machine, dialect: Dialect, history: History, send: Callable[[bytes], None], *,
-        mux: bool = False, host_files: bool = False, client: int = 0
+        ports: int | None = None, served: bool = True, host_files: bool = False, client: int = 0
     ) -> None:  # fmt: skip
+        """`ports` is the number of serial ports that share the stream, None for one without the keys of a mux.
+
+        `served` says whether the stream has a monitor at all. `host_files` and `client` are passed to the Monitor.
+        """
         # With --attach the lines go to a running QEMU.
         monitor = (emulated(machine).make_monitor or Monitor)(machine, dialect, history)
         super().__init__(monitor, send, host_files=host_files, client=client)
-        self._mux = Mux(send, self._focus) if mux else None
+        self._mux = None if ports is None else Mux(send, self._focus, ports, monitor=served)
         self._unfed = 0  # bytes that passed the filter and wait for room in the editor
         self._editor = self.editor(PROMPT, history, lambda line: _complete(machine, line))
 
     def greeting(self) -> bytes:
-        """Return the banner and a prompt, or nothing if a serial port shares the stream: it has the focus first."""
-        if self._mux is not None:
+        """Return the banner and a prompt, or nothing if a serial port of a shared stream has the focus first."""
+        if self._mux is not None and not self._mux.inside:
             return b""
         return banner(self.machine) + self._editor.show_prompt()
 
     def _focus(self, first: bool) -> None:
-        self.send(banner(self.machine) + self._editor.show_prompt() if first else PROMPT)
+        if first:
+            self.send(banner(self.machine) + self._editor.show_prompt())
+        elif not self._editor.waiting:  # else the prompt comes after the answer
+            self.send(self._editor.restart())
 
     def filter(self, data: bytes) -> bytes:
         """Return the bytes that were typed for the monitor."""
@@ -113,7 +120,7 @@ class HmpSession(Session):
         # Even if no reply is sent, the command is over, and the next line runs.
         prompt = self._editor.show_prompt() if self._editor.waiting else b""
         if fault.answer not in ("return", "error"):
-            return str(value or "").encode(*CODEC)
+            return fault.raw
         text = f"Error: {value[1]}\n" if fault.answer == "error" else value
         # `return` may have any JSON value; the human monitor has only text.
         if not isinstance(text, str):

@@ -81,20 +81,20 @@ REST = 20
 """While others wait, a client must queue until this many times the length of its last turn has passed. So a client that
 asks rarely goes ahead of those that ask all the time, however many there are."""
 
-LITTLE = 512
+SMALL_INPUT = 512
 """The most bytes that a client may send at once and still go ahead. Without this limit a client could connect anew for
 each large request and never queue."""
 
-UNHEARD_LIMIT = 0.1
+GONE_LIMIT = 0.1
 """Seconds for which the server works for a client that is gone; that is hundreds of lines. Without a limit, clients
 that send much and leave came faster than the server could finish their input: 1.4 GB after three minutes of
 tests.soak."""
 
-UNHEARD_CLIENTS = 64
+GONE_CLIENTS = 64
 """The most clients that are gone and have more to run than one turn takes; any more of them get one turn only."""
 
-IDLE, QUEUED, TURNING, WAITING, CLOSING, CUT, UNHEARD, ENDED = (
-    "idle", "queued", "turning", "waiting", "closing", "cut off", "unheard", "ended",
+IDLE, QUEUED, TURNING, WAITING, CLOSING, CUT, GONE, ENDED = (
+    "idle", "queued", "turning", "waiting", "closing", "cut off", "gone", "ended",
 )  # fmt: skip
 """The states of a connection, in this order: all input is handled; it is in the queue for its turn; it has its turn; it
 waits for a guest, or for the client to read; the rest of the output is sent; nothing is sent any more; the client has
@@ -103,7 +103,7 @@ left, and what it sent still runs; over. Eight flags were rejected, because most
 OPEN = frozenset((IDLE, QUEUED, TURNING, WAITING))
 """The states in which the client is served."""
 
-_AT_REST = {"queue": QUEUED, "turn": TURNING, "finish": CLOSING, "cut": CUT, "lost": UNHEARD}
+_AT_REST = {"queue": QUEUED, "turn": TURNING, "finish": CLOSING, "cut": CUT, "lost": GONE}
 MOVES: dict[str, dict[str, str]] = {
     IDLE: _AT_REST,
     QUEUED: {move: state for move, state in _AT_REST.items() if move != "queue"},
@@ -111,7 +111,7 @@ MOVES: dict[str, dict[str, str]] = {
     WAITING: _AT_REST,
     CLOSING: {"cut": CUT, "lost": ENDED},
     CUT: {"cut": CUT, "lost": ENDED},
-    UNHEARD: {"end": ENDED},
+    GONE: {"end": ENDED},
     ENDED: {},
 }
 """The moves that each state allows, and the state after each. Any other move is a bug. docs/design.md has a drawing.
@@ -131,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         self._opening: Opening | None = None
         self.state = IDLE
         self._eof = False
-        self._rested = self._unheard = 0.0
+        self._rested = self._worked_for_gone = 0.0
         # During a turn output is collected here. So neither the session nor an event calls this object again during its
         # turn, and the output of a turn is one packet.
         self._out = Outbox(self.write)
@@ -178,10 +178,11 @@ class Connection(asyncio.BufferedProtocol):
             self.cut_off()
         else:
             if self.telnet is not None:
-                self._out.add(OPENING)
+                self.log("out", OPENING)
+                transport.write(OPENING)  # by itself: it belongs in no logfile
             self.session.greet()
             self._send()
-            if self.session.suspended:
+            if self.session.working:
                 self._turn_soon()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -209,7 +210,7 @@ class Connection(asyncio.BufferedProtocol):
         data = self._incoming(data)
         self._received = self._received + data if self._received else data
         # Queue behind the others, unless this client has sent little and rested long enough.
-        if self.host.crowded and (nbytes > LITTLE or self.host.now() < self._rested):
+        if self.host.crowded and (nbytes > SMALL_INPUT or self.host.now() < self._rested):
             self._turn_soon()
             self._flow()  # read no more before its turn: otherwise megabytes of input pile up
         elif self.state != QUEUED:
@@ -243,8 +244,8 @@ class Connection(asyncio.BufferedProtocol):
         self._unwatch()
         self.host.connections.discard(self)
         self._out.take()
-        if self.state == UNHEARD:
-            self._finish_unheard()
+        if self.state == GONE:
+            self._finish_gone()
         else:
             self._end()
 
@@ -278,14 +279,14 @@ class Connection(asyncio.BufferedProtocol):
         self.move("cut")
         self.transport.abort()
 
-    def _finish_unheard(self) -> None:
+    def _finish_gone(self) -> None:
         host, start = self.host, self.host.now()
         more = not self._over() and self._pump(start + TURN) == "more"
-        self._unheard += host.now() - start
+        self._worked_for_gone += host.now() - start
         # `clients` still counts those that are gone and have work left; `connections` does not.
         waiting = host.clients - len(host.connections)
-        if more and self._unheard < UNHEARD_LIMIT and waiting <= UNHEARD_CLIENTS:
-            host.queue(self._finish_unheard)
+        if more and self._worked_for_gone < GONE_LIMIT and waiting <= GONE_CLIENTS:
+            host.queue(self._finish_gone)
         else:
             self.move("end")
             self._end()
@@ -370,6 +371,8 @@ class Connection(asyncio.BufferedProtocol):
                 for part in parts if self._log is not None else ():
                     self.log("out", part)
                 data = b"".join(parts)
+                if self.address is not None:
+                    self.address.keep(data)
                 self._written += len(data)
                 self.transport.write(data)
 

@@ -18,7 +18,7 @@ from hmp.config import NUMBER, Config, make_machine
 from hmp.drive import MachineDriver
 from hmp.monitor import UsageError
 from hmp.monitor.emulated import emulated
-from hmp.pipe import Front, clean_end, tell_of_ends
+from hmp.pipe import Front, clean_end, report_ends
 from hmp.sockets.listeners import Listener, listen, raise_file_limit
 from hmp.sockets.server import SPARE_DESCRIPTORS, Server
 from hmp.sockets.service import prepare, ready
@@ -152,7 +152,7 @@ class Fleet(Front):
         gc.set_threshold(5_000, 10, 10)
         for member in self._members:
             member.start()
-            tell_of_ends(member.machine)
+            report_ends(member.machine)
         ready(self._members[0].listeners, f" count={len(self._members)}")
         await asyncio.gather(*[member.serve() for member in self._members])
 

@@ -84,10 +84,8 @@ class Listener:
         except socket.gaierror as error:
             why = f"address resolution failed for {address.host}:{address.service}: {error.strerror}"
             raise address.refuse(why if address.spelled else "unknown host") from None
-        except UnicodeError:  # from the encoding of international names
-            raise address.refuse("not a host name") from None
         except OSError as error:
-            raise address.refuse(self.told(error)) from None
+            raise address.refuse(self.explain(error)) from None
         if self.socket is not None:
             self.socket.setblocking(False)
 
@@ -97,7 +95,7 @@ class Listener:
             return socket.create_connection((address.host or "localhost", address.port), CONNECT_PATIENCE)
         return _unix(socket.socket.connect, address.path)
 
-    def told(self, error: OSError) -> str:
+    def explain(self, error: OSError) -> str:
         """Return the reason of a failure, in QEMU's words if the address has QEMU's form."""
         reason = error.strerror or str(error)
         address = self.address
@@ -187,6 +185,7 @@ def _unix(use: Callable[[socket.socket, str], object], path: str) -> socket.sock
     """Return a new unix socket after `use` (bind or connect), or close it if that raises."""
     made = socket.socket(socket.AF_UNIX, _STREAM)
     try:
+        # A listening server whose queue is full would block connect() without end.
         made.settimeout(CONNECT_PATIENCE)
         use(made, path)
     except OSError:

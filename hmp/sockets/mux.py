@@ -1,4 +1,4 @@
-"""A monitor that shares its stream with a serial port, switched with Ctrl-A, as with `-serial mon:stdio`."""
+"""A monitor that shares its stream with serial ports, switched with Ctrl-A, as with `-serial mon:stdio`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,27 @@ TERMINATED = b"QEMU: Terminated\n\r"
 
 
 class Mux:
-    """Finds the keys for the monitor in one client's stream. All other keys go to a serial port, which ignores them.
+    """Finds the keys for the monitor in one client's stream. All other keys go to serial ports, which ignore them.
 
-    `write` sends to the client. `focus` is called when the client switches to the monitor; its argument is true the
-    first time. `ended` is true after C-a x, and later keys are dropped.
+    `ports` is their number. As in QEMU the last of them has the focus first, C-a c goes from each user of the stream to
+    the next, and the monitor is the first user, unless `monitor` is false: then only ports use it. `write` sends to the
+    client. `focus` is called when the client switches to the monitor; its argument is true the first time. `ended` is
+    true after C-a x, and later keys are dropped.
     """
 
-    def __init__(self, write: Callable[[bytes], None], focus: Callable[[bool], None]) -> None:
-        self._write, self._focus = write, focus
-        self._inside = self._escaped = self._came = self.ended = False
+    def __init__(
+        self, write: Callable[[bytes], None], focus: Callable[[bool], None], ports: int, *, monitor: bool = True
+    ) -> None:
+        self._write, self._focus, self._ports = write, focus, ports
+        # The monitor is user 0, and ports are 1, 2 and so on.
+        self._first, self._user = int(not monitor), ports
+        self._came = self.inside
+        self._escaped = self.ended = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether the monitor gets the keys."""
+        return self._user == 0
 
     def feed(self, data: bytes) -> bytes:
         """Return the part of `data` that is for the monitor."""
@@ -33,21 +45,21 @@ class Mux:
                 self._order(byte, typed)
             elif byte == ESCAPE:
                 self._escaped = True
-            elif self._inside:
+            elif self.inside:
                 typed.append(byte)
         return bytes(typed)
 
     def _order(self, byte: int, typed: bytearray) -> None:
-        if byte == ESCAPE and self._inside:
+        if byte == ESCAPE and self.inside:
             typed.append(byte)
         elif byte in b"h?":
             self._write(HELP)
         elif byte == ord("x"):
             self.ended = True
         elif byte == ord("c"):
-            self._inside = not self._inside
-            if self._inside:
+            if self.inside:
+                self._write(b"\r\n")
+            self._user = self._user + 1 if self._user < self._ports else self._first
+            if self.inside:
                 first, self._came = not self._came, True
                 self._focus(first)
-            else:
-                self._write(b"\r\n")

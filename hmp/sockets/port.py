@@ -58,9 +58,9 @@ class Port:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._connecting: asyncio.Task[None] | None = None
-        self._again: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
         self._held = False
-        self._short = False  # of descriptors or memory; reported once
+        self._short_reported = False  # of descriptors or memory; reported once
 
     def open(self) -> None:
         """Accept clients; if the socket is connected already, serve it."""
@@ -72,7 +72,7 @@ class Port:
         elif socket is not None:
             self._take(socket)
 
-    def meet(self) -> socket.socket:
+    def make_client(self) -> socket.socket:
         """Make a client on a socket pair, and return the other end for the caller to serve."""
         far, near = pair()
         self._take(far)
@@ -84,8 +84,8 @@ class Port:
             self._loop.remove_reader(self.listener.socket)
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._again is not None:
-            self._again.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
 
     async def _stay_connected(self, pause: float) -> None:
         """Connect, and again `pause` seconds after a failure or after the connection ended."""
@@ -102,7 +102,7 @@ class Port:
             except (OSError, TimeoutError) as error:
                 self._server.left()
                 if address.spelled and not reported:
-                    complain(f"Unable to connect character device {address.label}: {self.listener.told(error)}")
+                    complain(f"Unable to connect character device {address.label}: {self.listener.explain(error)}")
                 reported = True
             else:
                 client.ended = loop.create_future()
@@ -133,13 +133,13 @@ class Port:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if not self._short:
+                if not self._short_reported:
                     complain(f"cannot accept a client at {self.listener.name}: {error.strerror}; trying again")
-                self._short = True
+                self._short_reported = True
                 self.close()
-                self._again = self._loop.call_later(ACCEPT_PAUSE, self.open)
+                self._retry = self._loop.call_later(ACCEPT_PAUSE, self.open)
                 return
-            self._short = False
+            self._short_reported = False
             client.setblocking(False)
             if not self._server.takes(client):
                 self._refuse(client)
@@ -189,12 +189,12 @@ class Port:
         server, address = self._server, self.listener.address
         machine = server.machine
         for_all: Any = {"host_files": address.host_files, "client": client}
-        if address.kind == "serial":  # the modelled guest writes nothing to it
+        if address.kind == "serial" and address.ports is None:  # the modelled guest writes nothing to it
             return Session(Monitor(machine, self._dialect), send)
         if address.kind == "qmp":
             made: Session = (emulated(machine).make_session or QmpSession)(
                 machine, self._dialect, server.hub, _pretty(send) if address.pretty else send, **for_all
             )
             return made
-        mux = address.switches.get("mux", False)
-        return HmpSession(machine, self._dialect, self._history, send, mux=mux, **for_all)
+        for_all |= {"ports": address.ports, "served": address.kind != "serial"}
+        return HmpSession(machine, self._dialect, self._history, send, **for_all)

@@ -124,6 +124,12 @@ class LineEditor:
         self.waiting = False
         return self._prompt
 
+    def restart(self) -> bytes:
+        """Forget what was typed at the prompt, and return the prompt to write again."""
+        self._line, self._cursor = b"", 0
+        self._shown, self._shown_cursor = b"", 0
+        return self._prompt
+
     def feed(self, data: bytes) -> None:
         """Take bytes that the client sent. Then call next_event() until it returns None.
 

@@ -45,7 +45,7 @@ GRACE = 0.2
 STDOUT_GRACE = 5.0
 """The same for the reader of stdout: the program at the other end of a pipe may be busy."""
 
-FAREWELL = 0.05
+ASKER_GRACE = 0.05
 """Seconds that a client has to hang up before we do, after its command ended the machine. Otherwise qmp-shell reports
 an error; with QEMU, which closes at once, it usually does."""
 
@@ -98,6 +98,7 @@ class Server:
 
     def _chardevs(self) -> list[dict[str, object]]:
         others = [{"frontend-open": used, "filename": name, "label": label} for label, name, used in self.others]
+        # Of two monitors QEMU lists the later one first (seen with 7.2).
         return [*reversed([port.shown() for port in self._ports]), *others]
 
     def start(self) -> None:
@@ -106,7 +107,7 @@ class Server:
             port.open()
             listener, address = port.listener, port.listener.address
             if address.terminal:
-                carrying = carry_all(address.ends[0], port.meet, lambda: self.stopping)
+                carrying = carry_all(address.ends[0], port.make_client, lambda: self.stopping)
             elif listener.near is not None:
                 carrying = carry(listener.near, address.ends)
             else:
@@ -192,7 +193,7 @@ class Server:
         # A million events at once would hold up all clients.
         at_once = min(count, 1 if every else EVENTS_AT_ONCE)
         for _ in range(at_once):
-            self.hub.tell(name, data)
+            self.hub.send_to_all(name, data)
         left = count - at_once
         if left and not self.stopping:
             if every:
@@ -262,13 +263,13 @@ class Server:
         self.stopping = True
         for port in self._ports:
             port.close()
-        # See FAREWELL: the client whose command ended the machine hangs up first.
+        # See ASKER_GRACE: the client whose command ended the machine hangs up first.
         asker = self.ended_by if self.ended_by is not None and self.ended_by.session.lingers else None
         for connection in tuple(self.connections):
             if connection is not asker:
                 connection.finish()
         if asker is not None:
-            await self._until_gone({asker}, FAREWELL)
+            await self._until_gone({asker}, ASKER_GRACE)
             asker.finish()
         await self._until_gone(set(self.connections), GRACE)
         if self.connections:

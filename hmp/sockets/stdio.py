@@ -45,10 +45,10 @@ async def carry(near: socket.socket, ends: tuple[int, int] = (0, 1)) -> None:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-async def carry_all(terminal: int, meet: Callable[[], socket.socket], over: Callable[[], bool]) -> None:
+async def carry_all(terminal: int, make_client: Callable[[], socket.socket], over: Callable[[], bool]) -> None:
     """Serve each program that opens our pseudoterminal, one after the other, until `over` returns true.
 
-    `meet` makes a client and returns the `near` end of its socket pair.
+    `make_client` makes a client and returns the `near` end of its socket pair.
     """
     poller = select.poll()
     poller.register(terminal, select.POLLIN)
@@ -58,7 +58,7 @@ async def carry_all(terminal: int, meet: Callable[[], socket.socket], over: Call
             await asyncio.sleep(PAUSE)
             continue
         with suppress(OSError):  # the program left before it read all
-            await carry(meet(), (terminal, terminal))
+            await carry(make_client(), (terminal, terminal))
 
 
 async def _received(loop: asyncio.AbstractEventLoop, near: socket.socket) -> bytes:
@@ -93,6 +93,7 @@ def _quiet(descriptor: int) -> list[Any] | None:
     except termios.error:
         return None
     now = list(before)
+    # As QEMU does: Enter comes as CR, and Ctrl-S and Ctrl-Q are keys.
     now[0] &= ~(termios.ICRNL | termios.IXON)
     # ISIG stays, so Ctrl-C still ends hmp.
     now[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)

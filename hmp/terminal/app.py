@@ -15,7 +15,7 @@ from hmp import HUNG_UP, INTERRUPTED, __version__
 from hmp.pipe import Front
 from hmp.streams import hung_up, silence
 from hmp.terminal import history_kept, history_path
-from hmp.terminal.hints import first, unkept
+from hmp.terminal.hints import first_hint, no_history_hint
 from hmp.terminal.screen import standard_screen
 from hmp.terminal.tty import Tty
 
@@ -46,7 +46,7 @@ class Typed(Front):
     signal that ended it. At the end the terminal has its old settings.
     """
 
-    tells = False
+    reports_events = False
     recorder: Recorder | None = None
     """Takes the place of stdout if the session is recorded."""
 
@@ -64,7 +64,7 @@ class Typed(Front):
                     if self.serving is None:
                         # Show the prompt before the editor is loaded, which takes three times as long as all the rest.
                         # Keys are kept meanwhile. Not with sockets: there hmp may first have to wait for a client.
-                        self._screen.foretell(PROMPT)
+                        self._screen.show_early(PROMPT)
                 elif 0 not in origins:  # no script comes from stdin, so keys typed while scripts run are for the prompt
                     self._tty.quiet()
                 from asyncio import Runner
@@ -86,7 +86,7 @@ class Typed(Front):
         self._screen.write(f"{BANNER}\n")
         if self.recorder is not None:
             return
-        for line in [first] * (not _has_history()) + [unkept] * (not history_kept()):
+        for line in [first_hint] * (not _has_history()) + [no_history_hint] * (not history_kept()):
             # Not with rich: its import would delay the prompt.
             dim, plain = ("\x1b[2m", "\x1b[0m") if self._screen.color else ("", "")
             self._screen.write(f"{dim}{line(self._screen.width())}{plain}\n")
@@ -162,7 +162,7 @@ class Typed(Front):
 
     def _suspend(self) -> None:
         """Stop the job for Ctrl-Z, as a key or as a signal, until the shell continues it."""
-        self._screen.clear()
+        self._screen.write("")  # also ends what is drawn again and again
         self._tty.hold()
         self._loop.remove_signal_handler(SIGTSTP)
         self._tty.suspend()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from io import StringIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
@@ -20,7 +20,7 @@ from rich.theme import Theme
 
 from hmp.monitor import escape
 from hmp.monitor.drawn import Cell, Drawn
-from hmp.terminal.screen import Stream, terminal_size
+from hmp.terminal.screen import ERASED, Stream, terminal_size
 
 _THEME = Theme({"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan",
                 "name": "bold"})  # fmt: skip
@@ -93,10 +93,25 @@ def _table(drawn: Drawn, gap: int) -> Group:
 
 
 def live(write: Callable[[str], None], width: int, rows: int | None, *, color: bool) -> Live:
-    """Return a Live of rich, which draws text in place of the last one; its output goes through `write`."""
+    """Return a Live of rich, which draws text in place of the last one; its output goes through `write`.
+
+    Live leaves the cursor in the last row and counts the rows back, which is wrong after the terminal has broken them
+    anew in a narrower window. Here it stays in the first row, from where all is erased.
+    """
+
+    def take(text: str) -> None:
+        above = text.count("\n")
+        up = f"\r\x1b[{above}A" if above else "\r"
+        write(_BACK.sub(ERASED, text) + up * made.is_started)
+
     # No automatic refresh, which would need a thread. Session asks for a new drawing during a wait.
-    return Live(console=_console(Stream(write), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
+    made = Live(console=_console(Stream(take), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
                 redirect_stderr=False)  # fmt: skip
+    return made
+
+
+_BACK = re.compile(r"\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")
+"""What Live sends to go back to the first row."""
 
 
 def layout(text: str, width: int) -> RenderableType:
@@ -115,13 +130,18 @@ def _render(what: RenderableType, width: int, *, color: bool) -> str:
     return file.getvalue()
 
 
-def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool) -> Console:
+def dimensions(width: int, rows: int | None = None) -> ConsoleDimensions:
+    """Return the size of the window; `rows` is its height, if it is not that of stdout."""
     # Live needs the height; text that is taller cannot be replaced.
-    height = rows or terminal_size(1)[1]
+    return ConsoleDimensions(max(1, width), rows or terminal_size(1)[1])
+
+
+def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool) -> Console:
+    size = dimensions(width, rows)
     # Names may have brackets or colons: rich must not take them for markup or emoji. It must not read the environment
     # either, because Screen has decided about colours and width.
     return Console(
-        file=file, width=max(1, width), height=height, color_system="standard" if color else None,
+        file=file, width=size.width, height=size.height, color_system="standard" if color else None,
         force_terminal=True, no_color=not color, highlight=False, markup=False, emoji=False, legacy_windows=False,
         theme=_THEME, _environ={},
     )  # fmt: skip

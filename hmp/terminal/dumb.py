@@ -13,9 +13,10 @@ from hmp.terminal.tty import Tty
 PROMPT = "(qemu) "
 
 _CHUNK = 8192
-_ERASE = b"\x7f\x08"
-_KILL = b"\x15"
 _END = b"\x04"
+_CHARACTER = rb"(?:[\xc0-\xff][\x80-\xbf]*|[^\n])\Z"
+_ERASES = {0x7F: _CHARACTER, 0x08: _CHARACTER, 0x15: rb"[^\n]*\Z", 0x17: rb"\w*[^\w\n]*\Z"}
+"""For each erasing key the part before it that goes: a character, the line, a word."""
 
 
 class DumbPrompt:
@@ -28,7 +29,7 @@ class DumbPrompt:
     def __init__(self, screen: Screen, tty: Tty, loop: AbstractEventLoop) -> None:
         self._screen, self._tty, self._loop = screen, tty, loop
         self._ahead = b""
-        self._asked: Future[bool] | None = None
+        self._ready: Future[bool] | None = None
         self._later: list[tuple[str, str]] = []
 
     async def read(self) -> str | None:
@@ -38,17 +39,15 @@ class DumbPrompt:
         while select.select([self._tty.fd], [], [], 0)[0]:
             if not self._take():
                 break
-        self._edit_ahead()
+        if self._ahead.startswith(_END):  # Ctrl-D on an empty line
+            self._screen.write("\n")
+            raise EOFError
         if self._ahead and self._tty.echoes:
             shown = self._ahead.partition(b"\n")[0]
             self._screen.write(escape(shown.decode("utf-8", "surrogateescape")))
         if b"\n" in self._ahead:
             self._screen.write("\n")
             return self._line()
-        # Ctrl-D on an empty line; within a line it is a character like any other here.
-        if self._ahead == _END:
-            self._screen.write("\n")
-            raise EOFError
         self._tty.restore()
         try:
             return self._line() if await self._whole_line() else None
@@ -61,22 +60,24 @@ class DumbPrompt:
     async def _whole_line(self) -> bool:
         """Wait for a whole line. Returns false after Ctrl-C."""
         while b"\n" not in self._ahead:
-            self._asked = self._loop.create_future()
-            self._loop.add_reader(self._tty.fd, self._tell, True)
+            self._ready = self._loop.create_future()
+            self._loop.add_reader(self._tty.fd, self._set_ready, True)
             try:
-                if not await self._asked:
+                if not await self._ready:
                     return False
             finally:
                 self._loop.remove_reader(self._tty.fd)
-                self._asked = None
-            if not self._take() and not self._ahead:
+                self._ready = None
+            if not select.select([self._tty.fd], [], [], 0)[0]:  # a Ctrl-C has just dropped what was there to read
+                continue
+            if (not self._take() and not self._ahead) or self._ahead.startswith(_END):
                 self._screen.write("\n")
                 raise EOFError
         return True
 
-    def _tell(self, ready: bool) -> None:
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(ready)
+    def _set_ready(self, ready: bool) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(ready)
 
     def _take(self) -> bool:
         """Read what is there. Returns false at the end of the input."""
@@ -86,23 +87,25 @@ class DumbPrompt:
             self._ahead = b""
             return False
         # While the terminal is quiet, Enter arrives as a carriage return.
-        self._ahead += data.replace(b"\r", b"\n")
+        self._edit(data.replace(b"\r", b"\n"))
         return bool(data)
 
-    def _edit_ahead(self) -> None:
-        """Apply erasing keys in type-ahead. The kernel did not, because the terminal was not editing lines then."""
-        if not any(key in self._ahead for key in _ERASE + _KILL):
-            return
-        done = bytearray()
-        for key in self._ahead:
-            if key in _ERASE:
-                if done and done[-1:] != b"\n":
-                    del done[-1:]
-            elif key in _KILL:
-                del done[done.rfind(b"\n") + 1 :]
+    def _edit(self, data: bytes) -> None:
+        """Add type-ahead, apply erasing keys in it, and drop Ctrl-D within a line.
+
+        The kernel has not done this with what came while the terminal was quiet.
+        """
+        import re
+
+        done = self._ahead
+        for piece in re.split(rb"([\x04\x08\x15\x17\x7f])", data):
+            if piece[:1] == _END:
+                done += _END * (done[-1:] in (b"", b"\n", _END))
+            elif piece and piece[0] in _ERASES:
+                done = re.sub(_ERASES[piece[0]], b"", done)
             else:
-                done.append(key)
-        self._ahead = bytes(done)
+                done += piece
+        self._ahead = done
 
     def _line(self) -> str:
         raw, _, self._ahead = self._ahead.partition(b"\n")
@@ -115,16 +118,16 @@ class DumbPrompt:
 
     def end(self) -> None:
         """Remove the prompt: `read` raises EOFError."""
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(EOFError())
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(EOFError())
             self._screen.write("\n")
 
     def interrupt(self) -> None:
         """Drop the line after Ctrl-C, which the kernel has echoed."""
         self.drop()
-        if self._asked is not None:
+        if self._ready is not None:
             self._screen.write("\n")
-            self._tell(False)
+            self._set_ready(False)
 
     def drop(self) -> None:
         """Drop the type-ahead that was already read."""
@@ -139,7 +142,7 @@ class DumbPrompt:
 
         While a line is typed they wait until it is entered, because nothing can be drawn above it.
         """
-        if self._asked is not None:
+        if self._ready is not None:
             self._later.append((text, style))
         else:
             self._screen.show(text, style)

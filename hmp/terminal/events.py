@@ -21,7 +21,7 @@ ALWAYS: dict[type[events.Event], Callable[[Any], str]] = {
     events.TargetReached: lambda event: f"balloon target reached: {event.actual // MIB} MiB",
     events.ClientRefused: lambda event: f"hung up on a client: {event.why}",
     events.Panicked: lambda event: "guest panic: nothing answers until system_reset",
-    events.Relayed: lambda event: event.told,
+    events.Relayed: lambda event: event.text,
     events.GuestGone: lambda event: f"the guest is gone: {event.why}",
     events.DriverMissing: lambda event: f"the guest's driver does not come up: {event.why}",
     events.SnapshotDone: lambda event: f"snapshot {event.tag} is done",
@@ -41,17 +41,17 @@ FROM_ELSEWHERE: dict[type[events.Event], Callable[[Any], str]] = {
 
 
 class Announcer:
-    """Turns events into lines and calls `say` with them. Set `own` while a command of this person runs."""
+    """Turns events into lines and calls `show` with them. Set `own` while a command of this person runs."""
 
-    def __init__(self, say: Callable[[str], None], *, now: Callable[[], float] = monotonic) -> None:
+    def __init__(self, show: Callable[[str], None], *, now: Callable[[], float] = monotonic) -> None:
         self.own = False
-        self._say = say
+        self._show = show
         self._limits = {
             events.RuleBroken: RateLimit(FAULT_SPACING, now=now),
             events.GuestGone: RateLimit(GONE_SECONDS, burst=GONE_BURST, now=now),
         }
 
-    def hear(self, event: events.Event) -> None:
+    def on_event(self, event: events.Event) -> None:
         """Handle an event of the machine."""
         kind = type(event)
         # Only kinds of events that a guest or a front end can cause without end are limited.
@@ -60,7 +60,7 @@ class Announcer:
             return
         if isinstance(event, events.RuleBroken):
             more = f" and {dropped} times before" if dropped else ""
-            self._say(f"the guest broke a rule{more}: {event.rule} ({event.detail[:_DETAIL]})")
+            self._show(f"the guest broke a rule{more}: {event.rule} ({event.detail[:_DETAIL]})")
             return
         words = ALWAYS.get(kind)
         # The person knows what their own command did; the same event from a client is news.
@@ -68,4 +68,4 @@ class Announcer:
             words = FROM_ELSEWHERE.get(kind)
         line = "" if words is None else words(event)
         if line:
-            self._say(line)
+            self._show(line)

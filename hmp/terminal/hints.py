@@ -13,12 +13,12 @@ LEAVE = "quit, or Ctrl-D on an empty line, ends hmp"
 _FIRST = ("try: help, sim, TAB to complete, F1 for the keys; quit leaves", "try: help, sim, TAB, F1; quit leaves")
 
 
-def first(columns: int) -> str:
+def first_hint(columns: int) -> str:
     """Return the line below the banner while there is no history. Every version of it says how to leave."""
     return _fitting((*_FIRST, "quit leaves"), columns)
 
 
-def unkept(columns: int) -> str:
+def no_history_hint(columns: int) -> str:
     """Return the line below the banner where no history file can be written."""
     path = escape(history_path() or "~/.local/state")
     long = f"what you type is not kept for the next session: cannot write {path}"
@@ -78,7 +78,7 @@ def advice(line: str, text: str) -> str:
     return _meant(found[1], {name: name for name in found[2].split(", ")}) if found else ""
 
 
-_UNFINISHED = ("expected", "unexpected end of expression", "unterminated string")
+_UNFINISHED = ("expected", "expected for -f", "option -\0", "unexpected end of expression", "unterminated string")
 """The ends of errors that may go away when more is typed."""
 
 

@@ -69,6 +69,7 @@ class FileHistory(History):
 
     def store_string(self, string: str) -> None:
         """Append a line to the file."""
+        # The file has one entry a line, so an entry with a newline would come back as two.
         if not string.strip() or "\n" in string or self._path is None:
             return
         with suppress(OSError, UnicodeEncodeError):

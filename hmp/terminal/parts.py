@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from select import select
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -24,8 +25,10 @@ from hmp.monitor.completion import complete
 from hmp.terminal import hints
 from hmp.terminal.toolbar import Segment
 
+# noreverse, where prompt_toolkit's own style is reversed.
 COLORS = {
-    "prompt": "ansigreen", "wrong": "ansired", "usage": "ansibrightblack",
+    # Faint, not a colour: bright black is the background of Solarized dark, and a fixed grey is its text when light.
+    "prompt": "ansigreen", "wrong": "ansired", "usage": "dim", "auto-suggestion": "ansidefault dim",
     "bottom-toolbar": "noreverse bg:#303030 #b2b2b2", "bar.plain": "",
     "bar.dim": "#808080", "bar.good": "#87d787", "bar.notice": "#ffd787", "bar.bad": "#ff8787",
     "completion-menu.completion": "bg:#303030 #d0d0d0",
@@ -85,6 +88,11 @@ class LineLexer(Lexer):
 
 class Reader(PosixStdinReader):
     """prompt_toolkit's reader, but a terminal that has hung up is closed. The original would read it again for ever."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read, or the terminal has hung up."""
+        return bool(select([self.stdin_fd], [], [], 0)[0])
 
     def read(self, count: int = 1024) -> str:
         try:

@@ -27,12 +27,12 @@ class Keyboard(DummyInput):
     def __init__(self) -> None:
         self._keys: list[KeyPress] = []
         self._parser = Vt100Parser(self._keys.append)
-        self._tell: Callable[[], object] = lambda: None
+        self._keys_ready: Callable[[], object] = lambda: None
 
     def press(self, data: str) -> None:
         """Send what a terminal sends for a key."""
         self._parser.feed(data)
-        self._tell()
+        self._keys_ready()
 
     def clear(self) -> None:
         """Drop the keys that were not read yet."""
@@ -49,22 +49,23 @@ class Keyboard(DummyInput):
 
     @contextmanager
     def attach(self, input_ready_callback: Callable[[], None]) -> Iterator[None]:
-        loop, context, before = get_running_loop(), copy_context(), self._tell
-        self._tell = lambda: loop.call_soon(input_ready_callback, context=context)
+        loop, context, before = get_running_loop(), copy_context(), self._keys_ready
+        # In this context prompt_toolkit finds its application.
+        self._keys_ready = lambda: loop.call_soon(input_ready_callback, context=context)
         if self._keys:
-            self._tell()
+            self._keys_ready()
         try:
             yield
         finally:
-            self._tell = before
+            self._keys_ready = before
 
     @contextmanager
     def detach(self) -> Iterator[None]:
-        before, self._tell = self._tell, lambda: None
+        before, self._keys_ready = self._keys_ready, lambda: None
         try:
             yield
         finally:
-            self._tell = before
+            self._keys_ready = before
 
     @property
     def closed(self) -> bool:
@@ -75,6 +76,7 @@ class _Output(Vt100_Output):
     """A terminal that knows at once how many rows there are below its cursor."""
 
     def __init__(self, write: Callable[[str], None], columns: int, rows: int, below: Callable[[], int]) -> None:
+        # Nothing is asked of the environment: a script has the same recording on every terminal.
         super().__init__(
             Stream(write), lambda: Size(rows, columns), term="xterm-256color",
             default_color_depth=ColorDepth.DEPTH_8_BIT, enable_bell=False,
@@ -82,6 +84,7 @@ class _Output(Vt100_Output):
         self._below = below
 
     def get_rows_below_cursor_position(self) -> int:
+        # Without this prompt_toolkit asks the terminal, and nothing here would answer.
         return self._below()
 
 

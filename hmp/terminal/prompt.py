@@ -14,6 +14,7 @@ from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import (
     Condition,
     completion_is_selected,
+    emacs_insert_mode,
     has_completions,
     has_focus,
     is_done,
@@ -73,6 +74,7 @@ class LinePrompt:
         self._machine, self._screen, self._input, self._suspend = machine, screen, input, suspend
         self._dialect = dialect
         self._interrupts = 0
+        self._late = False
         self._typed = 0.0
         self._lines: deque[str] = deque()
         self._rest = ""
@@ -82,8 +84,9 @@ class LinePrompt:
         self._ours = not hasattr(machine, "offers")
         # Tests pass inputs that have no reader.
         reader = getattr(input, "stdin_reader", None)
+        self._reader = None
         if type(reader) is PosixStdinReader:
-            input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]
+            self._reader = input.stdin_reader = Reader(reader.stdin_fd)  # type: ignore[attr-defined]
         try:
             "█░│→".encode(output.encoding())
             self._signs = toolbar.LINES
@@ -152,7 +155,14 @@ class LinePrompt:
         self.interrupted()  # a Ctrl-C drops the keys before it, so that it ends a paste without brackets
         rest, self._rest = self._rest, ""
         self._screen.clear()
-        return await self._session.prompt_async(default=rest, handle_sigint=False, set_exception_handler=False)
+        line = await self._session.prompt_async(
+            pre_run=self._begin_asking, default=rest, handle_sigint=False, set_exception_handler=False
+        )
+        # Ctrl-Q and the `o` of vi can put a line break into it, which would be two lines in the file of `sim save`.
+        return line.replace("\n", " ")
+
+    def _begin_asking(self) -> None:
+        self._late = False
 
     def end(self) -> None:
         """Remove the prompt: `read` raises EOFError."""
@@ -170,6 +180,8 @@ class LinePrompt:
             self._interrupts += 1
             if self._interrupts % 3 == 0:
                 self.show(f"{hints.LEAVE}\n", "dim")
+        else:
+            self._late = True
 
     def drop(self) -> None:
         """Drop the type-ahead that was already read."""
@@ -178,11 +190,17 @@ class LinePrompt:
         clear_typeahead(self._input)
 
     def interrupted(self) -> bool:
-        """Whether a Ctrl-C came as a key after the line that now runs. If so, drop the keys before it."""
+        """Whether a Ctrl-C came after the line that now runs, before its wait began. If so, drop the keys before it."""
         keys = get_typeahead(self._input)
+        # A Ctrl-C that came before the terminal was quiet again is no signal, and still waits to be read. The kernel
+        # holds at most 4 KiB of such keys, and one read takes 1 KiB.
+        for _ in range(4):
+            if self._reader is not None and self._reader.ready:
+                keys += self._input.read_keys()
         found = [at for at, key in enumerate(keys) if key.key == Keys.ControlC]
         store_typeahead(self._input, keys[found[-1] + 1 :] if found else keys)
-        return bool(found)
+        late, self._late = self._late, False
+        return bool(found) or late
 
     # Output.
 
@@ -242,8 +260,9 @@ class LinePrompt:
         keys.add("c-c", filter=at_line)(lambda event: self.interrupt())
         keys.add("<sigint>")(lambda event: self.interrupt())
         keys.add("tab", filter=at_line)(self._tab)
-        # In vi mode prompt_toolkit completes with these keys, in a task that comes after an Enter of the same packet.
-        # Then a different line ran than when the keys were typed slowly.
+        # prompt_toolkit completes with these keys too, in a task that comes after an Enter of the same packet. Then a
+        # different line ran than when the keys were typed slowly.
+        keys.add("escape", "/", filter=emacs_insert_mode & at_line)(self._tab)
         keys.add("c-p", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_up())
         keys.add("c-n", filter=vi_insert_mode & at_line)(lambda event: event.current_buffer.auto_down())
         # Enter takes an entry of the menu and runs nothing: `quit` in a menu ended a machine.

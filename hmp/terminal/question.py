@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from hmp.terminal.screen import Screen
 
-DEAF = 0.3
+AFTER = 0.3
 """Seconds in which keys are ignored: they belong to a paste, or were typed before the person read the question."""
 
 
 async def agreed(
-    screen: Screen, descriptor: int, wait: Future[None], question: str, flush: Callable[[], None], deaf: float = DEAF
+    screen: Screen, descriptor: int, wait: Future[None], question: str, flush: Callable[[], None], after: float = AFTER
 ) -> bool:
     """Show `question` and return whether the answer from `descriptor` is the one key `y`.
 
@@ -37,7 +37,7 @@ async def agreed(
             wait.set_result(None)
 
     screen.write(question)
-    timer = loop.call_later(deaf, listen)
+    timer = loop.call_later(after, listen)
     try:
         await wait
     finally:

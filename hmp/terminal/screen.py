@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 """Values of TERM of terminals without control sequences; "" is an unset TERM."""
 
+ERASED = "\r \x1b[J\r"
+"""Erases from the cursor's row on. Not from its first column: in the first row tmux takes that for a clearing of the
+whole screen, and keeps what it erases in its history."""
+
 OWN = frozenset({"event", "dim"})
 """Styles of lines that are ours: they break at words. QEMU's lines are left to the terminal."""
 
@@ -104,7 +108,7 @@ class Screen:
             self._write(f"\r{_progress(text[:room], done, room, color=self.color)}\x1b[J\r")
             self._transient = True
 
-    def foretell(self, text: str) -> None:
+    def show_early(self, text: str) -> None:
         """Show text that other code will soon draw in the same place; call `clear` before that."""
         if self.ansi:
             self.write(f"\x1b[0;32m{text}\x1b[0m" if self.color else text)
@@ -128,13 +132,12 @@ class Screen:
         self._renew(self._live)
 
     def _renew(self, live: Live) -> None:
-        text = self._draw()
-        if text is not self._drawn:
-            from hmp.terminal.draw import layout
+        from hmp.terminal.draw import dimensions, layout
 
-            self._drawn = text
-            live.console.width = self.width()
-            live.update(layout(text, self.width()), refresh=True)
+        text, size = self._draw(), dimensions(self.width(), self._rows)
+        if text is not self._drawn or live.console.size != size:
+            self._drawn, live.console.size = text, size
+            live.update(layout(text, size.width), refresh=True)
 
     def settle(self) -> bool:
         """End `live` and leave its text on the screen. Returns whether there was any."""
@@ -147,7 +150,7 @@ class Screen:
         """Remove the transient line."""
         if self._transient:
             self._transient = False
-            self._write("\r\x1b[J")
+            self._write(ERASED)
 
 
 class Stream(StringIO):

@@ -93,7 +93,7 @@ class Session:
         keys: int | None = None, begin: Callable[[str], Reply] | None = None, counts: bool | None = None,
     ) -> None:  # fmt: skip
         self._catch_up = catching_up(machine)
-        monitor.live, monitor.say = screen.live, self._say
+        monitor.live, monitor.show_reply, monitor.columns = screen.live, self._show_reply, screen.width
         self._machine, self._monitor, self._driver = machine, monitor, driver
         self._screen, self._prompt = screen, prompt
         self._on_reply, self._flush, self._keys = on_reply, flush, keys
@@ -109,7 +109,7 @@ class Session:
         loop = asyncio.get_running_loop()
         before = loop.get_exception_handler()
         loop.set_exception_handler(self._failed)
-        unsubscribe = self._machine.subscribe(self._hear)
+        unsubscribe = self._machine.subscribe(self._on_event)
         try:
             while not self._machine.over:
                 try:
@@ -167,7 +167,6 @@ class Session:
             self._catch_up()
         if self._machine.over:  # it ended after the line was entered, and nothing would answer the line
             return
-        self._monitor.columns = self._screen.width()
         self._announcer.own = True
         try:
             reply = self._begin(line)
@@ -182,7 +181,7 @@ class Session:
             self._monitor.typed = [*self._monitor.typed[-_REMEMBERED:], (line, done and not reply.failed)]
         if not done:
             return
-        self._say(reply, line)
+        self._show_reply(reply, line)
         hint = advice(line, reply.text) if reply.failed else self._tips.pop(line.strip(), "")
         self._screen.show(f"{hint}\n" * bool(hint), "dim")
         if self._on_reply is not None:
@@ -192,7 +191,7 @@ class Session:
         self._monitor.history.add(line)
         return self._monitor.execute(line)
 
-    def _say(self, reply: Reply, line: str = "") -> None:
+    def _show_reply(self, reply: Reply, line: str = "") -> None:
         text, style = reply.text, "error" if reply.failed else ""
         if style and line.split()[:1] == ["sim"]:  # hmp's own text, not QEMU's: it may be wrapped between words
             text = Drawn.of(text, (), heading=(style, text.rstrip("\n")))
@@ -231,8 +230,8 @@ class Session:
 
     # Events.
 
-    def _hear(self, event: Event) -> None:
-        self._announcer.hear(event)
+    def _on_event(self, event: Event) -> None:
+        self._announcer.on_event(event)
         if isinstance(event, Ended):
             self._prompt.end()
             self._release()

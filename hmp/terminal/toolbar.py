@@ -117,6 +117,7 @@ def guest_sign(machine: Machine) -> str:
         return "broken"
     if not guest.driver_loaded:
         return "booting" if guest.booting else "no driver"
+    # Only guests with faults show a service.
     if "service" in controls and getattr(guest, "faults")["service"].silent():  # noqa: B009
         return "service not up"
     # A stopped VM cannot answer, and that is shown as its run state.

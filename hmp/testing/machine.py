@@ -149,12 +149,12 @@ class FakeQemu:
     async def _start(self, member: Member) -> None:
         self._news = asyncio.Event()
         member.start()
-        self._machine.subscribe(self._heard)
+        self._machine.subscribe(self._on_event)
         # The machine runs in this task until it ends or close() ends it.
         self._served = asyncio.ensure_future(member.serve())
         await asyncio.sleep(0)  # let the task start the machine
 
-    def _heard(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, Ended):
             for wait in self._waits:
                 if not wait.done():
@@ -191,9 +191,9 @@ class FakeQemu:
         first = line.split(maxsplit=1)[0] if line.strip() else ""
         if first in (TABLE["sim"].topics or ()):
             line = f"sim {line}"
-        return self._run(self._say(line), f"'{line}' was not answered", timeout)
+        return self._run(self._execute(line), f"'{line}' was not answered", timeout)
 
-    async def _say(self, line: str) -> str:
+    async def _execute(self, line: str) -> str:
         driver = self._members().driver
         if self._machine.over:
             raise SimError("the machine has ended")

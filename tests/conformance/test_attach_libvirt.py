@@ -62,7 +62,7 @@ def tainted(libvirt: Libvirt) -> bool:
     return "custom-monitor" in next(libvirt.folder.rglob("vm1.log")).read_text()
 
 
-def test_a_check(libvirt: Libvirt) -> None:
+def test_a_check_asks_the_guest_and_leaves_no_trace(libvirt: Libvirt) -> None:
     ended = attached("--fail-stale", "-c", "info balloon")
     assert (ended.status, ended.err) == (0, "")
     assert FRESH.fullmatch(ended.out)
@@ -92,7 +92,7 @@ def test_a_suspended_domain(libvirt: Libvirt) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_it_waits(libvirt: Libvirt, number: signal.Signals) -> None:
+def test_a_signal_in_the_wait_restores_the_period(libvirt: Libvirt, number: signal.Signals) -> None:
     libvirt.virsh("suspend", "vm1")
     waiting = start("--attach", "libvirt:vm1", "-c", "info balloon")
     until(lambda: 'period="1"' in libvirt.period())
@@ -106,7 +106,7 @@ def test_a_signal_while_it_waits(libvirt: Libvirt, number: signal.Signals) -> No
 class TestEvents:
     """By `virsh qemu-monitor-event --loop`, which leaves the domain as it is."""
 
-    def test_above_the_prompt_and_in_what_is_watched(self, libvirt: Libvirt, seat: type[Seat]) -> None:
+    def test_are_shown_above_the_prompt_and_in_what_is_watched(self, libvirt: Libvirt, seat: type[Seat]) -> None:
         desk = seat("--attach", "libvirt:vm1", columns=100, PATH=libvirt.path)  # type: ignore[call-arg,arg-type]
         desk.see(r"running │ vm1 │ \S+ 256M of 256M")
         libvirt.virsh("suspend", "vm1")
@@ -128,7 +128,7 @@ class TestEvents:
         assert desk.ends() == 0
         assert libvirt.virsh("domstate", "vm1").strip() == "running"
 
-    def test_on_monitors_that_share_the_domain(self, libvirt: Libvirt, tmp_path: Path) -> None:
+    def test_are_shown_on_monitors_that_share_the_domain(self, libvirt: Libvirt, tmp_path: Path) -> None:
         attach = ("--attach", "libvirt:vm1", "--headless")
         with (
             Program(
@@ -150,12 +150,12 @@ class TestEvents:
                     assert message["event"] == "BALLOON_CHANGE"
 
 
-def test_no_domain(libvirt: Libvirt) -> None:
+def test_a_domain_that_does_not_exist_is_refused(libvirt: Libvirt) -> None:
     ended = hmp("--attach", "libvirt:vm2", "-c", "info balloon")
     assert ended == Ended(4, "", "hmp: libvirt:vm2: failed to get domain 'vm2'\n")
 
 
-def test_other_commands_taint_and_that_is_said(libvirt: Libvirt) -> None:
+def test_commands_of_qemus_own_taint_the_domain_with_a_warning(libvirt: Libvirt) -> None:
     ended = attached("-c", "info status", "-c", "info kvm")
     assert ended.out == "VM status: running\nkvm support: disabled\n"
     assert ended.err == "hmp: libvirt marks vm1 as tainted (custom-monitor) for commands of QEMU's own\n"

@@ -68,7 +68,7 @@ def test_a_check_of_a_healthy_guest(vm: Qemu) -> None:
     assert fresh(ended.out)
 
 
-def test_a_hundred_back_to_back(vm: Qemu) -> None:
+def test_a_hundred_checks_in_a_row_are_fresh(vm: Qemu) -> None:
     """The best of several tries, for whoever else uses this machine makes it slower."""
     hmp = start("--attach", f"unix:{vm.folder}/a")
     assert hmp.stdin is not None
@@ -90,7 +90,7 @@ def test_a_hundred_back_to_back(vm: Qemu) -> None:
 
 @pytest.mark.parametrize("before", [0, 1, 10])
 @pytest.mark.parametrize("sockets", ["ab", "aa"], ids=["a socket each", "one socket"])
-def test_two_askers_at_once_and_no_alarm(vm: Qemu, before: int, sockets: str) -> None:
+def test_two_checks_at_once_are_both_fresh(vm: Qemu, before: int, sockets: str) -> None:
     set_interval(vm, before)
     lines = "info balloon\n" * 3
     both = [start("--attach", f"unix:{vm.folder}/{each}", "--fail-stale") for each in sockets]
@@ -101,7 +101,7 @@ def test_two_askers_at_once_and_no_alarm(vm: Qemu, before: int, sockets: str) ->
     set_interval(vm, 0)
 
 
-def test_a_stopped_vm_is_told_after_5_s_with_its_age(vm: Qemu) -> None:
+def test_a_stopped_vm_is_stale_after_5_s_and_its_age_is_shown(vm: Qemu) -> None:
     attached(vm, "-c", "info balloon")
     vm.aside.ask("stop")
     try:
@@ -121,7 +121,7 @@ def test_a_stopped_vm_is_told_after_5_s_with_its_age(vm: Qemu) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_it_waits(vm: Qemu, number: signal.Signals) -> None:
+def test_a_signal_in_the_wait_restores_the_interval(vm: Qemu, number: signal.Signals) -> None:
     vm.aside.ask("stop")
     try:
         waiting = start("--attach", f"unix:{vm.folder}/a", "-c", "info balloon")
@@ -135,7 +135,7 @@ def test_a_signal_while_it_waits(vm: Qemu, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_at_any_moment(vm: Qemu, number: signal.Signals) -> None:
+def test_a_signal_at_any_moment_restores_the_interval(vm: Qemu, number: signal.Signals) -> None:
     """From before hmp is up until it waits, with a connection that is held and one that is not."""
     vm.aside.ask("stop")
     try:
@@ -156,7 +156,7 @@ def test_a_signal_at_any_moment(vm: Qemu, number: signal.Signals) -> None:
         vm.aside.ask("cont")
 
 
-def test_no_driver_at_once_and_again_when_it_is_loaded(vm: Qemu) -> None:
+def test_a_missing_driver_is_reported_at_once_and_a_loaded_one_answers(vm: Qemu) -> None:
     vm.guest("rmmod")
     try:
         until(lambda: "DRIVER_OK" not in vm.line(f"info virtio-status {vm.path()}"))
@@ -180,7 +180,7 @@ def test_a_driver_that_is_loaded_while_it_waits_answers(vm: Qemu) -> None:
     assert fresh(attached(vm, "-c", "info balloon").out)
 
 
-def test_a_socket_that_is_held_by_somebody(vm: Qemu) -> None:
+def test_a_socket_that_another_client_holds_is_busy(vm: Qemu) -> None:
     with socket.socket(socket.AF_UNIX) as holder:
         holder.connect(f"{vm.folder}/a")
         holder.recv(100)
@@ -236,7 +236,7 @@ def test_somebody_who_connects_for_each_command_as_proxmox_does_waits_for_no_gue
     assert max(waits) < 1
 
 
-def test_a_qemu_that_stands_still(vm: Qemu) -> None:
+def test_a_qemu_that_stops_answering_is_reported_in_time(vm: Qemu) -> None:
     """As in somebody else's savevm: it greets nobody, and those it has greeted get no answer."""
     talking = start("--attach", f"unix:{vm.folder}/a,hold=on", "--timeout", "1")
     assert talking.stdin is not None
@@ -301,7 +301,7 @@ def test_a_panicked_guest_is_stale(vm: Qemu) -> None:
     assert int(ended.out.rpartition(",age=")[2]) >= 1000
 
 
-def test_qemu_killed_while_it_waits(tmp_path: Path) -> None:
+def test_a_qemu_that_is_killed_in_the_wait_is_reported(tmp_path: Path) -> None:
     """No guest: the firmware never brings a driver up, but a stopped VM with one does for waiting."""
     try:
         vm = boot(tmp_path)
@@ -320,7 +320,7 @@ def test_qemu_killed_while_it_waits(tmp_path: Path) -> None:
     assert b"left at" not in err
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_a_socket_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     ended = hmp("--attach", f"unix:{tmp_path}/none", "-c", "info balloon")
     assert ended == Ended(4, "", f"hmp: unix:{tmp_path}/none: No such file or directory\n")
 

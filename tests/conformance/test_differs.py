@@ -66,7 +66,7 @@ def test_what_differs_has_a_row_and_what_no_longer_differs_has_none() -> None:
 
 
 @pytest.mark.parametrize("id", DIFFERENCES)
-def test_the_row_is_about_what_was_seen(id: str) -> None:
+def test_each_row_names_the_difference_that_was_seen(id: str) -> None:
     """It names every event that only one side told, or else a command of those that were given."""
     events = {event for line in DIFFERENCES[id][1] for event in re.findall(r'^[-+]event {"event": "(\w+)"', line)}
     assert {event for event in events if event not in told(id)} <= (
@@ -77,7 +77,7 @@ def test_the_row_is_about_what_was_seen(id: str) -> None:
     assert events or words & named
 
 
-def test_commands_that_are_told_nowhere_else_are_on_the_page() -> None:
+def test_commands_that_no_other_page_names_are_on_the_page() -> None:
     named = {span.removeprefix("info ") for cells in rows() for span in re.findall("`([^`]+)`", cells[0])}
     untold = {name.partition("|")[0] for name in ELSEWHERE.keys() - AS_QEMU} - named
     assert untold == set(), "what QEMU does not have needs a row of docs/differs.md"

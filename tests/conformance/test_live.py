@@ -101,7 +101,7 @@ class TestLive:
         assert told["trouble"] == {}
 
     @pytest.mark.parametrize("id", ROWS)
-    def test_row(self, id: str, told: Told) -> None:
+    def test_replies_differ_only_as_the_table_says(self, id: str, told: Told) -> None:
         assert all(id in told[side] for side in ("Qemu", "Hmp")), "not played: see test_every_row_was_played"
         assert differences(ROWS[id], told) == DIFFERENCES.get(id, ("", []))[1]
 

@@ -195,7 +195,7 @@ class TestLife:
         assert real.ask()[0] == "answered"
         assert real.device.stats.age < 1_000_000_000
 
-    def test_it_is_frozen_in_the_middle_of_inflating(self, real: Real) -> None:
+    def test_a_stop_in_the_middle_of_inflating_stops_the_balloon(self, real: Real) -> None:
         booted(real)
         real.done(real.machine.set_balloon(48 * MIB))
         real.machine.stop()
@@ -213,7 +213,7 @@ class TestLife:
             booted(real)
             assert real.ask()[0] == "answered"
 
-    def test_power_button(self, real: Real) -> None:
+    def test_the_power_button_shuts_it_down(self, real: Real) -> None:
         booted(real)
         real.machine.power_down()
         real.until(lambda: real.machine.over)
@@ -231,7 +231,7 @@ class TestLife:
         assert real.guest.process.pid != first
         real.until(lambda: (real.device.pages.count, real.device.actual) == (32 * MIB // PAGE_SIZE, 96 * MIB))
 
-    def test_killed_in_mid_request(self, real: Real) -> None:
+    def test_a_kernel_that_is_killed_in_mid_request_ends_the_request(self, real: Real) -> None:
         booted(real)
         real.ask()
         real.machine.stop()  # or it would have answered before it dies
@@ -285,7 +285,7 @@ class TestLife:
         assert real.shell("$B touch /stop")[0] == 0
         assert real.ask()[0] == "answered"
 
-    def test_nothing_stays(self) -> None:
+    def test_processes_directories_and_descriptors_are_gone_at_the_end(self) -> None:
         before = open_descriptors()
         groups, directories = [], []
         with Real("uml", memory=64) as real:
@@ -300,7 +300,7 @@ class TestLife:
         nobody_lives(groups)
         assert not any(os.path.exists(directory) for directory in directories)
 
-    def test_a_module_of_another_driver_is_told(self) -> None:
+    def test_a_module_of_another_driver_is_reported_at_once(self) -> None:
         """Every request used to wait its whole time for it."""
         balloon = find_parts({}).module
         [other, *_] = glob.glob(f"{balloon.partition('/kernel/')[0]}/kernel/fs/fat/fat.ko")

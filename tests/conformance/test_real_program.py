@@ -146,7 +146,7 @@ def test_a_signal_leaves_nothing(start: Start, number: signal.Signals) -> None:
     nobody_lives([group])
 
 
-def test_killed_while_the_guest_is_frozen(start: Start) -> None:
+def test_hmp_killed_while_the_guest_is_frozen_leaves_nothing(start: Start) -> None:
     program = start(*PATIENT)
     group = kernel_of(program)
     say(program, "stop")
@@ -185,7 +185,7 @@ sys.exit(main())
 """
 
 
-def test_the_way_out_of_processors_with_too_many_registers(place: str) -> None:
+def test_a_kernel_runs_on_a_processor_with_too_many_registers(place: str) -> None:
     """As on a processor with AMX: the same kernel answers, balloons, is frozen and thawed."""
     script = "info balloon\nballoon 96\nsim sleep 3\ninfo balloon\nstop\ninfo balloon\ncont\ninfo balloon\nsim guest\n"
     ended = subprocess.run(
@@ -221,7 +221,7 @@ def test_sockets_and_headless(start: Start, tmp_path: Path) -> None:
     assert program.returncode == 0
 
 
-def test_another_programs_kernel(place: str) -> None:
+def test_a_kernel_that_another_program_started_is_served(place: str) -> None:
     """A User-Mode Linux that hmp did not start, as docs/real-guest.md shows it."""
     path = Path(place, "b.sock")
     command = [sys.executable, "-m", "hmp", "--timeout", "30", "-m", "128", "--guest", f"vhost-user,path={path}"]

@@ -70,7 +70,7 @@ class TestVmClock:
         vm.stop()
         assert vm.now() == 10
 
-    def test_tells_when_its_time_comes_on_the_host(self) -> None:
+    def test_says_when_its_time_comes_on_the_host(self) -> None:
         host = SimulatedClock(start=1000)
         vm = VmClock(host, start=7)
         vm.start()

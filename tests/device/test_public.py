@@ -47,7 +47,7 @@ def test_a_name_brings_what_it_needs_and_no_more() -> None:
     assert run.stdout.splitlines() == ["device", "False True"], run.stderr
 
 
-def test_the_tour_passes_by_every_name() -> None:
+def test_the_tour_uses_every_name() -> None:
     words = set(re.findall(r"\w+", device.__doc__ or ""))
     assert [name for name in device.__all__ if not {name, f"{name}s"} & words] == []
 

@@ -152,7 +152,7 @@ BEFORE: list[tuple[str, Callable[[Rig], object]]] = [
 
 
 @pytest.mark.parametrize(("words", "act"), BEFORE, ids=[words.replace(" ", "-") for words, _ in BEFORE])
-def test_so_it_does_before_the_driver_is_up(words: str, act: Callable[[Rig], object]) -> None:
+def test_a_refusal_before_the_driver_is_up_says_what_was_seen(words: str, act: Callable[[Rig], object]) -> None:
     with Rig() as rig:
         rig.device.write_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
         act(rig)
@@ -191,7 +191,7 @@ def test_a_long_row_of_unknown_tags_is_cut_short() -> None:
         assert rig.device.last_refusal == "unknown-tag: " + ", ".join(str(1000 + n) for n in range(30))[:80]
 
 
-def test_a_rule_broken_many_times_over_is_told_once() -> None:
+def test_a_rule_broken_many_times_over_is_reported_once() -> None:
     with Rig() as rig:
         rig.up(prime=None)
         rig.send("inflate", [5000, 6000, 7, 8])

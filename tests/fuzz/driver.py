@@ -145,7 +145,7 @@ def rings(data: bytes) -> None:
                 sample = stats.sample if index == stats.index and stats.held is not None else None
                 last = device.park_queue(index)
                 device.setup_queue(index, ring.size, ring.desc, ring.avail, ring.used, last_avail=last)
-                stats.again = sample
+                stats.read_before = sample
                 device.notify(index)
         else:
             device.write_config(CONFIG_ACTUAL if op < 248 else CONFIG_POISON_VAL, data[at : at + 4])
@@ -169,7 +169,7 @@ def rings(data: bytes) -> None:
     if rig.queues["stats"].take() is not None:
         rig.report([(4, 1)])
     assert rig.ask().state == "answered", device.last_refusal
-    assert device.stats.told is device.stats.sample is not None
+    assert device.stats.qom_sample is device.stats.sample is not None
 
 
 def rings_seeds() -> Iterator[bytes]:

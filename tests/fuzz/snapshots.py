@@ -123,7 +123,7 @@ def _load(data: bytes) -> None:
         assert _content(first) == expected
     if m.machine.device is not None:
         now, old = m.stats, None if before is None else before.stats
-        assert (now.poll_interval, now.told) == ((0, None) if old is None else (_loads % 3, old.told))
+        assert (now.poll_interval, now.qom_sample) == ((0, None) if old is None else (_loads % 3, old.qom_sample))
     chosen = crc32(data) & 7  # what takes longer is not for all
     if chosen > 2:
         return

@@ -59,7 +59,7 @@ print(*(count > 0 for count in counts), len(set(Atheris.told)) == len(Atheris.to
 
 
 @pytest.mark.skipif(not once.available(), reason="sys.monitoring came with Python 3.12")
-def test_what_is_new_is_told_once() -> None:
+def test_a_new_finding_is_reported_once() -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", f"import sys{TELLING}", f"{root}/device/"]
     told = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)

@@ -26,7 +26,7 @@ READ = {
 
 
 @pytest.mark.parametrize("spec", READ)
-def test_what_is_read(spec: str) -> None:
+def test_an_address_is_read_to_these_values(spec: str) -> None:
     address = Address("monitor", spec)
     assert (address.scheme, address.host, address.port) == READ[spec]
     assert (address.kind, address.spec, address.wait, address.dialect) == ("monitor", spec, False, None)
@@ -121,6 +121,8 @@ WRONG = {
     "tcp:localhost:+1": "a port from 0 to 65535",
     "tcp:localhost:1x": "a port from 0 to 65535",
     "tcp:localhost:٤": "a port from 0 to 65535",
+    "tcp:a..b:1": "not a host name",
+    "tcp:\udcff:1": "not a host name",
     "tcp:localhost:000000": "a port from 0 to 65535",
     "unix:m,": "'' is not an option",
     "unix:m,x": "'x' is not an option",
@@ -144,7 +146,7 @@ WRONG = {
     "unix:m,nodelay": "'nodelay' is not an option",
     "tcp:localhost:1,abstract=on": "'abstract=on' is not an option",
     "tcp:localhost:1,nodelay=2": "'nodelay=2' is not an option",
-    "tcp:localhost:1,ipv4=off,ipv6=off": "ipv4=off and ipv6=off leave nothing",
+    "tcp:localhost:1,ipv4=off,ipv6=off": "ipv4=off and ipv6=off leave no address family",
     "unix:m,dialect=": f"'' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=xen": f"'xen' is not a dialect ({', '.join(DIALECTS)})",
     "unix:m,dialect=\x1b[2J": r"'\x1b[2J' is not a dialect",
@@ -153,7 +155,7 @@ WRONG = {
 
 @pytest.mark.parametrize("kind", ["monitor", "qmp"])
 @pytest.mark.parametrize("spec", WRONG)
-def test_a_wrong_one_is_refused_in_one_line_that_names_option_and_value(kind: str, spec: str) -> None:
+def test_a_wrong_address_is_refused_in_one_line_that_names_option_and_value(kind: str, spec: str) -> None:
     with pytest.raises(UsageError) as caught:
         Address(kind, spec)
     text = str(caught.value)
@@ -189,5 +191,5 @@ LOOPBACK = {
 
 
 @pytest.mark.parametrize("spec", LOOPBACK)
-def test_what_only_this_machine_can_reach(spec: str) -> None:
+def test_only_local_addresses_are_called_local(spec: str) -> None:
     assert Address("qmp", spec).loopback is LOOPBACK[spec]

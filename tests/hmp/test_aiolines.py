@@ -45,7 +45,7 @@ class TestStdout:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(scene())
 
-    def test_a_reader_that_is_gone_is_told_once(self) -> None:
+    def test_a_reader_that_is_gone_is_reported_once(self) -> None:
         reading, writing = os.pipe()
         os.close(reading)
         out = PatientOutput(writing)

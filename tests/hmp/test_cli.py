@@ -29,7 +29,7 @@ CHOICES: list[tuple[list[str], str, str, list[str]]] = [
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize(("argv", "on_terminal", "elsewhere", "sources"), CHOICES)
-def test_the_choice(
+def test_arguments_and_terminal_choose_the_front_end(
     argv: list[str],
     on_terminal: str,
     elsewhere: str,

@@ -63,7 +63,7 @@ def test_a_request_that_waited_for_it_ends_with_the_reason(place: Path, spec: st
 
 
 @pytest.mark.parametrize("dialect", ["qemu", "pve"])
-def test_dialects_that_do_not_ask_tell_the_size(dead: Real, dialect: str) -> None:
+def test_dialects_that_do_not_ask_show_the_size(dead: Real, dialect: str) -> None:
     text, failed = say(dead.machine, "info balloon", dialect)
     assert text.startswith("balloon: actual=64")
     assert not failed

@@ -29,7 +29,7 @@ FORMS = [
 ]
 
 
-def test_every_guest_that_is_told_a_path_lives_on_this_host() -> None:
+def test_every_guest_that_takes_a_path_is_one_of_this_host() -> None:
     told = {name for name, profile in PROFILES.items() if any(KEYS[key][1].startswith("PATH") for key in profile.keys)}
     assert told == set(HOST_GUESTS) == {"uml", "vhost-user"}
 
@@ -50,7 +50,7 @@ def test_other_guests_are_not() -> None:
     assert say(subject, "sim guest").startswith("windows,delay=2 - ")
 
 
-def test_with_leave_the_guests_own_words_are_told() -> None:
+def test_with_permission_the_guests_own_error_is_shown() -> None:
     subject = monitor_on()
     subject.host_files = True
     assert say(subject, "sim guest vhost-user") == "Error: guest vhost-user: needs a path (vhost-user,path=SOCKET)\n"
@@ -87,7 +87,7 @@ def test_over_qmp_it_is_a_generic_error_with_the_same_words() -> None:
     assert play(scene).guest.spec == "linux"
 
 
-def test_pipes_and_commands_may(tmp_path: Path) -> None:
+def test_pipes_and_commands_may_name_host_files(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("sim guest vhost-user\n")
     needs = "Error: guest vhost-user: needs a path (vhost-user,path=SOCKET)\n"
     assert hmp("-c", "sim guest vhost-user").out == needs
@@ -97,7 +97,7 @@ def test_pipes_and_commands_may(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leave", [False, True])
-def test_who_gave_the_options_may_and_lets_clients(leave: bool, tmp_path: Path) -> None:
+def test_allow_host_files_lets_clients_name_them_too(leave: bool, tmp_path: Path) -> None:
     options = ["--allow-host-files"] if leave else []
     asked = ["-c", "sim guest vhost-user", "--qmp", f"unix:{tmp_path}/q", "--headless"]
     with Program(*asked, *options) as program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 from device.clock import SECOND, SimulatedClock
 from hmp.log import LIMIT, SHOWN, Log
 from hmp.monitor import UsageError
+from hmp.monitor.emulated import emulated
+from tests.hmp.qmp.test_protocol import Talk
+from tests.support.machines import build
 from tests.support.programs import Program, Talker
 from tests.support.shell import hmp, start
 from tests.support.timing import PATIENCE
@@ -101,6 +105,48 @@ def test_what_is_long_is_cut(tmp_path: Path) -> None:
     assert (len(second["raw"]), second["bytes"]) == (LIMIT, LIMIT + 1)
 
 
+@pytest.mark.parametrize("depth", [150, 900, 1000, 1020])
+def test_what_is_nested_deep_is_answered_and_logged_as_text(depth: int, tmp_path: Path) -> None:
+    with Program("--headless", "--log", f"{tmp_path}/log", "--qmp", f"unix:{tmp_path}/q") as program:
+        talker = program.qmp()
+        id = "[" * depth + "{}" + "]" * depth
+        talker.socket.sendall(f'{{"execute": "query-name", "id": {id}}}'.encode())
+        answer = talker.line()
+        assert talker.ask("query-name") == {"return": {}}
+        talker.close()
+        assert program.end() == (0, "", "")
+    found = entries(tmp_path / "log")
+    assert answer == f'{{"return": {{}}, "id": {id}}}\r\n'.encode()
+    assert [each.get("raw") for each in found[4:6]] == [f'{{"execute": "query-name", "id": {id}}}', answer.decode()]
+
+
+def test_every_line_is_json_even_if_a_message_has_infinity(tmp_path: Path) -> None:
+    with Program("--headless", "--log", f"{tmp_path}/log", "--qmp", f"unix:{tmp_path}/q") as program:
+        talker = program.qmp()
+        talker.ask("human-monitor-command", command_line='sim reply stop client self raw "{\\"a\\": NaN}\\r\\n"')
+        talker.socket.sendall(b'{"execute": "query-name", "id": 1e999} {"execute": "stop"}')
+        assert [talker.line(), talker.line()] == [b'{"return": {}, "id": inf}\r\n', b'{"a": NaN}\r\n']
+        talker.close()
+    lines = (tmp_path / "log").read_text().splitlines()
+    found = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [each.get("raw") for each in found[6:]] == [
+        '{"execute": "query-name", "id": inf}', '{"return": {}, "id": inf}\r\n', None, '{"a": NaN}\r\n', None]  # fmt: skip
+
+
+def test_a_bad_message_in_pieces_is_logged_whole() -> None:
+    log = Log(None, SimulatedClock(warps=True))
+    machine = build()
+    emulated(machine).log = log
+    talk = Talk(machine)
+    talk.session.on_command = lambda message: log.add("m", 1, "in", message)
+    for byte in '{"a" 1}':
+        talk.send(byte)
+    talk.send('{"execute": "query-name"}')
+    for byte in " [1} [1]":
+        talk.send(byte)
+    assert [json.loads(line).get("raw") for line in log.entries] == ['{"a" 1}', None, "[1}", "[1]"]
+
+
 def test_times_are_the_machines() -> None:
     clock = SimulatedClock(warps=True)
     log = Log(None, clock)
@@ -114,10 +160,13 @@ def test_times_are_the_machines() -> None:
 
 
 @pytest.mark.parametrize(("path", "words"), [
-    ("nosuch/log", "No such file or directory"), (".", "Is a directory"), ("fifo", "nobody reads this FIFO"),
+    ("nosuch/log", "No such file or directory"), (".", "Is a directory"), ("fifo", "nobody reads this FIFO or socket"),
+    ("socket", "nobody reads this FIFO or socket"),
 ])  # fmt: skip
 def test_a_log_that_cannot_be_written_is_refused(path: str, words: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(f"{tmp_path}/socket")
     ended = hmp("--log", path, "-c", "info name", cwd=tmp_path)
     assert (ended.status, ended.out, ended.err) == (2, "", f"hmp: --log '{path}': {words}\n")
     with pytest.raises(UsageError):
@@ -145,7 +194,7 @@ def test_a_reader_that_is_gone_ends_the_log_and_not_the_machine(tmp_path: Path) 
         assert err == b"hmp: --log 'fifo': Broken pipe; nothing more is logged\n"
 
 
-def test_a_client_reads_it(tmp_path: Path) -> None:
+def test_a_qmp_client_reads_it_with_sim_log(tmp_path: Path) -> None:
     with Program("--headless", "--log", f"{tmp_path}/log", "--qmp", f"unix:{tmp_path}/q") as program:
         talker: Talker = program.qmp()
         line = talker.ask("human-monitor-command", command_line="sim log 1")["return"]

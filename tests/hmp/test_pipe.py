@@ -115,7 +115,7 @@ def test_descriptors_of_all_kinds(tmp_path: Path, redirection: str, out: str, st
 
 @pytest.mark.parametrize("program", ["hmp-qemu -version", "hmp-cast2svg --help", "hmp-cast2svg cast -"])
 @pytest.mark.parametrize("to", [">&-", ">/dev/full", "| :"])
-def test_the_other_programs_tell_of_output_that_is_lost(tmp_path: Path, program: str, to: str) -> None:
+def test_the_other_programs_report_output_that_is_lost(tmp_path: Path, program: str, to: str) -> None:
     (tmp_path / "cast").write_bytes((ROOT / "docs/demos/hang.cast").read_bytes())
     ended = shell(f"{{ {program}; echo $? >status; }} {to}", cwd=tmp_path)
     status = int((tmp_path / "status").read_text())
@@ -403,7 +403,7 @@ def test_whether_a_file_can_be_read_is_seen_when_it_is_opened(scripts: Path, mon
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_script_that_may_not_be_read_is_told(scripts: Path) -> None:
+def test_a_script_that_may_not_be_read_is_an_error(scripts: Path) -> None:
     (scripts / "good").chmod(0)
     ended = hmp("good", cwd=scripts)
     assert (ended.status, ended.out, ended.err) == (2, "", "hmp: SCRIPT 'good': Permission denied\n")
@@ -417,3 +417,8 @@ def test_the_same_script_prints_the_same_bytes() -> None:
     assert first.status == 0
     other = hmp(*arguments[:-1], "8", text=lines)
     assert other.out != first.out
+
+
+def test_an_empty_name_is_no_name() -> None:
+    ended = hmp("--name", "", "-c", "info name")
+    assert (ended.out, ended.err, ended.status) == ("", "", 0)

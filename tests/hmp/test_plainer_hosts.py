@@ -155,7 +155,7 @@ def test_16_tib_that_the_system_refuses_name_the_option() -> None:
     [line] = ended.stderr.splitlines()
     assert (
         line
-        == "hmp: cannot map 17592186044416 bytes of guest memory: [Errno 12] Cannot allocate memory (-m asks for less)"
+        == "hmp: cannot map 17592186044416 bytes of guest memory: [Errno 12] Cannot allocate memory (a smaller -m may do)"
     )
 
 
@@ -163,7 +163,7 @@ def test_a_search_that_would_take_hours_is_refused() -> None:
     status, out, err = piped("memfd", "-m", "16T", text="savevm a\ninfo balloon\n")
     assert status == 1
     assert out.startswith(
-        "Error: this host does not tell which memory is in use (no memfd): 1G is the most (-m)\nballoon: actual="
+        "Error: this host cannot list the memory in use (no memfd), so it saves at most 1G (-m)\nballoon: actual="
     )
     assert "command failed" in err
 

@@ -66,7 +66,7 @@ def test_each_guest_comes_with_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_what_teaches_a_shell_is_in_its_language(name: str, tmp_path: Path) -> None:
+def test_the_script_for_each_shell_is_in_its_language(name: str, tmp_path: Path) -> None:
     if shutil.which(name) is None:
         pytest.skip(f"needs {name}")
     ended = shell(f"_HMP_COMPLETE={name}_source hmp > script && {name} -n script", cwd=tmp_path, merged=True)
@@ -177,7 +177,7 @@ def test_completion_knows_which_options_of_qemu_mean_something() -> None:
         assert bool(line.ignored) == (name not in ACTS), name
 
 
-def test_a_question_that_is_none_is_answered_by_nothing() -> None:
+def test_a_malformed_question_of_the_shell_is_answered_by_nothing() -> None:
     assert shell("_HMP_COMPLETE=nonsense hmp; echo $?") == (0, "1\n", "")
     assert shell("printf 'info status\\n' | _HMP_COMPLETE= hmp").out == "VM status: running\n"
 

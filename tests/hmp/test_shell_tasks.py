@@ -33,7 +33,7 @@ def test_the_human_monitor_waits_and_other_monitors_do_not(shell: Real) -> None:
     reply.cancel()
 
 
-def test_what_comes_of_it_is_printed(shell: Real) -> None:
+def test_the_result_of_a_task_is_printed(shell: Real) -> None:
     assert wait(shell, "sim alloc 1M").text == "the workload took 1M (1048576 bytes)\n"
     reply = wait(shell, "balloon 48")
     assert (reply.text, reply.failed) == ("", False)

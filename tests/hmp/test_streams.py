@@ -46,7 +46,7 @@ def test_lines_are_the_same_however_they_are_cut_into_chunks(pieces: list[bytes]
         assert told == (line if len(line) <= MAX_LINE else None)
 
 
-def test_a_line_that_is_too_long_is_told_once_and_takes_one_number() -> None:
+def test_a_line_that_is_too_long_is_reported_once_and_takes_one_number() -> None:
     long = b"x" * CHUNK
     assert split([long, long, b"\n", b"next\n"]) == [None, b"next"]
     assert split([long, long, b"end\r\nnext\r\n"]) == [None, b"next"]
@@ -117,7 +117,7 @@ def test_a_byte_order_mark_is_skipped_at_the_very_beginning(cut: int) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_is_told(encoding: str) -> None:
+def test_utf_16_is_refused_by_name(encoding: str) -> None:
     data = "\ufeffinfo status\n".encode(encoding)
     for cut in range(4):
         with pytest.raises(UnreadableError, match="it is UTF-16; make it UTF-8"):
@@ -169,7 +169,7 @@ def test_output_is_collected_until_it_is_large_or_flushed() -> None:
         os.close(descriptor)
 
 
-def test_output_that_cannot_be_written_is_told_once() -> None:
+def test_output_that_cannot_be_written_is_reported_once() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     output = Output(full)
     output.add("one\n")
@@ -233,7 +233,7 @@ def test_sockets_get_their_own_bytes_from_0x80_up_unchanged(text: str) -> None:
 
 
 @given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)))
-def test_and_only_their_own(text: str, own: str) -> None:
+def test_only_bytes_of_their_own_pass_unescaped(text: str, own: str) -> None:
     shown = escape(text, set(own))
     assert all(char in "\n\t" or char.isprintable() or (char in own and char >= "\x80") for char in shown)
 

@@ -249,7 +249,7 @@ class TestTwoTerminals:
 
         play(scene)
 
-    def test_the_end_is_told_once(self) -> None:
+    def test_the_end_is_reported_once(self) -> None:
         async def scene(shown: Shown) -> None:
             one, other = shown.open(), shown.open()
             one.feed(b"quit\r")
@@ -314,7 +314,7 @@ class TestDownloads:
         command = f"hmp --clock warp -m 64 --snapshot-dir {tmp_path} -c 'loadvm good' -c sim | grep hung"
         assert shell(command).out == "            hung: yes\n"
 
-    def test_the_real_clock_s_snapshots_are_told_when_they_are_done(self) -> None:
+    def test_snapshots_on_the_real_clock_are_reported_when_they_are_done(self) -> None:
         async def scene(shown: Shown) -> None:
             shown.open().feed(b"".join(b"savevm s%d\r" % number for number in range(9)))
             await shown.until(lambda: shown.told["snapshots"] and shown.told["snapshots"][-1].count("s") == 9)
@@ -332,7 +332,7 @@ class TestDownloads:
             ("\x1b[2J", b"", "cannot name a snapshot"),
         ],
     )
-    def test_an_upload_that_is_none_is_refused(self, name: str, data: bytes, words: str) -> None:
+    def test_an_upload_that_is_no_snapshot_is_refused(self, name: str, data: bytes, words: str) -> None:
         async def scene(shown: Shown) -> None:
             with pytest.raises(SnapshotError, match=words):
                 shown.page.upload(name, data)
@@ -380,7 +380,7 @@ class TestClosing:
 
         play(scene)
 
-    def test_also_behind_its_end(self) -> None:
+    def test_another_machine_follows_behind_the_end_of_one(self) -> None:
         async def scene(shown: Shown) -> None:
             shown.open().feed(b"quit\r")
             await shown.until(lambda: shown.ended)

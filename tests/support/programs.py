@@ -103,14 +103,18 @@ class Talker:
         self.socket = socket
         self._data = b""
 
-    def message(self) -> dict[str, Any]:
-        """Return the next message."""
+    def line(self) -> bytes:
+        """Return the next line."""
         while b"\r\n" not in self._data:
             data = self.socket.recv(1 << 16)
             assert data, "hung up"
             self._data += data
-        line, _, self._data = self._data.partition(b"\r\n")
-        message = json.loads(line)
+        line, end, self._data = self._data.partition(b"\r\n")
+        return line + end
+
+    def message(self) -> dict[str, Any]:
+        """Return the next message."""
+        message = json.loads(self.line())
         assert isinstance(message, dict)
         return message
 

@@ -24,17 +24,21 @@ REST = 100 * MS
 RECOVERY = 2 * SECOND
 """VM time after which a guest with more than one attack starts a broken device again."""
 
-OCCASION = 4
+ATTACK_ODDS = 4
 """One in this many statistics requests leads to an attack, on average, but never the first after a start."""
 
 
 class HostileGuest(ModelledGuest):
     """As ModelledGuest, with attacks. Its keys are `seed` (by default the machine's) and `rule` (by default any)."""
 
-    STATE = (Integer("asked_for"), Integer("played", kept=True, attribute="attacks"), *ModelledGuest.STATE)
+    STATE = (
+        Integer("asked_for", attribute="requests"),
+        Integer("played", kept=True, attribute="attacks"),
+        *ModelledGuest.STATE,
+    )
     DERIVED = (*ModelledGuest.DERIVED, "_seed", "_rule", "_attacking")
 
-    asked_for: int
+    requests: int
     attacks: int
     driver: HostileDriver | None  # pyright: ignore[reportIncompatibleVariableOverride] - make_driver makes no other
 
@@ -62,7 +66,7 @@ class HostileGuest(ModelledGuest):
 
     def start_driver(self) -> None:
         """As ModelledGuest.start_driver, with a pause before the first attack."""
-        self.asked_for = 0
+        self.requests = 0
         super().start_driver()
         if self.driver is not None:
             self._rest()
@@ -121,11 +125,11 @@ class HostileGuest(ModelledGuest):
         elif not self._attacking:  # an attack collects its own buffers: answering here too would never end
             super().interrupt(queue)
 
-    def _asked(self) -> None:
-        self.asked_for += 1
-        if self.asked_for > 1 and (self._rule or not self.roll(OCCASION)):
+    def _requested(self) -> None:
+        self.requests += 1
+        if self.requests > 1 and (self._rule or not self.roll(ATTACK_ODDS)):
             self.attack()
-        super()._asked()
+        super()._requested()
 
     def records(self) -> bytes:
         """As ModelledGuest.records; a rule about answers applies to each of them."""

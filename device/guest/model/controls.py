@@ -21,6 +21,7 @@ class ModelledControls(Controls):
 
     def wake(self) -> None:
         """Serve the queues again, including what came meanwhile. A guest that had fallen silent answers again."""
+        # In this order: what has waited is answered by a driver that is awake.
         self.guest.faults.wake()
         self.guest.catch_up()
         self.guest.machine.deliver()
@@ -79,6 +80,7 @@ class ModelledControls(Controls):
         self._alive()
         if self.guest.machine.device is None:
             raise MisuseError("there is no balloon device for it")
+        # During a boot this comes before the boot's own driver, whose timer `boot_over` then stops.
         self.guest.start_driver()
         self.guest.boot_over()
         self.guest.machine.deliver()
@@ -89,6 +91,7 @@ class ModelledControls(Controls):
             raise MisuseError("the driver is not loaded")
         self._alive()
         self.guest.stop_driver()
+        # A device that is being unplugged waits for just this.
         self.guest.release_wanted = False
         self.guest.machine.driver_released()
         self.guest.machine.deliver()
@@ -96,6 +99,8 @@ class ModelledControls(Controls):
     def panic(self) -> None:
         """Let the kernel panic: nothing answers until the machine is reset. Raises MisuseError if no kernel runs."""
         self._alive()
+        # A dead kernel loads no driver, so no request may wait for one.
         self.guest.set_fault("panic", True)
         self.guest.boot_over()
+        # The machine itself goes on: of QEMU's actions that is `run`.
         self.guest.machine.emit(Panicked("run"))

@@ -192,7 +192,7 @@ class BalloonDriver:
         while self.ballooned and self.device.live:
             self._take_back(min(self.ballooned, MAX_PFNS_PER_BUFFER))
         self.ballooned = 0
-        self._tell_size()
+        self._write_actual()
         self.device.write_status(0)
 
     @property
@@ -211,19 +211,19 @@ class BalloonDriver:
         """Give the device the next `count` pages (at most 256) and report the new size."""
         self.ballooned += count
         self._send(INFLATE, self._top - self.ballooned, count)
-        self._tell_size()
+        self._write_actual()
 
     def deflate(self, count: int) -> None:
         """Take back the last `count` pages (at most 256) that were given, and report the new size."""
         self._take_back(count)
-        self._tell_size()
+        self._write_actual()
 
     def _take_back(self, count: int) -> None:
         first = self._top - self.ballooned
         self.ballooned -= count
         self._send(DEFLATE, first, count)
 
-    def _tell_size(self) -> None:
+    def _write_actual(self) -> None:
         self.device.write_config(CONFIG_ACTUAL, self.ballooned.to_bytes(4, "little"))
 
     def _send(self, role: str, first: int, count: int) -> None:
@@ -240,6 +240,7 @@ class BalloonDriver:
             queue.add_out(address, 4 * count)
             if queue.should_notify():
                 self.device.notify(index)
+            # The device has returned the list by now, unless it lets the driver wait.
             queue.take()
 
     # Statistics.
@@ -286,7 +287,7 @@ class Inflation:
                 self.worked = guest.machine.vm_clock.now()
                 guest.arm("work", self._tick())
 
-    def told(self) -> None:
+    def target_set(self) -> None:
         """The host asked for a size, perhaps for the same one again."""
         self.rests = False
         self.unstick()
@@ -315,6 +316,7 @@ class Inflation:
         if todo < 0:
             rate *= DEFLATE_SPEEDUP
         due, rest = divmod((now - self.worked) * rate, SECOND << PAGE_SHIFT)
+        # The rest is dropped and not owed: after a long sleep the balloon would move faster than its pace.
         if due > PORTION:
             due, rest = PORTION, 0
         self.worked = now - rest // rate  # the time for a part of a page counts for the next portion
@@ -346,7 +348,10 @@ class Inflation:
         if driver is None or kernel is None or device is None or device.broken or not guest.awake():
             return 0
         timer = guest.timers.get("work")
+        # Linux looks at its target when the configuration changes, and its work then repeats itself until the target is
+        # reached. Giving pages back on OOM does not start that work, but does not stop it either.
         self.rests = timer is None or not timer.armed
+        # Whole calls of Linux's notifier: the kernel repeats the call as long as it has too few pages.
         pages = min(-(-pages // OOM_PAGES) * OOM_PAGES, driver.ballooned)
         back = 0
         while back < pages:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from device.fields import Fields
     from device.guest.model.life import Owner
 
+# A bound for snapshots; the commands that set such a number take less.
 _MAX_COUNT = 1 << 40
 
 
@@ -118,11 +119,12 @@ class Stats(Fault):
             tags[tag] = None
         return tuple(tags)
 
-    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+    def reported(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
         chosen = self.value
         if not chosen:
             return dict.fromkeys(records, ABSENT)
         tags = [tag for tag in records if tag in chosen] + [tag for tag in chosen if tag not in records]
+        # A tag that the kernel does not know has no number. It is sent all the same, with 0.
         return {tag: values[tag] if tag < len(values) else 0 for tag in tags}
 
 
@@ -178,12 +180,13 @@ class Pin(Fault):
     off: ClassVar[dict[int, int | None]] = {}
 
     def __init__(self, guest: Owner, given: Any = None) -> None:
+        # It is no key of --guest, so no value is given.
         super().__init__(guest, {})
 
     def shown(self) -> str:
         return str(len(self.value))
 
-    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+    def reported(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
         sent = {tag: value for tag, value in {**records, **self.value}.items() if value is not None}
         # An empty buffer would break the device (rule zero-length), so if nothing is left all values are "not known".
         return sent or dict.fromkeys(records, ABSENT)
@@ -239,10 +242,10 @@ class Faults(dict[str, Fault]):
         for fault in self.in_force:
             fault.sent()
 
-    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
-        """Return what is sent instead of `records`, as Fault.tell."""
+    def reported(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+        """Return what is sent instead of `records`, as Fault.reported."""
         for fault in self.in_force:
-            records = fault.tell(records, values)
+            records = fault.reported(records, values)
         return records
 
     def shown(self) -> dict[str, str]:

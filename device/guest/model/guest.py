@@ -164,6 +164,7 @@ class ModelledGuest(Guest):
     def boot(self) -> None:
         """Start the kernel. The driver, if the guest has one, comes up at once or after the time of the key `boot`."""
         machine, faults = self.machine, self._faults
+        # Each boot gets a seed of its own: two boots of a real guest do not use the same memory either.
         seed, swap = mix(machine.seed + self.boots), faults["swap"].value if faults else None
         self.kernel = Kernel(machine.ram, seed=seed, swap=swap, whole=self._whole, now=machine.vm_clock.now())
         self.boots += 1
@@ -218,7 +219,7 @@ class ModelledGuest(Guest):
             self._reply()
         if self.latched:
             self.latched = False
-            self._asked()
+            self._requested()
         self.inflation.start()
 
     def make_driver(self, device: BalloonDevice) -> BalloonDriver:
@@ -274,14 +275,15 @@ class ModelledGuest(Guest):
         if not self.machine.vm_clock.running or (faults and faults.asleep):
             self.latched = True
         elif not (faults and faults.in_force and faults.miss()):
-            self._asked()
+            self._requested()
 
     def chance(self) -> int:
         """Return the next random number below a million; the machine's seed decides."""
         self.draws += 1
+        # Seeds are 2^32 apart here, so that the numbers of one are not those of its neighbour, one draw later.
         return mix(self.machine.seed * 0x1_0000_0001 + self.draws) % 1_000_000
 
-    def _asked(self) -> None:
+    def _requested(self) -> None:
         driver, faults = self.driver, self._faults
         if driver is None or driver.stats is None or driver.stats.take() is None:
             return
@@ -310,7 +312,7 @@ class ModelledGuest(Guest):
         # `statistics` returns the same object if nothing changed, so the records are the same too.
         if values is not self._reported or (faults and faults.in_force):
             sent = {tag: values[tag] for tag in self.tags}
-            self._records = encode([*(faults.tell(sent, values) if faults else sent).items()])
+            self._records = encode([*(faults.reported(sent, values) if faults else sent).items()])
             self._reported = None if faults and faults.in_force else values
         return self._records
 
@@ -322,7 +324,7 @@ class ModelledGuest(Guest):
 
     def config_changed(self) -> None:
         """The target changed or the device broke; the driver looks at it when it is awake."""
-        self.inflation.told()
+        self.inflation.target_set()
 
     def device_added(self) -> None:
         """A device was plugged in: the driver takes it once the VM runs, unless the guest has none or is dead."""
@@ -334,6 +336,8 @@ class ModelledGuest(Guest):
         """Release the device: at once if the driver is awake, otherwise when it wakes up."""
         if self.driver is None:
             self.plugged = False
+            # Without a driver nothing answers, and only a reset removes the device, as in QEMU.
+            # A driver that boots still will.
             self.release_wanted = self.booting
         elif self.awake():
             self.stop_driver()
@@ -352,6 +356,7 @@ class ModelledGuest(Guest):
         return not time
 
     def _off(self) -> None:
+        # It may have panicked since the button was pressed.
         if not self.dead:
             self.machine.guest_off()
 

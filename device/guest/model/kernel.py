@@ -170,6 +170,7 @@ class Kernel:
         self._low = self.free_min * 5 // 4 & _ALIGN
         self._high = (self.free_min * 3 // 2 + (self.ram - self.reserved >> 8)) & _ALIGN
         self._key = mix(self.seed)
+        # More than a second ago, so that `_lived` begins a second of its own the first time.
         self._start, self._base, self._rise = self.boot - _SECOND, 0, 0
         self._life = self._lived(self.now)
 
@@ -189,6 +190,7 @@ class Kernel:
             major = self.majflt + (swap_in >> 15) + (life >> 8)  # swap comes in by clusters of 8 pages, one fault each
             minor = self.minflt + (swap_in >> _SHIFT) + life
             total = self.ram - self.reserved - (0 if self.deflate_on_oom or self.whole else self.ballooned)
+            # Linux counts the cache as available but for half of it, or for the low mark if that is less.
             half = cache >> 13 << _SHIFT
             available = free - self._high + cache - (half if half < low else low)
             available = available if available > 0 else 0

@@ -37,7 +37,7 @@ class Fault:
     """A fault of one guest. `value` says how strong it is; with the value `off` it is not in force and affects nothing.
 
     The methods are called for a request in this order: `misses`, `silent`, `wait`, and with the answer `sent` and
-    `tell`. As they are here they change nothing; a fault overrides some of them.
+    `reported`. As they are here they change nothing; a fault overrides some of them.
     """
 
     name = ""
@@ -104,13 +104,14 @@ class Fault:
     def sent(self) -> None:
         """An answer goes out."""
 
-    def tell(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
+    def reported(self, records: dict[int, int], values: tuple[int, ...]) -> dict[int, int]:
         """Return what is sent instead of `records`: values by tag, in order. `values` are all that the guest knows."""
         return records
 
 
 def _parse_time(text: str) -> int:
     time = parse_seconds(text)
+    # The limit of `sim delay`; a larger number is most likely a typing error.
     if time > 3600 * SECOND:
         raise MisuseError(f"'{text}' is more than 3600 seconds")
     return time

@@ -157,7 +157,7 @@ class Console:
         if answered is not None:
             answered(lambda: (int(status), b"\n".join(lines).decode("utf-8", "replace")))
 
-    def last_words(self) -> str:
+    def end_reason(self) -> str:
         """Return the line that best explains why the guest ended: a panic's, else the last one printed."""
         lines = [line.strip() for line in self.tail.decode("utf-8", "replace").split("\n")]
         for line in lines:

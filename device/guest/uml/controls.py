@@ -16,13 +16,13 @@ class UmlControls(Controls):
 
     def alloc(self, size: int) -> Task:
         """Let a file in the guest's memory grow; the kernel keeps 8 MiB."""
-        return self.guest.shell(f"alloc {size}", self._amount)
+        return self.guest.shell(f"alloc {size}", self._read_amount)
 
     def free(self, size: int) -> Task:
         """Let the file of `alloc` shrink."""
-        return self.guest.shell(f"free {size}", self._amount)
+        return self.guest.shell(f"free {size}", self._read_amount)
 
-    def _amount(self, answer: Answer) -> int:
+    def _read_amount(self, answer: Answer) -> int:
         status, text = answer()
         # The result is on the last line: the kernel may print its own lines before it.
         last = text.rpartition("\n")[2]
@@ -37,15 +37,15 @@ class UmlControls(Controls):
         """Load the balloon driver, if it is not loaded."""
         if self.guest.driver_loaded:
             return None
-        task = self.guest.shell("$B insmod /virtio_balloon.ko 2>&1", self._moved)
+        task = self.guest.shell("$B insmod /virtio_balloon.ko 2>&1", self._read_driver_change)
         self.guest.booting = True
         return task
 
     def unload_driver(self) -> Task:
         """Unload the balloon driver, which empties the balloon, if it is loaded."""
-        return self.guest.shell("$B rmmod virtio_balloon 2>&1", self._moved)
+        return self.guest.shell("$B rmmod virtio_balloon 2>&1", self._read_driver_change)
 
-    def _moved(self, answer: Answer) -> int:
+    def _read_driver_change(self, answer: Answer) -> int:
         try:
             status, text = answer()
             # These words mean that the driver is loaded already, or is not loaded: that is what was asked for.
@@ -58,9 +58,9 @@ class UmlControls(Controls):
 
     def panic(self) -> Task:
         """Make the kernel crash itself (SysRq c)."""
-        return self.guest.shell("echo c > /proc/sysrq-trigger", self._died)
+        return self.guest.shell("echo c > /proc/sysrq-trigger", self._read_panic)
 
-    def _died(self, answer: Answer) -> int:
+    def _read_panic(self, answer: Answer) -> int:
         # A kernel that panicked sends no answer. The end of its process is the success.
         try:
             return answer()[0]

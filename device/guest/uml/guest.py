@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 MIN_KERNEL_RAM = 32 * MIB
 """A kernel with less does not boot (measured)."""
 
-PATIENCE = 3 * SECOND
+SHELL_TIMEOUT = 3 * SECOND
 """How long a control waits for the guest's shell."""
 
-HASTE = 300 * MS
+ESTIMATE_AFTER = 300 * MS
 """How long to wait for the shell's answer if an estimate can replace it."""
 
 MARGIN = 4 * MIB
@@ -60,7 +60,7 @@ class UmlGuest(VhostUserGuest):
         self.ram = mem if isinstance(mem, int) else 0
         self.process: UmlProcess | None = None
         self._powering_down = False
-        self._met = False
+        self._connected = False
         self._restricted = False
 
     def attach(self, machine: Platform) -> None:
@@ -84,7 +84,7 @@ class UmlGuest(VhostUserGuest):
         # Errors are not raised, because a reset boots the guest too and has no caller that could handle them.
         super().boot()
         self.ended = ""
-        self._powering_down = self._met = False
+        self._powering_down = self._connected = False
         try:
             directory = make_directory()
             self.process = process = UmlProcess(directory)
@@ -136,7 +136,7 @@ class UmlGuest(VhostUserGuest):
     def power_down(self) -> bool:
         """Have the guest's shell power it off; the machine ends once that is done."""
         # Not by a power button: UML's kernel has none.
-        self._powering_down = self._powering_down or self._order("$B poweroff -f")
+        self._powering_down = self._powering_down or self._send("$B poweroff -f")
         return False
 
     # What happens in the process.
@@ -181,15 +181,15 @@ class UmlGuest(VhostUserGuest):
             if process.console.ended:
                 break
             process.console.receive()
-        words = process.console.last_words()
+        words = process.console.end_reason()
         if process.console.panicked:
             self._ended(f"its kernel panicked: {words}", panicked=True)
         # Any program can end with status 0, such as kernel=/bin/true. Only one that connected, or wrote on the console,
         # is a kernel that powered off. On a busy host UML may abort at the end of powering off, which counts as well.
-        elif (status == 0 and (self._met or process.console.total)) or (
+        elif (status == 0 and (self._connected or process.console.total)) or (
             self._powering_down and status == -signal.SIGABRT
         ):
-            self._ended("it switched itself off", tell=False)
+            self._ended("it switched itself off", report=False)
             self.machine.guest_off()
         elif status < 0:
             self._ended(f"its kernel was killed by {signal.Signals(-status).name}")
@@ -199,12 +199,12 @@ class UmlGuest(VhostUserGuest):
                 said = f"it needs ptrace, which is not allowed here ({said})"
             self._ended(f"its kernel ended with status {status}" + (f": {said}" if said else ""))
 
-    def _ended(self, why: str, *, tell: bool = True, panicked: bool = False) -> None:
+    def _ended(self, why: str, *, report: bool = True, panicked: bool = False) -> None:
         """The kernel has ended: clean up its process and files, and leave the device in its last state."""
         self.gone = self.ended = why
         self.halt()
         self.ended = why  # again: `halt` clears it, after it told the waiting tasks
-        if tell:
+        if report:
             if panicked:
                 self.machine.emit(Panicked("run"))
             self.machine.emit(GuestGone(why))
@@ -223,13 +223,13 @@ class UmlGuest(VhostUserGuest):
         super()._accept()
         if self._backend is None or self.process is None:
             return
-        if self._met:
+        if self._connected:
             self.process.console.up = None
             self.booting = True
             if self.machine.device is not None:
                 self.machine.device.reset()
             self.machine.emit(WasReset(guest=True, reason="guest-reset"))
-        self._met = True
+        self._connected = True
 
     # For monitors.
 
@@ -244,11 +244,11 @@ class UmlGuest(VhostUserGuest):
             shown["gone"] = self.gone
         return shown
 
-    def shell(self, command: str, read: Callable[[Answer], int], patience: int = PATIENCE) -> Task:
+    def shell(self, command: str, read: Callable[[Answer], int], timeout: int = SHELL_TIMEOUT) -> Task:
         """Make the guest's shell run a line. `read` turns its answer into the task's result.
 
         The answer is a function: it returns the status and what was printed, or raises MisuseError if there was no
-        answer within `patience` ns. Raises UnsupportedError if the guest is stopped, not up yet or has ended.
+        answer within `timeout` ns. Raises UnsupportedError if the guest is stopped, not up yet or has ended.
         """
         # A task instead of a loop that waits, which once held up all other monitors for three seconds.
         machine, console = self.machine, None if self.process is None else self.process.console
@@ -262,14 +262,14 @@ class UmlGuest(VhostUserGuest):
             console.forget(number)
 
         def late() -> None:
-            seconds = patience // SECOND
+            seconds = timeout // SECOND
             console.fail(MisuseError(f"the {self.name} guest is not done after {seconds} seconds"), number)
 
         try:
             number = console.send(command, lambda answer: task.end(lambda: read(answer)))
         except OSError as error:
             raise self._cannot(f"its console does not read ({error.strerror})") from None
-        timer = machine.time.after(patience, late)
+        timer = machine.time.after(timeout, late)
         task = Task(timer.due, forget)
         return task
 
@@ -279,7 +279,7 @@ class UmlGuest(VhostUserGuest):
     def release_device(self) -> bool:
         """Make the guest's shell unload the driver; the device is removed after that."""
         # Unloading stops the rings; the port reports that, and then the machine removes the device.
-        self._order("$B rmmod virtio_balloon")
+        self._send("$B rmmod virtio_balloon")
         return False
 
     def device_added(self) -> None:
@@ -287,9 +287,9 @@ class UmlGuest(VhostUserGuest):
         super().device_added()
         if not self.driver_loaded:
             self.booting = True
-            self._order("$B insmod /virtio_balloon.ko")
+            self._send("$B insmod /virtio_balloon.ko")
 
-    def _order(self, command: str) -> bool:
+    def _send(self, command: str) -> bool:
         """Have the guest's shell run a line. Returns whether it was sent."""
         try:
             return self.process is not None and self.process.console.send(command) > 0
@@ -315,7 +315,7 @@ class UmlGuest(VhostUserGuest):
             return size
 
         try:
-            return self.shell(MEMINFO, check, HASTE)
+            return self.shell(MEMINFO, check, ESTIMATE_AFTER)
         except UnsupportedError:
             check(lambda: (0, ""))
             return None

@@ -92,6 +92,7 @@ def _is_static(path: str) -> bool:
     # The archive has no C library: a dynamic busybox could not run as init, and the kernel would panic.
     with open(path, "rb") as program:
         head = program.read(64)
+        # A script or a 32-bit program: whether it runs in the guest is not known here, so it is not refused.
         if head[:5] != b"\x7fELF\x02" or len(head) < 64:
             return True
         start = int.from_bytes(head[32:40], "little")

@@ -100,7 +100,7 @@ class UmlProcess:
             start_new_session=True,
             preexec_fn=prepare,  # safe: we have no threads
         )
-        self._tell(f"{self._child.pid}\n")
+        self._write_to_watcher(f"{self._child.pid}\n")
         self._pidfd = os.pidfd_open(self._child.pid)
         assert self._child.stdin is not None  # noqa: S101 - pipes were asked for
         assert self._child.stdout is not None  # noqa: S101
@@ -112,14 +112,14 @@ class UmlProcess:
             os.set_blocking(end, False)
         self.console = Console(*ends)
 
-    def _tell(self, text: str) -> None:
+    def _write_to_watcher(self, text: str) -> None:
         assert self._watcher.stdin is not None  # noqa: S101 - a pipe was asked for
         with suppress(OSError):  # the watcher was killed
             self._watcher.stdin.write(text.encode())
             self._watcher.stdin.flush()
 
     def descriptors(self) -> list[int]:
-        """Return the descriptors to watch: the console's, and one that tells when the kernel ends."""
+        """Return the descriptors to watch: the console's, and one that shows when the kernel ends."""
         # A pidfd is needed: the end of the console's output does not say that the process has ended.
         watched = [] if self._pidfd < 0 else [self._pidfd]
         if self.console.fd >= 0 and not self.console.ended:
@@ -169,5 +169,5 @@ class UmlProcess:
         self._complaints.close()
         shutil.rmtree(self.directory, ignore_errors=True)
         # The watcher reads the group's number first. If no kernel was started, it gets an empty line for it.
-        self._tell(("" if self._child is not None else "\n") + "done\n")
+        self._write_to_watcher(("" if self._child is not None else "\n") + "done\n")
         self._watcher.communicate()  # unlike close(), it does not raise for a stdin that is broken

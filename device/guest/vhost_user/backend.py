@@ -42,13 +42,13 @@ class Backend:
         self._barrier_ends = barrier_ends
         self._decoder = Decoder()
         self._protocol = 0
-        self._told = 0
+        self._ever_offered = 0
         """All features that this front end was ever offered: it may keep using them with the next device."""
         self._channel: Wakeup | None = None
 
     # The socket.
 
-    def talk(self) -> bool:
+    def answer_messages(self) -> bool:
         """Answer what came in, at most MESSAGES_AT_ONCE messages; returns False if the front end has hung up.
 
         Raises FrontEndFault if it has to be cut off.
@@ -71,13 +71,13 @@ class Backend:
                 self._send(self._handle(request))
         return True
 
-    def serve(self, tell: Callable[[str], object]) -> bool:
-        """Do everything that is due, for a caller without a Machine: `talk`, take kicks, deliver what `take_due` says.
+    def serve(self, on_news: Callable[[str], object]) -> bool:
+        """Answer messages, take kicks and deliver what `take_due` says, for a caller without a Machine.
 
-        `tell` gets the device's news by the names of `take_due`. Returns False if the front end has hung up. The caller
-        has to fire the timers. Raises FrontEndFault if the front end has to be cut off.
+        `on_news` gets the device's news by the names of `take_due`. Returns False if the front end has hung up. The
+        caller has to fire the timers. Raises FrontEndFault if the front end has to be cut off.
         """
-        there = self.talk()
+        there = self.answer_messages()
         if there:
             self.port.take_kicks()
         device = self.port.device
@@ -95,7 +95,7 @@ class Backend:
             elif what == "serve":
                 device.notify(queue)
             else:
-                tell(what)
+                on_news(what)
         device.storm()
         return there
 
@@ -169,14 +169,14 @@ class Backend:
         # UML asks once, when it boots. Without a device it is offered what every device offers: otherwise a device that
         # is plugged in later would have no statistics.
         offered = ALWAYS_OFFERED if device is None else device.offered
-        self._told |= offered
+        self._ever_offered |= offered
         return U64.pack(offered | bit(wire.F_PROTOCOL_FEATURES))
 
     def _set_features(self, request: Request, features: int) -> None:
         device = self.port.device
         # Features of a device that is gone are no fault: UML's driver keeps those of its boot. The port reports that no
         # driver comes up.
-        known = bit(wire.F_PROTOCOL_FEATURES) | self._told | (0 if device is None else device.offered)
+        known = bit(wire.F_PROTOCOL_FEATURES) | self._ever_offered | (0 if device is None else device.offered)
         if device is not None and features & ~known:
             raise FrontEndFault(f"features {features & ~known:#x} were accepted but never offered")
         self.port.set_features(features)
@@ -205,13 +205,13 @@ class Backend:
 
     def _ring(self, index: int) -> Ring:
         if index >= len(self.port.rings):
-            raise FrontEndFault(f"ring {index} of {len(self.port.rings)}")
+            raise FrontEndFault(f"ring {index}: there are {len(self.port.rings)}")
         return self.port.rings[index]
 
     def _set_vring_num(self, request: Request, index: int, size: int) -> None:
         ring = self._ring(index)
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
-            raise FrontEndFault(f"ring {index} of {size} entries")
+            raise FrontEndFault(f"ring {index} with {size} entries: not a power of two up to {MAX_QUEUE_SIZE}")
         # Only another size means a new driver.
         if size != ring.size:
             self.port.reconfigure(ring)

@@ -135,7 +135,7 @@ class VhostUserGuest(Guest):
         fault: FrontEndFault | None = None
         there = True
         try:
-            there = backend.talk()  # before the kicks, which may be for rings that the messages set up
+            there = backend.answer_messages()  # before the kicks, which may be for rings that the messages set up
             if there:
                 # Messages are answered while the VM is stopped too: a front end that gets no answer would hang.
                 (backend.port.take_kicks if self.machine.running else backend.port.check_memory)()

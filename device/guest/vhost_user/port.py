@@ -68,7 +68,7 @@ class Port:
         self._changed = changed
         self._unusable = unusable
         self._features = 0
-        self._again: tuple[int, tuple[int, ...] | None, Sample | None] | None = None
+        self._parked_stats: tuple[int, tuple[int, ...] | None, Sample | None] | None = None
         """Where the ring of a held statistics buffer was when it was parked (index, addresses), and the buffer's
         sample.
 
@@ -83,7 +83,7 @@ class Port:
     def plug(self, device: BalloonDevice | None) -> None:
         """Take another device, and start it if a driver is ready for it."""
         self._device = device
-        self._again = None
+        self._parked_stats = None
         if device is not None:
             self._own = device.memory, device.ram  # the device gets these back when the front end's memory is unmapped
         self.up = False
@@ -109,7 +109,7 @@ class Port:
         if features == self._features:
             return
         self.take_down()
-        self._again = None
+        self._parked_stats = None
         self._features = features
         if not features >> F_PROTOCOL_FEATURES & 1:
             for ring in self.rings:  # without protocol features there is no message that enables a ring
@@ -180,9 +180,9 @@ class Port:
         desc, avail, used = [memory.guest_address(user) for user in ring.address or ()]
         device.setup_queue(ring.index, ring.size, desc, avail, used, last_avail=ring.base)
         if ring.index == device.stats.index:
-            again, self._again = self._again, None
-            if again is not None and again[:2] == (ring.base, ring.address):
-                device.stats.again = again[2]
+            parked, self._parked_stats = self._parked_stats, None
+            if parked is not None and parked[:2] == (ring.base, ring.address):
+                device.stats.read_before = parked[2]
 
     def park(self, ring: Ring) -> None:
         """Take a running ring out of service; when it is started again it continues where it was."""
@@ -192,7 +192,7 @@ class Port:
             held = ring.index == stats.index and stats.held is not None
             ring.base = device.park_queue(ring.index)
             if held:
-                self._again = ring.base, ring.address, stats.sample
+                self._parked_stats = ring.base, ring.address, stats.sample
 
     def _park_all(self) -> list[Ring]:
         running = self.running()
@@ -209,7 +209,7 @@ class Port:
         """A message sets up `ring`. If the ring is in use, this is a new driver: forget the old one."""
         if self.up and ring in self.running():
             self.take_down()
-            self._again = None
+            self._parked_stats = None
             # The other rings still have the old driver's addresses: each must be set up again before it may start.
             for each in self.rings:
                 each.address = None
@@ -217,7 +217,7 @@ class Port:
     def let_go(self) -> None:
         """The driver releases the device. If it comes back, it sets everything up again."""
         self.take_down()
-        self._again = None
+        self._parked_stats = None
         self._close_rings()
 
     def _close_rings(self) -> None:

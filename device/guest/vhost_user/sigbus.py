@@ -58,7 +58,7 @@ class _Guard:
         self._sigaction: Callable[..., int] = library.sigaction
         self._ctypes, self._action = ctypes, Action
         # Never freed: the kernel may still hold its address.
-        self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(self._touched)
+        self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(self._on_sigbus)
         return True
 
     def add(self, buffer: mmap.mmap, size: int, on_lost: Callable[[], object]) -> int:
@@ -91,7 +91,7 @@ class _Guard:
             self._sigaction(signal.SIGBUS, self._ctypes.byref(self._before), None)
             self._before = None
 
-    def _touched(self, number: int, info: int, context: int) -> None:
+    def _on_sigbus(self, number: int, info: int, context: int) -> None:
         # The whole region is replaced, not the page: more pages may be missing, and the connection is cut off anyway.
         # 0x4000 is MAP_NORESERVE: Linux reserves no memory for the zeros.
         at = self._ctypes.c_void_p.from_address(info + _ADDRESS).value or 0

@@ -13,7 +13,7 @@ from device.balloon.spec import AVAILABLE, CACHES, FREE, TOTAL
 from device.units import format_size
 from hmp.monitor import CommandError
 from hmp.monitor.commands import balloon_device
-from hmp.monitor.commands.sim import ago, find_stat, human, in_bytes, plural, stat_name
+from hmp.monitor.commands.sim import ago, find_stat, in_bytes, plural, readable, stat_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def series(entries: list[Entry], tag: int | None, end: int, width: int, unanswer
     """
     start, last = entries[0][0], entries[-1][2]
     known_until = end if tag is None or last is None else last.collected
+    # width - 1, so that the last column is exactly now.
     times = [start + (end - start) * column // (width - 1) for column in range(width)]
     found: Series = []
     position = 0
@@ -114,7 +115,7 @@ class _Chart:
         machine = monitor.machine
         self.entries = entries
         self.end = machine.clock.now()
-        self.columns = monitor.columns
+        self.columns = monitor.columns()
         self.unanswered = machine.requests.unanswered
         sizes = [value for entry in entries for tag in SIZES if (value := value_of(entry, tag)) is not None]
         # The guest `host` shows the memory of this host, which may be larger than the machine's RAM.
@@ -159,7 +160,7 @@ class _Chart:
         if latest is None:
             now = "not reported any more"
         else:
-            now = " ".join([str(latest), *[f"({word})" for word in (human(tag, latest),) if word]])
+            now = " ".join([str(latest), *[f"({word})" for word in (readable(tag, latest),) if word]])
         blank = " " if len(_name(tag)) + len(now) + 2 <= self.columns else "\n"
         lines = [f"{_name(tag)}:{blank}{now}\n"]
         for number, row in enumerate(self.rows(tag, width, PLOT_HEIGHT)):
@@ -193,7 +194,7 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             raise CommandError(f"the guest has not reported {_name(tag)} lately")
     drawn = _Chart(entries, monitor)
     heading = f"last {ago(drawn.end - entries[0][0])}, {plural(len(entries), 'point')}; "
-    begin = "where they stood" if drawn.foreign else "0"
+    begin = "their lowest" if drawn.foreign else "0"
     heading += f"sizes 0 to {format_size(drawn.top)}, counters {begin} to their largest\n"
     # The heading is longer than a narrow screen: break it at its commas and not inside a word.
     if len(heading) > drawn.columns + 1:
@@ -202,6 +203,7 @@ def chart(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             from textwrap import fill
 
             heading = "".join([f"{fill(part, drawn.columns)}\n" for part in heading.splitlines()])
+    # Also those that only older samples have: a statistic that stopped is worth seeing.
     seen = {tag for _, _, sample in entries if sample is not None for tag in (*sample.tags, *sample.unknown)}
     shown = "".join(map(drawn.plot, tags)) if tags else drawn.sparks([None, *sorted(seen)])
     return heading + shown + (LEGEND if WAITED in shown else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from device.machine.machine import Machine
 from hmp.monitor import CommandError
@@ -100,13 +100,30 @@ def sendkey(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return ""
 
 
+def find_console(monitor: Monitor, arguments: Mapping[str, Any]) -> None:
+    """Raise CommandError in QEMU's words if the arguments name a device: none has a console."""
+    if "device" in arguments:
+        id, device = arguments["device"], monitor.machine.device
+        if device is None or not id or id != device.id:
+            raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
+        head = (arguments.get("head", 0) + (1 << 31)) % (1 << 32) - (1 << 31)  # an int32
+        raise CommandError(f"Device {id} (head {head}) is not bound to a QemuConsole")
+
+
 def screendump(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Refuse: there is no screen."""
+    if arguments.get("format") not in (None, False, "ppm", "png"):
+        raise CommandError(f"invalid parameter value: {arguments['format']}")
+    find_console(monitor, arguments)
+    if "head" in arguments:
+        raise CommandError("'head' must be specified together with 'device'")
     raise CommandError("There is no console to take a screendump from")
 
 
 def no_network(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     """Print that there is no network."""
+    if "arg2" in arguments:
+        return f"unrecognized netdev id '{arguments['arg1']}'\n"
     return "user mode network stack not in use\n"
 
 

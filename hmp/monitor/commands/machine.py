@@ -8,7 +8,7 @@ from hmp.monitor.qom import BACKEND_TYPE, OPTIONS, device_to_unplug, from_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from device.machine.machine import Machine
@@ -47,6 +47,7 @@ def split_options(spec: str, implied: str | None) -> list[tuple[str, str]]:
     at = 0
     while at < len(spec):
         end = at
+        # Not split(","): a value may have commas, written twice, and a key ends before its value begins.
         while end < len(spec) and spec[end] not in "=,":
             end += 1
         key = spec[at:end]
@@ -106,13 +107,15 @@ def check_iothread(options: Mapping[str, object]) -> None:
         raise CommandError("'free-page-hint' requires 'iothread' to be set")
 
 
-def plug(machine: Machine, id: str, options: Mapping[str, Any]) -> None:
-    """Plug in a device with `options`.
+def plug(machine: Machine, driver: object, id: str, pairs: Iterable[tuple[str, Any]]) -> None:
+    """Plug in a device with the options in `pairs`.
 
     Raises CommandError and MisuseError in QEMU's words. Of several errors it raises the one that QEMU reports.
     """
-    # If there is a device already, QEMU's error is that there can be only one; Machine.device_add raises that.
-    if machine.device is None:
+    model, device = check_driver(driver), machine.device
+    # If there is a device already, Machine.device_add raises QEMU's error. For the same id QEMU reads no options first.
+    options = {} if device is not None and device.id == id != "" else read_options(model, pairs, from_option)
+    if device is None:
         check_iothread(options)
     machine.device_add(id, options)
 
@@ -133,7 +136,7 @@ def device_add(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
             "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n"
             'Try "help device_add" for more information'
         )
-    plug(monitor.machine, id or "", read_options(check_driver(driver), pairs, from_option))
+    plug(monitor.machine, driver, id or "", pairs)
     return ""
 
 

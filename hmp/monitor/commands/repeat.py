@@ -10,14 +10,14 @@ from functools import partial
 from device.clock import MS, SECOND, Timer
 from device.errors import MisuseError
 from device.units import format_seconds, format_size, parse_seconds
-from hmp.monitor import MAX_LINE, TOO_LONG, CommandError
+from hmp.monitor import MAX_LINE, TOO_LONG, UTF_16, CommandError
 from hmp.monitor.commands import STANDSTILL, balloon_device
 from hmp.monitor.commands.chart import draw
-from hmp.monitor.commands.sim import MAX_DELAY, answering, plural, standing, stat_cells
+from hmp.monitor.commands.sim import MAX_DELAY, plural, stat_cells, stats_meaning, stats_state
 from hmp.monitor.drawn import Cell, Drawn
 from hmp.monitor.monitor import Arguments, Monitor, Reply
 
-LEAST, MAX_ROUNDS = 100 * MS, 100_000
+MIN_INTERVAL, MAX_ROUNDS = 100 * MS, 100_000
 """The shortest time between two rounds, and the most rounds."""
 
 WATCHED = ("info", "sim stats", "sim chart", "qom-get")
@@ -29,7 +29,7 @@ _ACTUAL = -1
 TREND = 16
 """How many rounds the trend shows."""
 
-DEEPEST, MAX_LINES, MAX_SCRIPT = 10, 10_000, 1 << 20
+MAX_NESTED, MAX_LINES, MAX_SCRIPT = 10, 10_000, 1 << 20
 """How deep scripts may call one another, the most lines that one `sim source` runs, and the most bytes of a script.
 Without the first two a script that calls itself would never end."""
 
@@ -139,8 +139,8 @@ def _watched(text: str) -> tuple[int, int | None, str]:
             every = parse_seconds(words.pop(0))
         except MisuseError as error:
             raise CommandError(f"sim watch: {error}") from None
-        if not LEAST <= every <= MAX_DELAY:
-            raise CommandError(f"sim watch takes {format_seconds(LEAST)} to {MAX_DELAY // SECOND} seconds")
+        if not MIN_INTERVAL <= every <= MAX_DELAY:
+            raise CommandError(f"sim watch takes {format_seconds(MIN_INTERVAL)} to {MAX_DELAY // SECOND} seconds")
         if words and words[0].isascii() and words[0].isdigit():
             word = words.pop(0)
             # A longer number is too large; 0 gives the error below without converting it.
@@ -177,7 +177,7 @@ def _trend(monitor: Monitor, text: str, past: list[dict[int, int]]) -> Callable[
     # A function, because the terminal also calls it between the rounds, so that the age in the heading stays current.
     def drawn() -> str:
         device = machine.device
-        heading = "" if device is None else (standing(machine), answering(machine, device))
+        heading = "" if device is None else (stats_meaning(machine), stats_state(machine, device))
         return Drawn.of(text, rows, heading=heading, names=names, right=(1, 2))
 
     return drawn
@@ -187,8 +187,8 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
     """Run the commands of a file in this monitor."""
     if monitor.sourcing == 0:
         monitor.sourced = 0
-    if monitor.sourcing >= DEEPEST:
-        raise CommandError(f"sim source: scripts call one another at most {DEEPEST} deep")
+    if monitor.sourcing >= MAX_NESTED:
+        raise CommandError(f"sim source: scripts call one another at most {MAX_NESTED} deep")
     lines = _script(arguments["file"])
     # Counted before any of them runs, so a script that is too long does nothing.
     monitor.sourced += len(lines)
@@ -203,10 +203,10 @@ def source(monitor: Monitor, arguments: Arguments, reply: Reply) -> str | None:
 
     def show(inner: Reply) -> None:
         # On a terminal each reply is shown at once; elsewhere all text is the reply of this one command.
-        if monitor.say is None:
+        if monitor.show_reply is None:
             texts.append(inner.text)
         else:
-            monitor.say(inner)
+            monitor.show_reply(inner)
 
     return _Lines(monitor, reply, iter(lines), end, show).begin()
 
@@ -216,17 +216,21 @@ def _script(path: str) -> list[str]:
     try:
         # O_NONBLOCK, because opening a FIFO would wait for its writer and stop all monitors; O_NOCTTY, so that a
         # terminal does not become ours.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        flags = os.O_NONBLOCK | os.O_NOCTTY
+        with open(path, "rb", opener=lambda path, usual: os.open(path, usual | flags)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CommandError(f"sim source: '{path}' is not a regular file")
             data = file.read(MAX_SCRIPT + 1)
     except (OSError, ValueError) as error:
         raise CommandError(f"sim source: '{path}': {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_SCRIPT:
         raise CommandError(f"sim source: '{path}' has more than {MAX_SCRIPT >> 20} MiB")
-    # As for scripts on the command line: skip a byte order mark, and keep bytes that are not UTF-8.
-    lines = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in data[:4]:
+        raise CommandError(f"sim source: '{path}': {UTF_16}")
+    # As for scripts on the command line: skip a byte order mark, keep bytes that are not UTF-8, and end lines only with
+    # \n or \r\n.
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    lines = text.replace("\r\n", "\n").removesuffix("\r").split("\n")
     if any(len(line) > MAX_LINE for line in lines):
         raise CommandError(f"sim source: '{path}': {TOO_LONG}")
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -241,7 +245,12 @@ def save(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     try:
         # x: never overwrite a file. The name may be a mistake, and an earlier script would be lost.
         with open(path, "xb") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
+            try:
+                file.write(text.encode("utf-8", "surrogateescape"))
+                file.flush()
+            except OSError:  # the disk is full, for example: half a script must not stay
+                os.unlink(path)
+                raise
     except FileExistsError:
         raise CommandError(f"sim save: '{path}' is there already: give another name") from None
     except (OSError, ValueError) as error:

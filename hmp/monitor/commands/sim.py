@@ -71,7 +71,7 @@ def columns(rows: Sequence[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> 
 # Commands that show something.
 
 
-def answering(machine: Machine, device: BalloonDevice) -> str:
+def stats_state(machine: Machine, device: BalloonDevice) -> str:
     """Return the state of the statistics: when the guest answered last, and whether it owes an answer."""
     stats, requests = device.stats, machine.requests
     age = ago(stats.age)
@@ -111,12 +111,13 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         free = device.stats.sample.values.get(FREE)
     if free is not None:
         sizes["free"] = free
+    # One width for all sizes, so that they can be compared by their length.
     width = len(str(max(sizes.values())))
     rows += [(name, f"{size:>{width}}  {format_size(size)}") for name, size in sizes.items()]
     if device is None:
         rows.append(("statistics", "none: there is no balloon device"))
     else:
-        rows.append(("statistics", answering(machine, device)))
+        rows.append(("statistics", stats_state(machine, device)))
         if device.stats.poll_interval:
             rows.append(("polling", f"every {plural(device.stats.poll_interval, 'second')} of VM time"))
         rows += [("refused", f"{count} x {RULES[rule]} ({rule})") for rule, count in device.refused.items()]
@@ -126,7 +127,8 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
         rows += [("wire", "one client at a time")] * front.faults.one_client
     waiting = len(requests.pending)
     rows.append(("requests", f"{requests.answered} answered, {requests.timed_out} timed out, {waiting} waiting"))
-    means = {"run state": "good" if machine.running else "notice", "refused": "bad", "statistics": standing(machine)}
+    means = {"refused": "bad", "statistics": stats_meaning(machine)}
+    means["run state"] = "good" if machine.running else "notice"
     drawn: list[list[Cell]] = []
     for name, value in rows:
         # On a terminal sizes get their unit first and commas in the exact number.
@@ -137,7 +139,7 @@ def overview(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     return Drawn.of(columns(rows), drawn)
 
 
-def standing(machine: Machine) -> str:
+def stats_meaning(machine: Machine) -> str:
     """Return the meaning of the state of the statistics: "good" (fresh), "notice" (stale), or "bad" (no answer can
     come)."""
     device, guest = machine.device, machine.guest
@@ -148,14 +150,14 @@ def standing(machine: Machine) -> str:
     return "good" if device.stats.age < machine.timeout else "notice"
 
 
-def human(tag: int | None, value: int) -> str:
+def readable(tag: int | None, value: int) -> str:
     """Return a statistic in a readable form: a size with its unit, a count with commas; "" for a small count."""
     return format_size(value) if in_bytes(tag) else f"{value:,}" if value >= 1000 else ""
 
 
 def stat_row(tag: int, value: int | None) -> tuple[str, str, str]:
     """Return a statistic's name, its exact value, and its readable form. The value None means that it is left out."""
-    return (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), human(tag, value))
+    return (stat_name(tag), "none", "") if value is None else (stat_name(tag), str(value), readable(tag, value))
 
 
 def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
@@ -163,8 +165,8 @@ def stats(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     machine = monitor.machine
     device = balloon_device(machine)
     sample = device.stats.sample
-    heading = answering(machine, device) + "\n"
-    means = standing(machine), heading.rstrip()
+    heading = stats_state(machine, device) + "\n"
+    means = stats_meaning(machine), heading.rstrip()
     if sample is None:
         return Drawn.of(heading, (), heading=means)
     each = [*sorted(sample.values.items()), *sorted(sample.unknown.items())]

@@ -68,15 +68,15 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], None]) -> str |
             return ""
         finally:
             # now + (now - began): the pause is as long as this write took.
-            store.rests_until = 2 * now() - began
+            store.paused_until = 2 * now() - began
 
     def wait() -> None:
-        timer = machine.host_timers.at(store.rests_until, go_on)
+        timer = machine.host_timers.at(store.paused_until, go_on)
         reply.suspend(timer.cancel)
         reply.until = timer.due
 
     def go_on() -> None:
-        if now() < store.rests_until:  # another monitor has written in the meantime
+        if now() < store.paused_until:  # another monitor has written in the meantime
             wait()
             return
         try:
@@ -84,7 +84,7 @@ def _in_turn(monitor: Monitor, reply: Reply, write: Callable[[], None]) -> str |
         except MisuseError as error:
             reply.fail(error)
 
-    if monitor.alone or machine.clock.simulated or now() >= store.rests_until:
+    if monitor.alone or machine.clock.simulated or now() >= store.paused_until:
         return timed()
     wait()
     return None

@@ -98,4 +98,5 @@ def log(monitor: Monitor, arguments: Arguments, reply: Reply) -> str:
     count = arguments.get("count", DEFAULT_SHOWN)
     if count < 0:
         raise CommandError(f"sim log takes a number from 0 up, not {count}")
+    # Not [-count:], which would return all entries for 0.
     return "".join(f"{line}\n" for line in [*found.entries][max(0, len(found.entries) - count) :])

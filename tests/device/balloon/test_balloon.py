@@ -195,13 +195,13 @@ class TestTargetAndActual:
         assert rig.device.actual == 15 * MIB
         assert rig.named("BALLOON_CHANGE") == [{"actual": 15 * MIB}]
 
-    def test_a_change_is_told_once(self, rig: Rig) -> None:
+    def test_a_change_is_reported_once(self, rig: Rig) -> None:
         rig.up()
         for pages in (5, 5, 6, 6, 5):
             rig.write_actual(pages)
         assert [event["actual"] for event in rig.named("BALLOON_CHANGE")] == [16 * MIB - n * 4096 for n in (5, 6, 5)]
 
-    def test_reaching_the_target_is_told_once_for_each_target(self, rig: Rig) -> None:
+    def test_reaching_the_target_is_reported_once_for_each_target(self, rig: Rig) -> None:
         rig.up()
         rig.write_actual(1)
         rig.write_actual(0)
@@ -355,7 +355,7 @@ class TestDeflating:
         max_size=8,
     )
 )
-def test_any_page_lists_keep_the_books(lists: list[tuple[bool, list[int]]]) -> None:
+def test_random_page_lists_change_the_balloon_as_a_set_of_pages(lists: list[tuple[bool, list[int]]]) -> None:
     with Rig(ram=4 * MIB) as rig:
         rig.up()
         model: set[int] = set()

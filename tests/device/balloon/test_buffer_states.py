@@ -62,7 +62,7 @@ def test_the_life_of_a_buffer() -> None:
         assert [*seen, stats.buffer] == [ABSENT, UNPRIMED, HELD, OUT, OUT, HELD, ABSENT]
 
 
-def test_a_driver_may_think_again_about_the_feature_until_features_are_settled() -> None:
+def test_a_driver_may_choose_features_again_until_they_are_settled() -> None:
     with Rig() as rig:
         device = rig.device
         for status in (0, STATUS_ACKNOWLEDGE, STATUS_ACKNOWLEDGE | STATUS_DRIVER):

@@ -22,7 +22,7 @@ spans = st.tuples(st.integers(0, LIMIT - 1), st.integers(1, LIMIT)).map(lambda s
 
 
 @given(st.lists(st.tuples(st.booleans(), spans), max_size=30))
-def test_it_is_a_set(steps: list[tuple[bool, tuple[int, int]]]) -> None:
+def test_it_adds_and_removes_pages_as_a_set(steps: list[tuple[bool, tuple[int, int]]]) -> None:
     pages, model = PageSet(LIMIT), set[int]()
     for adding, (first, length) in steps:
         span = set(range(first, first + length))
@@ -103,10 +103,10 @@ def test_the_last_page_of_16_tib() -> None:
     assert pages.count == 256
 
 
-def test_a_host_without_room_for_it_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_room_for_it_is_an_error_that_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     """This was an OSError once, which the program took for an error of its output."""
     monkeypatch.setattr("device.balloon.pages.mmap.mmap", refusing(12))
-    with pytest.raises(MisuseError, match=r"cannot map 75 bytes for the balloon's pages: .*\(-m asks for less\)"):
+    with pytest.raises(MisuseError, match=r"cannot map 75 bytes for the balloon's pages: .*\(a smaller -m may do\)"):
         PageSet(LIMIT)
 
 

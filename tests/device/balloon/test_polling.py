@@ -35,6 +35,29 @@ def test_enabling_asks_at_once_and_then_every_interval(rig: Rig) -> None:
         assert pushes(rig) == turn
 
 
+def test_enabling_asks_even_if_no_step_follows(rig: Rig) -> None:
+    """On a simulated clock the next step may be far away, and a script looks at the statistics before it."""
+    rig.advance(5)
+    rig.device.stats.set_poll_interval(10)
+    assert pushes(rig) == 1
+    rig.advance(0)
+    assert pushes(rig) == 1
+
+
+def test_a_stopped_guest_is_asked_at_cont(rig: Rig) -> None:
+    rig.advance(5)
+    rig.machine.stop()
+    rig.device.stats.set_poll_interval(10)
+    rig.advance(5)
+    assert pushes(rig) == 0
+    rig.machine.cont()
+    assert pushes(rig) == 1
+    rig.advance(9.999)
+    assert pushes(rig) == 1
+    rig.advance(0.001)
+    assert pushes(rig) == 2
+
+
 def test_a_change_rearms_with_the_new_value(rig: Rig) -> None:
     rig.device.stats.set_poll_interval(100)
     rig.advance(1)
@@ -53,7 +76,7 @@ def test_the_same_value_again_changes_nothing(rig: Rig) -> None:
     assert pushes(rig) == 2
 
 
-def test_a_notification_without_a_buffer_does_not_put_it_off(rig: Rig) -> None:
+def test_a_notification_without_a_buffer_does_not_delay_the_next_poll(rig: Rig) -> None:
     rig.device.stats.set_poll_interval(10)
     rig.advance(9)
     rig.kick("stats")

@@ -86,7 +86,7 @@ class TestBuffers:
 
 
 class TestKicks:
-    def test_from_within_an_interrupt_are_served_in_their_turn(self, rig: Rig) -> None:
+    def test_that_come_within_an_interrupt_are_served_in_their_turn(self, rig: Rig) -> None:
         rig.up()
         order: list[int] = []
 

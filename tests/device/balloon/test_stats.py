@@ -79,7 +79,7 @@ class TestWireFormat:
         for seed in range(500):
             order = Random(seed).sample(range(STAT_COUNT), STAT_COUNT)
             assert read([(tag, tag) for tag in order])[1] == {tag: tag for tag in range(STAT_COUNT)}
-        assert len(stats._PLAIN) <= 64
+        assert len(stats._VALID_TAGS) <= 64
         assert len(stats.RECORDS) < 200
 
     @given(
@@ -113,7 +113,7 @@ class TestNames:
         assert stat_tag(name) == tag
 
     @pytest.mark.parametrize("name", ["", "free", "FREE_MEM", "65536", "-1", "+4", "4 ", "\u0664", "000004"])
-    def test_others_are_none(self, name: str) -> None:
+    def test_another_word_is_the_name_of_no_statistic(self, name: str) -> None:
         assert stat_tag(name) is None
 
     def test_the_table_is_complete(self) -> None:
@@ -206,7 +206,7 @@ class TestTheBuffer:
         rig.report([(tag, 1) for tag in range(MAX_STAT_RECORDS)])
         assert rig.refused == {"unknown-tag": 1}
 
-    def test_an_unsolicited_one_updates_and_the_held_one_goes_back(self, rig: Rig) -> None:
+    def test_an_unsolicited_one_is_a_sample_and_returns_the_held_one(self, rig: Rig) -> None:
         """Never again, 8: it replaced the held one, whose entry of the ring was lost."""
         rig.up()
         rig.report([(4, 5)])

@@ -45,7 +45,7 @@ class TestTable:
             assert (fault.name in KEYS) == bool(fault.help)
             assert not fault.help or fault.parse is not Fault.parse
 
-    def test_what_a_key_takes_is_in_force_and_what_none_gave_is_not(self) -> None:
+    def test_a_fault_is_in_force_if_its_key_was_given(self) -> None:
         with Modelled("linux") as m:
             assert [fault for fault in m.guest.faults.values() if fault.value != fault.off] == []
         assert (*[fault.name for fault in FAULTS if fault.help and fault.common], "pace") == MODELLED_KEYS
@@ -53,14 +53,19 @@ class TestTable:
     def test_what_a_fault_does_not_decide_it_leaves(self) -> None:
         with Modelled() as m:
             fault = Fault(m.guest)
-            assert (fault.misses(), fault.silent(), fault.wait(), fault.tell({1: 2}, ())) == (False, False, 0, {1: 2})
+            assert (fault.misses(), fault.silent(), fault.wait(), fault.reported({1: 2}, ())) == (
+                False,
+                False,
+                0,
+                {1: 2},
+            )
             assert (fault.value, fault.shown()) == (0, "0")
             fault.boot(), fault.wake(), fault.sent()
             assert fault.value == 0
 
 
 class TestOrder:
-    def test_what_is_dropped_by_count_rolls_no_dice(self) -> None:
+    def test_a_notification_that_is_dropped_by_count_takes_no_random_number(self) -> None:
         with Modelled("linux,loss=0.5") as m:
             m.guest.controls.drop(1)
             m.ask()
@@ -78,7 +83,7 @@ class TestOrder:
             m.guest.controls.wake()
             assert not m.guest.holding
 
-    def test_pins_come_after_what_the_driver_was_told_to_report(self) -> None:
+    def test_pins_come_after_the_choice_of_statistics(self) -> None:
         with Modelled("linux,stats=none") as m:
             m.guest.controls.pin(4, 7)
             m.info()

@@ -41,7 +41,7 @@ def taken(m: Modelled) -> set[int]:
         *((name, LINUX) for name in ("silent", "hung", "slow", "flaky", "partial", "empty")),
     ],
 )
-def test_it_takes_what_its_kernel_does(name: str, features: set[int]) -> None:
+def test_it_accepts_the_features_that_its_kernel_accepts(name: str, features: set[int]) -> None:
     with Modelled(name, switches=ALL) as m:
         assert taken(m) == features
         assert m.device.offered >> F_PAGE_POISON & 1

@@ -337,7 +337,7 @@ class TestOverview:
 
 
 class TestStatistics:
-    def test_pins_are_neither_doubled_nor_forgotten(self) -> None:
+    def test_a_pinned_tag_is_sent_once_in_its_place_or_last(self) -> None:
         with Modelled("linux-2.6.34") as m:
             m.guest.controls.pin(4, 7)
             m.guest.controls.pin(700, 8)

@@ -220,7 +220,7 @@ class TestRelief:
         assert kernel.cache == kernel.cache_min, "caches went first"
         check(kernel)
 
-    def test_that_promises_pages_and_brings_none_is_believed_once(self) -> None:
+    def test_that_brings_no_page_is_asked_once(self) -> None:
         kernel = Kernel(512 * MIB, swap=0)
         calls: list[int] = []
         assert kernel.alloc(1 << 30, lambda pages: calls.append(pages) or pages) == 0  # type: ignore[func-returns-value]
@@ -301,7 +301,7 @@ OPERATIONS = st.lists(st.tuples(NAMES, AMOUNTS), max_size=30)
 
 @settings(max_examples=300, deadline=None)
 @given(SIZES, st.integers(0, 2**64 - 1), st.sampled_from([None, 0, PAGE, 3 * MIB]), st.booleans(), OPERATIONS)
-def test_whatever_happens_the_books_balance(
+def test_after_any_steps_the_amounts_add_up(
     ram: int, seed: int, swap: int | None, deflate_on_oom: bool, operations: list[tuple[str, int]]
 ) -> None:
     kernel = Kernel(ram, seed=seed, swap=swap)

@@ -79,7 +79,7 @@ def test_what_is_never_given_away_of_the_smallest_and_the_largest() -> None:
     assert floor_of(MAX_RAM) - default_reserved(MAX_RAM) < 400 * MIB
 
 
-def test_the_widest_choices_are_possible() -> None:
+def test_swap_may_be_nothing_or_as_large_as_the_largest_ram() -> None:
     assert Kernel(MIN_RAM, swap=MAX_RAM).swap_total == MAX_RAM
     assert Kernel(MIN_RAM, swap=0).swap_total == 0
     assert Kernel(MIN_RAM, swap=4097).swap_total == 4096
@@ -144,7 +144,7 @@ LIFE_THAT_DEFLATES: list[Seen] = [
 
 
 @pytest.mark.parametrize("deflates", [False, True])
-def test_what_a_life_makes_of_it(deflates: bool) -> None:
+def test_each_step_of_a_long_run_has_its_recorded_numbers(deflates: bool) -> None:
     kernel = Kernel(512 * MIB, seed=9, now=SECOND, swap=16 * MIB if deflates else None)
     kernel.set_deflate_on_oom(deflates)
     seen = LIFE_THAT_DEFLATES if deflates else LIFE

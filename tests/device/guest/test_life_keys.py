@@ -19,7 +19,7 @@ class TestSwap:
         ("spec", "swap"),
         [("linux", 256), ("linux,swap=0", 0), ("linux,swap=64", 64), ("windows,swap=3G", 3072), ("host,swap=1", 1)],
     )
-    def test_is_as_large_as_told(self, spec: str, swap: int) -> None:
+    def test_is_as_large_as_the_key_says(self, spec: str, swap: int) -> None:
         with Modelled(spec) as m:
             assert m.guest.kernel.swap_total == swap * MIB
             m.machine.reset()
@@ -35,7 +35,7 @@ class TestSwap:
             assert bare.guest.kernel.values()[1] == 0
 
     @pytest.mark.parametrize("text", ["17T", "-1", "x", "1.5B"])
-    def test_what_is_none_is_refused(self, text: str) -> None:
+    def test_a_value_that_is_no_size_is_refused(self, text: str) -> None:
         with pytest.raises(MisuseError, match=f"guest linux: swap: '{text}' is not"):
             make_guest(f"linux,swap={text}")
 
@@ -159,7 +159,7 @@ class TestShutdown:
         finally:
             machine.close()
 
-    def test_takes_as_long_as_told_and_answers_meanwhile(self) -> None:
+    def test_takes_as_long_as_the_key_says_and_answers_meanwhile(self) -> None:
         with Modelled("linux,shutdown=10") as m:
             m.machine.power_down()
             m.advance(5)
@@ -176,7 +176,7 @@ class TestShutdown:
             assert m.machine.over
             assert m.named("SHUTDOWN") == [{"guest": True, "reason": "guest-shutdown"}]
 
-    def test_of_a_deaf_guest_never_comes(self) -> None:
+    def test_of_a_guest_that_ignores_the_button_never_comes(self) -> None:
         with Modelled("linux,shutdown=never") as m:
             m.machine.power_down()
             m.machine.stop()
@@ -229,7 +229,7 @@ class TestShutdown:
             make_guest("linux,boot=3601")
 
 
-def test_every_key_composes() -> None:
+def test_all_keys_can_be_combined() -> None:
     guest = make_guest("windows,swap=0,boot=1,shutdown=2,service=3,delay=1,loss=0,stats=none,answers=3,pace=1M")
     assert isinstance(guest, ModelledGuest)
     assert [guest.faults[name].value for name in ("swap", "boot", "shutdown", "service")] == [
@@ -238,7 +238,7 @@ def test_every_key_composes() -> None:
 
 
 class TestService:
-    def test_the_first_buffer_of_windows_tells_nothing(self) -> None:
+    def test_the_first_buffer_of_windows_is_a_sample_of_no_statistics(self) -> None:
         with Modelled("windows") as m:
             assert (m.stats.sample.tags, m.stats.sample.unknown, m.age) == ((), {}, 0)
             assert (m.info(), m.age) == ("timed out", 5)
@@ -265,7 +265,7 @@ class TestService:
             m.guest.controls.wake()
             assert m.info() == "timed out"
 
-    def test_nobody_is_answered_who_did_not_ask(self) -> None:
+    def test_its_start_sends_nothing_unless_a_request_waits(self) -> None:
         """The driver sends numbers only when it is asked, so the age keeps growing when the service starts."""
         with Modelled("windows") as m:
             m.advance(30)

@@ -154,7 +154,7 @@ class TestDeflateOnOom:
         assert m.guest.controls.alloc(600 * MIB) == 0
         assert m.device.actual == actual
 
-    def test_nor_does_one_whose_device_is_broken(self, m: Modelled) -> None:
+    def test_a_driver_whose_device_is_broken_helps_nobody(self, m: Modelled) -> None:
         m.machine.set_balloon(200 * MIB)
         m.advance(2)
         m.device.refuse("bad-ring", "by the test")
@@ -204,7 +204,7 @@ class TestFaults:
         assert m.ask().state == "answered"
 
     @pytest.mark.parametrize("count", [0, 1, 3])
-    def test_dropped_notifications_and_a_new_request_notifies_again(self, m: Modelled, count: int) -> None:
+    def test_after_dropped_notifications_a_new_request_notifies_again(self, m: Modelled, count: int) -> None:
         m.guest.controls.drop(count)
         assert [m.info() for _ in range(count)] == ["timed out"] * count
         request = m.ask()
@@ -276,7 +276,7 @@ class TestPins:
             m.guest.controls.pin(FREE, value)
         assert m.guest.controls.pins() == {}
 
-    def test_a_pin_on_a_guest_that_knows_nothing_is_all_it_tells(self) -> None:
+    def test_a_guest_without_statistics_reports_its_pins_alone(self) -> None:
         with Modelled("empty") as m:
             m.guest.controls.pin(FREE, 5)
             assert values(m) == {FREE: 5}
@@ -311,7 +311,7 @@ class TestWorkload:
         assert m.guest.controls.alloc(4 * GIB) == 0
         assert values(m)[OOM] == 1
 
-    def test_before_boot_nobody_knows_free_memory(self) -> None:
+    def test_before_boot_free_memory_is_unknown(self) -> None:
         with Modelled(paused=True) as m:
             assert m.guest.memory_free() is None
             assert m.guest.statistics() == (ABSENT,) * STAT_COUNT

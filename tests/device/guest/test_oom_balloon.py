@@ -23,7 +23,7 @@ def m() -> Iterator[Modelled]:
         yield m
 
 
-def test_it_is_told_and_comes_in_portions(m: Modelled) -> None:
+def test_each_portion_of_it_is_reported(m: Modelled) -> None:
     changes = [event["actual"] for event in m.named("BALLOON_CHANGE")]
     assert changes == sorted(changes)
     assert changes[-1] == m.device.actual > 200 * MIB
@@ -31,7 +31,7 @@ def test_it_is_told_and_comes_in_portions(m: Modelled) -> None:
 
 
 @pytest.mark.parametrize("what", ["sleep", "free", "stop", "hang", "savevm"])
-def test_it_stays_until_the_next_balloon(m: Modelled, what: str) -> None:
+def test_its_size_stays_until_the_next_balloon_command(m: Modelled, what: str) -> None:
     left = m.device.actual
     if what == "free":
         m.guest.controls.free(200 * MIB)
@@ -54,7 +54,7 @@ def test_it_stays_until_the_next_balloon(m: Modelled, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["driver", "reset", "device"])
-def test_a_new_driver_looks_at_the_target(m: Modelled, what: str) -> None:
+def test_a_new_driver_goes_to_the_target(m: Modelled, what: str) -> None:
     m.guest.controls.free(200 * MIB)
     if what == "driver":
         m.guest.controls.unload_driver()
@@ -69,7 +69,7 @@ def test_a_new_driver_looks_at_the_target(m: Modelled, what: str) -> None:
     assert m.device.actual == 128 * MIB
 
 
-def test_one_that_is_still_inflating_goes_on() -> None:
+def test_a_balloon_that_is_still_inflating_goes_on() -> None:
     with Modelled("linux,swap=0,pace=10M", switches={"deflate-on-oom": True}) as m:
         m.machine.set_balloon(128 * MIB)
         m.advance(10)

@@ -119,7 +119,7 @@ def test_loss_from_none_to_all(loss: str, end: str) -> None:
         assert {m.info() for _ in range(20)} == {end}
 
 
-def test_faults_compose() -> None:
+def test_faults_can_be_combined() -> None:
     """windows,delay=2,loss=0.1: the service, then the delay, now and then a lost notification."""
     with Modelled("windows,delay=2,loss=0.5", seed=3) as m:
         m.advance(20)

@@ -77,7 +77,7 @@ def test_the_walk_reaches_every_layer() -> None:
         } <= found
 
 
-def test_what_declares_nothing_is_there() -> None:
+def test_each_class_that_is_excepted_exists() -> None:
     """A class that is gone must leave the list of exceptions too."""
     with _busy("linux") as m:
         found = {type(part).__name__ for part in _parts(m.machine)} | {type(m.guest.controls).__name__}

@@ -79,7 +79,7 @@ class TestRunStates:
             assert (m.machine.run_state, m.guest.driver_loaded) == (RUNNING, True)
             assert m.machine.vm_clock.now() == 0
 
-    def test_stop_and_cont_tell_once(self) -> None:
+    def test_stop_and_cont_are_reported_once(self) -> None:
         with Modelled() as m:
             m.events.clear()
             m.machine.cont()
@@ -103,7 +103,7 @@ class TestRunStates:
             assert m.guest.driver_loaded is (after == RUNNING)
 
     @pytest.mark.parametrize(("guest", "reason"), [(False, "host-qmp-system-reset"), (True, "guest-reset")])
-    def test_reset_tells_who_asked(self, guest: bool, reason: str) -> None:
+    def test_reset_reports_who_asked(self, guest: bool, reason: str) -> None:
         with Modelled() as m:
             m.machine.reset(guest=guest)
             assert m.named("RESET") == [{"guest": guest, "reason": reason}]
@@ -181,7 +181,7 @@ class TestPower:
             assert m.named("SHUTDOWN") == [{"guest": True, "reason": "guest-shutdown"}]
 
     @pytest.mark.parametrize("spec", ["nodriver", "linux"])
-    def test_without_anybody_to_hear_it_the_button_is_ignored(self, spec: str) -> None:
+    def test_without_a_driver_or_a_live_kernel_the_button_is_ignored(self, spec: str) -> None:
         with Modelled(spec) as m:
             if spec == "linux":
                 m.guest.controls.panic()
@@ -207,7 +207,7 @@ class TestPower:
 
 
 class TestHotPlug:
-    def test_a_live_driver_lets_go_at_once(self) -> None:
+    def test_a_live_driver_releases_the_device_at_once(self) -> None:
         with Modelled() as m:
             m.machine.set_balloon(256 * MIB)
             m.advance(1)
@@ -217,7 +217,7 @@ class TestHotPlug:
             assert m.guest.kernel.ballooned == 0
             assert not m.guest.driver_loaded
 
-    def test_a_second_life(self) -> None:
+    def test_another_device_after_the_first_was_deleted_works(self) -> None:
         with Modelled() as m:
             m.machine.device_del("balloon0")
             m.machine.device_add("other", {"deflate-on-oom": True})
@@ -257,7 +257,7 @@ class TestHotPlug:
             m.machine.device_add("b")
             assert m.info() == "answered"
 
-    def test_a_hung_driver_lets_go_when_it_wakes(self) -> None:
+    def test_a_hung_driver_releases_the_device_when_it_wakes(self) -> None:
         with Modelled() as m:
             m.guest.controls.hang()
             for _ in range(3):  # QEMU 7.2's pc accepts it again without an error
@@ -269,7 +269,7 @@ class TestHotPlug:
             with pytest.raises(MisuseError, match="Device 'balloon0' not found"):
                 m.machine.device_del("balloon0")
 
-    def test_one_asked_for_again_goes_where_there_is_a_driver_by_now(self) -> None:
+    def test_a_second_deletion_succeeds_where_a_driver_came_meanwhile(self) -> None:
         with Modelled() as m:
             m.guest.controls.unload_driver()
             m.machine.device_del("balloon0")
@@ -278,7 +278,7 @@ class TestHotPlug:
             m.machine.device_del("balloon0")
             assert m.machine.device is None
 
-    def test_without_a_driver_nobody_lets_go_until_a_reset(self) -> None:
+    def test_without_a_driver_the_device_stays_until_a_reset(self) -> None:
         with Modelled("nodriver") as m:
             m.machine.device_del("balloon0")
             m.machine.stop()
@@ -365,7 +365,7 @@ class TestAnotherGuest:
 
 
 class TestListening:
-    def test_every_listener_hears_until_it_leaves(self) -> None:
+    def test_every_listener_gets_events_until_it_unsubscribes(self) -> None:
         with Rig() as rig:
             heard: list[str] = []
             leave = rig.machine.subscribe(lambda event: heard.append(event.name))
@@ -375,7 +375,7 @@ class TestListening:
             rig.machine.cont()
             assert heard == ["STOP"]
 
-    def test_a_listener_may_leave_while_it_is_told(self) -> None:
+    def test_a_listener_may_unsubscribe_while_it_is_called(self) -> None:
         with Rig() as rig:
             heard: list[str] = []
             leave: Callable[[], None] = rig.machine.subscribe(lambda *_: leave())
@@ -383,7 +383,7 @@ class TestListening:
             rig.machine.stop()
             assert heard == ["STOP"]
 
-    def test_a_sample_is_told_and_kept(self) -> None:
+    def test_a_sample_is_reported_and_kept(self) -> None:
         with Rig() as rig:
             rig.up(prime=[(4, 9)])
             (event,) = rig.named("BALLOON")
@@ -432,12 +432,12 @@ CANNOT: list[tuple[str, Callable[[Controls], object]]] = [
 
 
 @pytest.mark.parametrize(("what", "act"), CANNOT)
-def test_what_a_kind_of_guest_cannot_do_is_said(what: str, act: Callable[[Controls], object]) -> None:
+def test_what_a_kind_of_guest_cannot_do_is_refused_by_name(what: str, act: Callable[[Controls], object]) -> None:
     with pytest.raises(UnsupportedError, match=f"the guest guest cannot {what}"):
         act(Guest().controls)
 
 
-def test_a_guest_that_is_nothing_in_particular() -> None:
+def test_the_base_class_of_guests_does_nothing() -> None:
     guest = Guest()
     guest.boot()
     guest.stopped()

@@ -27,7 +27,7 @@ def test_a_listener_that_resets_the_machine_leaves_no_page_of_the_old_boot() -> 
         assert (rig.device.pages.count, rig.device.pages.runs()) == (0, [])
 
 
-def test_interrupts_and_samples_of_before_a_reset_are_dropped_and_rules_told_first() -> None:
+def test_a_reset_drops_interrupts_and_samples_behind_the_broken_rules_reported_first() -> None:
     with Rig() as rig:
         rig.up()
         rig.device.interrupt(0)
@@ -58,7 +58,7 @@ def test_a_step_within_a_step_does_nothing_and_a_request_only_asks() -> None:
         assert not m.machine.requests.pending, "the step in which it asked went on to the answer"
 
 
-def test_time_that_a_listener_lets_pass_passes_in_the_step_that_told_it() -> None:
+def test_time_that_a_listener_lets_pass_passes_in_the_step_that_called_it() -> None:
     """The listener waited forever, because no time passes within it."""
     with Modelled() as m:
         at: list[int] = []
@@ -76,7 +76,7 @@ def test_time_that_a_listener_lets_pass_passes_in_the_step_that_told_it() -> Non
         assert m.clock.now() == 3 * SECOND
 
 
-def test_asking_again_from_on_done_is_no_storm_of_the_guests() -> None:
+def test_asking_again_from_on_done_is_not_taken_for_a_storm_of_the_guest() -> None:
     with Rig() as rig:
         rig.up()
         asked = [0]
@@ -105,7 +105,7 @@ def test_what_ended_at_once_is_shared_and_cannot_be_set() -> None:
         assert (request.on_done, m.ask().on_done) == (None, None)
 
 
-def test_cancelling_many_newest_first_costs_no_square() -> None:
+def test_cancelling_many_newest_first_takes_time_in_proportion() -> None:
     with Modelled("silent") as m:
         requests = [m.ask() for _ in range(20_000)]
         start = process_time()

@@ -62,7 +62,7 @@ class TestEnds:
         with Modelled(balloon=False) as m:
             assert m.ask().state == NO_DEVICE
 
-    def test_cancelled_without_a_word(self, rig: Rig) -> None:
+    def test_cancelled_without_calling_back(self, rig: Rig) -> None:
         ends: list[str] = []
         request = note(rig.ask(), ends)
         rig.machine.requests.cancel(request)

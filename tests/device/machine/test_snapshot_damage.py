@@ -274,7 +274,7 @@ def test_a_sample_of_spoiled_members(base: str) -> None:
     ],
     ids=range(12),
 )
-def test_a_state_that_is_no_state(still: Victim, state: bytes) -> None:
+def test_a_state_of_another_shape_is_refused(still: Victim, state: bytes) -> None:
     assert not still.try_on(with_state(still.data, state))
 
 
@@ -315,7 +315,7 @@ PAGES = RAM >> 12
     ],
     ids=range(20),
 )
-def test_sections_that_lie(still: Victim, rest: bytes) -> None:
+def test_sections_that_contradict_the_file_are_refused(still: Victim, rest: bytes) -> None:
     assert not still.try_on(with_state(still.data, state_in(still.data), rest=rest))
     assert settled(saved(still.m.machine)) == still.before
 

@@ -59,9 +59,13 @@ class TestAges:
             restore(m.machine, with_state(data, state))
             assert m.age == 3
 
-    @pytest.mark.parametrize(("passed", "age"), [(0, 4), (60, 64), (-500, 4)])
+    @pytest.mark.parametrize(
+        ("passed", "age"), [(0, 4), (60, 64), (-500, 4), (56 * 365 * 86_400, 4 + 56 * 365 * 86_400)]
+    )
     def test_real_time_since_the_save_counts(self, passed: int, age: int) -> None:
-        """By the wall clock, as another host's monotonic clock says nothing. If it was set back, no time passed."""
+        """By the wall clock, as another host's monotonic clock says nothing. If it was set back, no time passed. A host
+        without a clock battery saves in 1970: then it is many years.
+        """
         now, wall = [10**12], [10**18]
         clock = Clock("real", lambda: now[0], lambda: wall[0])
         machine = Machine(clock, ram=64 * MIB, guest=make_guest("linux"))

@@ -415,7 +415,7 @@ def test_an_older_format_has_nothing_to_deliver_and_serves_what_waits(m: Modelle
     old = bytearray(with_state(bytes(data), state)[:-32])
     old[8] = 1
     restore(m.machine, bytes(old) + sha256(old).digest())
-    assert (m.device.due, m.device.untold, m.device.pause) == (0, {}, MS)
+    assert (m.device.due, m.device.unreported, m.device.pause) == (0, {}, MS)
 
 
 @pytest.mark.parametrize(("base", "seen", "value"), [("poisoned", True, 1), ("poisoned", False, 0), ("rich", True, 0)])

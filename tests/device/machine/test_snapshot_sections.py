@@ -150,7 +150,7 @@ class TestPages:
     )
     def test_runs_that_cannot_be(self, m: Modelled, data: bytes, runs: list[tuple[int, int]]) -> None:
         rest = le64(0, len(runs), *[number for run in runs for number in run])
-        words = "the snapshot's balloon holds pages that do not exist, or twice"
+        words = "the snapshot's balloon has pages that do not exist, or a page twice"
         assert refusal(m, with_state(data, state_in(data), rest=rest)) == words
 
     @pytest.mark.parametrize("rest", [le64(1, 0), le64(0, 1), le64(0, 2, 5, 1), le64(0, 1 << 60)])

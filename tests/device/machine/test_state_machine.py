@@ -49,6 +49,9 @@ GUESTS = (
     "hostile,rule=features-unknown",
     "windows,delay=2,loss=0.1",
     "linux,pace=1M,answers=3",
+    "linux,boot=2",
+    "windows,boot=1,service=3",
+    "linux,shutdown=2,boot=1",
 )
 
 TAGS = ("a", "b")
@@ -69,7 +72,7 @@ PLUGS = (
 MOODS = ("stop", "cont", "cont", "sim hang", "sim wake", "sim delay 0", "sim delay 2.5", "sim drop", "sim drop 5")
 """What makes a guest answer late or never, and what ends that: a request has to wait before it can be lost."""
 
-RESTARTS = ("system_reset", *(f"sim guest {spec}" for spec in GUESTS))
+RESTARTS = ("system_reset", "system_powerdown", *(f"sim guest {spec}" for spec in GUESTS))
 
 LINES = (
     *(f"balloon {size}" for size in (1, 4, 9, 12, 16, 99)),
@@ -104,6 +107,7 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.clock = SimulatedClock(warps=False)
         self.machine = Machine(self.clock, ram=RAM, guest=make_guest("linux"), seed=FIRST_SEED)
+        self.machine.stays = True  # a guest that shuts down leaves a machine behind, stopped
         self.machine.start()
         self.monitors = [Monitor(self.machine, DIALECTS["seed"]) for _ in range(MONITORS)]
         for monitor in self.monitors:
@@ -273,6 +277,9 @@ class World(RuleBasedStateMachine):
             return
         assert device.refused.keys() <= RULES.keys()
         driver = guest.driver
+        if self.machine.run_state == "shutdown":  # power is off: the device is as the guest left it
+            assert driver is None
+            return
         if isinstance(driver, HostileDriver):
             assert 0 <= device.actual <= RAM
             return
@@ -286,7 +293,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def guest_stats_never_go_back(self) -> None:
         device = self.machine.device
-        told = None if device is None else device.stats.told
+        told = None if device is None else device.stats.qom_sample
         assert device is None or told is not None or not self.told, "nothing but another device forgets them"
         now = 0 if told is None else told.wall
         assert now >= self.told or device is None

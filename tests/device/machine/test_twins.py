@@ -79,7 +79,7 @@ def _seen(m: Modelled) -> dict[str, Any]:
     return {
         "device": seen,
         "guest": machine.guest.state(),
-        "run": (machine.run_state, machine.vm_clock.now(), machine.unplugging, machine.target_told, machine.over),
+        "run": (machine.run_state, machine.vm_clock.now(), machine.unplugging, machine.target_reported, machine.over),
         "events": [(name, {key: _plain(value, now) for key, value in data.items()}) for name, data in m.events],
     }
 

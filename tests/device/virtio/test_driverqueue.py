@@ -175,7 +175,7 @@ def test_the_device_may_ask_for_silence_until_an_index(memory: GuestMemory) -> N
     assert not ring.should_notify()
 
 
-def test_taking_a_buffer_asks_to_be_told_of_the_next(memory: GuestMemory) -> None:
+def test_taking_a_buffer_asks_for_an_interrupt_of_the_next(memory: GuestMemory) -> None:
     ring = queue(memory, event_idx=True)
     head = ring.add_out(0, 1)
     put_used(memory, ring, 0, head, 0)

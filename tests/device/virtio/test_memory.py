@@ -197,6 +197,6 @@ def test_a_limit_on_files_is_none_on_memory(monkeypatch: pytest.MonkeyPatch) -> 
 def test_memory_too_large_to_search_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("os.memfd_create")
     memory = GuestMemory((1 << 30) + PAGE_SIZE)
-    with pytest.raises(MisuseError, match=r"does not tell which memory is in use \(no memfd\): 1G is the most"):
+    with pytest.raises(MisuseError, match=r"cannot list the memory in use \(no memfd\), so it saves at most 1G"):
         next(memory.runs())
     memory.close()

@@ -302,7 +302,7 @@ class TestInterrupts:
             told.append(len(rig.guest.interrupts))
         assert told == [0, 0, 1, 1]
 
-    def test_configuration_changes_are_told_to_a_driver_that_is_up(self, rig: Rig) -> None:
+    def test_configuration_changes_interrupt_a_driver_that_is_up(self, rig: Rig) -> None:
         rig.machine.set_balloon(8 * MIB)
         assert rig.guest.config_changes == 0
         rig.up()

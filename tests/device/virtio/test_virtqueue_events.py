@@ -89,7 +89,7 @@ class TestNotifications:
         assert [self._serve(pair) for _ in range(4)] == [False, False, True, False]
         pair.memory.close()
 
-    def test_several_at_once_are_told_once(self) -> None:
+    def test_several_at_once_are_one_notification(self) -> None:
         pair = Pair(event_idx=True)
         for _ in range(3):
             self._serve(pair)

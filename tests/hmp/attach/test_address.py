@@ -16,9 +16,12 @@ from hmp.monitor import UsageError
         ("unix:a,,b", "a,b", 0, None),
         ("unix:,,a,,,hold=off", ",a,", 0, False),
         ("tcp:localhost:7,hold=off", "localhost", 7, False),
+        ("tcp::7", "localhost", 7, None),
     ],
 )
-def test_what_is_read_and_two_commas_are_one(spec: str, host: str, port: int, hold: bool | None) -> None:
+def test_an_address_is_read_and_two_commas_in_a_path_are_one(
+    spec: str, host: str, port: int, hold: bool | None
+) -> None:
     place = Place(spec)
     assert (place.host, place.port, place.hold) == (host, port, hold)
 
@@ -27,3 +30,17 @@ def test_what_is_read_and_two_commas_are_one(spec: str, host: str, port: int, ho
 def test_nul_is_refused(spec: str) -> None:
     with pytest.raises(UsageError, match=r"NUL"):
         Place(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("unix", "'unix' is not unix:PATH, tcp:HOST:PORT or libvirt:DOMAIN"),
+        ("tcp", "'tcp' is not unix:PATH, tcp:HOST:PORT or libvirt:DOMAIN"),
+        ("tcp:a..b:1", "'tcp:a..b:1': not a host name"),
+    ],
+)
+def test_what_is_no_address_is_told_in_the_words_of_attach(spec: str, why: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Place(spec)
+    assert str(error.value) == f"--attach: {why}"

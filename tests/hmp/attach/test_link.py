@@ -28,7 +28,7 @@ class Told:
 
     def __init__(self, pair: Pair, name: str = "query-name", **arguments: Any) -> None:
         self.ended: list[tuple[Any, Exception | None]] = []
-        pair.link.order(name, arguments, lambda *end: self.ended.append(end))
+        pair.link.execute(name, arguments, lambda *end: self.ended.append(end))
 
     @property
     def error(self) -> Exception:
@@ -108,7 +108,7 @@ def test_a_greeting_that_does_not_come_means_that_the_monitor_is_busy(pair: Pair
     ],
     ids=map(str, range(9)),
 )
-def test_what_is_no_qmp_is_told_in_one_line(pair: Pair, sent: bytes, why: str) -> None:
+def test_what_is_no_qmp_is_an_error_in_one_line(pair: Pair, sent: bytes, why: str) -> None:
     pair.peer.greets = False
     told = Told(pair)
     pair.settle()
@@ -120,7 +120,8 @@ def test_what_is_no_qmp_is_told_in_one_line(pair: Pair, sent: bytes, why: str) -
 
 
 @pytest.mark.parametrize("sent", [b"{\n", b"nonsense\n", b'"x"\n', b"{" * 50_000 + b"\n", b'{"a":' * 20_000 + b"\n",
-                                  b'{"return": "\xff\xfe", "id": 2}\n', b'{"id": ' + b"9" * 5000 + b"}\n"])  # fmt: skip
+                                  b'{"return": "\xff\xfe", "id": 2}\n', b'{"id": ' + b"9" * 5000 + b"}\n",
+                                  b'{"return": NaN, "id": 2}\n', b'{"return": -1e999, "id": 2}\n'])  # fmt: skip
 def test_a_reply_that_is_no_json_ends_the_connection(pair: Pair, sent: bytes) -> None:
     pair.peer.answers["query-name"] = None
     told, behind = Told(pair), Told(pair)
@@ -132,7 +133,7 @@ def test_a_reply_that_is_no_json_ends_the_connection(pair: Pair, sent: bytes) ->
     assert pair.link.descriptors == []
 
 
-def test_a_connection_that_breaks_is_told(pair: Pair) -> None:
+def test_a_connection_that_breaks_is_an_error(pair: Pair) -> None:
     pair.peer.answers["query-name"] = None
     told = Told(pair)
     pair.settle()
@@ -145,7 +146,7 @@ def test_a_connection_that_breaks_is_told(pair: Pair) -> None:
     assert pair.link.descriptors == []
 
 
-def test_the_next_order_connects_anew(pair: Pair) -> None:
+def test_the_next_command_connects_anew(pair: Pair) -> None:
     Told(pair)
     pair.settle()
     pair.peer.hang_up()
@@ -175,7 +176,7 @@ def test_a_message_without_end_is_cut_off(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"QM'])
-def test_a_peer_that_hangs_up_before_it_greeted_is_told(pair: Pair, sent: bytes) -> None:
+def test_a_peer_that_hangs_up_before_it_greeted_is_an_error(pair: Pair, sent: bytes) -> None:
     pair.peer.greets = False
     told = Told(pair)
     pair.settle()
@@ -185,7 +186,7 @@ def test_a_peer_that_hangs_up_before_it_greeted_is_told(pair: Pair, sent: bytes)
     assert str(told.error) == f"unix:{pair.peer.path}: hung up without a greeting"
 
 
-def test_a_peer_that_refuses_to_negotiate_is_told(pair: Pair) -> None:
+def test_a_peer_that_refuses_to_negotiate_is_an_error(pair: Pair) -> None:
     pair.peer.greets = False
     told = Told(pair)
     pair.settle()
@@ -197,30 +198,30 @@ def test_a_peer_that_refuses_to_negotiate_is_told(pair: Pair) -> None:
     assert "it refuses the negotiation: not today" in str(told.error)
 
 
-def test_a_host_that_does_not_answer_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_answer_is_an_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(address: tuple[str, int], limit: float) -> socket.socket:
         raise TimeoutError(f"timed out after {limit}")
 
     monkeypatch.setattr(socket, "create_connection", connect)
     link = SocketLink(pair.clock, Place("tcp:192.0.2.1:4444"))
     ended: list[Exception | None] = []
-    link.order("query-name", {}, lambda value, error: ended.append(error))
+    link.execute("query-name", {}, lambda value, error: ended.append(error))
     assert [str(error) for error in ended] == ["tcp:192.0.2.1:4444: the host does not answer"]
 
 
 class TestSilence:
     """A QEMU that stops answering: stopped by a signal, in a savevm of another client, or no QEMU at all."""
 
-    def test_behind_the_greeting(self, pair: Pair) -> None:
+    def test_after_the_greeting_is_an_error(self, pair: Pair) -> None:
         pair.peer.answering = False
         told = Told(pair)
         pair.settle(seconds=1.99)
         assert not told.ended
         pair.settle(seconds=0.02)
-        assert str(told.error) == f"unix:{pair.peer.path}: it greets, and then does not answer"
+        assert str(told.error) == f"unix:{pair.peer.path}: it sent a greeting, and then no answer"
         assert pair.link.descriptors == []
 
-    def test_amid_a_command_and_the_answer_that_is_late_is_no_others(self, pair: Pair) -> None:
+    def test_amid_a_command_is_an_error_and_the_late_answer_is_dropped(self, pair: Pair) -> None:
         pair.peer.answers["query-name"] = None
         told, behind = Told(pair), Told(pair, "query-status")
         pair.settle(seconds=9.99)
@@ -238,7 +239,7 @@ class TestSilence:
         pair.settle()
         assert last.value == 4
 
-    def test_events_make_no_answer_of_it(self, pair: Pair) -> None:
+    def test_is_not_ended_by_events(self, pair: Pair) -> None:
         pair.peer.answers["query-name"] = None
         told = Told(pair)
         for _ in range(100):
@@ -247,7 +248,7 @@ class TestSilence:
         pair.settle(seconds=0.1)
         assert "no answer within 10 s" in str(told.error)
 
-    def test_half_an_answer_is_none(self, pair: Pair) -> None:
+    def test_is_not_ended_by_half_an_answer(self, pair: Pair) -> None:
         pair.peer.answers["query-name"] = None
         told = Told(pair)
         pair.settle()
@@ -265,7 +266,7 @@ class TestSilence:
         assert told[1].ended
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_a_socket_that_is_missing_or_dead_is_an_error(tmp_path: Path) -> None:
     pair = Pair(tmp_path / "q")
     pair.peer.close()
     told = Told(pair)
@@ -278,7 +279,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
-def test_what_is_no_socket_is_called_that(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_a_file_that_is_no_socket_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
     pair = Pair(tmp_path / "q")
     pair.peer.close()
     make(tmp_path / "q")

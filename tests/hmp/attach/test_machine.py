@@ -28,7 +28,7 @@ def test_a_guest_that_panicked_is_well_again_after_a_reset(pair: Pair) -> None:
     assert [event.name for event in pair.events if event.name != "RELAYED"] == ["GUEST_PANICKED", "RESET"]
 
 
-def test_the_end_hangs_up(pair: Pair) -> None:
+def test_closing_the_machine_closes_the_connection(pair: Pair) -> None:
     assert pair.link.descriptors
     pair.machine.close()
     assert pair.link.descriptors == []

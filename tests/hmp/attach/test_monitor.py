@@ -66,13 +66,13 @@ def test_words_of_failure(text: str, is_one: bool) -> None:
 
 class TestDisruptive:
     @pytest.mark.parametrize("line", ["stop", " stop ", "quit vm", "nosuch", "savevm", "device_del x", "stop/x", "i/"])
-    def test_all_but_the_harmless_is_refused_where_nobody_can_be_asked(self, pair: Pair, line: str) -> None:
+    def test_a_disruptive_command_is_refused_where_no_person_can_be_asked(self, pair: Pair, line: str) -> None:
         text = pair.say(line)
         assert "may change or stop this VM: --allow-disruptive" in text
         assert pair.reply.failed
         assert sent(pair) == []
 
-    def test_with_the_option_it_runs(self, pair: Pair) -> None:
+    def test_with_allow_disruptive_it_runs(self, pair: Pair) -> None:
         pair.monitor.allowed = True
         assert pair.say("stop") == ""
         assert sent(pair) == [{"command-line": "stop"}]
@@ -91,7 +91,7 @@ class TestDisruptive:
 
     @pytest.mark.parametrize("line", ["info kvm", "help", "? stop", "print 1", "p 1", "x/4 0", "xp /4 0", "qom-list /",
                                       "qom-get a b", "balloon 1", "cpu 0", "gva2gpa 0"])  # fmt: skip
-    def test_the_harmless_runs_without(self, pair: Pair, line: str) -> None:
+    def test_a_harmless_command_runs_without_the_option(self, pair: Pair, line: str) -> None:
         pair.say(line)
         assert sent(pair) == [{"command-line": line}]
 
@@ -103,7 +103,7 @@ class TestOwn:
         assert pair.machine.failure == ""
         assert pair.peer.said == []
 
-    def test_quit_vm_is_qemus(self, pair: Pair) -> None:
+    def test_quit_vm_is_quit_of_qemu(self, pair: Pair) -> None:
         pair.monitor.allowed = True
         pair.say("quit vm")
         assert sent(pair) == [{"command-line": "quit"}]
@@ -133,18 +133,18 @@ class TestOwn:
         pair.say("info balloon")
         assert "free_mem" in pair.say("sim chart")
 
-    def test_history_is_ours(self, pair: Pair) -> None:
+    def test_history_lists_the_lines_typed_here(self, pair: Pair) -> None:
         pair.monitor.history.add("info kvm")
         assert pair.say("info history") == "0: 'info kvm'\n"
 
-    def test_a_cpu_is_remembered(self, pair: Pair) -> None:
+    def test_the_chosen_cpu_goes_with_each_command(self, pair: Pair) -> None:
         pair.say("cpu 1")
         pair.say("info kvm")
         assert sent(pair)[-1] == {"command-line": "info kvm", "cpu-index": 1}
 
 
 class TestLost:
-    def test_a_vm_that_goes_is_the_end_and_a_failure(self, pair: Pair) -> None:
+    def test_a_vm_that_is_gone_ends_hmp_with_a_failure(self, pair: Pair) -> None:
         pair.say("info kvm")
         pair.peer.close()
         pair.settle()
@@ -152,14 +152,14 @@ class TestLost:
         assert "hung up" in pair.machine.failure
         assert isinstance(pair.events[-1], Ended)
 
-    def test_one_that_said_so_before_is_none(self, pair: Pair) -> None:
+    def test_a_vm_that_reported_its_shutdown_is_no_failure(self, pair: Pair) -> None:
         pair.say("info kvm")
         pair.peer.send({"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}})
         pair.peer.close()
         pair.settle()
         assert (pair.machine.over, pair.machine.failure) == (True, "")
 
-    def test_a_command_under_way_fails(self, pair: Pair) -> None:
+    def test_a_command_that_waits_fails(self, pair: Pair) -> None:
         pair.peer.answers["human-monitor-command"] = None
         reply = pair.monitor.execute("info kvm")
         pair.settle()
@@ -175,9 +175,9 @@ class TestSilence:
         assert pair.say("info kvm", 11) == f"Error: unix:{pair.peer.path}: no answer within 10 s\n"
         assert pair.reply.failed
         assert pair.machine.over
-        assert pair.monitor.told
+        assert pair.monitor.end_reported
 
-    def test_a_person_may_go_on(self, pair: Pair) -> None:
+    def test_a_command_that_is_not_answered_does_not_end_a_session(self, pair: Pair) -> None:
         pair.monitor.asks = True
         pair.peer.answers["human-monitor-command"] = None
         assert "no answer within 10 s" in pair.say("info kvm", 11)
@@ -185,7 +185,7 @@ class TestSilence:
         assert pair.say("info status") == "running\n"
         assert not pair.machine.over
 
-    def test_one_that_may_take_long_is_given_longer(self, pair: Pair) -> None:
+    def test_a_slow_command_has_more_time(self, pair: Pair) -> None:
         pair.monitor.allowed = True
         pair.peer.answers["human-monitor-command"] = None
         reply = pair.monitor.execute("savevm x")
@@ -194,7 +194,7 @@ class TestSilence:
         pair.settle(seconds=1.1)
         assert reply.text == f"Error: unix:{pair.peer.path}: no answer within 600 s\n"
 
-    def test_what_is_no_text_is_no_answer(self, pair: Pair) -> None:
+    def test_an_answer_that_is_no_text_is_an_error(self, pair: Pair) -> None:
         pair.peer.answers["human-monitor-command"] = {"a": 1}
         told = f"Error: unix:{pair.peer.path}: an answer to human-monitor-command that makes no sense\n"
         assert pair.say("info kvm") == told
@@ -209,15 +209,15 @@ class TestEvents:
             assert pair.machine.run_state == state
             assert pair.events[-1].name == name
 
-    def test_others_are_told_as_they_are(self, pair: Pair) -> None:
+    def test_other_events_are_shown_as_they_came(self, pair: Pair) -> None:
         pair.say("info kvm")
         pair.peer.send({"event": "JOB_STATUS_CHANGE", "data": {"id": "x"}})
         pair.settle()
         (event,) = pair.events
         assert isinstance(event, Relayed)
-        assert event.told == "JOB_STATUS_CHANGE id=x"
+        assert event.text == "JOB_STATUS_CHANGE id=x"
 
-    def test_a_target_that_was_asked_for_here_is_told_once_it_is_reached(self, pair: Pair) -> None:
+    def test_a_target_that_was_set_here_is_reported_once_it_is_reached(self, pair: Pair) -> None:
         pair.say("info balloon")
         pair.peer.answers["human-monitor-command"] = None
         reply = pair.monitor.execute("balloon 128")
@@ -230,7 +230,7 @@ class TestEvents:
             "BALLOON_CHANGE",
             "BALLOON_TARGET",
         ]
-        assert not any(each.told for each in pair.events if isinstance(each, Relayed))
+        assert not any(each.text for each in pair.events if isinstance(each, Relayed))
 
 
 class TestCompletion:
@@ -245,7 +245,7 @@ class TestCompletion:
         words.learn(HELP, TOPICS)
         assert [each.text for each in words.complete(line)] == offered
 
-    def test_help_is_qemus_too(self) -> None:
+    def test_help_of_a_command_comes_from_qemus_help(self) -> None:
         words = Words()
         words.learn(HELP, TOPICS)
         assert words.complete("anno")[0].help == "[interfaces] [id] Trigger GARP/RARP announcements"

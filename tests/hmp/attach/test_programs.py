@@ -66,7 +66,7 @@ def attached(path: Path, *arguments: str, text: str = "") -> Ended:
 
 @pytest.mark.parametrize("dialect", ["seed", "qemu", "pve"])
 @pytest.mark.parametrize("guest", [name for name, profile in PROFILES.items() if name not in ("uml", "vhost-user")])
-def test_every_guest_behind_the_other_end(tmp_path: Path, guest: str, dialect: str) -> None:
+def test_every_kind_of_guest_can_be_asked(tmp_path: Path, guest: str, dialect: str) -> None:
     if dialect != "seed" and guest not in ("linux", "nodriver"):
         pytest.skip("its dialect is a matter of the monitor, not of the guest")
     with Program("--headless", "--guest", guest, "--dialect", dialect, "--qmp", f"unix:{tmp_path}/q"):
@@ -106,6 +106,16 @@ class TestARealKernelBehindTheOtherEnd:
     def test_vhost_user(self, tmp_path: Path, dialect: str) -> None:
         path = tmp_path / "front"
         answered(tmp_path / "q", f"vhost-user,path={path}", dialect, another_kernel(path))
+
+
+def test_an_error_while_attaching_names_the_address(tmp_path: Path) -> None:
+    """Without the name nobody knows which of many checks has failed."""
+    (tmp_path / "r.json").write_text(
+        '{"version": 1, "qmp": {"query-name": [{"error": {"class": "GenericError", "desc": "not now"}}]}}'
+    )
+    with Program("--headless", "--replies", f"{tmp_path}/r.json", "--qmp", f"unix:{tmp_path}/q"):
+        ended = attached(tmp_path / "q", "-c", "info balloon")
+    assert (ended.status, ended.out, ended.err) == (4, "", f"hmp: unix:{tmp_path}/q: not now\n")
 
 
 def test_a_front_end_that_never_comes_is_stale(tmp_path: Path) -> None:
@@ -158,7 +168,7 @@ def test_permission_denied(tmp_path: Path) -> None:
     assert told == Ended(4, "", f"hmp: unix:{tmp_path}/q: Permission denied\n")
 
 
-def test_what_is_no_qmp_is_told(tmp_path: Path) -> None:
+def test_what_is_no_qmp_is_an_error(tmp_path: Path) -> None:
     with Program("--headless", "--monitor", f"unix:{tmp_path}/m"):
         told = attached(tmp_path / "m", "-c", "info balloon")
     assert (told.status, told.out) == (4, "")
@@ -174,7 +184,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("protocol", [pytest.param("http"), pytest.param("tls", marks=pytest.mark.external)])
-def test_a_server_of_another_protocol_is_told(protocol: str) -> None:
+def test_a_server_of_another_protocol_is_an_error(protocol: str) -> None:
     if shutil.which(OTHERS[protocol][0]) is None:
         pytest.skip("needs openssl")
     with subprocess.Popen(OTHERS[protocol], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -303,7 +313,7 @@ class TestClientsBeside:
             direct.ask("stop")
             assert [one.message()["event"], other.message()["event"]] == ["STOP", "STOP"]
 
-    def test_a_client_that_dies_while_it_waits_has_the_interval_put_back(self, tmp_path: Path) -> None:
+    def test_the_interval_is_restored_for_a_client_that_dies_while_it_waits(self, tmp_path: Path) -> None:
         with (
             Program("--headless", "--guest", "silent", "--qmp", f"unix:{tmp_path}/q") as vm,
             Program("--attach", f"unix:{tmp_path}/q", "--headless", "--monitor", f"unix:{tmp_path}/m") as front,
@@ -352,7 +362,7 @@ class TestTyped:
             assert direct.ask("query-name") == {"return": {"name": "vm1"}}
 
     @pytest.mark.parametrize("how", ["ctrl-c", "SIGTERM", "SIGHUP"])
-    def test_an_end_of_the_wait_puts_the_interval_back(self, tmp_path: Path, seat: type[Seat], how: str) -> None:
+    def test_ending_the_wait_restores_the_interval(self, tmp_path: Path, seat: type[Seat], how: str) -> None:
         with Program("--headless", "--guest", "silent", "--qmp", f"unix:{tmp_path}/q") as vm, client(vm) as direct:
 
             def interval() -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def ask_in_vain(pair: Pair, seconds: float) -> Reply:
 
 
 class TestFresh:
-    def test_interval_0_is_borrowed_and_put_back(self, pair: Pair) -> None:
+    def test_interval_0_is_set_to_1_and_restored(self, pair: Pair) -> None:
         assert pair.say("info balloon") == FRESH
         assert not pair.reply.stale
         assert not pair.reply.failed
@@ -65,13 +66,13 @@ class TestFresh:
         assert sets(pair) == []
 
     @pytest.mark.parametrize("interval", [5, 10, 600])
-    def test_a_long_interval_is_made_1_and_put_back(self, pair: Pair, interval: int) -> None:
+    def test_a_long_interval_is_set_to_1_and_restored(self, pair: Pair, interval: int) -> None:
         """An interval of 5 s is as long as we wait, so the next sample could come a moment too late."""
         pair.peer.interval = interval
         assert pair.say("info balloon") == FRESH
         assert sets(pair) == [1, interval]
 
-    def test_where_another_asker_put_0_it_is_set_again(self, pair: Pair) -> None:
+    def test_where_another_client_restores_0_it_is_set_to_1_again(self, pair: Pair) -> None:
         pair.peer.wakes = False
         pair.peer.interval = 1  # set by another client that asks
         reply = pair.monitor.execute("info balloon")
@@ -84,7 +85,7 @@ class TestFresh:
         assert reply.text == FRESH
         assert sets(pair) == [1, 0]
 
-    def test_it_is_put_back_only_where_it_still_reads_1(self, pair: Pair) -> None:
+    def test_an_interval_that_another_client_set_meanwhile_is_kept(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 0.2)
         pair.peer.interval = 3  # another client set it in the meantime
         pair.peer.answer()
@@ -92,7 +93,7 @@ class TestFresh:
         assert reply.text == FRESH
         assert sets(pair) == [1]
 
-    def test_a_new_ring_is_a_reset_and_the_question_begins_again(self, pair: Pair) -> None:
+    def test_after_a_reset_of_the_ring_the_question_begins_again(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 0.2)
         pair.peer.ring, pair.peer.index = 0, 0
         pair.settle(seconds=0.2)
@@ -101,7 +102,7 @@ class TestFresh:
         pair.settle(lambda: not reply.pending, 1)
         assert reply.text == "balloon: actual=256,free_mem=1001\n"
 
-    def test_a_guest_that_answers_at_the_fourth_look_is_not_slept_on(self, make: Callable[..., Pair]) -> None:
+    def test_a_guest_that_answers_at_the_fourth_look_is_noticed_at_once(self, make: Callable[..., Pair]) -> None:
         """A pause, and the queries that come with it, would take as long as the answer. No query is sent for nothing."""
 
         def look(given: object) -> object:
@@ -129,7 +130,7 @@ class TestFresh:
         assert reply.text == FRESH
         assert "x-query-virtio-status" not in pair.peer.names()
 
-    def test_many_ask_at_once_and_one_answer_ends_all(self, pair: Pair) -> None:
+    def test_one_answer_ends_all_that_ask_at_once(self, pair: Pair) -> None:
         replies = [pair.monitor.execute("info balloon") for _ in range(3)]
         pair.settle(lambda: not any(reply.pending for reply in replies), 1)
         assert [reply.text for reply in replies] == [FRESH] * 3
@@ -159,19 +160,29 @@ class TestStale:
         pair.peer.update += 1000
         assert pair.say("info balloon").endswith(",age=5000\n")
 
+    def test_the_wait_counts_from_the_request_and_not_from_when_qemu_was_asked(self, make: Callable[..., Pair]) -> None:
+        def folder(given: dict[str, Any]) -> object:
+            pair.time.move_to(pair.time.now() + 3_000_000)
+            return [{"name": "b", "type": "child<virtio-balloon-pci>"}] if given["path"].endswith("peripheral") else []
+
+        pair = make(qom_list=folder)
+        pair.peer.wakes = False
+        pair.peer.update += 1000
+        assert pair.say("info balloon").endswith(",age=5000\n")
+
     def test_without_any_statistics_age_counts_from_attaching(self, pair: Pair) -> None:
         pair.peer.wakes = False
         pair.peer.update = 0
         assert pair.say("info balloon") == "balloon: actual=256,age=5000\n"
 
-    def test_no_driver_is_told_at_once_and_counts_as_not_fresh(self, pair: Pair) -> None:
+    def test_a_missing_driver_is_stale_at_once(self, pair: Pair) -> None:
         pair.peer.ring = 0
         reply = pair.monitor.execute("info balloon")
         pair.settle(lambda: not reply.pending)
         assert (reply.text, reply.stale, reply.failed) == ("balloon: actual=256\n", True, False)
         assert sets(pair) == []
 
-    def test_a_driver_without_the_queue_likewise(self, make: Callable[..., Pair]) -> None:
+    def test_a_driver_without_the_statistics_queue_is_stale_at_once(self, make: Callable[..., Pair]) -> None:
         status = {"started": True, "guest-features": {"dev-features": []}}
         pair = make(x_query_virtio_status=status)
         reply = pair.monitor.execute("info balloon")
@@ -181,7 +192,7 @@ class TestStale:
     def test_the_reason_goes_to_stderr_where_a_check_wants_it(
         self, pair: Pair, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        pair.monitor.tells = True
+        pair.monitor.reports_stale = True
         pair.peer.ring = 0
         pair.say("info balloon")
         assert capfd.readouterr().err == "hmp: not fresh: the guest has no balloon driver that reports statistics\n"
@@ -192,7 +203,88 @@ class TestStale:
         assert pair.reply.failed
 
 
+class TestErrors:
+    """Errors of QEMU are not always about a device that is gone."""
+
+    @pytest.mark.parametrize("word", ["x-query-virtio-queue-status", "query-balloon", "guest-stats", "qom-set"])
+    def test_an_error_that_stays_is_printed_and_the_interval_put_back(self, pair: Pair, word: str) -> None:
+        pair.peer.interval = 7
+        failing = False
+
+        def fail(given: dict[str, Any], name: str) -> object:
+            nonlocal failing
+            failing = failing or name == "qom-set" or pair.peer.interval == 1
+            if failing and word in (name, given.get("property")) and given.get("value") != 7:
+                return "GenericError"
+            return old[name](given) if callable(old[name]) else old[name]
+
+        old = dict(pair.peer.answers)
+        for name in ("x-query-virtio-queue-status", "query-balloon", "qom-get", "qom-set"):
+            pair.peer.answers[name] = partial(fail, name=name)
+        command = "qom-get" if word == "guest-stats" else word
+        assert (pair.say("info balloon"), pair.reply.failed) == (f"Error: no {command}\n", True)
+        pair.settle(seconds=1)
+        assert pair.peer.interval == 7
+
+    def test_one_error_is_asked_again(self, pair: Pair) -> None:
+        answer = pair.peer.answers["x-query-virtio-queue-status"]
+        errors = iter([None, "GenericError"])
+        pair.peer.answers["x-query-virtio-queue-status"] = lambda given: next(errors, None) or answer(given)
+        reply = pair.monitor.execute("info balloon")
+        pair.settle(seconds=0.5)
+        pair.peer.answer()  # the next sample, because the interval is 1
+        pair.settle(lambda: not reply.pending, 0.5)
+        assert reply.text == FRESH.replace("1002", "1003")
+        assert (sets(pair), pair.peer.interval) == ([1, 0], 0)
+
+    def test_a_device_that_vanishes_is_told_and_a_new_one_found(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        reply = ask_in_vain(pair, 1)
+        there = {each: pair.peer.answers[each] for each in ("qom-list", "x-query-virtio-queue-status", "qom-get")}
+        pair.peer.answers.update({"qom-list": [], "x-query-virtio-queue-status": "GenericError"})
+        pair.settle(seconds=0.2)
+        assert reply.text == "Error: No balloon device has been activated\n"
+        assert not pair.machine.question.asking
+        pair.peer.answers.update(there)
+        pair.peer.wakes, pair.peer.interval = True, 0
+        assert pair.say("info balloon") == FRESH
+        assert (pair.peer.interval, capfd.readouterr().err) == (0, "")
+
+    def test_an_error_of_many_lines_is_printed_as_one(self, pair: Pair) -> None:
+        error = {"class": "GenericError", "desc": "one\n\ttwo\r\n"}
+        pair.peer.answers["qom-list"] = lambda given: pair.peer.send({"id": pair.link._serial, "error": error})
+        assert pair.say("info balloon") == "Error: one two\n"
+
+    def test_a_vm_that_is_not_initialized_yet_is_told_in_qemus_words(self, make: Callable[..., Pair]) -> None:
+        """With --preconfig, QEMU has hardly any command."""
+        assert make(qom_list="CommandNotFound").say("info balloon") == "Error: no qom-list\n"
+
+
 class TestPutBack:
+    def test_one_that_takes_longer_than_the_answer_makes_no_old_answer(self, pair: Pair) -> None:
+        put = pair.peer.answers["qom-set"]
+
+        def slow(given: dict[str, Any]) -> object:
+            pair.time.move_to(pair.time.now() + 1_000_000)
+            return put(given) if given["value"] else None
+
+        pair.peer.answers["qom-set"] = slow
+        assert pair.say("info balloon") == FRESH
+        assert not pair.reply.stale
+
+    def test_an_interval_that_makes_no_sense_is_not_left_in_silence(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        get = pair.peer.answers["qom-get"]
+        asked = iter([0])
+        pair.peer.answers["qom-get"] = lambda given: (
+            next(asked, []) if given["property"].endswith("interval") else get(given)
+        )
+        pair.say("info balloon")
+        pair.settle(seconds=1)
+        assert "the polling interval of balloon0 was left at 1 (it was 0): " in capfd.readouterr().err
+
     def test_by_ctrl_c(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 1)
         assert pair.peer.interval == 1
@@ -212,7 +304,7 @@ class TestPutBack:
         pair.settle(seconds=0.5)
         assert pair.peer.interval == 0
 
-    def test_a_connection_lost_amid_a_look_is_made_anew(self, pair: Pair) -> None:
+    def test_a_connection_lost_while_a_reply_is_awaited_is_made_anew(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 1)
         pair.peer.answering = False
         pair.settle(seconds=0.2)
@@ -221,15 +313,17 @@ class TestPutBack:
         pair.settle(lambda: not reply.pending, 1)
         assert (reply.text, pair.peer.interval) == (FRESH, 0)
 
-    def test_where_that_fails_too_it_is_told(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_where_that_fails_too_the_interval_that_was_left_is_reported(
+        self, pair: Pair, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         reply = ask_in_vain(pair, 1)
         pair.peer.greets = False
         pair.peer.hang_up()
-        pair.settle(lambda: pair.machine.question.lent is None, seconds=30)
+        pair.settle(lambda: pair.machine.question.saved_interval is None, seconds=30)
         assert "the polling interval of balloon0 was left at 1 (it was 0): " in capfd.readouterr().err
         assert not reply.pending
 
-    def test_a_vm_that_is_gone_has_nothing_to_be_put_back(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_for_a_vm_that_is_gone_no_interval_is_reported(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
         reply = ask_in_vain(pair, 1)
         pair.peer.close()
         pair.settle(lambda: pair.machine.over, seconds=1)
@@ -240,7 +334,7 @@ class TestPutBack:
 
 
 class TestHolding:
-    def test_let_go_between_looks_unless_it_is_to_be_held(self, make: Callable[..., Pair]) -> None:
+    def test_the_connection_is_closed_between_looks_unless_hold_is_on(self, make: Callable[..., Pair]) -> None:
         pair = make(hold=False)
         assert pair.say("info balloon") == FRESH
         pair.settle()
@@ -252,7 +346,7 @@ class TestHolding:
         pair.settle(lambda: not reply.pending, 1)
         assert "age" not in reply.text.replace("page", "")
 
-    def test_one_that_is_held_by_another_for_a_while_is_no_alarm(self, make: Callable[..., Pair]) -> None:
+    def test_a_socket_that_another_holds_for_a_while_is_no_error(self, make: Callable[..., Pair]) -> None:
         pair = make(hold=False)
         pair.peer.greets = False
         reply = pair.monitor.execute("info balloon")
@@ -262,7 +356,7 @@ class TestHolding:
         pair.settle(lambda: not reply.pending, 1)
         assert reply.text == FRESH
 
-    def test_one_that_is_held_all_the_time_is_told(self, make: Callable[..., Pair]) -> None:
+    def test_a_socket_that_another_holds_all_the_time_is_an_error(self, make: Callable[..., Pair]) -> None:
         pair = make(hold=False)
         pair.peer.greets = False
         assert "busy: another client holds this monitor" in pair.say("info balloon")
@@ -280,7 +374,7 @@ class TestHolding:
     ids=lambda answer: f"{answer}"[:50],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["qom_list", "qom_get", "query_balloon", "x_query_virtio_queue_status"])
-def test_answers_without_sense_end_the_wait_with_one_line(make: Callable[..., Pair], command: str, answer: Any) -> None:
+def test_senseless_answers_end_the_wait_with_one_line(make: Callable[..., Pair], command: str, answer: Any) -> None:
     pair = make(**{command: answer})
     reply = pair.monitor.execute("info balloon")
     pair.settle(lambda: not reply.pending, 20)
@@ -296,7 +390,7 @@ def test_answers_without_sense_end_the_wait_with_one_line(make: Callable[..., Pa
      {"stats": {}, "last-update": "x" * 12}, {"last-update": 5}, {"stats": {}}, 7],
     ids=str,
 )  # fmt: skip
-def test_statistics_without_sense_leave_no_interval_behind(
+def test_senseless_statistics_restore_the_interval_all_the_same(
     pair: Pair, stats: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     get = pair.peer.answers["qom-get"]
@@ -306,7 +400,7 @@ def test_statistics_without_sense_leave_no_interval_behind(
     assert capfd.readouterr().err == ""
 
 
-def test_what_is_not_told_and_what_is_not_known_is_passed_over(pair: Pair) -> None:
+def test_absent_and_unknown_statistics_are_left_out(pair: Pair) -> None:
     told = {"stat-free-memory": -1, "stat-swap-in": (1 << 64) - 1, "stat-total-memory": 8, "stat-new": [], "": "x"}
     get = pair.peer.answers["qom-get"]
     pair.peer.answers["qom-get"] = lambda given: (
@@ -315,7 +409,9 @@ def test_what_is_not_told_and_what_is_not_known_is_passed_over(pair: Pair) -> No
     assert pair.say("info balloon") == "balloon: actual=256,total_mem=8\n"
 
 
-def test_of_two_balloons_it_says_which_is_asked(make: Callable[..., Pair], capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_two_balloons_it_says_which_one_is_asked(
+    make: Callable[..., Pair], capfd: pytest.CaptureFixture[str]
+) -> None:
     """QEMU has one at the most; something else may not."""
     kind = "child<virtio-balloon-pci>"
     found = [{"name": "a", "type": "string"}, {"name": "b\x1b[1m", "type": kind}, {"name": "c", "type": kind}]
@@ -327,7 +423,7 @@ def test_of_two_balloons_it_says_which_is_asked(make: Callable[..., Pair], capfd
 
 
 class TestSilence:
-    def test_a_qemu_that_stops_answering_is_told_in_time(self, pair: Pair) -> None:
+    def test_a_qemu_that_stops_answering_is_reported_in_time(self, pair: Pair) -> None:
         pair.say("info balloon")
         pair.peer.answering = False
         reply = pair.monitor.execute("info balloon")
@@ -337,13 +433,22 @@ class TestSilence:
         assert (reply.pending, reply.stale) == (False, True)
         assert reply.text.startswith("balloon: actual=256,free_mem=1002,age=5")
 
-    def test_one_that_never_answered_is_named(self, pair: Pair) -> None:
+    def test_the_reason_names_qemu_then_and_not_the_guest(self, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
+        pair.monitor.reports_stale = True
+        ask_in_vain(pair, 6)
+        pair.say("info status")
+        capfd.readouterr()
+        pair.peer.answering = False
+        assert ",age=" in pair.say("info balloon")
+        assert capfd.readouterr().err == f"hmp: not fresh: unix:{pair.peer.path}: no answer\n"
+
+    def test_a_qemu_that_never_answered_is_named(self, pair: Pair) -> None:
         pair.peer.answering = False
         reply = pair.monitor.execute("info balloon")
         pair.settle(lambda: not reply.pending, 6)
-        assert reply.text.startswith(f"Error: unix:{pair.peer.path}: it greets, and then does not answer")
+        assert reply.text.startswith(f"Error: unix:{pair.peer.path}: it sent a greeting, and then no answer")
 
-    def test_it_is_asked_again_once_it_answers_and_the_interval_put_back(self, pair: Pair) -> None:
+    def test_a_qemu_that_answers_again_has_its_interval_restored(self, pair: Pair) -> None:
         reply = ask_in_vain(pair, 1)
         pair.peer.answering = False
         pair.settle(seconds=5)
@@ -353,7 +458,7 @@ class TestSilence:
         assert pair.peer.interval == 0
         assert pair.say("info balloon") == FRESH
 
-    def test_one_that_never_answers_again_is_left_with_a_word(
+    def test_one_that_never_answers_again_is_reported_with_its_interval(
         self, pair: Pair, capfd: pytest.CaptureFixture[str]
     ) -> None:
         ask_in_vain(pair, 1)

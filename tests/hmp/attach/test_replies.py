@@ -30,6 +30,7 @@ HELP = (
     "info balloon  -- show balloon information\r\n"
     "info virtio-status path -- Display status\r\n"
     "info mtree [-f] -- show memory tree\r\n"
+    "info qdm  -- show qdev device model list\r\n"
     "info sev  -- show SEV information\r\n"
 )
 
@@ -87,7 +88,7 @@ def test_without_answers_no_file_is_left(pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_as_a_program(tmp_path: Path) -> None:
+def test_the_program_saves_a_private_file_of_replies(tmp_path: Path) -> None:
     with Program("--headless", "--qmp", f"unix:{tmp_path}/q"):
         ended = hmp("--attach", f"unix:{tmp_path}/q", "--save-replies", f"{tmp_path}/r.json", "-c", "info status")
     assert (ended.status, ended.out, ended.err) == (0, "VM status: running\n", "")

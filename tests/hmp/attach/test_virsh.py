@@ -124,7 +124,7 @@ def test_no_answer_is_stale(fake: Fake) -> None:
     assert fake.asked()[-1].endswith("--period 0 --live")
 
 
-def test_other_commands_go_to_qemu_and_the_taint_is_told_once(fake: Fake) -> None:
+def test_other_commands_go_to_qemu_and_the_taint_is_warned_of_once(fake: Fake) -> None:
     ended = attached("--allow-disruptive", "-c", "info kvm", "-c", "it's", place="libvirt:vm1,uri=test:///x")
     assert ended.status == 1
     assert ended.out == "kvm support: disabled\nError: no\n"
@@ -148,7 +148,7 @@ def test_other_commands_go_to_qemu_and_the_taint_is_told_once(fake: Fake) -> Non
         ("binary", 4, "hmp: libvirt:vm1: the domain is not running: \ufffd\\x00\\x1b[1m\n"),
     ],
 )
-def test_what_can_go_wrong_is_one_line_each(fake: Fake, behaviour: str, status: int, told: str) -> None:
+def test_each_error_of_virsh_is_one_line(fake: Fake, behaviour: str, status: int, told: str) -> None:
     fake.behave(behaviour)
     ended = attached("-c", "info balloon")
     assert ended.status == status
@@ -164,7 +164,7 @@ def test_a_virsh_that_dies_is_started_anew(fake: Fake) -> None:
     assert ended.out.startswith("balloon: actual=256,age=1")
 
 
-def test_without_virsh(tmp_path: Path) -> None:
+def test_a_missing_virsh_is_an_error(tmp_path: Path) -> None:
     from tests.support.shell import environment
 
     before = environment()["PATH"]

@@ -10,6 +10,7 @@ from device.guest.keys import KEYS, MODELLED_KEYS
 from device.guest.table import PROFILES, make_guest
 from device.machine.machine import Machine
 from device.virtio.spec import MIB
+from hmp.monitor import grammar
 from hmp.monitor.completion import complete
 from hmp.monitor.registry import INFO, SIM, TABLE, Command
 from tests.support.machines import monitor
@@ -66,7 +67,7 @@ class TestNames:
             assert command.help
 
     @pytest.mark.parametrize("line", ["nonsense ", "info nonsense ", "info balloon ", "stop ", "info/", "INFO "])
-    def test_nothing_follows(self, machine, line):
+    def test_a_line_that_is_complete_offers_nothing(self, machine, line):
         assert complete(machine, line) == []
 
     def test_help_offers_what_help_explains(self, machine):
@@ -100,7 +101,7 @@ class TestArguments:
         assert texts(machine, "sim chart actual free_mem to") == ["total_mem"]
         assert "free_mem" not in texts(machine, "sim chart actual free_mem ")
 
-    def test_literals(self, machine):
+    def test_fixed_words_are_offered(self, machine):
         assert texts(machine, "sim driver ") == ["load", "unload"]
         assert texts(machine, "sim driver u") == ["unload"]
 
@@ -162,6 +163,11 @@ class TestArguments:
         machine.store = Kept("before", "after")
         assert texts(machine, "loadvm ") == ["before", "after"]
         assert texts(machine, "delvm a") == ["after"]
+        tags = ["a b", '"x', 'a "b', "b \\", "c\\d", 'e"f']
+        machine.store = Kept(*tags)
+        assert [grammar.string(text, 0) for text in texts(machine, "loadvm ")] == [
+            (tag, len(text)) for tag, text in zip(tags, texts(machine, "loadvm "), strict=True)
+        ]
 
     @pytest.mark.parametrize(
         "line",

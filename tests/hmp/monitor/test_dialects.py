@@ -50,7 +50,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("guest", "first", "second"), SHAPES)
-def test_the_seed_line_shows_what_the_guest_tells_in_the_documented_order(
+def test_the_seed_line_shows_the_guests_statistics_in_the_documented_order(
     guest: str, first: list[str], second: list[str]
 ) -> None:
     subject = monitor_on(guest)
@@ -64,13 +64,13 @@ def test_every_modelled_guest_has_a_shape_above() -> None:
     assert tested | elsewhere >= set(PROFILES)
 
 
-def test_windows_tells_six_statistics_once_its_service_runs() -> None:
+def test_windows_reports_six_statistics_once_its_service_runs() -> None:
     subject = monitor_on("windows")
     run(subject, "sim sleep 20")
     assert keys(subject) == ["actual", *SIX]
 
 
-def test_the_shape_as_text() -> None:
+def test_the_six_statistics_are_printed_with_their_names() -> None:
     subject = monitor_on(memory=1024)
     for number, name in enumerate(SIX):
         assert say(subject, f"sim set {name} {number}") == ""
@@ -125,7 +125,7 @@ def test_a_machine_that_has_not_started_has_no_age() -> None:
     assert keys(subject) == ["actual", *SIX]
 
 
-def test_a_stopped_machine_tells_the_age_of_what_it_has() -> None:
+def test_a_stopped_machine_shows_the_age_of_its_last_statistics() -> None:
     subject = monitor_on()
     fresh = fields(say(subject, "info balloon"))
     run(subject, "stop")
@@ -208,7 +208,7 @@ def test_the_pve_line_shows_what_polling_brought_at_once() -> None:
     assert shown["last_update"] == SIMULATED_EPOCH // SECOND + 2
 
 
-def test_pve_tells_statistics_while_polling_is_on_and_a_driver_answered() -> None:
+def test_pve_shows_statistics_while_polling_is_on_and_a_driver_answered() -> None:
     subject = monitor_on(dialect="pve")
     sizes = "balloon: actual=512 max_mem=512\n"
     interval = "qom-set /machine/peripheral/balloon0 guest-stats-polling-interval "

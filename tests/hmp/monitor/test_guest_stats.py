@@ -94,7 +94,7 @@ class TestOfADriverThatIsGone:
         play(subject, "sim sleep 7", "sim guest nostats")
         assert told(subject) == before
 
-    def test_another_device_knows_nothing(self) -> None:
+    def test_another_device_starts_without_statistics(self) -> None:
         subject = monitor_on()
         play(subject, "info balloon", "sim driver unload", "device_del balloon0", "system_reset")
         play(subject, "sim guest nodriver", "device_add virtio-balloon-pci,id=balloon0")
@@ -125,7 +125,7 @@ class TestOverLoadvm:
         assert told(subject) == {**saved, "at": 30}
         assert device_of(subject).stats.age == 20 * SECOND, "they were collected long before"
 
-    def test_a_stopped_machine_tells_the_old_ones_until_cont(self, subject: Monitor) -> None:
+    def test_a_stopped_machine_shows_the_old_ones_until_cont(self, subject: Monitor) -> None:
         play(subject, "sim sleep 10", "info balloon", "savevm a")
         saved = told(subject)
         play(subject, "sim alloc 100M", "sim sleep 10", "info balloon")
@@ -144,7 +144,7 @@ class TestOverLoadvm:
         play(subject, "sim sleep 10", "loadvm none", "sim sleep 10")
         assert (told(subject), before["at"]) == (before, 10)
 
-    def test_a_buffer_that_was_out_is_news_when_the_guest_fills_it(self, subject: Monitor) -> None:
+    def test_a_buffer_that_the_guest_had_updates_them_when_it_comes_back(self, subject: Monitor) -> None:
         play(subject, "sim sleep 10", "info balloon", "sim delay 60")
         before = told(subject)
         subject.machine.request_stats(SECOND)
@@ -153,7 +153,7 @@ class TestOverLoadvm:
         play(subject, "sim sleep 60")
         assert told(subject)["at"] == 70
 
-    def test_another_process_tells_when_it_ran_again(self, kept: Store) -> None:
+    def test_in_another_process_they_came_when_the_vm_ran_again(self, kept: Store) -> None:
         first, second = monitor_on(), monitor_on("nodriver")
         first.machine.store = second.machine.store = kept
         play(first, "sim sleep 10", "info balloon", "savevm a", "sim sleep 2")

@@ -17,7 +17,7 @@ def test_a_repeated_line_moves_to_the_end() -> None:
     assert filled("a", "b", "b").entries() == ["a", "b"]
 
 
-def test_a_repeated_line_costs_a_full_history_none() -> None:
+def test_a_repeated_line_pushes_no_line_out_of_a_full_history() -> None:
     lines = [f"line {number}" for number in range(HISTORY_LIMIT)]
     assert filled(*lines, "line 5").entries() == [*lines[:5], *lines[6:], "line 5"]
     assert filled(*lines, "new").entries() == [*lines[1:], "new"]
@@ -36,7 +36,7 @@ def test_an_editor_goes_to_the_end_but_not_for_an_empty_line_nor_a_repeated_one_
     assert [history.add(line) for line in (newest, "new")] == [False, True]
 
 
-def test_a_repeated_line_belongs_to_who_typed_it_last() -> None:
+def test_a_repeated_line_belongs_to_the_client_that_typed_it_last() -> None:
     history, first, second = History(), object(), object()
     history.add("\x1b[2J", first)
     assert (history.shown(0, first), history.shown(0, second)) == ("\x1b[2J", "\\x1b[2J")

@@ -70,7 +70,7 @@ def test_a_blank_line_does_nothing(line: str) -> None:
         ("balloon" + "n" * 300, "balloon" + "n" * 300),
     ],
 )
-def test_an_unknown_command_is_told_as_typed(line: str, told: str) -> None:
+def test_an_unknown_command_is_named_as_typed(line: str, told: str) -> None:
     subject = monitor_on()
     reply = subject.execute(line)
     assert (reply.text, reply.failed) == (f"unknown command: '{told}'\n", True)
@@ -141,7 +141,7 @@ def test_a_guest_that_answers_at_once_does_not_suspend() -> None:
     assert reply.text.startswith(FRESH)
 
 
-def test_a_reply_tells_its_end_once() -> None:
+def test_a_reply_ends_once_whatever_comes_later() -> None:
     subject = monitor_on("silent")
     reply = subject.execute("info balloon")
     texts = collected(reply)

@@ -63,7 +63,7 @@ class TestPaths:
         ["/nosuch", "nosuch", ".", "/balloon0", "/peripheral", "machine/balloon0", f"{BACKEND}/x", "balloon0/type",
          "BALLOON0", "balloon0 ", "container"],
     )  # fmt: skip
-    def test_what_leads_nowhere_is_a_device_not_found(self, path: str) -> None:
+    def test_a_path_of_no_object_is_device_not_found(self, path: str) -> None:
         machine = build()
         for ask in (
             lambda: qom.qom_list(machine, path),

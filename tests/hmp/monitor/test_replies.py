@@ -56,11 +56,48 @@ def test_the_first_answer_that_fits_is_given(tmp_path: Path) -> None:
     assert talk.ask("query-block", x=2) == {"return": ["any"]}
     assert talk.ask("query-block") == {"return": ["any"]}
     assert talk.ask("query-new", a=True) == {"return": {"b": None}}
-    assert talk.fails("query-new") == ("GenericError", "--replies has no answer of query-new for these arguments")
+    assert talk.fails("query-new") == ("GenericError", "--replies has no answer for query-new with these arguments")
     assert talk.fails("query-bad") == ("DeviceNotFound", "gone")
 
 
-def test_what_no_answer_fits_is_done_as_ever(tmp_path: Path) -> None:
+def test_true_is_no_number(tmp_path: Path) -> None:
+    # In Python True == 1.
+    answers = [
+        {"arguments": {"n": [True]}, "return": "true"},
+        {"arguments": {"n": [1]}, "return": "one"},
+        {"return": ""},
+    ]
+    talk = Talk(machine_with(tmp_path / "r", {"version": 1, "qmp": {"x": answers}}))
+    told = [talk.ask("x", n=n)["return"] for n in ([1], [True], [1.0], [False], [0], [], [1, 1], 1, {"n": 1})]
+    assert told == ["one", "true", "one", "", "", "", "", "", ""]
+
+
+def test_of_two_spellings_of_a_line_the_first_is_answered(tmp_path: Path) -> None:
+    machine = machine_with(tmp_path / "r", {"version": 1, "hmp": {"info  x": "first", "info x": "second"}})
+    assert run(monitor(machine), "info x").text == "first"
+
+
+def test_a_schema_that_refers_to_itself_or_to_no_type_ends_no_client(tmp_path: Path) -> None:
+    def talk(*types: dict[str, Any]) -> Talk:
+        command = {"name": "x", "meta-type": "command", "arg-type": "a", "ret-type": "a"}
+        return Talk(machine_with(tmp_path / "r", {"version": 1, "schema": [command, *types],
+                                                  "qmp": {"x": [{"return": 1}]}}))  # fmt: skip
+
+    a = {"name": "a", "meta-type": "object", "members": [{"name": "t", "type": "a"}]}
+    cases = {"tag": "t", "variants": [{"case": "b", "type": "b"}]}
+    same = a | {"members": [], "tag": "t", "variants": [{"case": "b", "type": "a"}]}
+    deep: object = {}
+    for _ in range(900):
+        deep = {"t": deep}
+    for subject, given in ((talk(same), "b"), (talk(a), deep)):
+        assert subject.fails("x", t=given) == ("GenericError", "the arguments of x are nested too deep")
+    for kind in ({"meta-type": "builtin", "json-type": "int"}, {"meta-type": "enum", "members": [{"name": "q"}]}):
+        assert talk(a | {"members": []} | cases, {"name": "b", **kind}).fails("x", t="b")[1].endswith("is unexpected")
+    assert talk(a | {"members": [{"name": "t", "type": "x"}]}).ask("x", t=3) == {"return": 1}
+    assert talk({"name": "a", "meta-type": "event"}).ask("x", t=3) == {"return": 1}
+
+
+def test_a_command_that_no_answer_fits_runs_as_usual(tmp_path: Path) -> None:
     talk = Talk(machine_with(tmp_path / "r"))
     assert talk.ask("query-balloon", faked=1) == {"return": {"actual": 1}}
     assert talk.ask("query-balloon") == {"return": {"actual": 64 << 20}}
@@ -95,7 +132,7 @@ def test_lines_of_the_human_monitor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "8.2.1"), ("9.0.0", "9.0.0")])
-def test_the_version_that_it_passes_for(given: str | None, told: str, tmp_path: Path) -> None:
+def test_the_version_is_that_of_the_file(given: str | None, told: str, tmp_path: Path) -> None:
     machine = machine_with(tmp_path / "r", version=given)
     numbers = dict(zip(("major", "minor", "micro"), map(int, told.split(".")), strict=True))
     talk = Talk(machine)
@@ -104,7 +141,7 @@ def test_the_version_that_it_passes_for(given: str | None, told: str, tmp_path: 
     assert run(monitor(machine), "info version").text.startswith(f"{told} (hmp-emulator ")
 
 
-def test_a_machine_without_them_has_its_own_answers(tmp_path: Path) -> None:
+def test_a_machine_without_replies_is_unchanged_by_those_of_another(tmp_path: Path) -> None:
     machine_with(tmp_path / "r")
     talk = Talk(build())
     assert talk.ask("query-block") == {"return": []}
@@ -168,13 +205,22 @@ def test_what_is_no_json_is_refused_in_one_line(data: bytes, words: str, tmp_pat
     assert str(caught.value).isprintable()
 
 
+def test_the_line_that_says_so_is_not_long(tmp_path: Path) -> None:
+    for wrong in ({"version": "x" * 9999}, {"version": 1, "qemu": "x" * 9999}, {"version": 1, "x" * 9999: 1}):
+        (tmp_path / "r").write_text(json.dumps(wrong))
+        with pytest.raises(UsageError) as caught:
+            load(str(tmp_path / "r"))
+        assert len(str(caught.value)) < 500
+
+
 UNSOUND = [
     {"name": "x", "meta-type": "object", "members": 5}, {"name": "x", "meta-type": "object"}, {"name": "x", "meta-type": "y"},
     {"name": "x", "meta-type": "object", "members": [{"name": "a"}]}, {"name": "x", "meta-type": ["object"]},
     {"name": "x", "meta-type": "object", "members": [], "variants": [{"case": "a", "type": "b"}]},
     {"name": "x", "meta-type": "object", "members": [], "variants": {}, "tag": "t"},
     {"name": "x", "meta-type": "builtin", "json-type": "object"}, {"name": "x", "meta-type": "enum", "values": [1]},
-    {"name": "x", "meta-type": "builtin", "json-type": []}, {"name": "x", "meta-type": "array", "element-type": None},
+    {"name": "x", "meta-type": "enum", "members": [], "values": True},
+    {"name": "x", "meta-type": "enum", "members": [], "values": "k"}, {"name": "x", "meta-type": "builtin", "json-type": []}, {"name": "x", "meta-type": "array", "element-type": None},
     {"name": "x", "meta-type": "alternate", "members": [{}]}, {"name": "x", "meta-type": "command", "arg-type": 1},
 ]  # fmt: skip
 
@@ -186,12 +232,12 @@ def test_a_schema_that_could_not_be_read_later_is_refused_at_once(entry: dict[st
         load(str(tmp_path / "r"))
 
 
-def test_a_mark_of_byte_order_does_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(b"\xef\xbb\xbf" + json.dumps(FILE).encode())
     assert load(str(tmp_path / "r")).line("frob a") == "y"
 
 
-def test_pipes(tmp_path: Path) -> None:
+def test_pipes_are_read_and_never_waited_for_without_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "r")
     with pytest.raises(UsageError, match="is not JSON: Expecting value"):
         load(str(tmp_path / "r"))  # nobody writes to it: it does not wait
@@ -220,7 +266,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         load(str(tmp_path / "r"))
 
 
-def test_from_the_command_line(tmp_path: Path) -> None:
+def test_the_options_replies_and_qemu_version_take_or_refuse_their_values(tmp_path: Path) -> None:
     (tmp_path / "r").write_text(json.dumps(FILE))
     assert hmp("--replies", "r", "-c", "frob a", cwd=tmp_path) == (0, "y", "")
     assert hmp("--replies", "nosuch", cwd=tmp_path) == (2, "", "hmp: --replies 'nosuch': No such file or directory\n")

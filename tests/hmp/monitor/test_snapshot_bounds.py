@@ -69,10 +69,10 @@ class TestTurns:
         assert [reply.pending for reply in replies] == [False, True, True, True]
         assert store.tags() == ["0"]
         for last in (1, 2, 3):
-            assert (replies[last].until, machine.time.next_deadline()) == (store.rests_until, store.rests_until)
+            assert (replies[last].until, machine.time.next_deadline()) == (store.paused_until, store.paused_until)
             machine.step()
             assert replies[last].pending, "too early"
-            store.now = store.rests_until
+            store.now = store.paused_until
             machine.step()
             assert [reply.pending for reply in replies] == [False] * (last + 1) + [True] * (3 - last)
         assert store.now == 7 * 30 * MS
@@ -91,14 +91,14 @@ class TestTurns:
         second.on_done = done.append
         third.cancel()
         while machine.host_timers.next_due() is not None:
-            store.now = store.rests_until
+            store.now = store.paused_until
             machine.step()
         assert (first.failed, [reply.text for reply in done]) == (False, [second.text])
         assert second.failed
         assert second.text.startswith("Error: there are 1 snapshots in memory")
         assert (fourth.pending, fourth.text, store.tags()) == (False, "", [])
 
-    def test_who_is_alone_and_who_simulates_never_waits(self) -> None:
+    def test_a_lone_monitor_and_a_simulated_clock_never_wait(self) -> None:
         store = SlowDisk()
         (alone,) = self.there(store, 1)
         alone.alone = True
@@ -141,7 +141,7 @@ class TestBounds:
         reply = run(monitor(machine), "savevm larger")
         assert reply.failed
         assert reply.text == (
-            "Error: snapshots in memory may have 4 MiB together: "
+            "Error: snapshots in memory may take 4 MiB together: "
             "delete some with delvm, or keep them in files with --snapshot-dir\n"
         )
         store.save("large", machine)
@@ -176,7 +176,9 @@ class TestDates:
         ],
     )
     @pytest.mark.parametrize("simulated", [True, False], ids=["simulated", "real"])
-    def test_a_clock_may_say_anything(self, store: snapshots.Store, wall: int, shown: str, simulated: bool) -> None:
+    def test_a_wall_clock_may_have_any_value(
+        self, store: snapshots.Store, wall: int, shown: str, simulated: bool
+    ) -> None:
         class Odd(SimulatedClock):
             pass
 
@@ -196,7 +198,7 @@ class TestDates:
             assert say(there, f"loadvm {tag}") == ""
             assert ",age=" not in say(there, "info balloon")
 
-    def test_one_of_a_header_that_is_none_is_not_listed_and_the_others_are(self, tmp_path: Path) -> None:
+    def test_a_file_with_a_broken_header_is_left_out_of_the_list(self, tmp_path: Path) -> None:
         store, machine = DirectoryStore(str(tmp_path)), build()
         data, machine.store = saved(machine), store
         dates = ("NaN", "-Infinity", "1e999", "1e3", '"now"', "null", "[]", f"{1 << 90}", "9" * 5000)
@@ -209,7 +211,7 @@ class TestDates:
         for number in range(len(dates)):
             assert run(monitor(machine), f"loadvm odd{number}").failed
 
-    def test_a_vm_clock_of_centuries_keeps_its_column_apart(self, store: snapshots.Store) -> None:
+    def test_a_vm_clock_of_centuries_does_not_run_into_the_next_column(self, store: snapshots.Store) -> None:
         machine = build(paused=True)
         machine.vm_clock.set(1 << 62)
         machine.store = store

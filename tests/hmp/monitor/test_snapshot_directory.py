@@ -205,7 +205,7 @@ class TestDirectory:
             else:
                 unmount(tmp_path)
 
-    def test_nobody_waits_for_one_who_holds_the_directory(
+    def test_a_process_that_locks_the_directory_delays_nobody(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import fcntl
@@ -221,7 +221,7 @@ class TestDirectory:
         assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, 0])
-    def test_without_locks_only_the_sweeping_is_missing(
+    def test_without_locks_everything_but_the_sweeping_works(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
         def refuse(*_: object) -> None:
@@ -258,7 +258,7 @@ class TestDirectory:
         store.delete("a")
         assert os.listdir(tmp_path) == []
 
-    def test_a_disk_that_fails_is_told_of(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_disk_that_fails_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(descriptor: int) -> None:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EIO, "Input/output error")

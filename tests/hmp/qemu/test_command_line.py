@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from device.machine.machine import NIL_UUID
 from hmp.config import Config
 from hmp.monitor import UsageError
 from hmp.qemu.command_line import read
@@ -76,6 +77,10 @@ PLACES = {
     ("-serial", "mon:stdio"): ("monitor", "stdio,mux=on", "serial0-base"),
     ("-nographic",): ("monitor", "stdio,mux=on", "serial0-base"),
     ("-nographic", "-nodefaults", "-qmp", "stdio"): ("qmp", "stdio", "compat_monitor0"),
+    ("-nographic", "-serial", "none"): ("monitor", "stdio", "compat_monitor0"),
+    ("-nographic", "-device", "isa-serial"): ("monitor", "stdio", "compat_monitor0"),
+    ("-nographic", "-monitor", "vc"): ("serial", "stdio", "serial0"),
+    ("-nographic", "-serial", "mon:stdio"): ("monitor", "stdio,mux=on", "serial0-base"),
     ("-chardev", "stdio,id=c,signal=off", "-qmp", "chardev:c"): ("qmp", "stdio", "c"),
 }  # fmt: skip
 
@@ -87,12 +92,12 @@ def test_where_monitors_are(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("-monitor", "none"), ("-monitor", "vc"), ("-serial", "null"),
                                        ("-chardev", "null,id=x", "-mon", "x"), ("-qmp", "null")])  # fmt: skip
-def test_monitors_that_nobody_reaches(arguments: tuple[str, ...]) -> None:
+def test_monitors_that_nobody_can_reach_are_left_out(arguments: tuple[str, ...]) -> None:
     assert places(*arguments) == []
     assert config(*arguments).headless
 
 
-def test_what_is_as_qemu_has_it_unless_told() -> None:
+def test_defaults_are_those_of_qemu() -> None:
     found = config()
     assert (found.ram, found.balloon, found.dialect, found.paused, found.name) == (
         128 << 20,
@@ -118,9 +123,13 @@ def test_what_is_as_qemu_has_it_unless_told() -> None:
     (("-name", "guest=vm 1,debug-threads=on,process=x"), "name", "vm 1"),
     (("-name", "-odd"), "name", "-odd"),
     (("-uuid", "0D3D4C1C-7B9D-4A6C-9F5E-1B2A3C4D5E6F"), "uuid", "0d3d4c1c-7b9d-4a6c-9f5e-1b2a3c4d5e6f"),
+    (("-smbios", "type=1,uuid=0D3D4C1C-7B9D-4A6C-9F5E-1B2A3C4D5E6F"), "uuid", "0d3d4c1c-7b9d-4a6c-9f5e-1b2a3c4d5e6f"),
+    (("-smbios", "type=2,uuid=x"), "uuid", NIL_UUID),
+    (("-daemonize", "-nographic", "-nodefaults"), "headless", True),
+    (("-daemonize", "-nographic", "-serial", "null", "-parallel", "none", "-monitor", "none"), "headless", True),
     (("-S",), "paused", True),
-    (("--no-shutdown",), "stays", True),
-    (("-action", "shutdown=pause"), "stays", True),
+    (("--no-shutdown",), "no_shutdown", True),
+    (("-action", "shutdown=pause"), "no_shutdown", True),
     (("-no-reboot",), "resets", False),
     (("-action", "reboot=shutdown,panic=none"), "resets", False),
     (("-device", "virtio-balloon-pci,id=b,deflate-on-oom=on,bus=pci.0,addr=0x2"), "switches", {"deflate_on_oom": True}),
@@ -131,7 +140,7 @@ def test_what_is_as_qemu_has_it_unless_told() -> None:
     (("-device", '{"driver":"virtio-balloon-pci","bus":"pci.0","deflate-on-oom":true}'), "switches", {"deflate_on_oom": True}),
     (("-device", "virtio-net-pci,netdev=n"), "balloon", False),
 ])  # fmt: skip
-def test_what_options_mean(arguments: tuple[str, ...], name: str, value: object) -> None:
+def test_each_option_sets_its_value(arguments: tuple[str, ...], name: str, value: object) -> None:
     assert getattr(config(*arguments), name) == value
 
 
@@ -235,13 +244,13 @@ def test_the_options_with_a_value_are_qemus() -> None:
     (("--version",), "QEMU emulator version 7.2.0 (hmp-emulator "),
     (("-h",), "usage: hmp-qemu "),
 ])  # fmt: skip
-def test_what_is_printed(arguments: tuple[str, ...], words: str) -> None:
+def test_options_that_print_something_print_it(arguments: tuple[str, ...], words: str) -> None:
     ended = qemu(*arguments)
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.startswith(words)
 
 
-def test_under_a_name_of_qemus(tmp_path: Path) -> None:
+def test_the_program_called_qemu_system_takes_qemus_options(tmp_path: Path) -> None:
     ended = qemu("-qmp", "stdio", "-m", "256", "-device", "virtio-balloon-pci", name="/opt/bin/qemu-system-aarch64",
                  text=ask("query-balloon", "quit"))  # fmt: skip
     assert (ended.status, answers(ended.out)) == (0, [{}, {"actual": 256 << 20}, {}])
@@ -407,6 +416,6 @@ def test_the_key_that_ends_the_machine_does_not_wait_for_a_guest() -> None:
     ("-monitor", "hmp: -monitor is an option of QEMU: hmp calls it --monitor ADDR; hmp-qemu takes QEMU's command line\n"),
     ("-nodefaults", "hmp: -nodefaults is an option of QEMU; hmp-qemu takes QEMU's command line\n"),
 ])  # fmt: skip
-def test_qemus_options_given_to_hmp_are_told_what_hmp_calls_them(word: str, told: str) -> None:
+def test_an_option_of_qemus_given_to_hmp_is_an_error_with_hmps_name(word: str, told: str) -> None:
     ended = hmp(word, "unix:q")
     assert (ended.status, ended.out, ended.err) == (2, "", told)

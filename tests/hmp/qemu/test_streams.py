@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hmp.qemu.test_command_line import command
+from hmp.sockets.telnet import OPENING
+from tests.hmp.qemu.test_command_line import command, qemu
 from tests.support.programs import Talker
 from tests.support.qemu import PROGRAM, needs_qemu
 from tests.support.shell import environment
@@ -29,6 +30,30 @@ PROGRAMS = [
     pytest.param(command(), id="hmp-qemu"),
     pytest.param([PROGRAM or "", "-display", "none", "-S"], id="qemu", marks=[*needs_qemu, pytest.mark.slow]),
 ]
+
+MUXES = {
+    "-monitor mon:stdio": 1,
+    "-chardev stdio,id=c,mux=on -mon c": 1,
+    "-serial mon:stdio": 2,
+    "-debugcon mon:stdio": 2,
+    "-chardev stdio,id=c,mux=on -serial chardev:c -mon c": 2,
+    "-chardev stdio,id=c,mux=on,signal=off -mon c,mode=readline -device isa-serial,chardev=c": 2,
+    "-chardev stdio,id=c,mux=on -mon c -serial chardev:c -serial chardev:c": 3,
+}
+"""How many share the stream: a monitor, which is the first, and serial ports."""
+
+DEFAULTS = {
+    "": {"serial0 vc", "parallel0 vc"},
+    "-nographic": {"serial0 stdio", "parallel0 null"},
+    "-nographic -monitor none": {"serial0 stdio", "parallel0 null"},
+    "-nographic -nodefaults": set(),
+    "-serial null": {"serial0 null", "parallel0 vc"},
+    "-nographic -parallel none": {"serial0 stdio"},
+    "-nographic -serial mon:null": {"serial0 mux", "serial0-base null", "parallel0 null"},
+    "-nographic -chardev null,id=c -device isa-serial,chardev=c": {"c null", "parallel0 null"},
+    "-chardev null,id=c -device isa-parallel,chardev=c": {"c null", "serial0 vc"},
+}
+"""The character devices beside that of QMP, with which there is no monitor on a screen."""
 
 
 def plain(data: bytes) -> bytes:
@@ -58,8 +83,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(program: list[str], folder: Path, *options: str) -> Iterator[Running]:
-    line = [*program, "-nodefaults", *options, "-qmp", "unix:zz,server,nowait"]
+def running(program: list[str], folder: Path, *options: str, bare: bool = True) -> Iterator[Running]:
+    line = [*program, *["-nodefaults"] * bare, *options, "-qmp", "unix:zz,server,nowait"]
     with subprocess.Popen(line, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                           env=environment()) as process:  # fmt: skip
         try:
@@ -123,11 +148,71 @@ class TestStreams:
             found.ask("query-name")  # the serial port is made last
             assert (tmp_path / "h").read_bytes() == b""
 
+    def test_a_logfile_has_what_clients_were_sent(self, program: list[str], tmp_path: Path) -> None:
+        for name in "lk":
+            (tmp_path / name).write_bytes(b"before\n")
+        served = "server=on,wait=off,logfile="
+        options = (f"-monitor unix:a,{served}l -qmp-pretty unix:b,{served}k,logappend=on "
+                   f"-chardev socket,id=t,host=127.0.0.1,port=0,telnet=on,{served}j -mon t "
+                   "-chardev ringbuf,id=r,logfile=i -mon r -chardev file,id=f,path=f,logfile=h -mon f "
+                   "-chardev null,id=n,logfile=g -mon n")  # fmt: skip
+        talks = {"a": (b"(qemu) ", b"info uuid\n", b"0\r\n(qemu) "), "b": (b"\r\n}\r\n", NEGOTIATE[:31], b"}\r\n}\r\n")}
+        with running(program, tmp_path, *options.split()) as found:
+            port = int(re.findall(r"telnet:127\.0\.0\.1:(\d+)", str(found.ask("query-chardev")))[0])
+            told = {"a": b"", "b": b""}
+            for name in ("a", "b", "a"):
+                greeting, talk, end = talks[name]
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(tmp_path / name))
+                    told[name] += heard(client.fileno(), greeting)
+                    client.sendall(talk)
+                    told[name] += heard(client.fileno(), end)
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                greeting = heard(client.fileno(), b"(qemu) ")[len(OPENING) :]
+            logs = {"l": told["a"], "k": b"before\n" + told["b"], **dict.fromkeys("jih", greeting), "g": b""}
+            # QEMU writes the log after the socket.
+            until(lambda: {name: (tmp_path / name).read_bytes() for name in logs} == logs)
+
+    @pytest.mark.parametrize("options", MUXES)
+    def test_the_last_user_of_a_stream_has_the_keys_first(
+        self, program: list[str], options: str, tmp_path: Path
+    ) -> None:
+        with subprocess.Popen([*program, "-nodefaults", *options.split()], cwd=tmp_path, stdin=subprocess.PIPE, bufsize=0,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()) as process:  # fmt: skip
+            try:
+                self._switch(process, MUXES[options])
+            finally:
+                process.kill()
+
+    def _switch(self, process: subprocess.Popen[bytes], places: int) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        screen = process.stdout.fileno()
+        if places > 1:
+            process.stdin.write(b"quit\r\x01c")  # for a port, which drops it
+        assert plain(heard(screen, b"(qemu) ")) == BANNER
+        process.stdin.write(b"qui")
+        heard(screen, b"qui\x1b[K")
+        for place in range(places):
+            process.stdin.write(b"\x01c")
+            # The monitor ends its line when it loses the keys, and begins a new one when it gets them again.
+            if place == 0:
+                heard(screen, b"\r\n" if places > 1 else b"\r\n(qemu) ")
+        if places > 1:
+            assert heard(screen, b"(qemu) ") == b"(qemu) "
+        process.stdin.write(b"info uuid\r")
+        heard(screen, b"0\r\n(qemu) ")
+        process.stdin.write(b"\x01x")
+        assert heard(screen, b"\n\r") == b"QEMU: Terminated\n\r"
+        assert process.wait(PATIENCE) == 0
+
     def test_what_query_chardev_shows(self, program: list[str], tmp_path: Path) -> None:
         for end in ("in", "out"):
             os.mkfifo(tmp_path / f"p.{end}")
         options = ("-monitor pty -monitor file:f -monitor pipe:p -qmp null -chardev ringbuf,id=r -mon r -serial pty "
-                   "-serial vc -serial mon:file:h -parallel null -chardev file,id=g,path=g -chardev null,id=n")  # fmt: skip
+                   "-serial vc -serial mon:file:h -parallel null -chardev file,id=g,path=g -chardev null,id=n "
+                   "-device virtio-serial -chardev null,id=p -device virtserialport,chardev=p "
+                   "-chardev null,id=d -device isa-debugcon,chardev=d")  # fmt: skip
         with running(program, tmp_path, *options.split()) as found:
             shown = found.ask("query-chardev")
         assert isinstance(shown, list)
@@ -136,7 +221,24 @@ class TestStreams:
             f"compat_monitor0 pty:{found.names[0]} True", "compat_monitor1 file True", "compat_monitor2 pipe True",
             "compat_monitor3 null True", "compat_monitor4 unix:zz,server=on True", "r ringbuf True", "serial1 vc True",
             f"serial0 pty:{found.names[1]} True", "serial2 mux True", "serial2-base file True", "parallel0 null True",
-            "g file False", "n null False"}  # fmt: skip
+            "g file False", "n null False", "p null False", "d null True"}  # fmt: skip
+
+    @pytest.mark.parametrize("options", DEFAULTS)
+    def test_what_a_machine_has_unless_told_otherwise(self, program: list[str], options: str, tmp_path: Path) -> None:
+        with running(program, tmp_path, *options.split(), bare=False) as found:
+            shown = found.ask("query-chardev")
+        assert isinstance(shown, list)
+        assert {f"{each['label']} {each['filename']}" for each in shown if "zz" not in each["filename"]} == DEFAULTS[
+            options
+        ]
+
+
+def test_a_logfile_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
+    ended = qemu("-chardev", "stdio,id=a,logfile=/dev/full", "-mon", "a", text="info uuid\nquit\n", cwd=tmp_path)
+    assert "0\r\n(qemu) " in ended.out
+    lines = ended.err.splitlines()
+    wrong = "-chardev stdio,id=a,logfile=/dev/full: logfile: No space left on device; nothing more is logged"
+    assert lines[1:] == [f"hmp: {wrong}"]
 
 
 def test_a_line_that_was_written_and_left_runs(tmp_path: Path) -> None:

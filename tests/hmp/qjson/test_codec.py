@@ -318,7 +318,7 @@ class TestEncoding:
             ({"\u00e9": 1.5, "\x7f": ""}, r'{"\u00E9": 1.5, "\u007F": ""}'),
         ],
     )
-    def test_is_qemus(self, value: object, text: str) -> None:
+    def test_writes_what_qemu_writes(self, value: object, text: str) -> None:
         assert encode({"return": value, "id": 7}) == f'{{"return": {text}, "id": 7}}\r\n'.encode("ascii")
 
     @given(st.dictionaries(st.text(), st.lists(st.integers(-(2**63), 2**64 - 1) | st.text() | st.booleans())))
@@ -346,7 +346,7 @@ def test_importing_the_codec_stays_cheap() -> None:
     assert subprocess.check_output([sys.executable, "-S", "-c", code], text=True).strip() == "[]"
 
 
-def test_failures_compare_by_their_words() -> None:
+def test_failures_of_the_same_words_are_equal() -> None:
     assert ParseFailure("a") == ParseFailure("a") != ParseFailure("b")
     assert len({ParseFailure("a"), ParseFailure("a")}) == 1
     assert repr(ParseFailure("a")) == "ParseFailure(desc='a')"

@@ -81,7 +81,7 @@ class TestBalloon:
         assert hears.events() == [event]
         assert plain.events() == silent.events() == []
 
-    def test_other_dialects_do_not_ask(self) -> None:
+    def test_in_other_dialects_query_balloon_raises_none(self) -> None:
         machine = build("linux")
         hears, asks = ears(machine, "seed", "qemu")
         asks.run("query-balloon")
@@ -95,7 +95,7 @@ class TestBalloon:
         assert list(ear.heard[0]) == ["return"]
         assert ear.heard[1]["event"] == "BALLOON"
 
-    def test_a_silent_guest_raises_none_and_no_error(self) -> None:
+    def test_a_silent_guest_raises_neither_event_nor_error(self) -> None:
         machine = build("silent")
         (ear,) = ears(machine, "seed")
         ear.run("query-balloon")
@@ -128,7 +128,7 @@ class TestBalloon:
         ear.run("human-monitor-command", **{"command-line": "info balloon"})
         assert ear.events() == []
 
-    def test_it_comes_though_who_asked_has_left(self) -> None:
+    def test_it_comes_though_the_client_that_asked_has_left(self) -> None:
         machine = build("slow")
         asks, hears = ears(machine, "seed", "seed")
         asks.run("query-balloon")
@@ -143,7 +143,7 @@ class TestBalloon:
         (event,) = ear.events()
         assert event["data"] == {"actual": 512 * MIB}
 
-    def test_so_does_a_machine_that_has_not_started(self) -> None:
+    def test_a_machine_that_has_not_started_raises_it_at_once_too(self) -> None:
         (ear,) = ears(build("linux", paused=True), "seed")
         ear.run("query-balloon")
         assert [each["data"] for each in ear.events()] == [{"actual": 512 * MIB}]
@@ -246,7 +246,7 @@ class TestBalloonChange:
         scene.advance(10)
         assert scene.heard() == [(487, 2.4)]  # with the time at which it happened
 
-    def test_nothing_is_said_twice(self) -> None:
+    def test_an_unchanged_size_raises_none(self) -> None:
         scene = Changing()
         scene.change(1)
         scene.advance(10)
@@ -380,7 +380,7 @@ class TestHeldEvents:
         machine.cont()
         assert ear.names() == ["RESUME"]
 
-    def test_nor_does_a_change_of_the_balloon(self) -> None:
+    def test_a_change_of_the_balloon_does_not_overtake_a_held_event(self) -> None:
         scene = Changing()
         hub = scene.ear.session.hub
         hub.hold("STOP")

@@ -158,7 +158,7 @@ class TestRecorder:
         self.record(terminal, path).stdout.write("\udcff\n")
         assert output(path) == "\\udcff\r\n"
 
-    def test_a_failure_is_told_once_and_the_terminal_goes_on(self, terminal):
+    def test_a_failure_is_reported_once_and_the_terminal_goes_on(self, terminal):
         recorder = Recorder(terminal, os.open("/dev/full", os.O_WRONLY), title="t")
         told: list[str] = []
         recorder.on_failure(told.append)
@@ -240,7 +240,7 @@ class TestTyped:
         assert not any("waiting" in line for line in shown)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
-    def test_it_is_valid_up_to_a_signal(self, seat, path, number):
+    def test_it_is_valid_as_far_as_a_signal_let_it_come(self, seat, path, number):
         person = seat("--guest", "silent")
         person.wait("(qemu)")
         person.type("info balloon\r")
@@ -262,7 +262,7 @@ class TestTyped:
         assert person.ends() == 0
         assert not any("waiting" in line for line in screen(path))
 
-    def test_a_full_disk_is_said_and_the_session_goes_on(self, seat, tmp_path):
+    def test_a_full_disk_is_reported_and_the_session_goes_on(self, seat, tmp_path):
         person = seat("--overwrite", path="/dev/full")
         person.child.expect(r"\[the recording ends here: No space left on device\]")
         person.type("info status\r")

@@ -122,7 +122,7 @@ class TestDemoScripts:
             pytest.skip(f"{'; '.join(libraries)}: {differs}")
         assert read(committed)[1][-1][0] < 60
 
-    def test_what_differs_is_told(self, tmp_path):
+    def test_a_difference_is_shown(self, tmp_path):
         made = tmp_path / "hang.cast"
         text = (DEMOS / "hang.cast").read_text()
         made.write_text(text.replace("208551", "208552", 1))
@@ -214,7 +214,7 @@ class TestDemoPictures:
                 assert bars(viewer.lines(at)) == bars(screen(cast, at)), at
         assert bars(viewer.lines()) == bars(screen(cast))  # without animations: the last screen
 
-    def test_it_is_told_to_those_who_cannot_see(self, cast):
+    def test_a_title_and_a_description_are_there_for_screen_readers(self, cast):
         root = ElementTree.fromstring(cast.with_suffix(".svg").read_text())
         assert (root.get("role"), root.get("aria-labelledby")) == ("img", "title desc")
         assert root.findtext(f"{SVG}title") == f"hmp: {cast.stem}"
@@ -233,7 +233,7 @@ class TestHangStory:
     def test_a_still_shows_the_countdown(self):
         assert self.still("waiting for the guest ... 2.5 s")[-1].startswith("waiting for the guest ... 2.5 s  ━━")
 
-    def test_another_the_line_with_its_age(self):
+    def test_another_still_shows_the_line_with_its_age(self):
         lines = self.still("age=", 1)
         assert lines[-1].startswith(" running │ linux hung │ ")
         assert lines[-3] == "(qemu)"
@@ -343,16 +343,16 @@ class TestReading:
             ("hello\n", "line 1: is not the header of an asciicast"),
             ("[]\n", "line 1: is not the header of an asciicast"),
             ('{"version": 3}\n', "line 1: is of version 3, and only asciicast 2 can be drawn"),
-            ('{"version": 2}\n', "line 1: says no sensible width and height"),
-            ('{"version": 2, "width": 80, "height": true}\n', "line 1: says no sensible width and height"),
-            ('{"version": 2, "width": 80, "height": 99999}\n', "line 1: says no sensible width and height"),
+            ('{"version": 2}\n', "line 1: has no usable width and height"),
+            ('{"version": 2, "width": 80, "height": true}\n', "line 1: has no usable width and height"),
+            ('{"version": 2, "width": 80, "height": 99999}\n', "line 1: has no usable width and height"),
             (HEADER + '[0, "o", "x"]\n[1, "o", "y', "line 3: is not JSON (is it cut off?)"),
             (HEADER + '[0, "o"]\n[1, "o", "y"]\n', "line 2: is not an event"),
             (HEADER + '["0", "o", ""]\n', "line 2: is not an event"),
             (HEADER + '[NaN, "o", ""]\n', "line 2: its time is not within a day"),
             (HEADER + '[-1, "o", ""]\n', "line 2: its time is not within a day"),
             (HEADER + '[0, "r", "80"]\n', "line 2: is not a size"),
-            (HEADER + '[0, "r", "0x5"]\n', "line 2: says no sensible width and height"),
+            (HEADER + '[0, "r", "0x5"]\n', "line 2: has no usable width and height"),
             (HEADER + "[" * 100_000 + "\n", "line 2: is not JSON"),
         ],
     )
@@ -405,7 +405,7 @@ class TestProgram:
         assert done.stderr == f"hmp-cast2svg: {complaint.replace('{dir}', str(tmp_path))}\n"
         assert (tmp_path / "there.svg").read_text() == "precious"
 
-    def test_pace(self, tmp_path):
+    def test_its_options_change_the_times_of_events(self, tmp_path):
         events = ['[0, "o", "a"]', '[2, "o", "b"]', '[2.5, "m", "chapter"]', '[12.5, "o", "c"]', '[20, "o", "d"]']
         path = write(tmp_path, *events)
         recording = read_cast(str(path))
@@ -449,26 +449,26 @@ class TestProgram:
             (["--from", "2", "--to", "1"], "--from: is after --to"),
             (
                 ["--at", "1", "--once"],
-                "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",
+                "--at: a still picture has no speed: not together with --from, --to, --idle, --speed or --once",
             ),
             (
                 ["--at", "1", "--from", "0"],
-                "--at: a still has no pace: not together with --from, --to, --idle, --speed or --once",
+                "--at: a still picture has no speed: not together with --from, --to, --idle, --speed or --once",
             ),
         ],
     )
-    def test_a_pace_that_makes_no_sense(self, tmp_path, options, complaint):
+    def test_a_senseless_pace_is_refused(self, tmp_path, options, complaint):
         done = self.draw(*options, write(tmp_path, '[1, "o", "x"]'), tmp_path / "x.svg")
         assert (done.returncode, done.stderr) == (2, f"hmp-cast2svg: {complaint}\n")
         assert not (tmp_path / "x.svg").exists()
 
-    def test_what_is_not_drawn_is_one_line(self, tmp_path):
+    def test_sequences_that_are_not_drawn_are_named_in_one_line(self, tmp_path):
         cast = write(tmp_path, *[rf'[0, "o", "\u001b[1\u002{n}ax\u001b[5m"]' for n in range(1, 8)])
         done = self.draw(cast, tmp_path / "x.svg")
         named = 'ESC[!a, blinking text, ESC["a, ESC[#a, ESC[$a and 3 more'
         assert (done.returncode, done.stderr) == (
             0,
-            f"hmp-cast2svg: {cast}: not drawn: {named}; the rest of the recording is\n",
+            f"hmp-cast2svg: {cast}: not drawn: {named}; everything else is drawn\n",
         )
 
     @pytest.mark.parametrize("way", ["same", "./", "symlink", "hard link"])

@@ -187,7 +187,7 @@ class TestLive:
 
 
 class TestPace:
-    def test_speed_is_the_persons(self, play):
+    def test_speed_makes_only_typing_faster(self, play):
         lines = "info status\n" * 10
         slow = read(play(lines)[1])[1][-1][0] - 2
         fast = read(play(f"#! speed 10\n{lines}")[1])[1][-1][0] - 2
@@ -229,7 +229,7 @@ class TestRefusals:
         assert not cast.exists()
 
     @pytest.mark.parametrize("line", ["#! key TAB", "#! type x", "#! wait x", "#! after 1"])
-    def test_nobody_presses_what_is_hidden(self, play, line):
+    def test_keys_in_a_hidden_part_are_refused(self, play, line):
         done, cast = play(f"#! hide\n{line}\n#! key TAB\n#! show\n")
         word = line.split()[1]
         assert done.stderr == (f"hmp: {cast.with_suffix('.hmp')}:2: #! {word}: nobody sees it between hide and show\n")

@@ -221,7 +221,7 @@ class TestDirections:
         assert paused.stdout == without.stdout
         assert read(cast)[1][-1][0] > end + 3
 
-    def test_a_shebang_is_none(self, script, cast):
+    def test_a_shebang_line_is_no_direction(self, script, cast):
         assert record(script("#!/usr/bin/env -S hmp --clock warp\ninfo status\n"), cast).returncode == 0
 
     @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ class TestDirections:
 
 class TestStdout:
     @pytest.mark.parametrize("options", [(), ("--echo",), ("-e",), ("--fail-stale",)])
-    def test_is_as_without_recording(self, script, cast, options):
+    def test_of_a_script_is_as_without_a_recording(self, script, cast, options):
         path = script(HANG + "nonsense\n#! pause 3\nballoon 512\nsim sleep 3\nsim stats\nquit\ninfo status\n")
         plain = hmp("--clock", "warp", *options, path)
         recorded = record(path, cast, *options)
@@ -338,7 +338,7 @@ class TestRefusals:
         ("to", "what"),
         [("> {cast}", "stdout, which takes what commands print"), ("2> {cast}", "stderr"), (">&1 | cat", "stdout, which takes what commands print")],
     )  # fmt: skip
-    def test_nor_is_what_else_is_written_to(self, script, cast, to, what):
+    def test_no_other_file_that_is_written_is_overwritten(self, script, cast, to, what):
         path = cast if "{cast}" in to else "/dev/stdout"
         to = to.replace("{cast}", str(cast))
         ended = shell(f"set -o pipefail; hmp --clock warp --record {path} --overwrite {script('info status')} {to}")

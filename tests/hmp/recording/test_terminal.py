@@ -81,7 +81,7 @@ def lines(terminal: Terminal) -> list[str]:
 
 @pytest.mark.parametrize("cut", ["whole", "by character"])
 @pytest.mark.parametrize(("output", "expected"), TABLE, ids=[repr(output) for output, _ in TABLE])
-def test_the_table_of_sequences(output, expected, cut):
+def test_each_sequence_changes_the_screen_as_the_table_says(output, expected, cut):
     terminal = Terminal(10, 4)
     for part in [output] if cut == "whole" else output:
         terminal.feed(part)
@@ -90,7 +90,7 @@ def test_the_table_of_sequences(output, expected, cut):
 
 
 @pytest.mark.parametrize(("output", "expected"), STYLES, ids=[repr(output) for output, _ in STYLES])
-def test_the_table_of_styles(output, expected):
+def test_each_style_is_set_as_the_table_says(output, expected):
     terminal = Terminal(10, 4)
     terminal.feed(output)
     char = terminal.buffer[0][terminal.cursor.x - 1]
@@ -108,7 +108,7 @@ def test_what_is_erased_has_the_background_that_is_set(output, y):
 
 
 @pytest.mark.parametrize(("events", "expected", "gone"), SIZES)
-def test_another_size(events, expected, gone):
+def test_after_a_change_of_size_the_lines_are_as_the_table_says(events, expected, gone):
     terminal = Terminal(10, 4)
     for event in events:
         if isinstance(event, str):
@@ -149,6 +149,8 @@ def test_no_output_breaks_it_or_takes_long():
     terminal = Terminal(10, 4)
     for text in [
         "\x1b[" + "9" * 5000,
+        "A\x1b[" + "9" * 5000 + "Hx",
+        "\x1b[" + "9" * 5000 + "m\x1b[38:5:" + "9" * 5000 + "my",
         "\x1b]" + "x" * 100_000,
         "\x07\x1b[9999b",
         "e" + "\u0301" * 10_000,

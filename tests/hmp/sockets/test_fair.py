@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from device.machine.events import Stopped, WasReset
-from hmp.sockets.connection import RECEIVE_SIZE, UNHEARD_CLIENTS, UNSENT_LIMIT
+from hmp.sockets.connection import GONE_CLIENTS, RECEIVE_SIZE, UNSENT_LIMIT
 from tests.support.sockets import Served, play
 
 UNFINISHED = b'{"execute":"' + b"x" * 100_000
@@ -72,7 +72,7 @@ class TestMuchToRun:
                 await client.send((b"stop\n", b"cont\n")[number % 2] + b"info name\n" * 1000)
                 client.hang_up()
             while len(told) < 300 or served.server.clients > len(served.server.connections):
-                assert served.server.clients - len(served.server.connections) <= UNHEARD_CLIENTS + 16
+                assert served.server.clients - len(served.server.connections) <= GONE_CLIENTS + 16
                 await served.settle()
             assert told == ["STOP", "RESUME"] * 150
             assert await other.say("info status") == "VM status: running\n"

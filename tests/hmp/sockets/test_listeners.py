@@ -85,21 +85,21 @@ class TestUnix:
         one(f"unix:{tmp_path}/q", opened)
         assert connects(tmp_path / "q")
 
-    def test_a_live_one_is_not(self, tmp_path: Path) -> None:
+    def test_a_live_socket_is_not_replaced(self, tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as live:
             live.bind(str(tmp_path / "q"))
             live.listen()
             assert refused(f"unix:{tmp_path}/q").endswith(": a live server uses it")
             assert connects(tmp_path / "q")
 
-    def test_nor_one_that_is_too_busy_to_accept(self, tmp_path: Path) -> None:
+    def test_a_live_socket_too_busy_to_accept_is_not_replaced(self, tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as first:
             live.bind(str(tmp_path / "q"))
             live.listen(0)
             first.connect(str(tmp_path / "q"))
             assert refused(f"unix:{tmp_path}/q").endswith(": a live server uses it")
 
-    def test_nor_one_of_another_type(self, tmp_path: Path) -> None:
+    def test_a_live_socket_of_another_type_is_not_replaced(self, tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as live:
             live.bind(str(tmp_path / "q"))
             refused(f"unix:{tmp_path}/q")

@@ -90,7 +90,7 @@ class TestOpening:
         assert judge(*cut(CLIENTS[name])) == ""
 
     @pytest.mark.parametrize("name", UNTOLD)
-    def test_what_cannot_be_told_yet(self, name: str, cut: Callable[[bytes], list[bytes]]) -> None:
+    def test_too_few_bytes_give_no_verdict(self, name: str, cut: Callable[[bytes], list[bytes]]) -> None:
         assert judge(*cut(UNTOLD[name])) is None
 
 
@@ -163,7 +163,7 @@ class TestServed:
 
         play(scene)
 
-    def test_it_is_told_now_and_then(self) -> None:
+    def test_of_many_refusals_a_few_are_reported(self) -> None:
         async def scene(served: Served) -> None:
             told = []
             served.machine.subscribe(lambda event: told.append(event.why) if isinstance(event, ClientRefused) else None)

@@ -95,7 +95,7 @@ class TestOwn:
 
         play(scene)
 
-    def test_characters_of_ones_own_line_do_not_let_c0_through(self) -> None:
+    def test_control_characters_of_ones_own_line_are_escaped(self) -> None:
         async def scene(served: Served) -> None:
             assert "\x1b" not in await (await served.hmp()).say("info name")
 

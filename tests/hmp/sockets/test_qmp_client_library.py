@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hmp.sockets.server import FAREWELL
+from hmp.sockets.server import ASKER_GRACE
 from tests.support.programs import Program
 from tests.support.sockets import Served, play
 from tests.support.timing import PATIENCE
@@ -113,7 +113,7 @@ class TestLibrary:
             stopping = asyncio.ensure_future(served.server.stop())
             await client.disconnect()  # raises EOFError if the server is first
             await stopping
-            assert served.loop.time() < FAREWELL
+            assert served.loop.time() < ASKER_GRACE
 
         play(scene)
 

@@ -249,7 +249,7 @@ class TestCompletion:
         play(at_prompt(completer=spy), b"\tab c" + LEFT + b"\t")
         assert heads == [b"", b"ab "]
 
-    def test_what_it_raises_loses_nothing(self) -> None:
+    def test_an_error_of_the_completer_loses_no_input(self) -> None:
         answers: list[tuple[bytes, list[bytes]]] = []
         editor = at_prompt(completer=lambda head: answers.pop())
         editor.feed(b"ab\tc\r")

@@ -238,7 +238,7 @@ class TestSuspended:
 
         play(scene, "silent")
 
-    def test_another_monitors_commands_reach_the_waiting_one(self) -> None:
+    def test_another_monitors_command_ends_the_wait(self) -> None:
         async def scene(served: Served) -> None:
             waits, other = await served.hmp(), await served.hmp()
             await waits.send(b"info balloon\n")
@@ -364,7 +364,7 @@ class TestEnds:
 
         play(scene)
 
-    def test_stopping_lets_go_of_who_waits_and_of_who_never_reads(self) -> None:
+    def test_stopping_closes_clients_that_wait_and_that_never_read(self) -> None:
         async def scene(served: Served) -> None:
             waits, stuck = await served.hmp(), await served.hmp()
             await waits.send(b"info balloon\n")

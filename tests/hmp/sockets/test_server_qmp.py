@@ -10,7 +10,7 @@ import pytest
 from device.clock import SECOND, SimulatedClock
 from device.virtio.spec import MIB
 from hmp.sockets.connection import UNFINISHED_LIMIT
-from hmp.sockets.server import FAREWELL
+from hmp.sockets.server import ASKER_GRACE
 from tests.support.sockets import Served, play
 
 LINE = "human-monitor-command"
@@ -138,7 +138,7 @@ class TestBalloonEvent:
 
         play(scene, "slow,delay=2", clock=clock)
 
-    def test_changes_at_most_once_a_second_and_the_last_is_told(self) -> None:
+    def test_changes_are_sent_at_most_once_a_second_and_the_last_always(self) -> None:
         async def scene(served: Served) -> None:
             client = await served.qmp()
             await served.settle(10)
@@ -270,18 +270,18 @@ class TestEnds:
 
         play(scene, "silent")
 
-    def test_quit_is_answered_and_everybody_hears_of_it(self) -> None:
+    def test_quit_is_answered_and_every_client_gets_the_event(self) -> None:
         async def scene(served: Served) -> None:
             client, other, human = await served.qmp(), await served.qmp(), await served.hmp()
             assert await client.ask("quit", 1) == {"return": {}, "id": 1}
             await served.server.stop()
-            assert served.loop.time() == pytest.approx(FAREWELL)
+            assert served.loop.time() == pytest.approx(ASKER_GRACE)
             assert (await other.event())["data"] == {"guest": False, "reason": "host-qmp-quit"}
             assert await client.rest() == await other.rest() == await human.rest() == b""
 
         play(scene)
 
-    def test_a_human_quit_is_told_to_programs(self) -> None:
+    def test_quit_in_the_human_monitor_is_an_event_for_qmp_clients(self) -> None:
         async def scene(served: Served) -> None:
             client, human = await served.qmp(), await served.hmp()
             await human.send(b"quit\n")

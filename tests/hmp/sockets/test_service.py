@@ -43,7 +43,9 @@ def test_a_fault_of_ours_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     (False, signal.SIGTERM, 143, "host-signal"),
     (False, 0, 0, "host-ui"),
 ])  # fmt: skip
-def test_clients_hear_why_it_ends(headless: bool, number: int, status: int, reason: str, tmp_path: Path) -> None:
+def test_clients_get_the_reason_when_it_ends(
+    headless: bool, number: int, status: int, reason: str, tmp_path: Path
+) -> None:
     options = ["--headless"] if headless else []
     with Program(*options, "--qmp", f"unix:{tmp_path}/q", stdin=subprocess.PIPE) as program:
         talker = program.qmp()
@@ -112,7 +114,7 @@ class TestStarting:
             assert program.end() == (0, "", "")
         assert not list(tmp_path.iterdir())
 
-    def test_and_paused_it_stays_paused(self, tmp_path: Path) -> None:
+    def test_started_with_S_it_stays_paused_after_the_wait(self, tmp_path: Path) -> None:
         with Program("--headless", "-S", "--qmp", f"unix:{tmp_path}/q,wait=on") as program:
             talker = program.qmp()
             assert talker.ask("query-status")["return"]["status"] == "prelaunch"
@@ -347,7 +349,9 @@ class TestBeside:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("descriptors", [24, 64, 96])
-def test_more_clients_than_descriptors_are_told_and_the_next_one_is_served(tmp_path: Path, descriptors: int) -> None:
+def test_clients_beyond_the_descriptors_are_reported_and_the_next_one_is_served(
+    tmp_path: Path, descriptors: int
+) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 

@@ -110,7 +110,7 @@ def test_a_terminal_brings_each_key_and_is_as_before_afterwards() -> None:
     (("--qmp", "fd:0"), "hmp: --qmp: 'fd:0': the descriptor is not an open socket\n"),
     (("--qmp", "unix:nosuch,server=off"), "hmp: --qmp: 'unix:nosuch,server=off': No such file or directory\n"),
 ])  # fmt: skip
-def test_what_cannot_be(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_impossible_combinations_are_refused(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     ended = hmp(*arguments, cwd=tmp_path)
     assert (ended.status, ended.out, ended.err) == (2, "", words)
 
@@ -137,7 +137,7 @@ def test_a_socket_that_was_handed_over(listens: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])
-def test_a_client_that_we_are_connects_once_at_the_start(scheme: str, tmp_path: Path) -> None:
+def test_with_server_off_it_connects_once_at_the_start(scheme: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX if scheme == "unix" else socket.AF_INET) as server:
         server.bind(f"{tmp_path}/q" if scheme == "unix" else ("127.0.0.1", 0))
         server.listen()
@@ -150,7 +150,7 @@ def test_a_client_that_we_are_connects_once_at_the_start(scheme: str, tmp_path: 
             assert program.end() == (0, "", "")
 
 
-def test_and_with_a_pause_it_connects_again_and_again(tmp_path: Path) -> None:
+def test_with_reconnect_it_connects_again_after_a_pause(tmp_path: Path) -> None:
     async def scene(served: Served) -> None:
         path = served.name("qmp").removeprefix("unix:")
         await served.settle(25)  # nothing listens there, so it tries again

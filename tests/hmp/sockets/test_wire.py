@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from device.clock import SECOND, SimulatedClock
+from hmp.monitor.faults import PIECE, Fault, Words
+from hmp.monitor.session import MOST_HELD
 from tests.support.shell import ROOT
 from tests.support.sockets import PROMPT, Hmp, Qmp, Served, play
 
@@ -43,7 +47,7 @@ def test_a_swallowed_command() -> None:
     staged(scene)
 
 
-def test_a_stale_id_and_none() -> None:
+def test_a_reply_has_an_old_id_or_none() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         await sim(strings, "reply query-status times 1 usual id stale")
         await client.ask("query-name", "old")
@@ -82,6 +86,72 @@ def test_an_oversized_frame_is_still_json() -> None:
         line = await client.until(b"\r\n")
         assert len(line) > 100_000
         assert json.loads(line) == {"return": STATUS, "id": 5}
+
+    staged(scene)
+
+
+@pytest.mark.parametrize("data", [b'{"return": {"a": []}}\r\n', b"VM status: running\r\n", b"", b"}}"])
+@pytest.mark.parametrize("pad", [0, 1, 30])
+@pytest.mark.parametrize("split", [0, 1, 7, 1000])
+def test_the_pieces_of_a_reply(data: bytes, pad: int, split: int) -> None:
+    end = len(data.rstrip(b"}\r\n"))
+    padded = data[:end] + b" " * pad + data[end:]
+    for cut in (None, 1, end or 1, end + pad + 1, 99):
+        manner = f" pad {pad}" * bool(pad) + f" split {split}" * bool(split) + f" cut-after {cut}" * bool(cut)
+        pieces = [*Fault(Words(f"x usual{manner}"), 0).pieces(data)]
+        assert b"".join(pieces) == padded[:cut]
+        assert all(len(piece) == split for piece in pieces[:-1])
+        assert all(pieces)
+
+
+def test_the_largest_reply_in_the_smallest_pieces_takes_no_time() -> None:
+    fault = Fault(Words("x usual pad 67108864 split 1"), 0)
+    assert next(fault.pieces(b"{}\r\n")) == b"{"
+    begun = time.process_time()
+    assert sum(1 for _ in zip(range(1000), fault.pieces(b"{}"), strict=False)) == 1000
+    assert time.process_time() - begun < 0.5
+    whole = [*Fault(Words("x usual pad 67108864"), 0).pieces(b"{}\r\n")]
+    assert (max(map(len, whole)), sum(map(len, whole))) == (PIECE, 67108864 + 4)
+
+
+@pytest.mark.parametrize("manner", ["", " split 1000000", " split 500000 0.01"])
+def test_a_client_that_reads_late_gets_an_oversized_frame_whole(manner: str) -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, f"reply query-status usual pad 8000000{manner}")
+        await client.order("query-status", 5)
+        for _ in range(20):
+            await strings.say("info status")
+            await asyncio.sleep(0.1)  # of the test's clock
+        assert not client.data
+        await client.order("query-name", 6)
+        line = await client.until(b"\r\n")
+        assert len(line) == 8_000_000 + len(json.dumps({"return": STATUS, "id": 5})) + 2
+        assert await client.answer() == {"return": {}, "id": 6}
+
+    staged(scene)
+
+
+def test_a_late_greeting_and_the_last_reply_come_whole_in_pieces() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply greeting usual pad 3000000 split 1000000 0")
+        other = await served.qmp(negotiate=False)  # reads the greeting
+        await sim(strings, "reply quit usual split 5 0")
+        await other.order("qmp_capabilities")
+        await other.order("quit", 1)
+        assert (await other.until(b'"id": 1}\r\n')).endswith(b'\r\n{"return": {}, "id": 1}\r\n')
+
+    staged(scene)
+
+
+def test_events_that_wait_for_an_answer_in_pieces_are_bounded() -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, "reply query-status usual split 1 3600")
+        await client.order("query-status")
+        await client.until(b"{")
+        await sim(strings, f"event NOISE count {MOST_HELD}")
+        assert await client.quiet()
+        await sim(strings, "event NOISE")
+        assert b"NOISE" not in await client.rest()
 
     staged(scene)
 
@@ -207,7 +277,7 @@ def test_lines_of_the_human_monitor() -> None:
     staged(scene)
 
 
-def test_an_empty_answer_in_pieces_is_no_answer() -> None:
+def test_an_empty_answer_in_pieces_is_as_a_swallowed_command() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         other = await served.hmp()
         for what in ("query-name", '"info name"'):
@@ -220,7 +290,7 @@ def test_an_empty_answer_in_pieces_is_no_answer() -> None:
     staged(scene)
 
 
-def test_for_one_client_or_for_oneself() -> None:
+def test_a_misbehaviour_is_for_one_client_or_for_oneself() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         other = await served.qmp()  # client 3
         await sim(strings, "reply query-name client 3 return 3")
@@ -236,7 +306,7 @@ def test_for_one_client_or_for_oneself() -> None:
 def test_what_is_set_is_listed_and_taken_back() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         assert await strings.say("sim reply") == "all replies are as usual\n"
-        lines = ["query-status times 3 after 0.5 usual event X {\"a\": 1} split 4 0.01 pad 9 id none cut-after 8",
+        lines = ["query-status times 3 after 0.5 usual event X {\"a\": 1} event \"a b\" split 4 0.01 pad 9 id none cut-after 8",
                  '"info name" client 7 return "x"', 'query-name error A "b"', 'greeting raw "\\u001b"']  # fmt: skip
         for line in lines:
             await sim(strings, f"reply {line}")
@@ -254,7 +324,18 @@ def test_what_is_set_is_listed_and_taken_back() -> None:
     staged(scene)
 
 
-def test_cut_garbage_and_the_list_of_clients() -> None:
+@pytest.mark.parametrize("kind", ["qmp", "monitor"])
+def test_half_a_surrogate_pair_can_be_sent(kind: str) -> None:
+    async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
+        await sim(strings, 'reply greeting raw "\\ud83d \\udcff\\n"')
+        assert await (await served.raw(kind)).until(b"\n") == b"\xed\xa0\xbd \xed\xb3\xbf\n"
+        await sim(strings, 'wire garbage "\\ud83d\\n"')
+        assert await client.until(b"\n") == b"\xed\xa0\xbd\n"
+
+    staged(scene)
+
+
+def test_a_client_is_cut_off_sent_garbage_and_listed() -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         rows = (await strings.say("sim wire")).splitlines()
         assert [row.split()[:3] for row in rows] == [["client", "1", "qmp"], ["client", "2", "monitor"]]
@@ -359,7 +440,7 @@ WRONG = {
     "wire one-client maybe": "one-client takes on or off, not 'maybe'",
     "wire one-client on client 1": "'client' makes no sense here",
     "wire cut client x": "client takes a number from 1 to 2147483648, not 'x'",
-    "reply x return " + "[" * 3000: "is not JSON (what to return)",
+    "reply x return " + "[" * 1100: "is not JSON (what to return)",
 }
 
 
@@ -418,7 +499,7 @@ def test_it_ends_while_replies_are_held_back() -> None:
     ("reply stop usual pad {}", "pad", 64 << 20),
     ("reply stop usual cut-after {}", "cut-after", 1 << 30),
 ])  # fmt: skip
-def test_the_largest_numbers(line: str, name: str, most: int) -> None:
+def test_the_largest_number_is_taken_and_one_more_refused(line: str, name: str, most: int) -> None:
     async def scene(served: Served, client: Qmp, strings: Hmp) -> None:
         await sim(strings, line.format(most))
         refused = await strings.say("sim " + line.format(most + 1))

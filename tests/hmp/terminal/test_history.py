@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from hmp.terminal import history_kept
-from hmp.terminal.hints import unkept
+from hmp.terminal.hints import no_history_hint
 from hmp.terminal.history import KEEP_BYTES, FileHistory, history_path
 
 
@@ -61,8 +61,8 @@ class TestHistoryFile:
         assert history_kept()
         monkeypatch.setattr(os, "access", lambda place, mode: False)  # a disk that is read-only
         assert not history_kept()
-        assert unkept(500) == f"what you type is not kept for the next session: cannot write {path}"
-        assert [unkept(30), unkept(5)] == ["no history is kept", ""]
+        assert no_history_hint(500) == f"what you type is not kept for the next session: cannot write {path}"
+        assert [no_history_hint(30), no_history_hint(5)] == ["no history is kept", ""]
 
     def test_it_does_not_grow_for_ever(self, path):
         history = FileHistory(path)

@@ -328,7 +328,7 @@ def test_from_typing_to_a_script(seat, tmp_path):
     assert person.lines.count("kvm support: disabled") == 2
 
 
-def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
+def test_the_first_session_suggests_what_to_try(seat, tmp_path):
     for _ in range(2):
         person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path / "new"))
         person.prompt()
@@ -342,7 +342,7 @@ def test_who_comes_for_the_first_time_is_told_what_to_try(seat, tmp_path):
     assert other.ends() == 0
 
 
-def test_who_has_no_place_for_a_history_is_told_and_up_works(seat, tmp_path):
+def test_without_a_file_for_the_history_a_hint_says_so_and_up_works(seat, tmp_path):
     (tmp_path / "hmp").write_text("in place of a directory")
     person = seat("--guest", "linux", XDG_STATE_HOME=str(tmp_path), columns=120)
     person.see("no history is kept|not kept for the next session: cannot write ")
@@ -384,6 +384,21 @@ def test_colours_are_those_of_recorded_scripts(seat):
     assert desk.ends() == 0
 
 
+def test_hints_are_faint_text_of_the_terminals_own_colour(seat):
+    """A colour of its own, such as bright black, is the background in some schemes (Solarized dark)."""
+    desk = seat("--guest", "linux")
+    for typed, hint in (("sim delay ", "seconds"), ("info m", "em")):  # `info mem` is in the history
+        desk.prompt()
+        desk.type(typed)
+        desk.see(re.escape(typed + hint))
+        at = len("(qemu) " + typed)
+        assert {desk.screen.buffer[1][x].fg for x in range(at - 1, at + len(hint))} == {"default"}
+        assert re.search(rf"\x1b\[0;(39;)?2m{hint}", desk.raw)
+        desk.type("\x03")
+    desk.type("\x04")
+    assert desk.ends() == 0
+
+
 def test_a_dumb_terminal_gets_no_control_sequence(seat):
     desk = seat(*SILENT, TERM="dumb")
     desk.see(r"\(qemu\)")
@@ -399,6 +414,30 @@ def test_a_dumb_terminal_gets_no_control_sequence(seat):
     assert desk.raw.count("waiting") == 1
     assert desk.lines[3].startswith("balloon: actual=1024")
     assert desk.lines[4::2] == ["(qemu) info status", "(qemu)"]
+
+
+def test_a_dumb_terminal_edits_what_was_typed_ahead_as_the_kernel_does(seat):
+    def scene(silent):
+        desk = seat(*silent, TERM="dumb")
+        desk.see(r"\(qemu\)")
+        desk.type("info balloon\r")
+        desk.see("waiting for")
+        ahead = (
+            "wrong, \x17info names\x7f\r",
+            "x\n",
+            "info ué\x7f\x7fkvm\x04\r",
+            "no\x15info status\r",
+            "\x04info uuid\r",
+        )
+        desk.type("".join(ahead))
+        assert desk.ends() == 0
+        if "(qemu) info name" not in desk.lines:
+            raise TooLate
+        assert [line for line in desk.lines if "(qemu)" in line][1:] == [
+            "(qemu) info name", "(qemu) x", "(qemu) info kvm", "(qemu) info status", "(qemu)",
+        ]  # fmt: skip
+
+    in_time(scene)
 
 
 def test_a_menu_describes_what_it_offers(seat):

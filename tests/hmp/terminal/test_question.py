@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hmp.terminal.question import DEAF, agreed
+from hmp.terminal.question import AFTER, agreed
 from hmp.terminal.screen import Screen
 from tests.support.loop import VirtualLoop
 
@@ -25,7 +25,7 @@ def test_one_key_answers_and_what_was_typed_before_does_not(before: bytes, after
         loop = asyncio.get_running_loop()
         wait = loop.create_future()
         os.write(writing, before)
-        loop.call_later(DEAF * 2, os.write, writing, after)
+        loop.call_later(AFTER * 2, os.write, writing, after)
         loop.call_later(9, lambda: wait.done() or wait.set_result(None))  # as Ctrl-C does
         return await agreed(Screen(written.append), reading, wait, "stop it?", lambda: before and os.read(reading, 9))
 

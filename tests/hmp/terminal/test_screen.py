@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+import pyte
 import pytest
 
 from device.clock import SECOND, SimulatedClock
@@ -105,6 +106,15 @@ def drawn(
     return "".join(written)
 
 
+class Tmux(pyte.HistoryScreen):
+    """A screen that keeps what is erased from its first cell on, as tmux does."""
+
+    def erase_in_display(self, how: int = 0, *args, **kwargs) -> None:
+        if (how, self.cursor.x, self.cursor.y) == (0, 0, 0):
+            self.history.top.append(self.buffer[0])
+        super().erase_in_display(how, *args, **kwargs)
+
+
 class TestDrawing:
     EVERY = ("sim", "sim stats", "help", "help sim guest", "help info", "info", "info snapshots", "sim set")
     BEFORE = ("savevm", 'savevm "a tag"', "sim set free_mem 100M", "sim set oom_kills none", "info balloon")
@@ -162,6 +172,38 @@ class TestDrawing:
         assert blocks
         assert all("\x1b[36m█" in line for line in blocks)
 
+    def test_what_is_shown_again_and_again_follows_the_window(self, monkeypatch):
+        """Its cursor stays in the first row, from which all can be erased, however the terminal broke its lines."""
+        terminal = Tmux(80, 24)
+        stream = pyte.Stream(terminal)
+        size = lambda *_: os.terminal_size((terminal.columns, terminal.lines))  # noqa: E731
+        monkeypatch.setattr(os, "get_terminal_size", size)
+        screen = Screen(lambda text: stream.feed(text.replace("\n", "\r\n")), width=lambda: terminal.columns)
+        subject = monitor_on()
+        subject.live = screen.live
+        screen.write("above\n")
+        run(subject, "sim watch 1 1")
+        assert (terminal.cursor.y, terminal.cursor.x) == (1, 0)
+        terminal.resize(8, 40)
+        terminal.cursor_position(2, 1)
+        for _ in range(5):
+            screen.transient("")
+        assert len(terminal.history.top) == 1
+        assert [line.strip() for line in terminal.display][::7] == ["last answer 0.0 s ago; no request timed", "..."]
+        assert (terminal.cursor.y, terminal.cursor.x) == (0, 0)
+        screen.settle()
+        assert terminal.display[terminal.cursor.y - 1].startswith("hugetlb_failures ")
+
+    def test_a_transient_line_in_the_first_row_is_not_kept_by_the_terminal(self):
+        terminal = Tmux(20, 3)
+        stream = pyte.Stream(terminal)
+        screen = Screen(stream.feed, width=lambda: 20)
+        for _ in range(3):
+            screen.transient("waiting")
+        screen.clear()
+        assert not terminal.history.top
+        assert [line.strip() for line in terminal.display] == [""] * 3
+
     def test_errors_of_hmp_itself_go_past_what_is_shown_again_and_again(self):
         before = sys.stdout, sys.stderr
         with draw.live(lambda text: None, 80, 24, color=False):
@@ -185,7 +227,7 @@ class TestToolbar:
         yield machine
         machine.close()
 
-    def test_it_tells_state_guest_memory_and_age(self, machine):
+    def test_it_shows_state_guest_memory_and_age(self, machine):
         assert bar(machine, 90) == f" not started │ linux │ warp clock │ {'█' * 20} 1G of 1G │ no statistics"
         machine.start()
         machine.advance(3 * SECOND)
@@ -235,7 +277,7 @@ class TestToolbar:
             ("linux,boot=9", "booting"),
         ],
     )
-    def test_signs(self, guest, sign):
+    def test_each_state_of_a_guest_has_its_sign(self, guest, sign):
         machine = Machine(SimulatedClock(), ram=64 * MIB, guest=make_guest(guest))
         machine.start()
         machine.advance(6 * SECOND)
@@ -289,7 +331,7 @@ class TestToolbar:
     @pytest.mark.parametrize(
         ("age", "text"), [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h"), (172_800, "2 days")]
     )
-    def test_ages(self, age, text):
+    def test_an_age_is_written_short(self, age, text):
         assert toolbar.format_age(int(age * SECOND)) == text
 
 

@@ -147,7 +147,7 @@ ENDING = [
 
 @pytest.mark.parametrize("number", LEAVING)
 @pytest.mark.parametrize("point", STARTING + DRAWING)
-def test_while_it_starts(tmp_path: Path, point: str, number: int) -> None:
+def test_a_signal_while_it_starts_ends_it_cleanly(tmp_path: Path, point: str, number: int) -> None:
     status, stops, ended = struck(tmp_path, point, number)
     assert (stops, ended) == ([], [True])
     assert status in (128 + number, -number)
@@ -155,7 +155,7 @@ def test_while_it_starts(tmp_path: Path, point: str, number: int) -> None:
 
 @pytest.mark.parametrize("number", LEAVING)
 @pytest.mark.parametrize("point", ENDING)
-def test_while_it_ends(tmp_path: Path, point: str, number: int) -> None:
+def test_a_signal_while_it_ends_lets_it_end_once(tmp_path: Path, point: str, number: int) -> None:
     status, stops, ended = struck(tmp_path, point, number)
     assert (stops, ended) == ([], [True])
     assert status in (0, 128 + number, -number)

@@ -10,7 +10,7 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.output import DummyOutput
 
 from hmp.monitor import TOO_LONG
-from hmp.terminal.hints import LEAVE, first, usage, wrong
+from hmp.terminal.hints import LEAVE, first_hint, usage, wrong
 from hmp.terminal.prompt import LinePrompt
 
 
@@ -60,6 +60,11 @@ class TestLines:
         person = sitting(lambda person: person.type("info name\r\r  \rwrong\r\x04"))
         assert person.session._monitor.typed == [("info name", True), ("wrong", False)]
 
+    @pytest.mark.parametrize("keys", ["wrong\x11\nquit\r\x04", "\x1bOSwrong\x1boquit\r\x04"])
+    def test_a_line_break_within_a_line_is_a_blank(self, sitting, keys):
+        """Ctrl-Q and the `o` of vi insert one. In the file of sim save what follows would be another command."""
+        assert sitting(lambda person: person.type(keys)).session._monitor.typed == [("wrong quit", False)]
+
     def test_a_repeated_line_moves_to_the_end_of_the_history(self, sitting):
         person = sitting(lambda person: person.type("info name\rinfo uuid\rinfo name\rinfo history\r\x04"))
         assert [line.partition(":")[2].strip() for line in person.shown.splitlines()[-3:]] == [
@@ -75,6 +80,14 @@ class TestLines:
         narrow, wide = sitting(script).replies[1:3]
         assert max(map(len, narrow.splitlines())) <= 40
         assert 120 < max(map(len, wide.splitlines())) <= 200
+
+    def test_a_chart_that_is_watched_fits_the_screen_of_each_round(self, sitting):
+        def script(person):
+            person.type("sim watch 1 4 sim chart\r").does(lambda: setattr(person, "columns", 40), 1.5).type("\x04", 9)
+
+        rows = [[*map(len, re.findall(r"\|.*\|", text))] for _, text in sitting(script).written if "█" in text]
+        assert max(rows[0]) == 40
+        assert max(rows[-1]) < 20
 
     def test_unprintable_text_is_shown_escaped(self, sitting):
         person = sitting(lambda person: person.type("\x11\x01\r\x04"))
@@ -113,6 +126,7 @@ def slowly(keys: str) -> list[str]:
         f"old{UP}\r",
         f"info st{RIGHT}\r",
         "info \t\t\t\r\r",
+        "info na\x1b/\rinfo \x1b/\x1b/\r\r",
         f"info balloon\r{UP}{UP}\rinfo name\r{UP}{UP}\r",
         f"\x1b[200~info name\ninfo uuid\x1b[201~\r{UP}{UP}\r",
     ],
@@ -206,6 +220,7 @@ class TestHelpOn:
             ("", 0), ("info", 4), ("inf", 3), ("inf ", 0), ("info nonsense x", 0), ("balloon 5", 9), ("balloon 5 +", 11),
             ("balloon lots", 8), ("sim delay x", 10), ("sim delay ", 10), ("stop it", 5), ("savevm \"x", 9),
             ("hlep", 0), ("info st", 7), ("info foo", 0), ("sim guest", 9), ("i", 1), ("?", 1), ("info/x", 0),
+            ("qom-set -", 9), ("qom-set -x", 8), ("screendump a -f", 15),
         ],
     )  # fmt: skip
     def test_what_is_wrong_already_is_known_while_typing(self, line, at):
@@ -217,9 +232,9 @@ class TestHelpOn:
 
     def test_the_first_look_says_how_to_leave_on_every_window(self):
         for columns in (36, 40, 60, 80, 200):
-            assert first(columns).endswith("quit leaves")
-            assert len(first(columns)) < columns
-        assert first(80).startswith("try: help, sim, TAB to complete, F1 for the keys;")
+            assert first_hint(columns).endswith("quit leaves")
+            assert len(first_hint(columns)) < columns
+        assert first_hint(80).startswith("try: help, sim, TAB to complete, F1 for the keys;")
 
     @pytest.mark.parametrize(("columns", "shown"), [(80, "seconds: let"), (40, "seconds"), (12, "")])
     def test_what_a_command_takes_is_never_cut(self, sitting, monkeypatch, columns, shown):
@@ -246,7 +261,7 @@ class TestHelpOn:
             assert seen[0].startswith(shown)
             assert seen[1].startswith("running")
 
-    def test_commands_of_a_running_vm_are_not_measured_by_our_table(self, sitting):
+    def test_commands_of_an_attached_vm_are_not_checked_by_our_table(self, sitting):
         def script(person):
             person.machine.offers = lambda line: []
             prompt = LinePrompt(person.machine, person.prompt._screen, person.pipe, DummyOutput())
@@ -269,7 +284,7 @@ class TestHelpOn:
         assert "####" in seen[0]
         assert "#" not in seen[1]
 
-    def test_who_looks_around_is_told_once_where_to_go_on(self, sitting):
+    def test_after_some_commands_one_hint_says_where_to_go_on(self, sitting):
         person = sitting(lambda person: person.type("sim\rsim\r\x04"))
         assert person.shown.count("try: help sim, sim hang, sim wake") == 1
         assert "try: help sim" not in sitting(lambda person: person.type("sim\rsim\r\x04"), attached=True).shown
@@ -290,7 +305,7 @@ class TestHelpOn:
         person = sitting(lambda person: person.type(f"{keys}wrong\x1b", 0).type("0Cinfo status\r\x04", 2))
         assert person.replies == ["VM status: running\n"]
 
-    def test_the_change_of_keys_is_told_as_an_event_is(self, sitting):
+    def test_the_change_of_keys_is_shown_as_an_event_is(self, sitting):
         assert (
             "\x1b[36m[the keys of vi]\x1b[0m\n" in sitting(lambda person: person.type("\x1bOS\x04"), color=True).shown
         )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 
 import pytest
 
 from device.clock import SECOND, SimulatedClock
 from device.machine.events import RuleBroken
+from hmp.terminal.dumb import DumbPrompt
 from hmp.terminal.events import FAULT_SPACING, Announcer
+from hmp.terminal.screen import ERASED, Screen
 from hmp.terminal.session import CANCELLED
+from hmp.terminal.tty import Tty
 
 
 class TestWaiting:
@@ -30,7 +35,7 @@ class TestWaiting:
         assert seconds[-1] in (0.1, 0.0)
         assert seconds == sorted(seconds, reverse=True)
         transient = [text for _, text in person.written if text.startswith("\r")]
-        assert transient[-1] == "\r\x1b[J"
+        assert transient[-1] == ERASED
 
     def test_a_quick_answer_shows_no_countdown(self, sitting):
         person = sitting(lambda person: person.type("info balloon\rquit\r"), guest="linux,delay=0.2")
@@ -48,6 +53,47 @@ class TestWaiting:
         person = sitting(lambda person: person.type("info balloon\rinfo status\r\x03info uuid\rquit\r"), guest="silent")
         assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
         assert person.loop.time() < 1
+
+    @pytest.mark.parametrize("as_key", [True, False], ids=["a key", "a signal"])
+    def test_a_ctrl_c_between_a_line_and_its_wait_is_not_lost(self, sitting, as_key):
+        """As a key while the terminal is not quiet yet, so that it was not read; then as a signal of the kernel."""
+
+        def script(person):
+            execute = person.session._begin
+
+            def begin(line: str):
+                if line == "info balloon":
+                    person.pipe.send_text("info status\r\x03") if as_key else person.session.interrupt()
+                return execute(line)
+
+            person.session._begin = begin
+            person.type("info balloon\r").type("info uuid\rquit\r", 3)
+
+        person = sitting(script, guest="silent")
+        assert person.shown == f"{CANCELLED}\n00000000-0000-0000-0000-000000000000\n"
+
+    def test_a_ctrl_c_before_the_prompt_does_not_end_a_later_wait(self, sitting):
+        def script(person):
+            person.session.interrupt()
+            person.type("info balloon\rquit\r", 1)
+
+        assert sitting(script, guest="silent").shown == "balloon: actual=64,age=6000\n"
+
+    def test_on_a_dumb_terminal_a_line_that_a_ctrl_c_drops_before_it_is_read_does_not_block_the_loop(self):
+        async def ask(terminal: int) -> str | None:
+            prompt = DumbPrompt(Screen(lambda text: None, ansi=False), Tty(terminal), asyncio.get_running_loop())
+            asking = asyncio.create_task(prompt.read())
+            await asyncio.sleep(0)
+            prompt._set_ready(True)  # as for a line that the kernel has dropped since
+            asyncio.get_running_loop().call_later(0.01, prompt.interrupt)
+            return await asking
+
+        person, terminal = os.openpty()
+        try:
+            assert asyncio.run(ask(terminal)) is None
+        finally:
+            os.close(person)
+            os.close(terminal)
 
     def test_a_late_answer_lands_behind_a_ctrl_c(self, sitting):
         def script(person):
@@ -155,14 +201,14 @@ class TestSimulatedClocks:
 
 
 class TestEvents:
-    def test_the_target_is_told_when_it_is_reached(self, sitting):
+    def test_reaching_the_target_is_shown(self, sitting):
         person = sitting(lambda person: person.type("balloon 32\rhalf").type("\x03quit\r", 2))
         assert person.shown == "[balloon target reached: 32 MiB]\n"
 
-    def test_what_was_typed_here_is_no_news(self, sitting):
+    def test_what_was_typed_here_is_not_shown_as_an_event(self, sitting):
         assert sitting(lambda person: person.type("stop\rcont\rsystem_reset\rdevice_del balloon0\rquit\r")).shown == ""
 
-    def test_what_others_do_is(self, sitting):
+    def test_what_other_monitors_do_is_shown_as_an_event(self, sitting):
         person = sitting(
             lambda person: person.does(person.machine.stop, 1).does(person.machine.cont, 2).type("\x04", 3)
         )
@@ -173,9 +219,9 @@ class TestEvents:
         now = [0.0]
         announcer = Announcer(lines.append, now=lambda: now[0])
         for _ in range(1000):
-            announcer.hear(RuleBroken("bad-pfn", "x" * 1000))
+            announcer.on_event(RuleBroken("bad-pfn", "x" * 1000))
         now[0] = FAULT_SPACING
-        announcer.hear(RuleBroken("bad-actual", "5"))
+        announcer.on_event(RuleBroken("bad-actual", "5"))
         assert lines == [
             f"the guest broke a rule: bad-pfn ({'x' * 60})",
             "the guest broke a rule and 999 times before: bad-actual (5)",

@@ -113,7 +113,7 @@ class TestTheMachine:
         assert told in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_what_is_no_line_and_no_number_is_told(self) -> None:
+    def test_arguments_that_are_no_line_or_number_are_refused(self) -> None:
         with FakeQemu() as vm:
             wrong: Any = b"hang"
             with pytest.raises(MisuseError, match=r"^sim: b.hang. is not a line of text$"):
@@ -137,7 +137,7 @@ class TestTheMachine:
         finally:
             close_all(machines)
 
-    def test_too_few_descriptors_are_told_and_the_limit_stays(self) -> None:
+    def test_too_few_descriptors_are_an_error_and_the_limit_stays(self) -> None:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         few = len(os.listdir("/proc/self/fd")) + 20
         machines: list[FakeQemu] = []
@@ -246,7 +246,7 @@ class TestTime:
             assert vm.time() - begun == pytest.approx(3600.25)
 
     @pytest.mark.parametrize("start", [NOON, float(NOON), datetime.fromtimestamp(NOON, UTC)])
-    def test_or_where_it_is_told_to_start(self, start: Any) -> None:
+    def test_or_at_the_time_that_was_given(self, start: Any) -> None:
         with FakeQemu(start=start) as vm, closing(qmp(vm)) as client:
             assert vm.time() == NOON
             vm.advance(10)
@@ -286,7 +286,7 @@ class TestTime:
                 vm.advance(0.1)
             assert "stood still" not in vm.transcript()
 
-    def test_nor_on_the_real_clock(self) -> None:
+    def test_a_client_that_polls_on_the_real_clock_is_not_warned_of(self) -> None:
         with FakeQemu(clock="real") as vm, closing(qmp(vm)) as client:
             client.ask("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=1)
             poll(client, 25)
@@ -370,7 +370,7 @@ class TestWhatClientsSaid:
             *[["2.000", "qmp", "1", "in"], ["2.000", "qmp", "1", "out"]] * 2,
         ]
 
-    def test_and_of_a_flood_one_event(self) -> None:
+    def test_the_readable_form_shows_a_flood_as_one_event(self) -> None:
         with FakeQemu() as vm, closing(qmp(vm)) as client:
             vm.sim('event NOISE {"n": 1} count 5')
             for _ in range(5):
@@ -461,7 +461,7 @@ class TestCallers:
             with closing(qmp(vm)) as client:
                 assert client.ask("query-status")["return"]["running"]
 
-    def test_a_client_that_waits_hears_of_the_end(self) -> None:
+    def test_a_client_that_waits_is_woken_by_the_end(self) -> None:
         vm = FakeQemu(clock="manual", guest="silent", dialect="seed")
         with closing(qmp(vm)) as client:
             client.socket.sendall(
@@ -473,7 +473,7 @@ class TestCallers:
             assert client.socket.recv(1) == b""
 
 
-def test_what_cannot_run_in_the_thread_is_told_apart() -> None:
+def test_waiting_in_the_thread_that_serves_machines_is_refused() -> None:
     host = Host()
 
     async def nothing() -> None:

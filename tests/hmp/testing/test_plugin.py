@@ -76,7 +76,7 @@ def test_nothing_is_left():
     assert session.left() == []
 
 
-def test_a_test_that_is_well_shows_nothing(session: Session) -> None:
+def test_a_test_that_passes_shows_nothing(session: Session) -> None:
     ended = session.run("def test_it(fake_qemu):\n    assert ask(fake_qemu(), 'query-status')['running']\n", "-rA")
     assert ended.returncode == 0, ended.stdout
     assert "query-status" not in ended.stdout

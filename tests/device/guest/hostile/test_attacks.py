@@ -207,7 +207,7 @@ def test_statistics_that_nobody_asked_for(dice: int, buffers: int) -> None:
     ],
     ids=range(8),
 )
-def test_an_odd_answer_is_the_honest_one_with_something_behind(
+def test_an_odd_answer_is_the_honest_one_with_something_appended(
     rule: str, dice: int, sides: int, tail: bytes | None, words: str
 ) -> None:
     with Modelled("hostile", ram=RAM) as m:

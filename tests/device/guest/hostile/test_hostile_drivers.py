@@ -56,7 +56,7 @@ class TestDriversThatMisuseOurInterrupts:
         rig.advance(2)
         assert {request.state for request in requests} <= {"unsupported", "timed out"}
 
-    def test_breaking_the_device_again_while_it_is_told(self, rig: Rig) -> None:
+    def test_break_the_device_again_while_its_fault_is_reported(self, rig: Rig) -> None:
         rig.up()
 
         def break_again() -> None:
@@ -70,7 +70,7 @@ class TestDriversThatMisuseOurInterrupts:
         assert rig.refused == {"queue-live": 1 + MAX_ROUNDS, "kick-storm": 1}
         assert rig.device.broken
 
-    def test_a_ring_refilled_from_within_interrupts_lets_others_have_their_turn(self, rig: Rig) -> None:
+    def test_refill_a_ring_within_interrupts_and_others_have_their_turn(self, rig: Rig) -> None:
         """What one notification leads to is bounded; the rest is served a little later, and nothing is lost."""
         rig.up()
         sent = [0]
@@ -94,7 +94,7 @@ class TestDriversThatMisuseOurInterrupts:
         assert rig.device.queues[0].available() == 0
 
     @pytest.mark.parametrize("pfn", [0xFFFFFFFF, 0x800])
-    def test_a_ring_full_of_huge_bad_lists_is_served_in_turns(self, rig: Rig, pfn: int) -> None:
+    def test_fill_a_ring_with_huge_bad_lists_that_are_served_in_turns(self, rig: Rig, pfn: int) -> None:
         """16 million bad pages after one notification: all are counted, few events report them, monitors get a turn."""
         rig.up(size=1024)
         rig.poke(8 * MIB, pfn.to_bytes(4, "little") * (PFN_LIMIT // 4))
@@ -110,7 +110,7 @@ class TestDriversThatMisuseOurInterrupts:
         assert rig.refused == {rule: 40 * PFN_LIMIT // 4}
         assert sum(data.get("times", 1) for _, data in rig.events[before:]) == 40
 
-    def test_queues_that_wait_wait_together(self, rig: Rig) -> None:
+    def test_keep_several_queues_waiting_that_go_on_together(self, rig: Rig) -> None:
         rig.up()
         rig.poke(BUFFERS, (2000).to_bytes(4, "little"))
         for role in ("inflate", "deflate"):
@@ -120,7 +120,7 @@ class TestDriversThatMisuseOurInterrupts:
         rig.advance(0.001)
         assert [queue.used_idx for queue in rig.device.queues] == [1, 1, 0]
 
-    def test_a_storm_ends_with_a_reset(self, rig: Rig) -> None:
+    def test_storm_until_a_reset_ends_it(self, rig: Rig) -> None:
         rig.up()
         rig.device.defer(7)
         rig.device.defer(1)
@@ -131,7 +131,7 @@ class TestDriversThatMisuseOurInterrupts:
 
 @settings(max_examples=60)
 @given(st.data())
-def test_random_bytes_over_rings_never_leave_the_core(data: st.DataObject) -> None:
+def test_random_bytes_over_rings_raise_nothing_out_of_the_core(data: st.DataObject) -> None:
     """Whatever is in guest memory: no exception, no endless loop, at worst a broken device that a reset repairs."""
     with Rig(ram=4 * MIB) as rig:
         rig.up(

@@ -28,7 +28,7 @@ def test_every_rule_has_its_attack() -> None:
 
 
 @pytest.mark.parametrize("rule", COUNTED)
-def test_a_rule_is_broken_counted_told_and_healed(rule: str) -> None:
+def test_a_broken_rule_is_counted_reported_and_recovered_from(rule: str) -> None:
     for seed in SEEDS:
         machine = build(f"hostile,rule={rule},seed={seed}", memory=(4, 64, 512)[seed % 3])
         there = monitor(machine)
@@ -50,7 +50,7 @@ def test_a_rule_is_broken_counted_told_and_healed(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["interrupt-storm", "reset-midway"])
-def test_a_attack_that_breaks_no_rule_breaks_nothing(rule: str) -> None:
+def test_an_attack_that_breaks_no_rule_does_no_harm(rule: str) -> None:
     for seed in SEEDS:
         with Modelled(f"hostile,rule={rule},seed={seed}") as m:
             m.advance(10)
@@ -59,7 +59,7 @@ def test_a_attack_that_breaks_no_rule_breaks_nothing(rule: str) -> None:
             assert len(m.device.queues[0:2]) == sum(queue.in_use == 0 for queue in m.device.queues[:2])
 
 
-def test_a_fatal_rule_waits_for_the_reset_and_is_broken_again() -> None:
+def test_an_attack_on_a_fatal_rule_comes_again_after_each_reset() -> None:
     with Modelled("hostile,rule=chain-loop") as m:
         for turn in range(1, 4):
             m.advance(60)
@@ -70,7 +70,7 @@ def test_a_fatal_rule_waits_for_the_reset_and_is_broken_again() -> None:
             assert m.info() == "answered"
 
 
-def test_a_request_is_an_occasion_too_but_for_the_first() -> None:
+def test_each_request_but_the_first_may_bring_an_attack() -> None:
     with Modelled("hostile,rule=status-order") as m:
         for asked in range(5):
             assert m.info() == "answered"
@@ -83,7 +83,7 @@ def test_a_request_is_an_occasion_too_but_for_the_first() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_rule_in_turns_and_life_in_between(seed: int) -> None:
+def test_all_attacks_take_turns_and_requests_are_answered_in_between(seed: int) -> None:
     machine = build(f"hostile,seed={seed}")
     there = monitor(machine)
     waits = []
@@ -100,7 +100,7 @@ def test_any_rule_in_turns_and_life_in_between(seed: int) -> None:
     assert sum(wait == 5 * SECOND for wait in waits) < 5
 
 
-def test_the_same_seed_is_the_same_story() -> None:
+def test_the_same_seed_makes_the_same_attacks() -> None:
     def story(spec: str, seed: int = 0) -> tuple[object, ...]:
         with Modelled(spec, seed=seed) as m:
             for _ in range(20):
@@ -127,7 +127,7 @@ def test_sixteen_terabytes_leave_no_page_number_to_get_wrong() -> None:
         assert (m.device.refused.get("bad-pfn"), m.device.broken) == (None, False)
 
 
-def test_faults_compose() -> None:
+def test_faults_can_be_combined_with_attacks() -> None:
     with Modelled("hostile,rule=unknown-tag,delay=1,stats=free_mem") as m:
         request = m.ask()
         m.advance(0.9)

@@ -119,22 +119,22 @@ def elf(kind: int) -> bytes:
 class TestParts:
     """One line for each missing part, with the package that has it."""
 
-    def test_no_kernel(self, bare: Path) -> None:
+    def test_a_missing_kernel_is_an_error(self, bare: Path) -> None:
         with pytest.raises(
             MisuseError, match=r"no User-Mode Linux kernel .* apt-get install user-mode-linux, or say kernel="
         ):
             find_parts({})
 
-    def test_no_busybox(self, bare: Path) -> None:
+    def test_a_missing_busybox_is_an_error(self, bare: Path) -> None:
         with pytest.raises(MisuseError, match=r"no busybox .* apt-get install busybox-static, or say busybox="):
             find_parts({"kernel": program(bare / "k")})
 
-    def test_a_busybox_that_needs_a_loader(self, bare: Path) -> None:
+    def test_a_busybox_that_needs_a_loader_is_refused(self, bare: Path) -> None:
         kernel, busybox = program(bare / "k"), program(bare / "b", elf(3))
         with pytest.raises(MisuseError, match="not a static program: apt-get install busybox-static"):
             find_parts({"kernel": kernel, "busybox": busybox})
 
-    def test_no_module(self, bare: Path) -> None:
+    def test_a_missing_module_is_an_error(self, bare: Path) -> None:
         kernel, busybox = program(bare / "k"), program(bare / "b", elf(1))
         with pytest.raises(
             MisuseError, match=r"no virtio_balloon.ko .* apt-get install user-mode-linux, or say module="
@@ -194,11 +194,11 @@ class TestSettings:
         assert make_guest("uml,mem=128M").ram == 128 << 20
         assert make_guest("uml").ram == 0
 
-    def test_two_sizes(self) -> None:
+    def test_two_sizes_of_memory_are_refused(self) -> None:
         with pytest.raises(MisuseError, match=r"mem=128M: the machine has 256M \(-m sets it\)"):
             Real("uml,mem=128M", memory=256)
 
-    def test_too_little(self) -> None:
+    def test_too_little_memory_is_refused(self) -> None:
         with pytest.raises(MisuseError, match="16M is too little memory for a kernel: 32M is the least"):
             Real("uml", memory=16)
 
@@ -211,7 +211,7 @@ class TestSettings:
             (["-m", "64", "--guest", "uml"], 64),
         ],
     )
-    def test_the_options_agree(self, argv: list[str], ram: int) -> None:
+    def test_the_key_mem_and_the_option_m_may_agree(self, argv: list[str], ram: int) -> None:
         config = parse(argv)
         assert config is not None
         assert config.ram == ram << 20
@@ -229,7 +229,7 @@ class TestSettings:
             ("vhost-user,mem=3", "has no key 'mem' .takes path"),
         ],
     )
-    def test_bad_ones(self, spec: str, words: str) -> None:
+    def test_bad_values_are_refused(self, spec: str, words: str) -> None:
         with pytest.raises(MisuseError, match=words):
             make_guest(spec)
 
@@ -302,12 +302,12 @@ class TestConsole:
             os.close(fd)
         console.close()
 
-    def test_last_words(self) -> None:
+    def test_the_reason_of_a_guests_end_is_its_panic_or_its_last_line(self) -> None:
         console, guest_in, guest_out = self.pair()
         os.write(guest_out, b"[1] Kernel panic - not syncing: out\nRebooting\n")
         console.receive()
         assert console.panicked
-        assert console.last_words() == "Kernel panic - not syncing: out"
+        assert console.end_reason() == "Kernel panic - not syncing: out"
         for fd in (guest_in, guest_out):
             os.close(fd)
         console.close()

@@ -85,7 +85,7 @@ def test_a_request_does_not_wait_for_the_driver_of_a_kernel_that_ended(place: Pa
         assert request.state == "unsupported"
 
 
-def test_a_program_that_is_none(place: Path, spec: str, tmp_path: Path) -> None:
+def test_a_kernel_that_is_no_program_is_a_guest_that_ended(place: Path, spec: str, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(b"\x7fELF but no more")
     (tmp_path / "kernel").chmod(0o755)
     with Real(spec, memory=64) as real:
@@ -141,16 +141,16 @@ def test_a_shell_that_does_not_answer(place: Path, spec: str, tmp_path: Path) ->
         real.until(lambda: "CONFIG_VIRTIO_UML" in real.guest.shown().get("gone", ""))
         assert real.ask()[0] == "unsupported"
 
-        def order() -> float:
+        def unanswered() -> float:
             start = time.monotonic()
             with pytest.raises(MisuseError, match="is not done after"):
                 real.done(real.guest.shell("true", lambda answer: answer()[0], 100_000_000))
             return time.monotonic() - start
 
-        takes_less_than(1, order)
+        takes_less_than(1, unanswered)
         for size in (4000, 1):
             for _ in range(5000):
-                real.guest._order("x" * size)  # as far as the pipe holds it
+                real.guest._send("x" * size)  # as far as the pipe holds it
         with pytest.raises(MisuseError, match="its console does not read"):
             real.shell("true")
         assert real.machine.running
@@ -250,7 +250,7 @@ class TestTasks:
         assert late is None, "a kernel that boots has no shell: its floor is a guess"
         assert shell.device.target == 60 * MIB
 
-    def test_a_cancelled_task_tells_nobody(self, shell: Real, tmp_path: Path) -> None:
+    def test_a_cancelled_task_reports_no_result(self, shell: Real, tmp_path: Path) -> None:
         task = shell.guest.controls.unload_driver()
         task.on_done = lambda task: pytest.fail("nobody waits for it")
         task.cancel()
@@ -259,7 +259,7 @@ class TestTasks:
         shell.machine.reset()
         assert not task.pending
 
-    def test_what_the_shell_says_went_wrong(self, shell: Real) -> None:
+    def test_an_error_of_the_shell_is_shown(self, shell: Real) -> None:
         with pytest.raises(MisuseError, match="the uml guest's shell failed: insmod: odd"):
             shell.done(shell.guest.controls.load_driver())
         assert not shell.guest.booting

@@ -108,7 +108,7 @@ class TestProbe:
             thread.join(TIMEOUT)
         assert sizes == [xstate.state_size()] * 4
 
-    def test_where_ptrace_fails_it_tells_nothing(self) -> None:
+    def test_where_ptrace_fails_the_size_is_unknown(self) -> None:
         """Under the filter itself, which the kernel accepts; under a container's, which refuses all ptrace; without ctypes."""
         start = "from device.guest.uml import xstate as x\n"
         ask = "print(x.state_size())"
@@ -135,7 +135,9 @@ class TestProbe:
         (0, "", False),
     ],
 )
-def test_who_needs_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, flags: str, needed: bool) -> None:
+def test_a_processor_with_a_large_state_needs_the_filter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, flags: str, needed: bool
+) -> None:
     monkeypatch.setattr(xstate, "state_size", lambda: size)
     cpuinfo = tmp_path / "cpuinfo"
     if flags:

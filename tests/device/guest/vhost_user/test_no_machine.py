@@ -157,7 +157,7 @@ def test_one_that_breaks_the_protocol_is_an_error_for_the_caller() -> None:
         backend.serve(news.append)
     except wire.FrontEndFault as fault:
         words = str(fault)
-    assert words == "ring 7 of 5"
+    assert words == "ring 7: there are 5"
     backend.close()
     front.close()
     assert device.memory.regions[0].size == RAM

@@ -68,13 +68,13 @@ class TestDecoder:
             assert (request.number, request.need_reply, request.payload, request.fds) == (number, True, b"abc", [])
 
     @pytest.mark.parametrize("flags", [0, 2, 3, 5, 13, 4])
-    def test_flags_that_are_not_of_a_request(self, flags: int) -> None:
+    def test_flags_that_no_request_has_are_refused(self, flags: int) -> None:
         with pytest.raises(FrontEndFault) as caught:
             Decoder().feed(wire.HEADER.pack(9, flags, 0), [])
         assert str(caught.value) == f"message 9 with flags {flags:#x}"
 
     @pytest.mark.parametrize("flags", [1, 9, 0x11, 0xFFFF_FFF9])
-    def test_flags_that_are(self, flags: int) -> None:
+    def test_flags_of_a_request_are_taken(self, flags: int) -> None:
         request = Decoder().feed(wire.HEADER.pack(9, flags, 0), [])
         assert request is not None
         assert request.need_reply == bool(flags & 8)
@@ -263,7 +263,7 @@ class TestMemoryTable:
         os.close(reader)
 
 
-def test_an_archive_to_the_byte() -> None:
+def test_an_archive_has_exactly_these_bytes() -> None:
     """The format of the kernel's buffer-format.rst."""
     archive = Archive()
     archive.add("d", stat.S_IFDIR | 0o755)

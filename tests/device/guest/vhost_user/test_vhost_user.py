@@ -166,7 +166,7 @@ class TestDriver:
         assert request.state == "answered"
         assert real.sample == {FREE: 99}
 
-    def test_a_new_target_is_told_over_the_channel(self, real: Real, front: FrontEnd) -> None:
+    def test_a_new_target_is_sent_over_the_channel(self, real: Real, front: FrontEnd) -> None:
         front.up()
         assert front.channel is not None
         real.machine.set_balloon(12 * MIB)

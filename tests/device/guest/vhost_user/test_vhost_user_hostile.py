@@ -138,12 +138,12 @@ OUTRAGES: dict[str, tuple[Callable[[FrontEnd], None], str]] = {
     "a device as memory": (table_of(lambda: os.open("/dev/zero", os.O_RDWR)), "not a file"),
     "a file that may only be read": (table_of(lambda: os.open(sys.executable, os.O_RDONLY), size=PAGE), "be mapped"),
     "a file that is too short": (table_of(short_file), "of a file of 0x1000"),
-    "a ring that does not exist": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(5, 128)), "ring 5 of 5"),
+    "a ring that does not exist": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(5, 128)), "ring 5: there are 5"),
     "ring 2^32-1": (message(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(0xFFFFFFFF, 1)), "ring 4294967295"),
     "the base of ring 77": (message(wire.NUMBERS["GET_VRING_BASE"], PAIR.pack(77, 0)), "ring 77"),
-    "a ring of 100": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 100)), "ring 0 of 100"),
-    "a ring of 0": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 0)), "ring 0 of 0"),
-    "a ring of 2^31": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 1 << 31)), "ring 0 of 2147483648"),
+    "a ring of 100": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 100)), "ring 0 with 100 entries"),
+    "a ring of 0": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 0)), "ring 0 with 0 entries"),
+    "a ring of 2^31": (message(wire.NUMBERS["SET_VRING_NUM"], PAIR.pack(0, 1 << 31)), "ring 0 with 2147483648 entries"),
     "a base of 2^20": (message(wire.NUMBERS["SET_VRING_BASE"], PAIR.pack(0, 1 << 20)), "starts at 1048576"),
     "enabled with 2": (message(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(0, 2)), "enabled with 2"),
     "a kick for ring 9": (message(wire.NUMBERS["SET_VRING_KICK"], U64.pack(9)), "ring 9"),
@@ -188,7 +188,7 @@ class TestOutrages:
         good_one_is_served(real, path)
 
     @pytest.mark.parametrize("name", ["regions that overlap", "an unknown message", "two kick descriptors"])
-    def test_in_the_middle_of_a_driver_too(self, real: Real, path: str, name: str) -> None:
+    def test_cut_off_in_the_middle_of_a_request_too(self, real: Real, path: str, name: str) -> None:
         with FrontEnd(real, path) as front:
             front.up(prime=[(FREE, 7)])
             request = real.machine.request_stats(100_000_000)
@@ -324,7 +324,7 @@ class TestMemoryThatChanges:
             assert "cut short" in front.why
         good_one_is_served(real, path)
 
-    def test_a_file_cut_short_between_two_looks_does_not_kill_us(self, tmp_path: Path) -> None:
+    def test_a_file_cut_short_while_it_is_read_does_not_kill_us(self, tmp_path: Path) -> None:
         """In a process of its own: where the guard fails, SIGBUS ends it."""
         done = subprocess.run(
             [sys.executable, "-c", CUT_SHORT, str(tmp_path / "s")], capture_output=True, text=True, cwd=ROOT
@@ -332,7 +332,7 @@ class TestMemoryThatChanges:
         assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
     @pytest.mark.parametrize("act", ["kick", "ask", "ask while stopped"])
-    def test_a_full_file_system_is_told_for_what_it_is(self, tmp_path: Path, act: str) -> None:
+    def test_a_full_file_system_is_not_blamed_on_the_guest(self, tmp_path: Path, act: str) -> None:
         """It read as zeros, which counted as a rule broken by the guest. In a process of its own, as above."""
         mounting = 'mount -t tmpfs -o size=1m tmpfs "$1" || exit 77; shift; exec "$@"'
         (tmp_path / "full").mkdir()

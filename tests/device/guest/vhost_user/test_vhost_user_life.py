@@ -126,7 +126,7 @@ class TestLife:
             real.machine.device_add("late")
             assert real.sample == {FREE: 4711}
 
-    def test_a_device_with_fewer_features_than_the_one_before_is_told_of(self, path: str) -> None:
+    def test_a_device_with_fewer_features_than_the_one_before_is_reported(self, path: str) -> None:
         """The front end is honest, but was cut off: UML keeps the features that it got at its boot."""
         with Real(f"vhost-user,path={path}", memory=16, deflate_on_oom=True) as real, FrontEnd(real, path) as front:
             features = FEATURES | bit(F_DEFLATE_ON_OOM)
@@ -149,7 +149,7 @@ class TestLife:
             front.send(wire.NUMBERS["SET_FEATURES"], struct.pack("<Q", features | 1 << 40))
             assert front.cut_off
 
-    def test_before_the_vm_runs_nobody_is_let_in(self, path: str) -> None:
+    def test_before_the_vm_runs_no_front_end_may_connect(self, path: str) -> None:
         with Real(f"vhost-user,path={path}", memory=16, paused=True) as real, FrontEnd(real, path) as front:
             assert real.machine.wait_for()[0] == []
             front.send(wire.NUMBERS["GET_FEATURES"])
@@ -167,7 +167,7 @@ class TestLife:
         assert open_descriptors() == before
         assert not os.path.exists(path)
 
-    def test_a_real_guest_takes_no_simulated_clock(self, path: str) -> None:
+    def test_a_real_guest_with_a_simulated_clock_is_refused(self, path: str) -> None:
         with pytest.raises(MisuseError, match="runs in real time: --clock warp"):
             Machine(SimulatedClock(), ram=16 * MIB, guest=make_guest(f"vhost-user,path={path}"))
         assert not os.path.exists(path)
@@ -221,7 +221,7 @@ class TestASampleThatIsSeenAgain:
         assert real.device.live
         assert real.sample == {FREE: 8 if asked else 7}
         assert real.device.stats.sample is sample
-        assert real.device.stats.told is sample
+        assert real.device.stats.qom_sample is sample
         assert (sample.collected, sample.wall) == when
         assert len(real.named("BALLOON")) == came
         assert real.device.stats.held is not None
@@ -245,7 +245,7 @@ class TestASampleThatIsSeenAgain:
         front.kick(STATS)
         assert request.state == "answered"
 
-    def test_is_one_if_it_says_something_else(self, real: Real, front: FrontEnd) -> None:
+    def test_is_news_if_its_content_is_another(self, real: Real, front: FrontEnd) -> None:
         front.up(prime=[(FREE, 7)])
         before = real.device.stats.sample
         front.send(wire.NUMBERS["SET_VRING_ENABLE"], PAIR.pack(2, 0))
@@ -256,7 +256,7 @@ class TestASampleThatIsSeenAgain:
         assert real.device.stats.sample is not before
 
     @pytest.mark.parametrize("how", ["set up while in use", "another base", "other features", "another device"])
-    def test_another_driver_that_says_the_same_says_it_anew(self, real: Real, front: FrontEnd, how: str) -> None:
+    def test_is_news_from_another_driver(self, real: Real, front: FrontEnd, how: str) -> None:
         front.up(prime=[(FREE, 7)])
         before = real.device.stats.sample
         assert before is not None
@@ -287,7 +287,7 @@ class TestASampleThatIsSeenAgain:
         assert real.sample == {FREE: 7}
         assert real.device.stats.sample is not before
 
-    def test_another_front_end_that_says_the_same_says_it_anew(self, real: Real, path: str) -> None:
+    def test_is_news_from_another_front_end(self, real: Real, path: str) -> None:
         seen = []
         for _ in range(2):
             with FrontEnd(real, path) as front:
@@ -333,7 +333,7 @@ class TestPath:
         ("name", "words"),
         [("a b", "blanks"), ("a:b", "colons"), ("x" * 200, "path too long"), ("no/such/dir/s", "No such file")],
     )
-    def test_paths_that_do_not_do(self, tmp_path: Path, name: str, words: str) -> None:
+    def test_paths_that_cannot_be_used_are_refused(self, tmp_path: Path, name: str, words: str) -> None:
         with pytest.raises(MisuseError, match=words):
             self.start(str(tmp_path / name))
 

@@ -126,7 +126,7 @@ class TestOverview:
 @pytest.mark.parametrize("line", ["sim chart", "sim chart actual free_mem minor_page_faults"])
 def test_a_narrow_screen_gets_narrow_plots(columns: int, line: str) -> None:
     subject = monitor_on()
-    subject.columns = columns
+    subject.columns = lambda: columns
     run(subject, "balloon 256")
     run(subject, "sim sleep 3")
     run(subject, "info balloon")
@@ -144,7 +144,7 @@ def test_the_numbers_of_a_larger_machine_have_a_scale_of_their_own(monkeypatch: 
         run(subject, "info balloon")
         run(subject, "sim sleep 1")
     lines = say(subject, "sim chart").splitlines()
-    assert lines[0].endswith("sizes 0 to 8G, counters where they stood to their largest")
+    assert lines[0].endswith("sizes 0 to 8G, counters their lowest to their largest")
     rows = {line.split()[0]: line.split("|")[1] for line in lines[1:]}
     assert set(rows["total_mem"].strip()) == {"█"}
     assert set(rows["free_mem"].strip()) == {"▄"}
@@ -173,7 +173,7 @@ def test_while_the_guest_owes_an_answer_there_is_a_gap() -> None:
 @pytest.mark.parametrize("guest", [name for name, each in PROFILES.items() if name not in ("uml", "vhost-user")])
 def test_a_chart_of_each_guest_fits_the_screen_and_explains_its_signs(guest: str, columns: int) -> None:
     subject = monitor_on(guest, timeout=1)
-    subject.columns = columns
+    subject.columns = lambda: columns
     for line in (
         "info balloon",
         "balloon 300",
@@ -197,7 +197,7 @@ def test_a_chart_of_each_guest_fits_the_screen_and_explains_its_signs(guest: str
 @pytest.mark.parametrize("columns", [16, 20, 39])
 def test_a_very_narrow_screen_gets_plots_below_their_names(columns: int) -> None:
     subject = monitor_on()
-    subject.columns = columns
+    subject.columns = lambda: columns
     run(subject, "sim sleep 3")
     run(subject, "info balloon")
     rows = say(subject, "sim chart").splitlines()

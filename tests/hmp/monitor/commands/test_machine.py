@@ -325,7 +325,9 @@ REFUSED = [
     ('device_add {"driver":"virtio-balloon-pci","id":"b"}',
      "Error: '{\"driver\":\"virtio-balloon-pci\"' is not a valid device model name\n"),
     ("device_add virtio-balloon-pci", "Error: Only one balloon device is supported\n"),
-    ("device_add virtio-balloon-pci,id=balloon0", "Error: Duplicate device ID 'balloon0'\n"),
+    *[(f"device_add virtio-balloon-pci,id=balloon0{more}", "Error: Duplicate device ID 'balloon0'\n")
+      for more in ("", ",nosuch=1", ",deflate-on-oom=x", ",guest-stats-polling-interval=-1", ",free-page-hint=on")],
+    ("device_add nosuch,id=balloon0", "Error: 'nosuch' is not a valid device model name\n"),
     ("device_del nosuch", "Error: Device 'nosuch' not found\n"),
 ]  # fmt: skip
 

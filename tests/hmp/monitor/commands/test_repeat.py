@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 
-from hmp.monitor.commands.repeat import DEEPEST, MAX_LINES
+from hmp.monitor.commands.repeat import MAX_LINES, MAX_NESTED
 from hmp.monitor.monitor import Reply
 from tests.support.machines import monitor_on, run, say
 
@@ -41,7 +42,7 @@ class TestWatch:
             ("1 2 sim watch", "not 'sim watch'"),
         ],
     )
-    def test_what_it_does_not_take(self, line: str, words: str) -> None:
+    def test_wrong_arguments_are_refused(self, line: str, words: str) -> None:
         reply = run(monitor_on(), f"sim watch {line}")
         assert reply.failed
         assert words in reply.text
@@ -84,6 +85,22 @@ class TestSource:
         assert reply.failed
         assert reply.stale
 
+    def test_its_lines_are_those_of_a_script_on_the_command_line(self, tmp_path: os.PathLike[str]) -> None:
+        path = f"{tmp_path}/s"
+        subject = monitor_on()
+        subject.host_files = True
+        for text, words in (
+            ("\ufeffinfo kvm\r\ninfo kvm\r", "kvm support: disabled\n" * 2),
+            ("x\u2028y\n", "unknown command: 'x\u2028y'\n"),
+            ("x\x0c\x1c\x85\u2029y\n", "unknown command: 'x'\n"),
+        ):
+            with open(path, "wb") as file:
+                file.write(text.encode())
+            assert run(subject, f"sim source {path}").text == words
+        with open(path, "wb") as file:
+            file.write("info kvm\n".encode("utf-16"))
+        assert "it is UTF-16; make it UTF-8" in run(subject, f"sim source {path}").text
+
     def test_one_that_calls_itself_ends(self, tmp_path: os.PathLike[str]) -> None:
         path = f"{tmp_path}/s"
         subject = monitor_on()
@@ -93,7 +110,7 @@ class TestSource:
                 file.write(f"sim source {path}\n" * lines)
             reply = run(subject, f"sim source {path}")
             assert reply.failed
-            assert (f"at most {DEEPEST} deep" if lines == 1 else f"more than {MAX_LINES} lines") in reply.text
+            assert (f"at most {MAX_NESTED} deep" if lines == 1 else f"more than {MAX_LINES} lines") in reply.text
             assert subject.sourcing == 0
 
     def test_ctrl_c_ends_all_of_it(self, tmp_path: os.PathLike[str]) -> None:
@@ -112,7 +129,7 @@ class TestSource:
         assert subject.sourcing == 0
 
     @pytest.mark.parametrize("what", ["missing", "folder", "fifo"])
-    def test_what_cannot_be_read_is_said(self, tmp_path: os.PathLike[str], what: str) -> None:
+    def test_a_file_that_cannot_be_read_is_an_error(self, tmp_path: os.PathLike[str], what: str) -> None:
         path = f"{tmp_path}/{what}"
         if what == "folder":
             os.mkdir(path)
@@ -120,9 +137,11 @@ class TestSource:
             os.mkfifo(path)
         subject = monitor_on()
         subject.host_files = True
+        before = os.listdir("/proc/self/fd")
         reply = run(subject, f"sim source {path}")
         assert reply.failed
         assert path in reply.text
+        assert os.listdir("/proc/self/fd") == before
 
     def test_clients_of_sockets_may_not_name_files(self) -> None:
         for line in ("sim source /etc/passwd", "sim save /tmp/x"):
@@ -143,6 +162,19 @@ class TestSave:
         )
         reply: Reply = run(subject, f"sim source {path}")
         assert (reply.text, reply.failed) == ("VM status: running\n", False)
+
+    def test_a_file_that_cannot_be_written_is_removed(self, tmp_path: os.PathLike[str]) -> None:
+        subject = monitor_on()
+        subject.host_files = True
+        subject.typed = [("balloon 256", True)] * 100
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            reply = run(subject, f"sim save {tmp_path}/x")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert reply.text == f"Error: sim save: '{tmp_path}/x': File too large\n"
+        assert not os.listdir(tmp_path)
 
     def test_without_lines_there_is_nothing_to_save(self, tmp_path: os.PathLike[str]) -> None:
         subject = monitor_on()

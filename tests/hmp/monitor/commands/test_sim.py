@@ -7,7 +7,7 @@ import pytest
 from device.balloon.spec import ABSENT, STATS_TABLE
 from device.clock import SECOND
 from device.machine.machine import Machine
-from hmp.monitor.commands.sim import ago, columns, human
+from hmp.monitor.commands.sim import ago, columns, readable
 from hmp.monitor.monitor import Monitor
 from tests.support.machines import build, device_of, monitor, monitor_on, run, say
 
@@ -137,7 +137,7 @@ class TestStats:
             "tag 42                1234567  1,234,567\n"
         )
 
-    def test_the_age_is_told_in_seconds(self) -> None:
+    def test_the_age_is_shown_in_seconds(self) -> None:
         subject = monitor_on("partial")
         say(subject, "sim sleep 12")
         lines = say(subject, "sim stats").splitlines()
@@ -181,7 +181,12 @@ class TestWords:
         assert columns([("a", "1", ""), ("long", "200", "x")], right=(1,)) == "a       1\nlong  200  x\n"
 
     def test_sizes_and_counts_for_people(self) -> None:
-        assert [human(4, 1536), human(2, 999), human(2, 1000), human(99, 12345)] == ["1.5K", "", "1,000", "12,345"]
+        assert [readable(4, 1536), readable(2, 999), readable(2, 1000), readable(99, 12345)] == [
+            "1.5K",
+            "",
+            "1,000",
+            "12,345",
+        ]
 
 
 def test_same_seed_and_script_are_the_same_bytes() -> None:

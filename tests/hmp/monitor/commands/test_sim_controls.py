@@ -17,7 +17,7 @@ class TestGuest:
         assert text.startswith("windows,delay=2 - ")
         assert text.endswith("\n")
 
-    def test_what_its_settings_change_is_told(self) -> None:
+    def test_what_its_settings_change_is_shown(self) -> None:
         assert say(monitor_on("slow"), "sim guest") == "slow - answers 2 s after being asked\n"
         text = say(monitor_on("slow,delay=1"), "sim guest")
         assert text == "slow,delay=1 - answers 2 s after being asked; here delay=1\n"
@@ -210,7 +210,7 @@ class TestWorkload:
         assert sample is not None
         assert say(subject, "sim free 1M").endswith("gave back 0B (0 bytes): it had no more\n")
 
-    def test_nothing_is_nothing(self) -> None:
+    def test_an_amount_of_0_changes_nothing(self) -> None:
         subject = monitor_on()
         assert say(subject, "sim alloc 0") == "the workload took 0B (0 bytes)\n"
         assert say(subject, "sim free 0") == "the workload gave back 0B (0 bytes)\n"

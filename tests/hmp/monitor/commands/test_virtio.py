@@ -121,7 +121,7 @@ class TestStatus:
         names = [text.partition(":")[0].removeprefix("VIRTIO_CONFIG_S_") for _, text in STATUS_TABLE]
         assert names == ["ACKNOWLEDGE", "FAILED", "NEEDS_RESET", "DRIVER", "FEATURES_OK", "DRIVER_OK"]
 
-    def test_what_was_refused_is_told_with_how_often_and_the_last_of_it(self) -> None:
+    def test_refused_input_is_shown_with_how_often_and_the_last_reason(self) -> None:
         subject = monitor_on()
         device = device_of(subject)
         for _ in range(12):
@@ -134,7 +134,7 @@ class TestStatus:
             "    last: notify-dead: queue 9 of 3\n"
         )
 
-    def test_hints_of_free_pages_are_told_by_command_id(self) -> None:
+    def test_hints_of_free_pages_are_counted_by_command_id(self) -> None:
         subject = monitor_on(switches={"free_page_hint": True})
         device_of(subject).hints = {0: 1, 0x80000000: 1234}
         assert say(subject, f"info virtio-status {PATH}").partition("  Backend features:\n\n")[2] == (

@@ -67,10 +67,21 @@ GIVEN: list[tuple[str, Callable[[Modelled], object], list[tuple[str, Any]]]] = [
             m.machine.device_del("balloon0"),
             m.machine.device_add(""),
             m.machine.device_del("/machine/peripheral-anon/device[0]"),
+            m.machine.device_add(""),
+            m.machine.device_del("/machine/peripheral-anon/device[1]"),
         ),
         [
             ("DEVICE_DELETED", {"device": "balloon0", "path": "/machine/peripheral/balloon0"}),
             ("DEVICE_DELETED", {"path": "/machine/peripheral-anon/device[0]"}),
+            ("DEVICE_DELETED", {"path": "/machine/peripheral-anon/device[1]"}),
+        ],
+    ),
+    (
+        "reset, which removes what the driver did not let go",  # in this order, as QEMU
+        lambda m: (m.guest.controls.hang(), m.machine.device_del("balloon0"), m.machine.reset()),
+        [
+            ("RESET", {"guest": False, "reason": "host-qmp-system-reset"}),
+            ("DEVICE_DELETED", {"device": "balloon0", "path": "/machine/peripheral/balloon0"}),
         ],
     ),
 ]
