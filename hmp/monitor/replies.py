@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 
 from hmp.monitor import UsageError, escape
 from hmp.monitor.emulated import version
@@ -180,10 +179,14 @@ def load(path: str) -> Replies:
     raise UsageError(f"--replies '{escape(path)}': {escape(why[:MAX_WHY])}".replace("\n", " "))
 
 
-@cache
+_kept: list[Replies] = []
+
+
 def shipped() -> Replies:
     """Return the recorded answers that come with hmp, read once."""
-    return load(_SHIPPED)
+    if not _kept:
+        _kept.append(load(_SHIPPED))
+    return _kept[0]
 
 
 def show(line: str, reply: Any) -> str:
