@@ -131,10 +131,6 @@ class Timer:
         if queue is not None:
             queue._cancelled()
 
-    def _fire(self) -> None:
-        self._queue = None
-        self.callback()
-
 
 class TimerQueue:
     """Timers of one clock, in order of time; timers of the same time fire in the order in which they were set."""
@@ -177,7 +173,8 @@ class TimerQueue:
         from _heapq import heappop
 
         _, _, timer = heappop(self._heap)
-        timer._fire()
+        timer._queue = None
+        timer.callback()
 
     def _cancelled(self) -> None:
         # A cancelled timer stays in the heap until it is the first, because removing it from the middle costs a search.

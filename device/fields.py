@@ -27,8 +27,6 @@ class Fields:
 
     # Types are compared with `type() is` and not isinstance(): in Python True is an int, and in JSON it is not.
 
-    __slots__ = ("_left", "_where", "then", "version")
-
     def __init__(self, data: object, where: str, *, version: int = 1 << 30, then: int = 0) -> None:
         if type(data) is not dict or not all(type(name) is str for name in data):
             raise SnapshotError(f"{where} is not an object")

@@ -29,18 +29,21 @@ class Member:
     the first format that has it. Loading an older format gives the default; so does a snapshot without a `late` member.
 
     `takes(part, fields)` returns the value, checked by type and range, and `check(part, value)` what is wrong with it,
-    or "". A member that has no `takes` has `loads(part, fields)`, which puts the value in its place. Both may raise
-    SnapshotError. `saves(part, now)` returns the value as plain data, if it is not plain itself.
+    or "". A member that has no `takes` has `loads(part, fields)`, which puts the value in its place, or else its owner
+    does that. Both may raise SnapshotError. `saves(part, now)` returns the value as plain data, if it is not plain
+    itself.
     """
 
-    # Each kind of member is a function below, with a name like a class. Classes were rejected: each would have to be
-    # made at every start.
+    # The usual kinds of members are functions below, with names like classes. Classes were rejected: each would have to
+    # be made at every start.
 
     __slots__ = ("attribute", "check", "default", "kept", "late", "loads", "name", "saves", "since", "takes")
 
     def __init__(
         self,
         name: str,
+        saves: Callable[[Any, int], object] | None = None,
+        loads: Callable[[Any, Fields], None] | None = None,
         default: object = None,
         *,
         attribute: str = "",
@@ -49,8 +52,6 @@ class Member:
         late: bool = False,
         check: Callable[[Any, Any], str] | None = None,
         takes: Callable[[Any, Fields], object] | None = None,
-        loads: Callable[[Any, Fields], None] | None = None,
-        saves: Callable[[Any, int], object] | None = None,
     ) -> None:
         self.name = name
         self.attribute = attribute or name
@@ -91,17 +92,17 @@ def Integer(name: str, high: Limit = _U64, default: int = 0, *, low: Limit = 0, 
         lowest, highest = (limit if isinstance(limit, int) else limit(part) for limit in (low, high))
         return fields.integer(name, lowest, highest)
 
-    return Member(name, default, takes=takes, **more)
+    return Member(name, default=default, takes=takes, **more)
 
 
 def Flag(name: str, default: bool = False, **more: Any) -> Member:
     """Declare a truth value, false by default."""
-    return Member(name, default, takes=lambda part, fields: fields.flag(name), **more)
+    return Member(name, default=default, takes=lambda part, fields: fields.flag(name), **more)
 
 
 def Text(name: str, default: str = "", **more: Any) -> Member:
     """Declare a printable string."""
-    return Member(name, default, takes=lambda part, fields: fields.text(name), **more)
+    return Member(name, default=default, takes=lambda part, fields: fields.text(name), **more)
 
 
 def Age(name: str, *, attribute: str, **more: Any) -> Member:
@@ -131,18 +132,7 @@ def Parts(name: str, wrong: str = "are not {}", *, attribute: str = "", **more: 
     def saves(part: Any, now: int) -> object:
         return [save(item, now) for item in getattr(part, attribute or name)]
 
-    return Member(name, _OWNERS, attribute=attribute, loads=loads, saves=saves, **more)
-
-
-def Other(
-    name: str,
-    saves: Callable[[Any, int], object],
-    loads: Callable[[Any, Fields], None],
-    default: object = None,
-    **more: Any,
-) -> Member:
-    """Declare any other member: `saves(part, now)` returns plain data, `loads(part, fields)` takes it again."""
-    return Member(name, default, saves=saves, loads=loads, **more)
+    return Member(name, saves, loads, _OWNERS, attribute=attribute, **more)
 
 
 def slots(state: tuple[Member, ...], derived: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Reads and writes sizes, durations and shares as people write them."""
+"""Reads and writes counts, sizes, durations and shares as people write them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def _decimal(text: str, wrong: str) -> tuple[int, int]:
     if not digits or len(digits) > 30 or not (digits.isascii() and digits.isdigit()) or (dot and not fraction):
         raise MisuseError(wrong)
     return int(digits), 10 ** len(fraction)
+
+
+def parse_count(text: str, high: int, what: str, *, low: int = 0) -> int:
+    """Return a whole number from `low` to `high`. Raises MisuseError: the text is not `what`."""
+    # isdigit() alone accepts digits of other scripts, and int() would take blanks and underscores. Python refuses to
+    # convert thousands of digits.
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(high)) or not low <= int(text) <= high:
+        raise MisuseError(f"'{text}' is not {what}")
+    return int(text)
 
 
 def parse_size(text: str) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
 from contextlib import asynccontextmanager
 
 from device.machine.events import Ended
 from hmp.monitor import escape
 from hmp.monitor.monitor import Reply
-from hmp.streams import Output, naming_stdout
+from hmp.streams import Output, naming_stdout, write_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1024
 """How many bytes of a script are read and run before clients on sockets get their turn."""
-
-PIECE = select.PIPE_BUF
-"""How many bytes a pipe takes without blocking when poll() reports it as writable."""
 
 
 async def readable(descriptor: int | None) -> None:
@@ -86,16 +81,11 @@ class PatientOutput(Output):
 
         Raises OSError; then the text is dropped, because later writes would fail too.
         """
-        data, poller = self._data, select.poll()
-        poller.register(self._descriptor, select.POLLOUT)
         try:
-            while data and poller.poll(0):
-                with naming_stdout():
-                    del data[: os.write(self._descriptor, data[:PIECE])]
-        except BlockingIOError:
-            pass
+            with naming_stdout():
+                write_ready(self._descriptor, self._data, 0)
         except OSError:
-            data.clear()
+            self._data.clear()
             raise
 
     async def drain(self) -> None:
@@ -110,18 +100,19 @@ class PatientOutput(Output):
 async def working(
     front: Front, driver: MachineDriver, wait: Wait | None = None, stop: asyncio.Event | None = None
 ) -> AsyncIterator[asyncio.Event]:
-    """Serve the clients of `front` and run its lines; then enter the context. Yields an event that the machine's
-    end sets.
+    """Drive the machine of `front`, serve its clients and run its lines; then enter the context. Yields an event that
+    the machine's end sets.
 
     `wait` waits for a reply in the way of the front end. If it returns False, or `stop` is set, the remaining lines
     are dropped. The machine starts after the first clients of `wait` addresses have come. It ends with the context, or
     earlier if a line ends it. Raises OSError if stdout cannot be written.
     """
-    machine, over = front.machine, asyncio.Event()
-    # Sockets first: a client may come while the lines run.
-    server = None if front.serving is None else front.serving.serve(machine, driver)
+    machine, over, server = front.machine, asyncio.Event(), None
     unsubscribe = machine.subscribe(lambda event: over.set() if isinstance(event, Ended) and machine.over else None)
+    driver.start()
     try:
+        if front.serving is not None:  # sockets first: a client may come while the lines run
+            server = front.serving.serve(machine, driver)
         if not machine.over:  # else a signal has come already
             stops = [] if stop is None else [stop.wait()]
             await first(_work(front, driver, server, wait), over.wait(), *stops)
@@ -134,6 +125,7 @@ async def working(
         unsubscribe()
         if server is not None:
             await server.stop()
+        driver.stop()
 
 
 async def first(*each: Coroutine[object, object, object]) -> None:

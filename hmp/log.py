@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import select
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from device.clock import Clock
 from hmp.monitor import UsageError, escape
 from hmp.monitor.replies import STRICT
-from hmp.streams import complain
+from hmp.streams import complain, write_ready
 
 Entry = dict[str, Any]
 
@@ -29,7 +28,6 @@ DEEPEST = 100
 
 _OTHER = re.compile(rb'"(?:[^"\\]|\\.)*"|[^][{}]+')
 
-PIECE = select.PIPE_BUF
 PATIENCE = 1000
 """Milliseconds to wait for the reader of a pipe that the log goes to.
 
@@ -86,23 +84,14 @@ class Log:
         self.entries.append(line)
         if self._descriptor >= 0:
             try:
-                self._write(f"{line}\n".encode())
+                data = bytearray(f"{line}\n".encode())
+                write_ready(self._descriptor, data, PATIENCE)
+                if data:
+                    raise TimeoutError
             except OSError as error:
                 self.close()
                 why = "nobody reads it" if isinstance(error, TimeoutError) else error.strerror
                 complain(f"--log '{self._name}': {why}; nothing more is logged")
-
-    def _write(self, data: bytes) -> None:
-        poller = select.poll()
-        poller.register(self._descriptor, select.POLLOUT)
-        while data:
-            if not poller.poll(PATIENCE):  # a file is always ready
-                raise TimeoutError
-            try:
-                # In pieces that a pipe takes whole: a larger write could block although poll() said it would not.
-                data = data[os.write(self._descriptor, data[:PIECE]) :]
-            except BlockingIOError:
-                pass
 
     def close(self) -> None:
         """Close the file."""

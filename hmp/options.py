@@ -14,7 +14,7 @@ from device.clock import SECOND
 from device.errors import MisuseError
 from device.guest.keys import KEYS, MODELLED_KEYS
 from device.guest.table import PROFILES, make_guest
-from device.units import format_size, parse_seconds, parse_size
+from device.units import format_size, parse_count, parse_seconds, parse_size
 from device.virtio.memory import check_ram_size
 from hmp.addresses import Address
 from hmp.attach.address import KNOWN, Place
@@ -47,16 +47,11 @@ def _timeout(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    # isdigit() alone accepts digits of other scripts, and int() would take blanks and underscores.
-    if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) >= 1 << 63:
-        raise MisuseError(f"'{text}' is not a whole number from 0 to 2^63-1")
-    return int(text)
+    return parse_count(text, (1 << 63) - 1, "a whole number from 0 to 2^63-1")
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:6]) <= 99_999:
-        raise MisuseError(f"'{text}' is not a number of machines from 1 to 99999")
-    return int(text)
+    return parse_count(text, 99_999, "a number of machines from 1 to 99999", low=1)
 
 
 def _guest(text: str) -> str:

@@ -209,7 +209,7 @@ def run(runner: Runner, sources: Iterable[Source]) -> None:
 
 
 class Front:
-    """A front end. `run` makes the machine, the monitor and the sockets, calls `_use`, and closes them again."""
+    """A front end. `run` makes `machine`, `monitor`, `runner` and the sockets, calls `_use`, and closes them again."""
 
     machine: Machine
     monitor: Monitor

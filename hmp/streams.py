@@ -70,6 +70,24 @@ def write_all(descriptor: int, data: bytes) -> None:
             _await(descriptor, writing=True)
 
 
+def write_ready(descriptor: int, data: bytearray, patience: int) -> None:
+    """Write `data` and remove what is written from it, until it would block for more than `patience` ms.
+
+    Raises OSError.
+    """
+    import select  # a library to load, which most pipes never need
+
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    while data and poller.poll(patience):
+        try:
+            # In pieces that a pipe takes whole: a larger write could block although poll() said it would not.
+            del data[: os.write(descriptor, data[: select.PIPE_BUF])]
+        except BlockingIOError:  # another process wrote meanwhile
+            if not patience:
+                return
+
+
 def complain(text: str, program: str = "hmp") -> None:
     """Print one line on stderr, with control characters escaped. If stderr cannot be written, do nothing."""
     try:
@@ -101,12 +119,9 @@ def guarded(run: Callable[[], int], program: str = "hmp", usage: int = USAGE) ->
         return INTERRUPTED
     except SystemExit as end:  # by a signal
         return int(end.code or 0)
-    except UsageError as error:
+    except (UsageError, UnreadableError) as error:
         complain(str(error), program)
-        return usage
-    except UnreadableError as error:
-        complain(str(error), program)
-        return FAILED
+        return usage if isinstance(error, UsageError) else FAILED
     except ConnectError as error:
         complain(str(error))
         return UNCONNECTED

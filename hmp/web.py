@@ -255,7 +255,6 @@ class Page:
 
     stopping = crowded = False
     clients = 0
-    note: Callable[[Connection, str, bytes], None] | None = None
     ended_by: Connection | None = None
 
     def __init__(

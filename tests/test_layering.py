@@ -21,7 +21,7 @@ ONLY_IN: dict[str, list[str]] = {
     "prompt_toolkit": ["hmp.terminal.*"],
     "rich": ["hmp.terminal.*"],
     "pyte": ["hmp.recording.camera", "hmp.recording.svg_terminal"],
-    "select": ["hmp.log", "hmp.pipe", "hmp.streams", "hmp.aiolines", "hmp.sockets.hangups", "hmp.sockets.stdio", "hmp.terminal.*", "device.guest.uml.*",
+    "select": ["hmp.pipe", "hmp.streams", "hmp.sockets.hangups", "hmp.sockets.stdio", "hmp.terminal.*", "device.guest.uml.*",
                "device.guest.vhost_user.*"],
     "socket": ["hmp.attach.link", "hmp.qemu.chardevs", "hmp.sockets.listeners", "hmp.sockets.port", "hmp.sockets.server", "hmp.sockets.stdio",
                "device.guest.vhost_user.*"],

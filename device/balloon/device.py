@@ -23,7 +23,7 @@ from device.balloon.spec import (
 )
 from device.balloon.stats_queue import StatsQueue
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Flag, Integer, Other, Text, load, save
+from device.state import Age, Flag, Integer, Member, Text, load, save
 from device.virtio.device import DUE_SERVE, NEWS_ACTUAL, VirtioDevice
 from device.virtio.spec import PAGE_SHIFT, PAGE_SIZE, STATUS_DRIVER_OK, STATUS_FAILED, STATUS_NEEDS_RESET, U16, U32, bit
 
@@ -98,30 +98,23 @@ class BalloonDevice(VirtioDevice):
         ),
         Text("iothread", kept=True, late=True),
         Flag("hotplugged", kept=True),
-        Other("properties", lambda device, now: dict(device.properties), lambda device, fields: None, kept=True),
+        Member("properties", lambda device, now: dict(device.properties), kept=True),
         *VirtioDevice.STATE[:3],
         Integer("num_pages", lambda device: device.pages.limit, kept=True),
         Integer("actual_pages", lambda device: device.pages.limit, kept=True),
-        Other("poison_val", lambda device, now: device.poison_val, _load_poison, 0),
+        Member("poison_val", loads=_load_poison, default=0),
         Integer("hint_id", U32, late=True),
-        Other("hints", lambda device, now: [[*each] for each in device.hints.items()], _load_hints, dict, late=True),
+        Member("hints", lambda device, now: [[*each] for each in device.hints.items()], _load_hints, dict, late=True),
         *VirtioDevice.STATE[3:5],
         Age("age", attribute="born", kept=True),
         *VirtioDevice.STATE[5:],
-        Other("stats", lambda device, now: save(device.stats, now), _load_stats, kept=True),
+        Member("stats", lambda device, now: save(device.stats, now), _load_stats, kept=True),
     )
     DERIVED = (*VirtioDevice.DERIVED, "_actual_pages", "_roles", "_sized", "actual", "gone", "pages", "ram")
 
-    id: str
-    model: str
-    iothread: str
     hotplugged: bool
-    num_pages: int
-    poison_val: int
-    hint_id: int
     hints: dict[int, int]
     """The number of hinted pages by command id, for the last HINT_ROUNDS ids; id 0 is for hints without one."""
-    stats: StatsQueue
 
     def __init__(
         self,

@@ -63,9 +63,6 @@ def page_runs(element: Element, limit: int, refuse: Callable[[str, str, int], No
     count = len(pfns)
     if not count:
         return []
-    # Nearly every list is a single run, rising by one, and needs no sorting. The cheap tests come first.
-    if first + count <= limit and pfns[-1] == first + count - 1 and pfns == list(range(first, first + count)):
-        return [(first, count)]
     # Drivers may list pages in any order (Linux: as they were allocated). Duplicates stay, and are counted by the
     # caller.
     pfns.sort()

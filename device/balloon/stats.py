@@ -155,8 +155,6 @@ SPACING = 50_000_000
 class History:
     """Entries of (host ns, actual bytes, sample or None), oldest first."""
 
-    __slots__ = ("_anchor", "entries")
-
     def __init__(self) -> None:
         self.entries: list[tuple[int, int, Sample | None]] = []
         self._anchor = -SPACING

@@ -9,7 +9,7 @@ from __future__ import annotations
 from device.balloon.stats import WIRE_LIMIT, Sample, decode
 from device.clock import SECOND
 from device.errors import GuestFault, MisuseError
-from device.state import Age, Other, load, reset, slots
+from device.state import Age, Member, load, reset, slots
 from device.virtio.device import DUE_ASKED, DUE_QUEUE, NEWS_DRIVER, NEWS_SAMPLE
 from device.virtio.queue import Element
 from device.virtio.spec import U32
@@ -98,10 +98,10 @@ class StatsQueue:
     # (measured on 7.2); `sample`, because the age of a sample from before a reset would mislead.
 
     STATE = (
-        Other("held", lambda stats, now: stats.held and stats.held.state(), _load_held),
-        Other("out", lambda stats, now: stats.out, _load_out, ABSENT, attribute="buffer"),
+        Member("held", lambda stats, now: stats.held and stats.held.state(), _load_held),
+        Member("out", lambda stats, now: stats.out, _load_out, ABSENT, attribute="buffer"),
         Age("reset_age", attribute="reset_at", kept=True),
-        Other("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
+        Member("sample", lambda stats, now: stats.sample and stats.sample.state(now), _load_sample),
     )
     DERIVED = (
         "_data", "_decoded", "_device", "_poll_timer", "index", "poll_interval", "qom_sample", "read_before", "time",

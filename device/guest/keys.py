@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from device.errors import MisuseError
-from device.guest.model.faults import FAULTS, parse_count
-from device.units import parse_size
+from device.guest.model.faults import FAULTS
+from device.units import parse_count, parse_size
 from device.virtio.memory import check_ram_size
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ KEYS: dict[str, tuple[Callable[[str], object], str]] = {
     **{fault.name: (fault.parse, fault.help) for fault in FAULTS if fault.help},
     "pace": (_parse_pace, "SIZE: inflation per second of VM time"),
     "seed": (
-        lambda text: parse_count(text, 19, "a whole number below 10^19"),  # it fits into 64 bits
+        lambda text: parse_count(text, 10**19 - 1, "a whole number below 10^19"),  # it fits into 64 bits
         "N: seeds what is random in the guest; by default the seed of the machine",
     ),
     "rule": (_parse_rule, "NAME: the one rule to break (TAB lists them)"),

@@ -11,7 +11,7 @@ from device.balloon.stats import History
 from device.clock import SECOND, Clock, Timeline
 from device.errors import MisuseError
 from device.machine.requests import ANSWERED, ENDED, NO_DEVICE, UNSUPPORTED, StatsRequest, StatsRequests
-from device.state import FAR, Flag, Integer, Other, save
+from device.state import FAR, Flag, Integer, Member, save
 from device.virtio.device import (
     DUE_ASKED,
     DUE_CONFIG,
@@ -83,8 +83,8 @@ class Machine:
 
     STATE = (
         Integer("seed"),
-        Other("booted", lambda machine, now: machine.run_state != PRELAUNCH, _load_run_state, attribute="run_state"),
-        Other(
+        Member("booted", lambda machine, now: machine.run_state != PRELAUNCH, _load_run_state, attribute="run_state"),
+        Member(
             "vm_time",
             lambda machine, now: machine.vm_clock.now(),
             lambda machine, fields: machine.vm_clock.set(fields.integer("vm_time", 0, FAR)),
@@ -93,14 +93,10 @@ class Machine:
         Flag("unplugging"),
         Flag("powering_down"),
         Flag("target_told", attribute="target_reported"),
-        Other("device", lambda machine, now: machine.device and save(machine.device, now), _load_device),
+        Member("device", lambda machine, now: machine.device and save(machine.device, now), _load_device),
         # This module does not know how to make guests: `device.machine.snapshot` makes the guest first and restores it
         # last.
-        Other(
-            "guest",
-            lambda machine, now: {"spec": machine.guest.spec, "state": machine.guest.state()},
-            lambda machine, fields: None,
-        ),
+        Member("guest", lambda machine, now: {"spec": machine.guest.spec, "state": machine.guest.state()}),
     )
     """The state in a snapshot. Memory and the balloon's pages are saved after it; monitors and requests are not."""
 

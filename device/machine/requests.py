@@ -96,18 +96,15 @@ class StatsRequests:
     def cancel(self, request: StatsRequest) -> None:
         """Drop a request whose caller has gone. Does nothing if it has ended."""
         if request.state is PENDING:
-            self._drop(request)
+            self.pending.pop(request, None)  # it may be absent: `end_all` takes all out before it ends each
             request.on_done = None
             self._end(request, CANCELLED)
 
     def _expire(self, request: StatsRequest, asked: int) -> None:
-        self._drop(request)
+        self.pending.pop(request, None)
         self.timed_out += 1
         self.unanswered = [*self.unanswered[1 - KEPT :], asked]
         self._end(request, TIMED_OUT)
-
-    def _drop(self, request: StatsRequest) -> None:
-        self.pending.pop(request, None)  # it may be absent: `end_all` takes all out before it ends each
 
     @staticmethod
     def _end(request: StatsRequest, state: RequestState) -> None:

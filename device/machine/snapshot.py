@@ -13,25 +13,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from struct import Struct
+from typing import BinaryIO
 
 from device.errors import MisuseError
 from device.fields import Fields, SnapshotError
+from device.machine.guest import Guest
 from device.machine.machine import Machine
 from device.machine.requests import NO_DEVICE
 from device.state import FAR
 from device.state import load as load_state
 from device.state import save as save_state
 from device.virtio.device import NEWS_ACTUAL, NEWS_DRIVER
+from device.virtio.memory import GuestMemory
 from device.virtio.spec import MAX_RAM, MIB, MIN_RAM, PAGE_SHIFT, PAGE_SIZE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import BinaryIO
-
-    from device.machine.guest import Guest
-    from device.virtio.memory import GuestMemory
 
 MAGIC = b"HMPSNAP\0"
 VERSION = 2
@@ -62,8 +58,6 @@ pages that would take gigabytes."""
 
 class Summary:
     """What a list of snapshots shows: `date` in ns since the epoch, `vm_time` in ns, `size` in bytes."""
-
-    __slots__ = ("date", "ram", "simulated", "size", "tag", "vm_time")
 
     def __init__(self, tag: str, date: int, vm_time: int, size: int, ram: int, *, simulated: bool) -> None:
         self.tag, self.date, self.vm_time, self.size, self.ram = tag, date, vm_time, size, ram

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from device.clock import MS
 from device.errors import FATAL_RULES, RULES, GuestFault
-from device.state import FAR, Integer, Member, Other, Parts, Text, reset, slots
+from device.state import FAR, Integer, Member, Parts, Text, reset, slots
 from device.virtio.queue import VirtQueue
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -134,13 +134,13 @@ class VirtioDevice:
         Integer("status", 0xFF),
         Integer("features", check=_not_offered),
         Integer("isr", 3),
-        Other("refused", lambda device, now: dict(device.refused), _load_refused, dict, kept=True),
+        Member("refused", lambda device, now: dict(device.refused), _load_refused, dict, kept=True),
         Text("last_refusal", kept=True),
         Parts("queues", kept=True),
         Integer("due", DUE_ASKED * 2 - 1, kept=True, since=2, check=_no_queue),
-        Other("untold", _save_unreported, _load_unreported, dict, attribute="unreported", kept=True, since=2),
+        Member("untold", _save_unreported, _load_unreported, dict, attribute="unreported", kept=True, since=2),
         Integer("later", DUE_ASKED * 2 - 1, since=2, check=_no_queue),
-        Other("later_remaining", _save_later, _load_later, attribute="later_timer", kept=True, since=2),
+        Member("later_remaining", _save_later, _load_later, attribute="later_timer", kept=True, since=2),
         Integer("pause", _LONGEST, MS, low=MS, since=2),
         Integer("calm", FAR, since=2),
         Integer("generation", U32, kept=True, late=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device.state import Integer, Other, reset, slots
+from device.state import Integer, Member, reset, slots
 from device.virtio.spec import DESC_NEXT, DESC_SIZE, DESC_WRITE, PAGE_SIZE, U16, USED_NO_NOTIFY
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ class DriverQueue:
         Integer("last_used", U16, attribute="_last_used"),
         Integer("notified", U16, attribute="_notified"),
         Integer("avail_idx", U16),
-        Other("free", lambda part, now: list(part.free), lambda part, fields: part._load_free(fields)),
+        Member("free", lambda part, now: list(part.free), lambda part, fields: part._load_free(fields)),
     )
     """What the guest itself remembers of the ring (the ring is in guest memory)."""
 

@@ -115,19 +115,6 @@ class VirtQueue:
     DERIVED = ("_avail", "_desc", "_memory", "_ring", "_used", "index", "maximum", "more", "offered")
     __slots__ = slots(STATE, DERIVED)
 
-    size: int
-    desc: int
-    avail: int
-    used: int
-    enabled: bool
-    event_idx: bool
-    indirect: bool
-    last_avail: int
-    used_idx: int
-    signalled: int
-    signalled_valid: bool
-    in_use: int
-
     def __init__(self, index: int, size: int, maximum: int = MAX_QUEUE_SIZE) -> None:
         """Make queue number `index`, which offers `size` entries and takes up to `maximum`. Raises MisuseError if one
         of them is not a power of two, or too large.

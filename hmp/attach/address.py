@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from hmp.addresses import Address
+from hmp.config import Config
 from hmp.monitor import UsageError, escape
 from hmp.monitor.grammar import SWITCH
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-
-    from hmp.config import Config
 
 PROXMOX = "/var/run/qemu-server/", "/run/qemu-server/"
 """The folders of Proxmox's sockets. QEMU serves one client per socket, and Proxmox connects to them all the time."""
@@ -20,8 +17,6 @@ KNOWN = "unix:PATH, tcp:HOST:PORT or libvirt:DOMAIN"
 
 class Place:
     """The address of a running machine. `hold` is None if the options do not say whether to keep the connection."""
-
-    __slots__ = ("hold", "host", "name", "port", "scheme", "uri")
 
     def __init__(self, spec: str) -> None:
         """Read `spec`. Raises UsageError, which says what is wrong in it."""

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from device.clock import SECOND, Clock
-from hmp.attach.link import LinkError, QmpError, SocketLink
+from hmp.attach.link import Link, LinkError, QmpError, SocketLink
 from hmp.attach.machine import Attached
 from hmp.attach.monitor import AttachedMonitor, Words
+from hmp.config import Config
 from hmp.monitor import ConnectError
-from hmp.monitor.dialects import DIALECTS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from hmp.attach.link import Link
-    from hmp.config import Config
-    from hmp.monitor.dialects import Dialect
-    from hmp.monitor.monitor import History
+from hmp.monitor.dialects import DIALECTS, Dialect
+from hmp.monitor.monitor import History
 
 ATTACH_LIMIT = 10 * SECOND
 """The most time (ns) for all queries at the start."""

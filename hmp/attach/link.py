@@ -13,19 +13,14 @@ import os
 import socket
 import stat
 from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from device.clock import SECOND
+from device.clock import SECOND, Clock
+from hmp.attach.address import Place
 from hmp.monitor.replies import STRICT
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    from device.clock import Clock
-    from hmp.attach.address import Place
-
-    Done = Callable[[Any, "Exception | None"], object]
+Done = Callable[[Any, "Exception | None"], object]
 
 GREETING_LIMIT = 2 * SECOND
 """How long (ns) to wait for the greeting. QEMU serves one client per socket, and a second one waits for ever."""

@@ -8,43 +8,24 @@ and a limit in ns if it may take long) and receive its result, or they yield a t
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
+from typing import Any
 
 from device.balloon.stats import History
 from device.clock import SECOND, Clock, Timeline
-from device.machine.events import (
-    ActualChanged,
-    DeviceDeleted,
-    Ended,
-    Event,
-    Panicked,
-    Relayed,
-    Resumed,
-    Stopped,
-    TargetReached,
-    WasReset,
-)
+from device.machine import events
 from device.machine.guest import Guest
 from device.machine.machine import PAUSED, RUNNING, SHUTDOWN
-from device.machine.requests import TIMED_OUT, StatsRequests
-from hmp.attach.link import LinkError, QmpError
-from hmp.attach.question import SENSELESS, Question, is_whole
+from device.machine.requests import TIMED_OUT, StatsRequest, StatsRequests
+from hmp.attach.link import Link, LinkError, QmpError
+from hmp.attach.question import SENSELESS, Balloon, Question, is_whole
 from hmp.monitor import escape
+from hmp.monitor.completion import Candidate
 from hmp.monitor.emulated import Emulated
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
-    from typing import Any
-
-    from device.machine.machine import Listener
-    from device.machine.requests import StatsRequest
-    from hmp.attach.link import Link
-    from hmp.attach.question import Balloon
-    from hmp.monitor.completion import Candidate
-
-    Steps = Generator[Any, Any, Any]
-    Command = tuple[str, Mapping[str, object] | None] | tuple[str, Mapping[str, object] | None, int]
+Steps = Generator[Any, Any, Any]
+Command = tuple[str, Mapping[str, object] | None] | tuple[str, Mapping[str, object] | None, int]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -97,7 +78,6 @@ class Attached:
         self.failure = ""
         """A text for stderr at the end; if it is set, hmp fails. If QEMU ends after SHUTDOWN, that is no failure."""
         self.ram = 0
-        self.store = None
         self.front = Emulated()
         self.front.relays = True
         self.offers: Callable[[str], list[Candidate]] = lambda line: []
@@ -108,7 +88,7 @@ class Attached:
         self.question = Question(self)
         self._running_steps = 0
         self._ending = False
-        self._listeners: list[Listener] = []
+        self._listeners: list[Callable[[events.Event], None]] = []
         link.on_event = self._event
         link.on_lost = self._lost_idle
 
@@ -122,12 +102,12 @@ class Attached:
     def start(self, *, paused: bool = False) -> None:
         """Do nothing: the VM runs already."""
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[events.Event], None]) -> Callable[[], None]:
         """Call `listener` with every event from now on. Returns a function that ends this."""
         self._listeners.append(listener)
         return partial(self._listeners.remove, listener)
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: events.Event) -> None:
         """Call every listener with an event."""
         for listener in tuple(self._listeners):
             listener(event)
@@ -158,7 +138,7 @@ class Attached:
         if not self.over:
             self.over = True
             self.run_state = SHUTDOWN
-            self.emit(Ended(guest=False, reason=reason))
+            self.emit(events.Ended(guest=False, reason=reason))
 
     def close(self) -> None:
         """Put the polling interval back, and close the connection."""
@@ -237,36 +217,36 @@ class Attached:
         self.requests.end_all(TIMED_OUT)
         self.over = True
         self.run_state = SHUTDOWN
-        self.emit(Ended(guest=True, reason=why))
+        self.emit(events.Ended(guest=True, reason=why))
 
     # Events.
 
     def _event(self, raw: Mapping[str, Any]) -> None:
         name, data = str(raw.get("event")), raw.get("data")
         data = data if isinstance(data, dict) else {}
-        event: Event | None = None
+        event: events.Event | None = None
         # Translated for the prompt's announcements and the toolbar, which know hmp's events only.
         if name in ("STOP", "RESUME"):
             self.run_state = RUNNING if name == "RESUME" else PAUSED
-            event = Resumed() if name == "RESUME" else Stopped()
+            event = events.Resumed() if name == "RESUME" else events.Stopped()
         elif name == "GUEST_PANICKED":
             self.guest.panicked = True
-            event = Panicked(str(data.get("action")))
+            event = events.Panicked(str(data.get("action")))
         elif name == "RESET":
             self.guest.panicked = False
-            event = WasReset(guest=bool(data.get("guest")), reason=str(data.get("reason")))
+            event = events.WasReset(guest=bool(data.get("guest")), reason=str(data.get("reason")))
         elif name == "DEVICE_DELETED":
-            event = DeviceDeleted(str(data.get("device", "")), str(data.get("path")))
+            event = events.DeviceDeleted(str(data.get("device", "")), str(data.get("path")))
         elif name == "BALLOON_CHANGE":
             event = self._changed(data.get("actual"))
         self._ending = self._ending or name == "SHUTDOWN"
         # Events that have a class are shown in hmp's words, all others in QEMU's.
         text = " ".join([name, *[f"{key}={value}" for key, value in data.items()]])
-        self.emit(Relayed(raw, "" if event is not None else text))
+        self.emit(events.Relayed(raw, "" if event is not None else text))
         if event is not None:
             self.emit(event)
 
-    def _changed(self, actual: object) -> Event | None:
+    def _changed(self, actual: object) -> events.Event | None:
         device = self.device
         if device is None or not is_whole(actual):
             return None
@@ -277,7 +257,7 @@ class Attached:
             return None
         # TargetReached is only sent for a target that was set in this hmp.
         device.awaited = actual != device.target
-        return ActualChanged(actual) if device.awaited else TargetReached(actual)
+        return events.ActualChanged(actual) if device.awaited else events.TargetReached(actual)
 
     # Queries at the start.
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from device.machine.requests import PENDING, TIMED_OUT, UNSUPPORTED
+from device.machine.machine import NO_BALLOON
+from device.machine.requests import PENDING, TIMED_OUT, UNSUPPORTED, StatsRequest
 from hmp.attach.link import ANSWER_LIMIT, LONG_LIMIT, BusyError, LinkError
+from hmp.attach.machine import Attached, Steps
 from hmp.monitor import BLANKS, CommandError, SyntaxRefused, grammar, skip_blanks
 from hmp.monitor.completion import Candidate
-from hmp.monitor.monitor import Monitor, Reply
+from hmp.monitor.dialects import AGELESS, Dialect
+from hmp.monitor.monitor import History, Monitor, Reply
 from hmp.monitor.registry import SIM, TABLE
 from hmp.streams import complain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from device.machine.requests import StatsRequest
-    from hmp.attach.machine import Attached, Steps
-    from hmp.monitor.dialects import Dialect
-    from hmp.monitor.monitor import History
 
 FREE = frozenset(["info", "help", "?", "print", "p", "x", "xp", "gva2gpa", "qom-list", "qom-get", "balloon", "cpu"])
 """Commands that neither stop the VM nor change it permanently. A list of dangerous commands was rejected, because
@@ -102,9 +97,6 @@ class AttachedMonitor(Monitor):
         return reply
 
     def _request_ended(self, reply: Reply, request: StatsRequest) -> None:
-        from hmp.monitor.commands import NO_BALLOON
-        from hmp.monitor.dialects import AGELESS
-
         machine = self.attached
         question = machine.question
         why = question.why or f"{machine.link.name}: no answer"

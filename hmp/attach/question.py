@@ -90,7 +90,6 @@ class Balloon:
         """The address of the ring on which the last answer came."""
         self.awaited = False
         """Whether hmp set a target that is not reached yet."""
-        self.refused: dict[str, int] = {}
 
 
 class Question:

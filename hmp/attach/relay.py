@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hmp.attach.link import ANSWER_LIMIT, LONG_LIMIT, QmpError
+from hmp.attach.machine import Attached, Steps
 from hmp.attach.monitor import FREE, first_word
 from hmp.monitor import CommandError
+from hmp.monitor.dialects import Dialect
 from hmp.monitor.monitor import Reply
+from hmp.monitor.session import Work
 from hmp.qjson import codec
 from hmp.qmp.commands import NEGOTIATE
+from hmp.qmp.events import EventHub
 from hmp.qmp.protocol import QmpSession
 from hmp.qmp.schema import QmpCommand
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from hmp.attach.machine import Attached, Steps
-    from hmp.monitor.dialects import Dialect
-    from hmp.monitor.session import Work
-    from hmp.qmp.events import EventHub
 
 FREE_COMMANDS = ("query-", "x-query-", "qom-list", "qom-get", "balloon", "device-list-properties")
 """Prefixes of the names of commands that change nothing permanently."""

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from device.clock import SECOND
 from hmp.attach.link import LinkError, QmpError
+from hmp.attach.machine import Attached, Steps
 from hmp.monitor import ConnectError, UsageError
 from hmp.monitor.registry import TABLE
 from hmp.monitor.replies import shipped
 from hmp.newfile import NewFile
 from hmp.streams import write_all
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from hmp.attach.machine import Attached, Steps
 
 LIMIT = 60 * SECOND
 """The most time (ns) for all queries."""

@@ -10,20 +10,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 from xml.etree import ElementTree
 
 from device.balloon.spec import ABSENT
+from device.clock import Clock
+from hmp.attach.address import Place
 from hmp.attach.link import CHUNK, MAX_MESSAGE, Link, LinkError, QmpError
 from hmp.streams import complain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from device.clock import Clock
-    from hmp.attach.address import Place
 
 BALLOON = "/machine/peripheral/balloon0"
 """A path for the device. question.py needs one; libvirt's commands do not."""

@@ -53,7 +53,7 @@ class SyntaxRefused(Exception):
 
 
 class UnreadableError(Exception):
-    """A script or stdin cannot be read; the message says why."""
+    """A file that was named, or stdin, cannot be read or written; the message says why. Exit status 1."""
 
 
 class UsageError(Exception):

@@ -23,13 +23,8 @@ class Emulated:
     used last. hmp.qmp.inventory sets `commands` and `schema`.
     """
 
-    # The machine only has the attribute `front` for this: the core must not know about monitors or the wire. The
-    # slots make a mistyped attribute an error, because many modules set them. Most types are Any, as the classes are
-    # above this module in the layers.
-    __slots__ = (
-        "chardevs", "commands", "faults", "format", "log", "make_monitor", "make_session", "migration", "relays",
-        "replies", "schema", "version", "wire",
-    )  # fmt: skip
+    # The machine only has the attribute `front` for this: the core must not know about monitors or the wire. Most types
+    # are Any, as the classes are above this module in the layers.
 
     def __init__(self) -> None:
         self.version = QEMU_VERSION
@@ -54,20 +49,14 @@ class Emulated:
     package = f"hmp-emulator {__version__}"
     """The package of the version, which says that this is hmp. Tools read the number, people the package."""
 
-    @property
-    def numbers(self) -> dict[str, int]:
-        """The version in the form of QMP."""
-        return dict(zip(("micro", "minor", "major"), map(int, reversed(self.version.split("."))), strict=True))
-
 
 def emulated(machine: Machine) -> Emulated:
     """Return the Emulated of `machine`; the first call makes it."""
-    found = machine.front
+    found: Emulated | None = machine.front
     # Made on demand, because a plain script of `info balloon` needs none of it.
     if found is None:
         found = machine.front = Emulated()
-    made: Emulated = found
-    return made
+    return found
 
 
 def version(text: str) -> str:

@@ -281,7 +281,5 @@ def find_fault(machine: Machine, client: int, name: str, line: str | None = None
     """As Faults.find for the faults of `machine`; None if none was ever set."""
     # Not emulated(machine), which makes the object: most machines never have a fault.
     front = machine.front
-    if front is None or front.faults is None:
-        return None
-    found: Fault | None = front.faults.find(client, name, line)
-    return found
+    faults: Faults | None = None if front is None else front.faults
+    return None if faults is None else faults.find(client, name, line)

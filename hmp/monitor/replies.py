@@ -34,8 +34,6 @@ class Replies:
     """The answers of one file: `qmp` has the answers of each command (the first match is used), `hmp` the text of
     each line."""
 
-    __slots__ = ("hmp", "qemu", "qmp", "schema")
-
     def __init__(self, found: Any) -> None:
         """Take the parsed JSON of a file. Raises ValueError, whose text says what is wrong."""
         if not isinstance(found, dict):

@@ -205,8 +205,7 @@ class DirectoryStore:
 
     def tags(self) -> list[str]:
         """Return the tags, for completion; none if the directory cannot be read."""
-        found: list[str] = _try(self._names) or []
-        return found
+        return [*(_try(self._names) or ())]
 
     def _names(self) -> list[str]:
         names = os.listdir(self._path)

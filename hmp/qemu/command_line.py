@@ -7,8 +7,11 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from hmp import FAILED, QEMU_VERSION, __version__
+from hmp.config import Config
 from hmp.monitor import CommandError, UsageError, escape
 from hmp.monitor.commands.machine import DRIVERS, HELP, device_add, split_options
 from hmp.monitor.commands.qom import read_json
@@ -18,13 +21,6 @@ from hmp.qemu.chardevs import UNREADABLE, Chardev, from_chardev, from_short
 from hmp.qemu.table import CHARDEV_USERS, DEVICES, HELPS, PCI, WITH_VALUE, WITHOUT
 from hmp.qemu.values import Parameters, size_of, whole
 from hmp.qjson import codec
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    from hmp.config import Config
 
 DEFAULT_MEMORY = 128 << 20
 HELP_TEXT = """\
@@ -42,7 +38,7 @@ _NAME = Parameters("guest process", switch="debug-threads")
 _ACTIONS = {"reboot": ("reset", "shutdown"), "shutdown": ("poweroff", "pause"),
             "panic": ("pause", "shutdown", "exit-failure", "none"),
             "watchdog": ("reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi")}  # fmt: skip
-_SERIAL = ("serial", "parallel", "debugcon")
+_SERIAL: tuple[str, ...] = ("serial", "parallel", "debugcon")
 """The options that make guest devices, in the order in which QEMU makes them."""
 
 _ADDRESS = re.compile(r"\s*\+?(?:0x)?0*[01]?[0-9a-f](?:\.[0-7])?", re.ASCII | re.IGNORECASE)

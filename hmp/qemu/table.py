@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from device.balloon.spec import MODELS
+import click
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import click
+from device.balloon.spec import MODELS
+from hmp.command_line import value
 
 # All of QEMU's options are listed, because an unknown one may or may not take the next word as its value.
 _WITH_VALUE_NAMES = (
@@ -60,10 +59,6 @@ def command() -> click.Command:
 
     It is only for completion in a shell: click cannot read such options.
     """
-    import click
-
-    from hmp.command_line import value
-
     made: list[click.Parameter] = [click.Argument(["disk"], nargs=-1, type=click.Path())]
     # Each gets a number as its name, because click would name -d and -D the same.
     for number, name in enumerate(sorted(WITH_VALUE | WITHOUT)):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from hmp.monitor import UsageError
 from hmp.monitor.grammar import SWITCH
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 # Leading zeros are left out, because Python refuses to convert thousands of digits.
 _SIZE = re.compile(r"\s*\+?(?:0*(0|[1-9]\d*)(?:\.(\d*))?|0[xX]([0-9a-fA-F]+))([BKMGTPE]?)", re.IGNORECASE | re.ASCII)

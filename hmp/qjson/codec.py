@@ -217,11 +217,8 @@ class Decoder:
         keep replies for.
         """
         items: list[object] = []
-        if len(data) <= self._piece:
-            self._read(data, items)
-        else:
-            for start in range(0, len(data), self._piece):
-                self._read(data[start : start + self._piece], items)
+        for start in range(0, len(data), self._piece):
+            self._read(data[start : start + self._piece], items)
         return items
 
     def _read(self, data: bytes, items: list[object]) -> None:

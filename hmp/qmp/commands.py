@@ -22,7 +22,8 @@ NEGOTIATE, HUMAN = "qmp_capabilities", "human-monitor-command"
 def version(machine: Machine) -> dict[str, object]:
     """Return the version in the form of the greeting and of query-version."""
     front = emulated(machine)
-    return {"qemu": front.numbers, "package": front.package}
+    numbers = map(int, reversed(front.version.split(".")))
+    return {"qemu": dict(zip(("micro", "minor", "major"), numbers, strict=True)), "package": front.package}
 
 
 def _query_status(monitor: Monitor, arguments: Arguments) -> object:

@@ -13,7 +13,7 @@ from hmp.monitor.emulated import emulated
 from hmp.monitor.monitor import Monitor, Reply
 from hmp.monitor.pci import pci
 from hmp.monitor.replies import Replies, shipped
-from hmp.qmp.commands import COMMANDS
+from hmp.qmp.commands import COMMANDS, run
 from hmp.qmp.schema import Arguments, Handler, QmpCommand, schema
 from hmp.qmp.visitor import Types, check
 
@@ -85,8 +85,6 @@ class Answer(QmpCommand):
         if self._over is None:
             raise CommandError(f"--replies has no answer for {self.name} with these arguments")
         # No answer of the file fits: the command that it replaces still works.
-        from hmp.qmp.commands import run
-
         return run(self._over, monitor, arguments)
 
 

@@ -11,11 +11,11 @@ import click
 from device.clock import MS
 from device.units import parse_seconds
 from hmp.command_line import FILE, program, read_arguments, switch, value
-from hmp.monitor import UsageError, escape
+from hmp.monitor import UnreadableError, UsageError
 from hmp.newfile import find_same_file, write_file
 from hmp.recording.cast import parse_speed
 from hmp.recording.svg_cast import CastError, Recording, paced, read_cast
-from hmp.streams import guarded, naming_stdout, write_all
+from hmp.streams import complain, guarded, naming_stdout, write_all
 
 PROGRAM = "hmp-cast2svg"
 
@@ -51,11 +51,6 @@ def command() -> click.Command:
         ],
         "Make an animated picture, SVG, of CAST, an asciicast (version 2). - is stdin or stdout.",
     )
-
-
-def _complain(text: str) -> int:
-    print(f"{PROGRAM}: {escape(text)}", file=sys.stderr)  # noqa: T201
-    return 1
 
 
 def render(
@@ -144,12 +139,10 @@ def _convert(
             title=title,
             at=None if at is None else at // MS,
             once=once,
-            warn=lambda text: _complain(f"{said}: {text}"),
+            warn=lambda text: complain(f"{said}: {text}", PROGRAM),
         )
-    except CastError as error:
-        return _complain(f"{said}: {error}")
-    except (OSError, ValueError) as error:
-        return _failed(said, error)
+    except (CastError, OSError, ValueError) as error:
+        raise _failed(said, error) from None
     if svg != "-" and overwrite and find_same_file(svg, [("it", cast)]):
         raise UsageError(f"{svg}: is the recording itself; give the picture another name")
     try:
@@ -163,12 +156,12 @@ def _convert(
     except (OSError, ValueError) as error:
         if svg == "-":
             raise
-        return _failed(svg, error)
+        raise _failed(svg, error) from None
     return 0
 
 
-def _failed(path: str, error: Exception) -> int:
-    return _complain(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
+def _failed(path: str, error: Exception) -> UnreadableError:
+    return UnreadableError(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
 
 
 if __name__ == "__main__":

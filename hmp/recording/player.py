@@ -24,18 +24,7 @@ from hmp.recording.camera import Camera
 from hmp.recording.cast import MARKER, OUTPUT, Cast
 from hmp.recording.pace import FollowingDriver, Pace
 from hmp.recording.record import DEFAULT_SIZE, begin, report_failure, title
-from hmp.recording.rhythm import (
-    END,
-    FIND_MAX,
-    FIND_MIN,
-    KEY_MAX,
-    KEY_MIN,
-    LOOK_MAX,
-    LOOK_MIN,
-    READ,
-    READ_MAX,
-    Rhythm,
-)  # fmt: skip
+from hmp.recording.rhythm import END, FIND, LOOK, READ, READ_MAX, STROKE, Rhythm
 from hmp.recording.script import Step, read_steps
 from hmp.terminal.app import BANNER
 from hmp.terminal.keys import INTERRUPT, KEYS, typed
@@ -87,9 +76,6 @@ class Played(Front):
 
 class Player(Runner):
     """Plays the steps of scripts on a machine. Prints the output of the commands, and records the screen in `cast`."""
-
-    _loop: Pace
-    _driver: MachineDriver
 
     def __init__(
         self, machine: Machine, monitor: Monitor, config: Config, cast: Cast, *, size: tuple[int, int]
@@ -152,7 +138,7 @@ class Player(Runner):
             for step in steps:
                 if self.over or self._wait_failed or self._ended.done():
                     break
-                await self._take(step)
+                await self._ACTIONS[step.direction](self, step)
             await self._prompted()
             self._show()
             # An empty event at the end makes players show the last screen as long.
@@ -224,9 +210,6 @@ class Player(Runner):
 
     # What the person does.
 
-    async def _take(self, step: Step) -> None:
-        await self._ACTIONS[step.direction](self, step)
-
     async def _enter(self, step: Step) -> None:
         """Type a line and enter it."""
         await self._prompted()
@@ -272,8 +255,7 @@ class Player(Runner):
             return
         if self._state != WATCHING:
             await self._prompted()
-        least, most = (LOOK_MIN, LOOK_MAX) if self._state == AT_PROMPT else (FIND_MIN, FIND_MAX)
-        pace = self._rhythm.between(least, most)
+        pace = self._rhythm.between(*(LOOK if self._state == AT_PROMPT else FIND))
         if self._state == AT_PROMPT:
             pace += min(self._printed * READ, READ_MAX)
         self._printed = 0
@@ -282,7 +264,7 @@ class Player(Runner):
     async def _type_text(self, text: str) -> None:
         for char in text:
             self._keyboard.press(typed(char))
-            await self._pass(round(self._rhythm.between(KEY_MIN, KEY_MAX) / self._speed))
+            await self._pass(round(self._rhythm.between(*STROKE) / self._speed))
         self._state = TYPING if self._state == AT_PROMPT else self._state
 
     async def _press(self, name: str, step: Step) -> None:

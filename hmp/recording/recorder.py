@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,17 +14,7 @@ from hmp.recording.cast import Tape
 from hmp.recording.record import TITLE, begin, report_failure
 from hmp.terminal.app import Typed
 from hmp.terminal.history import history_path
-
-_SIZE = (80, 24)
-
-
-def terminal_size(descriptor: int) -> tuple[int, int]:
-    """Return columns and rows of a terminal; 80x24 where it does not know."""
-    try:
-        columns, rows = os.get_terminal_size(descriptor)
-    except OSError:
-        return _SIZE
-    return columns or _SIZE[0], rows or _SIZE[1]
+from hmp.terminal.screen import terminal_size
 
 
 class _Tee(io.BufferedIOBase):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from device.clock import MS, SECOND
 from device.guest.model.kernel import mix
 
-KEY_MIN, KEY_MAX = 60 * MS, 120 * MS
+STROKE = 60 * MS, 120 * MS
 """The time that a typed character takes: the least and the most."""
 
-LOOK_MIN, LOOK_MAX = 500 * MS, 900 * MS
-"""The time from a prompt to the first key."""
+LOOK = 500 * MS, 900 * MS
+"""The same from a prompt to the first key."""
 
-FIND_MIN, FIND_MAX = 250 * MS, 450 * MS
-"""The time before a named key, such as TAB, within a line."""
+FIND = 250 * MS, 450 * MS
+"""The same before a named key, such as TAB, within a line."""
 
 READ = 12 * MS
 """How much longer that is for each character that was printed before, up to READ_MAX."""

@@ -87,7 +87,7 @@ class Terminal(pyte.Screen):
     """
 
     buffer: dict[int, Line]  # type: ignore[assignment]
-    margins: Margins
+    margins: Margins  # pyright: ignore[reportIncompatibleVariableOverride]  # here it is always set
 
     def __init__(self, columns: int, lines: int) -> None:
         self.top = 0

@@ -69,8 +69,6 @@ def numbered(config: Config, number: int) -> Config:
 class Member:
     """A machine with its sockets, served while `serve` runs. Close it if `serve` never runs."""
 
-    server: Server
-    driver: MachineDriver
     _closed = False
 
     def __init__(self, config: Config) -> None:

@@ -20,8 +20,6 @@ class Mux:
     true after C-a x, and later keys are dropped.
     """
 
-    __slots__ = ("_came", "_escaped", "_first", "_focus", "_ports", "_user", "_write", "ended")
-
     def __init__(
         self, write: Callable[[bytes], None], focus: Callable[[bool], None], ports: int, *, monitor: bool = True
     ) -> None:

@@ -10,6 +10,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from device.machine.events import ClientRefused
 from device.machine.machine import Machine
@@ -126,11 +127,9 @@ class Server:
 
         PR_SET_PDEATHSIG was rejected: it signals the end of the thread that started us, which in Go can be any time.
         """
-        try:
+        with suppress(OSError):  # gone already, or a sandbox
             self._parent = os.pidfd_open(parent)
             self._loop.add_reader(self._parent, self._orphaned)
-        except OSError:  # gone already, or a sandbox
-            pass
         # The parent may have ended before we watched it.
         if os.getppid() != parent:
             self._loop.call_soon(self._orphaned)
@@ -291,10 +290,8 @@ class Server:
             self._parent = -1
 
     async def _until_gone(self, these: set[Connection], seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while these & self.connections:
                     self._departure.clear()
                     await self._departure.wait()
-        except TimeoutError:
-            pass

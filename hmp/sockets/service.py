@@ -95,14 +95,9 @@ class Served(Front):
 
         loop = get_running_loop()
         prepare(loop, self._signalled)
-        driver = MachineDriver(self.machine, loop)
-        driver.start()
-        try:
-            async with working(self, driver) as over:
-                if self.config.headless and not self.machine.over:
-                    await over.wait()
-        finally:
-            driver.stop()
+        async with working(self, MachineDriver(self.machine, loop)) as over:
+            if self.config.headless and not self.machine.over:
+                await over.wait()
 
     def _signalled(self, number: int) -> None:
         self._status = OK if self.config.headless and number == signal.SIGTERM else 128 + number

@@ -8,6 +8,7 @@ import select
 import socket
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from hmp.aiolines import PatientOutput, readable
@@ -56,10 +57,8 @@ async def carry_all(terminal: int, make_client: Callable[[], socket.socket], ove
         if [state for _, state in poller.poll(0)] == [select.POLLHUP]:
             await asyncio.sleep(PAUSE)
             continue
-        try:
+        with suppress(OSError):  # the program left before it read all
             await carry(make_client(), (terminal, terminal))
-        except OSError:  # the program left before it read all
-            pass
 
 
 async def _received(loop: asyncio.AbstractEventLoop, near: socket.socket) -> bytes:
@@ -83,10 +82,8 @@ async def _read(source: int, near: socket.socket) -> None:
             await loop.sock_sendall(near, data)
         near.shutdown(socket.SHUT_WR)
     except OSError:  # the terminal or the far end hung up
-        try:
+        with suppress(OSError):
             near.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
 
 def _quiet(descriptor: int) -> list[Any] | None:

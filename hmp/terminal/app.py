@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, sigpending
 
 from device.machine.machine import PRELAUNCH
 from hmp import HUNG_UP, INTERRUPTED, __version__
@@ -21,11 +22,9 @@ from hmp.terminal.tty import Tty
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Event
-    from typing import TextIO
 
     from hmp.recording.recorder import Recorder
-    from hmp.terminal.screen import Screen
-    from hmp.terminal.session import Prompt, Session
+    from hmp.terminal.session import Prompt
 
 PROMPT = "(qemu) "
 
@@ -52,11 +51,6 @@ class Typed(Front):
     """Takes the place of stdout if the session is recorded."""
 
     _status: int | None = None
-    _tty: Tty
-    _screen: Screen
-    _stdout: TextIO
-    _loop: AbstractEventLoop
-    _session: Session
 
     def _use(self) -> int | None:
         stdout = self._stdout = sys.stdout if self.recorder is None else self.recorder.stdout
@@ -101,7 +95,6 @@ class Typed(Front):
         """Run the session, with the driver, the signals and the sockets."""
         import asyncio
         from functools import partial
-        from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, sigpending
 
         from hmp.aiolines import working
         from hmp.drive import MachineDriver
@@ -122,8 +115,6 @@ class Typed(Front):
         loop.add_signal_handler(SIGINT, self._interrupt_scripts, stop)
         if self.recorder is not None:
             self.recorder.on_failure(partial(self._show_failure, prompt))
-        # The machine is driven from now on, also while scripts run before the prompt.
-        driver.start()
         if SIGINT in sigpending():  # Ctrl-C during the start: there is no line to clear, so it ends hmp
             self._leave(128 + SIGINT)
         tty.release()
@@ -137,7 +128,6 @@ class Typed(Front):
         finally:
             tty.hold()
             self._screen.clear()
-            driver.stop()
 
     def _make_prompt(self, loop: AbstractEventLoop) -> Prompt:
         if not self._screen.ansi:
@@ -173,8 +163,6 @@ class Typed(Front):
 
     def _suspend(self) -> None:
         """Stop the job for Ctrl-Z, as a key or as a signal, until the shell continues it."""
-        from signal import SIGTSTP
-
         self._screen.write("")  # also ends what is drawn again and again
         self._tty.hold()
         self._loop.remove_signal_handler(SIGTSTP)

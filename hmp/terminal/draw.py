@@ -7,7 +7,6 @@ only in a colour.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from io import StringIO
@@ -21,7 +20,7 @@ from rich.theme import Theme
 
 from hmp.monitor import escape
 from hmp.monitor.drawn import Cell, Drawn
-from hmp.terminal.screen import ERASED
+from hmp.terminal.screen import ERASED, Stream, terminal_size
 
 _THEME = Theme({"error": "red", "event": "cyan", "good": "green", "notice": "yellow", "bad": "red", "plot": "cyan",
                 "name": "bold"})  # fmt: skip
@@ -100,15 +99,13 @@ def live(write: Callable[[str], None], width: int, rows: int | None, *, color: b
     anew in a narrower window. Here it stays in the first row, from where all is erased.
     """
 
-    class Writer(StringIO):
-        def write(self, text: str, /) -> int:
-            above = text.count("\n")
-            up = f"\r\x1b[{above}A" if above else "\r"
-            write(_BACK.sub(ERASED, text) + up * made.is_started)
-            return len(text)
+    def take(text: str) -> None:
+        above = text.count("\n")
+        up = f"\r\x1b[{above}A" if above else "\r"
+        write(_BACK.sub(ERASED, text) + up * made.is_started)
 
     # No automatic refresh, which would need a thread. Session asks for a new drawing during a wait.
-    made = Live(console=_console(Writer(), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
+    made = Live(console=_console(Stream(take), width, rows, color=color), auto_refresh=False, redirect_stdout=False,
                 redirect_stderr=False)  # fmt: skip
     return made
 
@@ -135,12 +132,8 @@ def _render(what: RenderableType, width: int, *, color: bool) -> str:
 
 def dimensions(width: int, rows: int | None = None) -> ConsoleDimensions:
     """Return the size of the window; `rows` is its height, if it is not that of stdout."""
-    try:
-        # Live needs the height; text that is taller cannot be replaced.
-        height = rows or os.get_terminal_size(1).lines
-    except OSError:
-        height = 0
-    return ConsoleDimensions(max(1, width), height or 24)
+    # Live needs the height; text that is taller cannot be replaced.
+    return ConsoleDimensions(max(1, width), rows or terminal_size(1)[1])
 
 
 def _console(file: StringIO, width: int, rows: int | None = None, *, color: bool) -> Console:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 
 from prompt_toolkit.history import History
 
@@ -63,17 +64,15 @@ class FileHistory(History):
 
     def _shorten(self, data: bytes) -> None:
         """Replace the file by its last part in one step, so that another session never reads half of it."""
-        try:
+        with suppress(OSError):
             write_file(str(self._path), data, overwrite=True)
-        except OSError:
-            pass
 
     def store_string(self, string: str) -> None:
         """Append a line to the file."""
         # The file has one entry a line, so an entry with a newline would come back as two.
         if not string.strip() or "\n" in string or self._path is None:
             return
-        try:
+        with suppress(OSError, UnicodeEncodeError):
             # At the first line and not at the start: a person who types nothing gets no directory.
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             descriptor = self._open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -82,5 +81,3 @@ class FileHistory(History):
                 os.write(descriptor, f"{string}\n".encode("utf-8", "surrogateescape"))
             finally:
                 os.close(descriptor)
-        except (OSError, UnicodeEncodeError):
-            pass

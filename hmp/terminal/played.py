@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import copy_context
-from io import TextIOBase
 
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.history import InMemoryHistory
-from prompt_toolkit.input import Input
+from prompt_toolkit.input import DummyInput
 from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.output import ColorDepth
@@ -19,10 +18,10 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 
 from device.machine.machine import Machine
 from hmp.terminal.prompt import LinePrompt
-from hmp.terminal.screen import Screen
+from hmp.terminal.screen import Screen, Stream
 
 
-class Keyboard(Input):
+class Keyboard(DummyInput):
     """Keys that `press` sends. Those that come while there is no prompt are kept for the next one."""
 
     def __init__(self) -> None:
@@ -68,46 +67,19 @@ class Keyboard(Input):
         finally:
             self._keys_ready = before
 
-    def raw_mode(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    cooked_mode = raw_mode
-
     @property
     def closed(self) -> bool:
         return False
-
-    def fileno(self) -> int:
-        raise OSError("keys of a script have no descriptor")
-
-    def typeahead_hash(self) -> str:
-        # prompt_toolkit has one table of unread keys for all inputs, by this name.
-        return f"script-{id(self)}"
-
-
-class _Stream(TextIOBase):
-    """What prompt_toolkit wants of stdout."""
-
-    encoding = "utf-8"
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-
-    def write(self, text: str, /) -> int:
-        self._write(text)
-        return len(text)
 
 
 class _Output(Vt100_Output):
     """A terminal that knows at once how many rows there are below its cursor."""
 
     def __init__(self, write: Callable[[str], None], columns: int, rows: int, below: Callable[[], int]) -> None:
-        stream = _Stream(write)
         # Nothing is asked of the environment: a script has the same recording on every terminal.
         super().__init__(
-            stream,  # type: ignore[arg-type]  # as much of a TextIO as is used
-            lambda: Size(rows, columns), term="xterm-256color", default_color_depth=ColorDepth.DEPTH_8_BIT,
-            enable_bell=False,
+            Stream(write), lambda: Size(rows, columns), term="xterm-256color",
+            default_color_depth=ColorDepth.DEPTH_8_BIT, enable_bell=False,
         )  # fmt: skip
         self._below = below
 

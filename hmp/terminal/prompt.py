@@ -9,7 +9,7 @@ from functools import partial
 
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer, CompletionState
-from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.completion import CompleteEvent, get_common_complete_suffix
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import (
     Condition,
@@ -290,9 +290,7 @@ class LinePrompt:
         document = buffer.document
         found = list(self._completer.get_completions(document, CompleteEvent()))
         if found:
-            first, last = min(each.text for each in found), max(each.text for each in found)
-            common = next((at for at, char in enumerate(first) if char != last[at]), len(first))
-            buffer.insert_text(first[-found[0].start_position : common])
+            buffer.insert_text(get_common_complete_suffix(document, found))
         if len(found) > 1:
             found = list(self._completer.get_completions(buffer.document, CompleteEvent()))
             buffer.complete_state = CompletionState(buffer.document, found)

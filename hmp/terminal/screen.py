@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import StringIO
 
 from hmp.monitor import escape
 from hmp.monitor.drawn import Drawn
@@ -152,6 +153,20 @@ class Screen:
             self._write(ERASED)
 
 
+class Stream(StringIO):
+    """A text file for libraries that print: it passes everything to `take` and keeps nothing."""
+
+    encoding = "utf-8"
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def write(self, text: str, /) -> int:
+        self._take(text)
+        return len(text)
+
+
 _SIGNS = str.maketrans("▁▂▃▄▅▆▇█·━╸╺", "_.:-=+*#?==-")
 """ASCII in place of the characters of charts and bars, for encodings that lack them. An escape for each cell could
 not be read, and the line would be longer than its row."""
@@ -168,6 +183,15 @@ def encode(text: str, encoding: str) -> bytes:
         return text.translate(_SIGNS).encode(encoding, "backslashreplace")
 
 
+def terminal_size(descriptor: int) -> tuple[int, int]:
+    """Return columns and rows of a terminal; 80x24 where it does not know."""
+    try:
+        columns, rows = os.get_terminal_size(descriptor)
+    except OSError:
+        columns = rows = 0
+    return columns or 80, rows or 24
+
+
 def standard_screen(stdout: TextIO) -> Screen:
     """Return the Screen of `stdout`, a terminal, by TERM and NO_COLOR."""
     stream, encoding = stdout.buffer, stdout.encoding or "utf-8"
@@ -180,11 +204,5 @@ def standard_screen(stdout: TextIO) -> Screen:
         stream.write(encode(text.translate(font), encoding))
         stream.flush()
 
-    def width() -> int:
-        try:
-            # It is 0 where nobody has set a size, as on a serial line.
-            return os.get_terminal_size(stdout.fileno()).columns or 80
-        except OSError:
-            return 80
-
-    return Screen(write, ansi=term not in DUMB, color=not os.environ.get("NO_COLOR"), width=width)
+    return Screen(write, ansi=term not in DUMB, color=not os.environ.get("NO_COLOR"),
+                  width=lambda: terminal_size(stdout.fileno())[0])  # fmt: skip

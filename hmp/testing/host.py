@@ -13,17 +13,14 @@ import stat
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Coroutine
+from contextlib import ExitStack, closing, suppress
+from typing import Any, TypeVar
 
 from device.errors import MisuseError
 from hmp.sockets.service import report
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any, TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 PREFIX = "hmp-test-"
 LOCK = "lock"
@@ -90,14 +87,12 @@ def sweep(base: str) -> None:
 
 def _remove(path: str) -> None:
     """Remove a folder with its sockets. If it has anything else in it, that is not ours, and the folder stays."""
-    try:
+    with suppress(OSError):
         for entry in os.scandir(path):
             if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
                 os.unlink(entry.path)
         os.unlink(f"{path}/{LOCK}")
         os.rmdir(path)
-    except OSError:
-        pass
 
 
 class Host:

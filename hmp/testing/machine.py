@@ -8,12 +8,15 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Coroutine, Iterable, Iterator
 from datetime import datetime
+from typing import Any, TypeVar
 
 from device.clock import SECOND, SimulatedClock
 from device.errors import MisuseError
-from device.machine.events import Ended
-from hmp.log import Log
+from device.machine.events import Ended, Event
+from hmp.config import Config
+from hmp.log import Entry, Log
 from hmp.monitor import UsageError
 from hmp.monitor.dialects import DIALECTS
 from hmp.monitor.emulated import emulated
@@ -23,16 +26,7 @@ from hmp.options import parse
 from hmp.sockets.fleet import Member, check_descriptors
 from hmp.testing.host import Host
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator
-    from typing import Any, TypeVar
-
-    from device.machine.events import Event
-    from hmp.config import Config
-    from hmp.log import Entry
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 PATIENCE = 10.0
 """The default seconds of real time to wait for a line, or for a command of a client."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from device.fields import Fields, SnapshotError
-from device.state import FAR, Age, Flag, Integer, Other, Parts, Text, load, reset, save
+from device.state import FAR, Age, Flag, Integer, Member, Parts, Text, load, reset, save
 from device.virtio.spec import U64
 from tests.support.state import undeclared
 
@@ -194,7 +194,7 @@ class Whole:
         Age("age", attribute="born"),
         Parts("inners"),
         Integer("young", 9, 7, since=2),
-        Other("names", lambda whole, now: sorted(whole.names), lambda whole, fields: whole.take(fields), set),
+        Member("names", lambda whole, now: sorted(whole.names), lambda whole, fields: whole.take(fields), set),
     )
     DERIVED = ("helper",)
 

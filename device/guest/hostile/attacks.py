@@ -6,6 +6,8 @@ rule, but are a load for the device. An attack gets the driver and uses its rand
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from device.balloon.spec import CONFIG_ACTUAL, CONFIG_NUM_PAGES, DEFLATE, INFLATE, STAT_COUNT, STAT_RECORD, STATS
 from device.balloon.stats import RECORDS
 from device.errors import RULES
@@ -25,11 +27,7 @@ from device.virtio.spec import (
     U64,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Play = Callable[[HostileDriver], object]
+Play = Callable[[HostileDriver], object]
 
 STORM = 256
 """Interrupts that an interrupt storm causes. It stays below MAX_ROUNDS, so the device has to serve all of it."""

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 
+from device.balloon.device import BalloonDevice
 from device.balloon.spec import DEFLATE, INFLATE, STAT_COUNT, STAT_RECORD, STATS
 from device.balloon.stats import WIRE_LIMIT
 from device.guest.model.driver import BalloonDriver
 from device.state import Flag, Integer, Text
 from device.virtio.device import MAX_ROUNDS
 from device.virtio.driver_queue import DriverQueue
+from device.virtio.memory import Region
 from device.virtio.spec import DESC_SIZE, PAGE_SHIFT
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from device.balloon.device import BalloonDevice
-    from device.virtio.memory import Region
-
-    Roll = Callable[[int], int]
-    Descriptor = tuple[int, int, int, int]
+Roll = Callable[[int], int]
+Descriptor = tuple[int, int, int, int]
 
 SCRATCH = 0x10_0000
 """Guest address of what the attacks write: above the driver's own pages, below all that go into a balloon."""

@@ -7,19 +7,16 @@ system_reset instead, so that there is time to look at the broken device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from device.balloon.device import BalloonDevice
 from device.clock import MS, SECOND
 from device.guest.hostile.attacks import ATTACKS
 from device.guest.hostile.driver import ANSWERS, HostileDriver
 from device.guest.model.guest import ModelledGuest
 from device.guest.model.kernel import mix
 from device.state import Integer
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from device.balloon.device import BalloonDevice
 
 REST = 100 * MS
 """The shortest VM time between two attacks; the longest is sixteen times as much."""

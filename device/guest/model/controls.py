@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from device.balloon.spec import ABSENT
 from device.errors import MisuseError
+from device.guest.model.guest import ModelledGuest
+from device.guest.model.kernel import Kernel
 from device.machine.events import Panicked
 from device.machine.guest import Controls
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from device.guest.model.guest import ModelledGuest
-    from device.guest.model.kernel import Kernel
 
 
 class ModelledControls(Controls):

@@ -22,7 +22,7 @@ from device.balloon.spec import (
     queue_roles,
 )
 from device.clock import MS, SECOND
-from device.state import Flag, Integer, Other, Parts, load, reset, slots
+from device.state import Flag, Integer, Member, Parts, load, reset, slots
 from device.virtio.driver_queue import DriverQueue, ring_bytes
 from device.virtio.spec import (
     F_EVENT_IDX,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from device.fields import Fields
     from device.guest.model.kernel import Kernel
     from device.machine.guest import Platform
-    from device.state import Member
     from device.virtio.memory import Region
 
     class Owner(Protocol):
@@ -97,7 +96,7 @@ class BalloonDriver:
     """
 
     STATE: tuple[Member, ...] = (
-        Other("features", lambda part, now: part.features, lambda part, fields: part._load_features(fields), 0),
+        Member("features", loads=lambda part, fields: part._load_features(fields), default=0),
         Integer("ballooned", lambda part: part._top),
         Parts("queues", "is not a list of {}", attribute="_rings"),
     )
@@ -272,9 +271,7 @@ class Inflation:
     DERIVED = ("_guest",)
     __slots__ = slots(STATE, DERIVED)
 
-    rests: bool
     stuck: int
-    worked: int
 
     def __init__(self, guest: Owner) -> None:
         self._guest = guest

@@ -11,8 +11,8 @@ from device.balloon.spec import ABSENT, STATS_TABLE, stat_tag
 from device.errors import MisuseError
 from device.guest.model import CENTURY
 from device.guest.model.life import Boot, Fault, Service, Shutdown, Swap, Time
-from device.state import Flag, Integer, Other
-from device.units import parse_share
+from device.state import Flag, Integer, Member
+from device.units import parse_count, parse_share
 from device.virtio.spec import U16
 
 TYPE_CHECKING = False
@@ -141,7 +141,7 @@ class Answers(Fault):
 
     @staticmethod
     def parse(text: str) -> int:
-        return parse_count(text, 9, "a number of answers")
+        return parse_count(text, 999_999_999, "a number of answers")
 
     def boot(self) -> None:
         self.value = self.given
@@ -176,7 +176,7 @@ class Pin(Fault):
     """Some statistics have values that were set by hand: `value` has them by tag, None for one that is left out."""
 
     name, label = "pin", "pinned"
-    STATE = (Other("pinned", lambda pin, now: [*map(list, pin.value.items())], _load_pins, attribute="value"),)
+    STATE = (Member("pinned", lambda pin, now: [*map(list, pin.value.items())], _load_pins, attribute="value"),)
     off: ClassVar[dict[int, int | None]] = {}
 
     def __init__(self, guest: Owner, given: Any = None) -> None:
@@ -251,10 +251,3 @@ class Faults(dict[str, Fault]):
     def shown(self) -> dict[str, str]:
         """Return what `sim` shows of those in force."""
         return {fault.label: fault.shown() for fault in self.in_force if fault.label and fault.value != fault.off}
-
-
-def parse_count(text: str, digits: int, what: str) -> int:
-    """Return a plain decimal number of at most `digits` digits. Raises MisuseError: the text is not `what`."""
-    if not (text.isascii() and text.isdigit()) or len(text) > digits:
-        raise MisuseError(f"'{text}' is not {what}")
-    return int(text)

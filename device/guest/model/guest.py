@@ -8,7 +8,7 @@ from device.guest.model import CENTURY, KERNEL_TIMERS, NEVER
 from device.guest.model.driver import FEATURES, BalloonDriver, Inflation
 from device.guest.model.kernel import Kernel, mix
 from device.machine.guest import Guest
-from device.state import Flag, Integer, Other, load, reset, save
+from device.state import Flag, Integer, Member, load, reset, save
 from device.virtio.spec import PAGE_SHIFT
 
 TYPE_CHECKING = False
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from device.clock import Timer
     from device.fields import Fields
     from device.guest.model.faults import Faults
-    from device.state import Member
 
 TEN = (0, 1, 2, 3, 8, 9, 4, 5, 6, 7)
 """Linux 6.1's statistics, in the order in which it sends them."""
@@ -80,9 +79,9 @@ class ModelledGuest(Guest):
         Integer("pace", 1 << 50, 2 << 30, low=4096, kept=True),
         Integer("draws", kept=True),
         Integer("boots", kept=True),
-        Other("kernel", lambda part, now: part.kernel and save(part.kernel, now), _load_kernel),
-        Other("driver", lambda part, now: part.driver and save(part.driver, now), _load_driver),
-        Other("timers", lambda part, now: _save_timers(part), _load_timers, dict),
+        Member("kernel", lambda part, now: part.kernel and save(part.kernel, now), _load_kernel),
+        Member("driver", lambda part, now: part.driver and save(part.driver, now), _load_driver),
+        Member("timers", lambda part, now: _save_timers(part), _load_timers, dict),
     )
     """Its state besides its faults. Three flags are for what came while it slept or was stopped: a notification
     (`latched`), a request to release the device, a plugged device. `holding` is whether it holds back an answer,

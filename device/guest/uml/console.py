@@ -7,15 +7,12 @@ all other lines.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from device.errors import MisuseError
 
-    from device.errors import MisuseError
-
-    Answer = Callable[[], tuple[int, str]]
-    """Returns a command's status and output, or raises MisuseError if there was no answer."""
+Answer = Callable[[], tuple[int, str]]
+"""Returns a command's status and output, or raises MisuseError if there was no answer."""
 
 MODULE = "/virtio_balloon.ko"
 

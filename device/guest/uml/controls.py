@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from device.errors import MisuseError
+from device.guest.uml.console import Answer
+from device.guest.uml.guest import UmlGuest
 from device.machine.guest import Controls
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from device.guest.uml.console import Answer
-    from device.guest.uml.guest import UmlGuest
-    from device.machine.requests import Task
+from device.machine.requests import Task
 
 
 class UmlControls(Controls):

@@ -24,8 +24,7 @@ class Archive:
     """
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._data = b""
         self._inode = 0
 
     def add(self, name: str, mode: int, content: bytes = b"", major: int = 0, minor: int = 0) -> None:
@@ -46,13 +45,11 @@ class Archive:
         self._append(content)
 
     def _append(self, data: bytes) -> None:
-        data += bytes(-len(data) % 4)  # header and name are padded together, as the format wants
-        self._parts.append(data)
-        self._size += len(data)
+        self._data += data + bytes(-len(data) % 4)  # header and name are padded together, as the format wants
 
     def __bytes__(self) -> bytes:
         """Return the archive with its trailer."""
         end = Archive()
+        end._data = self._data
         end._entry(_TRAILER, 0, 0)
-        end._append(bytes(-(self._size + end._size) % _BLOCK))
-        return b"".join(self._parts + end._parts)
+        return end._data + bytes(-len(end._data) % _BLOCK)

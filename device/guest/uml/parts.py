@@ -5,16 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+from collections.abc import Mapping
 from stat import S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG
 from typing import NamedTuple
 
 from device.errors import MisuseError
 from device.guest.uml.console import INIT, MODULE
 from device.guest.uml.initramfs import Archive
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 # Debian's name for the kernel, and the one that the kernel's own build gives it.
 KERNEL_NAMES = ("linux.uml", "linux")

@@ -11,13 +11,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 
 from device.errors import MisuseError
 from device.guest.uml.console import Console
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _NO_RANDOM_ADDRESSES = 0x0040000
 """personality(2)'s ADDR_NO_RANDOMIZE."""
@@ -116,11 +114,9 @@ class UmlProcess:
 
     def _write_to_watcher(self, text: str) -> None:
         assert self._watcher.stdin is not None  # noqa: S101 - a pipe was asked for
-        try:
+        with suppress(OSError):  # the watcher was killed
             self._watcher.stdin.write(text.encode())
             self._watcher.stdin.flush()
-        except OSError:  # the watcher was killed
-            pass
 
     def descriptors(self) -> list[int]:
         """Return the descriptors to watch: the console's, and one that shows when the kernel ends."""
@@ -163,10 +159,8 @@ class UmlProcess:
     def close(self) -> None:
         """Kill all processes of the guest, and remove its files."""
         if self._child is not None:
-            try:
+            with suppress(OSError):
                 os.killpg(self._child.pid, signal.SIGKILL)
-            except OSError:
-                pass
             self._child.wait()
         self.console.close()
         if self._pidfd >= 0:

@@ -12,10 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 ROOM = 2696
 """Bytes of extended state that User-Mode Linux 6.1 has room for. A processor with AMX has 11,008 (measured); Linux 6.13

@@ -9,20 +9,16 @@ from __future__ import annotations
 import array
 import os
 import socket
+from collections.abc import Callable
 
 from device.balloon.spec import ALWAYS_OFFERED, CONFIG_ACTUAL, CONFIG_POISON_VAL
 from device.guest.vhost_user import wire
 from device.guest.vhost_user.memory import map_table
+from device.guest.vhost_user.port import Port, Ring
 from device.guest.vhost_user.wakeup import Wakeup
 from device.guest.vhost_user.wire import PAIR, U64, Decoder, FrontEndFault, Request, check_shape, reply
 from device.virtio.device import MAX_ROUNDS
 from device.virtio.spec import MAX_QUEUE_SIZE, U16, bit
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from device.guest.vhost_user.port import Port, Ring
 
 MESSAGES_AT_ONCE = 64
 """Messages answered in one call, so that the caller can do its other work: a whole negotiation takes about forty."""

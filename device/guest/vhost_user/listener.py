@@ -11,8 +11,6 @@ import stat
 class UnixListener:
     """Listens at `path`, mode 0600, without blocking: `socket` becomes readable when a peer connects."""
 
-    __slots__ = ("_inode", "path", "socket")
-
     def __init__(self, path: str, backlog: int = 4) -> None:
         """Listen. Raises OSError, with the reason as its last argument."""
         self.path = path

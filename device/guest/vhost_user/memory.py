@@ -6,15 +6,12 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Callable
 
 from device.guest.vhost_user.sigbus import guard, lost, release
 from device.guest.vhost_user.wire import MAX_REGIONS, PAIR, REGION, FrontEndFault, HostFault
 from device.virtio.memory import Memory, Region
 from device.virtio.spec import MAX_RAM, PAGE_SIZE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _SLOW_FILE_SYSTEMS = ("fuse", "9p", "nfs", "cifs", "smb", "ceph", "afs", "virtiofs", "autofs")
 """File systems on which reading a mapped page may wait for a server, and so could stop the monitor."""
@@ -22,8 +19,6 @@ _SLOW_FILE_SYSTEMS = ("fuse", "9p", "nfs", "cifs", "smb", "ceph", "afs", "virtio
 
 class SharedRegion(Region):
     """A region. `user` is its address in the front end; `fd` is the file behind it, which `close` closes."""
-
-    __slots__ = ("_guarded", "end", "fd", "user")
 
     def __init__(
         self, base: int, size: int, buffer: mmap.mmap, user: int, fd: int, end: int, on_lost: Callable[[], object]
@@ -54,8 +49,6 @@ class SharedRegion(Region):
 
 class SharedMemory(Memory):
     """A front end's memory table."""
-
-    __slots__ = ("_shared",)
 
     def __init__(self, regions: list[SharedRegion]) -> None:
         super().__init__(list(regions))

@@ -9,20 +9,16 @@ is still in use counts as a new driver, and the device is reset.
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
+from typing import Literal
 
+from device.balloon.device import BalloonDevice
 from device.balloon.spec import CONFIG_POISON_VAL, queue_roles
+from device.balloon.stats import Sample
+from device.guest.vhost_user.memory import SharedMemory
+from device.guest.vhost_user.wakeup import Wakeup
 from device.guest.vhost_user.wire import F_PROTOCOL_FEATURES, FrontEndFault, HostFault
 from device.virtio.spec import F_VERSION_1, PROBING, STATUS_AGREED, STATUS_DRIVER_OK, bit
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Literal
-
-    from device.balloon.device import BalloonDevice
-    from device.balloon.stats import Sample
-    from device.guest.vhost_user.memory import SharedMemory
-    from device.guest.vhost_user.wakeup import Wakeup
 
 MIN_QUEUES = 5
 """The number of rings that are offered: Linux's driver asks for five, whatever features it negotiates."""
@@ -30,8 +26,6 @@ MIN_QUEUES = 5
 
 class Ring:
     """What a front end said about one ring. `base` is the available index at which it continues."""
-
-    __slots__ = ("address", "base", "call", "enabled", "index", "kick", "size")
 
     def __init__(self, index: int) -> None:
         self.index = index

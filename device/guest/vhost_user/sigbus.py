@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import mmap
 import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from collections.abc import Callable
+from typing import Any
 
 _SA_SIGINFO = 4
 _MAP_FIXED = 0x10

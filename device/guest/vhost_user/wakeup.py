@@ -21,8 +21,6 @@ _CHUNK = 4096
 class Wakeup:
     """One end of a kick or call channel: an eventfd, a socket or a pipe. Owns its descriptor."""
 
-    __slots__ = ("_socket", "fd")
-
     def __init__(self, fd: int, sock: socket.socket | None) -> None:
         self.fd = fd
         self._socket = sock

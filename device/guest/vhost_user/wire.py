@@ -61,8 +61,6 @@ class HostFault(FrontEndFault):
 class Request:
     """One message: its number, its payload and its descriptors, which the owner of the object has to close."""
 
-    __slots__ = ("fds", "need_reply", "number", "payload")
-
     def __init__(self, number: int, need_reply: bool, payload: bytes, fds: list[int]) -> None:
         self.number, self.need_reply, self.payload, self.fds = number, need_reply, payload, fds
 
@@ -71,8 +69,6 @@ class _Shape:
     """The form of a message: its name, the numbers at the start of its payload, how many bytes may follow them, and
     how many descriptors come with it (least and most).
     """
-
-    __slots__ = ("fds", "most", "name", "numbers", "size")
 
     def __init__(self, name: str, numbers: str = "", more: int = 0, *, fds: tuple[int, int] = (0, 0)) -> None:
         self.name = name
@@ -135,8 +131,6 @@ class Decoder:
     Never read more than `wanted` bytes: then descriptors that come with them belong to the current message. The caller
     of `leftovers` closes the descriptors that it returns.
     """
-
-    __slots__ = ("_data", "_fds", "_head")
 
     def __init__(self) -> None:
         self._data = b""

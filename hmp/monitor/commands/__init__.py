@@ -7,13 +7,11 @@ saves an import.
 from __future__ import annotations
 
 from device.balloon.device import BalloonDevice
-from device.machine.machine import Machine
+from device.machine.machine import NO_BALLOON, Machine
 from device.machine.requests import NO_DEVICE, PENDING, TIMED_OUT, UNSUPPORTED, StatsRequest
 from hmp.monitor import CommandError
 from hmp.monitor.dialects import AGELESS
 from hmp.monitor.monitor import Arguments, Monitor, Reply
-
-NO_BALLOON = "No balloon device has been activated"
 
 GONE = "the guest is gone: "
 

@@ -18,7 +18,7 @@ import pytest
 from hmp.config import Config
 from hmp.recording.cast import Cast
 from hmp.recording.player import Player
-from hmp.recording.rhythm import KEY_MAX, KEY_MIN, LOOK_MAX, LOOK_MIN, MS
+from hmp.recording.rhythm import LOOK, MS, STROKE
 from hmp.recording.script import MAX_SCRIPT, read_steps
 from tests.support.casts import DEMOS, environment, hmp, output, read, record, screen, session
 from tests.support.machines import build, monitor
@@ -78,10 +78,10 @@ class TestTyping:
         assert lines[:-1] == [
             f"(qemu) {'info status'[:number]}".rstrip() for number in range(1, len("info status") + 1)
         ]
-        assert keys[0][0] * 1e9 >= LOOK_MIN
+        assert keys[0][0] * 1e9 >= LOOK[0]
         gaps = {round((after[0] - before[0]) * 1e9) for before, after in pairwise(keys)}
         assert len(gaps) > 3
-        assert KEY_MIN - MS <= min(gaps) <= max(gaps) <= KEY_MAX + MS
+        assert STROKE[0] - MS <= min(gaps) <= max(gaps) <= STROKE[1] + MS
 
     def test_what_was_printed_is_read_before_the_next_line_but_not_for_ever(self, play, cast):
         def pause(line: str, printed: str) -> float:
@@ -90,8 +90,8 @@ class TestTyping:
             cast.unlink()
             return next(after - at for (at, there), (after, _) in pairwise(times) if there) * 1e9
 
-        assert LOOK_MIN <= pause("info uuid", "00000000-") <= LOOK_MAX + 750 * MS
-        assert LOOK_MIN + 1500 * MS <= pause("help", "sim wire") <= LOOK_MAX + 1501 * MS
+        assert LOOK[0] <= pause("info uuid", "00000000-") <= LOOK[1] + 750 * MS
+        assert LOOK[0] + 1500 * MS <= pause("help", "sim wire") <= LOOK[1] + 1501 * MS
 
     def test_the_rhythm_comes_from_the_seed(self, script, cast, tmp_path):
         path = script("info status\n")
