@@ -87,7 +87,7 @@ class Terminal(pyte.Screen):
     """
 
     buffer: dict[int, Line]  # type: ignore[assignment]
-    margins: Margins  # pyright: ignore[reportIncompatibleVariableOverride]  # here it is always set
+    margins: Margins
 
     def __init__(self, columns: int, lines: int) -> None:
         self.top = 0
@@ -495,7 +495,7 @@ class Terminal(pyte.Screen):
         # Those of the old columns stay, because a program may have set or removed some.
         self.tabstops |= {stop for stop in range(8, columns, 8) if stop >= self.columns}
         self.lines, self.columns = lines, columns
-        self.margins = Margins(0, lines - 1)
+        self.margins = Margins(0, lines - 1)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.dirty.update(range(lines))
 
     def _refit(self, buffer: dict[int, Line], cursor: Cursor, lines: int, columns: int, *, flows: bool) -> None:
