@@ -38,28 +38,32 @@ def outcome(argv: list[str], folder: Path) -> tuple[object, str]:
     errors = folder / "errors"
     # QEMU tries to connect in a thread, and its QMP can answer before it tells that this failed.
     last = "Unable to connect" if any("reconnect=" in word for word in argv) else ""
+    daemon = "-daemonize" in argv  # it answers before its parent ends
     with errors.open("w") as target, subprocess.Popen(
         [*argv, "-qmp", "unix:zz,server=on,wait=off"], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=target, env=environment(),
     ) as process:  # fmt: skip
         try:
-            until(lambda: process.poll() is not None or (answers(folder / "zz") and last in errors.read_text()))
+            until(lambda: process.poll() is not None
+                  or (not daemon and answers(folder / "zz") and last in errors.read_text()))  # fmt: skip
             runs = process.returncode is None
         finally:
             process.terminate()
         process.wait(TIMEOUT)
+    if daemon:
+        answers(folder / "zz", "quit")
     first = next((line for line in errors.read_text().splitlines() if not any(each in line for each in NOISE)), "")
     return "runs" if runs else process.returncode, first.partition(": ")[2]
 
 
-def answers(path: Path) -> bool:
+def answers(path: Path, command: str = "query-status") -> bool:
     """Whether a QMP server there does what it is told: QEMU greets before it has made its devices."""
     try:
         with socket.socket(socket.AF_UNIX) as client, client.makefile() as lines:
             client.settimeout(TIMEOUT)
             client.connect(str(path))
-            client.sendall(b'{"execute": "qmp_capabilities"} {"execute": "query-status"}')
-            return "status" in "".join(lines.readline() for _ in range(3))
+            client.sendall(b'{"execute": "qmp_capabilities"} {"execute": "%s"}' % command.encode())
+            return "return" in [lines.readline() for _ in range(3)][2]
     except OSError:
         return False
 
