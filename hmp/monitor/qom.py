@@ -119,7 +119,7 @@ if TYPE_CHECKING:
 
 
 def _guest_stats(node: Node) -> dict[str, object]:
-    # `told`, not `sample`: in QEMU guest-stats keeps its values over a reset and after rmmod (measured with Linux).
+    # Not `sample`: in QEMU guest-stats keeps its values over a reset and after rmmod (measured with Linux).
     sample = node.device.stats.qom_sample
     values = {} if sample is None else sample.values
     return {

@@ -73,10 +73,10 @@ class QmpCommand:
         """Raise CommandError in QEMU's words where the arguments do not fit."""
         if self._types is None:
             self._types = {str(each["name"]): each for each in schema([self], events=False)}
-        told = given
+        known = given
         if self.open:
-            told = {name: given[name] for name, _, _ in self.parameters if name in given}
-        check(self._types, str(self._types[self.name]["arg-type"]), told)
+            known = {name: given[name] for name, _, _ in self.parameters if name in given}
+        check(self._types, str(self._types[self.name]["arg-type"]), known)
 
 
 def _object(name: str, members: Iterable[tuple[str, str]]) -> dict[str, object]:
