@@ -243,7 +243,8 @@ class Machine:
     def later(self, act: Callable[[], object]) -> None:
         """Call `act` after the present step, or in the next one.
 
-        For what must not be done within a step, such as running a command: nothing is delivered there before the end.
+        Use it to run a command from within a step: there the command's effects are delivered only at the step's end, so
+        the next command would not see them.
         """
         self._later.append(act)
 

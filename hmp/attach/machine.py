@@ -130,7 +130,7 @@ class Attached:
         return fired
 
     def later(self, act: Callable[[], object]) -> None:
-        """Call `act`: QEMU delivers nothing within a step."""
+        """Call `act` now: QEMU keeps the effects of commands, and none of them waits for the end of a step here."""
         act()
 
     def quit(self, *, reason: str = "") -> None:

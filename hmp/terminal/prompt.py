@@ -184,7 +184,7 @@ class LinePrompt:
             self._interrupts += 1
             if self._interrupts % 3 == 0:
                 self.show(f"{hints.LEAVE}\n", "dim")
-        else:
+        else:  # the line is entered, and its wait has not begun: `interrupted` will end it
             self._late = True
 
     def drop(self) -> None:
