@@ -170,9 +170,8 @@ class QmpSession(Session):
         machine, hub = self.machine, self.hub
         # Asked here and not by the hub, which listens to the machine: the call would come back to it.
         if not hub.waiting:
-            hub.send_when_answered(
-                machine.request_stats(None), self
-            )  # without a deadline: the reply was sent, so nobody waits
+            # Without a deadline: the reply was sent, so nobody waits.
+            hub.send_when_answered(machine.request_stats(None), self)
         elif machine.device is not None:
             machine.device.stats.ask()
             machine.deliver()
